@@ -1,0 +1,233 @@
+"""The documents of den-1.0 as records, and the changes that a run makes to its task, as values.
+
+Responsible for: reading queue, task and node documents (also those that other programs and people have written),
+making new ones, and saying as a `RunChange` what a run wants written and under which condition. Must not know: which
+store there is, how anything is written, who calls.
+
+Rules:
+1. A record keeps the whole document it was read from in `document`; fields that it does not know are never lost,
+   because changes only ever name the fields that they set.
+2. Reading is lenient where the contract is (node -1, null or missing; whole numbers that a shell has written as
+   doubles) and says what is wrong where a document cannot be used.
+3. Every change of a running task is conditional on its `RunKey`: task id, node and the token of this attempt, and on
+   the status that it leaves (promise 3: a dead run cannot speak).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from disbatch_protocol.status import Status
+
+Document = dict[str, Any]
+TaskId = Any  # an ObjectId in MongoDB, 24 hexadecimal digits in SQLite; `str()` of it is the same for people
+QueueId = Any  # a string, or an ObjectId that another program has generated
+
+NOBODY = -1  # a task's `node` while nobody has claimed it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """One queue, as a node sees it."""
+
+    id: QueueId
+    class_name: str  # the document's `class`
+    description: str = ""
+    maxthreads: int | None = None  # at once on each node; None: the node's --max
+    nodes_pin: tuple[str, ...] = ()
+    nodes_ignore: tuple[str, ...] = ()
+    ctime: datetime | None = None
+    fault: str | None = None  # why no task of this queue can run, in words for its owner
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Queue:
+        """Read a queue document; one that cannot be used comes back with `fault` set, never as an exception."""
+        faults = []
+        class_name = document.get("class")
+        if not isinstance(class_name, str) or not class_name:
+            faults.append(f'"class" must be the name of a plugin, found {_kind_of(class_name)}')
+            class_name = ""
+        maxthreads = whole_number(document.get("maxthreads"))
+        if document.get("maxthreads") is not None and (maxthreads is None or maxthreads < 0):
+            faults.append(f'"maxthreads" must be a whole number of 0 or more, found {_kind_of(document["maxthreads"])}')
+            maxthreads = 0
+        pins: dict[str, tuple[str, ...]] = {}
+        for name in ("nodes_pin", "nodes_ignore"):
+            value = document.get(name) or ()  # den-1.0: an empty list means the field is absent
+            if isinstance(value, (list, tuple)) and all(isinstance(node, str) for node in value):
+                pins[name] = tuple(value)
+            else:
+                faults.append(f'"{name}" must be a list of node ids, found {_kind_of(document[name])}')
+                pins[name] = ()
+        description = document.get("description")
+        ctime = document.get("ctime")
+        return cls(
+            id=document["_id"],
+            class_name=class_name,
+            description=description if isinstance(description, str) else "",
+            maxthreads=maxthreads,
+            nodes_pin=pins["nodes_pin"],
+            nodes_ignore=pins["nodes_ignore"],
+            ctime=ctime if isinstance(ctime, datetime) else None,
+            fault="; ".join(faults) or None,
+            document=document,
+        )
+
+    def is_for(self, node_id: str) -> bool:
+        """Whether pin and ignore let this node run it; `nodes_pin` wins where both are given (den-1.0)."""
+        if self.nodes_pin:
+            return node_id in self.nodes_pin
+        return node_id not in self.nodes_ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task as it was when it was read."""
+
+    id: TaskId
+    queue: QueueId
+    status: int
+    node: str | None  # None: nobody has claimed it
+    token: str | None  # of the claim that holds it
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Task:
+        """Read a task document. A status that is no number counts as one that no node will touch."""
+        node = document.get("node")
+        claim = document.get("claim")
+        status = whole_number(document.get("status"))
+        return cls(
+            id=document["_id"],
+            queue=document.get("queue"),
+            status=Status.BLOCKED if status is None else status,
+            node=node if isinstance(node, str) and node != str(NOBODY) else None,
+            token=claim.get("token") if isinstance(claim, Mapping) else None,
+            document=document,
+        )
+
+    @property
+    def parameters(self) -> Any:
+        """What the plugin gets. Missing or null counts as an empty object."""
+        value = self.document.get("parameters")
+        return {} if value is None else value
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """The current or last attempt; empty before the first."""
+        value = self.document.get("run")
+        return value if isinstance(value, Mapping) else {}
+
+    @property
+    def attempts(self) -> list[Any]:
+        """How each earlier attempt ended, oldest first."""
+        value = self.document.get("attempts")
+        return list(value) if isinstance(value, (list, tuple)) else []
+
+    @property
+    def next_attempt(self) -> int:
+        """The number of the attempt that a start now would be, from 1. A run that used none is not counted."""
+        last = whole_number(self.run.get("attempt")) or 0
+        return last if last and self.run.get("attempt_used") is False else last + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """One document of `nodes`, with its age by the clock of the store."""
+
+    id: str
+    session: str | None  # one start of one process; None for nodes of other programs
+    age_seconds: float | None  # since the last heartbeat, by the store's clock; None: never
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this program wrote it; only then the meaning of its heartbeat is known for certain."""
+        version = self.document.get("version")
+        return isinstance(version, str) and version.startswith("disbatch-host ")
+
+    def is_stale(self, default_dead_after_seconds: float) -> bool:
+        """Whether the heartbeat is older than the age that the node itself has set (or the default)."""
+        settings = self.document.get("settings")
+        own = settings.get("dead_after_seconds") if isinstance(settings, Mapping) else None
+        limit = float(own) if isinstance(own, (int, float)) else default_dead_after_seconds
+        return self.age_seconds is None or self.age_seconds > limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks are meant. Every field that is given narrows."""
+
+    queue: QueueId | None = None
+    statuses: frozenset[int] | None = None
+    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    node: str | None = None
+    ids: Sequence[TaskId] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """What every write of a run is conditional on (promise 3)."""
+
+    task_id: TaskId
+    node: str
+    token: str | None  # None only for tasks that other programs have claimed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunChange:
+    """A guarded change of one task: done whole where `key` and `statuses` still hold, else refused whole.
+
+    `set` and `unset` name top-level fields; each value replaces the field as a whole. A change that was carried out
+    and is sent again (its answer was lost) is not refused as long as its effect is still what the store shows.
+    """
+
+    key: RunKey
+    statuses: tuple[Status, ...]  # the task must be in one of these
+    set: Mapping[str, Any] = field(repr=False)
+    unset: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputChunk:
+    """A piece of a stream that is too large for the document. Pieces of one stream come in order, all of
+    `OUTPUT_CHUNK_SIZE` bytes but the last, valid UTF-8 as a whole (a character may cross two pieces)."""
+
+    key: RunKey
+    stream: str  # 'stdout' or 'stderr'
+    number: int  # from 0
+    data: bytes = field(repr=False)
+
+
+OUTPUT_CHUNK_SIZE = 255 * 1024  # GridFS's own default, so that any GridFS reader can read what we write
+INLINE_OUTPUT_MAX = 2**20  # bytes of UTF-8 in the document: two streams and parameters stay far below 16 MB
+
+
+def new_task(queue: QueueId, parameters: Any, *, now: datetime, **more: Any) -> Document:
+    """A task document as den-1.0 wants it at creation, without `_id` (the store gives it). `more`: free fields."""
+    return {
+        "queue": queue,
+        "ctime": now,
+        "mtime": now,
+        "parameters": parameters,
+        "stdout": "",
+        "stderr": "",
+        "status": int(Status.CREATED),
+        "node": NOBODY,
+        **more,
+    }
+
+
+def whole_number(value: Any) -> int | None:
+    """A number as int where it is whole (shells write 10 as 10.0), else None. Booleans are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if value == value and abs(value) < 2**63 and value == int(value) else None
+
+
+def _kind_of(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"

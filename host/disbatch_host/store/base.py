@@ -1,0 +1,156 @@
+"""What the host asks of a store, and what it may rely on.
+
+Responsible for: naming each promise of a store once; both stores keep it and `tests/contract` holds them to it.
+Must not know: any driver.
+
+Rules:
+1. Synchronous and in batches: one thread of the node owns a store and hands it what has gathered (group commit). A
+   store object is used by one thread at a time; `watch()` makes what another thread may use beside it.
+2. When a call returns, what it wrote is durable: MongoDB majority and journaled, SQLite WAL with synchronous FULL.
+3. A lost race is a return value. Exceptions are `errors.StoreError` (or `DuplicateIdError`) and nothing of a driver;
+   after `StoreUnreachableError` the same call may be made again: no call does harm when it is made twice.
+4. Documents keep fields that nobody here knows. Dates are aware UTC with milliseconds. Strings may hold U+0000.
+5. "Unclaimed" is `node` -1, null or missing, alike (den-1.0, claim rule).
+6. No hot call (claim, commit, waiting_queues, promote_due, heartbeat) gets slower as tasks wait or have finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from disbatch_host.model import (
+    Document,
+    NodeRecord,
+    OutputChunk,
+    Queue,
+    QueueId,
+    RunChange,
+    RunKey,
+    Task,
+    TaskFilter,
+    TaskId,
+)
+
+SCHEMA_VERSION = 1  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
+
+
+class Watcher(Protocol):
+    """Wakes somebody when tasks or queues may have changed. Used by a thread of its own."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """True as soon as something may have changed, False after the timeout. May wake for nothing; never raises:
+        a watcher that cannot watch sleeps for the timeout."""
+
+    def close(self) -> None:
+        """Ends a `wait` in another thread soon. Closing twice is fine."""
+
+
+class Store(Protocol):
+    """A place for the documents of den-1.0."""
+
+    @property
+    def description(self) -> str:
+        """The URL for people: no password in it."""
+
+    def open(self) -> None:
+        """Connect, check the layout's version, create what is missing (tables, indexes).
+
+        Raises StoreUnreachableError (within 5 s), StoreRefusedError, StoreTooNewError. Opening twice is fine.
+        """
+
+    def close(self) -> None:
+        """Let go of everything. Closing twice is fine."""
+
+    def now(self) -> datetime:
+        """The time by the store's clock: one clock for all nodes, whatever their own say."""
+
+    def parse_id(self, text: str) -> TaskId | None:
+        """The task id that a person has typed, None where it can be none."""
+
+    # --- queues
+
+    def queues(self) -> list[Queue]:
+        """All queues, in the order of their ids as text."""
+
+    def find_queue(self, text: str) -> Queue | None:
+        """The queue of this id as a person types it: a string id, else the 24 digits of an ObjectId."""
+
+    def insert_queue(self, document: Document) -> QueueId:
+        """Create a queue; without `_id` one is generated. Raises DuplicateIdError."""
+
+    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
+        """Change fields of a queue; False where it is gone."""
+
+    def delete_queue(self, queue: QueueId) -> bool:
+        """Delete the queue document; its tasks stay. False where it was gone."""
+
+    # --- tasks, as people and command nodes use them
+
+    def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
+        """Create tasks, all or, after an exception, perhaps some. A document without `_id` gets one that sorts
+        after all made before it (first in, first out); the documents themselves are not changed.
+        Raises DuplicateIdError, StoreRefusedError (e.g. a document above the store's size limit, named)."""
+
+    def get_task(self, task: TaskId) -> Task | None: ...
+
+    def find_tasks(
+        self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
+    ) -> Iterator[Task]:
+        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents."""
+
+    def count_tasks(self, which: TaskFilter) -> int: ...
+
+    def count_by_status(self) -> dict[QueueId, dict[int, int]]:
+        """For each queue id found in tasks, how many tasks have each status."""
+
+    def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
+        """Delete tasks and their output files; how many there were."""
+
+    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
+        """The pieces of a stream that `commit` has been given as OutputChunk for this attempt, in order, as far as
+        they are there; nothing where there are none."""
+
+    def delete_output(self, task: TaskId, token: str) -> None:
+        """Delete both streams' pieces of an attempt."""
+
+    # --- nodes
+
+    def nodes(self) -> list[NodeRecord]: ...
+
+    def get_node(self, node_id: str) -> NodeRecord | None: ...
+
+    def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
+        """Write a node's document, whole, with `heartbeat.datetime` set to the store's time. False, and nothing
+        written, where the id is there and `replacing` is None, or where the document is not `replacing` any more
+        (another `session`)."""
+
+    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> bool:
+        """Replace the given top-level fields of the node's document, and `heartbeat.datetime` by the store's time.
+        `set["heartbeat"]` has no `datetime`. False where the document is gone or belongs to another session."""
+
+    def remove_node(self, node_id: str, session: str | None) -> bool:
+        """Release the id; False where the document is gone or belongs to another session."""
+
+    # --- the hot path of a node
+
+    def waiting_queues(self) -> set[QueueId]:
+        """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
+
+    def claim(self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str) -> list[Task]:
+        """Claim up to n Created, unclaimed tasks of each queue, in their order (priority, then creation): status
+        CLAIMED, `node`, `mtime`, and `claim` = {token, at}. No other node can get the same ones. Returns what was
+        got, as it is after the claim, in that order. `token` is fresh for each call."""
+
+    def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
+        """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
+        refused: the task is gone, or key or status do not hold any more. A chunk written twice is the same chunk."""
+
+    def promote_due(self, limit: int = 1000) -> int:
+        """Blocked tasks whose `not_before` has come, by the store's clock: back to Created, `not_before` removed."""
+
+    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+        """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before`."""
+
+    def watch(self) -> Watcher: ...

@@ -1,0 +1,121 @@
+"""The life of a task: its status values, and as one table which change of status may follow which.
+
+Rules:
+1. Status values live here and nowhere else; a bare -2 in other code is a mistake.
+2. A change of status that is not in TRANSITIONS does not happen. Stores guard with it, policies consult it.
+3. Every status of 2 and above is "concluded with errors"; 2 is the plain failure, the others are the plugin's own.
+
+Source: den-1.0, "tasks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+
+
+class Status(IntEnum):
+    """The status values that the contract names. A plugin's own failures (3 and up) stay plain integers."""
+
+    ORPHANED = -6  # the node was lost while the task ran, and running it again is not known to be safe
+    CANCELLED = -5  # a person cancelled it
+    BLOCKED = -4  # not to be claimed yet: delayed, waiting for a retry or for another task
+    TERMINATED = -3  # stopped from outside: time limit, signal, out of memory
+    CREATED = -2  # waiting to be claimed
+    CLAIMED = -1  # a node has it, its process has not started
+    RUNNING = 0  # its process may have started
+    CONCLUDED = 1  # succeeded
+    FAILED = 2  # concluded with errors; the plain failure
+
+
+_ENDS = frozenset({Status.CONCLUDED, Status.FAILED, Status.TERMINATED, Status.CANCELLED})
+
+# From each status, those that may follow it. FAILED stands for every status of 2 and above.
+TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
+    {
+        Status.CREATED: frozenset({Status.CLAIMED, Status.RUNNING, Status.BLOCKED, Status.CANCELLED}),
+        Status.BLOCKED: frozenset({Status.CREATED, Status.CANCELLED}),
+        # Claimed and never started: given back, or concluded without a start (parameters that do not fit).
+        Status.CLAIMED: frozenset({Status.RUNNING, Status.CREATED, Status.FAILED, Status.CANCELLED}),
+        Status.RUNNING: _ENDS | {Status.BLOCKED, Status.CREATED, Status.ORPHANED},
+        # A person may run anything that has ended again.
+        Status.CONCLUDED: frozenset({Status.CREATED}),
+        Status.FAILED: frozenset({Status.CREATED}),
+        Status.TERMINATED: frozenset({Status.CREATED}),
+        Status.CANCELLED: frozenset({Status.CREATED}),
+        Status.ORPHANED: frozenset({Status.CREATED, Status.CANCELLED}),
+    }
+)
+
+UNFINISHED = frozenset({Status.BLOCKED, Status.CREATED, Status.CLAIMED, Status.RUNNING})
+
+# The words of the terminal (`task list --status`), each a test over one status value.
+_GROUPS: Mapping[str, frozenset[Status]] = MappingProxyType(
+    {
+        "waiting": frozenset({Status.CREATED, Status.BLOCKED}),
+        "unfinished": UNFINISHED,
+        "finished": _ENDS | {Status.ORPHANED},
+    }
+)
+
+
+def kind(status: int) -> Status:
+    """The named status that a value counts as: itself, or FAILED for everything above 2.
+
+    Raises ValueError for a negative value that the contract does not name.
+    """
+    return Status.FAILED if status >= Status.FAILED else Status(status)
+
+
+def may_become(old: int, new: int) -> bool:
+    """Whether a task of status `old` may change to `new`."""
+    try:
+        return kind(new) in TRANSITIONS[kind(old)]
+    except ValueError:
+        return False
+
+
+def is_finished(status: int) -> bool:
+    """Whether a run of the task has ended for good: nothing happens any more unless a person asks for it.
+
+    A value that nobody has named counts as finished: den-1.0 lets any unused negative value keep a task from
+    being claimed, and no node will touch it.
+    """
+    try:
+        return kind(status) not in UNFINISHED
+    except ValueError:
+        return True
+
+
+def name(status: int) -> str:
+    """The status in a word for people: `running`, `failed`, `failed (7)`; unknown values as `status -9`."""
+    try:
+        known = kind(status)
+    except ValueError:
+        return f"status {status}"
+    return f"failed ({status})" if status > Status.FAILED else known.name.lower()
+
+
+def names() -> tuple[str, ...]:
+    """Every word that `parse` takes, single statuses first."""
+    return (*(member.name.lower() for member in reversed(Status)), *_GROUPS)
+
+
+def parse(word: str) -> tuple[frozenset[int], bool]:
+    """What a word or number of the terminal stands for: the exact values, and whether all above 2 count as well.
+
+    Takes `created`, `running`, `failed`, `waiting`, … (see `names`) and plain integers. Raises ValueError for
+    anything else.
+    """
+    lowered = word.strip().lower()
+    if lowered in _GROUPS:
+        members = _GROUPS[lowered]
+        return frozenset(int(member) for member in members), Status.FAILED in members
+    if lowered.upper() in Status.__members__:
+        member = Status[lowered.upper()]
+        return frozenset({int(member)}), member is Status.FAILED
+    try:
+        return frozenset({int(lowered)}), False
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(names())} or a number, found {word!r}") from None
