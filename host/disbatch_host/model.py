@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -226,7 +227,7 @@ def whole_number(value: Any) -> int | None:
     """A number as int where it is whole (shells write 10 as 10.0), else None. Booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if value == value and abs(value) < 2**63 and value == int(value) else None
+    return int(value) if math.isfinite(value) and abs(value) < 2**63 and value == int(value) else None
 
 
 def _kind_of(value: Any) -> str:

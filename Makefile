@@ -1,0 +1,44 @@
+# Each target does its own set-up: a virtual environment in .venv, made again when pyproject.toml changes.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test lint check soak bench clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled plugins; shows what was done
+	@$(BIN)/disbatch-host demo
+
+test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; under 5 minutes
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+lint: $(VENV)/.test ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: $(VENV)/.run ## validate the bundled plugins
+	$(BIN)/disbatch-host check --plugins plugins
+
+soak: $(VENV)/.test ## the long tests
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+bench: $(VENV)/.test ## speed, as ratios against something run beside it
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean: ## forget the environment and what was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
+
+$(VENV)/.run: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: expected Python 3.11 or newer, found $$($(PYTHON) --version); name one with PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mongod,lint]'
+	@touch $@

@@ -1,0 +1,105 @@
+"""The environment that a plugin gets: clean, small, and the same for every node.
+
+Responsible for: choosing what of the host's own environment is handed on, and adding what the contract promises.
+Must not know: tasks beyond their ids, processes.
+
+Rules (plugin contract, "A run in oneshot mode"):
+1. Nothing of the host's environment reaches a plugin but the names listed here and those of the manifest's `env_pass`.
+2. Parameters are never in it; the database's address never reaches a plugin: DISBATCH_* is the host's own, not to be passed on.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import pwd
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from disbatch_protocol.manifest import Manifest
+
+from disbatch_protocol import PROTOCOL_VERSION
+
+_HANDED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
+_HANDED_ON_PREFIX = "LC_"
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Debian's own, for a host without one
+EVENT_DESCRIPTOR = 3
+
+
+def host_environment() -> dict[str, str]:
+    """The host's environment, as it is now. Read here and in the settings of the command line, nowhere else."""
+    return dict(os.environ)
+
+
+def search_path(host: Mapping[str, str]) -> str:
+    """The PATH in which a plugin's program, interpreter and requirements are looked up."""
+    return host.get("PATH") or _DEFAULT_PATH
+
+
+def base_environment(manifest: Manifest, host: Mapping[str, str], *, user: str | None = None) -> dict[str, str]:
+    """What every run of a plugin shares: the host's handed-on variables, then `env_pass`, then `env`.
+
+    `user` is the account that the run changes to: HOME, USER, LOGNAME and SHELL are then that account's.
+    """
+    environment = {
+        name: value for name, value in host.items() if name in _HANDED_ON or name.startswith(_HANDED_ON_PREFIX)
+    }
+    environment["PATH"] = search_path(host)
+    account = _account(user)
+    if account is not None:
+        own = {
+            "HOME": account.pw_dir,
+            "USER": account.pw_name,
+            "LOGNAME": account.pw_name,
+            "SHELL": account.pw_shell or "/bin/sh",
+        }
+        environment = {**environment, **own} if user is not None else {**own, **environment}
+    environment.setdefault("LANG", "C.UTF-8")  # a host started by init has none; output is decoded as UTF-8
+    environment.setdefault("TMPDIR", tempfile.gettempdir())
+    environment["PYTHONUNBUFFERED"] = "1"
+    for pattern in manifest.env_pass:
+        for name in fnmatch.filter(host, pattern):
+            if not name.startswith("DISBATCH_"):
+                environment[name] = host[name]
+    environment.update(manifest.env)
+    return environment
+
+
+def run_environment(
+    base: Mapping[str, str],
+    *,
+    manifest: Manifest,
+    directory: Path,
+    task_id: str,
+    queue: str,
+    node: str,
+    attempt: int,
+    deadline: float | None,
+    work_directory: Path | None,
+) -> dict[str, str]:
+    """The environment of one run: the shared part and the DISBATCH_ variables. `deadline` is in Unix seconds."""
+    environment = {
+        **base,
+        "DISBATCH_PROTOCOL": str(PROTOCOL_VERSION),
+        "DISBATCH_MODE": str(manifest.mode),
+        "DISBATCH_TASK_ID": task_id,
+        "DISBATCH_QUEUE": queue,
+        "DISBATCH_CLASS": manifest.name,
+        "DISBATCH_NODE": node,
+        "DISBATCH_ATTEMPT": str(attempt),
+        "DISBATCH_EVENT_FD": str(EVENT_DESCRIPTOR),
+        "DISBATCH_PLUGIN_DIR": str(directory),
+    }
+    if deadline is not None:
+        environment["DISBATCH_DEADLINE"] = str(int(deadline))
+    if work_directory is not None:
+        environment["DISBATCH_WORK_DIR"] = str(work_directory)
+    return environment
+
+
+def _account(user: str | None) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(user) if user is not None else pwd.getpwuid(os.geteuid())
+    except KeyError:  # a container's user without an entry: the variables are then only what the host itself has
+        return None

@@ -1,0 +1,577 @@
+"""The execution node: everything that lives between its registration and the release of its id.
+
+Responsible for: the order of things (start, rounds, stop), which runs there are, which classes are set aside. Must not
+know: how anything is stored, started or decided; those are `store`, `runner`, `policy`.
+
+The order of the start:  plugins, id, lost runs of an earlier life, then services, then the first claim (den-1.0, 1-4).
+The order of the stop:   no more claims; give back what is claimed; see running tasks through, or stop them after the
+                         grace; the last writes; release the id; close the store. The heartbeat goes on until the
+                         release, so that no other node takes this one for dead while its last task runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from disbatch_protocol.quantities import format_duration
+
+from disbatch_host import __version__, environment, machine, policy, run_document
+from disbatch_host.clock import Clock, StoreClock, SystemClock
+from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError
+from disbatch_host.model import Document, NodeRecord, Queue, RunKey, Task, TaskFilter
+from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
+from disbatch_host.process.child import StopReason
+from disbatch_host.process.spawn import close_others_on_exec
+from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
+from disbatch_host.scheduler import Scheduler
+from disbatch_host.services import lost_runs
+from disbatch_host.services.store_thread import StoreThread
+from disbatch_host.services.watch_thread import WatchThread
+from disbatch_host.store.base import Store
+from disbatch_protocol import SPEC_VERSION
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh interval
+PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
+SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
+START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """How a node is to run. Seconds are floats."""
+
+    node_id: str
+    plugin_directories: Sequence[Path]
+    max: int = 10  # of a queue without maxthreads
+    max_total: int | None = None
+    force: bool = False
+    stop_grace_seconds: float | None = None  # None: running tasks may go on to their end
+    heartbeat_seconds: float = 1.0
+    dead_after_seconds: float = 30.0
+    until_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A class that this node does not run for now."""
+
+    plugin: Plugin
+    reason: str
+    since: datetime
+
+
+def run_node(settings: NodeSettings, store: Store, *, on_report: Callable[[Run, RunReport], None] | None = None) -> int:
+    """Run a node until it is told to stop; the exit code. `on_report` hears of each run that has ended.
+
+    Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
+    """
+    for directory in settings.plugin_directories:
+        require_directory(directory)
+    close_others_on_exec()
+    store.open()
+    try:
+        return asyncio.run(Node(settings, store, on_report=on_report).run())
+    finally:
+        store.close()
+
+
+class Node:
+    """One life of a node."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        on_report: Callable[[Run, RunReport], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._local_clock = clock or SystemClock()
+        self._clock = StoreClock(self._local_clock)
+        self._on_report = on_report
+        self._machine = machine.Machine.this()
+        self._session = uuid.uuid4().hex
+        self._scanner = PluginScanner(settings.plugin_directories)
+        self._catalog = Catalog()
+        self._scheduler = Scheduler(settings.node_id)
+        self._queues: Sequence[Queue] = ()
+        self._queue_faults: dict[Any, str] = {}
+        self._runs: dict[Run, asyncio.Task[None]] = {}
+        self._set_aside: dict[str, SetAside] = {}
+        self._start_failures: Counter[str] = Counter()
+        self._shall_look = True  # something may have changed since the last round
+        self._may_have_more = False  # the last round left tasks waiting for which there was no room
+        self._last_refresh = float("-inf")
+        self._last_heartbeat = 0.0
+        self._stop_requests = 0
+        self._exit_code = ExitCode.DONE
+        self._is_store_trouble_said = False
+
+    # --- the whole life
+
+    async def run(self) -> int:
+        """From the registration to the release of the id; the exit code."""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._is_stopping = asyncio.Event()
+        self._store_thread = StoreThread(self._store)
+        self._store_thread.start()
+        services: list[asyncio.Task[None]] = []
+        watch: WatchThread | None = None
+        try:
+            self._scan_plugins()
+            await self._register()
+            await self._settle_earlier_life()
+            self._around = self._surroundings()
+            self._listen_to_signals()
+            services = [
+                self._loop.create_task(self._repeat(self._settings.heartbeat_seconds, self._heartbeat)),
+                self._loop.create_task(self._repeat(SWEEP_SECONDS, self._sweep_lost_runs)),
+                self._loop.create_task(self._repeat(PLUGIN_SCAN_SECONDS, self._follow_plugins)),
+            ]
+            watch = WatchThread(self._store.watch(), self._on_change)
+            watch.start()
+            await self._work()
+            await self._finish_runs()
+        finally:
+            if watch is not None:
+                await watch.stop()
+            for service in services:
+                service.cancel()
+            await asyncio.gather(*services, return_exceptions=True)
+            await self._release()
+            await self._store_thread.stop(give_up=True)
+        return int(self._exit_code)
+
+    async def _work(self) -> None:
+        while not self._is_stopping.is_set():
+            self._wake.clear()
+            await self._claim_and_start()
+            if self._settings.until_idle and await self._is_idle():
+                log.info("nothing is left to do")
+                return
+            timer = self._loop.call_later(REFRESH_SECONDS, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+
+    # --- start
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            node_id=self._settings.node_id,
+            machine_name=self._machine.name,
+            recorder=self._store_thread,
+            clock=self._clock,
+            local_clock=self._local_clock,
+            host_environment=environment.host_environment(),
+            temporary_directory=Path(tempfile.gettempdir()),
+            extended_json=self._store.extended_json,
+        )
+
+    async def _register(self) -> None:
+        """Take the node id (den-1.0, rule 1). Raises NodeIdInUseError."""
+        holder = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
+        if holder is not None and not self._settings.force:
+            self._refuse_living(holder)
+        document = self._document()
+        if not await self._store_thread.call(lambda store: store.put_node(document, replacing=holder)):
+            now_held = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
+            raise NodeIdInUseError(_in_use(self._settings.node_id, now_held))
+        self._earlier_life = holder
+        self._last_heartbeat = self._loop.time()
+        await self._set_clock()
+        log.info(
+            "node %s runs on %s with plugins %s",
+            self._settings.node_id,
+            self._store.description,
+            ", ".join(sorted(self._catalog.plugins)) or "none yet",
+        )
+
+    def _refuse_living(self, record: NodeRecord) -> None:
+        host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
+        pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
+        holder = policy.Holder(
+            record=record,
+            is_on_this_machine=self._machine.is_same(host),
+            is_process_alive=machine.is_alive(pid, record.document.get("pid_started")),
+        )
+        if not policy.may_take_id(holder, dead_after_seconds=self._settings.dead_after_seconds):
+            raise NodeIdInUseError(_in_use(self._settings.node_id, record))
+
+    async def _settle_earlier_life(self) -> None:
+        """Clean up before the first claim (den-1.0, rule 2)."""
+        # Tasks with this id may be left although no node document is; processes of it can only be here.
+        on_this_machine = self._earlier_life is None or self._machine.is_same(self._earlier_life.document.get("host"))
+        settled = await self._store_thread.call(
+            lambda store: lost_runs.settle(
+                store, self._settings.node_id, clock=self._clock, is_on_this_machine=on_this_machine
+            )
+        )
+        if settled:
+            log.warning("of the tasks of an earlier life of node %s, %s", self._settings.node_id, settled)
+
+    def _listen_to_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.request_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._scan_plugins)
+
+    # --- claiming
+
+    def _on_change(self) -> None:
+        self._shall_look = True
+        self._wake.set()
+
+    async def _claim_and_start(self) -> None:
+        refresh = self._loop.time() - self._last_refresh >= REFRESH_SECONDS
+        if not refresh and not self._shall_look:
+            return
+        if self._store_thread.is_away and not refresh:
+            return  # nothing is claimed while what has ended cannot be written
+        self._shall_look = False
+        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+        load = self._load()
+        try:
+            result = await self._store_thread.call(
+                lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh)
+            )
+        except StoreError as error:
+            self._say_store_trouble(error)
+            self._last_refresh = self._loop.time()
+            return
+        self._is_store_trouble_said = False
+        if refresh:
+            self._last_refresh = self._loop.time()
+            self._queues = result.queues
+            self._say_queue_faults()
+        self._may_have_more = result.may_have_more
+        for task in result.tasks:
+            self._start_run(task)
+
+    def _load(self) -> policy.Load:
+        return policy.Load(
+            max_per_queue=self._settings.max,
+            max_total=self._settings.max_total,
+            running=Counter(run.task.queue for run in self._runs),
+            running_of_class=Counter(run.plugin.name for run in self._runs),
+            concurrency_of_class={name: one.manifest.concurrency for name, one in self._catalog.plugins.items()},
+        )
+
+    def _start_run(self, task: Task) -> None:
+        queue = next(queue for queue in self._queues if queue.id == task.queue)
+        # As it was when the task was claimed, or as it has become since; it may even be gone.
+        plugin = self._catalog.plugins.get(queue.class_name)
+        if plugin is None:
+            key = RunKey(task.id, self._settings.node_id, task.token)
+            self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
+            return
+        run = Run(task, plugin, self._around)
+        if self._is_stopping.is_set():
+            run.hold_back()
+        self._runs[run] = self._loop.create_task(self._perform(run))
+
+    async def _perform(self, run: Run) -> None:
+        try:
+            report = await run.perform()
+        except StoreError as error:
+            log.error("task %s has ended, but the store refuses to record it: %s", run.task.id, error)
+        except Exception:
+            # A defect here must not take the other runs down. The task stays Running and is settled as a lost run
+            # when this node starts again; saying anything else of it would be a guess.
+            log.exception("task %s: the run failed in the host itself", run.task.id)
+        else:
+            self._note_start(run, report)
+            if self._on_report is not None:
+                self._on_report(run, report)
+        finally:
+            del self._runs[run]
+            self._shall_look |= self._may_have_more
+            self._wake.set()
+
+    # --- classes that cannot be started
+
+    def _note_start(self, run: Run, report: RunReport) -> None:
+        name = run.plugin.name
+        if report.result is not RunResult.NOT_STARTED:
+            self._start_failures.pop(name, None)
+            return
+        self._start_failures[name] += 1
+        if self._start_failures[name] >= START_FAILURES_MAX and name not in self._set_aside:
+            reason = report.why_not_started or "it cannot be started"
+            self._set_aside[name] = SetAside(plugin=run.plugin, reason=reason, since=self._clock.now())
+            log.error(
+                "plugin %s is set aside on this node after %d failed starts: %s; it is tried again when its files change",
+                name,
+                self._start_failures[name],
+                reason,
+            )
+
+    def _scan_plugins(self) -> None:
+        before = self._catalog
+        self._catalog = self._scanner.scan()
+        if self._catalog is before:
+            return
+        for name, plugin in self._catalog.plugins.items():
+            known = before.plugins.get(name)
+            if known is not plugin:
+                log.info("plugin %s %s: %s", name, plugin.manifest.version or "(no version)", plugin.manifest_path)
+                for fault in plugin.warnings:
+                    log.warning("plugin %s: %s %s", name, plugin.manifest_path, fault)
+        for name in before.plugins.keys() - self._catalog.plugins.keys():
+            log.warning("plugin %s is gone or broken; its queues wait", name)
+        for broken in self._catalog.broken:
+            if broken not in before.broken:
+                for fault in broken.faults:
+                    log.error("plugin left out: %s %s", broken.manifest_path, fault)
+        for name, aside in list(self._set_aside.items()):
+            if self._catalog.plugins.get(name) is not aside.plugin:
+                log.info("plugin %s has changed and is tried again", name)
+                del self._set_aside[name]
+                self._start_failures.pop(name, None)
+        self._shall_look = True
+        self._wake.set()
+
+    async def _follow_plugins(self) -> None:
+        self._scan_plugins()
+
+    # --- heartbeat and other nodes
+
+    async def _heartbeat(self) -> None:
+        fields = self._living_fields()
+        try:
+            is_ours = await self._store_thread.call(
+                lambda store: store.heartbeat(self._settings.node_id, self._session, fields)
+            )
+            await self._set_clock()
+        except StoreError as error:
+            self._say_store_trouble(error)
+            return
+        silent_seconds = self._loop.time() - self._last_heartbeat
+        self._last_heartbeat = self._loop.time()
+        if not is_ours:
+            await self._reclaim_id()
+        elif silent_seconds > self._settings.dead_after_seconds:
+            log.warning(
+                "this node was silent for %s; other nodes may have taken its tasks", format_duration(silent_seconds)
+            )
+            await self._verify_runs()
+
+    async def _reclaim_id(self) -> None:
+        """The document is not ours any more: deleted by a person (write it again), or the id was taken by force."""
+        document = self._document()
+        if await self._store_thread.call(lambda store: store.put_node(document, replacing=None)):
+            log.warning("the document of node %s was gone; it is written again", self._settings.node_id)
+            return
+        log.error(
+            "node id %s was taken over by another node; this one stops its tasks and leaves", self._settings.node_id
+        )
+        self._exit_code = ExitCode.NODE_ID_IN_USE
+        for run in list(self._runs):
+            run.stop(StopReason.LOST)
+        self.request_stop()
+
+    async def _verify_runs(self) -> None:
+        """Stop the runs whose tasks were given to others while this node was away; they would find out only when they
+        write."""
+        runs = {str(run.task.id): run for run in self._runs}
+        if not runs:
+            return
+        which = TaskFilter(ids=[run.task.id for run in runs.values()])
+        tasks = await self._store_thread.call(lambda store: list(store.find_tasks(which, with_output=False)))
+        still_ours = {
+            str(task.id)
+            for task in tasks
+            if task.node == self._settings.node_id
+            and str(task.id) in runs
+            and task.token == runs[str(task.id)].task.token
+        }
+        for task_id, run in runs.items():
+            if task_id not in still_ours:
+                log.warning("task %s was taken over; its process is stopped", task_id)
+                run.stop(StopReason.LOST)
+
+    async def _sweep_lost_runs(self) -> None:
+        def sweep(store: Store) -> list[tuple[str, lost_runs.Settled]]:
+            dead = policy.dead_nodes(
+                store.nodes(), own_id=self._settings.node_id, dead_after_seconds=self._settings.dead_after_seconds
+            )
+            return [
+                (node.id, lost_runs.settle(
+                    store, node.id, clock=self._clock,
+                    is_on_this_machine=self._machine.is_same(node.document.get("host")),
+                ))
+                for node in dead
+            ]  # fmt: skip
+
+        try:
+            swept = await self._store_thread.call(sweep)
+        except StoreError as error:
+            self._say_store_trouble(error)
+            return
+        for node_id, settled in swept:
+            if settled:
+                log.warning("node %s is dead: of its tasks, %s", node_id, settled)
+                self._on_change()
+
+    async def _set_clock(self) -> None:
+        self._clock.adjust(await self._store_thread.call(self._clock_difference))
+
+    def _clock_difference(self, store: Store) -> timedelta:
+        return store.now() - self._local_clock.now()
+
+    def _document(self) -> Document:
+        return {
+            "_id": self._settings.node_id,
+            "version": f"disbatch-host {__version__}",
+            "spec_version": SPEC_VERSION,
+            "den_version": SPEC_VERSION,
+            "session": self._session,
+            "host": self._machine.document,
+            "pid_started": machine.process_started(os.getpid()),
+            "started": self._clock.now(),
+            "settings": {
+                "heartbeat_seconds": self._settings.heartbeat_seconds,
+                "dead_after_seconds": self._settings.dead_after_seconds,
+                "max": self._settings.max,
+                "max_total": self._settings.max_total,
+            },
+            **self._living_fields(),
+        }
+
+    def _living_fields(self) -> Document:
+        """The part of the node's document that each heartbeat renews."""
+        load = self._load()
+        classes = frozenset(self._catalog.plugins)
+        queues = []
+        for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes):
+            limit = policy.limit_of(queue, load)
+            processing = load.running.get(queue.id, 0)
+            queues.append(
+                {
+                    "class": queue.class_name,
+                    "queue": queue.id,
+                    "threads": limit,
+                    "idle": max(0, limit - processing),
+                    "processing": processing,
+                }
+            )
+        return {
+            "queuetypes": [
+                {"class": name, "version": plugin.manifest.version} for name, plugin in self._catalog.plugins.items()
+            ],
+            "set_aside": [
+                {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in self._set_aside.items()
+            ],
+            "heartbeat": {"pid": os.getpid(), "queues": queues},
+        }
+
+    # --- stop
+
+    def request_stop(self) -> None:
+        """The first time: claim nothing more and see the running tasks through. The second: stop them now, with their
+        grace. The third: kill them, and give up on a store that is away."""
+        self._stop_requests += 1
+        self._is_stopping.set()
+        self._wake.set()
+        for run in list(self._runs):
+            if self._stop_requests == 2:
+                run.stop(StopReason.SHUTDOWN)
+            elif self._stop_requests > 2:
+                run.kill(StopReason.SHUTDOWN)
+        if self._runs:
+            log.info("stopping: %s", _STOP_STEPS[min(self._stop_requests, len(_STOP_STEPS)) - 1] % len(self._runs))
+
+    async def _finish_runs(self) -> None:
+        self._is_stopping.set()
+        for run in self._runs:
+            run.hold_back()
+        grace_seconds = self._settings.stop_grace_seconds
+        if self._runs and grace_seconds is not None:
+            await asyncio.wait(self._runs.values(), timeout=grace_seconds)
+            for run in list(self._runs):
+                run.stop(StopReason.SHUTDOWN)
+        while self._runs:
+            await asyncio.wait(self._runs.values(), timeout=REFRESH_SECONDS)
+            if self._stop_requests > 2 and self._store_thread.is_away:
+                log.error("leaving %d tasks as they are: the store is away", len(self._runs))
+                self._exit_code = ExitCode.STORE
+                return
+
+    async def _release(self) -> None:
+        try:
+            await self._store_thread.call(lambda store: store.remove_node(self._settings.node_id, self._session))
+        except StoreError as error:
+            log.warning("node id %s could not be released: %s", self._settings.node_id, error)
+
+    # --- small things
+
+    async def _is_idle(self) -> bool:
+        if self._runs or self._shall_look:
+            return False
+        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+        ids = [queue.id for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes)]
+        try:
+            return not ids or not await self._store_thread.call(lambda store: store.has_unfinished(ids))
+        except StoreError as error:
+            self._say_store_trouble(error)
+            return False
+
+    async def _repeat(self, interval_seconds: float, action: Callable[[], Any]) -> None:
+        """Call `action` every so often, in a steady rhythm that a slow call does not shift."""
+        due = self._loop.time()
+        while True:
+            due = max(due + interval_seconds, self._loop.time())
+            await asyncio.sleep(due - self._loop.time())
+            try:
+                await action()
+            except StoreError as error:
+                self._say_store_trouble(error)
+            except Exception:
+                log.exception("a service of the node failed; it goes on at its next turn")
+
+    def _say_store_trouble(self, error: StoreError) -> None:
+        if not self._is_store_trouble_said:
+            self._is_store_trouble_said = True
+            log.warning("the store does not answer, nothing is claimed until it does: %s", error)
+
+    def _say_queue_faults(self) -> None:
+        faults = {queue.id: queue.fault for queue in self._queues if queue.fault is not None}
+        for queue_id, fault in faults.items():
+            if self._queue_faults.get(queue_id) != fault:
+                log.error("queue %s cannot be run: %s", queue_id, fault)
+        self._queue_faults = faults
+
+
+_STOP_STEPS = (
+    "%d tasks run on to their end; once more stops them",
+    "%d tasks are asked to stop; once more kills them",
+    "%d tasks are killed",
+)
+
+
+def _in_use(node_id: str, record: NodeRecord | None) -> str:
+    """The line for a node id that is taken: by whom, and what to do."""
+    if record is None:
+        return f"node id {node_id!r} was taken by another node just now; start again or choose another with --node-id"
+    host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
+    name = host.get("name") if isinstance(host, dict) else None
+    pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
+    age = "never" if record.age_seconds is None else f"{record.age_seconds:.0f} s ago"
+    return (
+        f"node id {node_id!r} is in use by {record.document.get('version', 'a node')} on machine {name or 'unknown'}, "
+        f"process {pid or 'unknown'}, last heartbeat {age}; choose another with --node-id, or take it over with --force"
+    )

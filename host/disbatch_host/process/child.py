@@ -1,0 +1,368 @@
+"""One child process from its start to its end: pipes, deadlines, signals, and what is left of its group.
+
+Responsible for: feeding stdin while reading everything else, stopping on time, telling truly how it ended, leaving no
+process of its group behind. Must not know: tasks, plugins, what the bytes mean.
+
+Rules:
+1. Everything happens in the thread of the event loop; nothing here blocks.
+2. Reading is in blocks, whatever the lines; writing goes on beside reading, so neither side can hang; a program that
+   does not read its stdin loses nothing.
+3. Signals go to the process group. The first process is reaped last, after the final kill of its group: as long as it
+   is a zombie its number, and with it the group's, cannot be given to anybody else.
+4. The end of the first process is the end of the run. A background child that holds the pipes gets `DRAIN_SECONDS`
+   more, then the group is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from disbatch_host.process.spawn import Command, spawn
+
+READ_SIZE = 2**16  # bytes a read: what a pipe holds by default
+BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
+DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
+
+
+class Stream(StrEnum):
+    """What a child writes to: descriptors 1, 2 and 3."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    EVENTS = "events"
+
+
+class StopReason(StrEnum):
+    """Why this host stopped a process. Nothing else makes `ProcessEnd.stopped` anything but None."""
+
+    TIMEOUT = "timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"  # somebody else owns the task by now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """When and how a process is stopped. Seconds; None: never."""
+
+    timeout_seconds: float | None = None  # from start to end
+    idle_timeout_seconds: float | None = None  # longest silence on stdout, stderr and events
+    kill_grace_seconds: float = 10.0  # from the stop signal to SIGKILL
+    stop_signal: signal.Signals = signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEnd:
+    """How a process ended. Exactly one of `exit_code` and `signal` is given."""
+
+    exit_code: int | None
+    signal: int | None
+    stopped: StopReason | None  # why this host stopped it, where it did
+    killed: bool  # it had to be SIGKILL
+    stdin_unread: bool  # it ended, or closed its stdin, before it had read everything
+    output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
+    cpu_seconds: float  # user and system, with the children that it has waited for
+    peak_memory_bytes: int  # largest resident size of one process of it; see Child.sample_memory
+
+
+@dataclass(slots=True)
+class _Pipe:
+    stream: Stream
+    descriptor: int
+    is_large: bool = field(default=False)
+
+
+class Child:
+    """A program that runs. Made by `Child.start`; calls `receive` with what it writes and `ended` once."""
+
+    def __init__(
+        self,
+        command: Command,
+        deadlines: Deadlines,
+        *,
+        receive: Callable[[Stream, bytes], None],
+        ended: Callable[[ProcessEnd], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._command = command
+        self._deadlines = deadlines
+        self._receive = receive
+        self._ended = ended
+        self.pid = 0
+        self._pidfd = -1
+        self._stdin = -1
+        self._to_write = memoryview(b"")
+        self._close_stdin_when_written = False
+        self._stdin_unread = False
+        self._pipes: dict[int, _Pipe] = {}
+        self._last_activity = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._stopped: StopReason | None = None
+        self._killed = False
+        self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
+        self._is_over = False
+        self._memory_sample = 0
+
+    def start(self) -> None:
+        """Start the program. Raises StartError, with nothing left open, where it cannot be."""
+        host_side, child_side = _open_pipes(self._command)
+        try:
+            self.pid = spawn(self._command, child_side)
+            self._pidfd = os.pidfd_open(self.pid)
+        except BaseException:
+            for descriptor in host_side:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in child_side:
+                os.close(descriptor)
+        self._stdin = host_side[0]
+        self._last_activity = self._loop.time()
+        for descriptor, stream in zip(host_side[1:], Stream, strict=True):
+            self._pipes[descriptor] = pipe = _Pipe(stream, descriptor)
+            self._loop.add_reader(descriptor, self._on_readable, pipe)
+        self._loop.add_reader(self._pidfd, self._on_leader_end)
+        if self._deadlines.timeout_seconds is not None:
+            timer = self._loop.call_later(self._deadlines.timeout_seconds, self.stop, StopReason.TIMEOUT)
+            self._timers.append(timer)
+        if self._deadlines.idle_timeout_seconds is not None:
+            self._watch_idleness()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its first process has not ended."""
+        return self._leader_status is None
+
+    # --- stdin
+
+    def write(self, data: bytes, *, close: bool) -> None:
+        """Write to the program's stdin as it reads, then close it if asked to. Returns at once."""
+        if self._stdin < 0:
+            self._stdin_unread = self._stdin_unread or bool(data)
+            return
+        self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
+        self._close_stdin_when_written = close
+        self._on_writable()  # most documents fit into the pipe at once
+        if self._stdin >= 0 and self._to_write:
+            self._loop.add_writer(self._stdin, self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            while self._to_write:
+                self._to_write = self._to_write[os.write(self._stdin, self._to_write) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            # It does not want its stdin; that is its right (plugin contract).
+            self._stdin_unread = True
+            self._close_stdin()
+            return
+        self._loop.remove_writer(self._stdin)
+        if self._close_stdin_when_written:
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self._stdin >= 0:
+            self._loop.remove_writer(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
+            self._to_write = memoryview(b"")
+
+    # --- stdout, stderr, events
+
+    def _on_readable(self, pipe: _Pipe) -> None:
+        data = _read(pipe.descriptor)
+        if data is None:
+            return
+        if not data:
+            self._close_pipe(pipe)
+            self._finish_when_drained()
+            return
+        if len(data) == READ_SIZE and not pipe.is_large:
+            pipe.is_large = True
+            _enlarge(pipe.descriptor)
+        self._last_activity = self._loop.time()
+        self._receive(pipe.stream, data)
+
+    def _close_pipe(self, pipe: _Pipe) -> None:
+        del self._pipes[pipe.descriptor]
+        self._loop.remove_reader(pipe.descriptor)
+        os.close(pipe.descriptor)
+
+    def _read_what_is_there(self) -> None:
+        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us."""
+        for pipe in list(self._pipes.values()):
+            for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):
+                data = _read(pipe.descriptor)
+                if data is None:
+                    break
+                if not data:
+                    self._close_pipe(pipe)
+                    break
+                self._receive(pipe.stream, data)
+
+    # --- stopping
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop it: the stop signal to its group now, SIGKILL after the grace. The first reason stays. Does nothing
+        once the first process has ended: then it was not this call that stopped it."""
+        if self._stopped is not None or self._leader_status is not None or self.pid == 0:
+            return
+        self._stopped = reason
+        self._signal_group(self._deadlines.stop_signal)
+        self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
+
+    def kill(self, reason: StopReason) -> None:
+        """SIGKILL to its group, now."""
+        if self._leader_status is not None or self.pid == 0:
+            return
+        self._stopped = self._stopped or reason
+        self._killed = True
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass  # nobody is left in it
+        except PermissionError:
+            # Every process of the group has become another user's (a set-uid program); only root could do more.
+            pass
+
+    def _watch_idleness(self) -> None:
+        limit = self._deadlines.idle_timeout_seconds
+        assert limit is not None
+        quiet_seconds = self._loop.time() - self._last_activity
+        if quiet_seconds >= limit:
+            self.stop(StopReason.IDLE_TIMEOUT)
+        else:  # one timer a run, looked at again when the silence could have become long enough
+            self._idle_timer = self._loop.call_later(limit - quiet_seconds, self._watch_idleness)
+
+    # --- the end
+
+    def _on_leader_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)  # rule 3: look, do not reap
+        assert result is not None
+        self._leader_status = (result.si_code, result.si_status)
+        self._cancel_timers()
+        if self._to_write:
+            self._stdin_unread = True
+        self._close_stdin()
+        self._read_what_is_there()
+        if self._pipes:
+            self._timers.append(self._loop.call_later(DRAIN_SECONDS, self._finish))
+        else:
+            self._finish()
+
+    def _finish_when_drained(self) -> None:
+        if not self._pipes and self._leader_status is not None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        held_open = bool(self._pipes)
+        self._signal_group(signal.SIGKILL)
+        self._read_what_is_there()
+        for pipe in list(self._pipes.values()):
+            self._close_pipe(pipe)
+        self._cancel_timers()
+        _, status, usage = os.wait4(self.pid, 0)  # the leader is a zombie: returns at once
+        os.close(self._pidfd)
+        died_of = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        self._ended(
+            ProcessEnd(
+                exit_code=None if died_of is not None else os.waitstatus_to_exitcode(status),
+                signal=died_of,
+                stopped=self._stopped,
+                killed=self._killed,
+                stdin_unread=self._stdin_unread,
+                output_held_open=held_open,
+                cpu_seconds=usage.ru_utime + usage.ru_stime,
+                peak_memory_bytes=self._peak_memory(usage.ru_maxrss * 1024),
+            )
+        )
+
+    def _cancel_timers(self) -> None:
+        for timer in (*self._timers, self._idle_timer, self._kill_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timers.clear()
+
+    # --- memory
+
+    def sample_memory(self) -> None:
+        """Look at the largest size so far of the first process; called now and then while it runs.
+
+        The kernel's own figure at the end (ru_maxrss) begins with the size that this host had at the start of the
+        program, so it says nothing about a program that stays smaller than the host. A sample does.
+        """
+        if self._leader_status is None:
+            self._memory_sample = max(self._memory_sample, _high_water_mark(self.pid))
+
+    def _peak_memory(self, reported: int) -> int:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return reported if reported > own or not self._memory_sample else self._memory_sample
+
+
+def _open_pipes(command: Command) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """Pipes for 0 to 3: the ends of this host (never blocking) and those of the child."""
+    opened: list[int] = []
+    try:
+        for number in range(4):
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            # Written first where the host writes, so that both tuples come out in the order of the descriptors.
+            opened += (write_end, read_end) if number == 0 else (read_end, write_end)
+            os.set_blocking(opened[-2], False)
+            if command.account is not None:
+                # After a change of user /dev/stdout and /dev/fd/3 can be opened only by the owner of the pipe.
+                os.fchown(opened[-1], command.account.uid, command.account.gid)
+    except BaseException:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    return (
+        (opened[0], opened[2], opened[4], opened[6]),
+        (opened[1], opened[3], opened[5], opened[7]),
+    )
+
+
+def _read(descriptor: int) -> bytes | None:
+    """A block, b"" at the end, None where nothing is there now."""
+    try:
+        return os.read(descriptor, READ_SIZE)
+    except BlockingIOError:
+        return None
+
+
+def _enlarge(descriptor: int) -> None:
+    # Fails where the user's share of pipe memory is used up; the usual size works as well, only slower.
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, BUSY_PIPE_SIZE)
+
+
+def _high_water_mark(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass  # ended in between
+    return 0

@@ -1,0 +1,177 @@
+"""What a task document says of its runs: `run`, `attempts` and `error`, and the changes that write them. Pure.
+
+Responsible for: the shape of these fields (schemas/task.json) and for each change of state that a run makes. Must not
+know: processes, stores, the event loop.
+
+Rules:
+1. `run` tells of the current or the last attempt, whole; `attempts` of every earlier one, in short.
+2. Who reads a finished task finds what ran, how it ended and why without knowing this program: `reason` is a closed
+   list, `error.message` is a sentence or the plugin's own last lines.
+3. Changes of state are made here, each naming the status that it leaves.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from disbatch_protocol.manifest import Manifest
+from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd
+from disbatch_protocol.quantities import format_duration
+
+from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task
+from disbatch_protocol.status import Status
+
+ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the first ones go first
+STDERR_LINES = 20  # of a failed run's stderr that make its error; a traceback's useful line is the last
+STDERR_BYTES = 4096
+
+# What a new attempt begins without; `log` goes on over all attempts.
+_OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
+
+_FROM_RUN_TO_ATTEMPT = (
+    "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
+)  # fmt: skip
+
+
+def start_change(key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
+    """Claimed → Running: durable before the process starts (promise 2)."""
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED,),
+        set={"status": int(Status.RUNNING), "mtime": now, "run": dict(run), "stdout": "", "stderr": ""},
+        unset=_OF_ONE_ATTEMPT,
+    )
+
+
+def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
+    """What has come up while it runs: output, the pid."""
+    return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
+
+
+def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
+    """Claimed → Created: never started."""
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED,),
+        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        unset=("claim",),
+    )
+
+
+def end_change(
+    task: Task,
+    key: RunKey,
+    *,
+    left: Status,
+    run: Mapping[str, Any],
+    conclusion: Conclusion,
+    error: Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    not_before: datetime | None,
+    now: datetime,
+) -> RunChange:
+    """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
+    concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
+    names a delay."""
+    changes: Document = {**fields, "status": conclusion.status, "mtime": now, "run": dict(run)}
+    unset = []
+    if error is not None:
+        changes["error"] = dict(error)
+    if conclusion.status in (Status.CREATED, Status.BLOCKED):
+        changes["node"] = NOBODY
+        changes["attempts"] = attempts_with(task, run, error, conclusion.status)
+        unset.append("claim")
+    if not_before is not None:
+        changes["not_before"] = not_before
+    return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset))
+
+
+def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
+    """What becomes of a task that a node has left behind (design, "Lost runs").
+
+    Claimed: certainly not started, back to Created. Running: perhaps started; run again where the plugin has said that
+    this does no harm, else Orphaned, for a person to decide.
+    """
+    key = RunKey(task.id, node, task.token)
+    if task.status == Status.CLAIMED:
+        return give_back_change(key, now=now)
+    run = {**task.run, "ended": now, "reason": str(Reason.LOST)}
+    started = run.get("started")
+    if isinstance(started, datetime):
+        run["seconds"] = max(0.0, (now - started).total_seconds())
+    if task.run.get("idempotent") is True:
+        run |= {"outcome": str(Outcome.RETURNED), "attempt_used": True}
+        error = {
+            "code": "lost",
+            "message": f"disbatch-host: node {node} was lost while this task ran; it is run again",
+        }
+        conclusion = Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, delay_seconds=None, attempt_used=True)
+    else:
+        run |= {"outcome": "orphaned", "attempt_used": True}
+        message = (
+            f"disbatch-host: node {node} was lost while this task ran; whether it has done its work is not known, "
+            "and its plugin does not say that running it twice does no harm"
+        )
+        error = {"code": "lost", "message": message}
+        conclusion = Conclusion(
+            outcome=Outcome.TERMINATED, status=Status.ORPHANED, delay_seconds=None, attempt_used=True
+        )
+    return end_change(
+        task,
+        key,
+        left=Status.RUNNING,
+        run=run,
+        conclusion=conclusion,
+        error=error,
+        fields={},
+        not_before=None,
+        now=now,
+    )
+
+
+def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] | None, status: int) -> list[Any]:
+    """`attempts`, with the run that has just ended added."""
+    entry = {name: run[name] for name in _FROM_RUN_TO_ATTEMPT if name in run}
+    entry["status"] = status
+    if error is not None:
+        entry["error"] = {name: error[name] for name in ("code", "message") if name in error}
+    return [*task.attempts, entry][-ATTEMPTS_MAX:]
+
+
+def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool) -> Document:
+    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr."""
+    grace = format_duration(manifest.kill_grace_seconds)
+    killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
+    timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
+    sentences = {
+        Reason.TIMEOUT: f"it ran longer than its timeout of {timeout}{killed}",
+        Reason.IDLE_TIMEOUT: f"it was silent for longer than its idle_timeout of {idle}{killed}",
+        Reason.SHUTDOWN: f"its node was stopped while it ran{killed}",
+        Reason.CANCELLED: f"it was cancelled{killed}",
+        Reason.LOST: "its node was away for so long that the task was given to another",
+    }
+    if end.reason in sentences:
+        error = {"code": str(end.reason), "message": f"disbatch-host: {sentences[end.reason]}"}
+    elif end.signal is not None:
+        name = signal_name(end.signal)
+        hint = " (out of memory?)" if end.signal == signal.SIGKILL else ""
+        error = {"code": f"signal_{name}", "message": f"disbatch-host: it was ended by signal {name}{hint}"}
+    elif stderr:
+        return {"code": f"exit_{end.exit_code}", "message": stderr}
+    else:
+        message = f"disbatch-host: it ended with exit code {end.exit_code} and nothing on stderr"
+        error = {"code": f"exit_{end.exit_code}", "message": message}
+    if stderr:
+        error["detail"] = stderr
+    return error
+
+
+def signal_name(number: int) -> str:
+    """`KILL` for 9; real-time signals by number."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)

@@ -1,0 +1,1 @@
+"""Services of a node: each has `start()` and `stop()`, and stopping twice is fine."""
