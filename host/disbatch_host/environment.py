@@ -5,7 +5,8 @@ Must not know: tasks beyond their ids, processes.
 
 Rules (plugin contract, "A run in oneshot mode"):
 1. Nothing of the host's environment reaches a plugin but the names listed here and those of the manifest's `env_pass`.
-2. Parameters are never in it; the database's address never reaches a plugin: DISBATCH_* is the host's own, not to be passed on.
+2. Parameters are never in it, and the database's address never reaches a plugin: the host's own DISBATCH_ variables
+   are not handed on, whatever `env_pass` says.
 """
 
 from __future__ import annotations

@@ -56,9 +56,10 @@ def pid_namespace() -> str:
 
 
 def process_started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is no such process (or only its zombie)."""
+    """When a process started, in clock ticks since boot; None where there is none, or only its zombie."""
     try:
-        # The name, in parentheses, may hold anything: count from the last closing one. Field 3 is the state, 22 the time.
+        # The name, in parentheses, may hold anything: count from the last closing one. Field 3 is the state, field 22
+        # the time.
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None

@@ -314,7 +314,7 @@ class Node:
             reason = report.why_not_started or "it cannot be started"
             self._set_aside[name] = SetAside(plugin=run.plugin, reason=reason, since=self._clock.now())
             log.error(
-                "plugin %s is set aside on this node after %d failed starts: %s; it is tried again when its files change",
+                "plugin %s is set aside on this node after %d failed starts: %s; tried again when its files change",
                 name,
                 self._start_failures[name],
                 reason,

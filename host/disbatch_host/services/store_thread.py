@@ -6,9 +6,10 @@ change was carried out; keeping what could not be written while the store is awa
 Rules:
 1. The store is used by this thread alone. Everything goes in through `record` and `call`, from the event loop, and
    comes back to the event loop.
-2. Changes are written in the order in which they came. Those that came while a batch was being written make the next.
+2. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
 3. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
-   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, the caller knows.
+   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
+   decides.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""The plugins that come with the program: where they lie, and a copy of them that is ready to run.
+
+Responsible for: finding them in an installed package and in a checkout alike, and building what needs a compiler. Must
+not know: the command line.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+_IN_PACKAGE = "bundled_plugins"  # where the wheel puts the checkout's plugins/ directory
+_LANGUAGES = ("shell", "python", "perl", "node", "go")
+_BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
+
+
+def source_directory() -> Path:
+    """The directory that holds `shell`, `python`, `perl`, `node` and `go`."""
+    package = Path(str(resources.files("disbatch_host")))
+    installed = package / _IN_PACKAGE
+    return installed if installed.is_dir() else package.parent.parent / "plugins"
+
+
+def prepare(target: Path) -> list[str]:
+    """Copy the bundled plugins below `target` and build those that need it. Returns a notice for each language that
+    cannot be used here; its plugins are left out of the copy."""
+    notices = []
+    for language in _LANGUAGES:
+        source = source_directory() / language
+        if source.is_dir():
+            shutil.copytree(source, target / language, ignore=shutil.ignore_patterns("__pycache__", "bin"))
+    _make_private(target)
+    for language, program in (("perl", "perl"), ("node", "node"), ("go", "go")):
+        if shutil.which(program) is None and (target / language).is_dir():
+            notices.append(f"the {language} plugins are left out: no {program!r} in PATH")
+            shutil.rmtree(target / language)
+    if (target / "go").is_dir():
+        notices.extend(_build_go(target / "go"))
+    return notices
+
+
+def _build_go(directory: Path) -> list[str]:
+    built = subprocess.run(
+        ["sh", "./build.sh"], cwd=directory, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+    )
+    if built.returncode == 0:
+        return []
+    shutil.rmtree(directory)
+    lines = built.stderr.strip().splitlines() or ["no reason given"]
+    return [f"the go plugins are left out: they could not be built ({lines[-1]})"]
+
+
+def _make_private(directory: Path) -> None:
+    """Writable by the owner alone: a checkout made with umask 002 is not, and such plugins are refused."""
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o022)

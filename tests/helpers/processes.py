@@ -1,0 +1,41 @@
+"""What the tests ask about processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def group_members(group: int) -> list[int]:
+    """The living processes of a group; a zombie that only waits for its parent is not living."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] not in (b"Z", b"X"):
+            members.append(int(entry.name))
+    return members
+
+
+def assert_group_is_gone(group: int, within_seconds: float = 5.0) -> None:
+    """A killed process is gone a moment after the kill: wait for that moment, not longer."""
+    wait_until(lambda: not group_members(group), within_seconds, f"group {group} has living members")
+
+
+def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, what: str = "the condition") -> None:
+    """Poll until the condition holds; fails with `what` where it does not in time."""
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {within_seconds} s: {what}")
+        time.sleep(0.01)
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))

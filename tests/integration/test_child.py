@@ -1,0 +1,273 @@
+"""Children that misbehave, really started: what `process` promises of each, on both ways of starting one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from helpers.processes import assert_group_is_gone, descriptors
+
+from disbatch_host.process import child as child_module
+from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
+from disbatch_host.process.spawn import Command, StartError, close_others_on_exec
+
+ENVIRONMENT = {"PATH": os.environ["PATH"]}
+# An rlimit that hinders nobody makes the slow way of starting (fork) the one that is taken.
+WAYS = {"posix_spawn": {}, "fork": {resource.RLIMIT_CORE: 0}}
+
+
+@dataclass
+class Seen:
+    """What came of a child."""
+
+    end: ProcessEnd
+    output: dict[Stream, bytes] = field(default_factory=dict)
+
+
+@pytest.fixture(params=WAYS)
+def limits(request: pytest.FixtureRequest) -> dict[int, int]:
+    return WAYS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks() -> Iterator[None]:
+    before = descriptors()
+    yield
+    assert descriptors() <= before
+
+
+def run(
+    *argv: str,
+    stdin: bytes = b"",
+    limits: dict[int, int] | None = None,
+    deadlines: Deadlines = Deadlines(),
+    when: Callable[[Child, Stream, bytes], None] | None = None,
+    directory: Path = Path("/"),
+) -> Seen:
+    """Run a program to its end; `when` is called with each block that comes. Nothing of its group is left after."""
+
+    async def perform() -> Seen:
+        output: dict[Stream, list[bytes]] = {stream: [] for stream in Stream}
+        ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
+
+        def receive(stream: Stream, data: bytes) -> None:
+            output[stream].append(data)
+            if when is not None:
+                when(child, stream, data)
+
+        command = Command(argv=argv, directory=directory, environment=ENVIRONMENT, limits=limits or {})
+        child = Child(command, deadlines, receive=receive, ended=ended.set_result)
+        child.start()
+        child.write(stdin, close=True)
+        end = await asyncio.wait_for(ended, 60)
+        assert_group_is_gone(child.pid)
+        return Seen(end, {stream: b"".join(blocks) for stream, blocks in output.items()})
+
+    return asyncio.run(perform())
+
+
+def sh(script: str, **more: object) -> Seen:
+    return run("/bin/sh", "-c", script, **more)  # type: ignore[arg-type]
+
+
+def test_exit_code_and_all_streams_are_told_apart(limits: dict[int, int]) -> None:
+    seen = sh("echo out; echo err >&2; echo ev >&3; exit 7", limits=limits)
+    assert (seen.end.exit_code, seen.end.signal, seen.end.stopped) == (7, None, None)
+    assert seen.output == {Stream.STDOUT: b"out\n", Stream.STDERR: b"err\n", Stream.EVENTS: b"ev\n"}
+
+
+def test_death_by_signal_is_no_exit_code(limits: dict[int, int]) -> None:
+    seen = sh("kill -SEGV $$", limits=limits)
+    assert (seen.end.exit_code, seen.end.signal, seen.end.stopped) == (None, signal.SIGSEGV, None)
+
+
+def test_nothing_but_the_four_descriptors_is_inherited(limits: dict[int, int]) -> None:
+    inherited = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(inherited, True)  # as one that whoever started the host has left open
+    try:
+        close_others_on_exec()
+        listing = sh("ls /proc/self/fd", limits=limits).output[Stream.STDOUT].split()
+    finally:
+        os.close(inherited)
+    assert sorted(int(name) for name in listing) == [0, 1, 2, 3, 4]  # 4 is the directory that `ls` itself reads
+
+
+def test_it_leads_its_own_session_without_ignored_or_blocked_signals(limits: dict[int, int]) -> None:
+    seen = run(
+        sys.executable,
+        "-c",
+        "import os;s=open('/proc/self/status').read();print(os.getsid(0)==os.getpid()==os.getpgrp());"
+        "print([l for l in s.splitlines() if l.startswith('SigBlk')])",
+        limits=limits,
+    )
+    assert seen.output[Stream.STDOUT].split() == [b"True", b"['SigBlk:\\t0000000000000000']"]
+    assert sh("kill -PIPE $$", limits=limits).end.signal == signal.SIGPIPE
+
+
+def test_eight_megabytes_of_stdin_are_written_while_output_is_read() -> None:
+    data = os.urandom(2**23)
+    seen = run("/bin/cat", stdin=data)
+    assert seen.output[Stream.STDOUT] == data
+    assert not seen.end.stdin_unread
+
+
+def test_stdin_that_is_not_read_is_no_error() -> None:
+    seen = sh("exec <&-; echo done", stdin=b"x" * 2**20)
+    assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (0, b"done\n")
+    assert seen.end.stdin_unread
+
+
+def test_small_stdin_that_is_not_read_is_no_error() -> None:
+    assert sh("exit 0", stdin=b"{}\n").end.exit_code == 0
+
+
+def test_a_background_child_that_holds_the_output_is_given_two_seconds_and_killed() -> None:
+    seen = sh("(trap '' TERM HUP; echo $$ >&2; exec sleep 600) & echo leader; exit 3")
+    assert (seen.end.exit_code, seen.end.output_held_open, seen.end.killed) == (3, True, False)
+    assert seen.output[Stream.STDOUT] == b"leader\n"
+
+
+def test_a_background_child_without_the_output_is_killed_at_once() -> None:
+    seen = sh("sleep 600 >/dev/null 2>&1 3>&- </dev/null & exit 0")
+    assert (seen.end.exit_code, seen.end.output_held_open) == (0, False)
+
+
+def test_closed_descriptors_do_not_end_the_run() -> None:
+    seen = sh("exec >&- 2>&- 3>&-; sleep 0.2; exit 4")
+    assert seen.end.exit_code == 4
+
+
+def test_timeout_stops_the_whole_group() -> None:
+    seen = sh("sleep 600 & sleep 600", deadlines=Deadlines(timeout_seconds=0.2))
+    assert (seen.end.signal, seen.end.stopped, seen.end.killed) == (signal.SIGTERM, StopReason.TIMEOUT, False)
+
+
+def test_timeout_is_told_even_where_the_program_then_exits_with_zero() -> None:
+    seen = sh("trap 'exit 0' TERM; while :; do sleep 0.05; done", deadlines=Deadlines(timeout_seconds=0.3))
+    assert (seen.end.exit_code, seen.end.stopped) == (0, StopReason.TIMEOUT)
+
+
+def test_an_ignored_stop_signal_is_followed_by_kill_after_the_grace() -> None:
+    deadlines = Deadlines(timeout_seconds=0.2, kill_grace_seconds=0.2)
+    seen = sh("trap '' TERM; sleep 600 & wait; wait", deadlines=deadlines)
+    assert (seen.end.signal, seen.end.stopped, seen.end.killed) == (signal.SIGKILL, StopReason.TIMEOUT, True)
+
+
+def test_the_stop_signal_is_the_one_asked_for() -> None:
+    deadlines = Deadlines(timeout_seconds=0.2, stop_signal=signal.SIGUSR1)
+    seen = sh("trap 'echo usr1; exit 9' USR1; while :; do sleep 0.05; done", deadlines=deadlines)
+    assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (9, b"usr1\n")
+
+
+def test_silence_is_measured_from_the_last_output_on_any_stream() -> None:
+    deadlines = Deadlines(idle_timeout_seconds=0.5)
+    talkative = "for i in 1 2 3; do sleep 0.25; echo $i >&%d; done; exit 0"
+    for descriptor in (1, 2, 3):
+        assert sh(talkative % descriptor, deadlines=deadlines).end.exit_code == 0
+    assert sh("echo once; sleep 600", deadlines=deadlines).end.stopped is StopReason.IDLE_TIMEOUT
+
+
+def test_a_stop_after_the_end_does_not_claim_to_have_stopped_it() -> None:
+    def stop_late(child: Child, stream: Stream, data: bytes) -> None:
+        if not child.is_running:
+            child.stop(StopReason.CANCELLED)
+
+    seen = sh("(sleep 0.3; echo late) & exit 0", when=stop_late)
+    assert seen.output[Stream.STDOUT] == b"late\n"
+    assert (seen.end.exit_code, seen.end.stopped) == (0, None)
+
+
+def test_cancel_stops_and_says_so() -> None:
+    seen = sh("echo ready; sleep 600", when=lambda child, stream, data: child.stop(StopReason.CANCELLED))
+    assert (seen.end.signal, seen.end.stopped) == (signal.SIGTERM, StopReason.CANCELLED)
+
+
+def test_kill_does_not_wait_for_any_grace() -> None:
+    seen = sh(
+        "trap '' TERM; echo ready; sleep 600 & wait; wait",
+        when=lambda child, stream, data: child.kill(StopReason.SHUTDOWN),
+    )
+    assert (seen.end.signal, seen.end.stopped, seen.end.killed) == (signal.SIGKILL, StopReason.SHUTDOWN, True)
+
+
+def test_a_hundred_megabytes_without_a_newline_come_through_whole() -> None:
+    seen = sh("head -c 100000000 /dev/zero")
+    assert len(seen.output[Stream.STDOUT]) == 100_000_000
+
+
+def test_cpu_seconds_and_peak_memory_are_those_of_the_child() -> None:
+    program = (
+        "import time; x = bytearray(300_000_000); t = time.process_time(); print('ready', flush=True)\n"
+        "while time.process_time() - t < 0.3: pass"
+    )
+    end = run(sys.executable, "-c", program, when=lambda child, stream, data: child.sample_memory()).end
+    assert 0.3 <= end.cpu_seconds < 3
+    assert 300_000_000 <= end.peak_memory_bytes < 500_000_000
+
+
+def test_peak_memory_of_a_program_smaller_than_the_host_is_its_own_once_sampled() -> None:
+    host_is_large = bytearray(200_000_000)
+    host_is_large[::4096] = b"x" * len(host_is_large[::4096])
+    end = sh("echo ready; sleep 0.1", when=lambda child, stream, data: child.sample_memory()).end
+    assert 0 < end.peak_memory_bytes < 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (None, 0, "No such file"),
+        ("#!/bin/sh\n", 0o600, "Permission denied"),
+        ("#!/no/such/interpreter\n", 0o700, "the interpreter that it names is not there"),
+        ("not a program\n", 0o700, 'no "#!" line'),
+    ],
+)
+def test_what_cannot_be_started_says_why(
+    tmp_path: Path, limits: dict[int, int], content: str | None, mode: int, said: str
+) -> None:
+    program = tmp_path / "program"
+    if content is not None:
+        program.write_text(content)
+        program.chmod(mode)
+    with pytest.raises(StartError, match=said):
+        run(str(program), limits=limits)
+
+
+def test_a_program_that_is_being_written_is_told_from_one_that_is_wrong(tmp_path: Path, limits: dict[int, int]) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(Path("/bin/true").read_bytes())
+    program.chmod(0o700)
+    with program.open("ab"), pytest.raises(StartError) as caught:
+        run(str(program), limits=limits)
+    assert caught.value.is_busy
+
+
+def test_a_missing_directory_is_named(tmp_path: Path, limits: dict[int, int]) -> None:
+    with pytest.raises(StartError, match="working directory .* is not there"):
+        run("/bin/true", limits=limits, directory=tmp_path / "gone")
+
+
+def test_a_nul_in_an_argument_is_refused(limits: dict[int, int]) -> None:
+    with pytest.raises(StartError, match=r"[Nn][Uu][Ll]|null byte"):
+        run("/bin/echo", "a\0b", limits=limits)
+
+
+def test_limits_are_set_on_the_child_alone() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = sh("ulimit -n", limits={resource.RLIMIT_NOFILE: 64})
+    assert seen.output[Stream.STDOUT] == b"64\n"
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+    cpu = sh("while :; do :; done", limits={resource.RLIMIT_CPU: 1})
+    assert cpu.end.signal in (signal.SIGXCPU, signal.SIGKILL)
+
+
+def test_the_drain_is_bounded_however_much_a_background_child_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "DRAIN_SECONDS", 0.3)
+    seen = sh("(while :; do echo more; done) & exit 0")
+    assert (seen.end.exit_code, seen.end.output_held_open) == (0, True)
