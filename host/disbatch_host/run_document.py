@@ -110,15 +110,13 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
         }
         conclusion = Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, delay_seconds=None, attempt_used=True)
     else:
-        run |= {"outcome": "orphaned", "attempt_used": True}
+        run |= {"outcome": str(Outcome.ORPHANED), "attempt_used": True}
         message = (
             f"disbatch-host: node {node} was lost while this task ran; whether it has done its work is not known, "
             "and its plugin does not say that running it twice does no harm"
         )
         error = {"code": "lost", "message": message}
-        conclusion = Conclusion(
-            outcome=Outcome.TERMINATED, status=Status.ORPHANED, delay_seconds=None, attempt_used=True
-        )
+        conclusion = Conclusion(outcome=Outcome.ORPHANED, status=Status.ORPHANED, delay_seconds=None, attempt_used=True)
     return end_change(
         task,
         key,

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers.processes import assert_group_is_gone, descriptors
 
 from disbatch_host.process import child as child_module
 from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
 from disbatch_host.process.spawn import Command, StartError, close_others_on_exec
+from helpers.processes import assert_group_is_gone, descriptors
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 # An rlimit that hinders nobody makes the slow way of starting (fork) the one that is taken.
@@ -47,7 +47,7 @@ def run(
     *argv: str,
     stdin: bytes = b"",
     limits: dict[int, int] | None = None,
-    deadlines: Deadlines = Deadlines(),
+    deadlines: Deadlines | None = None,
     when: Callable[[Child, Stream, bytes], None] | None = None,
     directory: Path = Path("/"),
 ) -> Seen:
@@ -63,7 +63,7 @@ def run(
                 when(child, stream, data)
 
         command = Command(argv=argv, directory=directory, environment=ENVIRONMENT, limits=limits or {})
-        child = Child(command, deadlines, receive=receive, ended=ended.set_result)
+        child = Child(command, deadlines or Deadlines(), receive=receive, ended=ended.set_result)
         child.start()
         child.write(stdin, close=True)
         end = await asyncio.wait_for(ended, 60)
@@ -249,7 +249,7 @@ def test_a_program_that_is_being_written_is_told_from_one_that_is_wrong(tmp_path
 
 
 def test_a_missing_directory_is_named(tmp_path: Path, limits: dict[int, int]) -> None:
-    with pytest.raises(StartError, match="working directory .* is not there"):
+    with pytest.raises(StartError, match=r"working directory .* is not there"):
         run("/bin/true", limits=limits, directory=tmp_path / "gone")
 
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections import deque
@@ -164,21 +165,23 @@ class StoreThread:
         changes = [record.change for record in batch if record.change is not None]
         refused = self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
         answers = [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
-        self._post(lambda: [_set_result(answer, accepted) for answer, accepted in answers])
+
+        def tell() -> None:
+            for answer, is_accepted in answers:
+                _set_result(answer, is_accepted)
+
+        self._post(tell)
 
     def _carry_out(self, call: _Call) -> None:
-        answer = call.answer
         try:
             result = call.function(self._store)
         except Exception as error:
-            failure = error  # `error` is unbound after the block; the callback runs later
-            self._post(lambda: None if answer.done() else answer.set_exception(failure))
+            self._post(functools.partial(_set_exception, [call.answer], error))
         else:
-            self._post(lambda: _set_result(answer, result))
+            self._post(functools.partial(_set_result, call.answer, result))
 
     def _fail(self, records: Sequence[_Record], error: StoreError) -> None:
-        answers = [record.answer for record in records]
-        self._post(lambda: [answer.set_exception(error) for answer in answers if not answer.done()])
+        self._post(functools.partial(_set_exception, [record.answer for record in records], error))
 
     def _post(self, callback: Callable[[], Any]) -> None:
         try:
@@ -190,3 +193,9 @@ class StoreThread:
 def _set_result(answer: asyncio.Future[Any], result: Any) -> None:
     if not answer.done():  # cancelled while it waited
         answer.set_result(result)
+
+
+def _set_exception(answers: Sequence[asyncio.Future[Any]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)

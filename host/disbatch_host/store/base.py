@@ -154,3 +154,6 @@ class Store(Protocol):
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before`."""
 
     def watch(self) -> Watcher: ...
+
+    def extended_json(self, value: object) -> object:
+        """The relaxed Extended JSON of a value of a type that only this store knows; TypeError for any other."""

@@ -1,0 +1,3 @@
+module linestats
+
+go 1.18

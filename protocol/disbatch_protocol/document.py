@@ -1,0 +1,94 @@
+"""The task document as a plugin gets it: one line of JSON (SPEC, section 4).
+
+Responsible for: how each kind of stored value is written. Must not know: any database driver; the kinds that only one
+knows are written by the function that the caller passes in.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+# Of a stored document, what a plugin does not get: output and log of earlier attempts, and the node's own mark.
+LEFT_OUT = frozenset({"stdout", "stderr", "log", "claim"})
+_NAMED_BY_TEXT = ("_id", "queue")  # ids, whatever type the database has given them
+_INT64 = range(-(2**63), 2**64)  # what JSON numbers are written for
+
+Other = Callable[[object], object]
+
+
+def stdin_line(document: Mapping[str, Any], *, other: Other | None = None) -> bytes:
+    """The document as one line of JSON with its newline, UTF-8.
+
+    `other` gives the relaxed Extended JSON of a value of any type that is not JSON's, a date, bytes or a UUID; it
+    raises TypeError for what it does not know. Raises TypeError, naming the field, where nobody knows it.
+    """
+    return orjson.dumps(plain_document(document, other=other, left_out=LEFT_OUT)) + b"\n"
+
+
+def plain_document(
+    document: Mapping[str, Any], *, other: Other | None = None, left_out: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """A document as plain JSON values: `_id` and `queue` as strings, the rest as `to_json` writes it."""
+    return {
+        str(name): str(value) if name in _NAMED_BY_TEXT else to_json(value, other=other, path=str(name))
+        for name, value in document.items()
+        if name not in left_out
+    }
+
+
+def to_json(value: Any, *, other: Other | None = None, path: str = "") -> Any:
+    """Any stored value as one that JSON has. Dates become RFC 3339 in UTC with milliseconds; what JSON has no form for
+    becomes relaxed Extended JSON."""
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if kind is int:
+        return value if value in _INT64 else {"$numberDecimal": str(value)}
+    if kind is float:
+        return value if math.isfinite(value) else {"$numberDouble": _not_finite(value)}
+    if isinstance(value, Mapping):
+        return {
+            to_json(str(name)): to_json(one, other=other, path=f"{path}.{name}" if path else str(name))
+            for name, one in value.items()
+        }
+    if kind in (list, tuple):
+        return [to_json(one, other=other, path=f"{path}.{index}") for index, one in enumerate(value)]
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if kind is bytes:
+        return _binary(value, "00")
+    if isinstance(value, uuid.UUID):
+        return _binary(value.bytes, "04")
+    if other is not None:
+        try:
+            return other(value)
+        except TypeError:
+            pass  # neither does the caller know it; the message below names the field
+    bases: tuple[Callable[[Any], Any], ...] = (int, float, str, list, tuple)
+    for base in bases:
+        if isinstance(value, base):  # type: ignore[arg-type]  # a driver's own subclass of what JSON has
+            return to_json(base(value), other=other, path=path)
+    raise TypeError(f"field {path or '(the whole)'} holds a {kind.__name__}, which has no JSON form")
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-04-26T17:59:33.000Z`. A moment without a zone is UTC, as databases mean it."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def _binary(data: bytes, subtype: str) -> dict[str, Any]:
+    return {"$binary": {"base64": base64.b64encode(data).decode("ascii"), "subType": subtype}}
+
+
+def _not_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

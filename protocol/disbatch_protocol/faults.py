@@ -1,0 +1,63 @@
+"""Faults: what is wrong with something that a person has written, where, and what to do about it.
+
+A fault is a value, never an exception: whoever checks collects all of them, so that their author sees them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Severity(StrEnum):
+    ERROR = "error"  # the thing cannot be used
+    WARNING = "warning"  # it can, but probably does not do what its author wants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong."""
+
+    pointer: str  # JSON pointer (RFC 6901) to it; "" is the whole
+    message: str  # what was expected and what was found
+    hint: str = ""  # what to do
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        where = f"{self.pointer}: " if self.pointer else ""
+        return f"{where}{self.message}{'; ' if self.hint else ''}{self.hint}"
+
+
+def pointer_to(path: Iterable[str | int]) -> str:
+    """The JSON pointer of a path of keys and indexes."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def near_name(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one was probably meant to be."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return near[0]
+    by_shape = {name.replace("_", "").replace("-", "").lower(): name for name in names}
+    return by_shape.get(word.replace("_", "").replace("-", "").lower())
+
+
+def kind_of(value: Any) -> str:
+    """The JSON type of a value and, where it is short, the value: `a string "x"`, `an object`, `nothing`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"the boolean {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"the number {value!r:.40}"
+    if isinstance(value, str):
+        return f'the string "{value}"' if len(value) <= 40 else f'a string "{value[:37]}..."'
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    return f"a {type(value).__name__}"

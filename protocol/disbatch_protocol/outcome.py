@@ -1,0 +1,189 @@
+"""How a run ends: from exit, events and manifest to the one status that the task gets. Pure.
+
+Responsible for: the table "How a run ends" of the protocol, as one function. Must not know: processes, documents.
+
+Rules (SPEC, section 7):
+1. Who ended the run decides first: a time limit, a person, the node's stop and a lost node are told by `RunEnd.reason`
+   and no exit code changes what they mean.
+2. Then the exit code, by the manifest's `exit_codes`, then by the defaults: 0 success, 75 retry, all others failure.
+3. Then what the events said: they can make a success a failure or a snooze, and give a failure its own status; they
+   never make a success of a failure.
+4. Only a failure, a termination and exit 75 are tried again, only while attempts are left, and never where the plugin
+   or its manifest says `permanent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Protocol
+
+from disbatch_protocol.status import Status
+
+EX_TEMPFAIL = 75  # sysexits.h: "temporary failure; user is invited to retry"
+SNOOZE_SECONDS = 60.0  # where an exit code means snooze and no event says for how long
+
+
+class Outcome(StrEnum):
+    """What a run came to."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"  # tried again by the plugin's `retry`
+    PERMANENT = "permanent"  # a failure that is never tried again
+    RETRY = "retry"  # asked to be tried again
+    SNOOZE = "snooze"  # later, without using an attempt
+    # A manifest cannot name these.
+    TERMINATED = "terminated"
+    CANCELLED = "cancelled"
+    RETURNED = "returned"  # back to the queue
+    ORPHANED = "orphaned"
+
+
+NAMED_IN_MANIFEST = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.PERMANENT, Outcome.RETRY, Outcome.SNOOZE)
+
+
+class Reason(StrEnum):
+    """Why a run ended: the closed list of `run.reason`. People's rules depend on it; nothing is ever renamed."""
+
+    EXITED = "exited"
+    SIGNALED = "signaled"  # a signal that nobody here sent
+    TIMEOUT = "timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    CANCELLED = "cancelled"
+    PARAMETERS = "parameters"  # they do not fit; the program was not started
+    START_FAILED = "start_failed"
+    SHUTDOWN = "shutdown"  # the node's own stop
+    LOST = "lost"  # the node was lost
+    DONE = "done"  # worker mode: the plugin said `done`
+    WORKER_EXITED = "worker_exited"  # worker mode: exit without `done`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended. `exit_code` and `signal` as far as there are any."""
+
+    reason: Reason
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the events of a run said about its end."""
+
+    error: bool = False
+    retry: bool | None = None  # of the error event
+    snooze_seconds: float | None = None
+    status: int | None = None  # the last one, 2 or above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRule:
+    """What an exit code means. `status` only for failures."""
+
+    outcome: Outcome
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Further attempts after a failed one."""
+
+    max: int = 0  # of them; 0: none
+    delay_seconds: float = 10.0  # before the first of them
+    backoff: float = 2.0  # each waits so many times longer than the one before
+    max_delay_seconds: float = 3600.0
+    jitter: float = 0.1  # part of the delay that chance may add or take away, so that a thousand do not come at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """What the task becomes."""
+
+    outcome: Outcome
+    status: int  # final, or BLOCKED (until the delay is over), or CREATED
+    delay_seconds: float | None = None  # with BLOCKED
+    attempt_used: bool = True
+
+
+class EndRules(Protocol):
+    """The part of a manifest that decides an end."""
+
+    @property
+    def exit_codes(self) -> Mapping[int, ExitRule]: ...
+    @property
+    def retry(self) -> RetryPolicy: ...
+    @property
+    def idempotent(self) -> bool: ...
+
+
+_DEFAULT_EXITS: Mapping[int, ExitRule] = MappingProxyType(
+    {0: ExitRule(outcome=Outcome.SUCCESS), EX_TEMPFAIL: ExitRule(outcome=Outcome.RETRY)}
+)
+_FAILURE = ExitRule(outcome=Outcome.FAILURE)
+_NOTHING_SAID = Said()
+
+
+def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said: Said = _NOTHING_SAID) -> Conclusion:
+    """What becomes of a task whose attempt number `attempt` (from 1) has ended so. `chance` in [0, 1) is for jitter."""
+    match end.reason:
+        case Reason.CANCELLED:
+            return Conclusion(outcome=Outcome.CANCELLED, status=Status.CANCELLED)
+        case Reason.PARAMETERS:
+            return Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
+        case Reason.START_FAILED:
+            return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False)
+        case Reason.SHUTDOWN if rules.idempotent:
+            return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False)
+        case Reason.SHUTDOWN:
+            return Conclusion(outcome=Outcome.TERMINATED, status=Status.TERMINATED, attempt_used=False)
+        case Reason.LOST if rules.idempotent:
+            return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED)
+        case Reason.LOST:
+            return Conclusion(outcome=Outcome.ORPHANED, status=Status.ORPHANED)
+    if end.reason in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.SIGNALED) or end.exit_code is None:
+        ended = Conclusion(outcome=Outcome.TERMINATED, status=Status.TERMINATED)
+        return ended if said.retry is False else _again_or(ended, rules.retry, attempt, chance)
+    rule = _rule_of(end, rules, said)
+    match rule.outcome:
+        case Outcome.SUCCESS:
+            return Conclusion(outcome=Outcome.SUCCESS, status=Status.CONCLUDED)
+        case Outcome.SNOOZE:
+            delay = SNOOZE_SECONDS if said.snooze_seconds is None else said.snooze_seconds
+            return Conclusion(outcome=Outcome.SNOOZE, status=Status.BLOCKED, delay_seconds=delay, attempt_used=False)
+    failed = Conclusion(outcome=Outcome.FAILURE, status=said.status or rule.status or Status.FAILED)
+    if rule.outcome is Outcome.PERMANENT:
+        return Conclusion(outcome=Outcome.PERMANENT, status=failed.status)
+    return _again_or(failed, rules.retry, attempt, chance)
+
+
+def retry_delay(policy: RetryPolicy, attempt: int, chance: float) -> float:
+    """Seconds from the end of failed attempt number `attempt` (from 1) to the next one."""
+    # Above 2^64 every delay is max_delay; the bound keeps a large exponent from overflowing.
+    exponent = min(attempt - 1, 64)
+    delay = min(policy.delay_seconds * policy.backoff**exponent, policy.max_delay_seconds)
+    return max(0.0, delay * (1 + policy.jitter * (2 * chance - 1)))
+
+
+def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
+    assert end.exit_code is not None
+    if end.reason is Reason.WORKER_EXITED and end.exit_code == 0:
+        return _FAILURE  # it ended without `done`: whatever it did, it did not say that it was done
+    rule = rules.exit_codes.get(end.exit_code) or _DEFAULT_EXITS.get(end.exit_code, _FAILURE)
+    if rule.outcome is Outcome.SUCCESS and (said.error or said.status is not None):
+        rule = _FAILURE  # it said that something is wrong, whatever it exited with
+    elif rule.outcome is Outcome.SUCCESS and end.exit_code == 0 and said.snooze_seconds is not None:
+        return ExitRule(outcome=Outcome.SNOOZE)
+    if said.error and said.retry is not None and rule.outcome in (Outcome.FAILURE, Outcome.RETRY, Outcome.PERMANENT):
+        return ExitRule(outcome=Outcome.RETRY if said.retry else Outcome.PERMANENT, status=rule.status)
+    return rule
+
+
+def _again_or(ended: Conclusion, policy: RetryPolicy, attempt: int, chance: float) -> Conclusion:
+    """Another attempt while the policy has one left, else the end as it is."""
+    if attempt > policy.max:
+        return ended
+    delay = retry_delay(policy, attempt, chance)
+    return Conclusion(outcome=Outcome.RETRY, status=Status.BLOCKED, delay_seconds=delay)

@@ -1,0 +1,74 @@
+"""Durations and sizes as people write them: `90`, `"90s"`, `"1h30m"`; `65536`, `"64M"`, `"1.5G"`."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_SIZE_MAX = 2**63 - 1  # what rlimits and databases hold
+_DURATION_MAX = 10 * 365 * 86400.0  # ten years; more is a slip of the pen, and far from any timer's limit
+
+
+def parse_duration(value: float | str) -> float:
+    """Seconds of `90`, `"90"`, `"90s"`, `"1h30m"`, `"250ms"`, `"2d"`. Raises ValueError, saying what is expected."""
+    expected = 'expected seconds or a duration like "90s" or "1h30m"'
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{expected}, found {type(value).__name__}")
+    if isinstance(value, str):
+        text = value.strip()
+        if _PLAIN.fullmatch(text):
+            seconds = float(text)
+        elif _DURATION.fullmatch(text):
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+        else:
+            raise ValueError(f'{expected}, found "{value:.40}"')
+    else:
+        seconds = float(value) if abs(value) < _DURATION_MAX * 2 else math.inf
+    if not 0 <= seconds <= _DURATION_MAX:
+        raise ValueError(f"{expected}, from 0 to ten years, found {value!r:.40}")
+    return seconds
+
+
+def parse_size(value: float | str) -> int:
+    """Bytes of `65536`, `"64M"`, `"1.5G"`, `"10K"`; powers of 1024. Raises ValueError, saying what is expected."""
+    expected = 'expected bytes or a size like "64M"'
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{expected}, found {type(value).__name__}")
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f'{expected}, found "{value:.40}"')
+        exact = float(match[1]) * _BYTES[match[2].upper()]
+    else:
+        exact = value
+    if not 0 <= exact <= _SIZE_MAX or int(exact) != exact:
+        raise ValueError(f"{expected}, a whole number from 0 to 2^63 - 1, found {value!r:.40}")
+    return int(exact)
+
+
+def format_duration(seconds: float) -> str:
+    """For people: `0.25 s`, `12 s`, `1h30m`, `2d4h`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    rest = round(seconds)
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2])
+
+
+def format_size(size: float) -> str:
+    """For people: `512 B`, `64 MiB`, `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
