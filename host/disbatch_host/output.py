@@ -24,15 +24,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from disbatch_protocol.quantities import format_size
-
 from disbatch_host.model import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_protocol.quantities import format_size
 
 log = logging.getLogger(__name__)
 
 _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _TAIL_IN_MEMORY_MAX = 2**20  # bytes of tail that are held in memory before a spool file takes it
+_GAP_LINE_MAX = 512  # bytes that the line about a gap may need
 _TAIL_BLOCK = 2**20  # bytes of the tail that are decoded at a time
 
 
@@ -91,6 +91,8 @@ class OutputStream:
         self.dropped_bytes += missing
         if self.dropped_bytes:
             self._decoder.reset()  # a character that the gap cuts is part of the gap
+            if self._spool_fault is not None and self._spool is None:
+                self._make_room_for_gap_line()
             self._keep_text(self._gap_line())
         for number, block in enumerate(self._tail.blocks()):
             self._keep(_from_first_character(block) if number == 0 and missing else block)
@@ -196,6 +198,13 @@ class OutputStream:
         self._head_left = 0
         self._tail.discard()
 
+    def _make_room_for_gap_line(self) -> None:
+        before = len(self._inline)
+        del self._inline[INLINE_OUTPUT_MAX - _GAP_LINE_MAX :]
+        _cut_to_characters(self._inline)
+        self._ends_with_newline = self._inline.endswith(b"\n")
+        self.dropped_bytes += before - len(self._inline)
+
     def _gap_line(self) -> str:
         start = "" if self._ends_with_newline else "\n"
         if self._spool_fault is not None:
@@ -231,7 +240,7 @@ class _Tail:
         self._blocks.append(data)
         self._held += len(data)
         # Whole blocks that the limit has passed by; the rest is cut in `blocks`.
-        while self._held - len(self._blocks[0]) >= self._limit:
+        while self._blocks and self._held - len(self._blocks[0]) >= self._limit:
             self._held -= len(self._blocks.popleft())
         if self._held > _TAIL_IN_MEMORY_MAX and self._limit > _TAIL_IN_MEMORY_MAX:
             self._move_to_file()

@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task
 from disbatch_protocol.manifest import Manifest
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd
 from disbatch_protocol.quantities import format_duration
-
-from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task
 from disbatch_protocol.status import Status
 
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the first ones go first

@@ -31,10 +31,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from disbatch_protocol.document import stdin_line
-from disbatch_protocol.manifest import Limits, Manifest
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
-
 from disbatch_host import environment, machine, run_document
 from disbatch_host.clock import Clock
 from disbatch_host.errors import StoreError
@@ -43,6 +39,9 @@ from disbatch_host.output import OutputStream
 from disbatch_host.plugins import Plugin
 from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
 from disbatch_host.process.spawn import Account, Command, StartError
+from disbatch_protocol.document import stdin_line
+from disbatch_protocol.manifest import Limits, Manifest
+from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
@@ -327,10 +326,11 @@ class Run:
         assert self._child is not None
         fields: Document = {}
         if not self._is_pid_written:
-            self._run["pid_started"] = machine.process_started(self._child.pid)
             self._is_pid_written = True
-            fields["run"] = dict(self._run)
-        self._child.sample_memory()
+            started = machine.process_started(self._child.pid)
+            if started is not None:  # it has not ended in between
+                self._run["pid_started"] = started
+                fields["run"] = dict(self._run)
         fields |= self._new_output()
         chunks = self._next_chunks()
         accepted = True

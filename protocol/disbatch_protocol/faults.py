@@ -39,7 +39,7 @@ def pointer_to(path: Iterable[str | int]) -> str:
 def near_name(word: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one was probably meant to be."""
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     if near:
         return near[0]
     by_shape = {name.replace("_", "").replace("-", "").lower(): name for name in names}

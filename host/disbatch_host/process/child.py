@@ -20,12 +20,10 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 from disbatch_host.process.spawn import Command, spawn
 
@@ -73,7 +71,9 @@ class ProcessEnd:
     stdin_unread: bool  # it ended, or closed its stdin, before it had read everything
     output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
     cpu_seconds: float  # user and system, with the children that it has waited for
-    peak_memory_bytes: int  # largest resident size of one process of it; see Child.sample_memory
+    # Largest resident size of one process of it, as the kernel counts it: from the fork on, so a program that stays
+    # smaller than this host shows the host's size.
+    peak_memory_bytes: int
 
 
 @dataclass(slots=True)
@@ -114,7 +114,6 @@ class Child:
         self._killed = False
         self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
         self._is_over = False
-        self._memory_sample = 0
 
     def start(self) -> None:
         """Start the program. Raises StartError, with nothing left open, where it cannot be."""
@@ -296,7 +295,7 @@ class Child:
                 stdin_unread=self._stdin_unread,
                 output_held_open=held_open,
                 cpu_seconds=usage.ru_utime + usage.ru_stime,
-                peak_memory_bytes=self._peak_memory(usage.ru_maxrss * 1024),
+                peak_memory_bytes=usage.ru_maxrss * 1024,
             )
         )
 
@@ -305,21 +304,6 @@ class Child:
             if timer is not None:
                 timer.cancel()
         self._timers.clear()
-
-    # --- memory
-
-    def sample_memory(self) -> None:
-        """Look at the largest size so far of the first process; called now and then while it runs.
-
-        The kernel's own figure at the end (ru_maxrss) begins with the size that this host had at the start of the
-        program, so it says nothing about a program that stays smaller than the host. A sample does.
-        """
-        if self._leader_status is None:
-            self._memory_sample = max(self._memory_sample, _high_water_mark(self.pid))
-
-    def _peak_memory(self, reported: int) -> int:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return reported if reported > own or not self._memory_sample else self._memory_sample
 
 
 def _open_pipes(command: Command) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
@@ -356,13 +340,3 @@ def _enlarge(descriptor: int) -> None:
     # Fails where the user's share of pipe memory is used up; the usual size works as well, only slower.
     with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, BUSY_PIPE_SIZE)
-
-
-def _high_water_mark(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass  # ended in between
-    return 0

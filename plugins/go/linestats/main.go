@@ -39,9 +39,9 @@ type line struct {
 }
 
 type stats struct {
-	Lines   int         `json:"lines"`
-	Over    int         `json:"over"`
-	Longest []line      `json:"longest"`
+	Lines   int       `json:"lines"`
+	Over    int       `json:"over"`
+	Longest []line    `json:"longest"`
 	rows    [rows]int // lines by tens of characters
 }
 

@@ -4,10 +4,11 @@ use strict;
 use warnings;
 
 use Encode qw(decode encode FB_CROAK LEAVE_SRC);
-use JSON::PP;    # part of Perl itself, like Encode
+use JSON::PP;    # part of Perl itself; where only Debian's perl-base is installed, the manifest's "requires" says so
 
 my $UNREADABLE = 3;
-my $JSON       = JSON::PP->new->utf8;
+my $MAX_LENGTH = 64;                            # what is longer is data; an event holds 1 MiB
+my $JSON       = JSON::PP->new->utf8->canonical;
 my $WORD       = qr/\p{Alphabetic}[\p{Alphabetic}\p{Mark}\p{Nd}_]*(?:['\x{2019}]\p{Alphabetic}+)*/;
 
 my $parameters = $JSON->decode(scalar readline STDIN)->{parameters};
@@ -24,7 +25,7 @@ my ($total, %count) = (0);
     open my $file, '<:raw', $path or unreadable($!);
     while (defined(my $line = readline $file)) {
         for my $word (text_of($line) =~ /$WORD/g) {
-            next if length $word < $min_length;
+            next if length $word < $min_length || length $word > $MAX_LENGTH;
             $count{ lc $word }++;
             $total++;
         }

@@ -42,7 +42,7 @@ def main() -> int:
         return UNREADABLE
     try:
         # Bytes, so that the parser itself follows a coding comment or byte order mark.
-        tree = ast.parse(source)
+        tree = ast.parse(source, filename=path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         message = f"{path} is no Python that {sys.version_info[0]}.{sys.version_info[1]} understands: {error}"
         send({"type": "error", "code": "not_python", "message": message, "retry": False})

@@ -37,10 +37,11 @@ printf '%s  %s\n' "$sum" "$path"
 
 # Descriptor 3 takes the result as data. Run by hand, the variable is not set and nothing is sent.
 if [ -n "${DISBATCH_EVENT_FD-}" ]; then
-    printf '{"type":"result","value":{"algorithm":"%s","sum":"%s"}}\n' "$algorithm" "$sum" >&3 || :
+    { printf '{"type":"result","value":{"algorithm":"%s","sum":"%s"}}\n' "$algorithm" "$sum" >&3; } 2>/dev/null
 fi
 
 if [ -n "$expect" ] && [ "$sum" != "$expect" ]; then
     echo "checksum: expected $algorithm $expect of $path, found $sum" >&2
     exit 4
 fi
+exit 0

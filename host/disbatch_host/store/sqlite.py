@@ -1,0 +1,766 @@
+"""The embedded store: one SQLite file, any number of processes of one machine.
+
+Responsible for: the interface of `base` on tables, and documents that look as they would in MongoDB. Must not know: who
+calls, what a change means.
+
+Rules:
+1. Every write is one `BEGIN IMMEDIATE` transaction. A transaction that begins by reading and then writes fails with
+   "database is locked" whatever the busy timeout; one that asks for the write lock at once waits for its turn.
+2. WAL, so that readers and the writer do not stop each other; synchronous FULL, so that a committed task is on disk.
+3. What queries look at are columns; `parameters`, `stdout` and `stderr` are columns because they are large; every other
+   field of a task is in `rest`, as JSON. In JSON, dates are {"$date": milliseconds} and keys of the user that begin
+   with "$" are written with one more, so that whatever was put in comes out again.
+4. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from disbatch_host.clock import Clock
+from disbatch_host.errors import (
+    DuplicateIdError,
+    StoreError,
+    StoreRefusedError,
+    StoreTooNewError,
+    StoreUnreachableError,
+)
+from disbatch_host.model import (
+    NOBODY,
+    Document,
+    NodeRecord,
+    OutputChunk,
+    Queue,
+    QueueId,
+    RunChange,
+    RunKey,
+    Task,
+    TaskFilter,
+    TaskId,
+    whole_number,
+)
+from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_protocol.status import Status
+
+Result = TypeVar("Result")
+
+BUSY_SECONDS = 30.0  # how long a writer waits for its turn; a commit of the largest batch takes well under one
+WATCH_SECONDS = 0.01  # between two looks of a watcher: 5 µs each, so under 0.1 % of a core
+DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: what works on one store works on the other
+_PAGE = 500  # tasks read in one go
+
+_LAYOUT = f"""
+CREATE TABLE queues (
+    id TEXT PRIMARY KEY NOT NULL,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE nodes (
+    id TEXT PRIMARY KEY NOT NULL,
+    session TEXT,
+    heartbeat_at INTEGER,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE DEFAULT (lower(hex(randomblob(12)))),
+    queue TEXT NOT NULL,
+    status INTEGER NOT NULL DEFAULT {int(Status.CREATED)},
+    node TEXT DEFAULT '{NOBODY}',
+    priority INTEGER NOT NULL DEFAULT 0,
+    ctime INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    mtime INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    not_before INTEGER,
+    claim_token TEXT,
+    claimed_at INTEGER,
+    parameters TEXT NOT NULL DEFAULT '{{}}',
+    stdout TEXT NOT NULL DEFAULT '',
+    stderr TEXT NOT NULL DEFAULT '',
+    rest TEXT NOT NULL DEFAULT '{{}}'
+);
+-- What a claim looks for, in its order; holds waiting tasks only, so finished ones cost it nothing.
+CREATE INDEX tasks_waiting ON tasks (queue, priority DESC, seq) WHERE status = {int(Status.CREATED)};
+-- What a node has in hand: clean-up, sweeps, verification.
+CREATE INDEX tasks_in_hand ON tasks (node, status)
+    WHERE status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)});
+CREATE INDEX tasks_due ON tasks (not_before)
+    WHERE status = {int(Status.BLOCKED)} AND not_before IS NOT NULL;
+-- Counts and lists by queue and status.
+CREATE INDEX tasks_status ON tasks (queue, status);
+CREATE TABLE output (
+    task TEXT NOT NULL,
+    token TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (task, token, stream, number)
+);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_COLUMNS = (
+    "id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim_token", "claimed_at",
+    "parameters", "stdout", "stderr", "rest",
+)  # fmt: skip
+_SELECT = ", ".join(_COLUMNS)
+_SELECT_WITHOUT_OUTPUT = _SELECT.replace("stdout, stderr", "NULL, NULL")
+_NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
+
+
+class SqliteStore:
+    """A store in one file."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
+        self._ids = _IdSource(clock)
+
+    @property
+    def description(self) -> str:
+        return f"sqlite://{self._path}"
+
+    def open(self) -> None:
+        if self._connection is not None:
+            return
+        with _translated(self._path):
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Made by us where it is new: SQLite would give it to everybody, and tasks hold secrets.
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            except OSError as error:
+                raise StoreRefusedError(f"{self.description} cannot be opened: {error.strerror}") from error
+            connection = _connect(self._path)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        self._check_version(connection)
+        _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+        connection.execute("PRAGMA synchronous = FULL")
+        if _version(connection) == SCHEMA_VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _version(connection) == 0:  # nobody else was faster
+                for statement in _LAYOUT.split(";\n"):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._check_version(connection)
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        version = _version(connection)
+        if version > SCHEMA_VERSION:
+            raise StoreTooNewError(
+                f"{self.description} has layout {version}, this program knows {SCHEMA_VERSION} at most; "
+                "install a newer disbatch-host"
+            )
+        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+        if version == 0 and tables:
+            raise StoreRefusedError(f"{self.description} is a database of some other program; name another file")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def now(self) -> datetime:
+        return self._clock.now()  # one machine, one clock
+
+    def parse_id(self, text: str) -> TaskId | None:
+        return text or None
+
+    def extended_json(self, value: object) -> object:
+        raise TypeError(f"no value of this store is a {type(value).__name__}")
+
+    # --- queues
+
+    def queues(self) -> list[Queue]:
+        rows = self._read("SELECT document FROM queues ORDER BY id")
+        return [Queue.from_document(_decode(document)) for (document,) in rows]
+
+    def find_queue(self, text: str) -> Queue | None:
+        rows = self._read("SELECT document FROM queues WHERE id = ?", (text,))
+        return Queue.from_document(_decode(rows[0][0])) if rows else None
+
+    def insert_queue(self, document: Document) -> QueueId:
+        queue_id = document.get("_id") or self._ids.take()
+        encoded = _encode({**document, "_id": queue_id})
+
+        def insert(connection: sqlite3.Connection) -> QueueId:
+            connection.execute("INSERT INTO queues (id, document) VALUES (?, ?)", (_text_id(queue_id), encoded))
+            return queue_id
+
+        return self._write(insert, duplicate=f"queue {queue_id!r} exists already; choose another id")
+
+    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
+        def update(connection: sqlite3.Connection) -> bool:
+            row = connection.execute("SELECT document FROM queues WHERE id = ?", (queue,)).fetchone()
+            if row is None:
+                return False
+            document = {**_decode(row[0]), **set}
+            for name in unset:
+                document.pop(name, None)
+            connection.execute("UPDATE queues SET document = ? WHERE id = ?", (_encode(document), queue))
+            return True
+
+        return self._write(update)
+
+    def delete_queue(self, queue: QueueId) -> bool:
+        return self._write(lambda c: c.execute("DELETE FROM queues WHERE id = ?", (queue,)).rowcount > 0)
+
+    # --- tasks, as people and command nodes use them
+
+    def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
+        rows = [self._row_of(document) for document in documents]
+        statement = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+        def insert(connection: sqlite3.Connection) -> list[TaskId]:
+            connection.executemany(statement, rows)
+            return [row[0] for row in rows]
+
+        return self._write(insert, duplicate="a task with one of these ids exists already")
+
+    def _row_of(self, document: Document) -> tuple[Any, ...]:
+        task_id = document.get("_id")
+        values = {
+            "id": self._ids.take() if task_id is None else _text_id(task_id),
+            **_columns_of({"node": NOBODY, "parameters": {}, **document}),
+        }
+        values.setdefault("queue", None)
+        values.setdefault("status", int(Status.CREATED))
+        for name in ("ctime", "mtime"):
+            values.setdefault(name, _milliseconds(self.now()))
+        rest = {name: value for name, value in document.items() if name not in _FIELD_WRITERS and name != "_id"}
+        values["rest"] = _encode(rest)
+        size = sum(len(value) for value in values.values() if isinstance(value, str))
+        if size > DOCUMENT_MAX:
+            raise StoreRefusedError(
+                f"expected a task document of at most {DOCUMENT_MAX} bytes, found {size}; "
+                "put large data into a file and its path into the parameters"
+            )
+        for name in ("priority", "stdout", "stderr"):
+            if values.get(name) is None:
+                values[name] = 0 if name == "priority" else ""
+        return tuple(values.get(name) for name in _COLUMNS)
+
+    def get_task(self, task: TaskId) -> Task | None:
+        rows = self._read(f"SELECT {_SELECT} FROM tasks WHERE id = ?", (task,))
+        return Task.from_document(_document_of(rows[0])) if rows else None
+
+    def find_tasks(
+        self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
+    ) -> Iterator[Task]:
+        columns = _SELECT if with_output else _SELECT_WITHOUT_OUTPUT
+        condition, values = _where(which)
+        compare, order = ("<", "DESC") if newest_first else (">", "ASC")
+        statement = (
+            f"SELECT seq, {columns} FROM tasks WHERE {condition} AND seq {compare} ? ORDER BY seq {order} LIMIT ?"
+        )
+        last = 2**63 - 1 if newest_first else -1
+        left = 2**62 if limit is None else limit
+        while left > 0:
+            rows = self._read(statement, (*values, last, min(_PAGE, left)))
+            for row in rows:
+                yield Task.from_document(_document_of(row[1:], with_output=with_output))
+            if len(rows) < min(_PAGE, left):
+                return
+            last, left = rows[-1][0], left - len(rows)
+
+    def count_tasks(self, which: TaskFilter) -> int:
+        condition, values = _where(which)
+        return int(self._read(f"SELECT count(*) FROM tasks WHERE {condition}", values)[0][0])
+
+    def count_by_status(self) -> dict[QueueId, dict[int, int]]:
+        counts: dict[QueueId, dict[int, int]] = {}
+        for queue, status, count in self._read("SELECT queue, status, count(*) FROM tasks GROUP BY queue, status"):
+            counts.setdefault(queue, {})[status] = count
+        return counts
+
+    def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
+        def delete(connection: sqlite3.Connection) -> int:
+            ids = [(task,) for task in tasks]
+            connection.executemany("DELETE FROM output WHERE task = ?", ids)
+            return sum(connection.execute("DELETE FROM tasks WHERE id = ?", one).rowcount for one in ids)
+
+        return self._write(delete)
+
+    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
+        for number in itertools.count():
+            rows = self._read(
+                "SELECT data FROM output WHERE task = ? AND token = ? AND stream = ? AND number = ?",
+                (task, token, stream, number),
+            )
+            if not rows:
+                return
+            yield rows[0][0]
+
+    def delete_output(self, task: TaskId, token: str) -> None:
+        self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
+
+    # --- nodes
+
+    def nodes(self) -> list[NodeRecord]:
+        rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes ORDER BY id")
+        return [self._node_of(row) for row in rows]
+
+    def get_node(self, node_id: str) -> NodeRecord | None:
+        rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes WHERE id = ?", (node_id,))
+        return self._node_of(rows[0]) if rows else None
+
+    def _node_of(self, row: Sequence[Any]) -> NodeRecord:
+        node_id, session, heartbeat_at, encoded = row
+        document = _decode(encoded)
+        age_seconds = None
+        if heartbeat_at is not None:
+            document["heartbeat"] = {"datetime": _moment(heartbeat_at), **(document.get("heartbeat") or {})}
+            age_seconds = max(0.0, (_milliseconds(self.now()) - heartbeat_at) / 1000)
+        return NodeRecord(id=node_id, session=session, age_seconds=age_seconds, document=document)
+
+    def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
+        node_id, session, encoded = document["_id"], document.get("session"), _encode(document)
+
+        def put(connection: sqlite3.Connection) -> bool:
+            at = _milliseconds(self.now())
+            if replacing is None:
+                statement = "INSERT OR IGNORE INTO nodes (id, session, heartbeat_at, document) VALUES (?, ?, ?, ?)"
+                return connection.execute(statement, (node_id, session, at, encoded)).rowcount > 0
+            statement = "UPDATE nodes SET session = ?, heartbeat_at = ?, document = ? WHERE id = ? AND session IS ?"
+            return connection.execute(statement, (session, at, encoded, node_id, replacing.session)).rowcount > 0
+
+        return self._write(put)
+
+    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> bool:
+        def beat(connection: sqlite3.Connection) -> bool:
+            key = (node_id, session)
+            row = connection.execute("SELECT document FROM nodes WHERE id = ? AND session IS ?", key).fetchone()
+            if row is None:
+                return False
+            document, at = _encode({**_decode(row[0]), **set}), _milliseconds(self.now())
+            connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
+            return True
+
+        return self._write(beat)
+
+    def remove_node(self, node_id: str, session: str | None) -> bool:
+        statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
+        return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
+
+    # --- the hot path of a node
+
+    def waiting_queues(self) -> set[QueueId]:
+        # A step through the index from queue to queue, so the cost is that of the queues, not of the tasks.
+        status = int(Status.CREATED)
+        rows = self._read(
+            f"""WITH RECURSIVE waiting (queue) AS (
+                    SELECT min(queue) FROM tasks WHERE status = {status}
+                    UNION ALL
+                    SELECT (SELECT min(queue) FROM tasks WHERE status = {status} AND queue > waiting.queue)
+                    FROM waiting WHERE waiting.queue IS NOT NULL)
+                SELECT queue FROM waiting WHERE queue IS NOT NULL"""
+        )
+        return {queue for (queue,) in rows}
+
+    def claim(self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str) -> list[Task]:
+        at = _milliseconds(self.now())
+        statement = f"""UPDATE tasks
+            SET status = {int(Status.CLAIMED)}, node = ?, mtime = ?, claim_token = ?, claimed_at = ?
+            WHERE seq IN (SELECT seq FROM tasks WHERE queue = ? AND status = {int(Status.CREATED)} AND {_NOBODY_SQL}
+                          ORDER BY priority DESC, seq LIMIT ?)
+            RETURNING seq, {_SELECT}"""
+
+        def claim(connection: sqlite3.Connection) -> list[Task]:
+            tasks = []
+            for queue, count in wanted:
+                rows = connection.execute(statement, (node_id, at, token, at, queue, count)).fetchall()
+                rows.sort(key=lambda row: (-row[5], row[0]))  # RETURNING promises no order
+                tasks += [Task.from_document(_document_of(row[1:])) for row in rows]
+            return tasks
+
+        return self._write(claim)
+
+    def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
+        def carry_out(connection: sqlite3.Connection) -> set[RunKey]:
+            if chunks:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO output (task, token, stream, number, data) VALUES (?, ?, ?, ?, ?)",
+                    [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
+                )
+            return {change.key for change in changes if not _apply(connection, change)}
+
+        return self._write(carry_out)
+
+    def promote_due(self, limit: int = 1000) -> int:
+        now = _milliseconds(self.now())
+        due = f"status = {int(Status.BLOCKED)} AND not_before IS NOT NULL AND not_before <= ?"
+        if not self._read(f"SELECT 1 FROM tasks WHERE {due} LIMIT 1", (now,)):
+            return 0  # without a write transaction, as nearly always
+        statement = f"""UPDATE tasks SET status = {int(Status.CREATED)}, node = '{NOBODY}', mtime = ?, not_before = NULL
+            WHERE seq IN (SELECT seq FROM tasks WHERE {due} ORDER BY not_before LIMIT ?)"""
+        return self._write(lambda c: c.execute(statement, (now, now, limit)).rowcount)
+
+    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+        statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
+        return any(
+            self._read(f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) LIMIT 1", (queue,))
+            or self._read(
+                f"""SELECT 1 FROM tasks
+                    WHERE queue = ? AND status = {int(Status.BLOCKED)} AND not_before IS NOT NULL LIMIT 1""",
+                (queue,),
+            )
+            for queue in queues
+        )
+
+    def watch(self) -> SqliteWatcher:
+        return SqliteWatcher(self._path)
+
+    # --- how everything is read and written
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnreachableError(f"{self.description} is not open")
+        return self._connection
+
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        with _translated(self._path):
+            return self._opened().execute(statement, values).fetchall()
+
+    def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
+        """One transaction (rule 1), whole or not at all."""
+        connection = self._opened()
+        with _translated(self._path, duplicate):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = action(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+
+class SqliteWatcher:
+    """Looks at the file's change counter through a connection of its own, which is used by its own thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._seen: int | None = None
+        self._is_closed = threading.Event()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        while not self._is_closed.is_set():
+            version = self._data_version()
+            if version is not None and version != self._seen:
+                is_first, self._seen = self._seen is None, version
+                if not is_first:
+                    return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._is_closed.wait(min(WATCH_SECONDS if version is not None else left, left))
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return False
+
+    def close(self) -> None:
+        self._is_closed.set()
+
+    def _data_version(self) -> int | None:
+        """A number that changes when another connection has committed; None where it cannot be known now."""
+        try:
+            if self._connection is None:
+                self._connection = _connect(self._path)
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+
+
+class _IdSource:
+    """Task ids as MongoDB's drivers make them (seconds, process, counter), rising within one process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._process = os.urandom(5).hex()
+        self._counter = itertools.count(int.from_bytes(os.urandom(3), "big") >> 1)
+
+    def take(self) -> str:
+        seconds = int(self._clock.now().timestamp())
+        return f"{seconds & 0xFFFFFFFF:08x}{self._process}{next(self._counter) & 0xFFFFFF:06x}"
+
+
+# --- changes
+
+
+def _apply(connection: sqlite3.Connection, change: RunChange) -> bool:
+    """Carry out one guarded change; False where it is refused."""
+    columns = _columns_of(change.set)
+    for name in change.unset:
+        columns |= _EMPTY_COLUMNS.get(name, {})
+    rest = {name: value for name, value in change.set.items() if name not in _FIELD_WRITERS}
+    removed = [name for name in change.unset if name not in _EMPTY_COLUMNS]
+    key = change.key
+    guard = (
+        f"id = ? AND node = ? AND claim_token IS ? AND status IN ({', '.join(str(int(s)) for s in change.statuses)})"
+    )
+    guarded = (key.task_id, key.node, key.token)
+    if rest or removed:
+        row = connection.execute(f"SELECT rest FROM tasks WHERE {guard}", guarded).fetchone()
+        if row is None:
+            return _is_done_already(connection, change)
+        document = _decode(row[0])
+        if not all(name not in document for name in removed) or rest:
+            for name in removed:
+                document.pop(name, None)
+            columns["rest"] = _encode({**document, **rest})
+    assignments = ", ".join(f"{name} = ?" for name in columns) or "id = id"
+    done = connection.execute(f"UPDATE tasks SET {assignments} WHERE {guard}", (*columns.values(), *guarded))
+    return done.rowcount > 0 or _is_done_already(connection, change)
+
+
+def _is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
+    """Whether the task shows what the change would have made of it: it was carried out, and its answer was lost."""
+    row = connection.execute(f"SELECT {_SELECT} FROM tasks WHERE id = ?", (change.key.task_id,)).fetchone()
+    if row is None:
+        return False
+    document = _document_of(row)
+    return all(name in document and document[name] == value for name, value in change.set.items()) and all(
+        name not in document for name in change.unset
+    ) and "status" in change.set  # fmt: skip
+
+
+# --- documents and rows
+
+
+def _columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that hold these fields."""
+    columns: dict[str, Any] = {}
+    for name, value in fields.items():
+        writer = _FIELD_WRITERS.get(name)
+        if writer is not None:
+            columns |= writer(value)
+    return columns
+
+
+def _node_columns(value: Any) -> dict[str, Any]:
+    return {"node": None if value is None else str(value)}
+
+
+def _status_columns(value: Any) -> dict[str, Any]:
+    number = whole_number(value)
+    if number is None:
+        raise StoreRefusedError(f'expected a whole number as "status", found {value!r:.40}')
+    return {"status": number}
+
+
+def _claim_columns(value: Any) -> dict[str, Any]:
+    claim = value if isinstance(value, Mapping) else {}
+    return {"claim_token": claim.get("token"), "claimed_at": _milliseconds(claim.get("at"))}
+
+
+def _date_columns(name: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {name: _milliseconds(value)}
+
+
+def _text_columns(name: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {name: "" if value is None else str(value)}
+
+
+_FIELD_WRITERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "queue": lambda value: {"queue": _text_id(value)},
+    "status": _status_columns,
+    "node": _node_columns,
+    "priority": lambda value: {"priority": whole_number(value) or 0},
+    "ctime": _date_columns("ctime"),
+    "mtime": _date_columns("mtime"),
+    "not_before": _date_columns("not_before"),
+    "claim": _claim_columns,
+    "parameters": lambda value: {"parameters": _encode(value)},
+    "stdout": _text_columns("stdout"),
+    "stderr": _text_columns("stderr"),
+}
+_EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "claim": {"claim_token": None, "claimed_at": None},
+    "not_before": {"not_before": None},
+    "priority": {"priority": 0},
+}
+
+
+def _document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
+    (
+        task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
+        rest,
+    ) = row  # fmt: skip
+    document: Document = {
+        "_id": task_id,
+        "queue": queue,
+        "ctime": _moment(ctime),
+        "mtime": _moment(mtime),
+        "parameters": _decode(parameters),
+        "status": status,
+        "node": NOBODY if node in (None, str(NOBODY)) else node,
+    }
+    if with_output:
+        document |= {"stdout": stdout, "stderr": stderr}
+    if priority:
+        document["priority"] = priority
+    if not_before is not None:
+        document["not_before"] = _moment(not_before)
+    if token is not None:
+        document["claim"] = {"token": token, "at": _moment(claimed_at)}
+    return {**document, **_decode(rest)}
+
+
+def _where(which: TaskFilter) -> tuple[str, list[Any]]:
+    conditions, values = ["1"], []
+    if which.queue is not None:
+        conditions.append("queue = ?")
+        values.append(which.queue)
+    if which.node is not None:
+        conditions.append("node = ?")
+        values.append(which.node)
+    if which.ids is not None:
+        # One value for any number of ids: SQLite bounds how many a statement may have.
+        conditions.append("id IN (SELECT value FROM json_each(?))")
+        values.append(orjson.dumps([str(one) for one in which.ids]).decode())
+    if which.statuses is not None:
+        exact = f"status IN ({', '.join(str(int(status)) for status in sorted(which.statuses)) or 'NULL'})"
+        conditions.append(f"({exact} OR status > {int(Status.FAILED)})" if which.failed_too else exact)
+    return " AND ".join(conditions), values
+
+
+def _text_id(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise StoreRefusedError(f"expected an id that is a text, found {value!r:.60}")
+    return value
+
+
+def _milliseconds(moment: Any) -> int | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise StoreRefusedError(f"expected a date, found {moment!r:.60}")
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# --- JSON that gives back what was put in (rule 3)
+
+
+def _encode(value: Any) -> str:
+    try:
+        return orjson.dumps(_escaped(value), option=orjson.OPT_NON_STR_KEYS).decode()
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise StoreRefusedError(f"a value cannot be stored as JSON: {error}") from error
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {f"${name}" if str(name).startswith("$") else name: _escaped(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(one) for one in value]
+    if isinstance(value, datetime):
+        return {"$date": _milliseconds(value)}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124
+        raise StoreRefusedError(f"the number {value} has no JSON form")
+    return value
+
+
+def _decode(text: str) -> Any:
+    value = orjson.loads(text)
+    return _unescaped(value) if "$" in text else value
+
+
+def _unescaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get("$date"), int):
+            return _moment(value["$date"])
+        return {name[1:] if name.startswith("$$") else name: _unescaped(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_unescaped(one) for one in value]
+    return value
+
+
+# --- the driver
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # isolation_level None: transactions are begun and ended here, not by the driver.
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _retry_while_locked(action: Callable[[], Any]) -> None:
+    """The switch to WAL does not wait for its turn as other statements do: two first opens at once."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _translated(path: Path, duplicate: str = "") -> Iterator[None]:
+    """The driver's exceptions as the host's (base, rule 3)."""
+    where = f"sqlite://{path}"
+    try:
+        yield
+    except StoreError:
+        raise
+    except sqlite3.IntegrityError as error:
+        if "UNIQUE" in str(error) and duplicate:
+            raise DuplicateIdError(duplicate) from error
+        raise StoreRefusedError(f"{where} refuses a value: {error}") from error
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise StoreUnreachableError(f"{where} was locked for {BUSY_SECONDS:.0f} s by another process") from error
+        raise StoreRefusedError(f"{where}: {_in_words(error)}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreRefusedError(f"{where} is not a database of this program: {error}") from error
+    except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
+        raise StoreRefusedError(f"{where} refuses: {error}") from error
+
+
+def _in_words(error: sqlite3.OperationalError) -> str:
+    text = str(error)
+    if "readonly" in text:
+        return "the file, or its directory, cannot be written; check its permissions"
+    if "disk is full" in text or "disk I/O" in text:
+        return f"{text}: {os.strerror(errno.ENOSPC) if 'full' in text else 'check the disk'}"
+    return text
