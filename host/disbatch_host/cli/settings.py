@@ -1,0 +1,157 @@
+"""What the program was told: options, then variables, then the configuration file, then defaults.
+
+Responsible for: the order of precedence and every check of a setting. The one place that reads the program's own
+variables. Must not know: what a setting is used for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from disbatch_host.errors import UsageError
+from disbatch_protocol import schemas
+from disbatch_protocol.faults import kind_of, near_name, pointer_to
+from disbatch_protocol.quantities import parse_duration
+
+DEFAULT_CONFIG = Path("/etc/disbatch/host.json")
+NODE_ID_PATTERN = re.compile(r"[a-zA-Z][a-zA-Z_0-9]{0,7}", re.ASCII)  # den-1.0: 1 to 8 characters
+
+_VARIABLES = {
+    "store": "DISBATCH_STORE",
+    "plugins": "DISBATCH_PLUGINS",
+    "config": "DISBATCH_CONFIG",
+    "node_id": "DISBATCH_NODE_ID",
+}
+_DURATIONS = ("stop_grace", "heartbeat", "dead_after")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that is settled once for a command. Durations in seconds."""
+
+    store_url: str = field(repr=False)  # may hold a password
+    plugins: tuple[Path, ...]
+    are_plugins_given: bool  # by anybody; else it is the default directory, which need not be there
+    node_id: str
+    max: int = 10
+    max_total: int | None = None
+    stop_grace_seconds: float | None = None
+    heartbeat_seconds: float = 1.0
+    dead_after_seconds: float = 30.0
+    log_level: str = "info"
+
+
+def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settle the settings. `options` are those given on the command line, by their names; a missing or None one was
+    not given. Raises UsageError."""
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    variables = {name: environ[variable] for name, variable in _VARIABLES.items() if environ.get(variable)}
+    config = _read_config(given.get("config") or variables.get("config"))
+    from_variables: dict[str, Any] = dict(variables)
+    if "plugins" in variables:
+        from_variables["plugins"] = [one for one in variables["plugins"].split(":") if one]
+    merged = {**config, **from_variables, **given}
+    plugins = merged.get("plugins", ["./plugins"])
+    node_id = merged.get("node_id")
+    values: dict[str, Any] = {
+        name: int(merged[name]) for name in ("max", "max_total") if merged.get(name) is not None
+    }
+    for name in _DURATIONS:
+        if merged.get(name) is not None:
+            values[f"{name}_seconds"] = _duration(name, merged[name])
+    return Settings(
+        store_url=merged.get("store") or default_store(environ),
+        plugins=tuple(Path(one).expanduser().absolute() for one in ([plugins] if isinstance(plugins, str) else plugins)),
+        are_plugins_given="plugins" in merged,
+        node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
+        log_level=merged.get("log_level", "info"),
+        **values,
+    )
+
+
+def default_store(environ: Mapping[str, str]) -> str:
+    """The SQLite file under $XDG_STATE_HOME (~/.local/state)."""
+    state = environ.get("XDG_STATE_HOME") or ""
+    base = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
+    return f"sqlite://{base / 'disbatch' / 'disbatch.db'}"
+
+
+def check_node_id(node_id: str) -> str:
+    """The id, if it is one. Raises UsageError."""
+    if NODE_ID_PATTERN.fullmatch(node_id) is None:
+        raise UsageError(
+            f"expected a node id of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {node_id!r}; "
+            f"{make_node_id(node_id)!r} would be one"
+        )
+    return node_id
+
+
+def make_node_id(host_name: str) -> str:
+    """A node id from a host name: its first label, what cannot stand in an id left out, and of a longer one the first
+    characters and all final digits, which are what tells machines apart (`mailserver042` → `mails042`)."""
+    label = re.sub(r"[^a-zA-Z0-9_]", "", host_name.split(".")[0], flags=re.ASCII)
+    label = label if label[:1].isalpha() else f"n{label}"
+    if len(label) <= 8:
+        return label
+    match = re.search(r"\d{1,7}$", label)
+    digits = match[0] if match else ""
+    return label[: 8 - len(digits)] + digits
+
+
+def _duration(name: str, value: Any) -> float:
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise UsageError(f"--{name.replace('_', '-')}: {error}") from error
+    if seconds == 0 and name != "stop_grace":
+        raise UsageError(f"--{name.replace('_', '-')}: expected more than 0 seconds")
+    return seconds
+
+
+def _read_config(path: str | None) -> dict[str, Any]:
+    if path is None:
+        if not DEFAULT_CONFIG.exists():
+            return {}
+        path = str(DEFAULT_CONFIG)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}") from error
+    try:
+        config = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(
+            f"configuration file {path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    _check_config(path, config)
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _check_config(path: str, config: Any) -> None:
+    """Every fault in one line, by the schema."""
+    import jsonschema  # noqa: PLC0415  (only where there is a file)
+
+    schema = schemas.load("config")
+    faults = []
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
+        if error.validator == "additionalProperties":
+            known = schema["properties"]
+            for name in error.instance:
+                if name not in known:
+                    near = near_name(name, known)
+                    hint = f'did you mean "{near}"?' if near else f"known are {', '.join(sorted(known))}"
+                    faults.append(f'{pointer_to([name])}: unknown key "{name}", {hint}')
+        else:
+            expected = error.schema.get("x-expected", error.message)
+            faults.append(f"{pointer_to(error.absolute_path)}: expected {expected}, found {kind_of(error.instance)}")
+    if faults:
+        raise UsageError(f"configuration file {path}: {'; '.join(faults)}")

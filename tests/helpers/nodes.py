@@ -1,0 +1,148 @@
+"""Plugins written by a test, nodes started by it as their users start them, and stores looked at from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from disbatch_host import model
+from disbatch_host.clock import SystemClock
+from disbatch_host.model import Task, TaskFilter
+from disbatch_host.store.base import Store
+from disbatch_protocol import status as statuses
+from helpers.processes import wait_until
+
+COMMAND = [sys.executable, "-m", "disbatch_host"]
+
+
+def write_plugin(directory: Path, name: str, program: str, *, file: str = "run.sh", **manifest: Any) -> Path:
+    """A plugin directory with a program (a shell script unless it brings its own first line) and its manifest."""
+    home = directory / name
+    home.mkdir(parents=True, exist_ok=True)
+    text = program if program.startswith("#!") else f"#!/bin/sh\n{program}\n"
+    replacement = home / f".{file}.new"
+    replacement.write_text(text)
+    replacement.chmod(0o755)
+    replacement.rename(home / file)  # never a half-written program for a node that looks just now
+    (home / "plugin.json").write_text(json.dumps({"protocol": 1, "command": [f"./{file}"], "name": name, **manifest}))
+    for path in (home, home / "plugin.json"):
+        path.chmod(path.stat().st_mode & ~0o022)
+    return home
+
+
+class Cluster:
+    """A store, a directory of plugins, and the nodes that a test starts on them."""
+
+    def __init__(self, url: str, store: Store, directory: Path) -> None:
+        self.url = url
+        self.store = store
+        self.plugins = directory / "plugins"
+        self.plugins.mkdir()
+        self.directory = directory
+        self.processes: list[subprocess.Popen[str]] = []
+
+    # --- what people do
+
+    def plugin(self, name: str, program: str, **manifest: Any) -> Path:
+        return write_plugin(self.plugins, name, program, **manifest)
+
+    def queue(self, class_name: str, queue_id: str | None = None, **fields: Any) -> Any:
+        return self.store.insert_queue({"_id": queue_id or class_name, "class": class_name, **fields})
+
+    def push(self, queue: Any, *parameters: Any, **more: Any) -> list[Any]:
+        now = SystemClock().now()
+        return self.store.insert_tasks([model.new_task(queue, one, now=now, **more) for one in parameters])
+
+    def task(self, task_id: Any) -> Task:
+        task = self.store.get_task(task_id)
+        assert task is not None
+        return task
+
+    def tasks(self, **which: Any) -> list[Task]:
+        return list(self.store.find_tasks(TaskFilter(**which)))
+
+    def output(self, task_id: Any, stream: str = "stdout") -> bytes:
+        """The whole output, as `task output` puts it together."""
+        task = self.task(task_id)
+        if task.run["output"][stream]["in_file"]:
+            return b"".join(self.store.read_output(task_id, task.run["token"], stream))
+        return str(task.document[stream]).encode()
+
+    # --- nodes
+
+    def start(self, *options: str, node_id: str = "n1", env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """A node in the background; its log goes to a file that a failing test shows."""
+        log = (self.directory / f"{node_id}.log").open("a")
+        process = subprocess.Popen(
+            [*COMMAND, "--store", self.url, "--plugins", str(self.plugins), "--node-id", node_id, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            text=True,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def run(self, *options: str, node_id: str = "n1", timeout_seconds: float = 60, **more: Any) -> str:
+        """A node until nothing is left to do; what it logged."""
+        process = self.start("--until-idle", *options, node_id=node_id, **more)
+        code = process.wait(timeout_seconds)
+        log = self.log(node_id)
+        assert code == 0, log
+        return log
+
+    def run_one(self, queue: Any, parameters: Any = None, **more: Any) -> Task:
+        """Push one task, run it, and read it."""
+        (task_id,) = self.push(queue, {} if parameters is None else parameters)
+        self.run(**more)
+        return self.task(task_id)
+
+    def log(self, node_id: str = "n1") -> str:
+        return (self.directory / f"{node_id}.log").read_text()
+
+    def wait_for_status(self, task_id: Any, *wanted: int, within_seconds: float = 20) -> Task:
+        wait_until(
+            lambda: self.task(task_id).status in wanted,
+            within_seconds,
+            f"task {task_id} never became {wanted}",
+        )
+        return self.task(task_id)
+
+    def wait_for_all(self, within_seconds: float = 60) -> None:
+        wait_until(
+            lambda: all(statuses.is_finished(task.status) for task in self.store.find_tasks(TaskFilter())),
+            within_seconds,
+            "not all tasks are finished",
+        )
+
+    def stop_all(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def cluster(url: str, store: Store, directory: Path) -> Iterator[Cluster]:
+    one = Cluster(url, store, directory)
+    try:
+        yield one
+    finally:
+        one.stop_all()
+        for log in sorted(directory.glob("*.log")):
+            print(f"--- {log.name}\n{log.read_text()}")  # pytest shows it where the test has failed
+
+
+def documents(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    return [dict(task.document) for task in tasks]
