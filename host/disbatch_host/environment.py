@@ -18,9 +18,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from disbatch_protocol.manifest import Manifest
-
 from disbatch_protocol import PROTOCOL_VERSION
+from disbatch_protocol.manifest import Manifest
 
 _HANDED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
 _HANDED_ON_PREFIX = "LC_"

@@ -24,8 +24,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from disbatch_protocol.quantities import format_duration
-
 from disbatch_host import __version__, environment, machine, policy, run_document
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError
@@ -40,6 +38,7 @@ from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
 from disbatch_protocol import SPEC_VERSION
+from disbatch_protocol.quantities import format_duration
 
 log = logging.getLogger(__name__)
 

@@ -25,12 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from disbatch_host import environment
+from disbatch_host.errors import UsageError
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.parameters import ParameterSchema
-
-from disbatch_host import environment
-from disbatch_host.errors import UsageError
 
 log = logging.getLogger(__name__)
 

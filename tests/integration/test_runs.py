@@ -184,7 +184,7 @@ def test_silence_is_terminated_and_a_deaf_program_is_killed_after_its_grace(clus
 def test_exit_codes_mean_what_the_manifest_says(cluster: Cluster) -> None:
     cluster.plugin(
         "Codes",
-        "read -r line; exit $(expr \"$line\" : '.*\"code\":\\([0-9]*\\)')",
+        'read -r line; exit $(expr "$line" : \'.*"code":\\([0-9]*\\)\')',
         exit_codes={"1": "success", "3": {"outcome": "failure", "status": 33}, "10-19": "permanent", "80": "snooze"},
         retry={"max": 1, "delay": 0},
     )
@@ -258,7 +258,7 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
     from helpers.processes import wait_until
 
     wait_until(set_aside, 20, "the class was not set aside")
-    assert [(one["class"], "no \"#!\" line" in str(one["reason"])) for one in set_aside()] == [("Broken", True)]
+    assert [(one["class"], 'no "#!" line' in str(one["reason"])) for one in set_aside()] == [("Broken", True)]
     task = cluster.task(broken_id)
     assert (task.status, task.document["node"]) == (Status.CREATED, NOBODY)
     assert task.run["reason"] == "start_failed" and task.run["attempt"] == 1
@@ -269,7 +269,9 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
 
 
 def test_limits_hold(cluster: Cluster) -> None:
-    cluster.plugin("Limits", "ulimit -n; ulimit -v; while :; do :; done", limits={"files": 99, "memory": "1G", "cpu": 1})
+    cluster.plugin(
+        "Limits", "ulimit -n; ulimit -v; while :; do :; done", limits={"files": 99, "memory": "1G", "cpu": 1}
+    )
     task = cluster.run_one(cluster.queue("Limits"))
     assert task.document["stdout"].split() == ["99", str(2**20)]
     assert (task.status, task.run["signal"] in ("XCPU", "KILL")) == (Status.TERMINATED, True)
@@ -314,7 +316,9 @@ def test_a_long_output_grows_in_its_file_while_the_task_runs(cluster: Cluster) -
     token = cluster.wait_for_status(task_id, Status.RUNNING).token
     assert token is not None
     wait_until(
-        lambda: sum(map(len, cluster.store.read_output(task_id, token, "stdout"))) >= 1_500_000, 20, "no pieces were seen"
+        lambda: sum(map(len, cluster.store.read_output(task_id, token, "stdout"))) >= 1_500_000,
+        20,
+        "no pieces were seen",
     )
     gate.touch()
     cluster.wait_for_status(task_id, Status.CONCLUDED)

@@ -45,7 +45,9 @@ def parse_pair(pair: str) -> tuple[str, Any]:
         except OSError as error:
             raise UsageError(f"-p {name}: file {text[1:]} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise UsageError(f"-p {name}: expected a file in UTF-8, found byte {error.object[error.start]:#x}") from error
+            raise UsageError(
+                f"-p {name}: expected a file in UTF-8, found byte {error.object[error.start]:#x}"
+            ) from error
     if mark == ":=":
         return name, parse_json(text, f"-p {name}")
     try:

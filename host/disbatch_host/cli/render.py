@@ -57,9 +57,7 @@ def print_table(
     if sys.stdout.isatty():
         _rich_table(columns, cells, right, title)
         return
-    widths = [
-        max([len(column), *(len(row[index][0]) for row in cells)]) for index, column in enumerate(columns)
-    ]
+    widths = [max([len(column), *(len(row[index][0]) for row in cells)]) for index, column in enumerate(columns)]
     for line in [[(column, None) for column in columns], *cells]:
         parts = [
             text.rjust(width) if index in right else text.ljust(width)
@@ -140,5 +138,11 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, datetime):
         return rfc3339(value)
-    # Control characters of somebody's data must not move the cursor of whoever looks at it.
-    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in str(value))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Without control characters: somebody's data must not move the cursor of whoever looks at it."""
+    return (
+        text if text.isprintable() else "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+    )

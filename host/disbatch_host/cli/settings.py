@@ -62,15 +62,15 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
     merged = {**config, **from_variables, **given}
     plugins = merged.get("plugins", ["./plugins"])
     node_id = merged.get("node_id")
-    values: dict[str, Any] = {
-        name: int(merged[name]) for name in ("max", "max_total") if merged.get(name) is not None
-    }
+    values: dict[str, Any] = {name: int(merged[name]) for name in ("max", "max_total") if merged.get(name) is not None}
     for name in _DURATIONS:
         if merged.get(name) is not None:
             values[f"{name}_seconds"] = _duration(name, merged[name])
     return Settings(
         store_url=merged.get("store") or default_store(environ),
-        plugins=tuple(Path(one).expanduser().absolute() for one in ([plugins] if isinstance(plugins, str) else plugins)),
+        plugins=tuple(
+            Path(one).expanduser().absolute() for one in ([plugins] if isinstance(plugins, str) else plugins)
+        ),
         are_plugins_given="plugins" in merged,
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
         log_level=merged.get("log_level", "info"),
@@ -98,7 +98,7 @@ def check_node_id(node_id: str) -> str:
 def make_node_id(host_name: str) -> str:
     """A node id from a host name: its first label, what cannot stand in an id left out, and of a longer one the first
     characters and all final digits, which are what tells machines apart (`mailserver042` → `mails042`)."""
-    label = re.sub(r"[^a-zA-Z0-9_]", "", host_name.split(".")[0], flags=re.ASCII)
+    label = re.sub(r"[^a-zA-Z0-9_]", "", host_name.partition(".")[0], flags=re.ASCII)
     label = label if label[:1].isalpha() else f"n{label}"
     if len(label) <= 8:
         return label

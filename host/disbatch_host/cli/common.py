@@ -1,0 +1,78 @@
+"""What the commands share: settings, an open store, and finding what a person has named."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from disbatch_host.cli.settings import Settings, resolve
+from disbatch_host.clock import SystemClock
+from disbatch_host.errors import NotFoundError
+from disbatch_host.model import Queue, Task
+from disbatch_host.plugins import Catalog, load_plugins
+from disbatch_host.store.base import Store
+from disbatch_host.store.open import open_store
+from disbatch_protocol.faults import near_name
+
+
+def options() -> dict[str, Any]:
+    """The common options as given, by name."""
+    given: dict[str, Any] = click.get_current_context().find_root().ensure_object(dict)
+    return given
+
+
+def settings() -> Settings:
+    """The settings of this call."""
+    return _resolved(click.get_current_context().find_root())
+
+
+@functools.lru_cache(maxsize=1)
+def _resolved(root: click.Context) -> Settings:
+    return resolve(root.ensure_object(dict))
+
+
+def wants_json() -> bool:
+    return bool(options().get("json"))
+
+
+@contextlib.contextmanager
+def opened_store() -> Iterator[Store]:
+    """The store of the settings, open for the length of the block."""
+    store = open_store(settings().store_url, SystemClock())
+    store.open()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def find_queue(store: Store, name: str) -> Queue:
+    """The queue of this id. Raises NotFoundError that names a near one."""
+    queue = store.find_queue(name)
+    if queue is None:
+        known = [str(one.id) for one in store.queues()]
+        near = near_name(name, known)
+        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows those there are"
+        raise NotFoundError(f"no queue {name!r} in {store.description}; {hint}")
+    return queue
+
+
+def find_task(store: Store, text: str) -> Task:
+    """The task of this id. Raises NotFoundError."""
+    task_id = store.parse_id(text)
+    task = None if task_id is None else store.get_task(task_id)
+    if task is None:
+        raise NotFoundError(f"no task {text!r} in {store.description}; `disbatch-host task list` shows the newest")
+    return task
+
+
+def known_plugins() -> Catalog:
+    """The plugins that are at hand, for checks that help where they can: without the default directory, none."""
+    directories = settings().plugins
+    if not settings().are_plugins_given:
+        directories = tuple(one for one in directories if one.is_dir())
+    return load_plugins(directories)

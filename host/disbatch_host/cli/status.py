@@ -1,0 +1,91 @@
+"""`disbatch-host status`: the cluster in two tables."""
+
+from __future__ import annotations
+
+import click
+
+from disbatch_host.cli import common, nodes, render
+from disbatch_host.cli.main import common_options
+from disbatch_host.model import NodeRecord, Queue
+from disbatch_protocol.status import Status
+
+_COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
+
+
+@click.command()
+@common_options
+def status() -> None:
+    """Show what waits, runs and has ended in each queue, and which nodes are alive."""
+    with common.opened_store() as store:
+        queues, counts, records = store.queues(), store.count_by_status(), store.nodes()
+        known = {queue.id for queue in queues}
+        lines: list[tuple[object, Queue | None, dict[str, int]]] = [
+            (queue.id, queue, totals(counts.get(queue.id, {}))) for queue in queues
+        ]
+        # Tasks of a queue that was deleted are still there, and somebody will wonder where they are.
+        lines += [(queue_id, None, totals(count)) for queue_id, count in counts.items() if queue_id not in known]
+        if common.wants_json():
+            for queue_id, queue, total in lines:
+                class_name = queue.class_name if queue else None
+                render.print_json({"queue": queue_id, "class": class_name, **total}, store.extended_json)
+            for record in records:
+                render.print_json({"node": record.id, **nodes.json_document(record)}, store.extended_json)
+            return
+        rows = [
+            (queue_id, *(_count_cell(name, total[name]) for name in _COLUMNS), _note(queue, records))
+            for queue_id, queue, total in lines
+        ]
+        if rows:
+            render.print_table(("queue", *_COLUMNS, "note"), rows, right=range(1, len(_COLUMNS) + 1))
+        else:
+            click.echo("no queues; `disbatch-host queue create ID --class CLASS` makes one")
+        click.echo()
+        if records:
+            nodes.print_nodes(records)
+        else:
+            click.echo("no nodes; `disbatch-host --plugins DIR` runs one")
+
+
+def totals(counts: dict[int, int]) -> dict[str, int]:
+    """The counts of single statuses, gathered under the words of the columns."""
+    total = dict.fromkeys(_COLUMNS, 0)
+    for value, count in counts.items():
+        word = "failed" if value >= Status.FAILED else _WORDS.get(value)
+        if word is not None:
+            total[word] += count
+    return total
+
+
+_WORDS: dict[int, str] = {
+    Status.CREATED: "waiting",
+    Status.BLOCKED: "waiting",
+    Status.CLAIMED: "running",
+    Status.RUNNING: "running",
+    Status.CONCLUDED: "concluded",
+    Status.TERMINATED: "terminated",
+    Status.CANCELLED: "cancelled",
+    Status.ORPHANED: "orphaned",
+}
+_STYLES = {"failed": "red", "terminated": "red", "orphaned": "magenta", "running": "cyan", "concluded": "green"}
+
+
+def _count_cell(name: str, count: int) -> tuple[str, str]:
+    return (str(count), _STYLES.get(name, "default")) if count else ("0", "dim")
+
+
+def _note(queue: Queue | None, records: list[NodeRecord]) -> tuple[str, str]:
+    """Why the queue's tasks do not run, where that can be seen from here."""
+    if queue is None:
+        return "the queue was deleted", "yellow"
+    if queue.fault is not None:
+        return queue.fault, "red"
+    alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
+    able = [one for one in alive if queue.class_name in _classes(one) and queue.is_for(one.id)]
+    if alive and not able:
+        return f"no living node can run {queue.class_name}", "yellow"
+    return "", "default"
+
+
+def _classes(record: NodeRecord) -> set[str]:
+    aside = {one.get("class") for one in nodes.records(record.document.get("set_aside"))}
+    return {str(one.get("class")) for one in nodes.records(record.document.get("queuetypes"))} - aside

@@ -1,0 +1,447 @@
+"""`disbatch-host task …`"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from disbatch_host.cli import common, parameters, render
+from disbatch_host.cli.main import common_options
+from disbatch_host.clock import SystemClock
+from disbatch_host.errors import DisbatchError, ExitCode, NotFoundError, UsageError
+from disbatch_host.model import Document, Queue, Task, TaskFilter, new_task
+from disbatch_host.plugins import Plugin
+from disbatch_host.store.base import Store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.quantities import format_size, parse_duration
+from disbatch_protocol.status import Status
+
+_BATCH = 1000  # tasks created in one go
+_LIST_LIMIT = 50
+_LOOK_SECONDS = 0.5  # between two looks at a task that is followed or waited for, where the store does not wake us
+_TAIL_LINES = 10  # of each stream in `task show`
+
+
+@click.group()
+def task() -> None:
+    """Push, list and show tasks, their output, and wait for them."""
+
+
+# --- push
+
+
+@task.command()
+@click.argument("queue")
+@click.argument("json_or_dash", metavar="[JSON | -]", required=False)
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; see below.")
+@click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
+@common_options
+def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check: bool) -> None:
+    """Create tasks; prints the id of each.
+
+    \b
+      disbatch-host task push mail '{"user": "matt"}'
+      disbatch-host task push mail -p user=matt -p tries:=3 -p body=@letter.txt
+      disbatch-host task push mail - < users.ndjson
+
+    KEY=VALUE takes the value as JSON where it is valid JSON, else as a string; KEY:=VALUE always JSON; KEY=@FILE reads
+    a file. '-' reads a JSON object a line from stdin. Once an id is printed, its task is on disk.
+    """
+    if json_or_dash == "-" and pairs:
+        raise UsageError("expected either '-' or -p, found both; with '-' each line holds all parameters")
+    with common.opened_store() as store:
+        found = common.find_queue(store, queue)
+        plugin = None if no_check else common.known_plugins().plugins.get(found.class_name)
+        if json_or_dash == "-":
+            _push_lines(store, found, plugin)
+            return
+        values = parameters.parameters_of(json_or_dash, pairs)
+        _check(plugin, values, "")
+        _print_created(store, _create(store, found, [values]))
+
+
+def _push_lines(store: Store, queue: Queue, plugin: Plugin | None) -> None:
+    """Create what stdin holds, in batches. A line that does not fit ends it; those before it are created and said."""
+    created = 0
+    batch: list[Mapping[str, Any]] = []
+    with _progress("creating tasks") as advance:
+
+        def flush() -> None:
+            nonlocal created
+            if batch:
+                _print_created(store, _create(store, queue, batch))
+                created += len(batch)
+                advance(len(batch))
+                batch.clear()
+
+        try:
+            for number, values in parameters.read_lines(sys.stdin.buffer):
+                _check(plugin, values, f"line {number}: ")
+                batch.append(values)
+                if len(batch) == _BATCH:
+                    flush()
+        except DisbatchError as error:
+            flush()
+            raise UsageError(f"{error}; the {created} tasks of the lines before it are created") from error
+        flush()
+
+
+def _check(plugin: Plugin | None, values: Mapping[str, Any], where: str) -> None:
+    faults = plugin.schema.check(values) if plugin is not None else ()
+    if faults:
+        assert plugin is not None
+        text = "; ".join(str(fault) for fault in faults)
+        raise UsageError(f"{where}the parameters do not fit plugin {plugin.name}: {text} (--no-check skips this)")
+
+
+def _create(store: Store, queue: Queue, batch: Sequence[Mapping[str, Any]]) -> list[Document]:
+    now = SystemClock().now()
+    documents = [new_task(queue.id, values, now=now) for values in batch]
+    ids = store.insert_tasks(documents)
+    return [{"_id": task_id, **document} for task_id, document in zip(ids, documents, strict=True)]
+
+
+def _print_created(store: Store, documents: Sequence[Document]) -> None:
+    for document in documents:
+        if common.wants_json():
+            render.print_json(document, store.extended_json)
+        else:
+            click.echo(document["_id"])
+
+
+# --- list and show
+
+
+@task.command("list")
+@click.option("--queue", metavar="Q", help="Only of this queue.")
+@click.option("--status", "status_word", metavar="STATUS", help=f"One of {', '.join(statuses.names())}, or a number.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=_LIST_LIMIT, show_default=True, metavar="N", help="At most so many."
+)
+@common_options
+def list_(queue: str | None, status_word: str | None, limit: int) -> None:
+    """List tasks, the newest first."""
+    values, failed_too = None, False
+    if status_word is not None:
+        try:
+            values, failed_too = statuses.parse(status_word)
+        except ValueError as error:
+            raise UsageError(f"--status: {error}") from error
+    with common.opened_store() as store:
+        queue_id = common.find_queue(store, queue).id if queue is not None else None
+        which = TaskFilter(queue=queue_id, statuses=values, failed_too=failed_too)
+        tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
+        if common.wants_json():
+            for one in tasks[:limit]:
+                render.print_json(_masked(one), store.extended_json)
+        else:
+            now = store.now()
+            rows = [
+                (
+                    one.id,
+                    one.queue,
+                    render.status_cell(one.status),
+                    one.node or "-",
+                    one.run.get("attempt", "-"),
+                    render.age(one.document.get("ctime"), now),
+                    render.duration(one.run.get("seconds")),
+                    _in_short(one),
+                )
+                for one in tasks[:limit]
+            ]
+            render.print_table(
+                ("task", "queue", "status", "node", "attempt", "created", "ran", "error"), rows, right=(4,)
+            )
+        if len(tasks) > limit:
+            click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
+
+
+def _in_short(one: Task) -> str:
+    error = one.document.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    if not isinstance(message, str) or not message.strip():
+        return ""
+    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
+    return line if len(line) <= 60 else f"{line[:57]}..."
+
+
+@task.command()
+@click.argument("id")
+@common_options
+def show(id: str) -> None:
+    """Show a task: what ran, how it ended, and why."""
+    with common.opened_store() as store:
+        found = common.find_task(store, id)
+        if common.wants_json():
+            render.print_json(_masked(found), store.extended_json)
+            return
+        _show(store, found)
+
+
+def _show(store: Store, found: Task) -> None:
+    now = store.now()
+    document, run = found.document, found.run
+    facts: list[tuple[str, Any]] = [
+        ("task", found.id),
+        ("queue", found.queue),
+        ("status", render.status_cell(found.status)),
+    ]
+    if found.status == Status.BLOCKED and "not_before" in document:
+        facts.append(
+            ("not before", f"{render.moment(document['not_before'])} ({render.age(document['not_before'], now)})")
+        )
+    facts.append(("created", f"{render.moment(document.get('ctime'))} ({render.age(document.get('ctime'), now)})"))
+    claim = document.get("claim")
+    if isinstance(claim, Mapping) and found.node is not None:
+        facts.append(("claimed", f"{render.moment(claim.get('at'))} by node {found.node}"))
+    facts += [_attempt_fact(one) for one in found.attempts if isinstance(one, Mapping)]
+    if run:
+        facts += _run_facts(run)
+    error = document.get("error")
+    if isinstance(error, Mapping):
+        facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
+    facts.append(("parameters", _pretty(_masked(found)["parameters"], store)))
+    for name in ("result", "progress"):
+        if name in document:
+            facts.append((name, _pretty(document[name], store)))
+    for stream in ("stdout", "stderr"):
+        facts.append((stream, _tail_of(document.get(stream), run, stream)))
+    render.print_facts(facts)
+
+
+def _attempt_fact(attempt: Mapping[str, Any]) -> tuple[str, Any]:
+    error = attempt.get("error")
+    why = f": {error.get('message', '')}".splitlines()[-1] if isinstance(error, Mapping) else ""
+    text = f"{render.moment(attempt.get('started'))} on {attempt.get('node')}, {_how_it_ended(attempt)}{why}"
+    return f"attempt {attempt.get('attempt', '?')}", text
+
+
+def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    plugin = run.get("plugin")
+    if isinstance(plugin, Mapping):
+        ran = f"{plugin.get('class')} {plugin.get('version') or ''}".rstrip() + f" from {plugin.get('directory')}"
+    else:
+        ran = "-"
+    facts: list[tuple[str, Any]] = [
+        ("ran", ran),
+        (
+            "attempt",
+            f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host')}, process {run.get('pid', '-')}",
+        ),
+        ("started", render.moment(run.get("started"))),
+    ]
+    if "ended" in run:
+        facts.append(("ended", f"{render.moment(run['ended'])}, {_how_it_ended(run)}"))
+    if "cpu_seconds" in run:
+        memory = format_size(run.get("peak_memory_bytes", 0))
+        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU, {memory} memory at most"))
+    notes = [text for name, text in _NOTES.items() if run.get(name)]
+    if "work_directory" in run:
+        notes.append(f"its work directory was kept: {run['work_directory']}")
+    if notes:
+        facts.append(("notes", "\n".join(notes)))
+    return facts
+
+
+_NOTES = {
+    "stdin_unread": "it did not read all of its stdin",
+    "output_held_open": "a background child still held its output after it had ended, and was killed",
+    "killed": "it did not stop when asked to, and was killed",
+}
+
+
+def _how_it_ended(run: Mapping[str, Any]) -> str:
+    parts = []
+    if "exit_code" in run:
+        parts.append(f"exit code {run['exit_code']}")
+    if "signal" in run:
+        parts.append(f"signal {run['signal']}")
+    reason = str(run.get("reason", ""))
+    if reason not in ("", "exited", "signaled"):
+        parts.append(reason.replace("_", " "))
+    if "seconds" in run:
+        parts.append(f"after {render.duration(run['seconds'])}")
+    return ", ".join(parts) or "still running"
+
+
+def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
+    if not isinstance(text, str) or not text:
+        return "(nothing)"
+    output = run.get("output")
+    facts = output.get(stream) if isinstance(output, Mapping) else None
+    lines = text.rstrip("\n").split("\n")
+    shown = [render.printable(line)[:500] for line in lines[-_TAIL_LINES:]]
+    option = " --stderr" if stream == "stderr" else ""
+    if isinstance(facts, Mapping) and facts.get("in_file"):
+        shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output ID{option}`)")
+    elif len(lines) > _TAIL_LINES:
+        shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")
+    return "\n".join(shown)
+
+
+def _pretty(value: Any, store: Store) -> str:
+    import orjson  # noqa: PLC0415
+
+    from disbatch_protocol.document import to_json  # noqa: PLC0415
+
+    return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
+
+
+def _masked(found: Task) -> dict[str, Any]:
+    """The document with the secrets of its parameters masked, where the plugin is known here."""
+    document = dict(found.document)
+    run = found.run.get("plugin")
+    class_name = run.get("class") if isinstance(run, Mapping) else None
+    if class_name is None:
+        with contextlib.suppress(DisbatchError):
+            with common.opened_store() as store:
+                queue = store.find_queue(str(found.queue))
+            class_name = queue.class_name if queue is not None else None
+    with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
+        plugin = common.known_plugins().plugins.get(str(class_name))
+        if plugin is not None:
+            document["parameters"] = plugin.schema.masked(found.parameters)
+    document.setdefault("parameters", {})
+    return document
+
+
+# --- output
+
+
+@task.command()
+@click.argument("id")
+@click.option("--stderr", "wants_stderr", is_flag=True, help="What it printed on stderr instead of stdout.")
+@click.option("--follow", is_flag=True, help="Go on until the task has ended.")
+@common_options
+def output(id: str, wants_stderr: bool, follow: bool) -> None:
+    """Print what the plugin printed, as it is.
+
+    \b
+      disbatch-host task output 5f0c…
+      disbatch-host task output 5f0c… --follow
+    """
+    stream = "stderr" if wants_stderr else "stdout"
+    with common.opened_store() as store:
+        found = common.find_task(store, id)
+        reader = _OutputReader(store, stream)
+        reader.print_new(found)
+        if follow:
+            watcher = store.watch()
+            try:
+                while not statuses.is_finished(found.status):
+                    watcher.wait(_LOOK_SECONDS)
+                    found = common.find_task(store, id)
+                    reader.print_new(found)
+            finally:
+                watcher.close()
+
+
+class _OutputReader:
+    """Prints what a stream has more than at the last call; from the start again where a new attempt has begun."""
+
+    def __init__(self, store: Store, stream: str) -> None:
+        self._store = store
+        self._stream = stream
+        self._token: Any = None
+        self._printed = 0
+
+    def print_new(self, found: Task) -> None:
+        token = found.run.get("token")
+        if token != self._token:
+            self._token, self._printed = token, 0
+        position = 0
+        for piece in self._pieces(found):
+            start = max(0, self._printed - position)
+            if start < len(piece):
+                sys.stdout.buffer.write(piece[start:])
+            position += len(piece)
+        self._printed = max(self._printed, position)
+        sys.stdout.buffer.flush()
+
+    def _pieces(self, found: Task) -> Iterator[bytes]:
+        """The document's text, and where there is more, the file whose beginning it is."""
+        facts = found.run.get("output")
+        facts = facts.get(self._stream) if isinstance(facts, Mapping) else None
+        is_running = not statuses.is_finished(found.status)
+        if isinstance(self._token, str) and (is_running or (isinstance(facts, Mapping) and facts.get("in_file"))):
+            seen = False
+            for piece in self._store.read_output(found.id, self._token, self._stream):
+                seen = True
+                yield piece
+            if seen:
+                return
+        text = found.document.get(self._stream)
+        yield text.encode("utf-8", "replace") if isinstance(text, str) else b""
+
+
+# --- wait
+
+
+@task.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--timeout", metavar="S", help="Give up after so long.")
+@common_options
+def wait(ids: tuple[str, ...], timeout: str | None) -> int:
+    """Wait until tasks have ended; exit 0 when all concluded well, 1 when one did not (or the time is over)."""
+    try:
+        limit_seconds = None if timeout is None else parse_duration(timeout)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+    deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
+    with common.opened_store() as store, _progress("waiting", total=len(ids)) as advance:
+        open_tasks = {one.id: one for one in (common.find_task(store, text) for text in ids)}
+        ended: dict[Any, Task] = {}
+        watcher = store.watch()
+        try:
+            while True:
+                for found in _tasks_now(store, list(open_tasks)):
+                    if found is None:
+                        raise NotFoundError("a task that was waited for is not there any more; somebody has deleted it")
+                    if statuses.is_finished(found.status):
+                        ended[found.id] = found
+                        del open_tasks[found.id]
+                        advance(1)
+                if not open_tasks or (deadline is not None and time.monotonic() >= deadline):
+                    break
+                left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))
+                watcher.wait(left)
+        finally:
+            watcher.close()
+        return _report_wait(store, ended, open_tasks)
+
+
+def _tasks_now(store: Store, ids: list[Any]) -> list[Task | None]:
+    found = {one.id: one for one in store.find_tasks(TaskFilter(ids=ids), with_output=False)}
+    return [found.get(one) for one in ids]
+
+
+def _report_wait(store: Store, ended: Mapping[Any, Task], still_open: Mapping[Any, Task]) -> int:
+    bad = [one for one in ended.values() if one.status != Status.CONCLUDED]
+    if common.wants_json():
+        for one in ended.values():
+            render.print_json({"_id": one.id, "status": one.status, "status_name": statuses.name(one.status)})
+    for one in bad:
+        click.echo(f"task {one.id} {statuses.name(one.status)}: {_in_short(one) or 'no reason given'}", err=True)
+    if still_open:
+        click.echo(f"{len(still_open)} tasks have not ended in time: {', '.join(map(str, still_open))}", err=True)
+    return ExitCode.FAILED if bad or still_open else ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress bar on a terminal, nothing when piped; gives a function that advances it."""
+    if not sys.stderr.isatty() or (total is not None and total < 2):
+        yield lambda count: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(bar, count)

