@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import datetime
@@ -12,8 +13,7 @@ import pytest
 from disbatch_host.model import NOBODY
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
-
-ECHO_DOCUMENT = "cat"
+from helpers.processes import wait_until
 
 
 def test_success_is_recorded_with_everything_that_is_known_of_the_run(cluster: Cluster) -> None:
@@ -85,8 +85,6 @@ def test_a_mebibyte_of_parameters_arrives_whole(cluster: Cluster) -> None:
     cluster.plugin("Echo", "cat")
     (task_id,) = cluster.push(cluster.queue("Echo"), {"data": "é" * 2**19, "last": True})
     cluster.run()
-    import json
-
     assert json.loads(cluster.output(task_id))["parameters"] == {"data": "é" * 2**19, "last": True}
 
 
@@ -99,8 +97,6 @@ def test_a_background_child_that_keeps_stdout_does_not_keep_the_task(cluster: Cl
 
 
 def test_the_document_on_stdin_is_one_line_of_what_is_stored(cluster: Cluster) -> None:
-    import json
-
     cluster.plugin("Echo", "cat", parameters={"properties": {"n": {"default": 5}}})
     queue = cluster.queue("Echo")
     (task_id,) = cluster.push(queue, {"name": "Matt"}, note={"free": [1, None]}, log=["secret"])
@@ -184,7 +180,7 @@ def test_silence_is_terminated_and_a_deaf_program_is_killed_after_its_grace(clus
 def test_exit_codes_mean_what_the_manifest_says(cluster: Cluster) -> None:
     cluster.plugin(
         "Codes",
-        'read -r line; exit $(expr "$line" : \'.*"code":\\([0-9]*\\)\')',
+        'read -r line; exit $(expr "$line" : \'.*"parameters":{"code":\\([0-9]*\\)\')',
         exit_codes={"1": "success", "3": {"outcome": "failure", "status": 33}, "10-19": "permanent", "80": "snooze"},
         retry={"max": 1, "delay": 0},
     )
@@ -255,8 +251,6 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
         node = cluster.store.get_node("n1")
         return node.document["set_aside"] if node is not None else []
 
-    from helpers.processes import wait_until
-
     wait_until(set_aside, 20, "the class was not set aside")
     assert [(one["class"], 'no "#!" line' in str(one["reason"])) for one in set_aside()] == [("Broken", True)]
     task = cluster.task(broken_id)
@@ -296,8 +290,6 @@ def test_output_grows_in_the_document_while_the_task_runs(cluster: Cluster) -> N
     cluster.plugin("Grow", f"echo first; while ! test -e {gate}; do sleep 0.05; done; echo last")
     (task_id,) = cluster.push(cluster.queue("Grow"), {})
     cluster.start()
-    from helpers.processes import wait_until
-
     wait_until(lambda: cluster.task(task_id).document["stdout"] == "first\n", 20, "the first line was not seen")
     task = cluster.task(task_id)
     assert (task.status, task.run["pid_started"] > 0) == (Status.RUNNING, True)
@@ -311,14 +303,11 @@ def test_a_long_output_grows_in_its_file_while_the_task_runs(cluster: Cluster) -
     cluster.plugin("Grow", program)
     (task_id,) = cluster.push(cluster.queue("Grow"), {})
     cluster.start()
-    from helpers.processes import wait_until
-
     token = cluster.wait_for_status(task_id, Status.RUNNING).token
     assert token is not None
     wait_until(
         lambda: sum(map(len, cluster.store.read_output(task_id, token, "stdout"))) >= 1_500_000,
-        20,
-        "no pieces were seen",
+        what="no pieces were seen",
     )
     gate.touch()
     cluster.wait_for_status(task_id, Status.CONCLUDED)
