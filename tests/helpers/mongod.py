@@ -119,9 +119,7 @@ class Mongod:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()  # nobody wants its data any more
         shutil.rmtree(self._directory, ignore_errors=True)
 
