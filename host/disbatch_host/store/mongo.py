@@ -704,7 +704,7 @@ def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
         return StoreRefusedError(f"{where} refuses for want of rights: {_short(error)}")
     if error.code in _UNREACHABLE_CODES or error.has_error_label("RetryableWriteError"):
         return StoreUnreachableError(f"{where} cannot answer now: {_short(error)}")
-    if "larger than" in str(error) or "too large" in str(error):
+    if "BSONObj size" in str(error) or "too large" in str(error):
         return StoreRefusedError(_TOO_LARGE)
     return StoreRefusedError(f"{where} refuses: {_short(error)}")
 

@@ -565,7 +565,7 @@ def _columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _node_columns(value: Any) -> dict[str, Any]:
-    return {"node": None if value is None else str(value)}
+    return {"node": None if value is None else str(NOBODY) if value == NOBODY else str(value)}
 
 
 def _status_columns(value: Any) -> dict[str, Any]:
