@@ -217,9 +217,7 @@ class Node:
         # Tasks with this id may be left although no node document is; processes of it can only be here.
         on_this_machine = self._earlier_life is None or self._machine.is_same(self._earlier_life.document.get("host"))
         settled = await self._store_thread.call(
-            lambda store: lost_runs.settle(
-                store, self._settings.node_id, clock=self._clock, is_on_this_machine=on_this_machine
-            )
+            lambda store: lost_runs.settle(store, self._settings.node_id, is_on_this_machine=on_this_machine)
         )
         if settled:
             log.warning("of the tasks of an earlier life of node %s, %s", self._settings.node_id, settled)
@@ -410,8 +408,7 @@ class Node:
             )
             return [
                 (node.id, lost_runs.settle(
-                    store, node.id, clock=self._clock,
-                    is_on_this_machine=self._machine.is_same(node.document.get("host")),
+                    store, node.id, is_on_this_machine=self._machine.is_same(node.document.get("host")),
                 ))
                 for node in dead
             ]  # fmt: skip

@@ -416,9 +416,8 @@ def test_pieces_come_back_in_order_and_written_twice_is_written_once(store: Stor
 def test_forty_mebibytes_of_pieces_in_one_commit(store: Store) -> None:
     task, key = claim_one(store)
     count = 40 * 2**20 // OUTPUT_CHUNK_SIZE
-    pieces = [
-        OutputChunk(key=key, stream="stdout", number=n, data=bytes([n % 256]) * OUTPUT_CHUNK_SIZE) for n in range(count)
-    ]
+    blocks = [bytes([number % 256]) * OUTPUT_CHUNK_SIZE for number in range(count)]
+    pieces = [OutputChunk(key=key, stream="stdout", number=n, data=data) for n, data in enumerate(blocks)]
     assert store.commit([], pieces) == set()
     assert list(store.read_output(task.id, "t1", "stdout")) == blocks
 

@@ -1,4 +1,4 @@
-"""The life of a node: what it takes and leaves, how it stops, what becomes of what a dead one has left. On both stores."""
+"""The life of a node: what it takes and leaves, how it stops, what becomes of what a dead one has left; both stores."""
 
 from __future__ import annotations
 
@@ -213,7 +213,6 @@ def test_the_id_of_a_node_of_another_machine_is_held_by_its_heartbeat(cluster: C
     assert cluster.store.put_node(document, replacing=None)
     assert cluster.start().wait(20) == 5
     assert "machine far" in cluster.log()
-    assert cluster.start("--dead-after", "0.001").wait(20) == 5 or True
     record = cluster.store.get_node("n1")
     assert record is not None and record.session == "x"
 

@@ -4,20 +4,23 @@ Responsible for: finding these tasks, killing what still runs for them here, and
 (`run_document.lost_change` decides). Must not know: how it was found out that the node is dead.
 
 Rules:
-1. First the processes, then the tasks: a task is given back only when no process of this machine works on it any more.
-2. Each task is settled by a guarded write. Two nodes that settle the same dead node do not harm each other.
+1. First a fence: the token of the claim is changed, so that the node, should it live after all, can no longer record
+   what the next step does to its processes.
+2. Then the processes, then the tasks: a task is given back only when no process of this machine works on it any more.
+3. Each write is guarded. Two nodes that settle the same dead node do not harm each other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from disbatch_host import machine, run_document
-from disbatch_host.clock import Clock
-from disbatch_host.model import Task, TaskFilter
+from disbatch_host.model import RunChange, RunKey, Task, TaskFilter
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
 
@@ -46,16 +49,19 @@ class Settled:
         )
 
 
-def settle(store: Store, node_id: str, *, clock: Clock, is_on_this_machine: bool) -> Settled:
+def settle(store: Store, node_id: str, *, is_on_this_machine: bool) -> Settled:
     """Settle every task that carries this node's id and is Claimed or Running. Called with the store's thread."""
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
     while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
+        fenced = _fence(store, node_id, tasks)
+        if not fenced:
+            break  # somebody else is at it; what is left comes with the next look
         if is_on_this_machine:
-            kill_leftovers(node_id, tasks)
-        changes = [run_document.lost_change(task, node=node_id, now=store.now()) for task in tasks]
+            kill_leftovers(node_id, fenced)
+        changes = [run_document.lost_change(task, node=node_id, now=store.now()) for task in fenced]
         refused = store.commit(changes)
-        for task, change in zip(tasks, changes, strict=True):
+        for task, change in zip(fenced, changes, strict=True):
             if change.key in refused:
                 continue  # another node has settled it, or its own node lives and has written
             if task.status == Status.CLAIMED:
@@ -64,9 +70,23 @@ def settle(store: Store, node_id: str, *, clock: Clock, is_on_this_machine: bool
                 settled.started_again += 1
             else:
                 settled.orphaned += 1
-        if len(refused) == len(changes):
-            break  # somebody else is at it; what is left comes with the next look
     return settled
+
+
+def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
+    """The tasks that are this call's to settle now, with their new token."""
+    token = f"settling-{uuid.uuid4().hex}"
+    claim = {"token": token, "at": store.now()}
+    changes = [
+        RunChange(key=RunKey(task.id, node_id, task.token), statuses=(Status(task.status),), set={"claim": claim})
+        for task in tasks
+    ]
+    refused = store.commit(changes)
+    return [
+        dataclasses.replace(task, token=token)
+        for task, change in zip(tasks, changes, strict=True)
+        if change.key not in refused
+    ]
 
 
 def kill_leftovers(node_id: str, tasks: list[Task]) -> None:

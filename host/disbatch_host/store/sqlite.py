@@ -158,6 +158,10 @@ class SqliteStore:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if _version(connection) == 0:  # nobody else was faster
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise StoreRefusedError(
+                        f"{self.description} is a database of some other program; name another file"
+                    )
                 for statement in _LAYOUT.split(";\n"):
                     connection.execute(statement)
             connection.execute("COMMIT")
@@ -174,9 +178,6 @@ class SqliteStore:
                 f"{self.description} has layout {version}, this program knows {SCHEMA_VERSION} at most; "
                 "install a newer disbatch-host"
             )
-        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
-        if version == 0 and tables:
-            raise StoreRefusedError(f"{self.description} is a database of some other program; name another file")
 
     def close(self) -> None:
         if self._connection is not None:
