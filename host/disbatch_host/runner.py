@@ -288,7 +288,7 @@ class Run:
             "status": int(Status.RUNNING),
             "mtime": self._run["started"],
             "parameters": self._plugin.schema.with_defaults(self._task.parameters),
-            "run": self._run,
+            "run": {name: value for name, value in self._run.items() if name != "token"},  # the node's own mark
         }
         for name in ("error", "result", "progress"):  # of an earlier attempt; see start_change
             document.pop(name, None)

@@ -107,7 +107,8 @@ class _Commands(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
-        'Shell completion: eval "$(_DISBATCH_HOST_COMPLETE=bash_source disbatch-host)" (or zsh_source, fish_source).'
+        "\b\nShell completion (or zsh_source, fish_source):\n"
+        '  eval "$(_DISBATCH_HOST_COMPLETE=bash_source disbatch-host)"'
     ),
 )
 @common_options

@@ -15,7 +15,7 @@ import orjson
 from disbatch_host.errors import UsageError
 
 PARAMETERS_MAX = 8 * 2**20  # bytes of JSON; with two streams of output a document stays below MongoDB's 16 MB
-_PAIR = re.compile(r"([^=:]+)(:=|=)(.*)", re.DOTALL)
+_PAIR = re.compile(r"([^=]+?)(:=|=)(.*)", re.DOTALL)
 
 
 def parameters_of(text: str | None, pairs: Sequence[str]) -> Mapping[str, Any]:

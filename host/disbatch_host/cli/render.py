@@ -84,6 +84,7 @@ def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         text, style = value if isinstance(value, tuple) else (_text(value), None)
+        style = None if style == "default" else style
         lines = text.splitlines() or [""]
         click.echo(f"{bold(name.ljust(width))}  {click.style(lines[0], fg=style) if style else lines[0]}")
         for line in lines[1:]:

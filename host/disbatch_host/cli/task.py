@@ -154,9 +154,8 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
                 )
                 for one in tasks[:limit]
             ]
-            render.print_table(
-                ("task", "queue", "status", "node", "attempt", "created", "ran", "error"), rows, right=(4,)
-            )
+            columns = ("task", "queue", "status", "node", "attempt", "created", "ran", "error")
+            render.print_table(columns, rows, right=(4,))
         if len(tasks) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
 

@@ -669,7 +669,9 @@ def _translated(store: MongoStore, duplicate: str = "") -> Iterator[None]:
     except driver.OperationFailure as error:
         raise _of_operation(where, error) from error
     except driver.ConnectionFailure as error:
-        raise StoreUnreachableError(f"{where} cannot be reached: {_short(error)}") from error
+        raise StoreUnreachableError(
+            f"{where} cannot be reached: {_short(error)}; is the server running there?"
+        ) from error
     except driver.InvalidOperation as error:  # the client was closed
         raise StoreUnreachableError(f"{where} is not open") from error
     except (BSONError, OverflowError, driver.PyMongoError) as error:
@@ -711,7 +713,7 @@ def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
 
 def _short(error: Exception) -> str:
     """The driver's words without its topology dump."""
-    return re.split(r", Timeout: |, full error: |, Topology ", str(error), maxsplit=1)[0][:300]
+    return re.split(r", Timeout: |, full error: |, Topology | \(configured timeouts", str(error), maxsplit=1)[0][:300]
 
 
 def _harmless(error: Exception, url: str) -> str:

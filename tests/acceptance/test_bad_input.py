@@ -1,0 +1,234 @@
+"""Everything that people get wrong: one clear line, the documented exit code, nothing lost, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.conftest import Terminal
+from disbatch_host.cli.settings import make_node_id
+from disbatch_host.errors import UsageError
+from disbatch_host.store.open import open_store, redact
+
+Plugin = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://x", "expected sqlite:///path/to/file.db or mongodb://host/database, found the store 'mysql://x'"),
+        ("queue.db", "for a file write sqlite:///queue.db"),
+        ("sqlite://queue.db", "three slashes, then the path"),
+        ("sqlite:///", "three slashes, then the path"),
+        ("mongodb://", "expected mongodb://host/database"),
+        ("mongodb://user:s3cret@host:port/x", "found mongodb://user:***@host:port/x"),
+        ("mongodb://us:er:s3cret@host/x", "***"),
+    ],
+)
+def test_a_wrong_store_url(terminal: Terminal, url: str, said: str) -> None:
+    line = terminal.refused(2, "status", "--store", url)
+    assert said in line and "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mongodb://u:s3cret@h/db", "mongodb://u:s3/cr@et@h/db", "mongodb+srv://u:s3cret@h", "mongodb://u:s3c?ret@h/?a=b"],
+)
+def test_no_password_is_shown_whatever_is_in_it(url: str) -> None:
+    shown = redact(url)
+    assert shown.partition("://")[2].startswith("u:***@h")
+    assert not any(part in shown for part in ("s3", "cret", "cr@et"))
+
+
+@pytest.fixture
+def deaf_server() -> Iterator[int]:
+    """A port where something listens and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_an_unreachable_mongodb_is_said_within_five_seconds(terminal: Terminal, deaf_server: int) -> None:
+    for port in (1, deaf_server):
+        began = time.monotonic()
+        line = terminal.refused(3, "status", "--store", f"mongodb://me:s3cret@127.0.0.1:{port}/x")
+        # The contract's 5 s, and the start of the program on a busy machine.
+        assert time.monotonic() - began < 7
+        assert f"mongodb://me:***@127.0.0.1:{port}/x cannot be reached" in line and "s3cret" not in line
+    assert "cannot be reached" in terminal.refused(3, "--store", "mongodb://127.0.0.1:1/x")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"stor": "x"}', '/stor: unknown key "stor", did you mean "store"?'),
+        ('{"max": 0}', "/max: expected a whole number of 1 or more, found the number 0"),
+        ('{"max": ', "is not JSON"),
+        ("[]", "expected a JSON object, found an empty list"),
+        ('{"heartbeat": "often"}', "--heartbeat: expected seconds or a duration"),
+        ('{"node_id": "far too long"}', "/node_id: expected a node id"),
+    ],
+)
+def test_a_wrong_configuration_file(terminal: Terminal, tmp_path: Path, content: str, said: str) -> None:
+    config = tmp_path / "host.json"
+    config.write_text(content)
+    assert said in terminal.refused(2, "status", "--config", str(config))
+
+
+def test_a_configuration_file_that_is_not_there(terminal: Terminal) -> None:
+    assert "/no/such.json cannot be read" in terminal.refused(2, "status", "--config", "/no/such.json")
+
+
+def test_things_that_are_not_there(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "mail", "--class", "Mail")
+    assert "did you mean 'mail'" in on_store.refused(4, "task", "push", "mial", "{}")
+    assert "no task" in on_store.refused(4, "task", "show", "0123456789abcdef01234567")
+    assert "no task" in on_store.refused(4, "task", "output", "x")
+    assert "no task" in on_store.refused(4, "task", "wait", "x")
+    assert "no node 'n9'" in on_store.refused(4, "node", "show", "n9")
+    assert "no queue" in on_store.refused(4, "queue", "set", "x", "maxthreads=1")
+    assert "no plugin 'x'" in on_store.refused(4, "exec", "x")
+
+
+def test_a_queue_id_that_exists(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "q", "--class", "A", "--maxthreads", "3")
+    assert "queue 'q' exists already" in on_store.refused(2, "queue", "create", "q", "--class", "B")
+    assert on_store.fine("queue", "show", "q", "--json").json[0]["class"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["[1]"], "expected the parameters as a JSON object, found a list"),
+        (["{"], "the parameters: not valid JSON"),
+        (['{"n": NaN}'], "not valid JSON"),
+        (["-p", "novalue"], "found no '='"),
+        (["-p", "x:={"], "-p x: not valid JSON"),
+        (["-p", "x=@/no/such/file"], "file /no/such/file cannot be read"),
+        (["-", "-p", "x=1"], "expected either '-' or -p"),
+        (['{"user": 5}'], "/user: expected a string, found the number 5"),
+        (["{}"], 'expected "user", found nothing'),
+        (['{"user": "x", "usr": 1}'], 'unknown "usr"; did you mean "user"?'),
+    ],
+)
+def test_parameters_that_do_not_fit(terminal: Terminal, plugin: Plugin, arguments: list[str], said: str) -> None:
+    properties = {"user": {"type": "string"}}
+    schema = {"type": "object", "required": ["user"], "properties": properties, "additionalProperties": False}
+    plugin("mail", "cat", parameters=schema)
+    terminal.fine("queue", "create", "q", "--class", "mail")
+    assert said in terminal.refused(2, "task", "push", "q", *arguments)
+    assert terminal.fine("task", "list", "--json").out == ""
+
+
+def test_parameters_that_are_too_large(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.fine("queue", "create", "q", "--class", "A")
+    large = json.dumps({"x": "y" * (9 * 2**20)}) + "\n"
+    assert "expected parameters of at most 8388608 bytes" in terminal.refused(2, "task", "push", "q", "-", stdin=large)
+
+
+def test_a_plugin_directory_that_is_not_there(terminal: Terminal) -> None:
+    assert "plugin directory /no/such is not there" in terminal.refused(2, "--plugins", "/no/such")
+    assert "found a file" in terminal.refused(2, "--plugins", "/etc/passwd")
+    (terminal.directory / "plugins").rmdir()
+    assert "make it or name another" in terminal.refused(2, "--until-idle")
+    terminal.fine("queue", "create", "q", "--class", "A")
+    terminal.fine("task", "push", "q", "{}")  # the default directory is not needed to create tasks
+
+
+@pytest.mark.parametrize("node_id", ["", "9n", "toolongid", "ümlaut", "a-b"])
+def test_a_malformed_node_id(terminal: Terminal, node_id: str) -> None:
+    assert "expected a node id of 1 to 8 characters" in terminal.refused(2, f"--node-id={node_id}")
+
+
+@pytest.mark.parametrize(
+    ("host", "node_id"),
+    [
+        ("db", "db"),
+        ("mailserver042.example.com", "mailse042"[:5] + "042"),
+        ("10-0-0-7", "n10007"),
+        ("", "n"),
+        ("ü", "n"),
+    ],
+)
+def test_a_node_id_is_made_from_any_host_name(host: str, node_id: str) -> None:
+    assert make_node_id(host) == node_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nonsense"], "No such option '--nonsense'"),
+        (["quue"], "no command 'quue'; did you mean 'queue'?"),
+        (["task", "psh"], "No such command 'psh'"),
+        (["queue", "create", "q"], "Missing option '--class'"),
+        (["task", "list", "--status", "faild"], "expected one of"),
+        (["task", "wait", "x", "--timeout", "soon"], "--timeout: expected seconds or a duration"),
+        (["--heartbeat", "0"], "--heartbeat: expected more than 0 seconds"),
+        (["--max", "3", "status"], "--max is for running a node"),
+        (["--json"], "--json is for commands that read"),
+    ],
+)
+def test_wrong_use(terminal: Terminal, arguments: list[str], said: str) -> None:
+    assert said in terminal.refused(2, *arguments)
+
+
+def test_sqlite_files_that_are_none(terminal: Terminal, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.db"
+    garbage.write_bytes(b"no database\n" * 1000)
+    assert "is not a database" in terminal.refused(3, "status", "--store", f"sqlite://{garbage}")
+    assert garbage.read_bytes() == b"no database\n" * 1000
+    assert "Is a directory" in terminal.refused(3, "status", "--store", f"sqlite://{tmp_path}")
+    foreign = tmp_path / "foreign.db"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE accounts (id)")
+    assert "some other program" in terminal.refused(3, "status", "--store", f"sqlite://{foreign}")
+    with sqlite3.connect(foreign) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("accounts",)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_sqlite_file_that_may_not_be_written(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "Permission denied" in terminal.refused(3, "status", "--store", f"sqlite://{tmp_path}/closed/x.db")
+
+
+def test_a_database_that_is_newer_than_the_program(on_store: Terminal, store_url: str) -> None:
+    from contract.test_store import plant_layout_version
+
+    on_store.fine("status")
+    plant_layout_version(store_url, 99)
+    assert "install a newer disbatch-host" in on_store.refused(3, "status")
+    assert "install a newer disbatch-host" in on_store.refused(3, "--until-idle")
+
+
+def test_a_sqlite_file_is_private(terminal: Terminal) -> None:
+    terminal.fine("status")
+    file = terminal.directory / ".local/state/disbatch/disbatch.db"
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_task_that_is_pushed_is_there_whatever_happens_next(terminal: Terminal) -> None:
+    terminal.fine("queue", "create", "q", "--class", "A")
+    ids = terminal.fine("task", "push", "q", "-", stdin="{}\n" * 10).out.split()
+    assert len(terminal.fine("task", "list", "--json").json) == len(ids) == 10
+
+
+def test_opening_a_store_needs_no_driver_of_the_other(terminal: Terminal) -> None:
+    import subprocess
+    import sys
+
+    program = "import sys; from disbatch_host.cli.main import _run; _run(['status']); print('pymongo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=terminal.environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    with pytest.raises(UsageError):
+        open_store("", None)  # type: ignore[arg-type]
