@@ -12,11 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from disbatch_host import model
 from disbatch_host.clock import SystemClock
 from disbatch_host.model import Task, TaskFilter
 from disbatch_host.store.base import Store
+from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
+from disbatch_protocol.document import plain_document
 from helpers.processes import wait_until
 
 COMMAND = [sys.executable, "-m", "disbatch_host"]
@@ -125,6 +129,20 @@ class Cluster:
             "not all tasks are finished",
         )
 
+    def check_documents(self) -> None:
+        """Whatever a test has done: what a node has written fits the published schemas."""
+        for task in self.tasks():
+            if "run" in task.document:
+                self._check("task", task.document)
+        for node in self.store.nodes():
+            if node.is_ours and node.session is not None and "queuetypes" in node.document:
+                self._check("node", node.document)
+
+    def _check(self, schema: str, document: Any) -> None:
+        plain = plain_document(document, other=self.store.extended_json)
+        errors = [error.message for error in jsonschema.Draft202012Validator(schemas.load(schema)).iter_errors(plain)]
+        assert not errors, (errors, plain)
+
     def stop_all(self) -> None:
         for process in self.processes:
             if process.poll() is None:
@@ -138,6 +156,7 @@ def cluster(url: str, store: Store, directory: Path) -> Iterator[Cluster]:
     one = Cluster(url, store, directory)
     try:
         yield one
+        one.check_documents()
     finally:
         one.stop_all()
         for log in sorted(directory.glob("*.log")):

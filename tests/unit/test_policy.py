@@ -1,0 +1,147 @@
+"""Decisions of a node, over what it knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from disbatch_host import policy
+from disbatch_host.model import NodeRecord, Queue
+from disbatch_host.policy import Holder, Load
+from disbatch_protocol.status import TRANSITIONS, Status, is_finished, kind, may_become, name, names, parse
+
+
+def queue(queue_id: str, class_name: str = "A", **fields: Any) -> Queue:
+    return Queue.from_document({"_id": queue_id, "class": class_name, **fields})
+
+
+def node(
+    age_seconds: float | None, *, node_id: str = "n2", version: str = "disbatch-host 1", **more: Any
+) -> NodeRecord:
+    document = {"version": version, **more}
+    return NodeRecord(id=node_id, session="s", age_seconds=age_seconds, document=document)
+
+
+queues = st.lists(
+    st.builds(
+        queue,
+        st.uuids().map(str),
+        st.sampled_from(["A", "B", "C"]),
+        maxthreads=st.none() | st.integers(0, 12),
+    ),
+    max_size=8,
+)
+
+
+@given(queues, st.integers(1, 12), st.none() | st.integers(0, 20), st.data())
+def test_allotments_keep_every_limit_and_leave_no_slot_unused(
+    served: list[Queue], max_per_queue: int, max_total: int | None, data: st.DataObject
+) -> None:
+    running = {one.id: data.draw(st.integers(0, 5)) for one in served}
+    of_class = {name: sum(running[one.id] for one in served if one.class_name == name) for name in "ABC"}
+    concurrency = {"A": data.draw(st.none() | st.integers(1, 9)), "B": None}
+    load = Load(
+        max_per_queue=max_per_queue,
+        max_total=max_total,
+        running=running,
+        running_of_class=of_class,
+        concurrency_of_class=concurrency,
+    )
+    given_to = dict(policy.allot(served, load))
+    assert all(count > 0 for count in given_to.values())
+    open_slots = {one.id: max(0, policy.limit_of(one, load) - running[one.id]) for one in served}
+    assert all(count <= open_slots[queue_id] for queue_id, count in given_to.items())
+    if max_total is not None:
+        assert sum(given_to.values()) <= max(0, max_total - sum(running.values()))
+    left_of_class = {}
+    for class_name, limit in concurrency.items():
+        got = sum(given_to.get(one.id, 0) for one in served if one.class_name == class_name)
+        if limit is not None:
+            assert got <= max(0, limit - of_class[class_name])
+            left_of_class[class_name] = limit - of_class[class_name] - got
+    total_left = max_total is None or max_total - sum(running.values()) - sum(given_to.values()) > 0
+    for one in served:
+        has_room = given_to.get(one.id, 0) < open_slots[one.id] and left_of_class.get(one.class_name, 1) > 0
+        assert not (has_room and total_left), "a slot was left unused"
+
+
+def test_contended_slots_go_to_the_queues_that_have_the_fewest() -> None:
+    load = Load(max_per_queue=10, max_total=7, running={"busy": 3})
+    served = [queue("busy"), queue("a"), queue("b")]
+    assert dict(policy.allot(served, load)) == {"a": 2, "b": 2}
+
+
+def test_a_queue_is_served_where_pin_ignore_plugin_and_document_allow_it() -> None:
+    all_queues = [
+        queue("fine"),
+        queue("pinned", nodes_pin=["n1"]),
+        queue("elsewhere", nodes_pin=["n2"]),
+        queue("ignored", nodes_ignore=["n1"]),
+        queue("unknown", "Z"),
+        queue("broken", maxthreads=-1),
+    ]
+    served = policy.served(all_queues, node_id="n1", classes=frozenset({"A"}))
+    assert [one.id for one in served] == ["fine", "pinned"]
+
+
+def test_an_id_is_free_when_its_process_here_is_gone_or_its_heartbeat_elsewhere_is_stale() -> None:
+    def may(age_seconds: float | None, *, here: bool, alive: bool, **more: Any) -> bool:
+        holder = Holder(record=node(age_seconds, **more), is_on_this_machine=here, is_process_alive=alive)
+        return policy.may_take_id(holder, dead_after_seconds=30)
+
+    assert may(0, here=True, alive=False)
+    assert not may(1000, here=True, alive=True)
+    assert not may(29, here=False, alive=False)
+    assert may(31, here=False, alive=False)
+    assert may(None, here=False, alive=False)
+    assert not may(31, here=False, alive=False, settings={"dead_after_seconds": 60})
+
+
+def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:
+    nodes = [
+        node(100, node_id="dead"),
+        node(1, node_id="alive"),
+        node(100, node_id="me"),
+        node(100, node_id="perl01", version="Disbatch.pl 2"),
+        node(100, node_id="patient", settings={"dead_after_seconds": 200}),
+        node(10, node_id="hasty", settings={"dead_after_seconds": 5}),
+    ]
+    dead = policy.dead_nodes(nodes, own_id="me", dead_after_seconds=30)
+    assert [one.id for one in dead] == ["dead", "hasty"]
+
+
+@given(st.dictionaries(st.sampled_from(["class", "maxthreads", "nodes_pin", "nodes_ignore", "description", "ctime"]),
+                       st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers())))  # fmt: skip
+def test_any_queue_document_can_be_read(document: dict[str, Any]) -> None:
+    read = Queue.from_document({"_id": "q", **document})
+    assert read.fault is not None or (read.class_name and (read.maxthreads is None or read.maxthreads >= 0))
+
+
+# --- the status table
+
+
+def test_the_table_knows_every_status_and_nothing_leads_out_of_it() -> None:
+    assert set(TRANSITIONS) == set(Status)
+    assert {new for follows in TRANSITIONS.values() for new in follows} <= set(Status)
+
+
+def test_only_a_claimed_task_becomes_running_but_for_the_specs_first_way() -> None:
+    assert {old for old in Status if may_become(old, Status.RUNNING)} == {Status.CLAIMED, Status.CREATED}
+    assert not may_become(Status.CONCLUDED, Status.FAILED)
+    assert not may_become(Status.ORPHANED, Status.CONCLUDED)
+    assert may_become(7, -2) and not may_become(7, 1) and not may_become(-9, -2)
+
+
+def test_every_word_and_number_names_statuses() -> None:
+    for word in names():
+        values, _ = parse(word)
+        assert values
+    assert parse("failed") == (frozenset({2}), True)
+    assert parse("7") == (frozenset({7}), False)
+    assert [name(status) for status in (-6, 0, 1, 2, 7, -9)] == [
+        "orphaned", "running", "concluded", "failed", "failed (7)", "status -9",
+    ]  # fmt: skip
+    assert kind(99) is Status.FAILED
+    assert [is_finished(status) for status in (-9, -6, -4, -2, -1, 0, 1, 5)] == [True, True, *[False] * 4, True, True]

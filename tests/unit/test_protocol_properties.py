@@ -1,0 +1,142 @@
+"""What holds of the protocol for any input at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from disbatch_protocol import schemas
+from disbatch_protocol.document import stdin_line
+from disbatch_protocol.faults import Severity
+from disbatch_protocol.manifest import Manifest, parse_manifest
+from disbatch_protocol.outcome import Outcome, Reason, RunEnd, Said, conclude
+from disbatch_protocol.parameters import ParameterSchema
+from disbatch_protocol.quantities import format_duration, format_size, parse_duration
+from disbatch_protocol.status import Status, may_become
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = sorted(schemas.load("manifest")["properties"])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_manifest_or_have_a_fault(data: bytes) -> None:
+    parsed = parse_manifest(data, directory_name="x")
+    assert (parsed.manifest is None) == any(fault.severity is Severity.ERROR for fault in parsed.faults)
+
+
+@given(st.sampled_from(FIELDS), json_values)
+def test_any_value_in_any_field_is_taken_or_refused_at_its_place(name: str, value: Any) -> None:
+    document = {"protocol": 1, "command": ["./x"], name: value}
+    parsed = parse_manifest(json.dumps(document).encode(), directory_name="x")
+    for fault in parsed.faults:
+        assert fault.pointer == "" or fault.pointer.startswith("/")
+        assert fault.message and "\n" not in fault.message[:1]
+    if parsed.manifest is None:
+        assert any(fault.pointer.split("/")[1:2] == [name] or fault.pointer == "" for fault in parsed.faults)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6), st.text(max_size=20))
+def test_any_object_is_parsed_without_an_exception(document: dict[str, Any], directory: str) -> None:
+    parse_manifest(json.dumps(document).encode(), directory_name=directory)
+
+
+exit_rules = st.dictionaries(
+    st.integers(0, 255).map(str),
+    st.sampled_from(["success", "failure", "permanent", "retry", "snooze"])
+    | st.builds(lambda status: {"outcome": "failure", "status": status}, st.integers(2, 1000)),
+    max_size=6,
+)
+ends = st.one_of(
+    st.builds(
+        RunEnd,
+        reason=st.sampled_from([Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED]),
+        exit_code=st.integers(0, 255),
+    ),
+    st.builds(RunEnd, reason=st.sampled_from(list(Reason)), signal=st.integers(1, 64)),
+)
+saids = st.builds(
+    Said,
+    error=st.booleans(),
+    retry=st.none() | st.booleans(),
+    snooze_seconds=st.none() | st.floats(0, 1e6),
+    status=st.none() | st.integers(2, 100),
+)
+
+
+@given(exit_rules, st.integers(0, 3), st.booleans(), ends, st.integers(1, 5), saids, st.floats(0, 0.999))
+def test_every_end_has_a_conclusion_that_the_table_of_statuses_allows(
+    exit_codes: dict[str, Any], retries: int, idempotent: bool, end: RunEnd, attempt: int, said: Said, chance: float
+) -> None:
+    text = json.dumps(
+        {"protocol": 1, "command": ["x"], "exit_codes": exit_codes, "retry": {"max": retries}, "idempotent": idempotent}
+    )
+    manifest = parse_manifest(text.encode(), directory_name="x").manifest
+    assert isinstance(manifest, Manifest)
+    conclusion = conclude(end, manifest, attempt=attempt, said=said, chance=chance)
+    left = Status.CLAIMED if end.reason is Reason.PARAMETERS else Status.RUNNING
+    assert may_become(left, conclusion.status)
+    assert (conclusion.status == Status.BLOCKED) == (conclusion.delay_seconds is not None)
+    assert conclusion.delay_seconds is None or conclusion.delay_seconds >= 0
+    assert (conclusion.status == Status.CONCLUDED) == (conclusion.outcome is Outcome.SUCCESS)
+    if conclusion.outcome is Outcome.RETRY:
+        assert attempt <= retries and conclusion.attempt_used
+    if said.error or said.status is not None:
+        assert conclusion.outcome is not Outcome.SUCCESS
+
+
+documents = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(max_size=9)
+        | st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30), timezones=st.just(UTC)) | st.uuids(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+        max_leaves=6,
+    ),
+)  # fmt: skip
+
+
+@given(documents)
+def test_any_document_is_one_line_of_json(document: dict[str, Any]) -> None:
+    line = stdin_line(document)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    seen = json.loads(line)
+    assert set(seen) == set(document) - {"stdout", "stderr", "log", "claim"}
+
+
+@given(st.text(alphabet=st.characters(categories=["Cs"]), min_size=1))
+def test_half_characters_of_other_systems_do_not_break_the_line(text: str) -> None:
+    json.loads(stdin_line({"a": text, text: [text]}))
+
+
+@given(json_values)
+def test_masking_and_defaults_leave_what_they_do_not_know(parameters: Any) -> None:
+    schema = ParameterSchema({"properties": {"secret": {"writeOnly": True}}})
+    masked = schema.masked(parameters)
+    if not (isinstance(parameters, dict) and "secret" in parameters):
+        assert masked == parameters
+
+
+@given(st.floats(0, 10**7))
+def test_a_duration_for_people_can_be_read_by_them_and_by_us(seconds: float) -> None:
+    text = format_duration(seconds)
+    if seconds >= 60:
+        assert abs(parse_duration(text) - seconds) <= max(3600, seconds * 0.05)
+    assert re.fullmatch(r"[\d.e+-]+ s|(\d+[dhms]){1,2}", text)
+
+
+@given(st.integers(0, 2**60))
+def test_a_size_for_people_is_short(size: int) -> None:
+    assert re.fullmatch(r"[\d.e+]+ ([KMGT]i)?B", format_size(size))
