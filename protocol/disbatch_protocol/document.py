@@ -37,7 +37,7 @@ def plain_document(
 ) -> dict[str, Any]:
     """A document as plain JSON values: `_id` and `queue` as strings, the rest as `to_json` writes it."""
     return {
-        str(name): str(value) if name in _NAMED_BY_TEXT else to_json(value, other=other, path=str(name))
+        to_json(str(name)): to_json(str(value) if name in _NAMED_BY_TEXT else value, other=other, path=str(name))
         for name, value in document.items()
         if name not in left_out
     }

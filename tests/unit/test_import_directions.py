@@ -81,7 +81,7 @@ def test_a_module_of_the_host_imports_only_what_its_layer_may(name: str, path: P
     allowed = MAY_IMPORT[layer]
     for imported in imports_of(path):
         top = imported.split(".")[0]
-        if imported == "disbatch_host" or imported == "disbatch_host.__version__":
+        if imported in {"disbatch_host", "disbatch_host.__version__"}:
             continue
         if top == "disbatch_protocol":
             assert "disbatch_protocol" in allowed or "*" in allowed, f"{name} imports {imported}"

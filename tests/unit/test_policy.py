@@ -112,8 +112,11 @@ def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:
     assert [one.id for one in dead] == ["dead", "hasty"]
 
 
-@given(st.dictionaries(st.sampled_from(["class", "maxthreads", "nodes_pin", "nodes_ignore", "description", "ctime"]),
-                       st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers())))  # fmt: skip
+queue_fields = st.sampled_from(["class", "maxthreads", "nodes_pin", "nodes_ignore", "description", "ctime"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.dictionaries(queue_fields, scalars | st.lists(st.text() | st.integers())))
 def test_any_queue_document_can_be_read(document: dict[str, Any]) -> None:
     read = Queue.from_document({"_id": "q", **document})
     assert read.fault is not None or (read.class_name and (read.maxthreads is None or read.maxthreads >= 0))

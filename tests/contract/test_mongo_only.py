@@ -1,0 +1,184 @@
+"""What is only MongoDB's: the plans of hot queries, documents of other programs, a server that goes away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gridfs
+import pymongo
+import pytest
+from bson import Decimal128, ObjectId, Regex
+
+from contract.test_store import NOW, change, claim_one, push
+from disbatch_host.clock import SystemClock
+from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
+from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, new_task
+from disbatch_host.store.mongo import MongoStore
+from disbatch_protocol.status import Status
+from helpers.mongod import Mongod, start_mongod
+
+pytestmark = pytest.mark.mongodb
+
+
+@pytest.fixture
+def url(mongod_server: Mongod) -> Iterator[str]:
+    with mongod_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def mongo(url: str) -> Iterator[MongoStore]:
+    store = MongoStore(url, SystemClock())
+    store.open()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    """The database as any other program sees it."""
+    with pymongo.MongoClient(url, tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+# --- plans
+
+
+class Plans:
+    """Every query that the server has carried out, with its plan, through the database profiler."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        raw.command("profile", 2)
+
+    def of(self, action: Any) -> list[dict[str, Any]]:
+        began = self._raw["system.profile"].count_documents({})
+        action()
+        found = self._raw["system.profile"].find({"ns": {"$regex": r"\.tasks$"}}).skip(0)
+        entries = [one for one in found if one.get("planSummary")]
+        new = entries[-(self._raw["system.profile"].count_documents({}) - began) :]
+        assert new
+        return new
+
+
+def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, raw: Any) -> None:
+    now = mongo.now()
+    for status, queue in ((-2, "q"), (1, "q"), (-2, "other"), (7, "other"), (-4, "q")):
+        push(mongo, *({"n": number} for number in range(2500)), queue=queue, status=status)
+    tasks = mongo.claim("n1", [("q", 5)], "t1")
+    keys = [RunKey(task.id, "n1", "t1") for task in tasks]
+    mongo.commit([change(key, Status.CLAIMED, Status.RUNNING) for key in keys])
+    push(mongo, {}, status=-4, not_before=now)
+    in_hand = TaskFilter(node="n1", statuses=frozenset({-1, 0}))
+    hot = {
+        "claim": (lambda: mongo.claim("n1", [("q", 10), ("other", 10)], "t2"), 70),
+        "which queues wait": (mongo.waiting_queues, 5),
+        "commit": (lambda: mongo.commit([change(key, Status.RUNNING, stdout="x") for key in keys]), 10),
+        "refused commit": (lambda: mongo.commit([change(keys[0], Status.CLAIMED, stdout="x")]), 10),
+        "promote": (mongo.promote_due, 5),
+        "what a node has in hand": (lambda: list(mongo.find_tasks(in_hand)), 60),
+        "unfinished": (lambda: mongo.has_unfinished(["nothing", "q"]), 10),
+    }
+    plans = Plans(raw)
+    for name, (action, most) in hot.items():
+        entries = plans.of(action)
+        for entry in entries:
+            summary = entry["planSummary"]
+            assert "COLLSCAN" not in summary, (name, entry)
+            assert not entry.get("hasSortStage") or name == "what a node has in hand", (name, entry)
+        examined = sum(entry.get("docsExamined", 0) for entry in entries)
+        looked_at = sum(entry.get("keysExamined", 0) for entry in entries)
+        assert examined <= most and looked_at <= 3 * most, (name, examined, looked_at, entries)
+
+
+def test_counts_are_answered_from_the_index_alone(mongo: MongoStore, raw: Any) -> None:
+    push(mongo, *({} for _ in range(300)), status=1)
+    entries = Plans(raw).of(mongo.count_by_status)
+    assert all("IXSCAN" in entry["planSummary"] and entry["docsExamined"] == 0 for entry in entries), entries
+
+
+# --- documents of other programs
+
+
+def test_documents_of_any_bson_type_are_claimed_and_kept(mongo: MongoStore, raw: Any) -> None:
+    other = {"when": NOW, "price": Decimal128("1.10"), "like": Regex("a.b", "i"), "ref": ObjectId()}
+    queue = ObjectId()
+    raw["tasks"].insert_one({"_id": "own id", **new_task(queue, {}, now=NOW), "other": other})
+    (task,) = mongo.claim("n1", [(queue, 1)], "t1")
+    assert task.id == mongo.parse_id("own id") == "own id"
+    key = RunKey(task.id, "n1", "t1")
+    assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING)]) == set()
+    assert raw["tasks"].find_one()["other"] == other
+
+
+def test_a_queue_of_another_program_is_found_by_its_object_id(mongo: MongoStore, raw: Any) -> None:
+    queue_id = raw["queues"].insert_one({"class": "Mail"}).inserted_id
+    found = mongo.find_queue(str(queue_id))
+    assert found is not None and found.id == queue_id
+
+
+def test_long_output_can_be_read_by_any_gridfs_reader(mongo: MongoStore, raw: Any) -> None:
+    task, key = claim_one(mongo)
+    data = bytes(range(256)) * 3000
+    pieces = [data[at : at + OUTPUT_CHUNK_SIZE] for at in range(0, len(data), OUTPUT_CHUNK_SIZE)]
+    for number, piece in enumerate(pieces):
+        mongo.commit([], [OutputChunk(key=key, stream="stdout", number=number, data=piece)])
+    bucket = gridfs.GridFSBucket(raw, bucket_name="tasks")
+    assert bucket.open_download_stream_by_name(f"{task.id}/stdout").read() == data
+    assert mongo.delete_tasks([task.id]) == 1
+    assert list(bucket.find()) == []
+
+
+@pytest.mark.parametrize("name", ["a.b", "$set", ""])
+def test_field_names_that_would_mean_something_else_are_refused(mongo: MongoStore, name: str) -> None:
+    _, key = claim_one(mongo)
+    with pytest.raises(StoreRefusedError, match="expected a field name"):
+        mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, **{name: 1})])
+
+
+# --- the server
+
+
+def test_a_server_that_goes_and_comes_back(tmp_path: object) -> None:
+    with start_mongod() as server:
+        store = MongoStore(server.database_url("gone"), SystemClock())
+        store.open()
+        (task_id,) = push(store, {})
+        watcher = store.watch()
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(StoreUnreachableError, match="cannot be reached"):
+            store.get_task(task_id)
+        assert time.monotonic() - began < 15
+        assert watcher.wait(0.2) in (True, False)  # never raises
+        server.start()
+        assert store.get_task(task_id) is not None
+        assert watcher.wait(30)
+        watcher.close()
+        store.close()
+
+
+def test_a_wrong_password_is_said_as_such(mongod_server: Mongod) -> None:
+    url = f"mongodb://me:s3cret@127.0.0.1:{mongod_server.port}/x?replicaSet=rs0"
+    store = MongoStore(url, SystemClock())
+    with pytest.raises(StoreRefusedError, match="refuses the user or password") as caught:
+        store.open()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_time_is_the_servers(mongo: MongoStore, url: str) -> None:
+    from datetime import datetime, timedelta
+
+    class LateClock(SystemClock):
+        def now(self) -> datetime:
+            return super().now() - timedelta(minutes=5)
+
+    late = MongoStore(url, LateClock())
+    late.open()
+    late.put_node({"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}, replacing=None)
+    record = mongo.get_node("n1")
+    assert record is not None and record.age_seconds is not None and record.age_seconds < 5
+    assert abs((late.now() - mongo.now()).total_seconds()) < 1
+    late.close()
