@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+# Most tests wait for something (a grace, a heartbeat) rather than compute, so more than one a core is not too many.
+JOBS   ?= 4
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test lint check soak bench clean
@@ -13,7 +15,7 @@ demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled p
 	@$(BIN)/disbatch-host demo
 
 test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; under 5 minutes
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

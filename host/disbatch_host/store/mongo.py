@@ -68,7 +68,7 @@ from disbatch_protocol.status import Status
 log = logging.getLogger(__name__)
 
 DEFAULT_DATABASE = "disbatch"
-SELECT_SECONDS = 4.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s
+SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s of the command
 SOCKET_SECONDS = 30.0  # for one answer; a server that is stopped must not hold a node for ever
 CLOCK_SECONDS = 30.0  # for how long the server's clock is followed without asking again
 FALLBACK_SECONDS = 0.5  # between two wake-ups where the server has no change streams (standalone)
