@@ -23,6 +23,7 @@ lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/mypy
 
 check: $(VENV)/.run ## validate the bundled plugins
+	@sh plugins/go/build.sh
 	$(BIN)/disbatch-host check --plugins plugins
 
 soak: $(VENV)/.test ## the long tests

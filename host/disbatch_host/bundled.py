@@ -13,6 +13,7 @@ from pathlib import Path
 
 _IN_PACKAGE = "bundled_plugins"  # where the wheel puts the checkout's plugins/ directory
 _LANGUAGES = ("shell", "python", "perl", "node", "go")
+_NEEDED = {"perl": ("perl", "json_pp"), "node": ("node",), "go": ("go",)}  # json_pp: perl-base alone has no JSON
 _BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
 
 
@@ -32,9 +33,10 @@ def prepare(target: Path) -> list[str]:
         if source.is_dir():
             shutil.copytree(source, target / language, ignore=shutil.ignore_patterns("__pycache__", "bin"))
     _make_private(target)
-    for language, program in (("perl", "perl"), ("node", "node"), ("go", "go")):
-        if shutil.which(program) is None and (target / language).is_dir():
-            notices.append(f"the {language} plugins are left out: no {program!r} in PATH")
+    for language, programs in _NEEDED.items():
+        missing = [program for program in programs if shutil.which(program) is None]
+        if missing and (target / language).is_dir():
+            notices.append(f"the {language} plugins are left out: no {missing[0]!r} in PATH")
             shutil.rmtree(target / language)
     if (target / "go").is_dir():
         notices.extend(_build_go(target / "go"))

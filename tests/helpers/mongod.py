@@ -102,6 +102,10 @@ class Mongod:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP makes it as slow as can be, SIGCONT wakes it."""
+        os.kill(self.pid, number)
+
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
