@@ -154,7 +154,7 @@ class Node:
                 service.cancel()
             await asyncio.gather(*services, return_exceptions=True)
             await self._release()
-            await self._store_thread.stop(give_up=True)
+            await self._store_thread.stop()
         return int(self._exit_code)
 
     async def _work(self) -> None:
@@ -285,7 +285,7 @@ class Node:
         try:
             report = await run.perform()
         except StoreError as error:
-            log.error("task %s has ended, but the store refuses to record it: %s", run.task.id, error)
+            log.error("task %s: its run could not be recorded: %s", run.task.id, error)
         except Exception:
             # A defect here must not take the other runs down. The task stays Running and is settled as a lost run
             # when this node starts again; saying anything else of it would be a guess.
@@ -503,8 +503,11 @@ class Node:
         while self._runs:
             await asyncio.wait(self._runs.values(), timeout=REFRESH_SECONDS)
             if self._stop_requests > 2 and self._store_thread.is_away:
-                log.error("leaving %d tasks as they are: the store is away", len(self._runs))
+                log.error(
+                    "the store is away: %d tasks are left as they are, until this node starts again", len(self._runs)
+                )
                 self._exit_code = ExitCode.STORE
+                self._store_thread.give_up()
                 return
 
     async def _release(self) -> None:

@@ -79,11 +79,17 @@ class StoreThread:
         """Call something with the store. The future raises what the call raises."""
         return self._submit(self._calls, _Call(function, self._loop.create_future()))
 
-    async def stop(self, *, give_up: bool = False) -> None:
-        """End the thread after everything that was handed in has been done; `give_up`: after one more attempt."""
+    def give_up(self) -> None:
+        """From now on, what cannot be written at the next attempt fails instead of being tried again."""
+        with self._condition:
+            self._give_up = True
+            self._condition.notify()
+
+    async def stop(self) -> None:
+        """End the thread after everything that was handed in has been done, or has failed at one more attempt."""
+        self.give_up()
         with self._condition:
             self._is_stopping = True
-            self._give_up = self._give_up or give_up
             self._condition.notify()
         if self._thread.is_alive():
             await self._loop.run_in_executor(None, self._thread.join)
@@ -112,8 +118,7 @@ class StoreThread:
                 calls = list(self._calls)
                 self._calls.clear()
             is_written = not batch or self._write(batch)
-            for call in calls:
-                self._carry_out(call)
+            self._carry_out(calls, is_away=not is_written)
             if is_written:
                 pause_seconds = _FIRST_RETRY_SECONDS
                 continue
@@ -172,13 +177,20 @@ class StoreThread:
 
         self._post(tell)
 
-    def _carry_out(self, call: _Call) -> None:
-        try:
-            result = call.function(self._store)
-        except Exception as error:
-            self._post(functools.partial(_set_exception, [call.answer], error))
-        else:
-            self._post(functools.partial(_set_result, call.answer, result))
+    def _carry_out(self, calls: Sequence[_Call], *, is_away: bool) -> None:
+        for number, call in enumerate(calls):
+            try:
+                if is_away and self._give_up:
+                    raise StoreUnreachableError("the store is away and the node is leaving")
+                result = call.function(self._store)
+            except StoreUnreachableError as error:
+                # The others would find out the same, each after seconds of waiting.
+                self._post(functools.partial(_set_exception, [one.answer for one in calls[number:]], error))
+                return
+            except Exception as error:
+                self._post(functools.partial(_set_exception, [call.answer], error))
+            else:
+                self._post(functools.partial(_set_result, call.answer, result))
 
     def _fail(self, records: Sequence[_Record], error: StoreError) -> None:
         self._post(functools.partial(_set_exception, [record.answer for record in records], error))
