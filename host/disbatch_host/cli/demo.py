@@ -28,7 +28,6 @@ from disbatch_protocol.status import Status
 
 _NODE_ID = "demo"
 _AT_ONCE = 8
-_SAMPLE_WIDTH = 110  # characters of a sample of output
 
 
 @click.command()
@@ -60,9 +59,7 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     store.open()
     queues = [_make_queue(store, plugin, paths) for plugin in catalog.plugins.values()]
     total = len(queues) * len(paths)
-    click.echo(
-        f"{total} tasks over {len(paths)} files in {len(queues)} queues, one for each bundled plugin; a node runs them:"
-    )
+    click.echo(f"{total} tasks over {len(paths)} files, a queue for each of {len(queues)} plugins; a node runs them:")
     logging.getLogger("disbatch_host").setLevel(logging.ERROR)  # what it would log is shown as a bar
     began = time.monotonic()
     code = _run_node(store, plugins_directory, total)
@@ -117,20 +114,24 @@ def _print_results(store: Store, queues: Sequence[Queue]) -> bool:
         rows.append(
             (queue.class_name, language, len(tasks), (str(len(well)), "green"), failed, median, format_duration(cpu))
         )
-        samples += [_sample(task) for task in well[:1]]
-        samples += [f"FAILED {task.document.get('error')}" for task in tasks if task.status != Status.CONCLUDED][:1]
+        samples += [f"{queue.class_name:20}{_sample(task)}" for task in well[:1]]
+        samples += [f"{queue.class_name:20}FAILED {task.document.get('error')}" for task in tasks if task not in well][
+            :1
+        ]
     columns = ("plugin", "language", "tasks", "concluded", "failed", "median", "CPU")
     render.print_table(columns, rows, right=(2, 3, 4, 5, 6))
     click.echo("\nSome of what they printed:")
+    width = shutil.get_terminal_size().columns - 2
     for sample in samples:
-        click.echo(f"  {sample}")
+        click.echo(f"  {sample if len(sample) <= width else sample[: width - 3] + '...'}")
     return all_well
 
 
 def _sample(task: Task) -> str:
+    """The first line that it printed, without the directory of the file that it is about."""
+    directory = f"{Path(task.parameters['path']).parent}/"
     line = str(task.document["stdout"]).strip().splitlines()[:1]
-    text = render.printable(line[0]) if line else "(nothing)"
-    return text if len(text) <= _SAMPLE_WIDTH else f"{text[: _SAMPLE_WIDTH - 3]}..."
+    return render.printable(line[0]).replace(directory, "") if line else "(nothing)"
 
 
 def _sources(count: int) -> list[Path]:

@@ -47,7 +47,6 @@ def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[Any]],
     *,
-    styles: Mapping[int, str] | None = None,
     right: Sequence[int] = (),
     title: str | None = None,
 ) -> None:
@@ -73,7 +72,15 @@ def _rich_table(columns: Sequence[str], cells: Any, right: Sequence[int], title:
 
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+        # Ids must be copied whole; what is too long for the line is the text at its end.
+        is_last = index == len(columns) - 1
+        table.add_column(
+            column,
+            justify="right" if index in right else "left",
+            overflow="ellipsis" if is_last else "fold",
+            no_wrap=not is_last or index == 0,
+            ratio=1 if is_last else None,
+        )
     for row in cells:
         table.add_row(*(Text(text, style=style or "") for text, style in row))
     Console().print(table)

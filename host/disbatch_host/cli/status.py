@@ -9,6 +9,7 @@ from disbatch_host.cli.main import common_options
 from disbatch_host.model import NodeRecord, Queue
 from disbatch_protocol.status import Status
 
+_SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only where there are some
 _COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
 
 
@@ -32,11 +33,11 @@ def status() -> None:
                 render.print_json({"node": record.id, **nodes.json_document(record)}, store.extended_json)
             return
         rows = [
-            (queue_id, *(_count_cell(name, total[name]) for name in _COLUMNS), _note(queue, records))
+            (queue_id, *(_count_cell(name, total[name]) for name in _SHOWN), _note(queue, total, records))
             for queue_id, queue, total in lines
         ]
         if rows:
-            render.print_table(("queue", *_COLUMNS, "note"), rows, right=range(1, len(_COLUMNS) + 1))
+            render.print_table(("queue", *_SHOWN, "note"), rows, right=range(1, len(_SHOWN) + 1))
         else:
             click.echo("no queues; `disbatch-host queue create ID --class CLASS` makes one")
         click.echo()
@@ -66,24 +67,26 @@ _WORDS: dict[int, str] = {
     Status.CANCELLED: "cancelled",
     Status.ORPHANED: "orphaned",
 }
-_STYLES = {"failed": "red", "terminated": "red", "orphaned": "magenta", "running": "cyan", "concluded": "green"}
+_STYLES = {"failed": "red", "running": "cyan", "concluded": "green"}
 
 
 def _count_cell(name: str, count: int) -> tuple[str, str]:
     return (str(count), _STYLES.get(name, "default")) if count else ("0", "dim")
 
 
-def _note(queue: Queue | None, records: list[NodeRecord]) -> tuple[str, str]:
-    """Why the queue's tasks do not run, where that can be seen from here."""
+def _note(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> tuple[str, str]:
+    """The rarer ends, and why the queue's tasks do not run, where that can be seen from here."""
+    notes = [f"{count} {name}" for name, count in total.items() if count and name not in _SHOWN]
     if queue is None:
-        return "the queue was deleted", "yellow"
-    if queue.fault is not None:
-        return queue.fault, "red"
-    alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
-    able = [one for one in alive if queue.class_name in _classes(one) and queue.is_for(one.id)]
-    if alive and not able:
-        return f"no living node can run {queue.class_name}", "yellow"
-    return "", "default"
+        notes.append("the queue was deleted")
+    elif queue.fault is not None:
+        notes.append(queue.fault)
+    else:
+        alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
+        able = [one for one in alive if queue.class_name in _classes(one) and queue.is_for(one.id)]
+        if alive and not able:
+            notes.append(f"no living node can run {queue.class_name}")
+    return ", ".join(notes), "yellow"
 
 
 def _classes(record: NodeRecord) -> set[str]:

@@ -147,15 +147,14 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
                     one.queue,
                     render.status_cell(one.status),
                     one.node or "-",
-                    one.run.get("attempt", "-"),
                     render.age(one.document.get("ctime"), now),
                     render.duration(one.run.get("seconds")),
                     _in_short(one),
                 )
                 for one in tasks[:limit]
             ]
-            columns = ("task", "queue", "status", "node", "attempt", "created", "ran", "error")
-            render.print_table(columns, rows, right=(4,))
+            columns = ("task", "queue", "status", "node", "created", "ran", "error")
+            render.print_table(columns, rows)
         if len(tasks) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
 
