@@ -191,6 +191,7 @@ class RunChange:
     statuses: tuple[Status, ...]  # the task must be in one of these
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
+    forget_output_of: str | None = None  # the token of an earlier attempt whose output pieces go with this change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,13 +35,15 @@ _FROM_RUN_TO_ATTEMPT = (
 )  # fmt: skip
 
 
-def start_change(key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
-    """Claimed → Running: durable before the process starts (promise 2)."""
+def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
+    """Claimed → Running: durable before the process starts (promise 2). The output of an earlier attempt goes."""
+    earlier = task.run.get("token")
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
         set={"status": int(Status.RUNNING), "mtime": now, "run": dict(run), "stdout": "", "stderr": ""},
         unset=_OF_ONE_ATTEMPT,
+        forget_output_of=earlier if isinstance(earlier, str) else None,
     )
 
 

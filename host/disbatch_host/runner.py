@@ -171,7 +171,9 @@ class Run:
         faults = self._plugin.schema.check(self._task.parameters)
         if faults:
             return await self._conclude_unfit([str(fault) for fault in faults])
-        if not await self._record(run_document.start_change(self._key, self._run, now=self._run["started"])):
+        if not await self._record(
+            run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
+        ):
             log.warning("task %s was claimed here but belongs to another node now; it is not started", self._task.id)
             return RunReport(result=RunResult.REFUSED)
         try:

@@ -413,6 +413,19 @@ def test_pieces_come_back_in_order_and_written_twice_is_written_once(store: Stor
     assert list(store.read_output(task.id, "t1", "stdout")) == []
 
 
+def test_a_new_attempt_takes_the_pieces_of_the_earlier_one_with_it(store: Store) -> None:
+    task, key = claim_one(store)
+    store.commit([], [OutputChunk(key=key, stream=name, number=0, data=b"x") for name in ("stdout", "stderr")])
+    refused = RunChange(key=key, statuses=(Status.RUNNING,), set={"status": 0}, forget_output_of="t1")
+    assert store.commit([refused]) == {key}
+    assert list(store.read_output(task.id, "t1", "stdout")) == [b"x"]
+    assert (
+        store.commit([RunChange(key=key, statuses=(Status.CLAIMED,), set={"status": 0}, forget_output_of="t1")])
+        == set()
+    )
+    assert list(store.read_output(task.id, "t1", "stdout")) == list(store.read_output(task.id, "t1", "stderr")) == []
+
+
 def test_forty_mebibytes_of_pieces_in_one_commit(store: Store) -> None:
     task, key = claim_one(store)
     count = 40 * 2**20 // OUTPUT_CHUNK_SIZE

@@ -66,6 +66,8 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
     for name in _DURATIONS:
         if merged.get(name) is not None:
             values[f"{name}_seconds"] = _duration(name, merged[name])
+    if values.get("dead_after_seconds", 30.0) <= values.get("heartbeat_seconds", 1.0):
+        raise UsageError("--dead-after: expected more than the interval of the heartbeat, else every node looks dead")
     return Settings(
         store_url=merged.get("store") or default_store(environ),
         plugins=tuple(

@@ -133,7 +133,7 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
         except ValueError as error:
             raise UsageError(f"--status: {error}") from error
     with common.opened_store() as store:
-        queue_id = common.find_queue(store, queue).id if queue is not None else None
+        queue_id = None if queue is None else _queue_id(store, queue)
         which = TaskFilter(queue=queue_id, statuses=values, failed_too=failed_too)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
@@ -157,6 +157,13 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
             render.print_table(columns, rows)
         if len(tasks) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
+
+
+def _queue_id(store: Store, name: str) -> Any:
+    """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
+    if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
+        return name
+    return common.find_queue(store, name).id
 
 
 def _in_short(one: Task) -> str:

@@ -145,7 +145,8 @@ class Store(Protocol):
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
-        refused: the task is gone, or key or status do not hold any more. A chunk written twice is the same chunk."""
+        refused: the task is gone, or key or status do not hold any more. A chunk written twice is the same chunk.
+        With a change that is carried out go the pieces of the attempt that it names in `forget_output_of`."""
 
     def promote_due(self, limit: int = 1000) -> int:
         """Blocked tasks whose `not_before` has come, by the store's clock: back to Created, `not_before` removed."""

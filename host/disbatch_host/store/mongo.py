@@ -392,6 +392,14 @@ class MongoStore:
                 result = self._tasks.bulk_write(writes, ordered=True)
                 if result.matched_count < len(part):
                     refused |= self._refused(part)
+            self._delete_files(
+                [
+                    _file_id(change.key.task_id, change.forget_output_of, stream)
+                    for change in changes
+                    if change.forget_output_of is not None and change.key not in refused
+                    for stream in ("stdout", "stderr")
+                ]
+            )
             return refused
 
     def _refused(self, changes: Sequence[RunChange]) -> set[RunKey]:

@@ -406,7 +406,14 @@ class SqliteStore:
                     "INSERT OR REPLACE INTO output (task, token, stream, number, data) VALUES (?, ?, ?, ?, ?)",
                     [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
                 )
-            return {change.key for change in changes if not _apply(connection, change)}
+            refused = set()
+            for change in changes:
+                if not _apply(connection, change):
+                    refused.add(change.key)
+                elif change.forget_output_of is not None:
+                    forgotten = (change.key.task_id, change.forget_output_of)
+                    connection.execute("DELETE FROM output WHERE task = ? AND token = ?", forgotten)
+            return refused
 
         return self._write(carry_out)
 
