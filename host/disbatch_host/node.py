@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh interval
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
+SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process or memory left for a start
 START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
 
@@ -115,6 +116,8 @@ class Node:
         self._start_failures: Counter[str] = Counter()
         self._shall_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
+        self._may_have_strays = False  # a claim has failed in a way that leaves open whether it was carried out
+        self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
         self._last_refresh = float("-inf")
         self._last_heartbeat = 0.0
         self._stop_requests = 0
@@ -239,16 +242,21 @@ class Node:
             return
         if self._store_thread.is_away and not refresh:
             return  # nothing is claimed while what has ended cannot be written
+        if self._loop.time() < self._hold_claims_until:
+            return
         self._shall_look = False
         classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
         load = self._load()
         try:
+            if self._may_have_strays:
+                await self._give_back_strays()
             result = await self._store_thread.call(
                 lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh)
             )
         except StoreError as error:
             self._say_store_trouble(error)
             self._last_refresh = self._loop.time()
+            self._may_have_strays = True  # the claim may have been carried out, and its answer lost
             return
         self._is_store_trouble_said = False
         if refresh:
@@ -258,6 +266,13 @@ class Node:
         self._may_have_more = result.may_have_more
         for task in result.tasks:
             self._start_run(task)
+
+    async def _give_back_strays(self) -> None:
+        known = frozenset(str(run.task.id) for run in self._runs)
+        count = await self._store_thread.call(lambda store: self._scheduler.give_back_strays(store, known=known))
+        self._may_have_strays = False
+        if count:
+            log.warning("%d tasks were claimed without this node hearing of it; they are given back", count)
 
     def _load(self) -> policy.Load:
         return policy.Load(
@@ -303,8 +318,13 @@ class Node:
 
     def _note_start(self, run: Run, report: RunReport) -> None:
         name = run.plugin.name
-        if report.result is not RunResult.NOT_STARTED:
+        if report.result is RunResult.ENDED:
             self._start_failures.pop(name, None)
+        if report.result is not RunResult.NOT_STARTED:
+            return
+        if report.is_machines_fault:
+            log.error("this machine is short of something: %s; nothing is claimed for a moment", report.why_not_started)
+            self._hold_claims_until = self._loop.time() + SHORTAGE_SECONDS
             return
         self._start_failures[name] += 1
         if self._start_failures[name] >= START_FAILURES_MAX and name not in self._set_aside:

@@ -33,7 +33,7 @@ from typing import Any, Protocol
 
 from disbatch_host import environment, machine, run_document
 from disbatch_host.clock import Clock
-from disbatch_host.errors import StoreError
+from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.model import Document, OutputChunk, RunChange, RunKey, Task
 from disbatch_host.output import OutputStream
 from disbatch_host.plugins import Plugin
@@ -76,6 +76,7 @@ class RunReport:
     result: RunResult
     conclusion: Conclusion | None = None
     why_not_started: str | None = None
+    is_machines_fault: bool = False  # it could not be started for want of descriptors, processes or memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ class Run:
         try:
             await self._start()
         except StartError as error:
-            return await self._return_unstarted(str(error))
+            return await self._return_unstarted(error)
         if self._stop_before_start is not None:
             self.stop(self._stop_before_start)
         process_end = await self._ended
@@ -213,7 +214,8 @@ class Run:
             RunEnd(reason=Reason.PARAMETERS), Status.CLAIMED, {"code": "parameters", "message": message}
         )
 
-    async def _return_unstarted(self, why: str) -> RunReport:
+    async def _return_unstarted(self, error: StartError) -> RunReport:
+        why = str(error)
         log.error("task %s: plugin %s %s", self._task.id, self._plugin.name, why)
         self._remove_work_directory()
         report = await self._conclude_unstarted(
@@ -223,7 +225,12 @@ class Run:
         )
         if report.result is not RunResult.ENDED:
             return report
-        return RunReport(result=RunResult.NOT_STARTED, conclusion=report.conclusion, why_not_started=why)
+        return RunReport(
+            result=RunResult.NOT_STARTED,
+            conclusion=report.conclusion,
+            why_not_started=why,
+            is_machines_fault=error.is_machines_fault,
+        )
 
     async def _conclude_unstarted(self, end: RunEnd, left: Status, error: Document) -> RunReport:
         return await self._record_conclusion(end, left, error, {"stdout": "", "stderr": ""})
@@ -433,18 +440,29 @@ class Run:
         not_before = None
         if conclusion.delay_seconds is not None:
             not_before = now + timedelta(seconds=conclusion.delay_seconds)
-        change = run_document.end_change(
-            self._task,
-            self._key,
-            left=left,
-            run=self._run,
-            conclusion=conclusion,
-            error=None if succeeded or conclusion.outcome is Outcome.SNOOZE else error,
-            fields=fields,
-            not_before=not_before,
-            now=now,
-        )
-        if not await self._record(change):
+
+        def change(error: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> RunChange:
+            return run_document.end_change(
+                self._task,
+                self._key,
+                left=left,
+                run=self._run,
+                conclusion=conclusion,
+                error=error,
+                fields=fields,
+                not_before=not_before,
+                now=now,
+            )
+
+        wants_error = not succeeded and conclusion.outcome is not Outcome.SNOOZE
+        try:
+            accepted = await self._record(change(error if wants_error else None, fields))
+        except StoreRefusedError as refusal:
+            # Too large together with what others have put into the document, say. How it ended must be recorded all the
+            # same; what cannot be stored is named.
+            message = f"disbatch-host: the store refused its output: {refusal}"
+            accepted = await self._record(change({"code": "not_stored", "message": message}, {}))
+        if not accepted:
             log.warning("task %s was taken over; the end of its run here is not recorded", self._task.id)
             return RunReport(result=RunResult.REFUSED)
         return RunReport(result=RunResult.ENDED, conclusion=conclusion)

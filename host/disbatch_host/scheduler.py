@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from disbatch_host import policy
-from disbatch_host.model import Queue, Task
+from disbatch_host import policy, run_document
+from disbatch_host.model import Queue, RunKey, Task, TaskFilter
 from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
+from disbatch_protocol.status import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,17 @@ class Scheduler:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._queues: Sequence[Queue] = ()
+
+    def give_back_strays(self, store: Store, *, known: frozenset[str]) -> int:
+        """Give back the tasks that carry this node's claim and of which it knows nothing: the answer to the claim
+        was lost. `known` are the ids of its runs. Returns how many there were."""
+        which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED)}))
+        strays = [task for task in store.find_tasks(which, with_output=False) if str(task.id) not in known]
+        changes = [
+            run_document.give_back_change(RunKey(task.id, self._node_id, task.token), now=store.now())
+            for task in strays
+        ]
+        return len(strays) - len(store.commit(changes))
 
     def round(self, store: Store, *, classes: frozenset[str], load: Load, refresh: bool) -> Round:
         """Claim what there is room for. `refresh`: read the queues again and promote what is due; else only claim."""

@@ -259,6 +259,17 @@ def test_limits_are_set_on_the_child_alone() -> None:
     assert cpu.end.signal in (signal.SIGXCPU, signal.SIGKILL)
 
 
+def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that ran out of descriptors between the start of a process and its pidfd forgot the process."""
+
+    def no_pidfd(pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_pidfd)
+    seen = sh("echo out; sleep 0.1; exit 5")
+    assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (5, b"out\n")
+
+
 def test_the_drain_is_bounded_however_much_a_background_child_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "DRAIN_SECONDS", 0.3)
     seen = sh("(while :; do echo more; done) & exit 0")

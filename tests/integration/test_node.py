@@ -441,3 +441,55 @@ def test_wrong_json_in_a_manifest_leaves_the_other_plugins_running(cluster: Clus
     log = cluster.run()
     assert cluster.task(task_id).status == Status.CONCLUDED
     assert "not valid JSON" in log and "another plugin has the name 'Twin' as well" in log
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
+    queue = cluster.queue("Echo", maxthreads=1)
+    mine, other = cluster.push(queue, {}, {})
+    cluster.store.claim("n1", [(queue, 2)], "lost answer")
+    from disbatch_host.scheduler import Scheduler
+
+    assert Scheduler("n1").give_back_strays(cluster.store, known=frozenset({str(mine)})) == 1
+    assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]
+
+
+def test_a_machine_without_descriptors_is_no_fault_of_the_plugin(cluster: Cluster) -> None:
+    cluster.plugin("Echo", "sleep 0.3")
+    ids = cluster.push(cluster.queue("Echo", maxthreads=40), *({} for _ in range(40)))
+    import resource
+    import subprocess
+    import sys
+
+    from helpers.nodes import COMMAND
+
+    command = [*COMMAND, "--store", cluster.url, "--plugins", str(cluster.plugins), "--until-idle", "--node-id", "n1"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+         f"os.execv({command[0]!r}, {command!r})"],
+        capture_output=True, text=True, check=False, timeout=90,
+    )  # fmt: skip
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
+    assert done.returncode == 0, done.stderr
+    assert "this machine is short of something" in done.stderr and "set aside" not in done.stderr
+    assert {cluster.task(one).status for one in ids} == {Status.CONCLUDED}
+
+
+@pytest.mark.mongodb
+def test_an_end_that_the_store_finds_too_large_is_recorded_without_its_output(
+    mongod_server: Any, tmp_path: Path
+) -> None:
+    from disbatch_host.clock import SystemClock
+    from disbatch_host.store.open import open_store
+    from helpers import nodes
+
+    with mongod_server.database() as url:
+        store = open_store(url, SystemClock())
+        store.open()
+        with nodes.cluster(url, store, tmp_path) as cluster:
+            cluster.plugin("Big", "head -c 1000000 /dev/zero | tr '\\0' x")
+            (task_id,) = cluster.push(cluster.queue("Big"), {"data": "y" * (15 * 2**20 + 900_000)})
+            cluster.run()
+            task = cluster.task(task_id)
+            assert (task.status, task.run["exit_code"], task.document["stdout"]) == (Status.CONCLUDED, 0, "")
+            assert task.document["error"]["code"] == "not_stored"
+        store.close()

@@ -137,8 +137,9 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
         which = TaskFilter(queue=queue_id, statuses=values, failed_too=failed_too)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
+            masker = _Masker(store)
             for one in tasks[:limit]:
-                render.print_json(_masked(one), store.extended_json)
+                render.print_json(masker.document(one), store.extended_json)
         else:
             now = store.now()
             rows = [
@@ -183,7 +184,7 @@ def show(id: str) -> None:
     with common.opened_store() as store:
         found = common.find_task(store, id)
         if common.wants_json():
-            render.print_json(_masked(found), store.extended_json)
+            render.print_json(_Masker(store).document(found), store.extended_json)
             return
         _show(store, found)
 
@@ -210,7 +211,7 @@ def _show(store: Store, found: Task) -> None:
     error = document.get("error")
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
-    facts.append(("parameters", _pretty(_masked(found)["parameters"], store)))
+    facts.append(("parameters", _pretty(_Masker(store).document(found)["parameters"], store)))
     for name in ("result", "progress"):
         if name in document:
             facts.append((name, _pretty(document[name], store)))
@@ -297,22 +298,24 @@ def _pretty(value: Any, store: Store) -> str:
     return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
 
 
-def _masked(found: Task) -> dict[str, Any]:
-    """The document with the secrets of its parameters masked, where the plugin is known here."""
-    document = dict(found.document)
-    run = found.run.get("plugin")
-    class_name = run.get("class") if isinstance(run, Mapping) else None
-    if class_name is None:
-        with contextlib.suppress(DisbatchError):
-            with common.opened_store() as store:
-                queue = store.find_queue(str(found.queue))
-            class_name = queue.class_name if queue is not None else None
-    with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
-        plugin = common.known_plugins().plugins.get(str(class_name))
-        if plugin is not None:
-            document["parameters"] = plugin.schema.masked(found.parameters)
-    document.setdefault("parameters", {})
-    return document
+class _Masker:
+    """Masks the secrets of tasks' parameters, as far as their plugins are known here."""
+
+    def __init__(self, store: Store) -> None:
+        self._classes = {queue.id: queue.class_name for queue in store.queues()}
+        self._plugins: Mapping[str, Plugin] = {}
+        with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
+            self._plugins = common.known_plugins().plugins
+
+    def document(self, found: Task) -> dict[str, Any]:
+        """The task's document, safe to show."""
+        plugin = self._plugins.get(self._classes.get(found.queue, "")) or self._plugins.get(self._class_that_ran(found))
+        masked = found.parameters if plugin is None else plugin.schema.masked(found.parameters)
+        return {**found.document, "parameters": masked}
+
+    def _class_that_ran(self, found: Task) -> str:
+        ran = found.run.get("plugin")
+        return str(ran.get("class")) if isinstance(ran, Mapping) else ""
 
 
 # --- output

@@ -25,10 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from disbatch_host.process.spawn import Command, spawn
+from disbatch_host.process.spawn import Command, StartError, spawn
 
 READ_SIZE = 2**16  # bytes a read: what a pipe holds by default
 BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
+LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
 DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
 
 
@@ -117,10 +118,12 @@ class Child:
 
     def start(self) -> None:
         """Start the program. Raises StartError, with nothing left open, where it cannot be."""
-        host_side, child_side = _open_pipes(self._command)
+        try:
+            host_side, child_side = _open_pipes(self._command)
+        except OSError as error:
+            raise StartError(f"cannot make pipes for it: {error.strerror}", errno=error.errno) from error
         try:
             self.pid = spawn(self._command, child_side)
-            self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
             for descriptor in host_side:
                 os.close(descriptor)
@@ -133,7 +136,7 @@ class Child:
         for descriptor, stream in zip(host_side[1:], Stream, strict=True):
             self._pipes[descriptor] = pipe = _Pipe(stream, descriptor)
             self._loop.add_reader(descriptor, self._on_readable, pipe)
-        self._loop.add_reader(self._pidfd, self._on_leader_end)
+        self._watch_leader()
         if self._deadlines.timeout_seconds is not None:
             timer = self._loop.call_later(self._deadlines.timeout_seconds, self.stop, StopReason.TIMEOUT)
             self._timers.append(timer)
@@ -254,9 +257,26 @@ class Child:
 
     # --- the end
 
+    def _watch_leader(self) -> None:
+        """Hear of the end of the first process: by a pidfd, or by looking now and then where there is none. It runs
+        already, so the want of a descriptor must not lose it."""
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._look_at_leader()
+        else:
+            self._loop.add_reader(self._pidfd, self._on_leader_end)
+
+    def _look_at_leader(self) -> None:
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            self._loop.call_later(LOOK_SECONDS, self._look_at_leader)
+        else:
+            self._on_leader_end()
+
     def _on_leader_end(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)  # rule 3: look, do not reap
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+        result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # rule 3: look, do not reap
         assert result is not None
         self._leader_status = (result.si_code, result.si_status)
         self._cancel_timers()
@@ -284,7 +304,8 @@ class Child:
             self._close_pipe(pipe)
         self._cancel_timers()
         _, status, usage = os.wait4(self.pid, 0)  # the leader is a zombie: returns at once
-        os.close(self._pidfd)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         died_of = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         self._ended(
             ProcessEnd(

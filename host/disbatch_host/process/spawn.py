@@ -56,9 +56,19 @@ _SIGNALS_TO_RESET = tuple(
 class StartError(PluginError):
     """A program could not be started; the message says which and why."""
 
-    def __init__(self, message: str, *, is_busy: bool = False) -> None:
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
-        self.is_busy = is_busy  # its file is being written just now (ETXTBSY); a moment later it may start
+        self._errno = errno
+
+    @property
+    def is_busy(self) -> bool:
+        """Its file is being written just now; a moment later it may start."""
+        return self._errno == errno.ETXTBSY
+
+    @property
+    def is_machines_fault(self) -> bool:
+        """No descriptor, process or memory was left: not this program's fault, and any other would fail as well."""
+        return self._errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +103,7 @@ def spawn(command: Command, descriptors: tuple[int, int, int, int]) -> int:
             return _spawn_by_fork(command, descriptors)
         return _spawn_by_posix_spawn(library, command, descriptors)
     except OSError as error:
-        raise StartError(_why_not_started(command, error), is_busy=error.errno == errno.ETXTBSY) from error
+        raise StartError(_why_not_started(command, error), errno=error.errno) from error
     except (ValueError, subprocess.SubprocessError) as error:  # a NUL in argv; a limit that cannot be set
         raise StartError(f"cannot start {command.argv[0]}: {error}") from error
 

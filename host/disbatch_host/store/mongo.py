@@ -9,9 +9,11 @@ Rules:
    every write.
 3. A write whose answer was lost is sent again by the driver once, and by our callers as often as needed: every write
    here can be made twice.
-4. Time is the server's: heartbeats are dated by it, and `now` follows it, so that the clocks of nodes do not matter.
+4. Time is the server's: it dates heartbeats and tells their age itself, and `now` follows it by the monotonic clock, so
+   that neither the clocks of nodes nor their jumps matter.
 5. The driver's exceptions end in `_translated`; none of its types leaves this module, but for ids and values that are
    in documents.
+6. Documents come from anybody. One that cannot be used is left where it is and stops no other.
 """
 
 from __future__ import annotations
@@ -19,23 +21,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
+import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import bson
 import orjson
 import pymongo
 from bson import json_util
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo import ASCENDING, DESCENDING, UpdateOne, WriteConcern
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
@@ -60,6 +67,7 @@ from disbatch_host.model import (
     Task,
     TaskFilter,
     TaskId,
+    whole_number,
 )
 from disbatch_host.store.base import SCHEMA_VERSION
 from disbatch_host.store.open import redact
@@ -69,16 +77,34 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s of the command
-SOCKET_SECONDS = 30.0  # for one answer; a server that is stopped must not hold a node for ever
-CLOCK_SECONDS = 30.0  # for how long the server's clock is followed without asking again
+SOCKET_SECONDS = 20.0  # for one answer; a server that is stopped must not hold a node for ever
+CLOCK_SECONDS = 10.0  # for how long the server's clock is followed without asking again
 FALLBACK_SECONDS = 0.5  # between two wake-ups where the server has no change streams (standalone)
 _SETTLE_SECONDS = 0.005  # changes within it make one wake-up
 _LAYOUT_COLLECTION = "disbatch_host"
 _BULK_BYTES = 32 * 2**20  # of one write; the server takes 48 MB
 _PAGE = 500
+_IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
+_CLAIM_TRIES = 3  # in one call, where another node was faster
+_CLAIM_SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
+# For how long a claim without an answer is looked after: longer than the server can still be at work on it.
+_UNANSWERED_SECONDS = 60.0
+_TICKS = 2**16  # in a second: how fine ids are dated
 
 _UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
 _IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
+# A document as an id cannot be the key of a run, and nobody could type it.
+_USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
+_NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
+
+# Documents of others may hold dates that Python does not have and text that is no UTF-8; such a value comes as a
+# DatetimeMS and with U+FFFD, instead of making every query fail that meets it.
+_CODEC = CodecOptions[Document](
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
+)
 
 # (keys, options) of `tasks`; see rule 2.
 _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
@@ -102,10 +128,13 @@ class MongoStore:
         self._clock = clock
         self._description = redact(url)
         self._client: pymongo.MongoClient[Document] | None = None
-        self._clock_ahead = timedelta(0)
-        self._clock_checked = float("-inf")
+        self._server_time = datetime.fromtimestamp(0, UTC)  # when it was last asked
+        self._server_asked = float("-inf")  # when that was, by the monotonic clock
+        self._last_tick = 0
+        self._unanswered: list[tuple[float, str, str]] = []  # claims: since when, node, token
+        is_srv = url.startswith("mongodb+srv:")
         try:
-            parsed = pymongo.uri_parser.parse_uri(url, validate=True, warn=False) if "+srv" not in url else {}
+            parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
         except (driver.InvalidURI, driver.ConfigurationError, ValueError) as error:
             raise UsageError(
                 f"expected mongodb://host/database, found {self._description}: {_harmless(error, url)}"
@@ -124,9 +153,10 @@ class MongoStore:
             try:
                 self._database = client.get_database(
                     self._database_name,
-                    codec_options=CodecOptions(tz_aware=True, tzinfo=UTC),
+                    codec_options=_CODEC,
                     write_concern=WriteConcern(w="majority", j=True),
                     read_concern=ReadConcern("local"),
+                    read_preference=ReadPreference.PRIMARY,
                 )
                 self._tasks, self._queues = self._database["tasks"], self._database["queues"]
                 self._nodes = self._database["nodes"]
@@ -139,41 +169,46 @@ class MongoStore:
                 raise
 
     def _connect(self) -> pymongo.MongoClient[Document]:
-        return pymongo.MongoClient(
-            self._url,
-            appname=f"disbatch-host {__version__}",
-            serverSelectionTimeoutMS=int(SELECT_SECONDS * 1000),
-            connectTimeoutMS=int(SELECT_SECONDS * 1000),
-            socketTimeoutMS=int(SOCKET_SECONDS * 1000),
-            retryWrites=True,
-            tz_aware=True,
-        )
+        defaults: dict[str, Any] = {
+            "appname": f"disbatch-host {__version__}",
+            "serverSelectionTimeoutMS": int(SELECT_SECONDS * 1000),
+            "connectTimeoutMS": int(SELECT_SECONDS * 1000),
+            "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
+        }
+        # The driver prefers these to what the URL says; people expect the opposite.
+        said = {name.lower() for name, _ in parse_qsl(self._url.rpartition("?")[2])}
+        options = {name: value for name, value in defaults.items() if name.lower() not in said}
+        return pymongo.MongoClient(self._url, retryWrites=True, tz_aware=True, **options)
 
     def _check_layout(self) -> None:
         found = self._database[_LAYOUT_COLLECTION].find_one({"_id": "layout"})
         if found is None:
             # A race with another first node is harmless: both want the same document.
-            with contextlib.suppress(driver.DuplicateKeyError):
+            with contextlib.suppress(driver.DuplicateKeyError), _only_looking("the layout's version is not written"):
                 self._database[_LAYOUT_COLLECTION].insert_one({"_id": "layout", "version": SCHEMA_VERSION})
             return
-        version = found.get("version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        version = whole_number(found.get("version"))
+        if version is None or version > SCHEMA_VERSION:
             raise StoreTooNewError(
-                f"{self.description} has layout {version}, this program knows {SCHEMA_VERSION} at most; "
+                f"{self.description} has layout {found.get('version')!r:.40}, this program knows {SCHEMA_VERSION} at "
+                "most; "
                 "install a newer disbatch-host"
             )
 
     def _create_indexes(self) -> None:
-        try:
-            for keys, options in _INDEXES:
-                self._tasks.create_index(list(keys), **options)
-            self._chunks.create_index([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)
-            self._files.create_index([("metadata.task_id", ASCENDING)])
-        except driver.OperationFailure as error:
-            if error.code != _UNAUTHORIZED:
-                raise
-            # Somebody who may only read looks at a cluster; the nodes make the indexes.
-            log.debug("indexes are not created: %s", error)
+        gridfs: Sequence[tuple[Any, Any, dict[str, Any]]] = (
+            (self._chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver makes it
+            (self._files, (("metadata.task_id", ASCENDING),), {}),  # to delete a task's output with it
+        )
+        for collection, keys, options in (*((self._tasks, *index) for index in _INDEXES), *gridfs):
+            try:
+                with _only_looking("indexes are not created"):
+                    collection.create_index(list(keys), **options)
+            except driver.OperationFailure as error:
+                if error.code not in _INDEX_CONFLICTS:
+                    raise
+                # One on the same fields serves as well, if at a higher price; dropping it is for who has made it.
+                log.warning("an index of another program is left as it is: %s", _short(error))
 
     def close(self) -> None:
         if self._client is not None:
@@ -181,19 +216,21 @@ class MongoStore:
             self._client = None
 
     def now(self) -> datetime:
-        if time.monotonic() - self._clock_checked > CLOCK_SECONDS:
+        if self._clock.monotonic() - self._server_asked > CLOCK_SECONDS:
             with _translated(self):
                 self._follow_clock()
-        return to_milliseconds(self._clock.now() + self._clock_ahead)
+        return to_milliseconds(self._now())
+
+    def _now(self) -> datetime:
+        return self._server_time + timedelta(seconds=self._clock.monotonic() - self._server_asked)
 
     def _follow_clock(self) -> None:
         assert self._client is not None
-        before = self._clock.now()
+        before = self._clock.monotonic()
         server: datetime = self._client.admin.command("hello")["localTime"]
-        aware = server if server.tzinfo is not None else server.replace(tzinfo=UTC)
-        after = self._clock.now()
-        self._clock_ahead = aware - (before + (after - before) / 2)
-        self._clock_checked = time.monotonic()
+        # The server has read its clock in the middle of the call, as far as anybody can tell.
+        self._server_asked = (before + self._clock.monotonic()) / 2
+        self._server_time = server if server.tzinfo is not None else server.replace(tzinfo=UTC)
 
     def parse_id(self, text: str) -> TaskId | None:
         return _object_id(text) or text or None
@@ -206,7 +243,7 @@ class MongoStore:
 
     def queues(self) -> list[Queue]:
         with _translated(self):
-            found = [Queue.from_document(document) for document in self._queues.find()]
+            found = [Queue.from_document(document) for document in self._queues.find(_USABLE_ID)]
         return sorted(found, key=lambda queue: str(queue.id))
 
     def find_queue(self, text: str) -> Queue | None:
@@ -234,10 +271,25 @@ class MongoStore:
     def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
         if not documents:
             return []
-        copies = [{"_id": ObjectId(), **document} for document in documents]
+        self.now()  # the server's clock dates the ids
         with _translated(self, duplicate="a task with one of these ids exists already"):
+            copies = [
+                {"_id": new_id, **document}
+                for new_id, document in zip(self._new_ids(len(documents)), documents, strict=True)
+            ]
             self._tasks.insert_many(copies)
         return [copy["_id"] for copy in copies]
+
+    def _new_ids(self, count: int) -> list[ObjectId]:
+        """Ids that sort after all made before, by whichever process: tasks are first in, first out.
+
+        The driver's own are in order within one process only; those of two that push within one second are mixed. So
+        here: seconds, as in any ObjectId, and their fraction, by the server's clock; then 3 random bytes, then a
+        counter.
+        """
+        self._last_tick = max(int(self._now().timestamp() * _TICKS), self._last_tick + 1)
+        prefix = self._last_tick.to_bytes(6, "big") + os.urandom(3)
+        return [ObjectId(prefix + number.to_bytes(3, "big")) for number in range(count)]
 
     def get_task(self, task: TaskId) -> Task | None:
         with _translated(self):
@@ -247,19 +299,18 @@ class MongoStore:
     def find_tasks(
         self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
     ) -> Iterator[Task]:
-        condition = _condition(which)
         projection = None if with_output else {"stdout": 0, "stderr": 0}
-        order, compare = (DESCENDING, "$lt") if newest_first else (ASCENDING, "$gt")
-        left = 2**62 if limit is None else limit
-        last: Any = None
-        while left > 0:
-            page = condition if last is None else {"$and": [condition, {"_id": {compare: last}}]}
-            with _translated(self):
-                found = list(self._tasks.find(page, projection).sort("_id", order).limit(min(_PAGE, left)))
-            yield from (Task.from_document(document) for document in found)
-            if len(found) < min(_PAGE, left):
-                return
-            last, left = found[-1]["_id"], left - len(found)
+        with _translated(self):
+            found = self._tasks.find(_condition(which), projection, batch_size=_PAGE)
+            # Where no index gives the order, documents with their output may be more than the server sorts in memory.
+            found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
+        with found if limit is None else found.limit(limit):
+            while limit != 0:  # to the server, 0 means all
+                with _translated(self):
+                    document = next(found, None)
+                if document is None:
+                    return
+                yield Task.from_document(document)
 
     def count_tasks(self, which: TaskFilter) -> int:
         with _translated(self):
@@ -275,18 +326,22 @@ class MongoStore:
         with _translated(self):
             for group in self._tasks.aggregate(pipeline):
                 key = group["_id"]
-                status = key.get("status")
-                if isinstance(status, (int, float)):
+                status = whole_number(key.get("status"))
+                if status is not None and _is_usable(key.get("queue")):
                     of_queue = counts.setdefault(key.get("queue"), {})
-                    of_queue[int(status)] = of_queue.get(int(status), 0) + group["count"]
+                    of_queue[status] = of_queue.get(status, 0) + group["count"]
         return counts
 
     def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
-        ids = list(tasks)
+        deleted = 0
         with _translated(self):
-            files = [file["_id"] for file in self._files.find({"metadata.task_id": {"$in": ids}}, {"_id": 1})]
-            self._delete_files(files)
-            return self._tasks.delete_many({"_id": {"$in": ids}}).deleted_count
+            for start in range(0, len(tasks), _IDS_IN_CONDITION):
+                ids = list(tasks[start : start + _IDS_IN_CONDITION])
+                self._delete_files(
+                    [one["_id"] for one in self._files.find({"metadata.task_id": {"$in": ids}}, {"_id": 1})]
+                )
+                deleted += self._tasks.delete_many({"_id": {"$in": ids}}).deleted_count
+        return deleted
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         file_id = _file_id(task, token, stream)
@@ -309,43 +364,41 @@ class MongoStore:
     # --- nodes
 
     def nodes(self) -> list[NodeRecord]:
-        now = self.now()
-        with _translated(self):
-            found = [_node_record(document, now) for document in self._nodes.find()]
-        return sorted(found, key=lambda node: node.id)
+        return sorted(self._find_nodes({}), key=lambda node: node.id)
 
     def get_node(self, node_id: str) -> NodeRecord | None:
-        now = self.now()
+        found = self._find_nodes({"_id": node_id})
+        return found[0] if found else None
+
+    def _find_nodes(self, condition: Document) -> list[NodeRecord]:
+        # The server's clock comes with the documents: whether a node is dead is decided by one clock alone.
+        pipeline: list[Document] = [{"$match": condition}, {"$project": {"document": "$$ROOT", "now": "$$NOW"}}]
         with _translated(self):
-            found = self._nodes.find_one({"_id": node_id})
-        return None if found is None else _node_record(found, now)
+            return [_node_record(one["document"], one["now"]) for one in self._nodes.aggregate(pipeline)]
 
     def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
-        node_id = document["_id"]
+        # Our own session: the answer to an earlier try was lost. A null stands for the missing session of another
+        # program's node.
+        sessions = [] if document.get("session") is None else [document["session"]]
+        if replacing is not None:
+            sessions.append(replacing.session)
+        whole = {"$mergeObjects": [{"$literal": document}, {"heartbeat": _dated(document.get("heartbeat"))}]}
+        key = {"_id": document["_id"], "session": {"$in": sessions}}
         with _translated(self):
-            if replacing is None:
-                try:
-                    self._nodes.insert_one(self._dated(document))
-                except driver.DuplicateKeyError:
-                    # Ours, where the answer to an earlier try was lost.
-                    session = document.get("session")
-                    return session is not None and self._nodes.count_documents({"_id": node_id, "session": session}) > 0
-                return True
-            # A session that is null stands for the missing one of another program's node.
-            key = {"_id": node_id, "session": {"$in": [replacing.session, document.get("session")]}}
-            return self._nodes.replace_one(key, self._dated(document)).matched_count > 0
+            try:
+                # Where nobody is to be replaced, whoever is there already makes the insert fail.
+                result = self._nodes.update_one(key, [{"$replaceWith": whole}], upsert=replacing is None)
+            except driver.DuplicateKeyError:
+                return False
+            return result.matched_count > 0 or result.upserted_id is not None
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> bool:
+        _check_names(set)
+        fields = {name: {"$literal": value} for name, value in set.items()}
+        key = {"_id": node_id, "session": session}
         with _translated(self):
-            update = {"$set": self._dated(set)}
-            return self._nodes.update_one({"_id": node_id, "session": session}, update).matched_count > 0
-
-    def _dated(self, fields: Mapping[str, Any]) -> Document:
-        """With `heartbeat.datetime` at the server's time."""
-        heartbeat = fields.get("heartbeat")
-        if not isinstance(heartbeat, Mapping):
-            return dict(fields)
-        return {**fields, "heartbeat": {"datetime": self.now(), **heartbeat}}
+            update = [{"$set": {**fields, "heartbeat": _dated(set.get("heartbeat"))}}]
+            return self._nodes.update_one(key, update).matched_count > 0
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
         with _translated(self):
@@ -355,33 +408,86 @@ class MongoStore:
 
     def waiting_queues(self) -> set[QueueId]:
         with _translated(self):
-            return set(self._tasks.distinct("queue", {"status": int(Status.CREATED)}))
+            self._give_back_unanswered()
+            waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
+        return {queue for queue in waiting if _is_usable(queue)}
 
     def claim(self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str) -> list[Task]:
-        # The spec's second way, in batches: find, update those still free with a mark, read back what carries the mark.
-        # Where another node was faster for some, the next round gets the next ones; nothing is lost by not asking on.
+        """The spec's second way, in batches: find, update those still free with a mark, read back what carries it.
+
+        A task without priority counts as 0. Where another node was faster, what is missing is picked at random from
+        the next ones, so that two nodes do not go on fighting for the same: the order is then only about kept.
+        """
+        got: list[list[Task]] = [[] for _ in wanted]
+        open_places = list(range(len(wanted)))
         with _translated(self):
-            ids = [task_id for queue, count in wanted for task_id in self._waiting_ids(queue, count)]
-            if not ids:
-                return []
-            now = self.now()
-            claimed = {
-                "status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now}
-            }  # fmt: skip
-            free = {"_id": {"$in": ids}, "status": int(Status.CREATED), "node": _UNCLAIMED}
-            won = self._tasks.update_many(free, {"$set": claimed}).modified_count
-            if not won:
-                return []
-            found = {
-                document["_id"]: Task.from_document(document)
-                for document in self._tasks.find({"_id": {"$in": ids}, "claim.token": token})
-            }
-        return [found[task_id] for task_id in ids if task_id in found]
+            self._give_back_unanswered()
+            self._unanswered.append((self._clock.monotonic(), node_id, token))
+            for attempt in range(_CLAIM_TRIES):
+                found = {}
+                for place in open_places:
+                    queue, count = wanted[place]
+                    left = count - len(got[place])
+                    ids = self._waiting_ids(queue, left * (_CLAIM_SPREAD if attempt else 1))
+                    picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
+                    found[place] = [ids[number] for number in picked]
+                won = self._mark([task_id for ids in found.values() for task_id in ids], node_id, token)
+                for place, ids in found.items():
+                    got[place] += [won[task_id] for task_id in ids if task_id in won]
+                open_places = [place for place, ids in found.items() if any(task_id not in won for task_id in ids)]
+                if not open_places:
+                    break
+        self._unanswered.pop()
+        return list(itertools.chain.from_iterable(got))
 
     def _waiting_ids(self, queue: QueueId, count: int) -> list[TaskId]:
-        waiting = {"status": int(Status.CREATED), "queue": queue, "node": _UNCLAIMED}
-        order = [("priority", DESCENDING), ("_id", ASCENDING)]
-        return [document["_id"] for document in self._tasks.find(waiting, {"_id": 1}).sort(order).limit(count)]
+        """The first of a queue that are free, a missing priority being 0."""
+        waiting = {"status": int(Status.CREATED), "queue": queue, "node": _UNCLAIMED, **_USABLE_ID}
+
+        def find(priority: Document, order: Sequence[tuple[str, int]], limit: int) -> list[Document]:
+            # To the server, a limit of 0 means all.
+            found = self._tasks.find({**waiting, **priority}, {"priority": 1}).sort(list(order)).limit(limit)
+            return list(found) if limit > 0 else []
+
+        by_age = [("_id", ASCENDING)]
+        by_priority = [("priority", DESCENDING), *by_age]
+        rows = find({}, by_priority, count)
+        if all(_is_before_zero_or_missing(row.get("priority")) for row in rows):
+            return [row["_id"] for row in rows]
+        # In the index a missing one comes after all numbers. Where there are others of 0 or less, or of no number, ask
+        # for each part of the order by itself; the index serves each.
+        ids: list[TaskId] = []
+        for part, order in (({"$gt": 0}, by_priority), ({"$in": [0, None]}, by_age), ({"$lt": 0}, by_priority)):
+            ids += [row["_id"] for row in find({"priority": part}, order, count - len(ids))]
+        ids += [row["_id"] for row in rows if row["_id"] not in ids]  # those of no number
+        return ids[:count]
+
+    def _mark(self, ids: Sequence[TaskId], node_id: str, token: str) -> dict[TaskId, Task]:
+        """Claim those of these tasks that are still free."""
+        if not ids:
+            return {}
+        now = self.now()
+        mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now}}
+        free = {"_id": {"$in": list(ids)}, "status": int(Status.CREATED), "node": _UNCLAIMED}
+        if not self._tasks.update_many(free, {"$set": mark}).modified_count:
+            return {}
+        marked = {"_id": {"$in": list(ids)}, "claim.token": token}
+        return {document["_id"]: Task.from_document(document) for document in self._tasks.find(marked)}
+
+    def _give_back_unanswered(self) -> None:
+        """What a claim has got whose answer was lost: nobody knows that it has it, so nobody would run it while this
+        node lives."""
+        if not self._unanswered:
+            return
+        for _, node_id, token in self._unanswered:
+            held = {"node": node_id, "status": int(Status.CLAIMED), "claim.token": token}
+            free = {"status": int(Status.CREATED), "node": NOBODY, "mtime": self.now()}
+            given_back = self._tasks.update_many(held, {"$set": free, "$unset": {"claim": ""}}).modified_count
+            if given_back:
+                log.warning("%d tasks of a claim whose answer was lost are given back", given_back)
+        # Not at once forgotten: the server may be at work on the lost one still.
+        oldest = self._clock.monotonic() - _UNANSWERED_SECONDS
+        self._unanswered = [one for one in self._unanswered if one[0] > oldest]
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with _translated(self):
@@ -405,7 +511,7 @@ class MongoStore:
     def _refused(self, changes: Sequence[RunChange]) -> set[RunKey]:
         """Which of a batch were not carried out: the server tells only how many."""
         ids = list({change.key.task_id for change in changes})
-        documents = {document["_id"]: document for document in self._tasks.find({"_id": {"$in": ids}})}
+        documents = {one["_id"]: one for one in self._tasks.find({"_id": {"$in": ids}}, _NOT_LARGE)}
         # Of several changes of one run the last one decides: what it has left is what can be seen.
         last = {change.key: change for change in changes}
         return {key for key, change in last.items() if not _shows(documents.get(key.task_id), change)}
@@ -422,14 +528,16 @@ class MongoStore:
             key = {"files_id": file_id, "n": chunk.number}
             writes.append(UpdateOne(key, {"$set": {"data": bson.Binary(chunk.data)}}, upsert=True))
             fields = {
-                "length": chunk.number * OUTPUT_CHUNK_SIZE + len(chunk.data),
                 "chunkSize": OUTPUT_CHUNK_SIZE,
                 "filename": f"{chunk.key.task_id}/{chunk.stream}",
                 "metadata": {"task_id": chunk.key.task_id, "token": token, "stream": chunk.stream},
             }
-            files[file_id] = UpdateOne(
-                {"_id": file_id}, {"$set": fields, "$setOnInsert": {"uploadDate": self.now()}}, upsert=True
-            )
+            file = {
+                "$set": fields,
+                "$max": {"length": chunk.number * OUTPUT_CHUNK_SIZE + len(chunk.data)},  # an old piece may come again
+                "$setOnInsert": {"uploadDate": self.now()},
+            }
+            files[file_id] = UpdateOne({"_id": file_id}, file, upsert=True)
         per_write = _BULK_BYTES // OUTPUT_CHUNK_SIZE
         for start in range(0, len(writes), per_write):
             self._chunks.bulk_write(writes[start : start + per_write], ordered=False)
@@ -493,9 +601,16 @@ class MongoWatcher:
         self._stream: Any = None
         self._has_streams = True
         self._is_closed = threading.Event()
+        self._in_use = threading.Lock()
 
     def wait(self, timeout_seconds: float) -> bool:
-        deadline = time.monotonic() + timeout_seconds
+        with self._in_use:
+            has_changed = self._wait(time.monotonic() + timeout_seconds)
+        if self._is_closed.is_set():
+            self.close()
+        return has_changed
+
+    def _wait(self, deadline: float) -> bool:
         while not self._is_closed.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -506,24 +621,29 @@ class MongoWatcher:
                     return True  # what has changed before the stream was there is not in it
                 if self._has_streams and self._has_change():
                     return True
-            except driver.OperationFailure as error:
-                # A standalone server, or no right to watch: it will not change while we look.
-                log.info(
-                    "changes are not announced by the store, it is looked at every %.1f s: %s", FALLBACK_SECONDS, error
-                )
-                self._has_streams = False
             except (driver.PyMongoError, OSError) as error:
-                log.debug("the change stream was lost: %s", error)
                 self._drop()
-                self._is_closed.wait(min(left, FALLBACK_SECONDS))
+                if isinstance(error, driver.OperationFailure) and error.code in _NO_STREAMS:
+                    log.info(
+                        "the store announces no changes, it is looked at every %.1f s: %s", FALLBACK_SECONDS, error
+                    )
+                    self._has_streams = False
+                else:
+                    log.debug("the change stream was lost: %s", error)
+                    self._is_closed.wait(min(left, FALLBACK_SECONDS))
             if not self._has_streams:
                 self._is_closed.wait(min(left, FALLBACK_SECONDS))
                 return not self._is_closed.is_set()
-        self._drop()
         return False
 
     def close(self) -> None:
         self._is_closed.set()
+        # A thread that waits still has the connection in hand; it lets go of it when it sees that it shall end.
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._in_use.release()
 
     def _open_stream(self) -> None:
         self._client = self._connect()
@@ -533,6 +653,8 @@ class MongoWatcher:
 
     def _has_change(self) -> bool:
         if self._stream.try_next() is None:
+            if not self._stream.alive:  # as after the database was dropped: it would say nothing for ever, at once
+                self._drop()
             return False
         # Under load changes come by the hundred: one wake-up is enough for all that come within a moment.
         settled = time.monotonic() + _SETTLE_SECONDS
@@ -541,7 +663,7 @@ class MongoWatcher:
         return True
 
     def _drop(self) -> None:
-        with contextlib.suppress(driver.PyMongoError):
+        with contextlib.suppress(driver.PyMongoError, OSError):  # it is gone in any case
             if self._stream is not None:
                 self._stream.close()
             if self._client is not None:
@@ -564,36 +686,46 @@ def _guard(change: RunChange) -> Document:
 
 
 def _update(set: Mapping[str, Any], unset: Sequence[str]) -> Document:
-    for name in (*set, *unset):
-        if not name or name.startswith("$") or "." in name or "\0" in name:
-            raise StoreRefusedError(f'expected a field name without "." and not beginning with "$", found {name!r:.60}')
+    _check_names((*set, *unset))
     update: Document = {}
-    if set:
+    if set or not unset:  # a change of nothing still asks whether its guard holds
         update["$set"] = dict(set)
     if unset:
         update["$unset"] = dict.fromkeys(unset, "")
     return update
 
 
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not name or name.startswith("$") or "." in name or "\0" in name:
+            raise StoreRefusedError(f'expected a field name without "." and not beginning with "$", found {name!r:.60}')
+
+
 def _shows(document: Document | None, change: RunChange) -> bool:
     """Whether a document is as the change would have left it: it was carried out, now or earlier."""
     if document is None:
         return False
-    if "status" not in change.set:  # no change of state: what must hold is that the run still owns the task
-        return (
-            document.get("node") == change.key.node
-            and (document.get("claim") or {}).get("token") == change.key.token
-            and document.get("status") in [int(status) for status in change.statuses]
-        )
-    # `run` tells this attempt from any other; `status`, `node` and `mtime` this change from the others of the attempt.
-    names = [name for name in ("status", "node", "mtime", "run") if name in change.set]
-    owner = "node" in change.set or document.get("node") == change.key.node
-    return owner and all(_as_stored(change.set[name]) == document.get(name) for name in names)
+    key, touched = change.key, {*change.set, *change.unset}
+    claim = document.get("claim")
+    token = claim.get("token") if isinstance(claim, Mapping) else None
+    if "node" not in touched and document.get("node") != key.node:
+        return False
+    if "claim" not in touched and token != key.token:
+        return False
+    if "status" not in touched and document.get("status") not in [int(status) for status in change.statuses]:
+        return False
+    # `run` tells this attempt from any other; `status`, `node`, `claim` and `mtime` this change from the others of the
+    # attempt. What the plugin has said is left out: it may be large, and tells nothing more.
+    return all(
+        document.get(name) == _as_stored(change.set[name]) if name in change.set else name not in document
+        for name in _NOT_LARGE
+        if name in touched
+    )
 
 
 def _as_stored(value: Any) -> Any:
     """A value as it comes back: BSON turns tuples into lists, enums into numbers."""
-    return bson.decode(bson.encode({"value": value}), CodecOptions(tz_aware=True, tzinfo=UTC))["value"]
+    return bson.decode(bson.encode({"value": value}), _CODEC)["value"]
 
 
 def _in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
@@ -640,6 +772,25 @@ def _node_record(document: Document, now: datetime) -> NodeRecord:
     )
 
 
+def _dated(heartbeat: Any) -> Document:
+    """The expression for a heartbeat at the server's time. Strings that begin with "$" are text."""
+    fields = dict(heartbeat) if isinstance(heartbeat, Mapping) else {}
+    return {"$mergeObjects": [{"datetime": "$$NOW"}, {"$literal": fields}]}
+
+
+def _is_before_zero_or_missing(priority: Any) -> bool:
+    return priority is None or (type(priority) in (int, float, Int64) and priority > 0)
+
+
+def _is_usable(queue: Any) -> bool:
+    """Whether it can be a queue's id: a document of another program may hold anything there."""
+    try:
+        hash(queue)
+    except TypeError:
+        return False
+    return True
+
+
 def _file_id(task: TaskId, token: str, stream: str) -> str:
     return f"{task}:{token}:{stream}"
 
@@ -656,8 +807,25 @@ def _path_of(url: str) -> str | None:
 # --- the driver
 
 _UNAUTHORIZED = 13
-_AUTHENTICATION_FAILED = 18
-_UNREACHABLE_CODES = frozenset({6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436, 64, 262, 50})
+_AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong password, Atlas's own for both
+# Network, shutdown, change of primary, write not confirmed in time; a cursor or a plan that has gone meanwhile.
+_UNREACHABLE_CODES = frozenset(
+    {6, 7, 43, 50, 64, 89, 91, 133, 134, 175, 189, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
+)
+_INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
+_NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: it stays so
+_TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
+
+
+@contextlib.contextmanager
+def _only_looking(what_is_left_out: str) -> Iterator[None]:
+    """Somebody who may only read looks at a cluster: what is missing there is made by its nodes."""
+    try:
+        yield
+    except driver.OperationFailure as error:
+        if error.code != _UNAUTHORIZED:
+            raise
+        log.debug("%s, there is no right to: %s", what_is_left_out, error)
 
 
 @contextlib.contextmanager
@@ -682,10 +850,12 @@ def _translated(store: MongoStore, duplicate: str = "") -> Iterator[None]:
         ) from error
     except driver.InvalidOperation as error:  # the client was closed
         raise StoreUnreachableError(f"{where} is not open") from error
-    except (BSONError, OverflowError, driver.PyMongoError) as error:
+    except (BSONError, OverflowError, UnicodeError, driver.PyMongoError) as error:
         if "too large" in str(error).lower():
             raise StoreRefusedError(_TOO_LARGE) from error
         raise StoreRefusedError(f"{where} refuses a value: {_short(error)}") from error
+    except RecursionError as error:
+        raise StoreRefusedError(f"{where} refuses a value: it is nested too deeply") from error
 
 
 _TOO_LARGE = (
@@ -704,17 +874,19 @@ def _of_write_error(where: str, error: driver.OperationFailure, duplicate: str) 
     if concern or codes & _UNREACHABLE_CODES:
         return StoreUnreachableError(f"{where} could not confirm a write: {_short(error)}")
     message = "; ".join(str(one.get("errmsg", ""))[:200] for one in write_errors[:1])
+    if codes & _TOO_LARGE_CODES or "BSONObj size" in message:
+        return StoreRefusedError(_TOO_LARGE)
     return StoreRefusedError(f"{where} refuses a write: {message or _short(error)}")
 
 
 def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
-    if error.code == _AUTHENTICATION_FAILED:
+    if error.code in _AUTHENTICATION_CODES:
         return StoreRefusedError(f"{where} refuses the user or password; check both, and authSource")
     if error.code == _UNAUTHORIZED:
         return StoreRefusedError(f"{where} refuses for want of rights: {_short(error)}")
     if error.code in _UNREACHABLE_CODES or error.has_error_label("RetryableWriteError"):
         return StoreUnreachableError(f"{where} cannot answer now: {_short(error)}")
-    if "BSONObj size" in str(error) or "too large" in str(error):
+    if error.code in _TOO_LARGE_CODES or "BSONObj size" in str(error) or "too large" in str(error):
         return StoreRefusedError(_TOO_LARGE)
     return StoreRefusedError(f"{where} refuses: {_short(error)}")
 
