@@ -38,6 +38,8 @@ from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
 from disbatch_protocol import SPEC_VERSION
+from disbatch_protocol import status as statuses
+from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
 
 log = logging.getLogger(__name__)
@@ -307,6 +309,7 @@ class Node:
             log.exception("task %s: the run failed in the host itself", run.task.id)
         else:
             self._note_start(run, report)
+            _log_end(run, report)
             if self._on_report is not None:
                 self._on_report(run, report)
         finally:
@@ -573,6 +576,22 @@ class Node:
             if self._queue_faults.get(queue_id) != fault:
                 log.error("queue %s cannot be run: %s", queue_id, fault)
         self._queue_faults = faults
+
+
+def _log_end(run: Run, report: RunReport) -> None:
+    """A line for each run that did not simply succeed; all of them with --log-level debug."""
+    conclusion = report.conclusion
+    if conclusion is None:
+        return
+    level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
+    log.log(
+        level,
+        "task %s of queue %s: %s, now %s",
+        run.task.id,
+        run.task.queue,
+        conclusion.outcome,
+        statuses.name(conclusion.status),
+    )
 
 
 _STOP_STEPS = (

@@ -841,6 +841,8 @@ def _translated(store: MongoStore, duplicate: str = "") -> Iterator[None]:
     except driver.DocumentTooLarge as error:
         raise StoreRefusedError(_TOO_LARGE) from error
     except driver.ConfigurationError as error:
+        if "DNS" in str(error):  # of a mongodb+srv:// name, which is looked up before anything else
+            raise StoreUnreachableError(f"{where} cannot be reached: {_harmless(error, store._url)}") from None
         raise UsageError(f"{where}: {_harmless(error, store._url)}") from error
     except driver.OperationFailure as error:
         raise _of_operation(where, error) from error
