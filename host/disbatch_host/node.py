@@ -287,9 +287,9 @@ class Node:
 
     def _start_run(self, task: Task) -> None:
         queue = next(queue for queue in self._queues if queue.id == task.queue)
-        # As it was when the task was claimed, or as it has become since; it may even be gone.
+        # As it was when the task was claimed, or as it has become since; it may even be gone, or set aside.
         plugin = self._catalog.plugins.get(queue.class_name)
-        if plugin is None:
+        if plugin is None or plugin.name in self._set_aside:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
             return
