@@ -66,35 +66,39 @@ def base_environment(manifest: Manifest, host: Mapping[str, str], *, user: str |
     return environment
 
 
-def run_environment(
+def plugin_environment(
     base: Mapping[str, str],
     *,
     manifest: Manifest,
     directory: Path,
-    task_id: str,
-    queue: str,
     node: str,
-    attempt: int,
-    deadline: float | None,
     work_directory: Path | None,
 ) -> dict[str, str]:
-    """The environment of one run: the shared part and the DISBATCH_ variables. `deadline` is in Unix seconds."""
+    """The environment of a plugin's process: the shared part and those DISBATCH_ variables that do not depend on the
+    task; all that a worker gets."""
     environment = {
         **base,
         "DISBATCH_PROTOCOL": str(PROTOCOL_VERSION),
         "DISBATCH_MODE": str(manifest.mode),
-        "DISBATCH_TASK_ID": task_id,
-        "DISBATCH_QUEUE": queue,
         "DISBATCH_CLASS": manifest.name,
         "DISBATCH_NODE": node,
-        "DISBATCH_ATTEMPT": str(attempt),
         "DISBATCH_EVENT_FD": str(EVENT_DESCRIPTOR),
         "DISBATCH_PLUGIN_DIR": str(directory),
     }
-    if deadline is not None:
-        environment["DISBATCH_DEADLINE"] = str(int(deadline))
     if work_directory is not None:
         environment["DISBATCH_WORK_DIR"] = str(work_directory)
+    return environment
+
+
+def task_environment(*, task_id: str, queue: str, attempt: int, deadline: float | None) -> dict[str, str]:
+    """What a oneshot run's environment says of its task. `deadline` is in Unix seconds."""
+    environment = {
+        "DISBATCH_TASK_ID": task_id,
+        "DISBATCH_QUEUE": queue,
+        "DISBATCH_ATTEMPT": str(attempt),
+    }
+    if deadline is not None:
+        environment["DISBATCH_DEADLINE"] = str(int(deadline))
     return environment
 
 

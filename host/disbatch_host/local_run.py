@@ -16,11 +16,13 @@ from typing import Any
 
 from disbatch_host import environment, machine, model
 from disbatch_host.clock import Clock, SystemClock
+from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, OutputChunk, RunChange, Task
 from disbatch_host.plugins import Plugin
 from disbatch_host.process.child import StopReason, Stream
 from disbatch_host.process.spawn import close_others_on_exec
 from disbatch_host.runner import Run, RunReport, Surroundings
+from disbatch_host.workers import WorkerPool
 from disbatch_protocol.status import Status
 
 LOCAL_NODE_ID = "local"  # what DISBATCH_NODE says where there is no node
@@ -38,6 +40,16 @@ class LocalResult:
     @property
     def succeeded(self) -> bool:
         return bool(self.document["status"] == Status.CONCLUDED)
+
+
+def local_site(clock: Clock) -> LaunchSite:
+    """What programs are started with where there is no node."""
+    return LaunchSite(
+        node_id=LOCAL_NODE_ID,
+        local_clock=clock,
+        host_environment=environment.host_environment(),
+        temporary_directory=Path(tempfile.gettempdir()),
+    )
 
 
 class MemoryRecorder:
@@ -82,23 +94,22 @@ def run_once(
         "claim": {"token": os.urandom(16).hex(), "at": now},
     }
     recorder = MemoryRecorder(document)
-    around = Surroundings(
-        node_id=LOCAL_NODE_ID,
-        machine_name=machine.Machine.this().name,
-        recorder=recorder,
-        clock=clock,
-        local_clock=clock,
-        host_environment=environment.host_environment(),
-        temporary_directory=Path(tempfile.gettempdir()),
-    )
+    site = local_site(clock)
     close_others_on_exec()
 
     async def perform() -> RunReport:
+        workers = WorkerPool(site)
+        around = Surroundings(
+            machine_name=machine.Machine.this().name, recorder=recorder, clock=clock, site=site, workers=workers
+        )
         run = Run(Task.from_document(document.copy()), plugin, around, listener=listener)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, run.stop, StopReason.CANCELLED)
-        return await run.perform()
+        try:
+            return await run.perform()
+        finally:
+            await workers.stop()
 
     report = asyncio.run(perform())
     document.pop("claim", None)

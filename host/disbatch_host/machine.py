@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,26 @@ def process_started(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used so far, all its threads, without its children; 0 where it is gone."""
+    try:
+        # Linux makes the number of a process's CPU clock from its pid (clock_getcpuclockid(3) does the same).
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0
+
+
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """Resident memory of a process now, and at its peak so far; zeros where it is gone."""
+    found = {"VmRSS": 0, "VmHWM": 0}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_PROC / str(pid) / "status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] = int(value.split()[0]) * 1024
+    return found["VmRSS"], found["VmHWM"]
 
 
 def is_alive(pid: object, started: object) -> bool:

@@ -191,6 +191,7 @@ class RunChange:
     statuses: tuple[Status, ...]  # the task must be in one of these
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
+    creates: tuple[Document, ...] = field(default=(), repr=False)  # tasks, exactly once, together with this change
     forget_output_of: str | None = None  # the token of an earlier attempt whose output pieces go with this change
 
 

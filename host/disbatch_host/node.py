@@ -27,6 +27,7 @@ from typing import Any
 from disbatch_host import __version__, environment, machine, policy, run_document
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError
+from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, NodeRecord, Queue, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
 from disbatch_host.process.child import StopReason
@@ -37,6 +38,7 @@ from disbatch_host.services import lost_runs
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
+from disbatch_host.workers import WorkerPool
 from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
 from disbatch_protocol.outcome import Outcome
@@ -108,6 +110,12 @@ class Node:
         self._on_report = on_report
         self._machine = machine.Machine.this()
         self._session = uuid.uuid4().hex
+        self._site = LaunchSite(
+            node_id=settings.node_id,
+            local_clock=self._local_clock,
+            host_environment=environment.host_environment(),
+            temporary_directory=Path(tempfile.gettempdir()),
+        )
         self._scanner = PluginScanner(settings.plugin_directories)
         self._catalog = Catalog()
         self._scheduler = Scheduler(settings.node_id)
@@ -133,6 +141,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._is_stopping = asyncio.Event()
+        self._workers = WorkerPool(self._site)
         self._store_thread = StoreThread(self._store)
         self._store_thread.start()
         services: list[asyncio.Task[None]] = []
@@ -152,12 +161,14 @@ class Node:
             watch.start()
             await self._work()
             await self._finish_runs()
+            await self._workers.stop()
         finally:
             if watch is not None:
                 await watch.stop()
             for service in services:
                 service.cancel()
             await asyncio.gather(*services, return_exceptions=True)
+            self._workers.kill()
             await self._release()
             await self._store_thread.stop()
         return int(self._exit_code)
@@ -177,13 +188,11 @@ class Node:
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
-            node_id=self._settings.node_id,
             machine_name=self._machine.name,
             recorder=self._store_thread,
             clock=self._clock,
-            local_clock=self._local_clock,
-            host_environment=environment.host_environment(),
-            temporary_directory=Path(tempfile.gettempdir()),
+            site=self._site,
+            workers=self._workers,
             extended_json=self._store.extended_json,
         )
 
@@ -321,20 +330,20 @@ class Node:
 
     def _note_start(self, run: Run, report: RunReport) -> None:
         name = run.plugin.name
-        if report.result is RunResult.ENDED:
+        if report.result is RunResult.ENDED and report.why_process_lost is None:
             self._start_failures.pop(name, None)
-        if report.result is not RunResult.NOT_STARTED:
+        reason = report.why_not_started or report.why_process_lost
+        if reason is None:
             return
         if report.is_machines_fault:
-            log.error("this machine is short of something: %s; nothing is claimed for a moment", report.why_not_started)
+            log.error("this machine is short of something: %s; nothing is claimed for a moment", reason)
             self._hold_claims_until = self._loop.time() + SHORTAGE_SECONDS
             return
         self._start_failures[name] += 1
         if self._start_failures[name] >= START_FAILURES_MAX and name not in self._set_aside:
-            reason = report.why_not_started or "it cannot be started"
             self._set_aside[name] = SetAside(plugin=run.plugin, reason=reason, since=self._clock.now())
             log.error(
-                "plugin %s is set aside on this node after %d failed starts: %s; tried again when its files change",
+                "plugin %s is set aside on this node after %d failures in a row: %s; tried again when its files change",
                 name,
                 self._start_failures[name],
                 reason,
@@ -345,6 +354,7 @@ class Node:
         self._catalog = self._scanner.scan()
         if self._catalog is before:
             return
+        self._workers.keep_only(set(self._catalog.plugins.values()))
         for name, plugin in self._catalog.plugins.items():
             known = before.plugins.get(name)
             if known is not plugin:
@@ -511,6 +521,8 @@ class Node:
                 run.stop(StopReason.SHUTDOWN)
             elif self._stop_requests > 2:
                 run.kill(StopReason.SHUTDOWN)
+        if self._stop_requests > 2:
+            self._workers.kill()
         if self._runs:
             log.info("stopping: %s", _STOP_STEPS[min(self._stop_requests, len(_STOP_STEPS)) - 1] % len(self._runs))
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from disbatch_host import environment
 from disbatch_host.errors import UsageError
 from disbatch_protocol.faults import Fault, Severity
-from disbatch_protocol.manifest import Manifest, Mode, parse_manifest
+from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.parameters import ParameterSchema
 
 log = logging.getLogger(__name__)
@@ -176,9 +176,6 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
     faults.extend(_program_faults(manifest.command[0], program, directory, path))
     faults.extend(_requirement_faults(manifest, path))
     faults.extend(_account_faults(manifest))
-    if manifest.mode is not Mode.ONESHOT:
-        message = f'expected "oneshot", found "{manifest.mode}", which this version of the host does not run'
-        faults.append(Fault(pointer="/mode", message=message, hint="remove it, or install a newer disbatch-host"))
     if program is None or any(fault.severity is Severity.ERROR for fault in faults):
         return _broken(manifest_path, faults, manifest.name)
     return Plugin(

@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -73,10 +73,11 @@ def end_change(
     fields: Mapping[str, Any],
     not_before: datetime | None,
     now: datetime,
+    creates: Sequence[Document] = (),
 ) -> RunChange:
     """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
     concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
-    names a delay."""
+    names a delay; `creates` are its follow-up tasks."""
     changes: Document = {**fields, "status": conclusion.status, "mtime": now, "run": dict(run)}
     unset = []
     if error is not None:
@@ -87,7 +88,7 @@ def end_change(
         unset.append("claim")
     if not_before is not None:
         changes["not_before"] = not_before
-    return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset))
+    return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
 
 
 def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
@@ -140,8 +141,9 @@ def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] |
     return [*task.attempts, entry][-ATTEMPTS_MAX:]
 
 
-def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool) -> Document:
-    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr."""
+def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool, fault: str | None = None) -> Document:
+    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `fault` is
+    what the host has to say beyond exit code and signal."""
     grace = format_duration(manifest.kill_grace_seconds)
     killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
@@ -154,6 +156,8 @@ def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool) 
     }
     if end.reason in sentences:
         error = {"code": str(end.reason), "message": f"disbatch-host: {sentences[end.reason]}"}
+    elif fault is not None:
+        error = {"code": str(end.reason), "message": f"disbatch-host: {fault}"}
     elif end.signal is not None:
         name = signal_name(end.signal)
         hint = " (out of memory?)" if end.signal == signal.SIGKILL else ""

@@ -16,42 +16,42 @@ The steps of a run, in order; each waits for the one before it to be durable whe
 from __future__ import annotations
 
 import asyncio
-import grp
 import logging
-import os
-import pwd
 import random
-import resource
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol
 
-from disbatch_host import environment, machine, run_document
+from disbatch_host import machine, model, run_document
 from disbatch_host.clock import Clock
+from disbatch_host.effects import EventEffects
 from disbatch_host.errors import StoreError, StoreRefusedError
+from disbatch_host.execution import Assignment, Execution, ExecutionEnd, Listener, OneshotExecution
+from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, OutputChunk, RunChange, RunKey, Task
 from disbatch_host.output import OutputStream
 from disbatch_host.plugins import Plugin
-from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
-from disbatch_host.process.spawn import Account, Command, StartError
+from disbatch_host.process.child import StopReason, Stream
+from disbatch_host.process.spawn import StartError
+from disbatch_host.workers import WorkerExecution, WorkerPool
 from disbatch_protocol.document import stdin_line
-from disbatch_protocol.manifest import Limits, Manifest
+from disbatch_protocol.events import BadLine, Event
+from disbatch_protocol.manifest import Manifest, Mode
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
 FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
-NEWS_SECONDS = 1.0  # between two writes of one run's output
+NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
 CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
-BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does it
+
+# Ends that this host has brought about: what the plugin said of an error before is not why it ended.
+_ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
 
 class Recorder(Protocol):
@@ -77,19 +77,18 @@ class RunReport:
     conclusion: Conclusion | None = None
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes or memory
+    why_process_lost: str | None = None  # worker mode: its process ended by itself with the task in hand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What all runs of a node share."""
 
-    node_id: str
     machine_name: str
     recorder: Recorder
     clock: Clock  # the store's: what other nodes compare the dates in documents with
-    local_clock: Clock  # this machine's: what a plugin compares its deadline with
-    host_environment: Mapping[str, str] = field(repr=False)
-    temporary_directory: Path  # for work directories and spools
+    site: LaunchSite
+    workers: WorkerPool
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows
 
 
@@ -110,24 +109,25 @@ class Run:
         self._around = around
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._key = RunKey(task.id, around.node_id, task.token)
+        self._key = RunKey(task.id, around.site.node_id, task.token)
         self._attempt = task.next_attempt
+        spool_directory = around.site.temporary_directory
         self._streams = {
-            stream: OutputStream(max_bytes=self._manifest.max_output_bytes, spool_directory=around.temporary_directory)
+            stream: OutputStream(max_bytes=self._manifest.max_output_bytes, spool_directory=spool_directory)
             for stream in (Stream.STDOUT, Stream.STDERR)
         }
         self._written_versions = dict.fromkeys(self._streams, 0)
+        self._effects = EventEffects(task)
         self._run: Document = {}
-        self._child: Child | None = None
-        self._ended: asyncio.Future[ProcessEnd] = self._loop.create_future()
+        self._execution = self._new_execution()
+        self._is_started = False
+        self._ended: asyncio.Future[ExecutionEnd] | None = None
         self._news_timer: asyncio.TimerHandle | None = None
         self._news_write: asyncio.Task[None] | None = None
         self._is_pid_written = False
-        self._stop_before_start: StopReason | None = None
+        self._stop_before_start: asyncio.Future[StopReason] = self._loop.create_future()
         self._is_held_back = False
         self._is_lost = False
-        self._work_directory: Path | None = None
-        self._account: Account | None = None
 
     @property
     def task(self) -> Task:
@@ -139,17 +139,17 @@ class Run:
 
     def stop(self, reason: StopReason) -> None:
         """Stop the program, with its grace; before its start: do not start it."""
-        if self._child is None:
-            self._stop_before_start = self._stop_before_start or reason
-        else:
-            self._child.stop(reason)
+        if self._is_started:
+            self._execution.stop(reason)
+        elif not self._stop_before_start.done():
+            self._stop_before_start.set_result(reason)
 
     def kill(self, reason: StopReason) -> None:
         """Stop the program at once."""
-        if self._child is None:
-            self._stop_before_start = self._stop_before_start or reason
-        else:
-            self._child.kill(reason)
+        if self._is_started:
+            self._execution.kill(reason)
+        elif not self._stop_before_start.done():
+            self._stop_before_start.set_result(reason)
 
     def hold_back(self) -> None:
         """Do not start it any more, but let it run where it has been started: the node is stopping."""
@@ -166,32 +166,82 @@ class Run:
                 stream.close()
 
     async def _perform(self) -> RunReport:
-        if self._is_held_back or self._stop_before_start is not None:
+        if self._shall_not_start:
             return await self._give_back()
         self._run = self._beginning()
         faults = self._plugin.schema.check(self._task.parameters)
         if faults:
             return await self._conclude_unfit([str(fault) for fault in faults])
-        if not await self._record(
-            run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
-        ):
+        try:
+            is_prepared = await self._prepare()
+        except StartError as error:
+            return await self._return_unstarted(error, Status.CLAIMED)
+        if not is_prepared or self._shall_not_start:
+            self._execution.abandon()
+            return await self._give_back()
+        self._run |= {"started": self._around.clock.now(), **self._process_facts()}
+        change = run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
+        try:
+            is_ours = await self._record(change)
+        except StoreError:
+            self._execution.abandon()
+            raise
+        if not is_ours:
             log.warning("task %s was claimed here but belongs to another node now; it is not started", self._task.id)
+            self._execution.abandon()
             return RunReport(result=RunResult.REFUSED)
         try:
-            await self._start()
+            self._ended = await self._execution.start(self._input(), Listener(receive=self._receive, hear=self._hear))
         except StartError as error:
-            return await self._return_unstarted(error)
-        if self._stop_before_start is not None:
-            self.stop(self._stop_before_start)
-        process_end = await self._ended
-        return await self._record_end(process_end)
+            return await self._return_unstarted(error, Status.RUNNING)
+        self._is_started = True
+        if self._stop_before_start.done():
+            self.stop(self._stop_before_start.result())
+        self._run |= self._process_facts()
+        self._news_timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._write_news)
+        return await self._record_end(await self._ended)
+
+    @property
+    def _shall_not_start(self) -> bool:
+        return self._is_held_back or self._stop_before_start.done()
+
+    def _new_execution(self) -> Execution:
+        assignment = Assignment(task_id=str(self._task.id), queue=str(self._task.queue), attempt=self._attempt)
+        if self._manifest.mode is Mode.WORKER:
+            return WorkerExecution(self._plugin, self._around.workers, assignment)
+        return OneshotExecution(self._plugin, self._around.site, assignment)
+
+    async def _prepare(self) -> bool:
+        """False where it was told to stop in the meantime."""
+        if self._manifest.mode is Mode.ONESHOT:
+            await self._execution.prepare()
+            return True
+        preparation = self._loop.create_task(self._execution.prepare())
+        either: list[asyncio.Future[Any]] = [preparation, self._stop_before_start]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not preparation.done():
+            preparation.cancel()
+            await asyncio.wait({preparation})
+            return False
+        preparation.result()
+        return True
+
+    def _process_facts(self) -> Document:
+        """What tells its process from any other, so that it can be found and killed when this node is gone."""
+        facts = self._execution.process_facts
+        if facts and self._manifest.mode is Mode.WORKER:  # a process for one task may be gone before it is looked at
+            started = machine.process_started(facts["pid"])
+            if started is not None:
+                facts["pid_started"] = started
+                self._is_pid_written = True
+        return facts
 
     def _beginning(self) -> Document:
         manifest = self._manifest
         return {
             "token": self._key.token,
             "attempt": self._attempt,
-            "node": self._around.node_id,
+            "node": self._around.site.node_id,
             "host": self._around.machine_name,
             "plugin": {
                 "class": manifest.name,
@@ -210,17 +260,15 @@ class Run:
 
     async def _conclude_unfit(self, faults: Sequence[str]) -> RunReport:
         message = f"disbatch-host: the parameters do not fit the plugin, it was not started: {'; '.join(faults)}"
-        return await self._conclude_unstarted(
-            RunEnd(reason=Reason.PARAMETERS), Status.CLAIMED, {"code": "parameters", "message": message}
-        )
+        error = {"code": "parameters", "message": message}
+        return await self._conclude_unstarted(RunEnd(reason=Reason.PARAMETERS), Status.CLAIMED, error)
 
-    async def _return_unstarted(self, error: StartError) -> RunReport:
+    async def _return_unstarted(self, error: StartError, left: Status) -> RunReport:
         why = str(error)
         log.error("task %s: plugin %s %s", self._task.id, self._plugin.name, why)
-        self._remove_work_directory()
         report = await self._conclude_unstarted(
             RunEnd(reason=Reason.START_FAILED),
-            Status.RUNNING,
+            left,
             {"code": "start_failed", "message": f"disbatch-host: {why}"},
         )
         if report.result is not RunResult.ENDED:
@@ -234,62 +282,6 @@ class Run:
 
     async def _conclude_unstarted(self, end: RunEnd, left: Status, error: Document) -> RunReport:
         return await self._record_conclusion(end, left, error, {"stdout": "", "stderr": ""})
-
-    # --- the start
-
-    async def _start(self) -> None:
-        try:
-            self._account = _account_of(self._manifest)
-            self._work_directory = self._make_work_directory()
-        except (OSError, KeyError) as error:
-            raise StartError(f"cannot be prepared: {error}") from error
-        deadlines = Deadlines(
-            timeout_seconds=self._manifest.timeout_seconds,
-            idle_timeout_seconds=self._manifest.idle_timeout_seconds,
-            kill_grace_seconds=self._manifest.kill_grace_seconds,
-            stop_signal=self._manifest.stop_signal,
-        )
-        command = self._command()
-        document = self._input()
-        child = Child(command, deadlines, receive=self._receive, ended=self._ended.set_result)
-        for tries_left in reversed(range(BUSY_PROGRAM_TRIES)):
-            try:
-                child.start()
-                break
-            except StartError as error:
-                if not (error.is_busy and tries_left):
-                    raise
-                await asyncio.sleep(BUSY_PROGRAM_SECONDS)
-        self._child = child
-        child.write(document, close=True)
-        self._run["pid"] = child.pid
-        self._news_timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._write_news)
-
-    def _command(self) -> Command:
-        manifest = self._manifest
-        base = environment.base_environment(
-            manifest, self._around.host_environment, user=manifest.run_as.user if manifest.run_as else None
-        )
-        deadline = None
-        if manifest.timeout_seconds is not None:
-            deadline = self._around.local_clock.now().timestamp() + manifest.timeout_seconds
-        return Command(
-            argv=self._plugin.argv,
-            directory=self._work_directory or self._plugin.directory,
-            environment=environment.run_environment(
-                base,
-                manifest=manifest,
-                directory=self._plugin.directory,
-                task_id=str(self._task.id),
-                queue=str(self._task.queue),
-                node=self._around.node_id,
-                attempt=self._attempt,
-                deadline=deadline,
-                work_directory=self._work_directory,
-            ),
-            limits=_rlimits(manifest.limits),
-            account=self._account,
-        )
 
     def _input(self) -> bytes:
         document = {
@@ -306,41 +298,28 @@ class Run:
         except (TypeError, ValueError) as error:  # a value that another program wrote and JSON cannot hold
             raise StartError(f"cannot be given its task as JSON: {error}") from error
 
-    def _make_work_directory(self) -> Path | None:
-        if self._manifest.cwd != "work":
-            return None
-        path = Path(tempfile.mkdtemp(prefix=f"disbatch-{self._task.id}-", dir=self._around.temporary_directory))
-        if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
-        return path
-
     # --- while it runs
 
     def _receive(self, stream: Stream, data: bytes) -> None:
+        if self._listener is not None:
+            self._listener(stream, data)
         if stream is Stream.EVENTS:
             return
         output = self._streams[stream]
         output.feed(data)
-        if self._listener is not None:
-            self._listener(stream, data)
         if output.pending_chunk_bytes >= CHUNKS_URGENT and self._news_write is None:
             self._write_news()
 
+    def _hear(self, heard: Event | BadLine) -> None:
+        self._effects.take(heard, now=self._around.clock.now())
+
     def _write_news(self) -> None:
         """Begin a write of what has come up since the last one, unless one is under way."""
-        if self._news_write is None and not self._is_lost:
+        if self._news_write is None and not self._is_lost and self._is_started:
             self._news_write = self._loop.create_task(self._record_news())
 
     async def _record_news(self) -> None:
-        assert self._child is not None
-        fields: Document = {}
-        if not self._is_pid_written:
-            self._is_pid_written = True
-            started = machine.process_started(self._child.pid)
-            if started is not None:  # it has not ended in between
-                self._run["pid_started"] = started
-                fields["run"] = dict(self._run)
-        fields |= self._new_output()
+        fields = self._new_fields()
         chunks = self._next_chunks()
         accepted = True
         try:
@@ -349,22 +328,31 @@ class Run:
             elif chunks:
                 accepted = await self._around.recorder.record(None, chunks)
         except StoreError as error:
-            log.error("task %s: what it has printed so far could not be written: %s", self._task.id, error)
+            log.error("task %s: what it has said so far could not be written: %s", self._task.id, error)
         self._news_write = None
         if not accepted:
             self._lose_task()
             return
-        if self._ended.done():
+        if self._ended is None or self._ended.done():
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for output in self._streams.values()):
             self._write_news()
             return
-        size = sum(len(fields.get(stream, "")) for stream in self._streams)
+        size = sum(len(fields.get(stream, "")) for stream in self._streams) + self._effects.size
         pause_seconds = max(NEWS_SECONDS, size / NEWS_BYTES_PER_SECOND)
         self._news_timer = self._loop.call_later(pause_seconds, self._write_news)
 
-    def _new_output(self) -> Document:
-        fields = {}
+    def _new_fields(self) -> Document:
+        fields = self._effects.changed_fields()
+        facts = self._effects.run_facts()
+        if not self._is_pid_written:
+            self._is_pid_written = True
+            started = machine.process_started(self._run["pid"])
+            if started is not None:  # it has not ended in between
+                facts["pid_started"] = started
+        if any(self._run.get(name) != value for name, value in facts.items()):
+            self._run |= facts
+            fields["run"] = dict(self._run)
         for stream, output in self._streams.items():
             if output.version != self._written_versions[stream]:
                 self._written_versions[stream] = output.version
@@ -385,131 +373,117 @@ class Run:
             "task %s was taken over while this node did not write; its process is stopped, nothing more is recorded",
             self._task.id,
         )
-        if self._child is not None:
-            self._child.stop(StopReason.LOST)
+        self._execution.stop(StopReason.LOST)
 
     # --- the end
 
-    async def _record_end(self, process_end: ProcessEnd) -> RunReport:
+    async def _record_end(self, ended: ExecutionEnd) -> RunReport:
         if self._news_timer is not None:
             self._news_timer.cancel()
         if self._news_write is not None:
             await self._news_write  # changes of one run are recorded in their order
         for output in self._streams.values():
             output.finish()
-        self._run |= _facts_of(process_end)
-        end = _run_end_of(process_end)
-        stderr = self._streams[Stream.STDERR]
-        error = run_document.error_of(
-            end,
-            manifest=self._manifest,
-            stderr=stderr.last_lines(run_document.STDERR_LINES, run_document.STDERR_BYTES),
-            was_killed=process_end.killed,
-        )
-        self._run["output"] = {str(stream): output.summary() for stream, output in self._streams.items()}
-        if self._is_lost or process_end.stopped is StopReason.LOST:
-            self._remove_work_directory()
+        if self._is_lost or ended.end.reason is Reason.LOST:
+            self._execution.clean_up()
             return RunReport(result=RunResult.REFUSED)
+        if ended.was_not_reached:
+            why = "was gone before it had read its task; the next one is started anew"
+            return await self._return_unstarted(StartError(why), Status.RUNNING)
+        self._run |= {**ended.facts, **self._effects.run_facts()}
+        self._run["output"] = {str(stream): output.summary() for stream, output in self._streams.items()}
         while chunks := self._next_chunks():
             await self._around.recorder.record(None, chunks)
-        output_fields = {str(stream): output.inline_text() for stream, output in self._streams.items()}
-        return await self._record_conclusion(end, Status.RUNNING, error, output_fields)
+        fields = {
+            **self._effects.all_fields(),
+            **{str(stream): output.inline_text() for stream, output in self._streams.items()},
+        }
+        report = await self._record_conclusion(ended.end, Status.RUNNING, self._error_of(ended), fields)
+        if ended.is_process_lost:
+            return replace(report, why_process_lost=self._error_of(ended)["message"])
+        return report
+
+    def _error_of(self, ended: ExecutionEnd) -> Document:
+        said = self._effects.error
+        if said is not None and ended.end.reason not in _ENDED_BY_HOST:
+            return said
+        error = run_document.error_of(
+            ended.end,
+            manifest=self._manifest,
+            stderr=self._streams[Stream.STDERR].last_lines(run_document.STDERR_LINES, run_document.STDERR_BYTES),
+            was_killed=ended.was_killed,
+            fault=ended.fault,
+        )
+        return error if said is None else {**error, "said": said}
 
     async def _record_conclusion(
         self, end: RunEnd, left: Status, error: Document, fields: Mapping[str, Any]
     ) -> RunReport:
+        conclusion = conclude(
+            end, self._manifest, attempt=self._attempt, chance=random.random(), said=self._effects.said
+        )
         now = self._around.clock.now()
-        conclusion = conclude(end, self._manifest, attempt=self._attempt, chance=random.random())
-        succeeded = conclusion.outcome is Outcome.SUCCESS
-        if self._work_directory is not None:
-            if succeeded:
-                self._remove_work_directory()
-            else:
-                self._run["work_directory"] = str(self._work_directory)  # kept, for whoever looks into it
+        creates = self._follow_ups(conclusion, now)
         self._run |= {
             "ended": now,
             "seconds": round((now - self._run["started"]).total_seconds(), 3),
             "reason": str(end.reason),
-            "outcome": str(conclusion.outcome),
-            "attempt_used": conclusion.attempt_used,
         }
         if end.exit_code is not None:
             self._run["exit_code"] = end.exit_code
         if end.signal is not None:
             self._run["signal"] = run_document.signal_name(end.signal)
-        not_before = None
-        if conclusion.delay_seconds is not None:
-            not_before = now + timedelta(seconds=conclusion.delay_seconds)
 
-        def change(error: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> RunChange:
-            return run_document.end_change(
-                self._task,
-                self._key,
-                left=left,
-                run=self._run,
-                conclusion=conclusion,
-                error=error,
-                fields=fields,
-                not_before=not_before,
-                now=now,
+        async def record(
+            conclusion: Conclusion, error: Document | None, more: Mapping[str, Any], creates: Sequence[Document]
+        ) -> bool:
+            self._run |= {"outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
+            self._keep_or_remove_work_directory(conclusion)
+            delay = conclusion.delay_seconds
+            return await self._record(
+                run_document.end_change(
+                    self._task,
+                    self._key,
+                    left=left,
+                    run=self._run,
+                    conclusion=conclusion,
+                    error=error,
+                    fields=more,
+                    not_before=None if delay is None else now + timedelta(seconds=delay),
+                    now=now,
+                    creates=creates,
+                )
             )
 
-        wants_error = not succeeded and conclusion.outcome is not Outcome.SNOOZE
+        wants_error = conclusion.outcome not in (Outcome.SUCCESS, Outcome.SNOOZE)
         try:
-            accepted = await self._record(change(error if wants_error else None, fields))
+            accepted = await record(conclusion, error if wants_error else None, fields, creates)
         except StoreRefusedError as refusal:
             # Too large together with what others have put into the document, say. How it ended must be recorded all the
-            # same; what cannot be stored is named.
-            message = f"disbatch-host: the store refused its output: {refusal}"
-            accepted = await self._record(change({"code": "not_stored", "message": message}, {}))
+            # same; what cannot be stored is named. Follow-up tasks that cannot be created are work that would be lost.
+            not_stored = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
+            if creates:
+                conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
+            accepted = await record(conclusion, not_stored, {}, ())
         if not accepted:
             log.warning("task %s was taken over; the end of its run here is not recorded", self._task.id)
             return RunReport(result=RunResult.REFUSED)
         return RunReport(result=RunResult.ENDED, conclusion=conclusion)
 
-    def _remove_work_directory(self) -> None:
-        if self._work_directory is not None:
-            shutil.rmtree(self._work_directory, ignore_errors=True)
+    def _follow_ups(self, conclusion: Conclusion, now: Any) -> list[Document]:
+        if conclusion.outcome is not Outcome.SUCCESS:
+            return []
+        return [
+            model.new_task(one.queue, dict(one.parameters), now=now, parent=str(self._task.id))
+            for one in self._effects.follow_ups
+        ]
+
+    def _keep_or_remove_work_directory(self, conclusion: Conclusion) -> None:
+        directory = self._execution.work_directory
+        if directory is not None and conclusion.outcome is not Outcome.SUCCESS:
+            self._run["work_directory"] = directory  # kept, for whoever looks into it
+        else:
+            self._execution.clean_up()
 
     async def _record(self, change: RunChange, chunks: Sequence[OutputChunk] = ()) -> bool:
         return await self._around.recorder.record(change, chunks)
-
-
-def _run_end_of(process_end: ProcessEnd) -> RunEnd:
-    if process_end.stopped is not None:
-        reason = Reason(process_end.stopped.value)
-    else:
-        reason = Reason.EXITED if process_end.signal is None else Reason.SIGNALED
-    return RunEnd(reason=reason, exit_code=process_end.exit_code, signal=process_end.signal)
-
-
-def _facts_of(process_end: ProcessEnd) -> Document:
-    facts: Document = {
-        "cpu_seconds": round(process_end.cpu_seconds, 6),
-        "peak_memory_bytes": process_end.peak_memory_bytes,
-    }
-    # Only what is out of the ordinary is said.
-    for name in ("stdin_unread", "output_held_open", "killed"):
-        if getattr(process_end, name):
-            facts[name] = True
-    return facts
-
-
-def _rlimits(limits: Limits) -> dict[int, int]:
-    values = {
-        resource.RLIMIT_CPU: limits.cpu_seconds,
-        resource.RLIMIT_AS: limits.memory_bytes,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_NPROC: limits.processes,
-        resource.RLIMIT_FSIZE: limits.file_size_bytes,
-    }
-    return {limit: value for limit, value in values.items() if value is not None}
-
-
-def _account_of(manifest: Manifest) -> Account | None:
-    """The user, group and further groups of `run_as`. Raises KeyError where the machine does not know them."""
-    if manifest.run_as is None:
-        return None
-    entry = pwd.getpwnam(manifest.run_as.user)
-    gid = grp.getgrnam(manifest.run_as.group).gr_gid if manifest.run_as.group is not None else entry.pw_gid
-    return Account(uid=entry.pw_uid, gid=gid, groups=tuple(os.getgrouplist(entry.pw_name, gid)))

@@ -17,6 +17,14 @@ import orjson
 
 # Of a stored document, what a plugin does not get: output and log of earlier attempts, and the node's own mark.
 LEFT_OUT = frozenset({"stdout", "stderr", "log", "claim"})
+# What a plugin's `set` event cannot change: den-1.0's own fields, then the host's (SPEC, section 5).
+PROTECTED = frozenset(
+    {
+        "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
+        "claim", "run", "attempts", "log", "progress", "result", "error", "follow_ups", "parent",
+        "not_before", "after", "priority", "unique_key", "expires",
+    }
+)  # fmt: skip
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, whatever type the database has given them
 _INT64 = range(-(2**63), 2**64)  # what JSON numbers are written for
 

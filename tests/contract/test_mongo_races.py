@@ -6,6 +6,7 @@ The lost answers are real ones: the server's own fail points carry a write out a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from bson import ObjectId
 from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import NOBODY, OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, Task, TaskFilter
+from disbatch_host.model import NOBODY, OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, Task, TaskFilter, new_task
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
@@ -324,3 +325,51 @@ def test_every_error_of_the_store_is_one_of_ours(mongo: MongoStore) -> None:
     mongo.close()
     with pytest.raises(StoreError):
         mongo.waiting_queues()
+
+
+# --- tasks that a conclusion creates
+
+
+def concluding(mongo: MongoStore, count: int = 2) -> tuple[Any, RunChange]:
+    task, key = claim_one(mongo)
+    mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1})])
+    end = change(key, Status.RUNNING, Status.CONCLUDED, run={"attempt": 1, "ended": NOW}, mtime=NOW)
+    creates = tuple(new_task("next", {"n": n}, now=NOW) for n in range(count))
+    return task.id, dataclasses.replace(end, creates=creates)
+
+
+@pytest.mark.parametrize("command", ["insert", "update"])
+def test_a_node_that_dies_between_the_conclusion_and_its_tasks_leaves_them_to_the_next(
+    mongo: MongoStore, second_mongo: MongoStore, mongod_server: Mongod, command: str
+) -> None:
+    """The conclusion is written; then the tasks cannot be (or they are, and cannot be taken out of the document), and
+    the node never comes back."""
+    task_id, end = concluding(mongo)
+    # The conclusion itself is the first update.
+    mode: Any = {"skip": 1} if command == "update" else "alwaysOn"
+    with failing(mongod_server, mode, failCommands=[command], errorCode=10107), pytest.raises(StoreError):
+        mongo.commit([end])
+    assert stored(second_mongo, task_id)["status"] == Status.CONCLUDED
+    for _ in range(2):
+        second_mongo.promote_due()
+        found = list(second_mongo.find_tasks(TaskFilter(queue="next")))
+        assert [one.document["parameters"]["n"] for one in found] == [0, 1]
+    assert "follow_ups" not in stored(second_mongo, task_id)
+    # The node was only slow: it sends its conclusion again.
+    assert mongo.commit([end]) == set()
+    assert mongo.count_tasks(TaskFilter(queue="next")) == 2
+
+
+def test_a_follow_up_finds_a_queue_with_a_generated_id_by_its_text(mongo: MongoStore) -> None:
+    queue_id = mongo.insert_queue({"class": "C"})
+    assert isinstance(queue_id, ObjectId)
+    _, end = concluding(mongo)
+    creates = (new_task(str(queue_id), {}, now=NOW), new_task("f" * 24, {}, now=NOW))
+    mongo.commit([dataclasses.replace(end, creates=creates)])
+    assert [task.queue for task in mongo.find_tasks(TaskFilter(statuses=frozenset({-2})))] == [queue_id, "f" * 24]
+
+
+def test_looking_for_owed_tasks_costs_nothing_where_there_are_none(mongo: MongoStore, raw: Any) -> None:
+    push(mongo, *({} for _ in range(500)))
+    stats = raw["tasks"].find({"follow_ups._id": {"$exists": True}}).explain()["executionStats"]
+    assert (stats["totalKeysExamined"], stats["totalDocsExamined"]) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -395,6 +396,47 @@ def test_an_empty_commit_is_fine(store: Store) -> None:
     assert store.commit([]) == set()
     assert store.claim("n1", [], "t1") == []
     assert store.insert_tasks([]) == []
+
+
+# --- tasks that a change creates
+
+
+def follow_up(**parameters: Any) -> dict[str, Any]:
+    return new_task("next", parameters, now=NOW, parent="p")
+
+
+def end_with(key: RunKey, *creates: dict[str, Any]) -> RunChange:
+    one = change(key, Status.RUNNING, Status.CONCLUDED, run={"attempt": 1, "ended": NOW}, mtime=NOW)
+    return dataclasses.replace(one, creates=creates)
+
+
+def test_tasks_that_a_change_creates_are_there_once_however_often_it_is_sent(store: Store) -> None:
+    task, key = claim_one(store)
+    store.commit([change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1})])
+    end = end_with(key, follow_up(n=1), follow_up(n=2))
+    for _ in range(3):
+        assert store.commit([end]) == set()
+    first, second = store.find_tasks(TaskFilter(queue="next"))
+    assert (first.document["parameters"], second.document["parameters"]) == ({"n": 1}, {"n": 2})
+    assert (first.status, first.node, first.document["parent"]) == (Status.CREATED, None, "p")
+    assert "follow_ups" not in stored(store, task.id)
+    store.promote_due()
+    assert store.count_tasks(TaskFilter(queue="next")) == 2
+    assert len(store.claim("n1", [("next", 9)], "t2")) == 2
+
+
+def test_a_refused_change_creates_nothing(store: Store) -> None:
+    _, key = claim_one(store)  # Claimed, not Running
+    assert store.commit([end_with(key, follow_up(n=1))]) == {key}
+    assert store.count_tasks(TaskFilter(queue="next")) == 0
+
+
+def test_in_a_batch_each_change_creates_its_own(store: Store) -> None:
+    push(store, *({} for _ in range(3)))
+    keys = [RunKey(task.id, "n1", "t1") for task in store.claim("n1", [("q", 3)], "t1")]
+    store.commit([change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1}) for key in (keys[0], keys[2])])
+    assert store.commit([end_with(key, follow_up(n=n)) for n, key in enumerate(keys)]) == {keys[1]}
+    assert [task.document["parameters"]["n"] for task in store.find_tasks(TaskFilter(queue="next"))] == [0, 2]
 
 
 # --- output pieces

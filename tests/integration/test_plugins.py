@@ -67,7 +67,6 @@ def test_two_of_one_name_are_both_left_out_and_each_names_the_other(tmp_path: Pa
         ({"run_as": "no-such-user"}, "expected a user of this machine"),
         ({"run_as": "root:no-such-group"}, "expected a group of this machine"),
         ({"command": ["./"]}, "expected the program to be a file"),
-        ({"mode": "worker"}, '/mode expected "oneshot"'),
     ],
 )
 def test_what_the_manifest_names_must_be_there(tmp_path: Path, manifest: dict[str, Any], expect: str) -> None:

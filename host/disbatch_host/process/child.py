@@ -21,6 +21,8 @@ import errno
 import fcntl
 import os
 import signal
+import struct
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,6 +51,7 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
     LOST = "lost"  # somebody else owns the task by now
+    REPLACED = "replaced"  # a worker that cannot go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ class ProcessEnd:
     stopped: StopReason | None  # why this host stopped it, where it did
     killed: bool  # it had to be SIGKILL
     stdin_unread: bool  # it ended, or closed its stdin, before it had read everything
+    stdin_left_bytes: int  # of what was written to its stdin, how much it had not read; 0 where its stdin was closed
     output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
     cpu_seconds: float  # user and system, with the children that it has waited for
     # Largest resident size of one process of it, as the kernel counts it: from the fork on, so a program that stays
@@ -106,9 +110,12 @@ class Child:
         self._to_write = memoryview(b"")
         self._close_stdin_when_written = False
         self._stdin_unread = False
+        self._stdin_left_bytes = 0
         self._pipes: dict[int, _Pipe] = {}
         self._last_activity = 0.0
-        self._timers: list[asyncio.TimerHandle] = []
+        self._idle_limit: float | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._timeout_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._stopped: StopReason | None = None
@@ -132,23 +139,41 @@ class Child:
             for descriptor in child_side:
                 os.close(descriptor)
         self._stdin = host_side[0]
-        self._last_activity = self._loop.time()
         for descriptor, stream in zip(host_side[1:], Stream, strict=True):
             self._pipes[descriptor] = pipe = _Pipe(stream, descriptor)
             self._loop.add_reader(descriptor, self._on_readable, pipe)
         self._watch_leader()
-        if self._deadlines.timeout_seconds is not None:
-            timer = self._loop.call_later(self._deadlines.timeout_seconds, self.stop, StopReason.TIMEOUT)
-            self._timers.append(timer)
-        if self._deadlines.idle_timeout_seconds is not None:
-            self._watch_idleness()
+        self.limit(self._deadlines)
 
     @property
     def is_running(self) -> bool:
         """Whether its first process has not ended."""
         return self._leader_status is None
 
+    @property
+    def stopped(self) -> StopReason | None:
+        """Why this host stops it, where it does."""
+        return self._stopped
+
+    def limit(self, deadlines: Deadlines) -> None:
+        """From now on these are its deadlines, counted from now; those before are void. For a process that does one
+        thing after another."""
+        self._deadlines = deadlines
+        for timer in (self._timeout_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._last_activity = self._loop.time()
+        if deadlines.timeout_seconds is not None:
+            self._timeout_timer = self._loop.call_later(deadlines.timeout_seconds, self.stop, StopReason.TIMEOUT)
+        self._idle_limit = deadlines.idle_timeout_seconds
+        if self._idle_limit is not None:
+            self._watch_idleness()
+
     # --- stdin
+
+    def close_stdin(self) -> None:
+        """End of file for its stdin, after everything that is still to be written."""
+        self.write(b"", close=True)
 
     def write(self, data: bytes, *, close: bool) -> None:
         """Write to the program's stdin as it reads, then close it if asked to. Returns at once."""
@@ -180,6 +205,7 @@ class Child:
 
     def _close_stdin(self) -> None:
         if self._stdin >= 0:
+            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
             self._loop.remove_writer(self._stdin)
             os.close(self._stdin)
             self._stdin = -1
@@ -206,9 +232,13 @@ class Child:
         self._loop.remove_reader(pipe.descriptor)
         os.close(pipe.descriptor)
 
-    def _read_what_is_there(self) -> None:
+    def read_output(self) -> None:
+        """Read now what is in stdout and stderr: all that was written before something else was heard."""
+        self._read_what_is_there(Stream.STDOUT, Stream.STDERR)
+
+    def _read_what_is_there(self, *streams: Stream) -> None:
         """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us."""
-        for pipe in list(self._pipes.values()):
+        for pipe in [one for one in self._pipes.values() if not streams or one.stream in streams]:
             for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):
                 data = _read(pipe.descriptor)
                 if data is None:
@@ -247,13 +277,12 @@ class Child:
             pass
 
     def _watch_idleness(self) -> None:
-        limit = self._deadlines.idle_timeout_seconds
-        assert limit is not None
+        assert self._idle_limit is not None
         quiet_seconds = self._loop.time() - self._last_activity
-        if quiet_seconds >= limit:
+        if quiet_seconds >= self._idle_limit:
             self.stop(StopReason.IDLE_TIMEOUT)
         else:  # one timer a run, looked at again when the silence could have become long enough
-            self._idle_timer = self._loop.call_later(limit - quiet_seconds, self._watch_idleness)
+            self._idle_timer = self._loop.call_later(self._idle_limit - quiet_seconds, self._watch_idleness)
 
     # --- the end
 
@@ -285,7 +314,7 @@ class Child:
         self._close_stdin()
         self._read_what_is_there()
         if self._pipes:
-            self._timers.append(self._loop.call_later(DRAIN_SECONDS, self._finish))
+            self._drain_timer = self._loop.call_later(DRAIN_SECONDS, self._finish)
         else:
             self._finish()
 
@@ -314,6 +343,7 @@ class Child:
                 stopped=self._stopped,
                 killed=self._killed,
                 stdin_unread=self._stdin_unread,
+                stdin_left_bytes=self._stdin_left_bytes,
                 output_held_open=held_open,
                 cpu_seconds=usage.ru_utime + usage.ru_stime,
                 peak_memory_bytes=usage.ru_maxrss * 1024,
@@ -321,10 +351,9 @@ class Child:
         )
 
     def _cancel_timers(self) -> None:
-        for timer in (*self._timers, self._idle_timer, self._kill_timer):
+        for timer in (self._drain_timer, self._timeout_timer, self._idle_timer, self._kill_timer):
             if timer is not None:
                 timer.cancel()
-        self._timers.clear()
 
 
 def _open_pipes(command: Command) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
@@ -355,6 +384,14 @@ def _read(descriptor: int) -> bytes | None:
         return os.read(descriptor, READ_SIZE)
     except BlockingIOError:
         return None
+
+
+def _unread(descriptor: int) -> int:
+    """How many bytes wait in a pipe for whoever reads it."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 def _enlarge(descriptor: int) -> None:

@@ -146,10 +146,14 @@ class Store(Protocol):
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
         refused: the task is gone, or key or status do not hold any more. A chunk written twice is the same chunk.
-        With a change that is carried out go the pieces of the attempt that it names in `forget_output_of`."""
+        With a change that is carried out go the pieces of the attempt that it names in `forget_output_of`, and come
+        the tasks of its `creates`: each exactly once, however often the change is sent and whoever dies in between
+        (they may come a moment later, then by any node's `promote_due`). Their `queue` is as a person types it."""
 
     def promote_due(self, limit: int = 1000) -> int:
-        """Blocked tasks whose `not_before` has come, by the store's clock: back to Created, `not_before` removed."""
+        """Blocked tasks whose `not_before` has come, by the store's clock: back to Created, `not_before` removed. And
+        follow-up tasks that a conclusion still owes, because its node has died just then, are created. How many tasks
+        there were of both."""
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before`."""

@@ -93,6 +93,8 @@ _UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (de
 _IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
 # A document as an id cannot be the key of a run, and nobody could type it.
 _USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
+_DUPLICATE_KEY = 11000  # the server's code for it
+_OWING = {"follow_ups._id": {"$exists": True}}
 _NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
 
 # Documents of others may hold dates that Python does not have and text that is no UTF-8; such a value comes as a
@@ -115,6 +117,8 @@ _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
     ),
     # What is due.
     ((("not_before", ASCENDING),), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
+    # Conclusions whose follow-up tasks are not all there yet: nearly always none.
+    ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
 )
 
 
@@ -477,10 +481,13 @@ class MongoStore:
             self._write_chunks(chunks)
             refused: set[RunKey] = set()
             for part in _in_parts(changes):
-                writes = [UpdateOne(_guard(change), _update(change.set, change.unset)) for change in part]
+                writes = [UpdateOne(_guard(change), _update(self._set_of(change), change.unset)) for change in part]
                 result = self._tasks.bulk_write(writes, ordered=True)
                 if result.matched_count < len(part):
                     refused |= self._refused(part)
+            owing = [change.key.task_id for change in changes if change.creates and change.key not in refused]
+            if owing:
+                self._create_owed({"_id": {"$in": owing}, **_OWING})
             self._delete_files(
                 [
                     _file_id(change.key.task_id, change.forget_output_of, stream)
@@ -490,6 +497,43 @@ class MongoStore:
                 ]
             )
             return refused
+
+    def _set_of(self, change: RunChange) -> Mapping[str, Any]:
+        """What a change sets; the tasks that it creates stand in the task's own document until they are there, since
+        only a single document is changed as a whole on every kind of server."""
+        if not change.creates:
+            return change.set
+        self.now()  # the server's clock dates the ids
+        ids = self._new_ids(len(change.creates))
+        queues = {name: self._queue_id(name) for name in {one["queue"] for one in change.creates}}
+        owed = [
+            {"_id": new_id, **one, "queue": queues[one["queue"]]}
+            for new_id, one in zip(ids, change.creates, strict=True)
+        ]
+        return {**change.set, "follow_ups": owed}
+
+    def _queue_id(self, text: str) -> QueueId:
+        """The id that is meant by this text, which need not be there yet."""
+        queue = self.find_queue(text) if _object_id(text) is not None else None
+        return text if queue is None else queue.id
+
+    def _create_owed(self, which: Document, limit: int = _PAGE) -> int:
+        """Create the follow-up tasks that stand in these documents, and only then take them out: whoever dies in
+        between leaves them for the next, and their ids are given, so nothing is created twice."""
+        created = 0
+        for document in self._tasks.find(which, {"follow_ups": 1}).limit(limit):
+            owed = document.get("follow_ups")
+            if not isinstance(owed, list):
+                continue
+            tasks = [one for one in owed if isinstance(one, dict) and one.get("_id") is not None]
+            try:
+                self._tasks.insert_many(tasks, ordered=False)
+            except driver.BulkWriteError as error:
+                if any(one.get("code") != _DUPLICATE_KEY for one in error.details.get("writeErrors", ())):
+                    raise
+            self._tasks.update_one({"_id": document["_id"], **_OWING}, {"$unset": {"follow_ups": ""}})
+            created += len(tasks)
+        return created
 
     def _refused(self, changes: Sequence[RunChange]) -> set[RunKey]:
         """Which of a batch were not carried out: the server tells only how many."""
@@ -530,14 +574,15 @@ class MongoStore:
         now = self.now()
         due = {"status": int(Status.BLOCKED), "not_before": {"$lte": now}}
         with _translated(self):
+            created = self._create_owed(_OWING)
             ids = [one["_id"] for one in self._tasks.find(due, {"_id": 1}).sort("not_before").limit(limit)]
             if not ids:
-                return 0
+                return created
             update = {
                 "$set": {"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
                 "$unset": {"not_before": ""},
             }
-            return self._tasks.update_many({"_id": {"$in": ids}, **due}, update).modified_count
+            return created + self._tasks.update_many({"_id": {"$in": ids}, **due}, update).modified_count
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         active = [int(Status.CREATED), *_IN_HAND]
@@ -717,6 +762,7 @@ def _in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
     size = 0
     for change in changes:
         own = sum(len(value) for value in change.set.values() if isinstance(value, (str, bytes))) + 1024
+        own += len(bson.encode({"": change.creates}, codec_options=_CODEC)) if change.creates else 0
         if part and size + own > _BULK_BYTES:
             yield part
             part, size = [], 0
@@ -853,7 +899,7 @@ def _of_write_error(where: str, error: driver.OperationFailure, duplicate: str) 
     details: Mapping[str, Any] = error.details or {}
     write_errors = details.get("writeErrors") or [details]
     codes = {one.get("code") for one in write_errors}
-    if 11000 in codes or isinstance(error, driver.DuplicateKeyError):
+    if _DUPLICATE_KEY in codes or isinstance(error, driver.DuplicateKeyError):
         return DuplicateIdError(duplicate or f"{where}: an id exists already")
     concern = details.get("writeConcernErrors") or []
     if concern or codes & _UNREACHABLE_CODES:

@@ -115,6 +115,7 @@ _COLUMNS = (
 )  # fmt: skip
 _SELECT = ", ".join(_COLUMNS)
 _SELECT_WITHOUT_OUTPUT = _SELECT.replace("stdout, stderr", "NULL, NULL")
+_INSERT_TASK = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
 
 
@@ -233,10 +234,9 @@ class SqliteStore:
 
     def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
         rows = [self._row_of(document) for document in documents]
-        statement = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
         def insert(connection: sqlite3.Connection) -> list[TaskId]:
-            connection.executemany(statement, rows)
+            connection.executemany(_INSERT_TASK, rows)
             return [row[0] for row in rows]
 
         return self._write(insert, duplicate="a task with one of these ids exists already")
@@ -407,14 +407,19 @@ class SqliteStore:
                     [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
                 )
             refused = set()
-            for change in changes:
-                if not _apply(connection, change):
+            for change, new_rows in zip(changes, created, strict=True):
+                if _apply(connection, change):
+                    if new_rows:
+                        connection.executemany(_INSERT_TASK, new_rows)
+                    if change.forget_output_of is not None:
+                        forgotten = (change.key.task_id, change.forget_output_of)
+                        connection.execute("DELETE FROM output WHERE task = ? AND token = ?", forgotten)
+                # Carried out before, and its answer was lost: what it creates was created with it.
+                elif not _is_done_already(connection, change):
                     refused.add(change.key)
-                elif change.forget_output_of is not None:
-                    forgotten = (change.key.task_id, change.forget_output_of)
-                    connection.execute("DELETE FROM output WHERE task = ? AND token = ?", forgotten)
             return refused
 
+        created = [[self._row_of(document) for document in change.creates] for change in changes]
         return self._write(carry_out)
 
     def promote_due(self, limit: int = 1000) -> int:
@@ -523,7 +528,7 @@ class _IdSource:
 
 
 def _apply(connection: sqlite3.Connection, change: RunChange) -> bool:
-    """Carry out one guarded change; False where it is refused."""
+    """Carry out one guarded change; False where its guard does not hold."""
     columns = _columns_of(change.set)
     for name in change.unset:
         columns |= _EMPTY_COLUMNS.get(name, {})
@@ -537,7 +542,7 @@ def _apply(connection: sqlite3.Connection, change: RunChange) -> bool:
     if rest or removed:
         row = connection.execute(f"SELECT rest FROM tasks WHERE {guard}", guarded).fetchone()
         if row is None:
-            return _is_done_already(connection, change)
+            return False
         document = _decode(row[0])
         if not all(name not in document for name in removed) or rest:
             for name in removed:
@@ -545,7 +550,7 @@ def _apply(connection: sqlite3.Connection, change: RunChange) -> bool:
             columns["rest"] = _encode({**document, **rest})
     assignments = ", ".join(f"{name} = ?" for name in columns) or "id = id"
     done = connection.execute(f"UPDATE tasks SET {assignments} WHERE {guard}", (*columns.values(), *guarded))
-    return done.rowcount > 0 or _is_done_already(connection, change)
+    return done.rowcount > 0
 
 
 def _is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:

@@ -1,0 +1,379 @@
+"""What a plugin says on descriptor 3: from bytes to events, whatever the bytes are. Pure.
+
+Responsible for: lines, their limit, and which line is which event (SPEC, sections 5 and 6). Must not know: what an
+event does to a task, where the bytes come from.
+
+Rules:
+1. Feed bytes in any blocks, get events; the same bytes give the same events however they are cut.
+2. What is no event becomes a `BadLine`, never an exception: a line that somebody printed by mistake fails no task.
+3. Memory is bounded: of a line above LINE_MAX only the beginning is kept, and it is skipped to its end.
+4. Unknown fields of a known event are ignored: they may be of a later version.
+5. What comes out of here can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper
+   than DEPTH_MAX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypeGuard
+
+import orjson
+
+from disbatch_protocol.faults import kind_of
+
+LINE_MAX = 2**20  # bytes of a line, without its line feed
+LINE_KEPT = 200  # bytes that are kept of a line that is no event
+DEPTH_MAX = 90  # of nested values: MongoDB stores 100 levels, some of which the task document itself needs
+SNOOZE_MAX_SECONDS = 10 * 366 * 86400.0  # ten years: more is a mistake in the unit
+_STATUS_MAX = 2**31 - 1
+_INT64 = range(-(2**63), 2**63)
+
+
+class LogLevel(StrEnum):
+    """Of a log event."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far it is."""
+
+    value: float | None  # 0 to 1
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """A line for the task's log."""
+
+    level: LogLevel
+    message: str
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnStatus:
+    """The plugin's own status for a later end; 0 takes an earlier one back."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFields:
+    """Free fields of the task document."""
+
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of it."""
+
+    value: Any = field(repr=False)
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSaid:
+    """Why it fails."""
+
+    code: str | None
+    message: str = field(repr=False)
+    detail: str | None = field(repr=False)
+    retry: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snooze:
+    """Later, without using an attempt."""
+
+    seconds: float
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """A task to be created once the run has succeeded."""
+
+    queue: str
+    parameters: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUps:
+    """Several of them."""
+
+    tasks: tuple[FollowUp, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Worker mode: it can take tasks."""
+
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Worker mode: the end of the task in hand. `exit_code` None: the line did not say which, so it is not known."""
+
+    exit_code: int | None
+    task: str | None  # the id of the task it means, where the plugin says so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """A line that is no event."""
+
+    start: bytes = field(repr=False)  # its first LINE_KEPT bytes
+    message: str  # what was expected and what was found
+
+
+Event = Progress | Log | OwnStatus | SetFields | Result | ErrorSaid | Snooze | FollowUps | Ready | Done
+
+
+class EventReader:
+    """Cuts what comes from descriptor 3 into lines and reads each."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()  # of a line whose end has not come
+        self._skipped = 0  # bytes of a line that is too long, beyond what is kept
+
+    def feed(self, data: bytes) -> list[Event | BadLine]:
+        """More bytes; the events that are complete with them."""
+        if b"\n" not in data:
+            self._keep(data)
+            return []
+        found: list[Event | BadLine] = []
+        first, *others = data.split(b"\n")
+        last = others.pop()
+        if self._rest or self._skipped:
+            self._keep(first)
+            self._take_line(found)
+        else:
+            others.insert(0, first)
+        for line in others:
+            _add(found, line)
+        self._keep(last)
+        return found
+
+    def finish(self) -> list[Event | BadLine]:
+        """The stream has ended: a last line without a line feed counts."""
+        found: list[Event | BadLine] = []
+        self._take_line(found)
+        return found
+
+    def _keep(self, data: bytes) -> None:
+        room = max(0, LINE_MAX + 1 - len(self._rest))
+        self._rest += data[:room]
+        self._skipped += max(0, len(data) - room)
+
+    def _take_line(self, found: list[Event | BadLine]) -> None:
+        line, skipped = bytes(self._rest), self._skipped
+        self._rest.clear()
+        self._skipped = 0
+        _add(found, line, skipped)
+
+
+def _add(found: list[Event | BadLine], line: bytes, skipped: int = 0) -> None:
+    if len(line) > LINE_MAX:
+        message = f"expected a line of at most {LINE_MAX} bytes, found one of {len(line) + skipped}"
+        found.append(BadLine(start=line[:LINE_KEPT], message=message))
+    elif line and not line.isspace():
+        found.append(parse_line(line))
+
+
+def parse_line(line: bytes) -> Event | BadLine:
+    """The event that a line without its line feed is."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return BadLine(start=line[:LINE_KEPT], message=f"expected a JSON object, found what is no JSON ({error})")
+    try:
+        return _event_of(value)
+    except _NoEventError as error:
+        return BadLine(start=line[:LINE_KEPT], message=str(error))
+
+
+class _NoEventError(Exception):
+    """expected …, found …"""
+
+
+def _event_of(value: Any) -> Event:
+    if not isinstance(value, dict):
+        raise _NoEventError(f"expected a JSON object, found {kind_of(value)}")
+    name = value.get("type")
+    read = _READERS.get(name) if isinstance(name, str) else None
+    if read is None:
+        raise _NoEventError(f'expected "type" to be one of {", ".join(_READERS)}, found {_found(value, "type")}')
+    return read(value)
+
+
+def _progress(value: Mapping[str, Any]) -> Progress:
+    done = value.get("value")
+    if done is not None and not (_is_number(done) and 0 <= done <= 1):
+        raise _NoEventError(f'expected "value" from 0 to 1 or null, found {kind_of(done)}')
+    return Progress(value=done, message=_text(value, "message"))
+
+
+def _log(value: Mapping[str, Any]) -> Log:
+    level = value.get("level", LogLevel.INFO)
+    if level not in set(LogLevel):
+        raise _NoEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
+    fields = value.get("fields", {})
+    if not isinstance(fields, dict):
+        raise _NoEventError(f'expected "fields" to be an object, found {kind_of(fields)}')
+    return Log(
+        level=LogLevel(level),
+        message=_required_text(value, "message"),
+        fields=_storable(fields, "fields"),
+    )
+
+
+def _own_status(value: Mapping[str, Any]) -> OwnStatus:
+    status = _whole(value.get("status"))
+    if status is None or not (status == 0 or 2 <= status <= _STATUS_MAX):
+        raise _NoEventError(f'expected "status" to be 0 or a whole number from 2 on, found {_found(value, "status")}')
+    return OwnStatus(status=status)
+
+
+def _set_fields(value: Mapping[str, Any]) -> SetFields:
+    fields = value.get("fields")
+    if not isinstance(fields, dict):
+        raise _NoEventError(f'expected "fields" to be an object, found {_found(value, "fields")}')
+    return SetFields(fields=_storable(fields, "fields"))
+
+
+def _result(value: Mapping[str, Any]) -> Result:
+    if "value" not in value:
+        raise _NoEventError('expected a "value", found none')
+    status = _whole(value.get("status"))
+    if value.get("status") is not None and (status is None or not 2 <= status <= _STATUS_MAX):
+        raise _NoEventError(f'expected "status" to be a whole number from 2 on, found {_found(value, "status")}')
+    return Result(value=_storable(value["value"], "value"), status=status)
+
+
+def _error(value: Mapping[str, Any]) -> ErrorSaid:
+    retry = value.get("retry")
+    if retry is not None and not isinstance(retry, bool):
+        raise _NoEventError(f'expected "retry" to be true or false, found {kind_of(retry)}')
+    return ErrorSaid(
+        code=_text(value, "code"),
+        message=_required_text(value, "message"),
+        detail=_text(value, "detail"),
+        retry=retry,
+    )
+
+
+def _snooze(value: Mapping[str, Any]) -> Snooze:
+    seconds = value.get("seconds")
+    if not _is_number(seconds) or not 0 <= seconds <= SNOOZE_MAX_SECONDS:
+        found = _found(value, "seconds")
+        raise _NoEventError(f'expected "seconds" from 0 to {SNOOZE_MAX_SECONDS:.0f}, found {found}')
+    return Snooze(seconds=float(seconds), message=_text(value, "message"))
+
+
+def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
+    tasks = value.get("tasks")
+    if not isinstance(tasks, list):
+        raise _NoEventError(f'expected "tasks" to be a list, found {_found(value, "tasks")}')
+    return FollowUps(tasks=tuple(_follow_up(one, number) for number, one in enumerate(tasks)))
+
+
+def _follow_up(task: Any, number: int) -> FollowUp:
+    if not isinstance(task, dict):
+        raise _NoEventError(f'expected "tasks" to hold objects, found {kind_of(task)} at {number}')
+    queue, parameters = task.get("queue"), task.get("parameters", {})
+    if not isinstance(queue, str) or not queue or "\0" in queue:
+        raise _NoEventError(f'expected a queue id as "queue" of task {number}, found {_found(task, "queue")}')
+    if not isinstance(parameters, dict):
+        raise _NoEventError(f'expected "parameters" of task {number} to be an object, found {kind_of(parameters)}')
+    return FollowUp(queue=queue, parameters=_storable(parameters, f'"parameters" of task {number}'))
+
+
+def _ready(value: Mapping[str, Any]) -> Ready:
+    protocol = _whole(value.get("protocol"))
+    if protocol is None:
+        raise _NoEventError(f'expected "protocol" to be a whole number, found {_found(value, "protocol")}')
+    return Ready(protocol=protocol)
+
+
+def _done(value: Mapping[str, Any]) -> Done:
+    exit_code, task = _whole(value.get("exit")), value.get("task")
+    return Done(
+        exit_code=exit_code if exit_code is not None and 0 <= exit_code <= 255 else None,
+        task=task if isinstance(task, str) else None,
+    )
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = MappingProxyType(
+    {
+        "progress": _progress,
+        "log": _log,
+        "status": _own_status,
+        "set": _set_fields,
+        "result": _result,
+        "error": _error,
+        "snooze": _snooze,
+        "tasks": _follow_ups,
+        "ready": _ready,
+        "done": _done,
+    }
+)
+
+
+def _found(value: Mapping[str, Any], name: str) -> str:
+    return kind_of(value[name]) if name in value else "none"
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> int | None:
+    """A number without a fraction; shells and Perl write 3 as 3.0 at times."""
+    return int(value) if _is_number(value) and value == int(value) else None
+
+
+def _text(value: Mapping[str, Any], name: str) -> str | None:
+    text = value.get(name)
+    if text is not None and not isinstance(text, str):
+        raise _NoEventError(f'expected "{name}" to be a string, found {kind_of(text)}')
+    return text
+
+
+def _required_text(value: Mapping[str, Any], name: str) -> str:
+    text = _text(value, name)
+    if text is None:
+        raise _NoEventError(f'expected "{name}" to be a string, found {_found(value, name)}')
+    return text
+
+
+def _storable(value: Any, where: str) -> Any:
+    """The value itself, where every store can hold it (rule 5)."""
+    level: list[Any] = [value]
+    for _ in range(DEPTH_MAX):
+        level = [inner for one in level for inner in _inner(one, where)]
+        if not level:
+            return value
+    raise _NoEventError(f'expected at most {DEPTH_MAX} nested levels in "{where}", found more')
+
+
+def _inner(value: Any, where: str) -> Iterable[Any]:
+    if isinstance(value, dict):
+        if any("\0" in name for name in value):
+            raise _NoEventError(f'expected names without U+0000 in "{where}", found one')
+        return value.values()
+    if isinstance(value, list):
+        return value
+    if isinstance(value, int) and value not in _INT64:
+        raise _NoEventError(f'expected numbers of 64 bits in "{where}", found {value}')
+    return ()

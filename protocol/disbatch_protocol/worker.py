@@ -1,0 +1,109 @@
+"""The conversation with one worker process (SPEC, section 6). Pure: bytes in, bytes out.
+
+Responsible for: whose turn it is, and what a line means in that turn. Must not know: processes, time limits, what an
+event does to a task.
+
+Rules:
+1. The whole state is WorkerState; `_turn` is the table of what a line does in which state.
+2. An event with nothing in hand belongs to no task: it is handed on as a BadLine and changes nothing.
+3. A `done` that nobody waits for means that plugin and host are out of step: from then on no answer of this process can
+   be trusted, so the conversation is broken, and stays so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from disbatch_protocol import PROTOCOL_VERSION
+from disbatch_protocol.events import BadLine, Done, Event, EventReader, Ready
+
+
+class WorkerState(StrEnum):
+    """Where a conversation stands."""
+
+    STARTING = "starting"  # `ready` has not come
+    IDLE = "idle"  # it can take a task
+    BUSY = "busy"  # one task is in its hands
+    BROKEN = "broken"  # the process must be replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The conversation cannot go on."""
+
+    message: str  # what was expected and what was found
+
+
+Heard = Event | BadLine | Broken
+
+
+class WorkerConversation:
+    """One process's side of the talk is read here, the host's is written here."""
+
+    def __init__(self) -> None:
+        self.state = WorkerState.STARTING
+        self._reader = EventReader()
+        self._task_id = ""
+
+    def hello(self, *, host: str, number: int) -> bytes:
+        """The first line to the process. `number`: which of its class's processes it is, from 1."""
+        return _line({"type": "hello", "protocol": PROTOCOL_VERSION, "host": host, "worker": number})
+
+    def hand_over(self, task_line: bytes, *, task_id: str, attempt: int, deadline: float | None) -> bytes:
+        """The line that gives it a task; from now on it is busy. `task_line`: the document as one line of JSON (what a
+        oneshot run would get on stdin); `deadline` in Unix seconds."""
+        if self.state is not WorkerState.IDLE:
+            raise ValueError(f"a worker that is {self.state} cannot take a task")
+        self.state = WorkerState.BUSY
+        self._task_id = task_id
+        more = f',"attempt":{attempt}' + ("" if deadline is None else f',"deadline":{int(deadline)}')
+        return b'{"type":"task","task":' + task_line.rstrip(b"\n") + more.encode("ascii") + b"}\n"
+
+    def receive(self, data: bytes) -> list[Heard]:
+        """More bytes from descriptor 3; what they say, in order. `Ready` and `Done` have changed the state when they
+        are returned."""
+        return [self._turn(one) for one in self._reader.feed(data) if self.state is not WorkerState.BROKEN]
+
+    def finish(self) -> list[Heard]:
+        """The process has ended: a last line without a line feed counts."""
+        return [self._turn(one) for one in self._reader.finish() if self.state is not WorkerState.BROKEN]
+
+    def _turn(self, heard: Event | BadLine) -> Heard:
+        if isinstance(heard, BadLine):
+            return heard
+        match self.state, heard:
+            case WorkerState.STARTING, Ready(protocol=protocol):
+                if protocol != PROTOCOL_VERSION:
+                    return self._break(f"expected it to be ready for protocol {PROTOCOL_VERSION}, found {protocol}")
+                self.state = WorkerState.IDLE
+                return heard
+            case _, Ready():
+                return _out_of_turn(heard, "it had said so already")
+            case WorkerState.BUSY, Done(exit_code=exit_code, task=task):
+                if exit_code is None:
+                    return self._break('expected "exit" of done from 0 to 255, found none')
+                if task is not None and task != self._task_id:
+                    return self._break(f"expected done for task {self._task_id}, found it for {task:.40}")
+                self.state = WorkerState.IDLE
+                return heard
+            case _, Done():
+                return self._break("expected done only while it has a task, found one with nothing in hand")
+            case WorkerState.BUSY, _:
+                return heard
+        return _out_of_turn(heard, "it has no task in hand")
+
+    def _break(self, message: str) -> Broken:
+        self.state = WorkerState.BROKEN
+        return Broken(message=message)
+
+
+def _out_of_turn(event: Event, why: str) -> BadLine:
+    name = type(event).__name__.lower()
+    return BadLine(start=name.encode(), message=f"expected no {name} now, found one: {why}")
+
+
+def _line(value: object) -> bytes:
+    return orjson.dumps(value) + b"\n"

@@ -1,0 +1,189 @@
+"""Events of real programs: what the task document says of them, while they run and afterwards. On both stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from disbatch_protocol.status import Status
+from helpers.languages import EVENT_PROGRAMS, write_sayer
+from helpers.nodes import Cluster
+from helpers.processes import wait_until
+
+
+@pytest.mark.parametrize("language", EVENT_PROGRAMS)
+def test_every_event_from_every_language_by_the_contract_alone(
+    cluster: Cluster, language: str, require: Callable[[str], None]
+) -> None:
+    name = write_sayer(cluster.plugins, language, require).name
+    queue = cluster.queue(name)
+    cluster.queue("Nobody", "next")
+    cases = ("tell", "status", "error", "snooze", "tasks")
+    told, status, error, snoozed, parent = cluster.push(queue, *({"case": case} for case in cases))
+    node = cluster.start()
+    for task_id, final in ((told, 1), (status, 7), (error, 2), (snoozed, -4), (parent, 1)):
+        cluster.wait_for_status(task_id, final)
+    node.terminate()
+    assert node.wait(20) == 0
+
+    document = cluster.task(told).document
+    assert document["progress"] == {"value": 0.5, "message": "half"}
+    (entry,) = document["log"]
+    assert isinstance(entry.pop("time"), datetime)
+    assert entry == {"level": "warning", "message": "slow", "fields": {"ms": 120}}
+    assert (document["mailbox"], document["result"]) == ("x", {"answer": 42})
+    assert "error" not in document and "event_errors" not in document["run"]
+
+    assert cluster.task(status).run["own_status"] == 7
+    assert cluster.task(error).document["error"] == {"code": "auth_failed", "message": "no such user", "retry": False}
+    assert cluster.task(error).run["outcome"] == "permanent"
+
+    asleep = cluster.task(snoozed)
+    assert (asleep.run["outcome"], asleep.run["attempt_used"], asleep.next_attempt) == ("snooze", False, 1)
+    assert asleep.run["snooze"] == {"seconds": 3600, "message": "quota"}
+    assert 3500 < (asleep.document["not_before"] - asleep.run["ended"]).total_seconds() <= 3600
+    assert "error" not in asleep.document
+
+    first, second = cluster.tasks(queue="next")
+    assert (first.document["parameters"], second.document["parameters"]) == ({"n": 1}, {})
+    assert {first.status, second.status} == {Status.CREATED} and first.document["parent"] == str(parent)
+    assert "follow_ups" not in cluster.task(parent).document
+
+
+def test_events_show_in_the_document_while_the_task_runs(cluster: Cluster) -> None:
+    program = """
+        echo '{"type":"progress","value":0.1}' >&3; echo '{"type":"set","fields":{"phase":"one"}}' >&3
+        echo '{"type":"status","status":5}' >&3; echo '{"type":"result","value":1}' >&3
+        echo '{"type":"error","message":"so far"}' >&3; echo '{"type":"log","message":"begun"}' >&3
+        exec sleep 60"""
+    cluster.plugin("Slow", program)
+    (task_id,) = cluster.push(cluster.queue("Slow"), {})
+    cluster.start()
+
+    def is_shown() -> bool:
+        document = cluster.task(task_id).document
+        return (
+            document["status"] == 0
+            and document.get("progress") == {"value": 0.1}
+            and document.get("phase") == "one"
+            and document.get("result") == 1
+            and document.get("error") == {"code": "error", "message": "so far"}
+            and [entry["message"] for entry in document.get("log", ())] == ["begun"]
+            and document["run"].get("own_status") == 5
+        )
+
+    wait_until(is_shown, 20, "the events never showed while the task ran")
+
+
+def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(cluster: Cluster) -> None:
+    program = """
+        echo 'hello' >&3; echo '{"type":"dance"}' >&3; echo '[1]' >&3; echo '{"type":"progress","value":2}' >&3
+        head -c 2000000 /dev/zero | tr '\\0' x >&3; echo >&3
+        echo '{"type":"set","fields":{"status":1,"node":"x","good":1,"a.b":2,"$c":3}}' >&3
+        echo '{"type":"done","exit":3}' >&3
+        printf '{"type":"result","value":"last line without a line feed"}' >&3"""
+    cluster.plugin("Clumsy", program)
+    task = cluster.run_one(cluster.queue("Clumsy"))
+    assert (task.status, task.document["result"], task.document["good"]) == (1, "last line without a line feed", 1)
+    errors = task.run["event_errors"]
+    assert errors["count"] == 10
+    assert [one.get("line", "")[:20] for one in errors["first"]] == [
+        "hello", '{"type":"dance"}', "[1]", '{"type":"progress","', "x" * 20, "", "", "", "", "",
+    ]  # fmt: skip
+    assert len(errors["first"][4]["line"]) == 200 and "2000000" in errors["first"][4]["message"]
+    assert 'field "status" belongs to the host' in errors["first"][5]["message"]
+
+
+def test_a_million_events_are_bounded_and_cost_a_write_a_second(cluster: Cluster) -> None:
+    program = """#!/usr/bin/env python3
+import os
+block = b"".join(b'{"type":"progress","value":%f}\\n{"type":"log","message":"line %d"}\\n' % (n / 1e3, n)
+                 for n in range(1000))
+for _ in range(500):
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(3, rest):]
+"""
+    cluster.plugin("Talkative", program, file="run.py")
+    task = cluster.run_one(cluster.queue("Talkative"))
+    assert (task.status, task.document["progress"]) == (1, {"value": 0.999})
+    log = task.document["log"]
+    assert len(log) == 1000 and log[-1]["message"] == "line 999"
+    assert task.run["log_dropped"] == 499_000
+
+
+@pytest.mark.parametrize(
+    "events, code, status, outcome",
+    [
+        (['{"type":"error","message":"m"}'], 0, 2, "failure"),
+        (['{"type":"error","message":"m","retry":false}'], 75, 2, "permanent"),
+        (['{"type":"error","message":"m","retry":true}'], 9, -4, "retry"),
+        (['{"type":"status","status":7}'], 0, 7, "failure"),
+        (['{"type":"status","status":7}', '{"type":"status","status":0}'], 0, 1, "success"),
+        (['{"type":"result","value":1,"status":8}'], 0, 8, "failure"),
+        (['{"type":"result","value":1}'], 3, 2, "failure"),
+        (['{"type":"snooze","seconds":900}'], 4, 2, "failure"),
+        (['{"type":"snooze","seconds":900}', '{"type":"error","message":"m"}'], 0, 2, "failure"),
+    ],
+)
+def test_events_and_exit_codes_that_disagree_end_as_the_contract_says(
+    cluster: Cluster, events: list[str], code: int, status: int, outcome: str
+) -> None:
+    says = "".join(f"echo '{event}' >&3\n" for event in events)
+    retry = {"max": 1, "delay": 900} if outcome == "retry" else {}
+    cluster.plugin("Mixed", f"{says}exit {code}", **({"retry": retry} if retry else {}))
+    (task_id,) = cluster.push(cluster.queue("Mixed"), {})
+    cluster.start()
+    task = cluster.wait_for_status(task_id, status)
+    assert (task.run["exit_code"], task.run["outcome"]) == (code, outcome)
+    if "result" in events[0]:
+        assert task.document["result"] == 1
+
+
+def test_an_error_that_was_said_before_the_time_limit_is_not_why_it_ended(cluster: Cluster) -> None:
+    cluster.plugin("Late", """echo '{"type":"error","code":"x","message":"soon"}' >&3; exec sleep 60""", timeout=0.3)
+    task = cluster.run_one(cluster.queue("Late"))
+    assert (task.status, task.document["error"]["code"]) == (Status.TERMINATED, "timeout")
+    assert task.document["error"]["said"] == {"code": "x", "message": "soon"}
+
+
+def test_follow_up_tasks_are_created_only_by_success_and_run(cluster: Cluster) -> None:
+    says = """echo '{"type":"tasks","tasks":[{"queue":"Step","parameters":{"n":1}}]}' >&3"""
+    cluster.plugin("Fails", f"{says}; exit 1")
+    cluster.plugin("Works", f"{says}; exit 0")
+    cluster.plugin("Step", "cat")
+    cluster.queue("Step")
+    (failed,) = cluster.push(cluster.queue("Fails"), {})
+    (worked,) = cluster.push(cluster.queue("Works"), {})
+    cluster.run()
+    assert cluster.task(failed).status == Status.FAILED
+    (step,) = cluster.tasks(queue="Step")
+    assert (step.status, step.document["parent"]) == (Status.CONCLUDED, str(worked))
+
+
+def test_more_follow_up_tasks_than_a_run_may_create_is_a_failure_and_creates_none(cluster: Cluster) -> None:
+    program = """#!/usr/bin/env python3
+import json, os
+line = json.dumps({"type": "tasks", "tasks": [{"queue": "q"}] * 1000}).encode() + b"\\n"
+with os.fdopen(3, "wb") as events:
+    for _ in range(11):
+        events.write(line)
+"""
+    cluster.plugin("Flood", program, file="run.py", retry={"max": 3})
+    task = cluster.run_one(cluster.queue("Flood"))
+    assert (task.status, task.document["error"]["code"]) == (Status.FAILED, "follow_ups")
+    assert cluster.tasks(queue="q") == []
+
+
+def test_a_log_that_another_program_has_begun_goes_on(cluster: Cluster) -> None:
+    cluster.plugin("Logs", """echo '{"type":"log","message":"mine"}' >&3""")
+    queue = cluster.queue("Logs")
+    entries: list[Any] = ["by hand", {"at": 1}]
+    with_list, with_text, empty = (cluster.push(queue, {}, log=log)[0] for log in (entries, "by hand", []))
+    cluster.run()
+    for task_id, before in ((with_list, entries), (with_text, ["by hand"]), (empty, [])):
+        log = cluster.task(task_id).document["log"]
+        assert (log[:-1], log[-1]["message"]) == (before, "mine")
