@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import signal
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import orjson
 import pytest
 from bson import json_util
 
 from disbatch_host.store.mongo import MongoStore
-from disbatch_protocol import document, outcome, quantities, schemas
+from disbatch_protocol import document, events, outcome, quantities, schemas
 from disbatch_protocol.manifest import parse_manifest
 from disbatch_protocol.outcome import RetryPolicy, Said
 from disbatch_protocol.parameters import ParameterSchema
+from disbatch_protocol.worker import Broken, WorkerConversation
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
 
@@ -109,3 +112,102 @@ def test_retry_delays_grow_to_their_limit_and_chance_moves_them_within_the_jitte
     assert [outcome.retry_delay(policy, attempt, 0.5) for attempt in (1, 2, 3, 4, 500)] == [10, 30, 90, 100, 100]
     assert outcome.retry_delay(policy, 1, 0.0) == pytest.approx(8)
     assert outcome.retry_delay(policy, 1, 0.999999) == pytest.approx(12, rel=1e-3)
+
+
+def bytes_of(case: dict[str, Any]) -> bytes:
+    if "input_base64" in case:
+        return base64.b64decode(case["input_base64"])
+    if "input_repeat" in case:
+        before, what, times, after = case["input_repeat"]
+        return (before + what * times + after).encode()
+    return str(case["input"]).encode()
+
+
+def event_document(heard: Any) -> dict[str, Any]:
+    """An event in the form of the vectors."""
+    names = {
+        events.OwnStatus: "status", events.SetFields: "set", events.ErrorSaid: "error", events.FollowUps: "tasks",
+        events.BadLine: "bad",
+    }  # fmt: skip
+    document = {"type": names.get(type(heard), type(heard).__name__.lower()), **dataclasses.asdict(heard)}
+    if "exit_code" in document:
+        document["exit"] = document.pop("exit_code")
+    if "tasks" in document:
+        document["tasks"] = list(document["tasks"])
+    return document
+
+
+def assert_heard(heard: list[Any], expected: list[dict[str, Any]]) -> None:
+    found = [event_document(one) for one in heard]
+    assert [one["type"] for one in found] == [one["type"] for one in expected]
+    for one, wanted in zip(found, expected, strict=True):
+        assert {name: one[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("case", vectors("events"))
+@pytest.mark.parametrize("block_size", [1, 7, 2**16, 2**22])
+def test_event_vector_however_it_is_cut(case: dict[str, Any], block_size: int) -> None:
+    data = bytes_of(case)
+    if block_size == 1 and len(data) > 10_000:
+        block_size = 999  # byte by byte would say no more and take seconds
+    reader = events.EventReader()
+    heard = [one for start in range(0, len(data), block_size) for one in reader.feed(data[start : start + block_size])]
+    assert_heard(heard + reader.finish(), case["events"])
+
+
+@pytest.mark.parametrize("case", vectors("events"))
+def test_event_vector_with_trailing_bytes(case: dict[str, Any]) -> None:
+    reader = events.EventReader()
+    heard = reader.feed(bytes_of(case) + b'\n{"type":"status","status":99}\n{"ty')
+    assert_heard(heard, [*case["events"], {"type": "status", "status": 99}])
+    assert [type(one) for one in reader.finish()] == [events.BadLine]
+
+
+@pytest.mark.parametrize("case", vectors("events"))
+def test_what_is_an_event_fits_the_schema_and_what_is_bad_does_not(case: dict[str, Any]) -> None:
+    """The schema says what can be said of one line; nesting, bytes and numbers above 64 bits it cannot say."""
+    validator = jsonschema.Draft202012Validator(schemas.load("event"))
+    lines = [line for line in bytes_of(case).split(b"\n") if line.strip()]
+    for line, expected in zip(lines, case["events"], strict=True):
+        try:
+            value = orjson.loads(line)
+        except ValueError:
+            continue
+        if expected["type"] == "bad" and len(line) <= events.LINE_MAX and case["name"] not in _BEYOND_SCHEMA:
+            assert not validator.is_valid(value), line
+        elif expected["type"] not in ("bad", "ready", "done"):
+            validator.validate(value)
+
+
+_BEYOND_SCHEMA = {
+    "set with a number above 64 bits", "set with U+0000 in a name", "set nested too deeply", "ready without a protocol",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", vectors("workers"))
+@pytest.mark.parametrize("at_once", [False, True])
+def test_worker_vector_from_the_hosts_side(case: dict[str, Any], at_once: bool) -> None:
+    talk = WorkerConversation()
+    heard: list[Any] = []
+    waiting = b""
+    for step in case["talk"]:
+        if "plugin" in step:
+            waiting += json.dumps(step["plugin"]).encode() + b"\n"
+            if at_once and len([one for one in case["talk"] if "host" in one]) == 1:
+                continue
+            heard += [one for byte in waiting for one in talk.receive(bytes([byte]))]
+            waiting = b""
+        elif step.get("host", {}).get("type") == "hello":
+            assert json.loads(talk.hello(host=step["host"]["host"], number=1)) == step["host"]
+        elif "host" in step:
+            message = step["host"]
+            line = talk.hand_over(
+                json.dumps(message["task"]).encode() + b"\n",
+                task_id=message["task"]["_id"],
+                attempt=message["attempt"],
+                deadline=message.get("deadline"),
+            )
+            assert line.endswith(b"\n") and json.loads(line) == message
+    heard += talk.receive(waiting) + talk.finish()
+    names = ["broken" if isinstance(one, Broken) else event_document(one)["type"] for one in heard]
+    assert (str(talk.state), names) == (case["state"], case["heard"])

@@ -1,0 +1,297 @@
+"""Worker mode with real processes: one process for many tasks, and everything that can go wrong with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disbatch_protocol.status import Status
+from helpers.nodes import Cluster
+from helpers.processes import wait_until
+
+# From the contract alone. What it does with a task is its parameter `do`.
+WORKER = r"""#!/usr/bin/env python3
+import json, os, signal, subprocess, sys, time
+events = os.fdopen(3, "wb", buffering=0)
+def say(**event):
+    events.write(json.dumps(event).encode() + b"\n")
+hello = json.loads(sys.stdin.buffer.readline())
+assert hello["type"] == "hello" and hello["protocol"] == 1, hello
+say(type="ready", protocol=1)
+count = 0
+for line in sys.stdin.buffer:
+    message = json.loads(line)
+    task, count = message["task"], count + 1
+    do, n = task["parameters"].get("do", "work"), task["parameters"].get("n")
+    print(f"task {n} in process {os.getpid()} as number {count}")
+    print(f"attempt {message['attempt']} worker {hello['worker']}", file=sys.stderr)
+    exit_code = 0
+    if do == "fail":
+        exit_code = 3
+    elif do == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif do == "leave":
+        sys.exit(task["parameters"].get("code", 0))
+    elif do == "sleep":
+        say(type="progress", value=0.5)
+        time.sleep(60)
+    elif do == "twice":
+        say(type="done", exit=0)
+    elif do == "no exit code":
+        say(type="done")
+        time.sleep(60)
+    elif do == "events":
+        say(type="result", value={"n": n, "deadline": message.get("deadline")})
+        say(type="log", message="hello")
+    elif do == "error":
+        say(type="error", message="no luck")
+    elif do == "much":
+        sys.stdout.write("x" * 3 * 2**20)
+    sys.stdout.flush()
+    if do == "done for another":
+        say(type="done", exit=0, task="x")
+        time.sleep(60)
+    say(type="done", exit=exit_code, task=task["_id"])
+    if do == "late event":
+        say(type="progress", value=0.1)
+"""
+
+
+def worker_plugin(cluster: Cluster, program: str = WORKER, **manifest: Any) -> Any:
+    cluster.plugin("W", program, file="w.py", mode="worker", **manifest)
+    return cluster.queue("W")
+
+
+def run_all(cluster: Cluster, queue: Any, *parameters: Any, **more: Any) -> list[Any]:
+    ids = cluster.push(queue, *parameters)
+    cluster.run(**more)
+    return [cluster.task(task_id) for task_id in ids]
+
+
+def pids(tasks: list[Any]) -> Counter[int]:
+    return Counter(task.run["pid"] for task in tasks)
+
+
+def set_aside(cluster: Cluster) -> list[Any]:
+    return [one for node in cluster.store.nodes() for one in node.document["set_aside"]]
+
+
+def assert_no_process_is_left(cluster: Cluster) -> None:
+    marker = f"DISBATCH_PLUGIN_DIR={cluster.plugins}".encode()
+
+    def left() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if marker in (entry / "environ").read_bytes():
+                        found.append(entry.name)
+                except OSError:
+                    continue
+        return found
+
+    wait_until(lambda: not left(), 10, "a worker process is left")
+
+
+def test_one_process_takes_many_tasks_each_with_its_own_output(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, version="2.0")
+    tasks = run_all(cluster, queue, *({"n": n} for n in range(50)))
+    assert {task.status for task in tasks} == {Status.CONCLUDED}
+    assert 1 <= len(pids(tasks)) <= 10
+    for n, task in enumerate(tasks):
+        assert task.document["stdout"].startswith(f"task {n} in process {task.run['pid']} as number ")
+        assert task.document["stdout"].count("\n") == 1
+        assert task.document["stderr"] == f"attempt 1 worker {task.run['worker']}\n"
+        assert (task.run["reason"], task.run["exit_code"], task.run["outcome"]) == ("done", 0, "success")
+        assert task.run["cpu_seconds"] >= 0 and task.run["peak_memory_bytes"] > 0
+        assert task.run["plugin"]["version"] == "2.0"
+    assert_no_process_is_left(cluster)
+
+
+def test_exit_codes_events_and_large_output_are_those_of_a_oneshot_run(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1, timeout="1h")
+    fail, events, error, much, fine = run_all(
+        cluster, queue, {"do": "fail"}, {"do": "events", "n": 7}, {"do": "error"}, {"do": "much"}, {"n": 9}
+    )
+    assert (fail.status, fail.run["exit_code"], fail.document["error"]["code"]) == (2, 3, "exit_3")
+    assert events.document["result"]["n"] == 7 and events.document["log"][0]["message"] == "hello"
+    assert events.document["result"]["deadline"] > events.run["started"].timestamp() + 3500
+    assert (error.status, error.document["error"]["message"]) == (2, "no luck")
+    assert cluster.output(much.id).endswith(b"x" * 3 * 2**20)
+    assert fine.document["stdout"].startswith("task 9 ") and len(pids([fail, events, error, much, fine])) == 1
+
+
+def test_a_crash_ends_its_own_task_only_and_the_process_is_replaced(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    before, crash, left, nothing, after = run_all(
+        cluster, queue, {"n": 1}, {"do": "crash"}, {"do": "leave", "code": 4}, {"do": "leave"}, {"n": 2}
+    )
+    assert (before.status, after.status) == (1, 1)
+    assert (crash.status, crash.run["signal"], crash.run["reason"]) == (Status.TERMINATED, "SEGV", "signaled")
+    assert (left.status, left.run["exit_code"], left.run["reason"]) == (2, 4, "worker_exited")
+    assert (nothing.status, nothing.run["exit_code"], nothing.run["outcome"]) == (2, 0, "failure")
+    assert "without saying done" in nothing.document["error"]["message"]
+    assert len(pids([before, crash, left, nothing, after])) == 4
+
+
+@pytest.mark.parametrize("limit", ["timeout", "idle_timeout"])
+def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(cluster: Cluster, limit: str) -> None:
+    queue = worker_plugin(cluster, concurrency=1, **{limit: 1})
+    before, slow, after = run_all(cluster, queue, {"n": 1}, {"do": "sleep"}, {"n": 2})
+    assert (before.status, slow.status, after.status) == (1, Status.TERMINATED, 1)
+    assert (slow.run["reason"], slow.document["error"]["code"]) == (limit, limit)
+    assert before.run["pid"] == slow.run["pid"] != after.run["pid"]
+    assert 0.9 < slow.run["seconds"] < 15
+
+
+@pytest.mark.parametrize("do", ["no exit code", "done for another"])
+def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(cluster: Cluster, do: str) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    odd, after = run_all(cluster, queue, {"do": do}, {"n": 2})
+    assert (odd.run["reason"], odd.status, after.status) == ("worker_exited", Status.TERMINATED, 1)
+    assert "done" in odd.document["error"]["message"] and odd.run["pid"] != after.run["pid"]
+
+
+def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    tasks = run_all(cluster, queue, {"n": 0}, {"do": "twice", "n": 1}, {"n": 2}, {"n": 3})
+    assert tasks[1].status == 1
+    for task in tasks:
+        if task.status == 1:
+            assert f"task {task.document['parameters']['n']} in" in task.document["stdout"]
+    assert tasks[3].status == 1 and tasks[3].run["pid"] != tasks[1].run["pid"]
+
+
+def test_an_event_with_nothing_in_hand_changes_no_task(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    first, second = run_all(cluster, queue, {"do": "late event"}, {"n": 2})
+    assert (first.status, second.status) == (1, 1)
+    assert "progress" not in first.document
+
+
+def test_workers_are_retired_after_max_tasks(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1, worker={"max_tasks": 3})
+    tasks = run_all(cluster, queue, *({"n": n} for n in range(9)))
+    assert sorted(pids(tasks).values()) == [3, 3, 3]
+    assert_no_process_is_left(cluster)
+
+
+@pytest.mark.parametrize("rule", [{"max_age": 0.001}, {"max_memory": "1K"}])
+def test_workers_are_retired_when_they_are_old_or_large(cluster: Cluster, rule: dict[str, Any]) -> None:
+    queue = worker_plugin(cluster, concurrency=1, worker=rule)
+    tasks = run_all(cluster, queue, *({"n": n} for n in range(3)))
+    assert len(pids(tasks)) == 3
+
+
+def test_an_idle_worker_ends_by_end_of_file(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, worker={"idle_exit": 0.2})
+    (task_id,) = cluster.push(queue, {"n": 1})
+    node = cluster.start()
+    cluster.wait_for_status(task_id, 1)
+    assert_no_process_is_left(cluster)
+    assert node.poll() is None
+    assert "idle worker" not in cluster.log()
+
+
+def test_a_plugin_that_never_says_ready_is_set_aside_with_the_reason(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, "echo I am lost >&2; exec sleep 60", worker={"start_timeout": 0.2}, kill_grace=0.1)
+    (task_id,) = cluster.push(queue, {})
+    cluster.start()
+
+    def reason() -> str:
+        return " ".join(one["reason"] for one in set_aside(cluster))
+
+    wait_until(lambda: "was not ready" in reason(), 30, "the class was never set aside")
+    assert "within 0.2 s" in reason() and "I am lost" in reason()
+    task = cluster.task(task_id)
+    assert (task.status, task.node, task.run["attempt_used"]) == (Status.CREATED, None, False)
+    assert "I am lost" in task.document["attempts"][-1]["error"]["message"]
+
+
+def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    crashed = cluster.push(queue, *({"do": "crash"} for _ in range(5)))
+    (waiting,) = cluster.push(queue, {"n": 1})
+    cluster.start()
+    for task_id in crashed:
+        cluster.wait_for_status(task_id, Status.TERMINATED)
+
+    wait_until(lambda: bool(set_aside(cluster)), 10, "the class was not set aside")
+    assert "SEGV" in set_aside(cluster)[0]["reason"]
+    assert cluster.task(waiting).status == Status.CREATED
+    worker_file = WORKER + "# mended\n"
+    cluster.plugin("W", worker_file, file="w.py", mode="worker")
+    cluster.wait_for_status(waiting, 1)
+
+
+def test_a_changed_plugin_gets_new_processes(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1, version="1")
+    (first,) = cluster.push(queue, {"n": 1})
+    cluster.start()
+    cluster.wait_for_status(first, 1)
+    cluster.plugin("W", WORKER + "# new\n", file="w.py", mode="worker", version="2")
+
+    def new_version() -> bool:
+        (node,) = cluster.store.nodes()
+        return bool(node.document["queuetypes"] == [{"class": "W", "version": "2"}])
+
+    wait_until(new_version, 20, "the new version was not seen")
+    (second,) = cluster.push(queue, {"n": 2})
+    task = cluster.wait_for_status(second, 1)
+    assert (task.run["plugin"]["version"], task.run["pid"] != cluster.task(first).run["pid"]) == ("2", True)
+
+
+def test_an_orderly_stop_sees_the_task_through_and_ends_the_processes(cluster: Cluster) -> None:
+    program = WORKER.replace("time.sleep(60)", "time.sleep(1)")
+    queue = worker_plugin(cluster, program)
+    (task_id,) = cluster.push(queue, {"do": "sleep"})
+    node = cluster.start()
+    wait_until(lambda: cluster.task(task_id).document.get("progress"), 20, "it never ran")
+    node.terminate()
+    assert node.wait(20) == 0
+    assert cluster.task(task_id).status == 1
+    assert_no_process_is_left(cluster)
+
+
+def test_a_stop_while_the_worker_starts_gives_the_task_back(cluster: Cluster) -> None:
+    started = cluster.directory / "started"
+    queue = worker_plugin(cluster, f"touch {started}; exec sleep 60", kill_grace=0.1)
+    (task_id,) = cluster.push(queue, {})
+    node = cluster.start("--stop-grace", "0")
+    wait_until(started.exists, 20, "the worker was not started")
+    node.terminate()
+    assert node.wait(20) == 0
+    task = cluster.task(task_id)
+    assert (task.status, task.node, task.run) == (Status.CREATED, None, {})
+    assert_no_process_is_left(cluster)
+
+
+def test_killing_a_worker_that_is_idle_costs_no_task(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1)
+    (first,) = cluster.push(queue, {"n": 1})
+    cluster.start()
+    pid = cluster.wait_for_status(first, 1).run["pid"]
+    os.kill(pid, signal.SIGSTOP)  # it cannot read: the task is handed over, but not a byte of it is taken
+    (second,) = cluster.push(queue, {"n": 2})
+    cluster.wait_for_status(second, 0)
+    os.kill(pid, signal.SIGKILL)
+    task = cluster.wait_for_status(second, 1)
+    assert (task.run["attempt"], len(task.attempts)) == (1, 1)
+    assert "before it had read its task" in task.attempts[0]["error"]["message"]
+
+
+def test_a_worker_of_a_dead_node_is_killed_before_its_task_is_settled(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster)
+    (task_id,) = cluster.push(queue, {"do": "sleep"})
+    node = cluster.start()
+    wait_until(lambda: cluster.task(task_id).document.get("progress"), 20, "it never ran")
+    node.kill()
+    node.wait()
+    cluster.run()
+    assert cluster.task(task_id).status == Status.ORPHANED
+    assert_no_process_is_left(cluster)
