@@ -14,8 +14,8 @@ fi
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOPROXY=off GOWORK=off GOFLAGS=
 umask 022
 
-for module in */go.mod; do
-    plugin=${module%/go.mod}
+for manifest in */plugin.json; do
+    plugin=${manifest%/plugin.json}
     (cd "$plugin" && go build -trimpath -buildvcs=false -o "bin/$plugin" .)
     echo "go plugins: $plugin/bin/$plugin is up to date"
 done

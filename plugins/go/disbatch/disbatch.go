@@ -1,0 +1,253 @@
+// Package disbatch writes a Disbatch plugin in Go: one function, called for each task, in oneshot and in worker mode.
+//
+//	func main() {
+//		disbatch.Run(func(task *disbatch.Task) error {
+//			var parameters struct{ Name string }
+//			if err := task.Parameters(&parameters); err != nil {
+//				return err
+//			}
+//			task.Progress(0.5, "half of it")
+//			fmt.Println("Hello, " + parameters.Name)
+//			task.Result(map[string]any{"greeted": parameters.Name})
+//			return nil
+//		})
+//	}
+//
+// An error or a panic is a failure: its text becomes the task's error; Exit(n) ends with that exit code and no more.
+// Whatever is printed becomes the task's output.
+//
+// One file, nothing but the standard library, Go 1.18 and up: copy its directory beside your program. Run by hand, without
+// a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
+package disbatch
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strconv"
+)
+
+const protocol = 1
+
+// Exit is an error that ends the task with this exit code and says nothing else.
+type Exit int
+
+func (code Exit) Error() string { return "exit code " + strconv.Itoa(int(code)) }
+
+// Task is the task in hand, and what can be said of it. Everything said is optional.
+type Task struct {
+	ID       string
+	Queue    string
+	Attempt  int             // 1 for the first
+	Deadline float64         // in Unix seconds, 0 where there is no time limit
+	Document json.RawMessage // all that the host has given; see the plugin protocol
+
+	parameters json.RawMessage
+}
+
+// FollowUp is a task to be created once this one has succeeded.
+type FollowUp struct {
+	Queue      string `json:"queue"`
+	Parameters any    `json:"parameters,omitempty"`
+}
+
+// Failure is an error with everything that the task's error can say.
+type Failure struct {
+	Code    string
+	Message string
+	Detail  string
+	Retry   *bool // whether another attempt makes sense; nil: not said
+}
+
+type object map[string]any
+
+// Run calls work for the task (oneshot mode) or for each task in turn (worker mode), then ends the process.
+func Run(work func(*Task) error) {
+	lines := bufio.NewReaderSize(os.Stdin, 1<<16)
+	if os.Getenv("DISBATCH_MODE") == "worker" {
+		serve(lines, work)
+		os.Exit(0)
+	}
+	line, err := lines.ReadBytes('\n')
+	if err != nil && err != io.EOF {
+		fail("stdin cannot be read: " + err.Error())
+	}
+	if len(bytes.TrimSpace(line)) == 0 {
+		line = []byte("{}")
+	}
+	task, err := newTask(line)
+	if err != nil {
+		fail("expected the task as JSON on stdin: " + err.Error())
+	}
+	task.Attempt = 1
+	if attempt, err := strconv.Atoi(os.Getenv("DISBATCH_ATTEMPT")); err == nil {
+		task.Attempt = attempt
+	}
+	task.Deadline, _ = strconv.ParseFloat(os.Getenv("DISBATCH_DEADLINE"), 64)
+	os.Exit(perform(work, task))
+}
+
+// Parameters reads the task's parameters into a struct or map, as json.Unmarshal does.
+func (task *Task) Parameters(into any) error {
+	if len(task.parameters) == 0 {
+		return nil
+	}
+	return json.Unmarshal(task.parameters, into)
+}
+
+// Progress says how far it is: value from 0 to 1, below 0 for not known; message for people.
+func (task *Task) Progress(value float64, message string) {
+	event := object{"type": "progress", "value": value}
+	if value < 0 {
+		event["value"] = nil
+	}
+	put(event, "message", message)
+	send(event)
+}
+
+// Log adds a line to the task's log. Level: debug, info, warning or error. Fields may be nil.
+func (task *Task) Log(level, message string, fields map[string]any) {
+	event := object{"type": "log", "level": level, "message": message}
+	if len(fields) > 0 {
+		event["fields"] = fields
+	}
+	send(event)
+}
+
+// Status is the task's status if it fails: from 2 on; 0 takes it back.
+func (task *Task) Status(status int) { send(object{"type": "status", "status": status}) }
+
+// Set sets free fields of the task document.
+func (task *Task) Set(fields map[string]any) { send(object{"type": "set", "fields": fields}) }
+
+// Result is what came of it, as JSON of at most 1 MiB; the last one counts.
+func (task *Task) Result(value any) { send(object{"type": "result", "value": value}) }
+
+// Error says why it fails; with exit code 0 the task fails all the same.
+func (task *Task) Error(failure Failure) {
+	event := object{"type": "error", "message": failure.Message}
+	put(event, "code", failure.Code)
+	put(event, "detail", failure.Detail)
+	if failure.Retry != nil {
+		event["retry"] = *failure.Retry
+	}
+	send(event)
+}
+
+// Snooze, with exit code 0: run it again in so many seconds, without using an attempt.
+func (task *Task) Snooze(seconds float64, message string) {
+	event := object{"type": "snooze", "seconds": seconds}
+	put(event, "message", message)
+	send(event)
+}
+
+// FollowUp names tasks to be created once this one has succeeded.
+func (task *Task) FollowUp(tasks ...FollowUp) { send(object{"type": "tasks", "tasks": tasks}) }
+
+func newTask(line []byte) (*Task, error) {
+	var known struct {
+		ID         string          `json:"_id"`
+		Queue      string          `json:"queue"`
+		Parameters json.RawMessage `json:"parameters"`
+	}
+	if err := json.Unmarshal(line, &known); err != nil {
+		return nil, err
+	}
+	document := append(json.RawMessage(nil), bytes.TrimSpace(line)...)
+	return &Task{ID: known.ID, Queue: known.Queue, Document: document, parameters: known.Parameters}, nil
+}
+
+func serve(lines *bufio.Reader, work func(*Task) error) {
+	if _, err := lines.ReadBytes('\n'); err != nil { // hello
+		return
+	}
+	send(object{"type": "ready", "protocol": protocol})
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		var message struct {
+			Type     string
+			Task     json.RawMessage
+			Attempt  int
+			Deadline float64
+		}
+		if err := json.Unmarshal(line, &message); err != nil {
+			fail("expected a message as JSON on stdin: " + err.Error())
+		}
+		if message.Type != "task" {
+			continue // of a later version of the protocol
+		}
+		task, err := newTask(message.Task)
+		if err != nil {
+			fail("expected a task: " + err.Error())
+		}
+		task.Attempt, task.Deadline = message.Attempt, message.Deadline
+		exit := perform(work, task)
+		send(object{"type": "done", "exit": exit, "task": task.ID})
+	}
+}
+
+func perform(work func(*Task) error, task *Task) (exit int) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n%s", cause, debug.Stack())
+			task.Error(Failure{Code: "exception", Message: fmt.Sprint(cause)})
+			exit = 1
+		}
+	}()
+	err := work(task)
+	var code Exit
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code) & 0xff
+	}
+	fmt.Fprintln(os.Stderr, err)
+	task.Error(Failure{Code: "exception", Message: err.Error()})
+	return 1
+}
+
+var events = openEvents()
+
+func openEvents() *os.File {
+	descriptor, err := strconv.Atoi(os.Getenv("DISBATCH_EVENT_FD"))
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(descriptor), "events")
+}
+
+func send(event object) {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line) // ends with a line feed
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(event); err != nil {
+		fail("an event cannot be written as JSON: " + err.Error())
+	}
+	if events == nil {
+		fmt.Fprint(os.Stderr, "event: ", line.String())
+		return
+	}
+	if _, err := events.Write(line.Bytes()); err != nil {
+		fail("an event could not be sent: " + err.Error())
+	}
+}
+
+func put(event object, name, text string) {
+	if text != "" {
+		event[name] = text
+	}
+}
+
+func fail(message string) {
+	fmt.Fprintln(os.Stderr, message)
+	os.Exit(1)
+}

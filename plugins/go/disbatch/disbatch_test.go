@@ -1,0 +1,182 @@
+package disbatch
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// The test binary is the plugin as well: started with DISBATCH_MODE it does what protocol/vectors/README.md says.
+func TestMain(m *testing.M) {
+	if os.Getenv("DISBATCH_MODE") != "" {
+		Run(conformance)
+	}
+	os.Exit(m.Run())
+}
+
+func conformance(task *Task) error {
+	var parameters struct {
+		Events [][]any
+		Throw  string
+		Exit   int
+	}
+	if err := task.Parameters(&parameters); err != nil {
+		return err
+	}
+	for _, event := range parameters.Events {
+		say(task, event[0].(string), event[1:])
+	}
+	if parameters.Throw != "" {
+		return errors.New(parameters.Throw)
+	}
+	if parameters.Exit != 0 {
+		return Exit(parameters.Exit)
+	}
+	return nil
+}
+
+func say(task *Task, event string, with []any) {
+	switch event {
+	case "progress":
+		task.Progress(with[0].(float64), with[1].(string))
+	case "log":
+		task.Log(with[0].(string), with[1].(string), with[2].(map[string]any))
+	case "status":
+		task.Status(int(with[0].(float64)))
+	case "set":
+		task.Set(with[0].(map[string]any))
+	case "result":
+		task.Result(with[0])
+	case "error":
+		retry := with[3].(bool)
+		task.Error(Failure{with[0].(string), with[1].(string), with[2].(string), &retry})
+	case "snooze":
+		task.Snooze(with[0].(float64), with[1].(string))
+	case "tasks":
+		var tasks []FollowUp
+		for _, one := range with[0].([]any) {
+			one := one.(map[string]any)
+			tasks = append(tasks, FollowUp{one["queue"].(string), one["parameters"]})
+		}
+		task.FollowUp(tasks...)
+	default:
+		panic("no such event: " + event)
+	}
+}
+
+type step struct {
+	Host, Plugin    map[string]any
+	HostClosesStdin bool `json:"host_closes_stdin"`
+}
+
+func vectors(t *testing.T, name string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "..", "protocol", "vectors", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWorkerVectors(t *testing.T) {
+	var file struct {
+		Cases []struct {
+			Name   string
+			Helper bool
+			Talk   []step
+		}
+	}
+	vectors(t, "workers.json", &file)
+	ran := 0
+	for _, one := range file.Cases {
+		if one.Helper {
+			ran++
+			t.Run(one.Name, func(t *testing.T) { talk(t, one.Talk) })
+		}
+	}
+	if ran < 5 {
+		t.Fatalf("expected cases for helpers, found %d", ran)
+	}
+}
+
+func talk(t *testing.T, steps []step) {
+	plugin := exec.Command(os.Args[0])
+	plugin.Env = append(os.Environ(), "DISBATCH_MODE=worker", "DISBATCH_EVENT_FD=3")
+	stdin, _ := plugin.StdinPipe()
+	events, childEvents, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	plugin.ExtraFiles = []*os.File{childEvents}
+	plugin.Stderr = new(bytes.Buffer)
+	if err := plugin.Start(); err != nil {
+		t.Fatal(err)
+	}
+	childEvents.Close()
+	killer := time.AfterFunc(20*time.Second, func() { plugin.Process.Kill() })
+	defer killer.Stop()
+	said := bufio.NewReader(events)
+	for _, step := range steps {
+		switch {
+		case step.HostClosesStdin:
+			stdin.Close()
+		case step.Host != nil:
+			line, _ := json.Marshal(step.Host)
+			fmt.Fprintf(stdin, "%s\n", line)
+		default:
+			line, err := said.ReadBytes('\n')
+			if err != nil {
+				t.Fatalf("expected %v, found %v; stderr: %s", step.Plugin, err, plugin.Stderr)
+			}
+			var event map[string]any
+			if err := json.Unmarshal(line, &event); err != nil {
+				t.Fatal(err)
+			}
+			for name, wanted := range step.Plugin {
+				if !reflect.DeepEqual(event[name], wanted) {
+					t.Fatalf("expected %v, found %s", step.Plugin, line)
+				}
+			}
+		}
+	}
+	if rest, _ := said.ReadBytes('\n'); len(rest) > 0 {
+		t.Fatalf("expected no more events, found %s", rest)
+	}
+	if err := plugin.Wait(); err != nil {
+		t.Fatalf("expected it to end with 0 at end of file, found %v; stderr: %s", err, plugin.Stderr)
+	}
+}
+
+func TestStdinVectors(t *testing.T) {
+	var file struct {
+		Cases []struct{ Name, Line string }
+	}
+	vectors(t, "stdin.json", &file)
+	for _, one := range file.Cases {
+		task, err := newTask([]byte(one.Line + "\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", one.Name, err)
+		}
+		var document struct {
+			ID    string `json:"_id"`
+			Queue string `json:"queue"`
+		}
+		if err := json.Unmarshal([]byte(one.Line), &document); err != nil {
+			t.Fatal(err)
+		}
+		if task.ID != document.ID || task.Queue != document.Queue || string(task.Document) != one.Line {
+			t.Errorf("%s: expected %s, found %s %s %s", one.Name, one.Line, task.ID, task.Queue, task.Document)
+		}
+	}
+}

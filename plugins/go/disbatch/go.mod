@@ -1,0 +1,3 @@
+module disbatch
+
+go 1.18

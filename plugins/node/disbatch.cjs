@@ -1,0 +1,149 @@
+'use strict';
+// Write a Disbatch plugin for Node: one function, called for each task, in oneshot and in worker mode.
+//
+//     const disbatch = require('./disbatch.cjs');            // or: import disbatch from './disbatch.cjs'
+//
+//     disbatch.run(async (task) => {
+//       task.progress(0.5, 'half of it');
+//       console.log(`Hello, ${task.parameters.name}`);
+//       task.result({ greeted: task.parameters.name });
+//     });
+//
+// What the function returns is the exit code (nothing: 0). An exception is a failure: its message becomes the task's
+// error, its stack goes to stderr. Whatever is printed becomes the task's output.
+//
+// One file, nothing but Node's own modules, Node 14 and up: copy it beside your program. Run by hand, without a host, the
+// plugin reads one line of JSON from stdin and shows its events on stderr. On POSIX systems Node writes to pipes at once,
+// so what is printed before the function returns is there before the task is done.
+
+const fs = require('fs');
+
+const PROTOCOL = 1;
+
+/** Call `work(task)` for the task (oneshot mode) or for each task in turn (worker mode), then end the process. */
+async function run(work) {
+  const lines = readLines();
+  if (process.env.DISBATCH_MODE === 'worker') {
+    await lines.next(); // hello
+    send({ type: 'ready', protocol: PROTOCOL });
+    for await (const line of lines) {
+      const message = JSON.parse(line);
+      if (message.type !== 'task') continue; // of a later version of the protocol
+      const task = new Task(message.task, message.attempt, message.deadline);
+      const exit = await perform(work, task);
+      send({ type: 'done', exit, task: task.id });
+    }
+    process.exit(0);
+  }
+  const { value } = await lines.next();
+  const deadline = process.env.DISBATCH_DEADLINE;
+  const attempt = Number(process.env.DISBATCH_ATTEMPT || 1);
+  const task = new Task(JSON.parse(value || '{}'), attempt, deadline ? Number(deadline) : undefined);
+  process.exit(await perform(work, task));
+}
+
+/** The task in hand, and what can be said of it. Everything said is optional. */
+class Task {
+  constructor(document, attempt, deadline) {
+    this.document = document; // all that the host has given; see the plugin protocol
+    this.attempt = attempt; // 1 for the first
+    this.deadline = deadline; // in Unix seconds, undefined where there is no time limit
+  }
+
+  get id() {
+    return this.document._id;
+  }
+
+  get queue() {
+    return this.document.queue;
+  }
+
+  get parameters() {
+    return this.document.parameters || {};
+  }
+
+  /** How far it is: `value` from 0 to 1, or null; `message` for people. */
+  progress(value = null, message) {
+    send({ type: 'progress', value, message });
+  }
+
+  /** A line for the task's log. `level`: debug, info, warning or error. */
+  log(message, level = 'info', fields) {
+    send({ type: 'log', level, message: String(message), fields });
+  }
+
+  /** The task's status if it fails: a whole number from 2 on; 0 takes it back. */
+  status(status) {
+    send({ type: 'status', status });
+  }
+
+  /** Set free fields of the task document. */
+  set(fields) {
+    send({ type: 'set', fields });
+  }
+
+  /** What came of it, as JSON of at most 1 MiB; the last one counts. With `status` the task fails with it. */
+  result(value, status) {
+    send({ type: 'result', value: value === undefined ? null : value, status });
+  }
+
+  /** Why it fails. `more`: code, detail, retry (whether another attempt makes sense). */
+  error(message, more = {}) {
+    send({ type: 'error', code: more.code, message: String(message), detail: more.detail, retry: more.retry });
+  }
+
+  /** With exit code 0: run it again in so many seconds, without using an attempt. */
+  snooze(seconds, message) {
+    send({ type: 'snooze', seconds, message });
+  }
+
+  /** Tasks to be created once this one has succeeded: { queue, parameters } each. */
+  followUp(...tasks) {
+    send({ type: 'tasks', tasks });
+  }
+}
+
+function send(event) {
+  const line = JSON.stringify(event) + '\n';
+  const descriptor = process.env.DISBATCH_EVENT_FD;
+  if (!descriptor) {
+    fs.writeSync(2, 'event: ' + line);
+    return;
+  }
+  let rest = Buffer.from(line, 'utf8');
+  while (rest.length > 0) {
+    try {
+      rest = rest.subarray(fs.writeSync(Number(descriptor), rest));
+    } catch (error) {
+      if (error.code !== 'EAGAIN') throw error; // the pipe is full for a moment
+    }
+  }
+}
+
+async function perform(work, task) {
+  try {
+    return Number((await work(task)) || 0) & 0xff;
+  } catch (error) {
+    console.error(error);
+    task.error((error && error.message) || error, { code: 'exception' });
+    return 1;
+  }
+}
+
+async function* readLines() {
+  let blocks = [];
+  for await (const block of process.stdin) {
+    let start = 0;
+    for (let end = block.indexOf(10); end >= 0; end = block.indexOf(10, start)) {
+      blocks.push(block.subarray(start, end));
+      yield Buffer.concat(blocks).toString('utf8');
+      blocks = [];
+      start = end + 1;
+    }
+    blocks.push(block.subarray(start));
+  }
+  const rest = Buffer.concat(blocks).toString('utf8');
+  if (rest) yield rest;
+}
+
+module.exports = { run, Task };

@@ -1,0 +1,147 @@
+"""Write a Disbatch plugin in Python: one function, run for each task, in oneshot and in worker mode.
+
+    import disbatch_plugin
+
+    def work(task):
+        task.progress(0.5, "half of it")
+        print("Hello,", task.parameters["name"])
+        task.result({"greeted": task.parameters["name"]})
+
+    disbatch_plugin.run(work)
+
+What the function returns is the exit code (nothing: 0). An exception is a failure: its text becomes the task's error,
+its traceback goes to stderr. Whatever is printed becomes the task's output.
+
+One file, nothing but the standard library, Python 3.7 and up: install it, or copy it beside your program. Run by hand,
+without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+__version__ = "0.1.0"
+__all__ = ["Task", "run"]
+
+_PROTOCOL = 1
+
+
+def run(work):
+    """Call `work(task)` for the task (oneshot mode) or for each task in turn (worker mode), then end the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # the task's output is UTF-8, whatever the locale says
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    events = _Events()
+    if os.environ.get("DISBATCH_MODE") == "worker":
+        _serve(work, events)
+        sys.exit(0)
+    document = json.loads(sys.stdin.buffer.readline() or b"{}")
+    deadline = os.environ.get("DISBATCH_DEADLINE")
+    attempt = int(os.environ.get("DISBATCH_ATTEMPT", "1"))
+    sys.exit(_perform(work, Task(document, events, attempt, float(deadline) if deadline else None)))
+
+
+class Task:
+    """The task in hand, and what can be said of it. Everything said is optional."""
+
+    def __init__(self, document, events, attempt, deadline):
+        self._events = events
+        self.document = document  # all that the host has given; see the plugin protocol
+        self.attempt = attempt  # 1 for the first
+        self.deadline = deadline  # in Unix seconds, None where there is no time limit
+
+    @property
+    def id(self):
+        return self.document.get("_id")
+
+    @property
+    def queue(self):
+        return self.document.get("queue")
+
+    @property
+    def parameters(self):
+        return self.document.get("parameters", {})
+
+    def progress(self, value=None, message=None):
+        """How far it is: `value` from 0 to 1, or None; `message` for people."""
+        self._say("progress", value=value, message=message)
+
+    def log(self, message, level="info", **fields):
+        """A line for the task's log. `level`: debug, info, warning or error."""
+        self._say("log", level=level, message=str(message), fields=fields or None)
+
+    def status(self, status):
+        """The task's status if it fails: a whole number from 2 on; 0 takes it back."""
+        self._say("status", status=status)
+
+    def set(self, **fields):
+        """Set free fields of the task document."""
+        self._say("set", fields=fields)
+
+    def result(self, value, status=None):
+        """What came of it, as JSON of at most 1 MiB; the last one counts. With `status` the task fails with it."""
+        event = {"type": "result", "value": value}
+        if status is not None:
+            event["status"] = status
+        self._events.send(event)
+
+    def error(self, message, code=None, detail=None, retry=None):
+        """Why it fails. `retry`: whether another attempt makes sense. With exit code 0 the task fails all the same."""
+        self._say("error", code=code, message=str(message), detail=detail, retry=retry)
+
+    def snooze(self, seconds, message=None):
+        """With exit code 0: run it again in so many seconds, without using an attempt."""
+        self._say("snooze", seconds=seconds, message=message)
+
+    def follow_up(self, *tasks):
+        """Tasks to be created once this one has succeeded: {"queue": …, "parameters": {…}} each."""
+        self._say("tasks", tasks=list(tasks))
+
+    def _say(self, kind, **fields):
+        self._events.send({"type": kind, **{name: value for name, value in fields.items() if value is not None}})
+
+
+class _Events:
+    def __init__(self):
+        descriptor = os.environ.get("DISBATCH_EVENT_FD")
+        self._descriptor = int(descriptor) if descriptor else None
+
+    def send(self, event):
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False)
+        if self._descriptor is None:
+            sys.stderr.write("event: " + line + "\n")
+            return
+        rest = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+
+def _serve(work, events):
+    lines = sys.stdin.buffer
+    json.loads(lines.readline() or b"null")  # hello
+    events.send({"type": "ready", "protocol": _PROTOCOL})
+    for line in lines:
+        message = json.loads(line)
+        if message.get("type") != "task":
+            continue  # of a later version of the protocol
+        task = Task(message["task"], events, message.get("attempt", 1), message.get("deadline"))
+        code = _perform(work, task)
+        events.send({"type": "done", "exit": code, "task": task.id})
+
+
+def _perform(work, task):
+    try:
+        code = work(task)
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):  # sys.exit("why")
+            print(code, file=sys.stderr)
+            code = 1
+    except Exception as error:  # whatever it is, it is this task's failure and no other's
+        traceback.print_exc()
+        task.error(str(error) or type(error).__name__, code="exception")
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return int(code or 0) & 0xFF

@@ -1,0 +1,291 @@
+# shellcheck shell=sh
+# Write a Disbatch plugin in sh or Bash: read the task, say what there is to say.
+#
+#     #!/bin/sh
+#     . "$(dirname -- "$0")/disbatch.sh"
+#     disbatch_read
+#     disbatch_param name name || exit 2
+#     disbatch_progress 0.5 'half of it'
+#     echo "Hello, $name"
+#     disbatch_result "$name"
+#
+# POSIX sh, awk and nothing else: copy this file beside your program. Oneshot mode only, because a shell has no good way to
+# read a task for the second time. Run by hand, without a host, events are shown on stderr.
+#
+#   disbatch_read                                 read the task from standard input; the first thing to do
+#   disbatch_param VARIABLE NAME [DEFAULT]        set VARIABLE to a parameter: text, number, true or false. Fails, and says
+#                                                 so, where there is none and no DEFAULT; lists and objects need jq:
+#                                                 printf '%s' "$DISBATCH_TASK" | jq .parameters.list
+#   disbatch_progress VALUE [MESSAGE]             how far it is, 0 to 1, or null
+#   disbatch_log LEVEL MESSAGE [NAME TEXT]...     debug, info, warning or error; with fields
+#   disbatch_status N                             the status if it fails: from 2 on; 0 takes it back
+#   disbatch_set NAME TEXT                        a free field of the task document
+#   disbatch_set_json NAME JSON
+#   disbatch_result TEXT                          what came of it; the last one counts
+#   disbatch_result_json JSON
+#   disbatch_error MESSAGE [CODE [RETRY [DETAIL]]]   why it fails; RETRY: true or false, whether another attempt makes sense
+#   disbatch_snooze SECONDS [MESSAGE]             with exit code 0: later, without using an attempt
+#   disbatch_follow_up QUEUE [NAME TEXT]...       a task to be created once this one has succeeded
+#   disbatch_follow_up_json QUEUE JSON
+#   disbatch_quote TEXT                           print TEXT as a JSON string
+
+disbatch_read() {
+    # shellcheck disable=SC2034  # for the plugin
+    IFS= read -r DISBATCH_TASK || [ -n "${DISBATCH_TASK-}" ] || {
+        echo 'expected the task as a line of JSON on standard input, found nothing' >&2
+        return 1
+    }
+}
+
+disbatch_param() {
+    # The dot keeps line ends at the end of the value, which $( ) would cut off.
+    if _disbatch_value=$(printf '%s' "$DISBATCH_TASK" | LC_ALL=C awk -v name="$2" "$_disbatch_parameter"); then
+        _disbatch_value=${_disbatch_value%.}
+    elif [ $# -ge 3 ]; then
+        _disbatch_value=$3
+    else
+        echo "expected a parameter \"$2\", found none" >&2
+        return 1
+    fi
+    eval "$1=\$_disbatch_value"
+}
+
+disbatch_progress() {
+    _disbatch_send "{\"type\":\"progress\",\"value\":${1:-null}$(_disbatch_more message "${2-}")}"
+}
+
+disbatch_log() {
+    _disbatch_event="{\"type\":\"log\",\"level\":\"$1\",\"message\":$(disbatch_quote "$2")"
+    shift 2
+    [ $# -eq 0 ] || _disbatch_event="$_disbatch_event,\"fields\":$(_disbatch_object "$@")"
+    _disbatch_send "$_disbatch_event}"
+}
+
+disbatch_status() {
+    _disbatch_send "{\"type\":\"status\",\"status\":$1}"
+}
+
+disbatch_set() {
+    disbatch_set_json "$1" "$(disbatch_quote "$2")"
+}
+
+disbatch_set_json() {
+    _disbatch_send "{\"type\":\"set\",\"fields\":{$(disbatch_quote "$1"):$2}}"
+}
+
+disbatch_result() {
+    disbatch_result_json "$(disbatch_quote "$1")"
+}
+
+disbatch_result_json() {
+    _disbatch_send "{\"type\":\"result\",\"value\":$1}"
+}
+
+disbatch_error() {
+    _disbatch_event="{\"type\":\"error\",\"message\":$(disbatch_quote "$1")$(_disbatch_more code "${2-}")"
+    [ -z "${3-}" ] || _disbatch_event="$_disbatch_event,\"retry\":$3"
+    _disbatch_send "$_disbatch_event$(_disbatch_more detail "${4-}")}"
+}
+
+disbatch_snooze() {
+    _disbatch_send "{\"type\":\"snooze\",\"seconds\":$1$(_disbatch_more message "${2-}")}"
+}
+
+disbatch_follow_up() {
+    _disbatch_queue=$1
+    shift
+    disbatch_follow_up_json "$_disbatch_queue" "$(_disbatch_object "$@")"
+}
+
+disbatch_follow_up_json() {
+    _disbatch_send "{\"type\":\"tasks\",\"tasks\":[{\"queue\":$(disbatch_quote "$1"),\"parameters\":$2}]}"
+}
+
+disbatch_quote() {
+    printf '%s.' "$1" | LC_ALL=C awk "$_disbatch_quoting"
+}
+
+_disbatch_more() {
+    [ -z "$2" ] || printf ',"%s":%s' "$1" "$(disbatch_quote "$2")"
+}
+
+_disbatch_object() {
+    printf '{'
+    _disbatch_comma=
+    while [ $# -ge 2 ]; do
+        printf '%s%s:%s' "$_disbatch_comma" "$(disbatch_quote "$1")" "$(disbatch_quote "$2")"
+        _disbatch_comma=,
+        shift 2
+    done
+    printf '}'
+}
+
+# A line is one write, so that two processes of a plugin cannot mix theirs; an event that cannot be sent fails nothing.
+_disbatch_send() {
+    if [ -n "${DISBATCH_EVENT_FD-}" ]; then
+        printf '%s\n' "$1" >&3
+    else
+        printf 'event: %s\n' "$1" >&2
+    fi
+}
+
+# Writes its input, without the dot at its end, as a JSON string. With split, since awks differ in what backslashes mean in
+# the replacement of gsub.
+# shellcheck disable=SC2016  # awk
+_disbatch_quoting='
+{ text = NR > 1 ? text "\n" $0 : $0 }
+END {
+    text = substr(text, 1, length(text) - 1)
+    text = swap(text, "[\\\\]", "\\\\")
+    text = swap(text, "\"", "\\\"")
+    text = swap(text, "\n", "\\n")
+    text = swap(text, "\t", "\\t")
+    text = swap(text, "\r", "\\r")
+    if (text ~ /[\001-\037]/)
+        for (code = 1; code < 32; code++)
+            text = swap(text, sprintf("%c", code), sprintf("\\u%04x", code))
+    printf "\"%s\"", text
+}
+function swap(text, what, with,    part, n, i, out) {
+    n = split(text, part, what)
+    out = part[1]
+    for (i = 2; i <= n; i++)
+        out = out with part[i]
+    return out
+}'
+
+# Prints one parameter of the task document on standard input and a dot after it; exit 1: the task does not have it. It
+# takes strings, numbers, true and false that stand directly in "parameters"; lists, objects, null, and strings with a null
+# character (which no shell can hold) count as not there. It reads well-formed JSON, which is what the host writes, as
+# bytes.
+# shellcheck disable=SC2016  # awk
+_disbatch_parameter='
+# Every record ends at a quote, so records are by turns what stands between strings and what stands in one.
+BEGIN {
+    RS = "\""
+    too_long = sprintf("%1000s", "")  # what stands for a key that nobody asks for; building it up would take long
+}
+
+in_string {
+    escaped = ends_with_escape($0)
+    if (wanted)
+        emit(unescape($0, escaped))
+    else
+        text = length(text) + length($0) < length(too_long) ? text unescape($0, escaped) : too_long
+    if (!escaped) {
+        in_string = 0
+        wanted = 0
+    }
+    next
+}
+
+{
+    read_structure($0)
+    in_string = 1
+    text = ""
+}
+
+END {
+    if (!found || unusable)
+        exit 1
+    # In pieces, because building one long string out of short ones takes the square of their number.
+    for (i = 1; i <= pieces; i++)
+        printf "%s", piece[i]
+    printf "."
+}
+
+# Follows braces and keys. Leaves in `wanted` whether the string that begins after `chunk` is the value asked for.
+function read_structure(chunk,    i, c, after) {
+    wanted = 0
+    for (i = 1; i <= length(chunk); i++) {
+        c = substr(chunk, i, 1)
+        if (c == "{" || c == "[") {
+            key[++depth] = ""
+            wanted = 0
+        } else if (c == "}" || c == "]") {
+            depth--
+        } else if (c == ":") {
+            key[depth] = text
+            wanted = !found && depth == 2 && key[1] == "parameters" && key[2] == name
+            after = wanted ? substr(chunk, i + 1) : ""
+            if (match(after, /^[ \t\r\n]*(true|false|-?[0-9][-+.0-9eE]*)/)) {
+                after = substr(after, 1, RLENGTH)
+                gsub(/[ \t\r\n]/, "", after)
+                emit(after)
+                wanted = 0
+            }
+        } else if (c == ",") {
+            wanted = 0
+        }
+    }
+}
+
+# Whether the quote after `chunk` belongs to the string: an odd number of backslashes stands before it.
+function ends_with_escape(chunk,    last, n) {
+    last = length(chunk)
+    for (n = 0; n < last && substr(chunk, last - n, 1) == "\\"; n++)
+        ;
+    return n % 2
+}
+
+function emit(value) {
+    found = 1
+    piece[++pieces] = value
+}
+
+# The text that a piece of a JSON string stands for; `quoted` says that an escaped quote ends it.
+function unescape(chunk, quoted,    part, n, i, c, out, code, low) {
+    if (quoted)
+        chunk = substr(chunk, 1, length(chunk) - 1)
+    n = split(chunk, part, /\\/)
+    out = part[1]
+    for (i = 2; i <= n; i++) {
+        c = substr(part[i], 1, 1)
+        if (c == "u") {
+            code = hex(substr(part[i], 2, 4))
+            low = code >= 55296 && code < 56320 ? hex(substr(part[i + 1], 2, 4)) : 0  # a pair: D800-DBFF, DC00-DFFF
+            if (low >= 56320 && low < 57344) {
+                code = 65536 + (code - 55296) * 1024 + low - 56320
+                i++
+            }
+            out = out utf8(code) substr(part[i], 6)
+        } else if (c == "") {  # two backslashes: what follows is plain text up to the next one
+            out = out "\\" part[++i]
+        } else {
+            out = out plain_escape(c) substr(part[i], 2)
+        }
+        if (wanted && length(out) > 4096) {
+            emit(out)
+            out = ""
+        }
+    }
+    return out (quoted ? "\"" : "")
+}
+
+function plain_escape(c) {
+    if (c == "n") return "\n"
+    if (c == "t") return "\t"
+    if (c == "r") return "\r"
+    if (c == "b") return "\b"
+    if (c == "f") return "\f"
+    return c
+}
+
+function hex(digits,    i, value) {
+    for (i = 1; i <= 4; i++)
+        value = value * 16 + index("123456789abcdef", tolower(substr(digits, i, 1)))
+    return value
+}
+
+function utf8(code) {
+    if (code == 0 && wanted)
+        unusable = 1
+    if (code < 128)
+        return code ? sprintf("%c", code) : ""
+    if (code < 2048)
+        return sprintf("%c%c", 192 + int(code / 64), 128 + code % 64)
+    if (code < 65536)
+        return sprintf("%c%c%c", 224 + int(code / 4096), 128 + int(code / 64) % 64, 128 + code % 64)
+    return sprintf("%c%c%c%c", 240 + int(code / 262144), 128 + int(code / 4096) % 64, 128 + int(code / 64) % 64,
+                   128 + code % 64)
+}'

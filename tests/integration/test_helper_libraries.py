@@ -1,0 +1,237 @@
+"""The helper libraries, each as its users have it: one file beside a program. Held against the vectors, and run by the
+host in both modes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.nodes import Cluster, write_plugin
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "plugins"
+WORKER_CASES = [
+    case for case in json.loads((ROOT / "protocol/vectors/workers.json").read_text())["cases"] if case.get("helper")
+]
+
+# What protocol/vectors/README.md says of the plugin of the `helper` cases.
+CONFORMANCE = {
+    "python": (
+        "plugin.py",
+        ["python/disbatch_plugin/disbatch_plugin.py"],
+        """#!/usr/bin/env python3
+import disbatch_plugin
+
+def work(task):
+    say = {
+        "progress": task.progress,
+        "log": lambda level, message, fields: task.log(message, level, **fields),
+        "status": task.status,
+        "set": lambda fields: task.set(**fields),
+        "result": task.result,
+        "error": lambda code, message, detail, retry: task.error(message, code, detail, retry),
+        "snooze": task.snooze,
+        "tasks": lambda tasks: task.follow_up(*tasks),
+    }
+    for event, *given in task.parameters.get("events", ()):
+        say[event](*given)
+    if "throw" in task.parameters:
+        raise RuntimeError(task.parameters["throw"])
+    return task.parameters.get("exit")
+
+disbatch_plugin.run(work)
+""",
+    ),
+    "perl": (
+        "plugin.pl",
+        ["perl/DisbatchPlugin.pm"],
+        """#!/usr/bin/env perl
+use strict; use warnings; use FindBin; use lib $FindBin::Bin;
+use DisbatchPlugin;
+DisbatchPlugin::run(sub {
+    my ($task) = @_;
+    my %say = (
+        progress => sub { $task->progress(@_) },
+        log      => sub { $task->log($_[1], $_[0], $_[2]) },
+        status   => sub { $task->status(@_) },
+        set      => sub { $task->set(@_) },
+        result   => sub { $task->result(@_) },
+        error    => sub { $task->error($_[1], code => $_[0], detail => $_[2], retry => $_[3]) },
+        snooze   => sub { $task->snooze(@_) },
+        tasks    => sub { $task->follow_up(@{ $_[0] }) },
+    );
+    for my $event (@{ $task->{parameters}{events} // [] }) {
+        my ($name, @given) = @$event;
+        $say{$name}->(@given);
+    }
+    die "$task->{parameters}{throw}\\n" if defined $task->{parameters}{throw};
+    return $task->{parameters}{exit};
+});
+""",
+    ),
+}
+
+
+def write_conformance(directory: Path, language: str, **manifest: Any) -> Path:
+    file, library, program = CONFORMANCE[language]
+    home = write_plugin(directory, f"Conformance_{language}", program, file=file, **manifest)
+    for name in library:
+        shutil.copy(PLUGINS / name, home)
+    return home
+
+
+@pytest.mark.parametrize("case", WORKER_CASES, ids=lambda case: case["name"])
+@pytest.mark.parametrize("language", CONFORMANCE)
+def test_worker_vector_from_the_librarys_side(
+    tmp_path: Path, language: str, case: dict[str, Any], require: Callable[[str], None]
+) -> None:
+    require({"python": "python3"}.get(language, language))
+    program = write_conformance(tmp_path, language) / CONFORMANCE[language][0]
+    events_read, events_write = os.pipe()
+    script = f'exec "$0" 3>&{events_write}'
+    with (
+        subprocess.Popen(
+            ["bash", "-c", script, str(program)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(events_write,),
+            env={**os.environ, "DISBATCH_MODE": "worker", "DISBATCH_EVENT_FD": "3"},
+        ) as plugin,
+        os.fdopen(events_read, "rb") as events,
+    ):
+        os.close(events_write)
+        assert plugin.stdin is not None and plugin.stderr is not None
+        for step in case["talk"]:
+            if step.get("host_closes_stdin"):
+                plugin.stdin.close()
+            elif "host" in step:
+                plugin.stdin.write(json.dumps(step["host"]).encode() + b"\n")
+                plugin.stdin.flush()
+            else:
+                line = events.readline()
+                assert line, plugin.stderr.read().decode()
+                event = json.loads(line)
+                assert {name: event.get(name) for name in step["plugin"]} == step["plugin"]
+        assert events.read() == b""
+        assert plugin.wait(20) == 0, plugin.stderr.read().decode()
+
+
+def test_the_node_library_by_its_own_tests(require: Callable[[str], None]) -> None:
+    require("node")
+    ran = subprocess.run(
+        ["node", "--test", "disbatch.test.cjs"], cwd=PLUGINS / "node", capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0 and "# pass 0" not in ran.stdout, ran.stdout
+
+
+def test_the_go_library_by_its_own_tests(require: Callable[[str], None]) -> None:
+    require("go")
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOPROXY": "off", "GOWORK": "off", "GOFLAGS": ""}
+    for command in (["go", "vet", "."], ["go", "test", "-count=1", "-v", "."]):
+        ran = subprocess.run(
+            command, cwd=PLUGINS / "go/disbatch", capture_output=True, text=True, check=False, env=environment
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "--- PASS: TestWorkerVectors/one_task" in ran.stdout
+
+
+@pytest.mark.parametrize("mode", ["oneshot", "worker"])
+@pytest.mark.parametrize("language", CONFORMANCE)
+def test_one_source_serves_both_modes(
+    cluster: Cluster, language: str, mode: str, require: Callable[[str], None]
+) -> None:
+    require({"python": "python3"}.get(language, language))
+    write_conformance(cluster.plugins, language, mode=mode)
+    queue = cluster.queue(f"Conformance_{language}")
+    events = [["log", "info", "Zürich ☕", {}], ["result", {"a": [1, "ü"]}], ["tasks", [{"queue": "next"}]]]
+    works, fails, throws = cluster.push(queue, {"events": events}, {"exit": 3}, {"throw": "no luck"})
+    cluster.run()
+    document = cluster.task(works).document
+    assert (document["status"], document["result"]) == (1, {"a": [1, "ü"]})
+    assert document["log"][0]["message"] == "Zürich ☕" and len(cluster.tasks(queue="next")) == 1
+    assert cluster.task(fails).run["exit_code"] == 3
+    thrown = cluster.task(throws).document
+    assert (thrown["status"], thrown["error"]["code"], thrown["error"]["message"]) == (2, "exception", "no luck")
+    assert "no luck" in thrown["stderr"]
+
+
+SHELL = r"""#!{shell}
+. "$(dirname -- "$0")/disbatch.sh"
+disbatch_read || exit
+disbatch_param name name || exit 2
+disbatch_param times times 1
+disbatch_progress 0.5 'half of it'
+disbatch_log warning "about \"$name\"" ms 12 'a b' 'c
+d'
+disbatch_set mailbox "$name"
+disbatch_set_json numbers '[1, 2]'
+disbatch_result "$name"
+disbatch_follow_up next name "$name"
+disbatch_follow_up_json next '{{"n": 1}}'
+disbatch_follow_up next
+case $name in
+nobody) disbatch_error 'no such user' auth_failed false "$(printf 'long\ttext \001')" ;;
+seven) disbatch_status 7 ;;
+later) disbatch_snooze 3600 quota ;;
+esac
+printf '%s|%s\n' "$name" "$times"
+"""
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_the_shell_library_says_every_event(cluster: Cluster, shell: str) -> None:
+    home = cluster.plugin("Shell", SHELL.format(shell=shell))
+    shutil.copy(PLUGINS / "shell/disbatch.sh", home)
+    queue = cluster.queue("Shell")
+    odd = 'Zürich "☕" \\ back\n\n'
+    fine, nobody, seven, later, missing = cluster.push(
+        queue, {"name": odd, "times": 3}, {"name": "nobody"}, {"name": "seven"}, {"name": "later"}, {}
+    )
+    node = cluster.start()
+    for task_id, status in ((fine, 1), (nobody, 2), (seven, 7), (later, -4), (missing, 2)):
+        cluster.wait_for_status(task_id, status)
+    node.terminate()
+    node.wait(20)
+    document = cluster.task(fine).document
+    assert (document["stdout"], document["result"], document["mailbox"]) == (f"{odd}|3\n", odd, odd)
+    assert (document["numbers"], document["progress"]) == ([1, 2], {"value": 0.5, "message": "half of it"})
+    assert document["log"][0]["message"] == f'about "{odd}"' and document["log"][0]["fields"]["a b"] == "c\nd"
+    assert "event_errors" not in document["run"]
+    assert [task.document["parameters"] for task in cluster.tasks(queue="next")] == [{"name": odd}, {"n": 1}, {}]
+    assert cluster.task(nobody).document["error"] == {
+        "code": "auth_failed", "message": "no such user", "retry": False, "detail": "long\ttext \x01",
+    }  # fmt: skip
+    assert 'expected a parameter "name"' in cluster.task(missing).document["stderr"]
+
+
+def test_the_shell_library_works_by_hand(tmp_path: Path) -> None:
+    home = write_plugin(tmp_path, "Shell", SHELL.format(shell="/bin/sh"))
+    shutil.copy(PLUGINS / "shell/disbatch.sh", home)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DISBATCH_")}
+    ran = subprocess.run(
+        [home / "run.sh"], input='{"parameters":{"name":"Matt"}}', capture_output=True, text=True, check=True,
+        env=environment,
+    )  # fmt: skip
+    assert ran.stdout == "Matt|1\n"
+    assert 'event: {"type":"progress","value":0.5,"message":"half of it"}' in ran.stderr
+
+
+def test_the_python_library_is_a_package_of_its_own(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(PLUGINS / "python/disbatch_plugin", source)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "to", source],
+                   check=True)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", "import disbatch_plugin; disbatch_plugin.run(lambda task: print(task.parameters))"],
+        input='{"parameters":{"a":1}}', capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "to")},
+    )  # fmt: skip
+    assert ran.stdout == "{'a': 1}\n"
