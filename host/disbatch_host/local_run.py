@@ -1,6 +1,7 @@
-"""One task without node and store: the very run of a node, with a document in memory in the place of the store's.
+"""Tasks without node and store: the very run of a node, with a document in memory in the place of the store's.
 
-Responsible for: `disbatch-host exec`, and whatever else wants to try a plugin. Must not know: the command line.
+Responsible for: `disbatch-host exec`, the trials of `check`, and whatever else wants to try a plugin. Must not know:
+the command line.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from disbatch_host import environment, machine, model
+from disbatch_host import environment, launch, machine, model, runner
 from disbatch_host.clock import Clock, SystemClock
 from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, OutputChunk, RunChange, Task
 from disbatch_host.plugins import Plugin
 from disbatch_host.process.child import StopReason, Stream
-from disbatch_host.process.spawn import close_others_on_exec
+from disbatch_host.process.spawn import Command, close_others_on_exec
 from disbatch_host.runner import Run, RunReport, Surroundings
 from disbatch_host.workers import WorkerPool
+from disbatch_protocol.manifest import Mode
 from disbatch_protocol.status import Status
+from disbatch_protocol.worker import WorkerConversation
 
 LOCAL_NODE_ID = "local"  # what DISBATCH_NODE says where there is no node
 LOCAL_QUEUE = "exec"
+
+Output = Callable[[Stream, bytes], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +41,25 @@ class LocalResult:
     document: Document
     report: RunReport
     output: dict[str, bytes]  # by stream; the whole, where the document holds only the beginning
+    follow_ups: Sequence[Document] = ()  # tasks that a node would have created
+    was_over_time: bool = field(default=False)  # it was stopped by the caller's own limit
 
     @property
     def succeeded(self) -> bool:
         return bool(self.document["status"] == Status.CONCLUDED)
 
+    @property
+    def run(self) -> Mapping[str, Any]:
+        run: Mapping[str, Any] = self.document.get("run", {})
+        return run
 
-def local_site(clock: Clock) -> LaunchSite:
-    """What programs are started with where there is no node."""
-    return LaunchSite(
-        node_id=LOCAL_NODE_ID,
-        local_clock=clock,
-        host_environment=environment.host_environment(),
-        temporary_directory=Path(tempfile.gettempdir()),
-    )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What a plugin would get, and how it would be started."""
+
+    command: Command
+    stdin: str  # with the parameters' secrets masked
 
 
 class MemoryRecorder:
@@ -58,6 +68,7 @@ class MemoryRecorder:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.pieces: dict[str, list[bytes]] = {}
+        self.created: list[Document] = []
 
     def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
         for chunk in chunks:
@@ -72,52 +83,128 @@ class MemoryRecorder:
         self.document.update(change.set)
         for name in change.unset:
             self.document.pop(name, None)
+        self.created += change.creates
         return True
 
 
-def run_once(
-    plugin: Plugin,
-    parameters: Any,
-    *,
-    listener: Callable[[Stream, bytes], None] | None = None,
-    clock: Clock | None = None,
-) -> LocalResult:
-    """Run one task to its end, as a node would: same environment, limits, time limits and outcome. One attempt: where a
-    node would try again, the document says so (status -4 or -2). Ctrl-C and SIGTERM stop the program in its own way."""
-    clock = clock or SystemClock()
-    now = clock.now()
-    document = model.new_task(LOCAL_QUEUE, parameters, now=now)
-    document |= {
-        "_id": os.urandom(12).hex(),
-        "status": int(Status.CLAIMED),
-        "node": LOCAL_NODE_ID,
-        "claim": {"token": os.urandom(16).hex(), "at": now},
-    }
-    recorder = MemoryRecorder(document)
-    site = local_site(clock)
+class LocalHost:
+    """Runs tasks one after the other or at once, within an event loop. Close it: it may have worker processes."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self.site = LaunchSite(
+            node_id=LOCAL_NODE_ID,
+            local_clock=self._clock,
+            host_environment=environment.host_environment(),
+            temporary_directory=Path(tempfile.gettempdir()),
+        )
+        self.workers = WorkerPool(self.site)
+        self._runs: set[Run] = set()
+
+    async def close(self) -> None:
+        """End the worker processes."""
+        await self.workers.stop()
+
+    def stop(self) -> None:
+        """Stop what runs, in each program's own way."""
+        for run in self._runs:
+            run.stop(StopReason.CANCELLED)
+
+    async def run(
+        self,
+        plugin: Plugin,
+        parameters: Any,
+        *,
+        listener: Output | None = None,
+        limit_seconds: float | None = None,
+        **fields: Any,
+    ) -> LocalResult:
+        """Run one task to its end, as a node would. One attempt: where a node would try again, the document says so
+        (status -4 or -2). `limit_seconds`: stop it after so long, whatever its manifest says. `fields`: free fields of
+        the task document."""
+        document = {**self._new_document(parameters), **fields}
+        recorder = MemoryRecorder(document)
+        run = Run(Task.from_document(document.copy()), plugin, self._around(recorder), listener=listener)
+        over_time: list[bool] = []
+
+        def stop() -> None:
+            over_time.append(True)
+            run.stop(StopReason.TIMEOUT)
+
+        timer = asyncio.get_running_loop().call_later(limit_seconds, stop) if limit_seconds is not None else None
+        self._runs.add(run)
+        try:
+            report = await run.perform()
+        finally:
+            self._runs.discard(run)
+            if timer is not None:
+                timer.cancel()
+        document.pop("claim", None)
+        return LocalResult(
+            document=document,
+            report=report,
+            output={
+                stream: b"".join(recorder.pieces.get(stream, ())) or str(document.get(stream, "")).encode()
+                for stream in ("stdout", "stderr")
+            },
+            follow_ups=recorder.created,
+            was_over_time=bool(over_time),
+        )
+
+    def describe(self, plugin: Plugin, parameters: Any) -> Input:
+        """What a run would begin with. Nothing is started and nothing made: a work directory is only named. Raises
+        StartError."""
+        task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
+        run = runner.beginning(task, plugin, self._around(MemoryRecorder({})))
+        stdin = runner.input_line(task, plugin, run)
+        manifest = plugin.manifest
+        variables: dict[str, str] = {}
+        if manifest.mode is Mode.ONESHOT:
+            deadline = launch.deadline_of(manifest, self.site)
+            variables = environment.task_environment(
+                task_id=str(task.id), queue=str(task.queue), attempt=task.next_attempt, deadline=deadline
+            )
+        else:
+            talk = WorkerConversation()
+            hello = talk.hello(host="disbatch-host", number=1)
+            talk.receive(b'{"type":"ready","protocol":1}\n')
+            stdin = hello + talk.hand_over(stdin, task_id=str(task.id), attempt=1, deadline=None)
+        directory = self.site.temporary_directory / f"disbatch-{task.id}-…" if manifest.cwd == "work" else None
+        command = launch.command(plugin, self.site, account=None, work_directory=directory, variables=variables)
+        return Input(command=command, stdin=stdin.decode())
+
+    def _around(self, recorder: MemoryRecorder) -> Surroundings:
+        return Surroundings(
+            machine_name=machine.Machine.this().name,
+            recorder=recorder,
+            clock=self._clock,
+            site=self.site,
+            workers=self.workers,
+        )
+
+    def _new_document(self, parameters: Any) -> Document:
+        now = self._clock.now()
+        return {
+            "_id": os.urandom(12).hex(),
+            **model.new_task(LOCAL_QUEUE, parameters, now=now),
+            "status": int(Status.CLAIMED),
+            "node": LOCAL_NODE_ID,
+            "claim": {"token": os.urandom(16).hex(), "at": now},
+        }
+
+
+def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None) -> LocalResult:
+    """Run one task in an event loop of its own. Ctrl-C and SIGTERM stop the program in its own way."""
     close_others_on_exec()
 
-    async def perform() -> RunReport:
-        workers = WorkerPool(site)
-        around = Surroundings(
-            machine_name=machine.Machine.this().name, recorder=recorder, clock=clock, site=site, workers=workers
-        )
-        run = Run(Task.from_document(document.copy()), plugin, around, listener=listener)
+    async def perform() -> LocalResult:
+        host = LocalHost()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, run.stop, StopReason.CANCELLED)
+            loop.add_signal_handler(number, host.stop)
         try:
-            return await run.perform()
+            return await host.run(plugin, parameters, listener=listener)
         finally:
-            await workers.stop()
+            await host.close()
 
-    report = asyncio.run(perform())
-    document.pop("claim", None)
-    return LocalResult(
-        document=document,
-        report=report,
-        output={
-            stream: b"".join(recorder.pieces.get(stream, ())) or str(document.get(stream, "")).encode()
-            for stream in ("stdout", "stderr")
-        },
-    )
+    return asyncio.run(perform())

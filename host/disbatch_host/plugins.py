@@ -319,12 +319,14 @@ def _account_faults(manifest: Manifest) -> Iterator[Fault]:
     try:
         pwd.getpwnam(user)
     except KeyError:
-        yield Fault(pointer="/run_as", message=f"expected a user of this machine, found no {user!r}")
+        message, hint = f"expected a user of this machine, found no {user!r}", "create the user, or name another one"
+        yield Fault(pointer="/run_as", message=message, hint=hint)
     try:
         if group is not None:
             grp.getgrnam(group)
     except KeyError:
-        yield Fault(pointer="/run_as", message=f"expected a group of this machine, found no {group!r}")
+        message, hint = f"expected a group of this machine, found no {group!r}", "create the group, or name another one"
+        yield Fault(pointer="/run_as", message=message, hint=hint)
 
 
 def _file_faults(path: Path, directory: Path, pointer: str, what: str) -> Iterator[Fault]:

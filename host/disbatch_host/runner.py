@@ -92,6 +92,42 @@ class Surroundings:
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows
 
 
+def beginning(task: Task, plugin: Plugin, around: Surroundings) -> Document:
+    """`run` in the task document, as it is when a run of the task starts now."""
+    manifest = plugin.manifest
+    return {
+        "token": task.token,
+        "attempt": task.next_attempt,
+        "node": around.site.node_id,
+        "host": around.machine_name,
+        "plugin": {"class": manifest.name, "version": manifest.version, "directory": str(plugin.directory)},
+        "idempotent": manifest.idempotent,
+        "started": around.clock.now(),
+    }
+
+
+def input_line(
+    task: Task, plugin: Plugin, run: Mapping[str, Any], *, extended_json: Callable[[object], object] | None = None
+) -> bytes:
+    """What a plugin gets of its task: a line of JSON (SPEC, section 4). `run` as it is when the run starts.
+
+    Raises StartError where the task holds what JSON cannot.
+    """
+    document = {
+        **task.document,
+        "status": int(Status.RUNNING),
+        "mtime": run["started"],
+        "parameters": plugin.schema.with_defaults(task.parameters),
+        "run": {name: value for name, value in run.items() if name != "token"},  # the node's own mark
+    }
+    for name in ("error", "result", "progress"):  # of an earlier attempt; see start_change
+        document.pop(name, None)
+    try:
+        return stdin_line(document, other=extended_json)
+    except (TypeError, ValueError) as error:  # a value that another program wrote and JSON cannot hold
+        raise StartError(f"cannot be given its task as JSON: {error}") from error
+
+
 class Run:
     """One attempt at one task."""
 
@@ -191,7 +227,8 @@ class Run:
             self._execution.abandon()
             return RunReport(result=RunResult.REFUSED)
         try:
-            self._ended = await self._execution.start(self._input(), Listener(receive=self._receive, hear=self._hear))
+            line = input_line(self._task, self._plugin, self._run, extended_json=self._around.extended_json)
+            self._ended = await self._execution.start(line, Listener(receive=self._receive, hear=self._hear))
         except StartError as error:
             return await self._return_unstarted(error, Status.RUNNING)
         self._is_started = True
@@ -237,20 +274,7 @@ class Run:
         return facts
 
     def _beginning(self) -> Document:
-        manifest = self._manifest
-        return {
-            "token": self._key.token,
-            "attempt": self._attempt,
-            "node": self._around.site.node_id,
-            "host": self._around.machine_name,
-            "plugin": {
-                "class": manifest.name,
-                "version": manifest.version,
-                "directory": str(self._plugin.directory),
-            },
-            "idempotent": manifest.idempotent,
-            "started": self._around.clock.now(),
-        }
+        return beginning(self._task, self._plugin, self._around)
 
     # --- ends without a start
 
@@ -282,21 +306,6 @@ class Run:
 
     async def _conclude_unstarted(self, end: RunEnd, left: Status, error: Document) -> RunReport:
         return await self._record_conclusion(end, left, error, {"stdout": "", "stderr": ""})
-
-    def _input(self) -> bytes:
-        document = {
-            **self._task.document,
-            "status": int(Status.RUNNING),
-            "mtime": self._run["started"],
-            "parameters": self._plugin.schema.with_defaults(self._task.parameters),
-            "run": {name: value for name, value in self._run.items() if name != "token"},  # the node's own mark
-        }
-        for name in ("error", "result", "progress"):  # of an earlier attempt; see start_change
-            document.pop(name, None)
-        try:
-            return stdin_line(document, other=self._around.extended_json)
-        except (TypeError, ValueError) as error:  # a value that another program wrote and JSON cannot hold
-            raise StartError(f"cannot be given its task as JSON: {error}") from error
 
     # --- while it runs
 

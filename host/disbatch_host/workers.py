@@ -115,6 +115,7 @@ class Worker:
         self.number = number  # among the processes of its class on this node, from 1
         self.tasks = 0  # how many it has been given
         self.idle_since = 0.0
+        self.exit_code: int | None = None  # once it has ended, unless by a signal
         self._site = site
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -221,6 +222,7 @@ class Worker:
             self._child.kill(reason)
 
     def _on_process_end(self, process_end: ProcessEnd) -> None:
+        self.exit_code = process_end.exit_code
         for heard in self._conversation.finish():
             self._take_heard(heard)
         for timer in (self._idle_timer, self._retire_timer):

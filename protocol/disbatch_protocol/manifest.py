@@ -375,7 +375,8 @@ def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:
         if isinstance(example, dict):
             for fault in schema.check(example.get("parameters", {})):
                 message = f"the example does not fit the plugin's own schema: {fault.message}"
-                yield _fault(f"/examples/{index}/parameters{fault.pointer}", message, fault.hint)
+                hint = fault.hint or "correct one of them"
+                yield _fault(f"/examples/{index}/parameters{fault.pointer}", message, hint)
 
 
 def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:

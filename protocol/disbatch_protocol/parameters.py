@@ -104,6 +104,19 @@ class ParameterSchema:
         return found
 
 
+def _schema_error_in_words(error: Any) -> str:
+    # Of "anyOf" itself nobody can tell what is meant: say the first of what it allows.
+    plainest = error.context[0] if error.context else error
+    return f"{plainest.message:.200}"
+
+
+def _schema_hint(error: Any) -> str:
+    types = ("string", "integer", "number", "boolean", "object", "array", "null")
+    near = near_name(error.instance, types) if isinstance(error.instance, str) else None
+    see = "see json-schema.org, draft 2020-12"
+    return f'did you mean "{near}"? ({see})' if near and error.absolute_path[-1] == "type" else see
+
+
 def schema_faults(schema: Any) -> list[Fault]:
     """What keeps `schema` from being a schema of parameters: not valid under 2020-12, or a reference that leads out of
     it. Pointers are relative to the schema."""
@@ -112,8 +125,8 @@ def schema_faults(schema: Any) -> list[Fault]:
     faults = [
         Fault(
             pointer=pointer_to(error.absolute_path),
-            message=f"not a valid JSON Schema: {error.message:.200}",
-            hint="see json-schema.org, draft 2020-12",
+            message=f"not a valid JSON Schema: {_schema_error_in_words(error)}",
+            hint=_schema_hint(error),
         )
         for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
     ]

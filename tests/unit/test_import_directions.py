@@ -25,6 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scheduler": {"policy", "store.base", *PURE},
     "services": {"store.base", "errors", "machine", *PURE},
     "local_run": {"runner", "workers", "launch", "process", "plugins", "environment", "machine", "errors", *PURE},
+    "trials": {
+        "local_run", "launch", "environment", "process", "plugins", "errors", "disbatch_protocol",
+    },
     "runner": {
         "execution", "workers", "launch", "process", "output", "effects", "plugins", "machine", "store.base", "errors",
         *PURE,
@@ -43,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"disbatch_protocol"},
     "machine": set(),
     "bundled": set(),
+    "scaffold": {"bundled", "errors"},
     "clock": set(),
     "errors": set(),
     "store.base": {"model", "disbatch_protocol"},

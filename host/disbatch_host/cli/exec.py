@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from disbatch_host.cli import common, parameters, render
 from disbatch_host.cli.main import common_options
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
-from disbatch_host.local_run import run_once
+from disbatch_host.local_run import Input, LocalHost, run_once
+from disbatch_host.model import Document
 from disbatch_host.plugins import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.process.child import Stream
 from disbatch_protocol import status as statuses
@@ -21,34 +25,86 @@ from disbatch_protocol.faults import Severity, near_name
 @click.argument("plugin")
 @click.argument("json_text", metavar="[JSON]", required=False)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter, as in `task push`.")
+@click.option("--events", is_flag=True, help="Show what comes on descriptor 3, on stderr.")
+@click.option(
+    "--show-input", is_flag=True, help="Show what the plugin would get and how it would be started; run nothing."
+)
 @common_options
-def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...]) -> int:
+def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
     """Run one task of a plugin exactly as a node would; its output comes live.
 
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
       disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
+      disbatch-host exec ./plugins/mail -p user=matt --events
+      disbatch-host exec ./plugins/mail -p user=matt --show-input
 
     PLUGIN is a name or a directory. With --json the resulting task document is printed instead of the output. Exit
     code 0 where the task concluded well, else 1.
     """
     found = find_plugin(plugin)
     values = parameters.parameters_of(json_text, pairs)
-    result = run_once(found, values, listener=None if common.wants_json() else _print_live)
+    if show_input:
+        return _show_input(found, values)
+    live = _Live(shows_output=not common.wants_json(), shows_events=events)
+    result = run_once(found, values, listener=live.receive)
+    live.finish()
     document = result.document
     if common.wants_json():
-        render.print_json({**document, "parameters": found.schema.masked(values)})
+        more = {"follow_ups": list(result.follow_ups)} if result.follow_ups else {}
+        render.print_json({**document, **more, "parameters": found.schema.masked(values)})
         return ExitCode.DONE if result.succeeded else ExitCode.FAILED
+    if result.follow_ups:
+        count = len(result.follow_ups)
+        click.echo(f"disbatch-host: a node would create {count} follow-up task{'s' if count > 1 else ''}", err=True)
     if not result.succeeded:
-        error = document.get("error") or {}
-        message = str(error.get("message", "")).splitlines()
-        status = statuses.name(int(document["status"]))
-        # What is on stderr has just been seen; only what the host itself has to say is new.
-        said = message[0].removeprefix("disbatch-host: ") if message and message[0].startswith("disbatch-host:") else ""
-        code = f"exit code {document['run']['exit_code']}" if "exit_code" in document["run"] else ""
-        click.echo(f"disbatch-host: {status}{': ' if said or code else ''}{said or code}", err=True)
+        click.echo(f"disbatch-host: {_end_in_words(document)}", err=True)
         return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def _show_input(plugin: Plugin, values: Any) -> int:
+    faults = plugin.schema.check(values)
+    shown = asyncio.run(_describe(plugin, values))
+    command = shown.command
+    if common.wants_json():
+        render.print_json(
+            {
+                "command": list(command.argv),
+                "directory": str(command.directory),
+                "environment": dict(command.environment),
+                "stdin": shown.stdin,
+                "faults": [str(fault) for fault in faults],
+            }
+        )
+    else:
+        click.echo(f"command    {shlex.join(command.argv)}")
+        click.echo(f"directory  {command.directory}")
+        for number, (name, value) in enumerate(sorted(command.environment.items())):
+            click.echo(f"{'' if number else 'variables':9}  {name}={value}")
+        for number, line in enumerate(shown.stdin.splitlines()):
+            click.echo(f"{'' if number else 'stdin':9}  {line}")
+    for fault in faults:
+        click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
+    return ExitCode.FAILED if faults else ExitCode.DONE
+
+
+async def _describe(plugin: Plugin, values: Any) -> Input:
+    return LocalHost().describe(plugin, values)
+
+
+def _end_in_words(document: Document) -> str:
+    run, error = document.get("run", {}), document.get("error") or {}
+    message = str(error.get("message", "")).strip()
+    code = f"exit code {run['exit_code']}" if "exit_code" in run else ""
+    if message.startswith("disbatch-host:"):
+        why = message.splitlines()[0].removeprefix("disbatch-host: ")
+    elif error.get("code") not in (None, f"exit_{run.get('exit_code')}"):
+        why = f"{error['code']}: {message.splitlines()[0] if message else ''}".rstrip(": ")
+    else:  # what is on stderr has just been seen; only what the host itself has to say is new
+        why = code
+    status = statuses.name(int(document["status"]))
+    return f"{status}{': ' if why else ''}{why}"
 
 
 def find_plugin(name: str) -> Plugin:
@@ -91,7 +147,30 @@ def _usable(one: Plugin | BrokenPlugin) -> Plugin:
     raise PluginError(f"{one.manifest_path} cannot be used: {faults}")
 
 
-def _print_live(stream: Stream, data: bytes) -> None:
-    target = sys.stdout if stream is Stream.STDOUT else sys.stderr
-    target.buffer.write(data)
-    target.buffer.flush()
+class _Live:
+    """Prints what comes, as it comes; events line by line, so that they stand out from stderr."""
+
+    def __init__(self, *, shows_output: bool, shows_events: bool) -> None:
+        self._shows_output = shows_output
+        self._shows_events = shows_events
+        self._rest = b""
+
+    def receive(self, stream: Stream, data: bytes) -> None:
+        if stream is not Stream.EVENTS:
+            if self._shows_output:
+                target = sys.stdout if stream is Stream.STDOUT else sys.stderr
+                target.buffer.write(data)
+                target.buffer.flush()
+        elif self._shows_events:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._print_event(line)
+
+    def finish(self) -> None:
+        if self._rest:
+            self._print_event(self._rest)
+
+    def _print_event(self, line: bytes) -> None:
+        sys.stdout.flush()
+        sys.stderr.buffer.write(b"event: " + line + b"\n")
+        sys.stderr.buffer.flush()

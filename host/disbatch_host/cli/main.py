@@ -9,6 +9,7 @@ Rules (cli contract):
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -28,6 +29,7 @@ _INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
 _COMMANDS = {
     "check": ("check", "check", "Validate plugins."),
     "plugins": ("check", "plugins", "Show what a node here would serve."),
+    "new": ("new", "new", "Write a new plugin, in the language of your choice."),
     "exec": ("exec", "exec_", "Run one task of a plugin, without node and database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
     "queue": ("queue", "queue", "Create, list, show, change and delete queues."),
@@ -157,6 +159,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
+    # Commands say what there is to say themselves; only a node logs (cli.run), and whoever asks for details.
+    logging.getLogger("disbatch_host").addHandler(logging.NullHandler())
+    if is_debugging:
+        logging.basicConfig(level=logging.DEBUG)
+        logging.getLogger("pymongo").setLevel(logging.INFO)
     try:
         result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={})
         sys.stdout.flush()

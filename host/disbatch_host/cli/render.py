@@ -5,8 +5,9 @@ Responsible for: everything that is printed. Must not know: where it comes from.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,6 +85,21 @@ def _rich_table(columns: Sequence[str], cells: Any, right: Sequence[int], title:
     for row in cells:
         table.add_row(*(Text(text, style=style or "") for text, style in row))
     Console().print(table)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress bar on a terminal, nothing when piped; gives a function that advances it."""
+    if not sys.stderr.isatty() or (total is not None and total < 2):
+        yield lambda count: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(bar, count)
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:

@@ -40,6 +40,8 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
 
 def set_up_logging(level: str) -> None:
     """One readable line a record, on stderr. The drivers' own logs stay out: what matters of them is said by us."""
-    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=_LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S")
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format=_LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S", force=True
+    )
     for name in ("pymongo", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

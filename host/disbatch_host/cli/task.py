@@ -69,7 +69,7 @@ def _push_lines(store: Store, queue: Queue, plugin: Plugin | None) -> None:
     """Create what stdin holds, in batches. A line that does not fit ends it; those before it are created and said."""
     created = 0
     batch: list[Mapping[str, Any]] = []
-    with _progress("creating tasks") as advance:
+    with render.progress("creating tasks") as advance:
 
         def flush() -> None:
             nonlocal created
@@ -401,7 +401,7 @@ def wait(ids: tuple[str, ...], timeout: str | None) -> int:
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from error
     deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
-    with common.opened_store() as store, _progress("waiting", total=len(ids)) as advance:
+    with common.opened_store() as store, render.progress("waiting", total=len(ids)) as advance:
         open_tasks = {one.id: one for one in (common.find_task(store, text) for text in ids)}
         ended: dict[Any, Task] = {}
         watcher = store.watch()
@@ -438,18 +438,3 @@ def _report_wait(store: Store, ended: Mapping[Any, Task], still_open: Mapping[An
     if still_open:
         click.echo(f"{len(still_open)} tasks have not ended in time: {', '.join(map(str, still_open))}", err=True)
     return ExitCode.FAILED if bad or still_open else ExitCode.DONE
-
-
-@contextlib.contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress bar on a terminal, nothing when piped; gives a function that advances it."""
-    if not sys.stderr.isatty() or (total is not None and total < 2):
-        yield lambda count: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(bar, count)
