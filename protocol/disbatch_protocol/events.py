@@ -226,7 +226,7 @@ def _progress(value: Mapping[str, Any]) -> Progress:
 
 def _log(value: Mapping[str, Any]) -> Log:
     level = value.get("level", LogLevel.INFO)
-    if level not in set(LogLevel):
+    if level not in list(LogLevel):  # a list: what stands there may be anything
         raise _NoEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
     fields = value.get("fields", {})
     if not isinstance(fields, dict):

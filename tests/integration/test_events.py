@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from disbatch_host.local_run import MemoryRecorder, run_once
+from disbatch_host.plugins import load_plugins
 from disbatch_protocol.status import Status
 from helpers.languages import EVENT_PROGRAMS, write_sayer
-from helpers.nodes import Cluster
+from helpers.nodes import Cluster, write_plugin
 from helpers.processes import wait_until
 
 
@@ -187,3 +190,26 @@ def test_a_log_that_another_program_has_begun_goes_on(cluster: Cluster) -> None:
     for task_id, before in ((with_list, entries), (with_text, ["by hand"]), (empty, [])):
         log = cluster.task(task_id).document["log"]
         assert (log[:-1], log[-1]["message"]) == (before, "mine")
+
+
+def test_events_without_end_cost_a_write_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """#!/usr/bin/env python3
+import os, time
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    os.write(3, b'{"type":"progress","value":0.5}\\n' * 1000)
+"""
+    home = write_plugin(tmp_path, "Endless", program, file="run.py")
+    (plugin,) = load_plugins([home]).plugins.values()
+    records = []
+    record = MemoryRecorder.record
+
+    def count(self: Any, change: Any, chunks: Any = ()) -> Any:
+        records.append(change)
+        return record(self, change, chunks)
+
+    monkeypatch.setattr(MemoryRecorder, "record", count)
+    result = run_once(plugin, {})
+    assert result.succeeded and result.document["progress"] == {"value": 0.5}
+    # Running, the first news, one a second, the end.
+    assert 4 <= len(records) <= 2 + 1 + result.run["seconds"] + 1

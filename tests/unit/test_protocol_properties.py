@@ -10,14 +10,23 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from disbatch_host.effects import EventEffects
+from disbatch_host.model import Task
 from disbatch_protocol import schemas
 from disbatch_protocol.document import stdin_line
+from disbatch_protocol.events import EventReader, parse_line
 from disbatch_protocol.faults import Severity
 from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.outcome import Outcome, Reason, RunEnd, Said, conclude
 from disbatch_protocol.parameters import ParameterSchema
 from disbatch_protocol.quantities import format_duration, format_size, parse_duration
 from disbatch_protocol.status import Status, may_become
+from disbatch_protocol.worker import WorkerConversation, WorkerState
+
+EVENT_LINES = [
+    b'{"type":"progress","value":0.5}', b'{"type":"ready","protocol":1}', b'{"type":"done","exit":0}',
+    b'{"type":"done"}', b'{"type":"log","message":"\xc3\xbc"}', b'{"type":"tasks","tasks":[{"queue":"q"}]}', b"", b"{}",
+]  # fmt: skip
 
 json_values = st.recursive(
     st.none()
@@ -139,3 +148,50 @@ def test_a_duration_for_people_can_be_read_by_them_and_by_us(seconds: float) -> 
 @given(st.integers(0, 2**60))
 def test_a_size_for_people_is_short(size: int) -> None:
     assert re.fullmatch(r"[\d.e+]+ ([KMGT]i)?B", format_size(size))
+
+
+@given(st.lists(st.binary(max_size=300) | st.sampled_from(EVENT_LINES), max_size=20), st.data())
+def test_the_same_bytes_are_the_same_events_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
+    stream = b"\n".join(lines)
+    whole = EventReader()
+    expected = whole.feed(stream) + whole.finish()
+    reader, found, start = EventReader(), [], 0
+    while start < len(stream):
+        end = data.draw(st.integers(start + 1, len(stream)))
+        found += reader.feed(stream[start:end])
+        start = end
+    assert found + reader.finish() == expected
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    ),
+    st.sampled_from(["progress", "log", "status", "set", "result", "error", "snooze", "tasks", "ready", "done"]),
+)
+def test_no_line_of_json_is_too_odd_to_be_heard(value: object, kind: str) -> None:
+    """Whatever stands in the fields of an event, it is an event or a bad line, and its effects can be taken."""
+    task = Task.from_document({"_id": "t", "queue": "q", "status": 0, "log": value})
+    effects = EventEffects(task)
+    fields = (
+        value
+        if isinstance(value, dict)
+        else dict.fromkeys(("value", "message", "level", "fields", "status", "code", "seconds", "tasks", "exit"), value)
+    )
+    heard = parse_line(json.dumps({**fields, "type": kind}).encode())
+    for _ in range(2):
+        effects.take(heard, now=datetime.now(UTC))
+    effects.changed_fields()
+    effects.all_fields()
+    assert effects.size >= 0 and effects.said is not None and isinstance(effects.run_facts(), dict)
+
+
+@given(st.lists(st.binary(max_size=100) | st.sampled_from(EVENT_LINES), max_size=30))
+def test_a_worker_talk_never_fails_whatever_is_said(lines: list[bytes]) -> None:
+    talk = WorkerConversation()
+    for line in lines:
+        talk.receive(line + b"\n")
+        if talk.state is WorkerState.IDLE:
+            talk.hand_over(b"{}\n", task_id="t", attempt=1, deadline=None)
+    talk.finish()
