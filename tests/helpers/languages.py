@@ -225,6 +225,118 @@ func main() {
 """,
     ),
 }
+# One program a language whose parameter `case` says how it ends.
+CASE_PROGRAMS = {
+    "bash": (
+        "case.sh",
+        r"""#!/usr/bin/env bash
+if [[ $0 == *deaf* ]]; then exec <&-; echo deaf; exit 0; fi
+read -r line
+[[ $line =~ \"case\":\"([a-z]+)\" ]]
+echo out; echo err >&2
+case ${BASH_REMATCH[1]} in
+three) exit 3 ;;
+signal) kill -SEGV $$ ;;
+long) head -c 3145728 /dev/zero | tr '\0' x ;;
+background) sleep 300 & ;;
+esac
+""",
+    ),
+    "perl": (
+        "case.pl",
+        """#!/usr/bin/env perl
+use strict; use warnings; use JSON::PP;
+if ($0 =~ /deaf/) { close STDIN; print "deaf\n"; exit 0 }
+my $case = decode_json(scalar <STDIN>)->{parameters}{case};
+$| = 1;
+print "out\n"; print STDERR "err\n";
+exit 3 if $case eq 'three';
+kill 'SEGV', $$ if $case eq 'signal';
+print 'x' x (3 * 2**20) if $case eq 'long';
+if ($case eq 'background') { exec 'sleep', '300' unless fork }
+""",
+    ),
+    "python": (
+        "case.py",
+        """#!/usr/bin/env python3
+import json, os, signal, subprocess, sys
+if "deaf" in sys.argv[0]:
+    os.close(0); print("deaf"); sys.exit(0)
+case = json.loads(sys.stdin.readline())["parameters"]["case"]
+print("out", flush=True); print("err", file=sys.stderr)
+if case == "three":
+    sys.exit(3)
+elif case == "signal":
+    os.kill(os.getpid(), signal.SIGSEGV)
+elif case == "long":
+    sys.stdout.write("x" * 3 * 2**20)
+elif case == "background":
+    subprocess.Popen(["sleep", "300"])
+""",
+    ),
+    "node": (
+        "case.mjs",
+        """#!/usr/bin/env node
+import { spawn } from 'node:child_process';
+import { closeSync, readFileSync } from 'node:fs';
+if (process.argv[1].includes('deaf')) {
+  closeSync(0);
+  console.log('deaf');
+} else {
+  const { case: wanted } = JSON.parse(readFileSync(0, 'utf8')).parameters;
+  console.log('out');
+  console.error('err');
+  if (wanted === 'three') process.exitCode = 3;
+  if (wanted === 'signal') process.kill(process.pid, 'SIGSEGV');
+  if (wanted === 'long') process.stdout.write('x'.repeat(3 * 2 ** 20));
+  if (wanted === 'background') spawn('sleep', ['300'], { stdio: ['ignore', 'inherit', 'inherit'] }).unref();
+}
+""",
+    ),
+    "go": (
+        "case.go",
+        """package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	if strings.Contains(os.Args[0], "deaf") {
+		os.Stdin.Close()
+		fmt.Println("deaf")
+		return
+	}
+	var task struct{ Parameters struct{ Case string } }
+	if err := json.NewDecoder(os.Stdin).Decode(&task); err != nil {
+		panic(err)
+	}
+	fmt.Println("out")
+	fmt.Fprintln(os.Stderr, "err")
+	switch task.Parameters.Case {
+	case "three":
+		os.Exit(3)
+	case "signal":
+		// The runtime turns a SEGV that was sent into a stack trace and exit code 2; KILL nobody can turn into anything.
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "long":
+		os.Stdout.WriteString(strings.Repeat("x", 3<<20))
+	case "background":
+		sleep := exec.Command("sleep", "300")
+		sleep.Stdout, sleep.Stderr = os.Stdout, os.Stderr
+		if err := sleep.Start(); err != nil {
+			panic(err)
+		}
+	}
+}
+""",
+    ),
+}
 _INTERPRETERS = {
     "sh": "sh", "bash": "bash", "perl": "perl", "python": "python3", "node": "node", "go": "go",
 }  # fmt: skip
@@ -238,6 +350,11 @@ def write_greeter(plugins: Path, language: str, require: Callable[[str], None]) 
 def write_sayer(plugins: Path, language: str, require: Callable[[str], None]) -> Path:
     """The directory of the plugin that emits events."""
     return _write(plugins, language, f"say_{language}", EVENT_PROGRAMS[language], require)
+
+
+def write_cases(plugins: Path, language: str, require: Callable[[str], None], *, name: str) -> Path:
+    """The directory of the plugin that ends as it is told to; it ignores its stdin where `name` holds `deaf`."""
+    return _write(plugins, language, name, CASE_PROGRAMS[language], require)
 
 
 def _write(plugins: Path, language: str, name: str, source: tuple[str, str], require: Callable[[str], None]) -> Path:
