@@ -228,6 +228,7 @@ class Worker:
         for timer in (self._idle_timer, self._retire_timer):
             if timer is not None:
                 timer.cancel()
+        was_ready = self._ready.done() and self._ready.exception() is None
         if not self._ready.done():
             self._ready.set_exception(
                 StartError(f"was not ready: it {_how(process_end)} before it said so{self._said_last()}")
@@ -236,7 +237,7 @@ class Worker:
         hands, self._hands = self._hands, None
         if hands is not None:
             hands.end_with(process_end)
-        elif process_end.exit_code != 0 and process_end.stopped is None:
+        elif was_ready and process_end.exit_code != 0 and process_end.stopped is None:
             log.warning(
                 "plugin %s: an idle worker process (%d) %s%s",
                 self.plugin.name, self.pid, _how(process_end), self._said_last(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ class Terminal:
         assert result.err.startswith("disbatch-host: ") and result.err.count("\n") == 1, result.err
         assert "Traceback" not in result.err
         return result.err
+
+    @contextlib.contextmanager
+    def node(self, *options: str) -> Iterator[None]:
+        """A node n1 beside the commands, until the end of the block."""
+        command = [str(PROGRAM), "--node-id", "n1", *options]
+        with (self.directory / "node.log").open("a") as log:
+            process = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
+from helpers.processes import wait_until
 
 Plugin = Callable[..., Path]
 
@@ -243,3 +244,28 @@ def test_output_that_nobody_reads_any_more_is_no_error(terminal: Terminal) -> No
 def test_an_empty_store_is_no_error(on_store: Terminal, command: list[str]) -> None:
     on_store.fine(*command)
     assert on_store.fine(*command, "--json").out == ""
+
+
+def test_task_show_tells_what_the_plugin_said(on_store: Terminal, plugin: Plugin) -> None:
+    events = (
+        '{"type":"progress","value":0.5,"message":"half"}', '{"type":"log","level":"warning","message":"slow"}',
+        '{"type":"set","fields":{"mailbox":"x"}}', "no event", '{"type":"snooze","seconds":900,"message":"quota"}',
+    )  # fmt: skip
+    plugin("says", "cat >/dev/null\n" + "".join(f"echo '{event}' >&3\n" for event in events))
+    on_store.fine("queue", "create", "q", "--class", "says")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    with on_store.node():
+        wait_until(lambda: on_store.fine("task", "show", task_id, "--json").json[0]["status"] == -4, 20)
+    shown = on_store.fine("task", "show", task_id).out
+    for text in ("50 %, half", "WARNING slow", "mailbox", "no event", "15m of sleep: quota", "blocked"):
+        assert text in shown, shown
+
+
+def test_status_says_why_a_class_is_set_aside(on_store: Terminal, plugin: Plugin) -> None:
+    plugin("dies", "echo out of memory >&2; exit 1", mode="worker")
+    on_store.fine("queue", "create", "q", "--class", "dies")
+    on_store.fine("task", "push", "q")
+    with on_store.node():
+        wait_until(lambda: "set aside on" in on_store.fine("status").out, 20)
+        assert "out of memory" in on_store.fine("status").out
+        assert "out of memory" in on_store.fine("node", "show", "n1").out

@@ -322,7 +322,7 @@ func main() {
 	case "three":
 		os.Exit(3)
 	case "signal":
-		// The runtime turns a SEGV that was sent into a stack trace and exit code 2; KILL nobody can turn into anything.
+		// A SEGV that was sent becomes a stack trace and exit code 2 in Go's runtime; KILL stays what it is.
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "long":
 		os.Stdout.WriteString(strings.Repeat("x", 3<<20))

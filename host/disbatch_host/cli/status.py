@@ -43,6 +43,7 @@ def status() -> None:
         click.echo()
         if records:
             nodes.print_nodes(records)
+            _print_set_aside(records)
         else:
             click.echo("no nodes; `disbatch-host --plugins DIR` runs one")
 
@@ -84,11 +85,33 @@ def _note(queue: Queue | None, total: dict[str, int], records: list[NodeRecord])
     else:
         alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
         able = [one for one in alive if queue.class_name in _classes(one) and queue.is_for(one.id)]
-        if alive and not able:
+        aside = [one.id for one in alive if queue.class_name in _set_aside(one) and queue.is_for(one.id)]
+        if aside:
+            notes.append(f"set aside on {', '.join(aside)}, see below")
+        elif alive and not able:
             notes.append(f"no living node can run {queue.class_name}")
     return ", ".join(notes), "yellow"
 
 
+def _print_set_aside(records: list[NodeRecord]) -> None:
+    """Why a node does not run a class that it has: whoever wonders why nothing happens finds it here."""
+    lines = [
+        f"{click.style(f'{name} is set aside on node {record.id}', fg='yellow')}: {reason}; it is tried again when its "
+        "files change"
+        for record in records
+        if not record.is_stale(nodes.DEAD_AFTER_SECONDS)
+        for name, reason in _set_aside(record).items()
+    ]
+    if lines:
+        click.echo()
+    for line in lines:
+        click.echo(line)
+
+
+def _set_aside(record: NodeRecord) -> dict[str, str]:
+    found = nodes.records(record.document.get("set_aside"))
+    return {str(one.get("class")): str(one.get("reason")) for one in found}
+
+
 def _classes(record: NodeRecord) -> set[str]:
-    aside = {one.get("class") for one in nodes.records(record.document.get("set_aside"))}
-    return {str(one.get("class")) for one in nodes.records(record.document.get("queuetypes"))} - aside
+    return {str(one.get("class")) for one in nodes.records(record.document.get("queuetypes"))} - set(_set_aside(record))

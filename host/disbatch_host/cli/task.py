@@ -18,6 +18,7 @@ from disbatch_host.model import Document, Queue, Task, TaskFilter, new_task
 from disbatch_host.plugins import Plugin
 from disbatch_host.store.base import Store
 from disbatch_protocol import status as statuses
+from disbatch_protocol.document import PROTECTED, to_json
 from disbatch_protocol.quantities import format_size, parse_duration
 from disbatch_protocol.status import Status
 
@@ -202,6 +203,8 @@ def _show(store: Store, found: Task) -> None:
             ("not before", f"{render.moment(document['not_before'])} ({render.age(document['not_before'], now)})")
         )
     facts.append(("created", f"{render.moment(document.get('ctime'))} ({render.age(document.get('ctime'), now)})"))
+    if "parent" in document:
+        facts.append(("parent", f"{document['parent']}, whose run has created this one"))
     claim = document.get("claim")
     if isinstance(claim, Mapping) and found.node is not None:
         facts.append(("claimed", f"{render.moment(claim.get('at'))} by node {found.node}"))
@@ -212,9 +215,14 @@ def _show(store: Store, found: Task) -> None:
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
     facts.append(("parameters", _pretty(_Masker(store).document(found)["parameters"], store)))
-    for name in ("result", "progress"):
-        if name in document:
-            facts.append((name, _pretty(document[name], store)))
+    if "progress" in document:
+        facts.append(("progress", _progress_in_words(document["progress"])))
+    if "result" in document:
+        facts.append(("result", _pretty(document["result"], store)))
+    own = {name: value for name, value in document.items() if name not in PROTECTED}
+    facts += [(name, _shortened(_pretty(value, store))) for name, value in own.items()]
+    if document.get("log"):
+        facts.append(("log", _log_in_words(document["log"], store)))
     for stream in ("stdout", "stderr"):
         facts.append((stream, _tail_of(document.get(stream), run, stream)))
     render.print_facts(facts)
@@ -249,11 +257,56 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     notes = [text for name, text in _NOTES.items() if run.get(name)]
     if "work_directory" in run:
         notes.append(f"its work directory was kept: {run['work_directory']}")
+    snooze = run.get("snooze")
+    if isinstance(snooze, Mapping):
+        why = f": {snooze['message']}" if snooze.get("message") else ""
+        notes.append(f"it asked for {render.duration(snooze.get('seconds'))} of sleep{why}")
+    if run.get("own_status"):
+        notes.append(f"it gave itself status {run['own_status']}")
+    notes += _event_notes(run.get("event_errors"))
+    if run.get("log_dropped"):
+        notes.append(f"the {run['log_dropped']} oldest entries of its log had to go")
     if notes:
         facts.append(("notes", "\n".join(notes)))
     return facts
 
 
+def _event_notes(errors: Any) -> list[str]:
+    if not isinstance(errors, Mapping):
+        return []
+    first = [one for one in errors.get("first", ()) if isinstance(one, Mapping)]
+    lines = [f"{errors.get('count')} lines on descriptor 3 were no events, or were refused:"]
+    for one in first[:_EVENT_ERRORS_SHOWN]:
+        line = f" {render.printable(str(one['line']))!r:.60}" if one.get("line") else ""
+        lines.append(f"  {one.get('message')}{line}")
+    return lines
+
+
+def _progress_in_words(progress: Any) -> str:
+    if not isinstance(progress, Mapping):
+        return str(progress)
+    value, message = progress.get("value"), progress.get("message")
+    parts = [f"{100 * value:.0f} %"] if isinstance(value, (int, float)) else []
+    return ", ".join([*parts, str(message)] if message else parts) or "-"
+
+
+def _log_in_words(log: Any, store: Store) -> str:
+    entries = list(log) if isinstance(log, (list, tuple)) else [log]
+    lines = []
+    if len(entries) > _TAIL_LINES:
+        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: `disbatch-host task show ID --json`)")
+    for entry in entries[-_TAIL_LINES:]:
+        if isinstance(entry, Mapping) and "message" in entry and "level" in entry:
+            fields = " ".join(f"{name}={value}" for name, value in (entry.get("fields") or {}).items())
+            text = f"{render.moment(entry.get('time'))} {str(entry['level']).upper():7} {entry['message']} {fields}"
+        else:
+            text = _pretty(entry, store)
+        lines.append(render.printable(text).rstrip().replace("\n", " "))
+    return "\n".join(lines)
+
+
+_EVENT_ERRORS_SHOWN = 3
+_FREE_FIELD_MAX = 2000  # characters of a field that the plugin, or somebody else, has added
 _NOTES = {
     "stdin_unread": "it did not read all of its stdin",
     "output_held_open": "a background child still held its output after it had ended, and was killed",
@@ -290,10 +343,16 @@ def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
     return "\n".join(shown)
 
 
+def _shortened(text: str) -> str:
+    return (
+        text
+        if len(text) <= _FREE_FIELD_MAX
+        else f"{text[:_FREE_FIELD_MAX]}… (all: `disbatch-host task show ID --json`)"
+    )
+
+
 def _pretty(value: Any, store: Store) -> str:
     import orjson  # noqa: PLC0415
-
-    from disbatch_protocol.document import to_json  # noqa: PLC0415
 
     return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
 

@@ -90,7 +90,8 @@ class Store(Protocol):
 
     def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
         """Create tasks, all or, after an exception, perhaps some. A document without `_id` gets one that sorts
-        after all made before it (first in, first out); the documents themselves are not changed.
+        after all made before it (first in, first out): by this process exactly, by others as exactly as processes
+        know the store's clock, some milliseconds. The documents themselves are not changed.
         Raises DuplicateIdError, StoreRefusedError (e.g. a document above the store's size limit, named)."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
