@@ -57,6 +57,7 @@ class EventEffects:
         self._log_bytes = 0
         self._log_dropped = 0
         self._set_sizes: dict[str, int] = {}
+        self._set_bytes = 0  # their sum; a plugin may set a hundred thousand fields in one line
         self._error: ErrorSaid | None = None
         self._snooze: Snooze | None = None
         self._own_status: int | None = None
@@ -134,7 +135,7 @@ class EventEffects:
     @property
     def size(self) -> int:
         """About how many bytes a write of everything has."""
-        return self._log_bytes + sum(self._set_sizes.values()) + self._size_of_result
+        return self._log_bytes + self._set_bytes + self._size_of_result
 
     @property
     def said(self) -> Said:
@@ -186,11 +187,13 @@ class EventEffects:
         if not name or name.startswith("$") or "." in name:
             self._note(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
             return
-        sizes = {**self._set_sizes, name: len(name) + _size(value)}
-        if sum(sizes.values()) > SET_BYTES_MAX:
+        size = len(name) + _size(value)
+        total = self._set_bytes - self._set_sizes.get(name, 0) + size
+        if total > SET_BYTES_MAX:
             self._note(f'field "{name:.60}" is not set: all that a run sets may have {SET_BYTES_MAX} bytes together')
             return
-        self._set_sizes = sizes
+        self._set_sizes[name] = size
+        self._set_bytes = total
         self._set(name, value)
 
     def _append(self, entry: Any) -> None:

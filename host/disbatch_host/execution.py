@@ -65,7 +65,7 @@ class Execution(Protocol):
         """Make ready what does not need the task. Raises StartError. May be cancelled."""
 
     def abandon(self) -> None:
-        """Prepared, but nothing will be started."""
+        """Prepared, but nothing will be started, or `start` has raised."""
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         """Begin with the task. Raises StartError. The future is done when the run has ended."""

@@ -230,6 +230,7 @@ class Run:
             line = input_line(self._task, self._plugin, self._run, extended_json=self._around.extended_json)
             self._ended = await self._execution.start(line, Listener(receive=self._receive, hear=self._hear))
         except StartError as error:
+            self._execution.abandon()
             return await self._return_unstarted(error, Status.RUNNING)
         self._is_started = True
         if self._stop_before_start.done():

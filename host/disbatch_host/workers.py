@@ -90,8 +90,7 @@ class WorkerPool:
         """End all processes: end of file for their stdin, then the stop signal, then SIGKILL, each after the grace."""
         self._is_stopping = True
         for worker in list(self._workers):
-            if worker.is_idle:
-                worker.retire()
+            worker.retire()
         while self._workers:
             await asyncio.wait([worker.gone for worker in self._workers])
 
@@ -386,11 +385,7 @@ class WorkerExecution:
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         assert self._worker is not None
-        try:
-            ended = self._worker.hand_over(task_line, self._assignment, listener)
-        except BaseException:
-            self.abandon()
-            raise
+        ended = self._worker.hand_over(task_line, self._assignment, listener)
         ended.add_done_callback(lambda _: self.abandon())
         return ended
 

@@ -213,3 +213,17 @@ while time.monotonic() < end:
     assert result.succeeded and result.document["progress"] == {"value": 0.5}
     # Running, the first news, one a second, the end.
     assert 4 <= len(records) <= 2 + 1 + result.run["seconds"] + 1
+
+
+def test_a_hundred_thousand_fields_in_a_line_cost_no_more_than_others(tmp_path: Path) -> None:
+    """Each field copied the sizes of all before it: one line stopped the host for minutes."""
+    program = """#!/usr/bin/env python3
+import json, os
+line = json.dumps({"type": "set", "fields": {f"f{n}": n for n in range(60_000)}}).encode() + b"\\n"
+with os.fdopen(3, "wb") as events:
+    events.write(line)
+"""
+    home = write_plugin(tmp_path, "Wide", program, file="run.py")
+    (plugin,) = load_plugins([home]).plugins.values()
+    result = run_once(plugin, {})
+    assert result.succeeded and result.document["f59999"] == 59_999 and result.run["seconds"] < 10
