@@ -67,6 +67,7 @@ class EventEffects:
         self._follow_ups_refused = 0
         self._bad_lines = 0
         self._bad_kept: list[Document] = []
+        self._is_touched = False  # by an event of this run
         for entry in _entries_of(task.document.get("log")):  # of earlier attempts, and of other programs
             self._append(entry)
         self._fields.clear()
@@ -75,6 +76,7 @@ class EventEffects:
 
     def take(self, event: Event | BadLine, *, now: datetime) -> None:
         """One more event, heard at `now`."""
+        self._is_touched = True
         match event:
             case Progress(value=value, message=message):
                 progress: Document = {"value": value}
@@ -120,6 +122,8 @@ class EventEffects:
     def run_facts(self) -> Document:
         """For `run` in the document; empty where there is nothing to say."""
         facts: Document = {}
+        if not self._is_touched:
+            return facts
         if self._own_status is not None:
             facts["own_status"] = self._own_status
         if self._snooze is not None:
@@ -140,6 +144,8 @@ class EventEffects:
     @property
     def said(self) -> Said:
         """What the conclusion must know."""
+        if not self._is_touched:
+            return _NOTHING_SAID
         if self._follow_ups_refused:
             return Said(error=True, retry=False, status=self._status)
         return Said(
@@ -222,6 +228,9 @@ class EventEffects:
             if start is not None:
                 entry["line"] = start.decode("utf-8", "replace")
             self._bad_kept.append(entry)
+
+
+_NOTHING_SAID = Said()
 
 
 def _log_entry(event: Log, now: datetime) -> Document:

@@ -72,11 +72,10 @@ def plugin_environment(
     manifest: Manifest,
     directory: Path,
     node: str,
-    work_directory: Path | None,
 ) -> dict[str, str]:
     """The environment of a plugin's process: the shared part and those DISBATCH_ variables that do not depend on the
     task; all that a worker gets."""
-    environment = {
+    return {
         **base,
         "DISBATCH_PROTOCOL": str(PROTOCOL_VERSION),
         "DISBATCH_MODE": str(manifest.mode),
@@ -85,9 +84,6 @@ def plugin_environment(
         "DISBATCH_EVENT_FD": str(EVENT_DESCRIPTOR),
         "DISBATCH_PLUGIN_DIR": str(directory),
     }
-    if work_directory is not None:
-        environment["DISBATCH_WORK_DIR"] = str(work_directory)
-    return environment
 
 
 def task_environment(*, task_id: str, queue: str, attempt: int, deadline: float | None) -> dict[str, str]:

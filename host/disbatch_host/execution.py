@@ -133,9 +133,11 @@ class OneshotExecution:
             )
             ended.set_result(ExecutionEnd(end=end, facts=facts_of(process_end), was_killed=process_end.killed))
 
-        limits = launch.deadlines(manifest)
+        limits = launch.shared_of(self._plugin, self._site).deadlines
         try:
-            self._child = await launch.start(lambda: Child(prepared.command, limits, receive=receive, ended=finish))
+            self._child = await launch.start(
+                lambda: self._site.child(prepared.command, limits, receive=receive, ended=finish)
+            )
         except BaseException:
             self.clean_up()
             raise

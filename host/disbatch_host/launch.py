@@ -13,21 +13,24 @@ import pwd
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from disbatch_host import environment
 from disbatch_host.clock import Clock
 from disbatch_host.plugins import Plugin
-from disbatch_host.process.child import Child, Deadlines
-from disbatch_host.process.spawn import Account, Command, StartError
+from disbatch_host.process.child import Child, Deadlines, ProcessEnd, Stream
+from disbatch_host.process.poller import Poller
+from disbatch_host.process.spawn import Account, Command, Environment, StartError
+from disbatch_host.process.spawner import Spawner
 from disbatch_protocol.manifest import Limits, Manifest
 
 BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LaunchSite:
     """What all programs that a host starts share."""
 
@@ -35,6 +38,36 @@ class LaunchSite:
     local_clock: Clock  # this machine's: what a plugin compares its deadline with
     host_environment: Mapping[str, str] = field(repr=False)
     temporary_directory: Path  # for work directories and spools
+    poller: Poller = field(default_factory=Poller, repr=False)
+    spawner: Spawner = field(default_factory=Spawner, repr=False)
+    shared: WeakKeyDictionary[Plugin, Shared] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def child(
+        self,
+        command: Command,
+        deadlines: Deadlines,
+        *,
+        receive: Callable[[Stream, bytes], None],
+        ended: Callable[[ProcessEnd], None],
+    ) -> Child:
+        """A program that can be started here."""
+        return Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=ended)
+
+    def close(self) -> None:
+        """When nothing runs any more. Closing twice is fine."""
+        self.spawner.close()
+        self.poller.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the programs of one plugin have in common on one host; made with the first of them."""
+
+    argv: Sequence[str]
+    environment: Environment
+    limits: Mapping[int, int]
+    deadlines: Deadlines  # of one run
+    idle_deadlines: Deadlines  # of a process that has no task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +115,37 @@ def command(
     variables: Mapping[str, str],
 ) -> Command:
     """The program with everything that the plugin contract promises it."""
+    shared = shared_of(plugin, site)
+    if work_directory is not None:
+        variables = {**variables, "DISBATCH_WORK_DIR": str(work_directory)}
+    return Command(
+        argv=shared.argv,
+        directory=work_directory or plugin.directory,
+        environment=shared.environment.extended(variables),
+        limits=shared.limits,
+        account=account,
+    )
+
+
+def shared_of(plugin: Plugin, site: LaunchSite) -> Shared:
+    """What all programs of this plugin share on this host."""
+    shared = site.shared.get(plugin)
+    if shared is None:
+        shared = site.shared[plugin] = _shared(plugin, site)
+    return shared
+
+
+def _shared(plugin: Plugin, site: LaunchSite) -> Shared:
     manifest = plugin.manifest
     user = manifest.run_as.user if manifest.run_as else None
     base = environment.base_environment(manifest, site.host_environment, user=user)
-    own = environment.plugin_environment(
-        base, manifest=manifest, directory=plugin.directory, node=site.node_id, work_directory=work_directory
-    )
-    return Command(
-        argv=plugin.argv,
-        directory=work_directory or plugin.directory,
-        environment={**own, **variables},
+    own = environment.plugin_environment(base, manifest=manifest, directory=plugin.directory, node=site.node_id)
+    return Shared(
+        argv=tuple(plugin.argv),
+        environment=Environment.of(own),
         limits=rlimits(manifest.limits),
-        account=account,
+        deadlines=deadlines(manifest),
+        idle_deadlines=deadlines(manifest, with_time_limits=False),
     )
 
 
@@ -119,7 +171,7 @@ async def start(make: Callable[[], Child]) -> Child:
     for tries_left in reversed(range(BUSY_PROGRAM_TRIES)):
         child = make()
         try:
-            child.start()
+            await child.start()
             return child
         except StartError as error:
             if not (error.is_busy and tries_left):

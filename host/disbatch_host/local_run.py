@@ -104,6 +104,7 @@ class LocalHost:
     async def close(self) -> None:
         """End the worker processes."""
         await self.workers.stop()
+        self.site.close()
 
     def stop(self) -> None:
         """Stop what runs, in each program's own way."""

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 _PROC = Path("/proc")
+_STATUS_SIZE = 2**13  # bytes of /proc/PID/status, which has about 1,500
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,23 @@ def cpu_seconds(pid: int) -> float:
 
 def memory_bytes(pid: int) -> tuple[int, int]:
     """Resident memory of a process now, and at its peak so far; zeros where it is gone."""
-    found = {"VmRSS": 0, "VmHWM": 0}
-    with contextlib.suppress(OSError, ValueError):
-        for line in (_PROC / str(pid) / "status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in found:
-                found[name] = int(value.split()[0]) * 1024
-    return found["VmRSS"], found["VmHWM"]
+    try:
+        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0, 0
+    try:
+        status = os.read(descriptor, _STATUS_SIZE)
+    except OSError:
+        return 0, 0
+    finally:
+        os.close(descriptor)
+    return _kibibytes(status, b"VmRSS:"), _kibibytes(status, b"VmHWM:")
+
+
+def _kibibytes(status: bytes, name: bytes) -> int:
+    """The bytes of a line like `VmRSS:   1234 kB`; 0 where there is none, as for a zombie."""
+    _, found, rest = status.partition(name)
+    return int(rest.split(None, 1)[0]) * 1024 if found else 0
 
 
 def is_alive(pid: object, started: object) -> bool:

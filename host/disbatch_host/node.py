@@ -12,6 +12,8 @@ The order of the stop:   no more claims; give back what is claimed; see running 
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import logging
 import os
 import signal
@@ -24,11 +26,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from disbatch_host import __version__, environment, machine, policy, run_document
+from disbatch_host import __version__, environment, machine, policy, run_document, runner
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError
 from disbatch_host.launch import LaunchSite
-from disbatch_host.model import Document, NodeRecord, Queue, RunKey, Task, TaskFilter
+from disbatch_host.model import Document, NodeRecord, Queue, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
 from disbatch_host.process.child import StopReason
 from disbatch_host.process.spawn import close_others_on_exec
@@ -38,15 +40,17 @@ from disbatch_host.services import lost_runs
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
-from disbatch_host.workers import WorkerPool
+from disbatch_host.workers import Worker, WorkerPool
 from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
+from disbatch_protocol.manifest import Mode
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh interval
+CLAIM_SECONDS = 0.002  # how long a free place may wait for others to be filled with it
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
 SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process or memory left for a start
@@ -85,11 +89,20 @@ def run_node(settings: NodeSettings, store: Store, *, on_report: Callable[[Run, 
     for directory in settings.plugin_directories:
         require_directory(directory)
     close_others_on_exec()
+    _ease_garbage_collection()
     store.open()
     try:
         return asyncio.run(Node(settings, store, on_report=on_report).run())
     finally:
         store.close()
+
+
+def _ease_garbage_collection() -> None:
+    """What there is now stays to the end: the collector need not look at it again and again, a tenth of what a short
+    run costs. What a run leaves behind goes without it, but for a few cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
 
 
 class Node:
@@ -127,6 +140,8 @@ class Node:
         self._shall_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
         self._may_have_strays = False  # a claim has failed in a way that leaves open whether it was carried out
+        self._places_taken_at_most = 0  # after the last claim
+        self._claim_timer: asyncio.TimerHandle | None = None
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
         self._last_refresh = float("-inf")
         self._last_heartbeat = 0.0
@@ -142,7 +157,7 @@ class Node:
         self._wake = asyncio.Event()
         self._is_stopping = asyncio.Event()
         self._workers = WorkerPool(self._site)
-        self._store_thread = StoreThread(self._store)
+        self._store_thread = StoreThread(self._store, on_change=self._on_change)
         self._store_thread.start()
         services: list[asyncio.Task[None]] = []
         watch: WatchThread | None = None
@@ -157,8 +172,9 @@ class Node:
                 self._loop.create_task(self._repeat(SWEEP_SECONDS, self._sweep_lost_runs)),
                 self._loop.create_task(self._repeat(PLUGIN_SCAN_SECONDS, self._follow_plugins)),
             ]
-            watch = WatchThread(self._store.watch(), self._on_change)
-            watch.start()
+            if await self._store_thread.call(lambda store: store.written_by_others()) is None:
+                watch = WatchThread(self._store.watch(ends=False), self._on_change)
+                watch.start()
             await self._work()
             await self._finish_runs()
             await self._workers.stop()
@@ -171,6 +187,7 @@ class Node:
             self._workers.kill()
             await self._release()
             await self._store_thread.stop()
+            self._site.close()
         return int(self._exit_code)
 
     async def _work(self) -> None:
@@ -258,16 +275,36 @@ class Node:
         self._shall_look = False
         classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
         load = self._load()
+        plugins, begun = dict(self._catalog.plugins), dict[Any, tuple[Plugin, Document, Worker | None]]()
+        reserved = {
+            name: self._workers.reserve(plugin) if plugin.manifest.mode is Mode.WORKER else []
+            for name, plugin in plugins.items()
+        }
+        all_reserved = list(itertools.chain.from_iterable(reserved.values()))
+
+        def begin(task: Task, class_name: str) -> RunChange | None:
+            # In the store's thread, so that a task that needs nothing more is Running with the claim itself.
+            plugin = plugins[class_name]
+            beginning = runner.beginning_at_once(task, plugin, self._around, reserved[class_name])
+            if beginning is None:
+                return None
+            run, worker = beginning
+            begun[task.id] = (plugin, run, worker)
+            key = RunKey(task.id, self._settings.node_id, task.token)
+            return run_document.start_change(task, key, run, now=run["started"])
+
         try:
             if self._may_have_strays:
                 await self._give_back_strays()
             result = await self._store_thread.call(
-                lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh)
+                lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh, begin=begin),
+                after_records=True,
             )
         except StoreError as error:
             self._say_store_trouble(error)
             self._last_refresh = self._loop.time()
             self._may_have_strays = True  # the claim may have been carried out, and its answer lost
+            _give_back_reserved(all_reserved)
             return
         self._is_store_trouble_said = False
         if refresh:
@@ -275,8 +312,10 @@ class Node:
             self._queues = result.queues
             self._say_queue_faults()
         self._may_have_more = result.may_have_more
+        self._places_taken_at_most = len(result.tasks) + sum([run.holds_place for run in self._runs])
         for task in result.tasks:
-            self._start_run(task)
+            self._start_run(task, *begun.get(task.id, ()))
+        _give_back_reserved(all_reserved)
 
     async def _give_back_strays(self) -> None:
         known = frozenset(str(run.task.id) for run in self._runs)
@@ -289,21 +328,28 @@ class Node:
         return policy.Load(
             max_per_queue=self._settings.max,
             max_total=self._settings.max_total,
-            running=Counter(run.task.queue for run in self._runs),
-            running_of_class=Counter(run.plugin.name for run in self._runs),
+            running=Counter(run.task.queue for run in self._runs if run.holds_place),
+            running_of_class=Counter(run.plugin.name for run in self._runs if run.holds_place),
             concurrency_of_class={name: one.manifest.concurrency for name, one in self._catalog.plugins.items()},
         )
 
-    def _start_run(self, task: Task) -> None:
-        queue = next(queue for queue in self._queues if queue.id == task.queue)
-        # As it was when the task was claimed, or as it has become since; it may even be gone, or set aside.
-        plugin = self._catalog.plugins.get(queue.class_name)
-        if plugin is None or plugin.name in self._set_aside:
+    def _start_run(
+        self,
+        task: Task,
+        plugin: Plugin | None = None,
+        begun: Document | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        if plugin is None:
+            # As it was when the task was claimed, or as it has become since; it may even be gone.
+            queue = next(queue for queue in self._queues if queue.id == task.queue)
+            plugin = self._catalog.plugins.get(queue.class_name)
+        if plugin is None:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
             return
-        run = Run(task, plugin, self._around)
-        if self._is_stopping.is_set():
+        run = Run(task, plugin, self._around, begun=begun, worker=worker, on_place_free=self._look_for_more)
+        if self._is_stopping.is_set() or plugin.name in self._set_aside:
             run.hold_back()
         self._runs[run] = self._loop.create_task(self._perform(run))
 
@@ -323,8 +369,17 @@ class Node:
                 self._on_report(run, report)
         finally:
             del self._runs[run]
-            self._shall_look |= self._may_have_more
+            self._look_for_more()
+
+    def _look_for_more(self) -> None:
+        """There is a free place. One claim for several costs little more than for one, so while many are taken the
+        next ones are waited for, for a moment."""
+        self._shall_look |= self._may_have_more
+        places_taken = sum([run.holds_place for run in self._runs])
+        if not self._may_have_more or 2 * places_taken <= self._places_taken_at_most:
             self._wake.set()
+        elif self._claim_timer is None or self._claim_timer.when() < self._loop.time():
+            self._claim_timer = self._loop.call_later(CLAIM_SECONDS, self._wake.set)
 
     # --- classes that cannot be started
 
@@ -588,6 +643,11 @@ class Node:
             if self._queue_faults.get(queue_id) != fault:
                 log.error("queue %s cannot be run: %s", queue_id, fault)
         self._queue_faults = faults
+
+
+def _give_back_reserved(workers: Sequence[Worker]) -> None:
+    for worker in workers:  # those that a run has taken are not reserved any more
+        worker.is_reserved = False
 
 
 def _log_end(run: Run, report: RunReport) -> None:

@@ -42,9 +42,9 @@ class OutputStream:
     def __init__(self, *, max_bytes: int, spool_directory: Path | None = None) -> None:
         self._max_bytes = max_bytes
         self._spool_directory = spool_directory
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder: codecs.IncrementalDecoder | None = None  # made with the first byte that is not ASCII
         self._head_left = max_bytes // 2
-        self._tail = _Tail(max_bytes - max_bytes // 2, spool_directory)
+        self._tail: _Tail | None = None  # made when the head is full
         self._inline = bytearray()  # valid UTF-8
         self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
         self._spool_size = 0
@@ -77,6 +77,8 @@ class OutputStream:
             self._keep(head)
             data = data[len(head) :]
         if data:
+            if self._tail is None:
+                self._tail = _Tail(self._max_bytes - self._max_bytes // 2, self._spool_directory)
             try:
                 self._tail.append(data)
             except OSError as error:
@@ -87,17 +89,19 @@ class OutputStream:
         if self._is_finished:
             return
         self._is_finished = True
-        missing = self._tail.missing_bytes
+        missing = self._tail.missing_bytes if self._tail is not None else 0
         self.dropped_bytes += missing
         if self.dropped_bytes:
-            self._decoder.reset()  # a character that the gap cuts is part of the gap
+            if self._decoder is not None:
+                self._decoder.reset()  # a character that the gap cuts is part of the gap
             if self._spool_fault is not None and self._spool is None:
                 self._make_room_for_gap_line()
-            self._keep_text(self._gap_line())
-        for number, block in enumerate(self._tail.blocks()):
-            self._keep(_from_first_character(block) if number == 0 and missing else block)
+            self._keep_clean(self._gap_line().encode())
+        if self._tail is not None:
+            for number, block in enumerate(self._tail.blocks()):
+                self._keep(_from_first_character(block) if number == 0 and missing else block)
+            self._tail.close()
         self._keep(b"", final=True)
-        self._tail.close()
 
     def inline_text(self) -> str:
         """What belongs into the document now: all of it, or its first 1 MiB."""
@@ -139,20 +143,27 @@ class OutputStream:
 
     def close(self) -> None:
         """Let go of the spool. Closing twice is fine."""
-        self._tail.close()
+        if self._tail is not None:
+            self._tail.close()
         if self._spool is not None:
             self._spool.close()
 
     def _keep(self, data: bytes, *, final: bool = False) -> None:
+        if self._decoder is None:
+            if data.isascii():
+                self._keep_clean(data)
+                return
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         pending = self._decoder.getstate()[0]
         text = self._decoder.decode(data, final)
         if _REPLACEMENT in text:
             self.replaced += text.count(_REPLACEMENT) - (pending + data).count(_REPLACEMENT_BYTES)
-        if text:
-            self._keep_text(text)
+        self._keep_clean(text.encode("utf-8"))
 
-    def _keep_text(self, text: str) -> None:
-        clean = text.encode("utf-8")
+    def _keep_clean(self, clean: bytes) -> None:
+        """Keep what is valid UTF-8."""
+        if not clean:
+            return
         self._ends_with_newline = clean.endswith(b"\n")
         if self._spool is None:
             if len(self._inline) + len(clean) <= INLINE_OUTPUT_MAX:
@@ -196,6 +207,8 @@ class OutputStream:
             self._spool_fault = error.strerror or str(error)
             log.error("output can no longer be kept on disk: %s", self._spool_fault)
         self._head_left = 0
+        if self._tail is None:
+            self._tail = _Tail(0, self._spool_directory)
         self._tail.discard()
 
     def _make_room_for_gap_line(self) -> None:

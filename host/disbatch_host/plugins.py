@@ -38,7 +38,7 @@ MANIFEST_MAX = 4 * 2**20  # bytes; nobody writes one by hand that is larger, and
 _SHEBANG_MAX = 256  # bytes the kernel reads of a first line (BINPRM_BUF_SIZE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Plugin:
     """A plugin that can run here. Compared by identity (rule 4)."""
 

@@ -62,6 +62,16 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
     )
 
 
+def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
+    claimed."""
+    fields: Document = {"status": int(Status.CREATED), "node": NOBODY, "mtime": now}
+    if task.run:
+        fields["run"] = dict(task.run)
+    unset = ("claim",) if task.run else ("claim", "run")
+    return RunChange(key=key, statuses=(Status.RUNNING,), set=fields, unset=unset)
+
+
 def end_change(
     task: Task,
     key: RunKey,

@@ -35,7 +35,7 @@ from disbatch_host.output import OutputStream
 from disbatch_host.plugins import Plugin
 from disbatch_host.process.child import StopReason, Stream
 from disbatch_host.process.spawn import StartError
-from disbatch_host.workers import WorkerExecution, WorkerPool
+from disbatch_host.workers import Worker, WorkerExecution, WorkerPool
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.manifest import Manifest, Mode
@@ -106,6 +106,22 @@ def beginning(task: Task, plugin: Plugin, around: Surroundings) -> Document:
     }
 
 
+def beginning_at_once(
+    task: Task, plugin: Plugin, around: Surroundings, reserved: list[Worker]
+) -> tuple[Document, Worker | None] | None:
+    """`run` of a task that can become Running as soon as it is claimed: its parameters fit, and nothing has to be
+    prepared first, or it can have one of the worker processes that are reserved, which is taken out of the list. None
+    for any other. Called in the thread of the store."""
+    is_oneshot = plugin.manifest.mode is Mode.ONESHOT
+    if not (is_oneshot or reserved) or plugin.schema.check(task.parameters):
+        return None
+    run = beginning(task, plugin, around)
+    if is_oneshot:
+        return run, None
+    worker = reserved.pop()
+    return {**run, **worker.facts}, worker
+
+
 def input_line(
     task: Task, plugin: Plugin, run: Mapping[str, Any], *, extended_json: Callable[[object], object] | None = None
 ) -> bytes:
@@ -137,13 +153,20 @@ class Run:
         plugin: Plugin,
         around: Surroundings,
         *,
+        begun: Document | None = None,
+        worker: Worker | None = None,
         listener: Callable[[Stream, bytes], None] | None = None,
+        on_place_free: Callable[[], None] | None = None,
     ) -> None:
+        """`begun`: `run` as it stands in the task where it is Running already; else it is Claimed. `worker`: the
+        process that was reserved for it."""
         self._task = task
         self._plugin = plugin
         self._manifest: Manifest = plugin.manifest
         self._around = around
         self._listener = listener
+        self._on_place_free = on_place_free
+        self.holds_place = True  # whether it counts as one of those that run at once
         self._loop = asyncio.get_running_loop()
         self._key = RunKey(task.id, around.site.node_id, task.token)
         self._attempt = task.next_attempt
@@ -154,13 +177,14 @@ class Run:
         }
         self._written_versions = dict.fromkeys(self._streams, 0)
         self._effects = EventEffects(task)
-        self._run: Document = {}
-        self._execution = self._new_execution()
+        self._has_begun = begun is not None
+        self._run: Document = begun or {}
+        self._is_pid_written = "pid_started" in self._run
+        self._execution = self._new_execution(worker)
         self._is_started = False
         self._ended: asyncio.Future[ExecutionEnd] | None = None
         self._news_timer: asyncio.TimerHandle | None = None
         self._news_write: asyncio.Task[None] | None = None
-        self._is_pid_written = False
         self._stop_before_start: asyncio.Future[StopReason] = self._loop.create_future()
         self._is_held_back = False
         self._is_lost = False
@@ -204,6 +228,26 @@ class Run:
     async def _perform(self) -> RunReport:
         if self._shall_not_start:
             return await self._give_back()
+        if not self._has_begun and (ended_early := await self._begin()) is not None:
+            return ended_early
+        try:
+            line = input_line(self._task, self._plugin, self._run, extended_json=self._around.extended_json)
+            self._ended = await self._execution.start(line, Listener(receive=self._receive, hear=self._hear))
+        except StartError as error:
+            self._execution.abandon()
+            return await self._return_unstarted(error, Status.RUNNING)
+        self._is_started = True
+        if self._stop_before_start.done():
+            self.stop(self._stop_before_start.result())
+        facts = self._process_facts()
+        if facts.get("pid_started") != self._run.get("pid_started"):
+            self._is_pid_written = False  # another process than the one that was expected
+        self._run |= facts
+        self._news_timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._write_news)
+        return await self._record_end(await self._ended)
+
+    async def _begin(self) -> RunReport | None:
+        """Claimed → Running, durable. A report where it does not come to that."""
         self._run = self._beginning()
         faults = self._plugin.schema.check(self._task.parameters)
         if faults:
@@ -216,37 +260,27 @@ class Run:
             self._execution.abandon()
             return await self._give_back()
         self._run |= {"started": self._around.clock.now(), **self._process_facts()}
+        self._is_pid_written = "pid_started" in self._run
         change = run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
         try:
-            is_ours = await self._record(change)
+            self._has_begun = await self._record(change)
         except StoreError:
             self._execution.abandon()
             raise
-        if not is_ours:
+        if not self._has_begun:
             log.warning("task %s was claimed here but belongs to another node now; it is not started", self._task.id)
             self._execution.abandon()
             return RunReport(result=RunResult.REFUSED)
-        try:
-            line = input_line(self._task, self._plugin, self._run, extended_json=self._around.extended_json)
-            self._ended = await self._execution.start(line, Listener(receive=self._receive, hear=self._hear))
-        except StartError as error:
-            self._execution.abandon()
-            return await self._return_unstarted(error, Status.RUNNING)
-        self._is_started = True
-        if self._stop_before_start.done():
-            self.stop(self._stop_before_start.result())
-        self._run |= self._process_facts()
-        self._news_timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._write_news)
-        return await self._record_end(await self._ended)
+        return None
 
     @property
     def _shall_not_start(self) -> bool:
         return self._is_held_back or self._stop_before_start.done()
 
-    def _new_execution(self) -> Execution:
+    def _new_execution(self, worker: Worker | None) -> Execution:
         assignment = Assignment(task_id=str(self._task.id), queue=str(self._task.queue), attempt=self._attempt)
         if self._manifest.mode is Mode.WORKER:
-            return WorkerExecution(self._plugin, self._around.workers, assignment)
+            return WorkerExecution(self._plugin, self._around.workers, assignment, worker)
         return OneshotExecution(self._plugin, self._around.site, assignment)
 
     async def _prepare(self) -> bool:
@@ -266,13 +300,7 @@ class Run:
 
     def _process_facts(self) -> Document:
         """What tells its process from any other, so that it can be found and killed when this node is gone."""
-        facts = self._execution.process_facts
-        if facts and self._manifest.mode is Mode.WORKER:  # a process for one task may be gone before it is looked at
-            started = machine.process_started(facts["pid"])
-            if started is not None:
-                facts["pid_started"] = started
-                self._is_pid_written = True
-        return facts
+        return self._execution.process_facts
 
     def _beginning(self) -> Document:
         return beginning(self._task, self._plugin, self._around)
@@ -280,7 +308,13 @@ class Run:
     # --- ends without a start
 
     async def _give_back(self) -> RunReport:
-        await self._record(run_document.give_back_change(self._key, now=self._around.clock.now()))
+        now = self._around.clock.now()
+        if self._has_begun:
+            self._execution.abandon()
+            change = run_document.take_back_change(self._task, self._key, now=now)
+        else:
+            change = run_document.give_back_change(self._key, now=now)
+        await self._record(change)
         return RunReport(result=RunResult.GIVEN_BACK)
 
     async def _conclude_unfit(self, faults: Sequence[str]) -> RunReport:
@@ -306,7 +340,7 @@ class Run:
         )
 
     async def _conclude_unstarted(self, end: RunEnd, left: Status, error: Document) -> RunReport:
-        return await self._record_conclusion(end, left, error, {"stdout": "", "stderr": ""})
+        return await self._record_conclusion(end, left, lambda: error, {"stdout": "", "stderr": ""})
 
     # --- while it runs
 
@@ -408,7 +442,7 @@ class Run:
             **self._effects.all_fields(),
             **{str(stream): output.inline_text() for stream, output in self._streams.items()},
         }
-        report = await self._record_conclusion(ended.end, Status.RUNNING, self._error_of(ended), fields)
+        report = await self._record_conclusion(ended.end, Status.RUNNING, lambda: self._error_of(ended), fields)
         if ended.is_process_lost:
             return replace(report, why_process_lost=self._error_of(ended)["message"])
         return report
@@ -427,7 +461,7 @@ class Run:
         return error if said is None else {**error, "said": said}
 
     async def _record_conclusion(
-        self, end: RunEnd, left: Status, error: Document, fields: Mapping[str, Any]
+        self, end: RunEnd, left: Status, error: Callable[[], Document], fields: Mapping[str, Any]
     ) -> RunReport:
         conclusion = conclude(
             end, self._manifest, attempt=self._attempt, chance=random.random(), said=self._effects.said
@@ -450,7 +484,7 @@ class Run:
             self._run |= {"outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
             self._keep_or_remove_work_directory(conclusion)
             delay = conclusion.delay_seconds
-            return await self._record(
+            answer = self._record(
                 run_document.end_change(
                     self._task,
                     self._key,
@@ -464,10 +498,12 @@ class Run:
                     creates=creates,
                 )
             )
+            self._leave_place()
+            return await answer
 
         wants_error = conclusion.outcome not in (Outcome.SUCCESS, Outcome.SNOOZE)
         try:
-            accepted = await record(conclusion, error if wants_error else None, fields, creates)
+            accepted = await record(conclusion, error() if wants_error else None, fields, creates)
         except StoreRefusedError as refusal:
             # Too large together with what others have put into the document, say. How it ended must be recorded all the
             # same; what cannot be stored is named. Follow-up tasks that cannot be created are work that would be lost.
@@ -495,5 +531,12 @@ class Run:
         else:
             self._execution.clean_up()
 
-    async def _record(self, change: RunChange, chunks: Sequence[OutputChunk] = ()) -> bool:
-        return await self._around.recorder.record(change, chunks)
+    def _leave_place(self) -> None:
+        """The next task may be claimed: after the end of this one, which is on its way into the store."""
+        if self.holds_place:
+            self.holds_place = False
+            if self._on_place_free is not None:
+                self._on_place_free()
+
+    def _record(self, change: RunChange, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
+        return self._around.recorder.record(change, chunks)

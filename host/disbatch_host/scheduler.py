@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from disbatch_host import policy, run_document
-from disbatch_host.model import Queue, RunKey, Task, TaskFilter
+from disbatch_host.model import Queue, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
+
+BeginOfClass = Callable[[Task, str], RunChange | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,11 @@ class Scheduler:
         ]
         return len(strays) - len(store.commit(changes))
 
-    def round(self, store: Store, *, classes: frozenset[str], load: Load, refresh: bool) -> Round:
-        """Claim what there is room for. `refresh`: read the queues again and promote what is due; else only claim."""
+    def round(
+        self, store: Store, *, classes: frozenset[str], load: Load, refresh: bool, begin: BeginOfClass | None = None
+    ) -> Round:
+        """Claim what there is room for. `refresh`: read the queues again and promote what is due; else only claim.
+        `begin`: see `Store.claim`; it is told the class as well."""
         if refresh:
             store.promote_due()
             self._queues = store.queues()
@@ -58,7 +63,12 @@ class Scheduler:
         waiting = store.waiting_queues()
         candidates = [queue for queue in candidates if queue.id in waiting]
         wanted = policy.allot(candidates, load)
-        tasks = store.claim(self._node_id, wanted, uuid.uuid4().hex) if wanted else []
+        class_of = {queue.id: queue.class_name for queue in candidates}
+
+        def begin_of_queue(task: Task) -> RunChange | None:
+            return begin(task, class_of[task.queue]) if begin is not None else None
+
+        tasks = store.claim(self._node_id, wanted, uuid.uuid4().hex, begin_of_queue) if wanted else []
         got = Counter(task.queue for task in tasks)
         is_dry = {queue_id for queue_id, count in wanted if got[queue_id] < count}
         may_have_more = any(queue.id not in is_dry for queue in candidates)

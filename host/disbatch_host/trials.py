@@ -23,7 +23,7 @@ from typing import Any
 from disbatch_host import environment, launch
 from disbatch_host.local_run import LocalHost, LocalResult
 from disbatch_host.plugins import Plugin
-from disbatch_host.process.child import Child, ProcessEnd, StopReason, Stream
+from disbatch_host.process.child import ProcessEnd, StopReason, Stream
 from disbatch_host.process.spawn import StartError, close_others_on_exec
 from disbatch_protocol import status as statuses
 from disbatch_protocol.manifest import Example, Mode
@@ -224,7 +224,8 @@ class _Trials:
         seconds = float(self._baseline.run.get("seconds", 0.0))
         if seconds > 2 * STOP_AFTER_SECONDS:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(STOP_AFTER_SECONDS, self._host.stop)
+            # In the middle of its work, as far as that is known: on a busy machine, half a second is still its start.
+            timer = loop.call_later(max(STOP_AFTER_SECONDS, seconds / 2), self._host.stop)
             result = await self._run(parameters)
             timer.cancel()
             killed = bool(result.run.get("killed"))
@@ -338,7 +339,7 @@ class _Process:
         if plugin.manifest.mode is Mode.ONESHOT:
             variables = environment.task_environment(task_id="0" * 24, queue="check", attempt=1, deadline=None)
         self._launch = launch.prepare(plugin, host.site, name="check", variables=variables)
-        self.child = Child(
+        self.child = host.site.child(
             self._launch.command,
             launch.deadlines(plugin.manifest, with_time_limits=False),
             receive=lambda stream, data: None,
@@ -346,7 +347,7 @@ class _Process:
         )
 
     async def start(self) -> None:
-        self.child.start()
+        await self.child.start()
 
     async def wait(self, seconds: float | None) -> ProcessEnd | None:
         """How it ended; None where it did not in time."""

@@ -34,6 +34,7 @@ from disbatch_protocol.worker import Broken, Heard, WorkerConversation, WorkerSt
 
 log = logging.getLogger(__name__)
 
+_RESERVED_SECONDS = 1.0  # by then a run has come, or it is not reserved any more
 _LAST_WORDS_MAX = 4096  # bytes kept of what a process says while it has no task
 
 
@@ -65,6 +66,14 @@ class WorkerPool:
                 self._forget(worker)
             raise
         return worker
+
+    def reserve(self, plugin: Plugin) -> list[Worker]:
+        """All idle processes of this plugin, the one that was busy last at the end. Nobody else gets them until they
+        are given a task or are given back."""
+        idle = [one for one in self._of(plugin) if one.is_idle and not one.shall_retire]
+        for worker in idle:
+            worker.is_reserved = True
+        return sorted(idle, key=lambda one: one.idle_since)
 
     def release(self, worker: Worker) -> None:
         """Its task is done, or it was not given one."""
@@ -114,6 +123,7 @@ class Worker:
         self.number = number  # among the processes of its class on this node, from 1
         self.tasks = 0  # how many it has been given
         self.idle_since = 0.0
+        self.is_reserved = False  # for a run that may come in a moment
         self.exit_code: int | None = None  # once it has ended, unless by a signal
         self._site = site
         self._on_end = on_end
@@ -121,6 +131,7 @@ class Worker:
         self._conversation = WorkerConversation()
         self._child: Child | None = None
         self._launch: Launch | None = None
+        self._pid_started: int | None = None
         self._started = self._loop.time()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()  # done when the process has ended
@@ -136,16 +147,27 @@ class Worker:
         return self._child.pid if self._child is not None else 0
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What tells the process from any other, so that it can be found and killed when this node is gone."""
+        if self._pid_started is None:
+            self._pid_started = machine.process_started(self.pid)
+        facts = {"pid": self.pid, "worker": self.number}
+        return facts if self._pid_started is None else {**facts, "pid_started": self._pid_started}
+
+    @property
     def is_alive(self) -> bool:
         return self._child is not None and not self.gone.done()
 
     @property
     def is_idle(self) -> bool:
         """Whether it can be taken now."""
+        return not self.is_reserved and not self._is_taken and not self._is_retiring and self.can_take_task
+
+    @property
+    def can_take_task(self) -> bool:
+        """Whether it can be handed the task of the run that has taken it."""
         return (
             self.is_alive
-            and not self._is_taken
-            and not self._is_retiring
             and self._child is not None
             and self._child.is_running
             and self._conversation.state is WorkerState.IDLE
@@ -167,10 +189,10 @@ class Worker:
         """Start the process and wait until it is ready. Raises StartError."""
         manifest = self.plugin.manifest
         self._launch = prepared = launch.prepare(self.plugin, self._site, name=manifest.name[:20], variables={})
-        limits = launch.deadlines(manifest, with_time_limits=False)
+        limits = launch.shared_of(self.plugin, self._site).idle_deadlines
         try:
             self._child = await launch.start(
-                lambda: Child(prepared.command, limits, receive=self._receive, ended=self._on_process_end)
+                lambda: self._site.child(prepared.command, limits, receive=self._receive, ended=self._on_process_end)
             )
         except BaseException:
             prepared.remove_work_directory()
@@ -190,6 +212,7 @@ class Worker:
     def take(self) -> None:
         """A run has chosen it."""
         self._is_taken = True
+        self.is_reserved = False
         if self._idle_timer is not None:
             self._idle_timer.cancel()
 
@@ -201,7 +224,13 @@ class Worker:
         self.idle_since = self._loop.time()
         self._last_words = b""
         idle_exit_seconds = self.plugin.manifest.worker.idle_exit_seconds
-        self._idle_timer = self._loop.call_later(idle_exit_seconds, self.retire)
+        self._idle_timer = self._loop.call_later(idle_exit_seconds, self._retire_unused)
+
+    def _retire_unused(self) -> None:
+        if self.is_reserved:  # a task is on its way
+            self._idle_timer = self._loop.call_later(_RESERVED_SECONDS, self._retire_unused)
+        else:
+            self.retire()
 
     def retire(self) -> None:
         """Let it end: end of file, and if it does not, the stop signal after the grace."""
@@ -262,7 +291,7 @@ class Worker:
         )
         self.tasks += 1
         self._hands = hands = _Hands(self, listener, line_size=len(line))
-        self._child.limit(launch.deadlines(manifest))
+        self._child.limit(launch.shared_of(self.plugin, self._site).deadlines)
         self._child.write(line, close=False)
         return hands.ended
 
@@ -296,7 +325,7 @@ class Worker:
         self._child.read_output()  # rule 2
         self._hands = None
         if self._child.is_running:
-            self._child.limit(launch.deadlines(self.plugin.manifest, with_time_limits=False))
+            self._child.limit(launch.shared_of(self.plugin, self._site).idle_deadlines)
         hands.end_done(exit_code)
 
     def _break(self, message: str) -> None:
@@ -361,16 +390,18 @@ class _Hands:
 class WorkerExecution:
     """One task in a worker process (see `execution.Execution`)."""
 
-    def __init__(self, plugin: Plugin, pool: WorkerPool, assignment: Assignment) -> None:
+    def __init__(self, plugin: Plugin, pool: WorkerPool, assignment: Assignment, worker: Worker | None = None) -> None:
+        """`worker`: one that was reserved for it; else `prepare` gets one."""
         self._plugin = plugin
         self._pool = pool
         self._assignment = assignment
-        self._worker: Worker | None = None
+        self._worker = worker
+        if worker is not None:
+            worker.take()
 
     @property
     def process_facts(self) -> dict[str, Any]:
-        worker = self._worker
-        return {} if worker is None else {"pid": worker.pid, "worker": worker.number}
+        return {} if self._worker is None else self._worker.facts
 
     @property
     def work_directory(self) -> str | None:
@@ -384,7 +415,10 @@ class WorkerExecution:
             self._pool.release(self._worker)
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        assert self._worker is not None
+        if self._worker is None or not self._worker.can_take_task:  # the one that was reserved has died meanwhile
+            self.abandon()
+            self._worker = None
+            self._worker = await self._pool.acquire(self._plugin)
         ended = self._worker.hand_over(task_line, self._assignment, listener)
         ended.add_done_callback(lambda _: self.abandon())
         return ended

@@ -15,7 +15,9 @@ import pytest
 
 from disbatch_host.process import child as child_module
 from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
-from disbatch_host.process.spawn import Command, StartError, close_others_on_exec
+from disbatch_host.process.poller import Poller
+from disbatch_host.process.spawn import Command, Environment, StartError, close_others_on_exec
+from disbatch_host.process.spawner import Spawner
 from helpers.processes import assert_group_is_gone, descriptors
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -62,12 +64,15 @@ def run(
             if when is not None:
                 when(child, stream, data)
 
-        command = Command(argv=argv, directory=directory, environment=ENVIRONMENT, limits=limits or {})
-        child = Child(command, deadlines or Deadlines(), receive=receive, ended=ended.set_result)
-        child.start()
+        poller, spawner = Poller(), Spawner()
+        command = Command(argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {})
+        child = Child(command, deadlines or Deadlines(), poller, spawner, receive=receive, ended=ended.set_result)
+        await child.start()
         child.write(stdin, close=True)
         end = await asyncio.wait_for(ended, 60)
         assert_group_is_gone(child.pid)
+        poller.close()
+        spawner.close()
         return Seen(end, {stream: b"".join(blocks) for stream, blocks in output.items()})
 
     return asyncio.run(perform())

@@ -72,7 +72,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
             {
                 "command": list(command.argv),
                 "directory": str(command.directory),
-                "environment": dict(command.environment),
+                "environment": dict(command.environment.variables),
                 "stdin": shown.stdin,
                 "faults": [str(fault) for fault in faults],
             }
@@ -80,7 +80,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
     else:
         click.echo(f"command    {shlex.join(command.argv)}")
         click.echo(f"directory  {command.directory}")
-        for number, (name, value) in enumerate(sorted(command.environment.items())):
+        for number, (name, value) in enumerate(sorted(command.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
         for number, line in enumerate(shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")

@@ -108,11 +108,11 @@ def _create(store: Store, queue: Queue, batch: Sequence[Mapping[str, Any]]) -> l
 
 
 def _print_created(store: Store, documents: Sequence[Document]) -> None:
+    if not common.wants_json():
+        click.echo("\n".join([str(document["_id"]) for document in documents]))
+        return
     for document in documents:
-        if common.wants_json():
-            render.print_json(document, store.extended_json)
-        else:
-            click.echo(document["_id"])
+        render.print_json(document, store.extended_json)
 
 
 # --- list and show

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import signal
 import struct
@@ -27,7 +28,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from disbatch_host.process.spawn import Command, StartError, spawn
+from disbatch_host.process.poller import Poller
+from disbatch_host.process.spawn import Command, StartError
+from disbatch_host.process.spawner import Spawner
 
 READ_SIZE = 2**16  # bytes a read: what a pipe holds by default
 BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
@@ -95,6 +98,8 @@ class Child:
         self,
         command: Command,
         deadlines: Deadlines,
+        poller: Poller,
+        spawner: Spawner,
         *,
         receive: Callable[[Stream, bytes], None],
         ended: Callable[[ProcessEnd], None],
@@ -102,6 +107,8 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._command = command
         self._deadlines = deadlines
+        self._poller = poller
+        self._spawner = spawner
         self._receive = receive
         self._ended = ended
         self.pid = 0
@@ -109,6 +116,7 @@ class Child:
         self._stdin = -1
         self._to_write = memoryview(b"")
         self._close_stdin_when_written = False
+        self._is_stdin_watched = False
         self._stdin_unread = False
         self._stdin_left_bytes = 0
         self._pipes: dict[int, _Pipe] = {}
@@ -123,25 +131,23 @@ class Child:
         self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
         self._is_over = False
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start the program. Raises StartError, with nothing left open, where it cannot be."""
-        try:
-            host_side, child_side = _open_pipes(self._command)
-        except OSError as error:
-            raise StartError(f"cannot make pipes for it: {error.strerror}", errno=error.errno) from error
-        try:
-            self.pid = spawn(self._command, child_side)
-        except BaseException:
-            for descriptor in host_side:
-                os.close(descriptor)
-            raise
-        finally:
-            for descriptor in child_side:
-                os.close(descriptor)
+        async with self._spawner.turn:
+            try:
+                host_side, child_side = _open_pipes(self._command)
+            except OSError as error:
+                raise StartError(f"cannot make pipes for it: {error.strerror}", errno=error.errno) from error
+            try:
+                self.pid = await self._spawner.spawn(self._command, child_side)
+            except BaseException:
+                for descriptor in host_side:
+                    os.close(descriptor)
+                raise
         self._stdin = host_side[0]
         for descriptor, stream in zip(host_side[1:], Stream, strict=True):
             self._pipes[descriptor] = pipe = _Pipe(stream, descriptor)
-            self._loop.add_reader(descriptor, self._on_readable, pipe)
+            self._poller.watch_readable(descriptor, functools.partial(self._on_readable, pipe))
         self._watch_leader()
         self.limit(self._deadlines)
 
@@ -183,8 +189,9 @@ class Child:
         self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
         self._close_stdin_when_written = close
         self._on_writable()  # most documents fit into the pipe at once
-        if self._stdin >= 0 and self._to_write:
-            self._loop.add_writer(self._stdin, self._on_writable)
+        if self._stdin >= 0 and self._to_write and not self._is_stdin_watched:
+            self._is_stdin_watched = True
+            self._poller.watch_writable(self._stdin, self._on_writable)
 
     def _on_writable(self) -> None:
         try:
@@ -197,16 +204,21 @@ class Child:
                 raise
             # It does not want its stdin; that is its right (plugin contract).
             self._stdin_unread = True
+            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
             self._close_stdin()
             return
-        self._loop.remove_writer(self._stdin)
+        self._forget_stdin()
         if self._close_stdin_when_written:
             self._close_stdin()
 
+    def _forget_stdin(self) -> None:
+        if self._is_stdin_watched:
+            self._is_stdin_watched = False
+            self._poller.forget(self._stdin)
+
     def _close_stdin(self) -> None:
         if self._stdin >= 0:
-            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
-            self._loop.remove_writer(self._stdin)
+            self._forget_stdin()
             os.close(self._stdin)
             self._stdin = -1
             self._to_write = memoryview(b"")
@@ -229,7 +241,7 @@ class Child:
 
     def _close_pipe(self, pipe: _Pipe) -> None:
         del self._pipes[pipe.descriptor]
-        self._loop.remove_reader(pipe.descriptor)
+        self._poller.forget(pipe.descriptor)
         os.close(pipe.descriptor)
 
     def read_output(self) -> None:
@@ -294,7 +306,7 @@ class Child:
         except OSError:
             self._look_at_leader()
         else:
-            self._loop.add_reader(self._pidfd, self._on_leader_end)
+            self._poller.watch_readable(self._pidfd, self._on_leader_end)
 
     def _look_at_leader(self) -> None:
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -304,14 +316,16 @@ class Child:
 
     def _on_leader_end(self) -> None:
         if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
+            self._poller.forget(self._pidfd)
         result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # rule 3: look, do not reap
         assert result is not None
         self._leader_status = (result.si_code, result.si_status)
         self._cancel_timers()
         if self._to_write:
             self._stdin_unread = True
-        self._close_stdin()
+        if self._stdin >= 0:
+            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
+            self._close_stdin()
         self._read_what_is_there()
         if self._pipes:
             self._drain_timer = self._loop.call_later(DRAIN_SECONDS, self._finish)

@@ -80,13 +80,37 @@ class Account:
     groups: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The variables of a program. Programs of one plugin share nearly all of them, so they are encoded once."""
+
+    variables: Mapping[str, str] = field(repr=False)
+    encoded: tuple[bytes, ...] = field(repr=False)  # as exec takes them: NAME=value
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> Environment:
+        """An environment of these variables."""
+        return cls(dict(variables), _encoded(variables))
+
+    def extended(self, more: Mapping[str, str]) -> Environment:
+        """With these as well; what is there under the same name is replaced."""
+        variables = {**self.variables, **more}
+        if len(variables) != len(self.variables) + len(more):
+            return Environment.of(variables)
+        return Environment(variables, self.encoded + _encoded(more))
+
+
+def _encoded(variables: Mapping[str, str]) -> tuple[bytes, ...]:
+    return tuple([os.fsencode(f"{name}={value}") for name, value in variables.items()])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """What to start."""
 
     argv: Sequence[str]  # argv[0] is the path of the program
     directory: Path
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Environment = field(repr=False)
     limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
     account: Account | None = None
 
@@ -172,8 +196,8 @@ def _spawn_by_posix_spawn(library: ctypes.CDLL, command: Command, descriptors: t
             library.posix_spawn_file_actions_adddup2(actions, source, target)
         directory = os.fsencode(command.directory)
         library.posix_spawn_file_actions_addchdir_np(actions, directory)
-        argv = _c_strings([os.fsencode(word) for word in command.argv])
-        environment = _c_strings([os.fsencode(f"{name}={value}") for name, value in command.environment.items()])
+        argv = _c_words(tuple(command.argv))
+        environment = _c_strings(command.environment.encoded)
         pid = ctypes.c_int()
         failure: int = library.posix_spawn(
             ctypes.byref(pid), os.fsencode(command.argv[0]), actions, _attributes(), argv, environment
@@ -185,8 +209,13 @@ def _spawn_by_posix_spawn(library: ctypes.CDLL, command: Command, descriptors: t
     return pid.value
 
 
-def _c_strings(words: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
-    if any(b"\0" in word for word in words):
+@lru_cache(maxsize=256)
+def _c_words(words: tuple[str, ...]) -> ctypes.Array[ctypes.c_char_p]:
+    return _c_strings([os.fsencode(word) for word in words])
+
+
+def _c_strings(words: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    if b"\0" in b"".join(words):
         raise ValueError("an argument or environment value holds a NUL byte")
     return (ctypes.c_char_p * (len(words) + 1))(*words, None)
 
@@ -217,7 +246,7 @@ def _spawn_by_fork(command: Command, descriptors: tuple[int, int, int, int]) -> 
         stdout=stdout,
         stderr=stderr,
         cwd=command.directory,
-        env=dict(command.environment),
+        env=dict(command.environment.variables),
         pass_fds=(EVENT_DESCRIPTOR,),
         start_new_session=True,
         preexec_fn=prepare,  # noqa: PLW1509  (see the comment inside)

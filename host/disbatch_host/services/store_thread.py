@@ -6,8 +6,9 @@ change was carried out; keeping what could not be written while the store is awa
 Rules:
 1. The store is used by this thread alone. Everything goes in through `record` and `call`, from the event loop, and
    comes back to the event loop.
-2. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
-3. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
+2. While nothing is to be done, the thread looks now and then whether others have written (`Store.written_by_others`).
+3. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
+4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
    the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
    decides.
 """
@@ -15,11 +16,14 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,6 +37,8 @@ Result = TypeVar("Result")
 
 _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
+_TURN_SECONDS = 0.001  # from the beginning of a turn to that of the next; an idle node has none to wait for
+_WATCH_SECONDS = 0.01  # between two looks whether others have written: some 20 µs each
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reach a store that is away
 
 
@@ -51,17 +57,24 @@ class _Record:
 class _Call:
     function: Callable[[Store], Any]
     answer: asyncio.Future[Any] = field(repr=False)
+    after: int  # not before so many records have their answers
 
 
 class StoreThread:
     """The store behind a queue of changes and calls. Made and used in the thread of the event loop."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, on_change: Callable[[], None] | None = None) -> None:
+        """`on_change` is called in the event loop when somebody else has written, where the store can tell."""
         self._store = store
+        self._on_change = on_change
+        self._can_tell = on_change is not None
         self._loop = asyncio.get_running_loop()
-        self._condition = threading.Condition()
-        self._records: deque[_Record] = deque()
+        self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: look around
+        self._records: deque[_Record] = deque()  # taken out of the inbox, not written yet
         self._calls: deque[_Call] = deque()
+        self._recorded = 0  # how many records have been handed in, ever
+        self._answered = 0  # how many of them have their answer
+        self._last_turn = 0.0
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
@@ -73,67 +86,114 @@ class StoreThread:
     def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
         """Write a change and the pieces before it. The future says True once that is durable, False where the change
         was refused (somebody else owns the task by now), or raises StoreError where the store will never take it."""
-        return self._submit(self._records, _Record(change, chunks, self._loop.create_future()))
+        self._recorded += 1
+        return self._submit(_Record(change, chunks, self._loop.create_future()))
 
-    def call(self, function: Callable[[Store], Result]) -> asyncio.Future[Result]:
-        """Call something with the store. The future raises what the call raises."""
-        return self._submit(self._calls, _Call(function, self._loop.create_future()))
+    def call(self, function: Callable[[Store], Result], *, after_records: bool = False) -> asyncio.Future[Result]:
+        """Call something with the store. `after_records`: when everything that was recorded before is written, and not
+        at all where that is not possible now; else with the next batch. The future raises what the call raises."""
+        after = self._recorded if after_records else 0
+        return self._submit(_Call(function, self._loop.create_future(), after))
 
     def give_up(self) -> None:
         """From now on, what cannot be written at the next attempt fails instead of being tried again."""
-        with self._condition:
-            self._give_up = True
-            self._condition.notify()
+        self._give_up = True
+        self._inbox.put(None)
 
     async def stop(self) -> None:
         """End the thread after everything that was handed in has been done, or has failed at one more attempt."""
+        self._is_stopping = True
         self.give_up()
-        with self._condition:
-            self._is_stopping = True
-            self._condition.notify()
         if self._thread.is_alive():
             await self._loop.run_in_executor(None, self._thread.join)
 
-    def _submit(self, queue: deque[Any], item: Any) -> asyncio.Future[Any]:
-        with self._condition:
-            if self._is_stopping:
-                item.answer.set_exception(StoreUnreachableError("the store is closed: the node has stopped"))
-            else:
-                queue.append(item)
-                self._condition.notify()
-        answer: asyncio.Future[Any] = item.answer
-        return answer
+    def _submit(self, item: _Record | _Call) -> asyncio.Future[Any]:
+        if self._is_stopping:
+            item.answer.set_exception(StoreUnreachableError("the store is closed: the node has stopped"))
+        else:
+            self._inbox.put(item)
+        return item.answer
 
     # --- in the thread
 
     def _work(self) -> None:
         pause_seconds = _FIRST_RETRY_SECONDS
         while True:
-            with self._condition:
-                while not (self._records or self._calls or self._is_stopping):
-                    self._condition.wait()
-                if not self._records and not self._calls:
+            self._take_in(wait=not self._records)
+            self._look_for_changes()
+            if not self._records and not self._calls:
+                if self._is_stopping:
                     return
-                batch = self._take_batch()
-                calls = list(self._calls)
+                continue
+            self._gather()
+            batch = self._take_batch()
+            is_written = not batch or self._write_with_calls(batch) or self._write(batch)
+            if is_written:
+                self._answered += len(batch)
+            self._carry_out(self._take_calls_due(), is_away=not is_written)
+            if not is_written:
+                self._fail(self._calls, StoreUnreachableError("what was recorded before could not be written"))
                 self._calls.clear()
-            is_written = not batch or self._write(batch)
-            self._carry_out(calls, is_away=not is_written)
             if is_written:
                 pause_seconds = _FIRST_RETRY_SECONDS
-                continue
-            with self._condition:
-                if self._give_up:
-                    log.error(
-                        "%d changes could not be written before the node stopped", len(batch) + len(self._records)
-                    )
-                    self._fail([*batch, *self._records], StoreUnreachableError("the store could not be reached"))
-                    self._records.clear()
-                    continue
+            elif self._give_up:
+                log.error("%d changes could not be written before the node stopped", len(batch) + len(self._records))
+                self._fail([*batch, *self._records], StoreUnreachableError("the store could not be reached"))
+                self._answered += len(batch) + len(self._records)
+                self._records.clear()
+            else:
                 self._records.extendleft(reversed(batch))
-                # Not woken by new records: they could not be written either. A stop or a call ends the pause.
-                self._condition.wait_for(lambda: self._give_up or bool(self._calls), timeout=pause_seconds)
+                self._pause(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LAST_RETRY_SECONDS)
+
+    def _take_in(self, *, wait: bool) -> None:
+        """Everything that is in the inbox; where nothing is and `wait`, the first thing that comes."""
+        try:
+            item = self._inbox.get(wait, _WATCH_SECONDS if self._can_tell else None)
+            while True:
+                if isinstance(item, _Record):
+                    self._records.append(item)
+                elif item is not None:
+                    self._calls.append(item)
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _look_for_changes(self) -> None:
+        if self._can_tell and self._on_change is not None:
+            has_changed = self._store.written_by_others()
+            self._can_tell = has_changed is not None
+            if has_changed:
+                self._post(self._on_change)
+
+    def _gather(self) -> None:
+        """While there is much to do, let a moment pass between two turns: a commit costs about the same for one change
+        as for five."""
+        left = self._last_turn + _TURN_SECONDS - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+            self._take_in(wait=False)
+        self._last_turn = time.monotonic()
+
+    def _take_calls_due(self, written: int = 0) -> list[_Call]:
+        """The calls that may be carried out when `written` more records are."""
+        answered = self._answered + written
+        due = [call for call in self._calls if call.after <= answered]
+        self._calls = deque([call for call in self._calls if call.after > answered])
+        return due
+
+    def _pause(self, seconds: float) -> None:
+        """Until the next attempt. Not cut short by new records, which could not be written either, but by a call or by
+        the wish to give up."""
+        deadline = time.monotonic() + seconds
+        while not self._give_up and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                item = self._inbox.get(timeout=left)
+                if isinstance(item, _Record):
+                    self._records.append(item)
+                elif item is not None:
+                    self._calls.append(item)
+                    return
 
     def _take_batch(self) -> list[_Record]:
         batch: list[_Record] = []
@@ -144,10 +204,29 @@ class StoreThread:
             batch.append(record)
         return batch
 
+    def _write_with_calls(self, batch: list[_Record]) -> bool:
+        """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
+        where it was not possible: then it is to be done one after the other, which finds out why."""
+        calls = self._take_calls_due(len(batch)) if any(call.after for call in self._calls) else []
+        if not calls:
+            return False
+        try:
+            with self._store.together():
+                answers = self._commit(batch)
+                results = [call.function(self._store) for call in calls]
+        except Exception as error:  # whatever it is, it comes again where it can be told apart
+            log.debug("a batch was not written together with its calls: %s", error)
+            self._calls.extendleft(reversed(calls))
+            return False
+        answers += [(call.answer, result) for call, result in zip(calls, results, strict=True)]
+        self._post(functools.partial(_set_results, answers))
+        self._note_presence()
+        return True
+
     def _write(self, batch: list[_Record]) -> bool:
         """Whether every record of the batch has its answer; False: the store is away, nothing has one."""
         try:
-            self._commit(batch)
+            self._post(functools.partial(_set_results, self._commit(batch)))
         except StoreUnreachableError as error:
             if not self.is_away:
                 log.warning("the store is away, running tasks go on and what they say is kept: %s", error)
@@ -161,21 +240,19 @@ class StoreThread:
         except Exception as error:  # a defect: the run must hear of it, and the thread must go on for the others
             log.exception("a change could not be written")
             self._fail(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
+        self._note_presence()
+        return True
+
+    def _note_presence(self) -> None:
         if self.is_away:
             log.warning("the store is back")
         self.is_away = False
-        return True
 
-    def _commit(self, batch: list[_Record]) -> None:
+    def _commit(self, batch: list[_Record]) -> list[tuple[asyncio.Future[Any], Any]]:
+        """The answers to the records of a batch, in their order."""
         changes = [record.change for record in batch if record.change is not None]
         refused = self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
-        answers = [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
-
-        def tell() -> None:
-            for answer, is_accepted in answers:
-                _set_result(answer, is_accepted)
-
-        self._post(tell)
+        return [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
 
     def _carry_out(self, calls: Sequence[_Call], *, is_away: bool) -> None:
         for number, call in enumerate(calls):
@@ -190,10 +267,10 @@ class StoreThread:
             except Exception as error:
                 self._post(functools.partial(_set_exception, [call.answer], error))
             else:
-                self._post(functools.partial(_set_result, call.answer, result))
+                self._post(functools.partial(_set_results, [(call.answer, result)]))
 
-    def _fail(self, records: Sequence[_Record], error: StoreError) -> None:
-        self._post(functools.partial(_set_exception, [record.answer for record in records], error))
+    def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:
+        self._post(functools.partial(_set_exception, [item.answer for item in items], error))
 
     def _post(self, callback: Callable[[], Any]) -> None:
         try:
@@ -202,9 +279,10 @@ class StoreThread:
             log.debug("an answer of the store came after the event loop had ended")
 
 
-def _set_result(answer: asyncio.Future[Any], result: Any) -> None:
-    if not answer.done():  # cancelled while it waited
-        answer.set_result(result)
+def _set_results(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for answer, result in answers:
+        if not answer.done():  # cancelled while it waited
+            answer.set_result(result)
 
 
 def _set_exception(answers: Sequence[asyncio.Future[Any]], error: Exception) -> None:

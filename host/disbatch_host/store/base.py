@@ -16,7 +16,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -33,7 +34,10 @@ from disbatch_host.model import (
     TaskId,
 )
 
-SCHEMA_VERSION = 1  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
+SCHEMA_VERSION = 2  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
+
+
+Begin = Callable[[Task], RunChange | None]  # what is to be written of a task as soon as it is claimed, if anything
 
 
 class Watcher(Protocol):
@@ -62,6 +66,10 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of everything. Closing twice is fine."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """What is written in the block is one commit where the store can do that (SQLite): durable when the block has
+        ended, and not written at all where an exception ends it. Elsewhere each write is by itself, as without it."""
 
     def now(self) -> datetime:
         """The time by the store's clock: one clock for all nodes, whatever their own say."""
@@ -139,10 +147,15 @@ class Store(Protocol):
     def waiting_queues(self) -> set[QueueId]:
         """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
 
-    def claim(self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str) -> list[Task]:
+    def claim(
+        self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str, begin: Begin | None = None
+    ) -> list[Task]:
         """Claim up to n Created, unclaimed tasks of each queue, in their order (priority, then creation): status
         CLAIMED, `node`, `mtime`, and `claim` = {token, at}. No other node can get the same ones. Returns what was
-        got, as it is after the claim, in that order. `token` is fresh for each call."""
+        got, as it is after the claim, in that order. `token` is fresh for each call.
+
+        `begin` is asked for each task that was got; the change that it gives, which leaves CLAIMED, is carried out
+        before this returns, with the claim or right after it. A task for which that was refused is not returned."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
@@ -159,7 +172,13 @@ class Store(Protocol):
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before`."""
 
-    def watch(self) -> Watcher: ...
+    def written_by_others(self) -> bool | None:
+        """Whether anybody else has written since the last call: cheap enough to be asked a hundred times a second.
+        None where the store cannot tell; then `watch` does. Never raises."""
+
+    def watch(self, *, ends: bool = True) -> Watcher:
+        """Made here, used by a thread of its own. `ends`: wakes at the ends of tasks as well, for who waits for them;
+        else only for what may give a node something to do."""
 
     def extended_json(self, value: object) -> object:
         """The relaxed Extended JSON of a value of a type that only this store knows; TypeError for any other."""

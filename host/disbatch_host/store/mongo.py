@@ -69,7 +69,7 @@ from disbatch_host.model import (
     TaskId,
     whole_number,
 )
-from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.base import SCHEMA_VERSION, Begin
 from disbatch_host.store.open import redact
 from disbatch_protocol.status import Status
 
@@ -215,6 +215,9 @@ class MongoStore:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()  # transactions are for replica sets only, and cost more than they save here
 
     def now(self) -> datetime:
         if self._clock.monotonic() - self._server_asked > CLOCK_SECONDS:
@@ -412,7 +415,9 @@ class MongoStore:
             waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
         return {queue for queue in waiting if _is_usable(queue)}
 
-    def claim(self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str) -> list[Task]:
+    def claim(
+        self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str, begin: Begin | None = None
+    ) -> list[Task]:
         """The spec's second way, in batches: find, update those still free with a mark, read back what carries it.
 
         A task without priority counts as 0. Where another node was faster, what is missing is picked at random from
@@ -436,7 +441,12 @@ class MongoStore:
                 open_places = [place for place, ids in found.items() if any(task_id not in won for task_id in ids)]
                 if not open_places:
                     break
-        return list(itertools.chain.from_iterable(got))
+        tasks = list(itertools.chain.from_iterable(got))
+        if begin is None:
+            return tasks
+        changes = {task.id: change for task in tasks if (change := begin(task)) is not None}
+        refused = self.commit(list(changes.values()))
+        return [task for task in tasks if task.id not in changes or changes[task.id].key not in refused]
 
     def _waiting_ids(self, queue: QueueId, count: int) -> list[TaskId]:
         """The first of a queue that are free, a missing priority being 0."""
@@ -595,34 +605,36 @@ class MongoStore:
                     return True
         return False
 
-    def watch(self) -> MongoWatcher:
-        return MongoWatcher(self._connect, self._database_name)
+    def written_by_others(self) -> None:
+        return None
+
+    def watch(self, *, ends: bool = True) -> MongoWatcher:
+        return MongoWatcher(self._connect, self._database_name, ends=ends)
 
 
 class MongoWatcher:
     """A change stream over tasks that become claimable, queues, and the ends of tasks; used by its own thread."""
 
-    # What wakes: something to claim, something that has ended (who waits for it), a queue that has changed. The steps
-    # in between, and heartbeats, wake nobody.
-    _PIPELINE: Sequence[Document] = (
-        {
-            "$match": {
-                "$or": [
-                    {"ns.coll": "queues"},
-                    {"ns.coll": "tasks", "operationType": {"$in": ["insert", "delete"]}},
-                    {
-                        "ns.coll": "tasks",
-                        "operationType": "update",
-                        "updateDescription.updatedFields.status": {"$nin": [None, *_IN_HAND]},
-                    },
-                    {"ns.coll": "tasks", "operationType": "replace"},
-                ]
-            }
-        },
-        {"$project": {"_id": 1}},
-    )
-
-    def __init__(self, connect: Any, database_name: str) -> None:
+    def __init__(self, connect: Any, database_name: str, *, ends: bool) -> None:
+        # What wakes: something to claim, something that has ended where that is asked for, a queue that has changed.
+        # The steps in between, and heartbeats, wake nobody.
+        wanted: Any = {"$nin": [None, *_IN_HAND]} if ends else int(Status.CREATED)
+        self._pipeline: Sequence[Document] = (
+            {
+                "$match": {
+                    "$or": [
+                        {"ns.coll": "queues"},
+                        {"ns.coll": "tasks", "operationType": {"$in": ["insert", "delete", "replace"]}},
+                        {
+                            "ns.coll": "tasks",
+                            "operationType": "update",
+                            "updateDescription.updatedFields.status": wanted,
+                        },
+                    ]
+                }
+            },
+            {"$project": {"_id": 1}},
+        )
         self._connect = connect
         self._database_name = database_name
         self._client: pymongo.MongoClient[Document] | None = None
@@ -677,7 +689,7 @@ class MongoWatcher:
         self._client = self._connect()
         database = self._client[self._database_name]
         # The server answers after so long where nothing happens: how soon `close` and a timeout are seen.
-        self._stream = database.watch(list(self._PIPELINE), max_await_time_ms=250)
+        self._stream = database.watch(list(self._pipeline), max_await_time_ms=250)
 
     def _has_change(self) -> bool:
         if self._stream.try_next() is None:

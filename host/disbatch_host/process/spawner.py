@@ -1,0 +1,102 @@
+"""Threads that start programs, so that the event loop does not stand still while the kernel does it.
+
+Responsible for: `spawn` in another thread, and its answer in the event loop. Must not know: what is started.
+
+Whoever starts a program waits until it has begun to run: some 0.3 ms where a core is free for it, many times that where
+none is. The interpreter's lock is not held meanwhile, so the event loop can read what others say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections import deque
+
+from disbatch_host.process.spawn import Command, spawn
+
+_THREADS = 2  # the rest of the time belongs to the programs
+
+
+class Spawner:
+    """Made anywhere, used in the thread of one event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wanted: queue.SimpleQueue[_Start | None] = queue.SimpleQueue()
+        self._done: deque[tuple[_Start, int | BaseException]] = deque()
+        self._is_told = False  # the event loop will look at `_done`
+        self._threads: list[threading.Thread] = []
+        # Held from before the pipes are made until the program has its ends: so many starts at once, and no more, have
+        # twice as many descriptors open as they will need.
+        self.turn = asyncio.Semaphore(2 * _THREADS)
+
+    def spawn(self, command: Command, descriptors: tuple[int, int, int, int]) -> asyncio.Future[int]:
+        """See `spawn.spawn`: the future gives the pid, or raises StartError. The descriptors are closed here, when the
+        program has them. A program whose future was cancelled meanwhile is killed at once."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        if len(self._threads) < _THREADS:
+            thread = threading.Thread(target=self._work, args=(self._loop,), name="spawner", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        start = _Start(command, descriptors, self._loop.create_future())
+        self._wanted.put(start)
+        return start.answer
+
+    def close(self) -> None:
+        """End the threads. Closing twice is fine."""
+        for _ in self._threads:
+            self._wanted.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._loop = None
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        while (start := self._wanted.get()) is not None:
+            result: int | BaseException
+            try:
+                result = spawn(start.command, start.descriptors)
+            except BaseException as error:
+                result = error
+            for descriptor in start.descriptors:
+                os.close(descriptor)
+            self._done.append((start, result))
+            if not self._is_told:  # two threads that both find it so tell it twice, which does no harm
+                self._is_told = True
+                try:
+                    loop.call_soon_threadsafe(self._answer)
+                except RuntimeError:  # the event loop has ended
+                    self._answer()
+
+    def _answer(self) -> None:
+        self._is_told = False
+        while self._done:
+            start, result = self._done.popleft()
+            if isinstance(result, BaseException):
+                if not start.answer.done():
+                    start.answer.set_exception(result)
+            elif not start.answer.done():
+                start.answer.set_result(result)
+            else:
+                _kill(result)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+class _Start:
+    __slots__ = ("answer", "command", "descriptors")
+
+    def __init__(self, command: Command, descriptors: tuple[int, int, int, int], answer: asyncio.Future[int]) -> None:
+        self.command = command
+        self.descriptors = descriptors
+        self.answer = answer
