@@ -33,6 +33,7 @@ _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _TAIL_IN_MEMORY_MAX = 2**20  # bytes of tail that are held in memory before a spool file takes it
 _GAP_LINE_MAX = 512  # bytes that the line about a gap may need
+_UNSPOOLED_MAX = 2**20 + 2 * _GAP_LINE_MAX  # bytes: of a tail in memory nothing is lost, whatever the disk does
 _TAIL_BLOCK = 2**20  # bytes of the tail that are decoded at a time
 
 
@@ -48,6 +49,7 @@ class OutputStream:
         self._inline = bytearray()  # valid UTF-8
         self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
         self._spool_size = 0
+        self._unspooled = bytearray()  # the end of the text where no disk takes it any more
         self._taken = 0  # bytes of the spool that `take_chunks` has given out
         self._chunk_number = 0
         self._ends_with_newline = True
@@ -66,7 +68,7 @@ class OutputStream:
     @property
     def pending_chunk_bytes(self) -> int:
         """How much waits to be taken as pieces."""
-        return self._spool_size - self._taken
+        return self._spool_size + len(self._unspooled) - self._taken
 
     def feed(self, data: bytes) -> None:
         """More of the stream, any block of bytes."""
@@ -94,14 +96,19 @@ class OutputStream:
         if self.dropped_bytes:
             if self._decoder is not None:
                 self._decoder.reset()  # a character that the gap cuts is part of the gap
-            if self._spool_fault is not None and self._spool is None:
+            if self._spool_fault is not None:
                 self._make_room_for_gap_line()
             self._keep_clean(self._gap_line().encode())
+        dropped_before = self.dropped_bytes
         if self._tail is not None:
             for number, block in enumerate(self._tail.blocks()):
                 self._keep(_from_first_character(block) if number == 0 and missing else block)
-            self._tail.close()
         self._keep(b"", final=True)
+        if self.dropped_bytes > dropped_before:  # the disk is full only now
+            self._make_room_for_gap_line()
+            self._keep_clean(self._gap_line().encode())
+        if self._tail is not None:
+            self._tail.close()
 
     def inline_text(self) -> str:
         """What belongs into the document now: all of it, or its first 1 MiB."""
@@ -110,8 +117,8 @@ class OutputStream:
     def last_lines(self, lines: int, max_bytes: int) -> str:
         """The last lines that are at hand, for an error message. Before `finish` only of what the document holds."""
         if self._spool is not None:
-            start = max(0, self._spool_size - max_bytes)
-            recent = os.pread(self._spool.fileno(), max_bytes, start)
+            size = self._spool_size + len(self._unspooled)
+            recent = self._read_spool(max_bytes, max(0, size - max_bytes))
         else:
             recent = bytes(self._inline[-max_bytes:])
         text = recent.decode("utf-8", "ignore")
@@ -126,7 +133,7 @@ class OutputStream:
             size = min(OUTPUT_CHUNK_SIZE, self.pending_chunk_bytes)
             if size == 0 or (size < OUTPUT_CHUNK_SIZE and not self._is_finished):
                 break
-            chunks.append((self._chunk_number, os.pread(self._spool.fileno(), size, self._taken)))
+            chunks.append((self._chunk_number, self._read_spool(size, self._taken)))
             self._chunk_number += 1
             self._taken += size
             taken += size
@@ -181,37 +188,52 @@ class OutputStream:
     def _open_spool(self) -> bool:
         if self._spool_fault is not None:
             return False
+        spool = None
         try:
-            self._spool = _temporary_file(self._spool_directory)
-            self._write_spool(bytes(self._inline))
+            spool = _temporary_file(self._spool_directory)
+            _write_all(spool.fileno(), bytes(self._inline), 0)
         except OSError as error:
-            self._spool = None
+            if spool is not None:
+                spool.close()
             self._lose_spool(error)
-        return self._spool is not None
+            return False
+        self._spool = spool
+        self._spool_size = len(self._inline)
+        return True
+
+    def _read_spool(self, size: int, position: int) -> bytes:
+        assert self._spool is not None
+        data = os.pread(self._spool.fileno(), min(size, max(0, self._spool_size - position)), position)
+        start = position + len(data) - self._spool_size
+        return data if len(data) == size else data + bytes(self._unspooled[start : start + size - len(data)])
 
     def _write_spool(self, clean: bytes) -> None:
         assert self._spool is not None
-        if self._spool_fault is not None and not self._is_finished:
-            self.dropped_bytes += len(clean)
-            return
-        try:
-            _write_all(self._spool.fileno(), clean, self._spool_size)
-        except OSError as error:
-            self.dropped_bytes += len(clean)
-            self._lose_spool(error)
+        if self._spool_fault is None:
+            try:
+                _write_all(self._spool.fileno(), clean, self._spool_size)
+                self._spool_size += len(clean)
+                return
+            except OSError as error:
+                self._lose_spool(error)
+        if self._is_finished and len(self._unspooled) + len(clean) <= _UNSPOOLED_MAX:
+            self._unspooled += clean
         else:
-            self._spool_size += len(clean)
+            self.dropped_bytes += len(clean)
 
     def _lose_spool(self, error: OSError) -> None:
         if self._spool_fault is None:
             self._spool_fault = error.strerror or str(error)
             log.error("output can no longer be kept on disk: %s", self._spool_fault)
-        self._head_left = 0
-        if self._tail is None:
-            self._tail = _Tail(0, self._spool_directory)
-        self._tail.discard()
+        if not self._is_finished:  # else the tail is being read just now
+            self._head_left = 0
+            if self._tail is None:
+                self._tail = _Tail(0, self._spool_directory)
+            self._tail.discard()
 
     def _make_room_for_gap_line(self) -> None:
+        if self._spool is not None:
+            return
         before = len(self._inline)
         del self._inline[INLINE_OUTPUT_MAX - _GAP_LINE_MAX :]
         _cut_to_characters(self._inline)

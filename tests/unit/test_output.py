@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import os
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -154,3 +157,42 @@ def test_memory_stays_small_while_a_gibibyte_passes() -> None:
     assert stream.dropped_bytes == 2**30 - 64 * MIB
     assert peak < 8 * MIB
     stream.close()
+
+
+class FullDisk:
+    """The file system of the spools, as far as this program's writes go: full after so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        self.left = size
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, descriptor: int, data: memoryview, position: int) -> int:
+        if self.left < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.left -= len(data)
+        return self._pwrite(descriptor, data, position)
+
+
+@pytest.mark.parametrize("room", [0, MIB // 2, MIB + 1, 3 * MIB, 5 * MIB, 7 * MIB, 9 * MIB])
+def test_a_disk_that_becomes_full_at_any_moment_costs_output_and_nothing_else(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a spool that could be opened but not written left `in_file` true with nothing in the file, and a disk
+    that became full in `finish` made it fail, which left the task Running."""
+    FullDisk(monkeypatch, room)
+    stream = OutputStream(max_bytes=6 * MIB)
+    written = b"".join(b"%09d\n" % number for number in range(MIB))
+    for start in range(0, len(written), 2**16):
+        stream.feed(written[start : start + 2**16])
+    stream.finish()
+    chunks = b"".join(data for _, data in stream.take_chunks(100 * MIB))
+    text = chunks if stream.is_in_file else stream.inline_text().encode()
+    summary = stream.summary()
+    assert summary["bytes"] == len(written) and 0 < summary["dropped_bytes"] < len(written)
+    assert text.startswith(written[: 10 * 1000]), "how it began is there"
+    said = re.search(rb"disbatch-host: (\d+) bytes of output are left out here \(the host could not keep it", text)
+    assert said is not None
+    kept = re.sub(rb"(?m)^disbatch-host: .*\n", b"", text)
+    assert len(written) - len(kept) <= summary["dropped_bytes"] <= len(written) - len(kept) + 2000
+    assert len(stream.inline_text().encode()) <= MIB
