@@ -96,10 +96,14 @@ def prepare(plugin: Plugin, site: LaunchSite, *, name: str, variables: Mapping[s
             work_directory = Path(tempfile.mkdtemp(prefix=f"disbatch-{name}-", dir=site.temporary_directory))
             if account is not None:
                 os.chown(work_directory, account.uid, account.gid)
-    except (OSError, KeyError) as error:
+    except OSError as error:
         if work_directory is not None:
             shutil.rmtree(work_directory, ignore_errors=True)
-        raise StartError(f"cannot be prepared: {error}", errno=getattr(error, "errno", None)) from error
+        where = site.temporary_directory
+        message = f"cannot be given a work directory in {where}: {error.strerror}"
+        raise StartError(message, errno=error.errno) from error
+    except KeyError as error:
+        raise StartError(f"cannot be started as the user that it names: {error.args[0]}") from error
     return Launch(
         command=command(plugin, site, account=account, work_directory=work_directory, variables=variables),
         work_directory=work_directory,

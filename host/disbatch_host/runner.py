@@ -76,7 +76,7 @@ class RunReport:
     result: RunResult
     conclusion: Conclusion | None = None
     why_not_started: str | None = None
-    is_machines_fault: bool = False  # it could not be started for want of descriptors, processes or memory
+    is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
     why_process_lost: str | None = None  # worker mode: its process ended by itself with the task in hand
 
 

@@ -53,6 +53,11 @@ _SIGNALS_TO_RESET = tuple(
 )
 
 
+_SHORTAGES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+)
+
+
 class StartError(PluginError):
     """A program could not be started; the message says which and why."""
 
@@ -67,8 +72,9 @@ class StartError(PluginError):
 
     @property
     def is_machines_fault(self) -> bool:
-        """No descriptor, process or memory was left: not this program's fault, and any other would fail as well."""
-        return self._errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+        """No descriptor, process, memory or room on a disk was left: not this program's fault, and any other would
+        fail as well."""
+        return self._errno in _SHORTAGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
