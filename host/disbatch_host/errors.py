@@ -64,8 +64,14 @@ class StoreUnreachableError(StoreError):
     """The store does not answer now; the same call may succeed later."""
 
 
+class StoreUnwritableError(StoreUnreachableError):
+    """The store is there but can take no write now (disk full, read-only, I/O error); somebody has to make room or
+    mend it, then the same call succeeds."""
+
+
 class StoreRefusedError(StoreError):
-    """The store answers and says no (rights, read-only, full, not a database); trying again changes nothing."""
+    """The store answers and says no (rights, a value that it does not take, not a database); trying again changes
+    nothing."""
 
 
 class StoreTooNewError(StoreError):

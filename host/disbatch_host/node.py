@@ -28,7 +28,7 @@ from typing import Any
 
 from disbatch_host import __version__, environment, machine, policy, run_document, runner
 from disbatch_host.clock import Clock, StoreClock, SystemClock
-from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError
+from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, NodeRecord, Queue, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
@@ -53,7 +53,7 @@ REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh inter
 CLAIM_SECONDS = 0.002  # how long a free place may wait for others to be filled with it
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
-SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process or memory left for a start
+SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process, memory or room left for a start
 START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
 
@@ -306,7 +306,6 @@ class Node:
             self._may_have_strays = True  # the claim may have been carried out, and its answer lost
             _give_back_reserved(all_reserved)
             return
-        self._is_store_trouble_said = False
         if refresh:
             self._last_refresh = self._loop.time()
             self._queues = result.queues
@@ -391,7 +390,8 @@ class Node:
         if reason is None:
             return
         if report.is_machines_fault:
-            log.error("this machine is short of something: %s; nothing is claimed for a moment", reason)
+            if self._loop.time() >= self._hold_claims_until:  # once, however many runs have met it
+                log.error("this machine is short of something: %s; nothing is claimed for a moment", reason)
             self._hold_claims_until = self._loop.time() + SHORTAGE_SECONDS
             return
         self._start_failures[name] += 1
@@ -445,6 +445,7 @@ class Node:
         except StoreError as error:
             self._say_store_trouble(error)
             return
+        self._say_store_is_well()
         silent_seconds = self._loop.time() - self._last_heartbeat
         self._last_heartbeat = self._loop.time()
         if not is_ours:
@@ -635,7 +636,14 @@ class Node:
     def _say_store_trouble(self, error: StoreError) -> None:
         if not self._is_store_trouble_said:
             self._is_store_trouble_said = True
-            log.warning("the store does not answer, nothing is claimed until it does: %s", error)
+            what = "cannot be written" if isinstance(error, StoreUnwritableError) else "does not answer"
+            log.warning("the store %s, nothing is claimed for so long: %s", what, error)
+
+    def _say_store_is_well(self) -> None:
+        """After a heartbeat: a write. A round that finds nothing to claim only reads, which a full disk lets it."""
+        if self._is_store_trouble_said:
+            self._is_store_trouble_said = False
+            log.warning("the store takes writes again")
 
     def _say_queue_faults(self) -> None:
         faults = {queue.id: queue.fault for queue in self._queues if queue.fault is not None}

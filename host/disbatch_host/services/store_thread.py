@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from disbatch_host.errors import StoreError, StoreUnreachableError
+from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
 from disbatch_host.model import OutputChunk, RunChange
 from disbatch_host.store.base import Store
 
@@ -229,7 +229,8 @@ class StoreThread:
             self._post(functools.partial(_set_results, self._commit(batch)))
         except StoreUnreachableError as error:
             if not self.is_away:
-                log.warning("the store is away, running tasks go on and what they say is kept: %s", error)
+                what = "cannot be written" if isinstance(error, StoreUnwritableError) else "is away"
+                log.warning("the store %s, running tasks go on and what they say is kept: %s", what, error)
             self.is_away = True
             return False
         except StoreError as error:

@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import operator
 import os
@@ -38,6 +37,7 @@ from disbatch_host.errors import (
     StoreRefusedError,
     StoreTooNewError,
     StoreUnreachableError,
+    StoreUnwritableError,
 )
 from disbatch_host.model import (
     NOBODY,
@@ -157,7 +157,7 @@ class SqliteStore:
                 # Made by us where it is new: SQLite would give it to everybody, and tasks hold secrets.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             except OSError as error:
-                raise StoreRefusedError(f"{self.description} cannot be opened: {error.strerror}") from error
+                raise StoreUnwritableError(f"{self.description} cannot be opened: {error.strerror}") from error
             connection = _connect(self._path)
             try:
                 self._prepare(connection)
@@ -858,19 +858,28 @@ def _translated(path: Path, duplicate: str = "") -> Iterator[None]:
             raise DuplicateIdError(duplicate) from error
         raise StoreRefusedError(f"{where} refuses a value: {error}") from error
     except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
+        extended = getattr(error, "sqlite_errorcode", 0)
+        code = sqlite3.SQLITE_FULL if extended in _ALSO_FULL else extended & _PRIMARY_CODE
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreUnreachableError(f"{where} was locked for {BUSY_SECONDS:.0f} s by another process") from error
-        raise StoreRefusedError(f"{where}: {_in_words(error)}") from error
+        if code in _MENDABLE:
+            raise StoreUnwritableError(f"{where} cannot be written: {_MENDABLE[code]} ({error})") from error
+        raise StoreRefusedError(f"{where}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreRefusedError(f"{where} is not a database of this program: {error}") from error
     except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
         raise StoreRefusedError(f"{where} refuses: {error}") from error
 
 
-def _in_words(error: sqlite3.OperationalError) -> str:
-    text = str(error)
-    if "readonly" in text:
-        return "the file, or its directory, cannot be written; check its permissions"
-    if "disk is full" in text or "disk I/O" in text:
-        return f"{text}: {os.strerror(errno.ENOSPC) if 'full' in text else 'check the disk'}"
-    return text
+_PRIMARY_CODE = 0xFF  # of an extended result code
+# What a full disk makes of the file that SQLite shares between processes (-shm), and no other cause is known of.
+_ALSO_FULL = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP})
+
+# What is the file system's trouble and not this change's: it passes when somebody has mended it (promise 6). SQLite has
+# undone the transaction. The words say what to do.
+_MENDABLE = {
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_READONLY: "the file or its directory is read-only; check permissions and mount",
+    sqlite3.SQLITE_IOERR: "the disk or file system fails; check both",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; check that its directory is there and may be written",
+}
