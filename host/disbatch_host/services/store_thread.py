@@ -95,6 +95,10 @@ class StoreThread:
         after = self._recorded if after_records else 0
         return self._submit(_Call(function, self._loop.create_future(), after))
 
+    def hurry(self) -> None:
+        """The node shall leave soon: an attempt that waits for its turn is not waited for."""
+        self._store.hurry()
+
     def give_up(self) -> None:
         """From now on, what cannot be written at the next attempt fails instead of being tried again."""
         self._give_up = True

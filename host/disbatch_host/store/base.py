@@ -71,6 +71,10 @@ class Store(Protocol):
         """What is written in the block is one commit where the store can do that (SQLite): durable when the block has
         ended, and not written at all where an exception ends it. Elsewhere each write is by itself, as without it."""
 
+    def hurry(self) -> None:
+        """For any thread: from now on nothing waits long for its turn or an answer; what would have to fails as
+        unreachable. For a node that was told to leave at once."""
+
     def now(self) -> datetime:
         """The time by the store's clock: one clock for all nodes, whatever their own say."""
 

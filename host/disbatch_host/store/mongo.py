@@ -219,6 +219,9 @@ class MongoStore:
     def together(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()  # transactions are for replica sets only, and cost more than they save here
 
+    def hurry(self) -> None:
+        """Nothing to do: no answer is waited for much longer than SOCKET_SECONDS."""
+
     def now(self) -> datetime:
         if self._clock.monotonic() - self._server_asked > CLOCK_SECONDS:
             with _translated(self):

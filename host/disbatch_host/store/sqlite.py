@@ -59,6 +59,7 @@ from disbatch_protocol.status import Status
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 30.0  # how long a writer waits for its turn; a commit of the largest batch takes well under one
+_TURN_SECONDS = 0.5  # of it at a time, so that `hurry` is heard
 WATCH_SECONDS = 0.01  # between two looks of a watcher: 5 µs each, so under 0.1 % of a core
 DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: what works on one store works on the other
 _PAGE = 500  # tasks read in one go
@@ -143,6 +144,7 @@ class SqliteStore:
         self._ids = _IdSource(clock)
         self._seen_version = 0  # which tells of the commits of other connections
         self._is_together = False  # a transaction is open, and what is written belongs to it
+        self._shall_hurry = threading.Event()
 
     @property
     def description(self) -> str:
@@ -161,6 +163,7 @@ class SqliteStore:
             connection = _connect(self._path)
             try:
                 self._prepare(connection)
+                connection.execute(f"PRAGMA busy_timeout = {int(_TURN_SECONDS * 1000)}")
             except BaseException:
                 connection.close()
                 raise
@@ -215,6 +218,9 @@ class SqliteStore:
                 yield
             finally:
                 self._is_together = False
+
+    def hurry(self) -> None:
+        self._shall_hurry.set()
 
     def now(self) -> datetime:
         return self._clock.now()  # one machine, one clock
@@ -497,7 +503,8 @@ class SqliteStore:
 
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with _translated(self._path):
-            return self._opened().execute(statement, values).fetchall()
+            connection = self._opened()
+            return self._in_turn(lambda: connection.execute(statement, values).fetchall())
 
     def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
         """One transaction (rule 1), whole or not at all."""
@@ -510,7 +517,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._opened()
-        connection.execute("BEGIN IMMEDIATE")
+        self._in_turn(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             yield connection
             connection.execute("COMMIT")
@@ -518,6 +525,16 @@ class SqliteStore:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _in_turn(self, statement: Callable[[], Result]) -> Result:
+        """What may have to wait for other processes; gives up after BUSY_SECONDS, or when told to hurry."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return statement()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or self._shall_hurry.is_set() or time.monotonic() > deadline:
+                    raise
 
 
 class SqliteWatcher:
@@ -861,7 +878,9 @@ def _translated(path: Path, duplicate: str = "") -> Iterator[None]:
         extended = getattr(error, "sqlite_errorcode", 0)
         code = sqlite3.SQLITE_FULL if extended in _ALSO_FULL else extended & _PRIMARY_CODE
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreUnreachableError(f"{where} was locked for {BUSY_SECONDS:.0f} s by another process") from error
+            raise StoreUnreachableError(
+                f"{where} is locked by another process, which did not end its transaction within {BUSY_SECONDS:.0f} s"
+            ) from error
         if code in _MENDABLE:
             raise StoreUnwritableError(f"{where} cannot be written: {_MENDABLE[code]} ({error})") from error
         raise StoreRefusedError(f"{where}: {error}") from error
