@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import dataclasses
 import logging
 import os
 import signal
@@ -28,7 +29,7 @@ from typing import Any
 
 from disbatch_host import __version__, environment, machine, policy, run_document, runner
 from disbatch_host.clock import Clock, StoreClock, SystemClock
-from disbatch_host.errors import ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
+from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, NodeRecord, Queue, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
@@ -81,8 +82,15 @@ class SetAside:
     since: datetime
 
 
-def run_node(settings: NodeSettings, store: Store, *, on_report: Callable[[Run, RunReport], None] | None = None) -> int:
-    """Run a node until it is told to stop; the exit code. `on_report` hears of each run that has ended.
+def run_node(
+    settings: NodeSettings,
+    store: Store,
+    *,
+    reread: Callable[[], NodeSettings] | None = None,
+    on_report: Callable[[Run, RunReport], None] | None = None,
+) -> int:
+    """Run a node until it is told to stop; the exit code. `reread` gives the settings as they are when SIGHUP comes, or
+    raises UsageError; `on_report` hears of each run that has ended.
 
     Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
     """
@@ -92,7 +100,7 @@ def run_node(settings: NodeSettings, store: Store, *, on_report: Callable[[Run, 
     _ease_garbage_collection()
     store.open()
     try:
-        return asyncio.run(Node(settings, store, on_report=on_report).run())
+        return asyncio.run(Node(settings, store, reread=reread, on_report=on_report).run())
     finally:
         store.close()
 
@@ -114,12 +122,14 @@ class Node:
         store: Store,
         *,
         clock: Clock | None = None,
+        reread: Callable[[], NodeSettings] | None = None,
         on_report: Callable[[Run, RunReport], None] | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._local_clock = clock or SystemClock()
         self._clock = StoreClock(self._local_clock)
+        self._reread = reread
         self._on_report = on_report
         self._machine = machine.Machine.this()
         self._session = uuid.uuid4().hex
@@ -162,15 +172,15 @@ class Node:
         services: list[asyncio.Task[None]] = []
         watch: WatchThread | None = None
         try:
+            self._listen_to_signals()  # before the id is taken: a signal that comes just then must not leave it behind
             self._scan_plugins()
             await self._register()
             await self._settle_earlier_life()
             self._around = self._surroundings()
-            self._listen_to_signals()
             services = [
-                self._loop.create_task(self._repeat(self._settings.heartbeat_seconds, self._heartbeat)),
-                self._loop.create_task(self._repeat(SWEEP_SECONDS, self._sweep_lost_runs)),
-                self._loop.create_task(self._repeat(PLUGIN_SCAN_SECONDS, self._follow_plugins)),
+                self._loop.create_task(self._repeat(lambda: self._settings.heartbeat_seconds, self._heartbeat)),
+                self._loop.create_task(self._repeat(lambda: SWEEP_SECONDS, self._sweep_lost_runs)),
+                self._loop.create_task(self._repeat(lambda: PLUGIN_SCAN_SECONDS, self._follow_plugins)),
             ]
             if await self._store_thread.call(lambda store: store.written_by_others()) is None:
                 watch = WatchThread(self._store.watch(ends=False), self._on_change)
@@ -256,7 +266,33 @@ class Node:
     def _listen_to_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.request_stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._scan_plugins)
+        self._loop.add_signal_handler(signal.SIGHUP, self._read_again)
+
+    # --- settings that change while it runs
+
+    def _read_again(self) -> None:
+        """SIGHUP: the settings and the plugins, as they are now. What cannot be used changes nothing."""
+        if self._reread is not None:
+            try:
+                self._change_settings(self._reread())
+            except DisbatchError as error:
+                log.error("the settings stay as they are: %s", error)
+        self._scan_plugins()
+
+    def _change_settings(self, wanted: NodeSettings) -> None:
+        before = self._settings
+        # The id is in every document; the others only mean something when a node starts.
+        self._settings = dataclasses.replace(
+            wanted, node_id=before.node_id, force=before.force, until_idle=before.until_idle
+        )
+        changed = [
+            f"{field.name} is {_in_words(getattr(self._settings, field.name))}"
+            for field in dataclasses.fields(NodeSettings)
+            if getattr(self._settings, field.name) != getattr(before, field.name)
+        ]
+        log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
+        self._scanner.look_in(self._settings.plugin_directories)
+        self._on_change()
 
     # --- claiming
 
@@ -528,12 +564,6 @@ class Node:
             "host": self._machine.document,
             "pid_started": machine.process_started(os.getpid()),
             "started": self._clock.now(),
-            "settings": {
-                "heartbeat_seconds": self._settings.heartbeat_seconds,
-                "dead_after_seconds": self._settings.dead_after_seconds,
-                "max": self._settings.max,
-                "max_total": self._settings.max_total,
-            },
             **self._living_fields(),
         }
 
@@ -561,6 +591,12 @@ class Node:
             "set_aside": [
                 {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in self._set_aside.items()
             ],
+            "settings": {
+                "heartbeat_seconds": self._settings.heartbeat_seconds,
+                "dead_after_seconds": self._settings.dead_after_seconds,
+                "max": self._settings.max,
+                "max_total": self._settings.max_total,
+            },
             "heartbeat": {"pid": os.getpid(), "queues": queues},
         }
 
@@ -579,6 +615,7 @@ class Node:
                 run.kill(StopReason.SHUTDOWN)
         if self._stop_requests > 2:
             self._workers.kill()
+            self._store_thread.hurry()
         if self._runs:
             log.info("stopping: %s", _STOP_STEPS[min(self._stop_requests, len(_STOP_STEPS)) - 1] % len(self._runs))
 
@@ -620,12 +657,15 @@ class Node:
             self._say_store_trouble(error)
             return False
 
-    async def _repeat(self, interval_seconds: float, action: Callable[[], Any]) -> None:
-        """Call `action` every so often, in a steady rhythm that a slow call does not shift."""
+    async def _repeat(self, interval_seconds: Callable[[], float], action: Callable[[], Any]) -> None:
+        """Call `action` every so often, in a steady rhythm that a slow call does not shift. The interval may change
+        at any time."""
         due = self._loop.time()
         while True:
-            due = max(due + interval_seconds, self._loop.time())
-            await asyncio.sleep(due - self._loop.time())
+            last = due
+            while (left := last + interval_seconds() - self._loop.time()) > 0:
+                await asyncio.sleep(min(left, REFRESH_SECONDS))
+            due = max(last + interval_seconds(), self._loop.time())
             try:
                 await action()
             except StoreError as error:
@@ -679,6 +719,10 @@ _STOP_STEPS = (
     "%d tasks are asked to stop; once more kills them",
     "%d tasks are killed",
 )
+
+
+def _in_words(value: object) -> str:
+    return ", ".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
 
 
 def _in_use(node_id: str, record: NodeRecord | None) -> str:

@@ -98,9 +98,13 @@ class PluginScanner:
     times, and reads only what has changed since the last call."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
-        self._directories = [Path(directory) for directory in directories]
+        self.look_in(directories)
         self._seen: dict[Path, tuple[_Stamp, Plugin | BrokenPlugin]] = {}
         self._catalog = Catalog()
+
+    def look_in(self, directories: Sequence[Path]) -> None:
+        """From the next scan on, look here. A plugin that was known and has not changed stays the same object."""
+        self._directories = [Path(directory) for directory in directories]
 
     def scan(self) -> Catalog:
         """What is there now. The same Catalog object as before where nothing has changed."""

@@ -40,12 +40,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture
 def on_disk(disk: SmallDisk, tmp_path: Path) -> Iterator[nodes.Cluster]:
     """A cluster whose database, and nothing else, is on the small disk."""
-    url = f"sqlite://{disk.path}/test.db"
-    store = open_store(url, SystemClock())
-    store.open()
-    with nodes.cluster(url, store, tmp_path) as one:
+    with nodes.cluster_on_sqlite(disk.path / "test.db", tmp_path) as one:
         yield one
-    store.close()
 
 
 def test_a_full_disk_under_the_database_is_waited_out(on_disk: nodes.Cluster, disk: SmallDisk) -> None:
@@ -85,9 +81,9 @@ def test_a_full_disk_under_the_database_is_waited_out(on_disk: nodes.Cluster, di
     end_orderly(process)
 
 
-def test_errors_of_the_file_system_are_waited_out_as_well(cluster_on_sqlite: nodes.Cluster) -> None:
+def test_errors_of_the_file_system_are_waited_out_as_well(sqlite_cluster: nodes.Cluster) -> None:
     """A limit on the size of files, set from outside, makes every write of a database that has outgrown it fail."""
-    cluster = cluster_on_sqlite
+    cluster = sqlite_cluster
     running, waiting, trace, process = begin_one_and_let_one_wait(cluster)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**14, resource.RLIM_INFINITY))
     (cluster.directory / "gate").touch()
@@ -118,13 +114,9 @@ def end_orderly(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture
-def cluster_on_sqlite(tmp_path: Path) -> Iterator[nodes.Cluster]:
-    url = f"sqlite://{tmp_path}/store/test.db"
-    store = open_store(url, SystemClock())
-    store.open()
-    with nodes.cluster(url, store, tmp_path) as one:
+def sqlite_cluster(tmp_path: Path) -> Iterator[nodes.Cluster]:
+    with nodes.cluster_on_sqlite(tmp_path / "test.db", tmp_path) as one:
         yield one
-    store.close()
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])

@@ -18,6 +18,7 @@ from disbatch_host import model
 from disbatch_host.clock import SystemClock
 from disbatch_host.model import Task, TaskFilter
 from disbatch_host.store.base import Store
+from disbatch_host.store.open import open_store
 from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document
@@ -161,6 +162,17 @@ def cluster(url: str, store: Store, directory: Path) -> Iterator[Cluster]:
         one.stop_all()
         for log in sorted(directory.glob("*.log")):
             print(f"--- {log.name}\n{log.read_text()}")  # pytest shows it where the test has failed
+
+
+@contextlib.contextmanager
+def cluster_on_sqlite(path: Path, directory: Path) -> Iterator[Cluster]:
+    """A cluster on a new SQLite file, for what is only SQLite's."""
+    url = f"sqlite://{path}"
+    store = open_store(url, SystemClock())
+    store.open()
+    with cluster(url, store, directory) as one:
+        yield one
+    store.close()
 
 
 def documents(tasks: Sequence[Task]) -> list[dict[str, Any]]:
