@@ -29,35 +29,30 @@ class SystemClock:
 
 
 class StoreClock:
-    """The store's clock as this machine knows it: its own, and how far the store's is from it.
+    """The clock of a store elsewhere, as this machine knows it: as it was when last asked, and what has passed since.
 
     What nodes write into documents is compared by other nodes; taken from one clock, it does not matter that theirs
-    differ by minutes.
+    differ by minutes, or jump: what has passed is told by the monotonic clock.
     """
-
-    # Below this, the difference is the time that asking took.
-    _NOISE = timedelta(milliseconds=20)
 
     def __init__(self, local: Clock) -> None:
         self._local = local
-        self._ahead = timedelta(0)
+        self._seen: tuple[datetime, float] | None = None  # what the store said, and when that was
 
     def now(self) -> datetime:
-        return self._local.now() + self._ahead
+        if self._seen is None:
+            return self._local.now()
+        moment, at = self._seen
+        return to_milliseconds(moment + timedelta(seconds=self._local.monotonic() - at))
 
     def monotonic(self) -> float:
         return self._local.monotonic()
 
-    def adjust(self, ahead: timedelta) -> None:
-        """The store's clock was seen to be `ahead` of the local one (behind where negative)."""
-        self._ahead = to_whole_milliseconds(ahead) if abs(ahead) > self._NOISE else timedelta(0)
+    def adjust(self, moment: datetime, *, at: float) -> None:
+        """The store's clock has said `moment` at `at` of the monotonic clock."""
+        self._seen = (moment, at)
 
 
 def to_milliseconds(moment: datetime) -> datetime:
     """Cut a moment to the resolution of a BSON date."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def to_whole_milliseconds(span: timedelta) -> timedelta:
-    """Cut a span likewise."""
-    return timedelta(milliseconds=span // timedelta(milliseconds=1))

@@ -153,10 +153,26 @@ class NodeRecord:
 
     def is_stale(self, default_dead_after_seconds: float) -> bool:
         """Whether the heartbeat is older than the age that the node itself has set (or the default)."""
+        return self.age_seconds is None or self.age_seconds > self.dead_after_seconds(default_dead_after_seconds)
+
+    def dead_after_seconds(self, default: float) -> float:
+        """The age of its heartbeat at which it wants to be taken for dead."""
+        return self._setting("dead_after_seconds", default)
+
+    def heartbeat_seconds(self, default: float) -> float:
+        """The interval of its heartbeat."""
+        return self._setting("heartbeat_seconds", default)
+
+    @property
+    def heartbeat_mark(self) -> object:
+        """Changes with every heartbeat."""
+        heartbeat = self.document.get("heartbeat")
+        return self.session, heartbeat.get("datetime") if isinstance(heartbeat, Mapping) else None
+
+    def _setting(self, name: str, default: float) -> float:
         settings = self.document.get("settings")
-        own = settings.get("dead_after_seconds") if isinstance(settings, Mapping) else None
-        limit = float(own) if isinstance(own, (int, float)) else default_dead_after_seconds
-        return self.age_seconds is None or self.age_seconds > limit
+        own = settings.get(name) if isinstance(settings, Mapping) else None
+        return float(own) if isinstance(own, (int, float)) else default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from disbatch_host.process.spawn import close_others_on_exec
 from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.services import lost_runs
+from disbatch_host.services.heartbeats import HeartbeatWatch
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
@@ -86,11 +87,12 @@ def run_node(
     settings: NodeSettings,
     store: Store,
     *,
+    clock: Clock | None = None,
     reread: Callable[[], NodeSettings] | None = None,
     on_report: Callable[[Run, RunReport], None] | None = None,
 ) -> int:
-    """Run a node until it is told to stop; the exit code. `reread` gives the settings as they are when SIGHUP comes, or
-    raises UsageError; `on_report` hears of each run that has ended.
+    """Run a node until it is told to stop; the exit code. `clock` is this machine's; `reread` gives the settings as
+    they are when SIGHUP comes, or raises UsageError; `on_report` hears of each run that has ended.
 
     Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
     """
@@ -100,7 +102,7 @@ def run_node(
     _ease_garbage_collection()
     store.open()
     try:
-        return asyncio.run(Node(settings, store, reread=reread, on_report=on_report).run())
+        return asyncio.run(Node(settings, store, clock=clock, reread=reread, on_report=on_report).run())
     finally:
         store.close()
 
@@ -128,11 +130,13 @@ class Node:
         self._settings = settings
         self._store = store
         self._local_clock = clock or SystemClock()
-        self._clock = StoreClock(self._local_clock)
+        # What other nodes compare the dates in documents with.
+        self._clock: Clock = self._local_clock if store.is_clock_local else StoreClock(self._local_clock)
         self._reread = reread
         self._on_report = on_report
         self._machine = machine.Machine.this()
         self._session = uuid.uuid4().hex
+        self._heartbeats = HeartbeatWatch()
         self._site = LaunchSite(
             node_id=settings.node_id,
             local_clock=self._local_clock,
@@ -527,19 +531,17 @@ class Node:
                 run.stop(StopReason.LOST)
 
     async def _sweep_lost_runs(self) -> None:
-        def sweep(store: Store) -> list[tuple[str, lost_runs.Settled]]:
-            dead = policy.dead_nodes(
-                store.nodes(), own_id=self._settings.node_id, dead_after_seconds=self._settings.dead_after_seconds
-            )
-            return [
-                (node.id, lost_runs.settle(
-                    store, node.id, is_on_this_machine=self._machine.is_same(node.document.get("host")),
-                ))
-                for node in dead
-            ]  # fmt: skip
-
         try:
-            swept = await self._store_thread.call(sweep)
+            nodes = await self._store_thread.call(lambda store: store.nodes())
+            dead = policy.dead_nodes(
+                nodes,
+                own_id=self._settings.node_id,
+                dead_after_seconds=self._settings.dead_after_seconds,
+                watched_seconds=self._heartbeats.look(nodes, at=self._loop.time()),
+            )
+            if not dead:
+                return
+            swept = await self._store_thread.call(lambda store: [(node.id, self._settle(store, node)) for node in dead])
         except StoreError as error:
             self._say_store_trouble(error)
             return
@@ -548,11 +550,14 @@ class Node:
                 log.warning("node %s is dead: of its tasks, %s", node_id, settled)
                 self._on_change()
 
-    async def _set_clock(self) -> None:
-        self._clock.adjust(await self._store_thread.call(self._clock_difference))
+    def _settle(self, store: Store, node: NodeRecord) -> lost_runs.Settled:
+        is_on_this_machine = self._machine.is_same(node.document.get("host"))
+        return lost_runs.settle(store, node.id, is_on_this_machine=is_on_this_machine)
 
-    def _clock_difference(self, store: Store) -> timedelta:
-        return store.now() - self._local_clock.now()
+    async def _set_clock(self) -> None:
+        if isinstance(self._clock, StoreClock):
+            moment, at = await self._store_thread.call(lambda store: (store.now(), self._local_clock.monotonic()))
+            self._clock.adjust(moment, at=at)
 
     def _document(self) -> Document:
         return {
@@ -674,6 +679,7 @@ class Node:
                 log.exception("a service of the node failed; it goes on at its next turn")
 
     def _say_store_trouble(self, error: StoreError) -> None:
+        self._heartbeats.forget()
         if not self._is_store_trouble_said:
             self._is_store_trouble_said = True
             what = "cannot be written" if isinstance(error, StoreUnwritableError) else "does not answer"

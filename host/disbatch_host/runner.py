@@ -249,6 +249,7 @@ class Run:
     async def _begin(self) -> RunReport | None:
         """Claimed → Running, durable. A report where it does not come to that."""
         self._run = self._beginning()
+        self._began = self._around.clock.monotonic()
         faults = self._plugin.schema.check(self._task.parameters)
         if faults:
             return await self._conclude_unfit([str(fault) for fault in faults])
@@ -259,6 +260,7 @@ class Run:
         if not is_prepared or self._shall_not_start:
             self._execution.abandon()
             return await self._give_back()
+        self._began = self._around.clock.monotonic()
         self._run |= {"started": self._around.clock.now(), **self._process_facts()}
         self._is_pid_written = "pid_started" in self._run
         change = run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
@@ -470,7 +472,7 @@ class Run:
         creates = self._follow_ups(conclusion, now)
         self._run |= {
             "ended": now,
-            "seconds": round((now - self._run["started"]).total_seconds(), 3),
+            "seconds": round(self._around.clock.monotonic() - self._began, 3),  # dates may jump
             "reason": str(end.reason),
         }
         if end.exit_code is not None:

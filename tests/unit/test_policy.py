@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,8 +109,29 @@ def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:
         node(100, node_id="patient", settings={"dead_after_seconds": 200}),
         node(10, node_id="hasty", settings={"dead_after_seconds": 5}),
     ]
-    dead = policy.dead_nodes(nodes, own_id="me", dead_after_seconds=30)
+    watched = {one.id: 5.0 for one in nodes}
+    dead = policy.dead_nodes(nodes, own_id="me", dead_after_seconds=30, watched_seconds=watched)
     assert [one.id for one in dead] == ["dead", "hasty"]
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "watched_seconds", "heartbeat_seconds", "is_dead"),
+    [
+        (3600, 0, 1, False),  # a clock has jumped, or the store was away for all: its next heartbeat is due in a second
+        (3600, 3.9, 1, False),
+        (3600, 4, 1, True),
+        (3600, 4, 20, False),  # renewed every 20 seconds only
+        (3600, 60, 20, True),
+        (0, 29, 1, False),  # of a clock that was put back: its date lies in the future
+        (0, 31, 1, True),
+    ],
+)
+def test_an_old_date_alone_makes_no_node_dead(
+    age_seconds: float, watched_seconds: float, heartbeat_seconds: float, is_dead: bool
+) -> None:
+    one = node(age_seconds, node_id="n2", settings={"heartbeat_seconds": heartbeat_seconds})
+    dead = policy.dead_nodes([one], own_id="me", dead_after_seconds=30, watched_seconds={"n2": watched_seconds})
+    assert (dead == [one]) is is_dead
 
 
 queue_fields = st.sampled_from(["class", "maxthreads", "nodes_pin", "nodes_ignore", "description", "ctime"])

@@ -58,6 +58,10 @@ class Store(Protocol):
     def description(self) -> str:
         """The URL for people: no password in it."""
 
+    @property
+    def is_clock_local(self) -> bool:
+        """Whether `now` is this machine's own clock: then nobody need ask the store for it."""
+
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
 

@@ -146,6 +146,10 @@ class MongoStore:
     def description(self) -> str:
         return self._description
 
+    @property
+    def is_clock_local(self) -> bool:
+        return False
+
     def open(self) -> None:
         if self._client is not None:
             return

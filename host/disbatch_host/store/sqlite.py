@@ -150,6 +150,10 @@ class SqliteStore:
     def description(self) -> str:
         return f"sqlite://{self._path}"
 
+    @property
+    def is_clock_local(self) -> bool:
+        return True  # one machine, one clock
+
     def open(self) -> None:
         if self._connection is not None:
             return
@@ -223,7 +227,7 @@ class SqliteStore:
         self._shall_hurry.set()
 
     def now(self) -> datetime:
-        return self._clock.now()  # one machine, one clock
+        return self._clock.now()
 
     def parse_id(self, text: str) -> TaskId | None:
         return text or None
