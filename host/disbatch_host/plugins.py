@@ -180,6 +180,7 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
     faults.extend(_program_faults(manifest.command[0], program, directory, path))
     faults.extend(_requirement_faults(manifest, path))
     faults.extend(_account_faults(manifest))
+    faults.extend(_limit_faults(manifest))
     if program is None or any(fault.severity is Severity.ERROR for fault in faults):
         return _broken(manifest_path, faults, manifest.name)
     return Plugin(
@@ -331,6 +332,17 @@ def _account_faults(manifest: Manifest) -> Iterator[Fault]:
     except KeyError:
         message, hint = f"expected a group of this machine, found no {group!r}", "create the group, or name another one"
         yield Fault(pointer="/run_as", message=message, hint=hint)
+
+
+def _limit_faults(manifest: Manifest) -> Iterator[Fault]:
+    user = manifest.run_as.user if manifest.run_as is not None else None
+    if manifest.limits.processes is not None and os.geteuid() == 0 and user in (None, "root"):
+        yield Fault(
+            pointer="/limits/processes",
+            message="expected a plugin that is not root's: the kernel's limit of processes does not hold for root",
+            hint="add run_as, or run the host as another user",
+            severity=Severity.WARNING,
+        )
 
 
 def _file_faults(path: Path, directory: Path, pointer: str, what: str) -> Iterator[Fault]:
