@@ -7,11 +7,13 @@ Rules:
 1. A schema is compiled once; a check of fitting parameters is one pass without messages.
 2. Nothing is ever fetched: a `$ref` must lead into the schema itself.
 3. Given parameters are never changed; what differs is a copy.
+4. A fault shows no value that the schema marks as `writeOnly`, nor one that holds such a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from disbatch_protocol.faults import Fault, kind_of, near_name, pointer_to
@@ -42,9 +44,18 @@ class ParameterSchema:
             return ()
         validator = self._compiled()
         complete = self.with_defaults(parameters)
-        if validator.is_valid(complete):
-            return ()
-        return tuple(sorted((_fault_of(error) for error in _leaves(validator, complete)), key=lambda one: one.pointer))
+        try:
+            if validator.is_valid(complete):
+                return ()
+            shown = self.masked(complete)
+            faults = [_fault_of(error, complete, shown) for error in _leaves(validator, complete)]
+        except RecursionError:
+            message = "cannot be checked: the schema refers to itself without end, or they are nested too deeply"
+            return (Fault(pointer="", message=message),)
+        except re.error as error:
+            message = f"cannot be checked: a pattern of the schema is no regular expression of Python ({error})"
+            return (Fault(pointer="", message=message),)
+        return tuple(sorted(faults, key=lambda one: one.pointer))
 
     def with_defaults(self, parameters: Any) -> Any:
         """The parameters with the schema's top-level defaults where they have nothing; the same object where nothing
@@ -130,10 +141,10 @@ def schema_faults(schema: Any) -> list[Fault]:
         )
         for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
     ]
-    return faults or list(_reference_faults(schema, schema, ()))
+    return faults or _part_faults(schema, schema, ())
 
 
-def _reference_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fault]:
+def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fault]:
     faults = []
     if isinstance(part, Mapping):
         dialect = part.get("$schema")
@@ -149,12 +160,21 @@ def _reference_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> lis
             elif isinstance(reference, str) and not _leads_somewhere(whole, reference):
                 message = f'the reference "{reference:.80}" leads to nothing in this schema'
                 faults.append(Fault(pointer=pointer_to((*path, word)), message=message))
+        patterns = [((*path, "pattern"), part.get("pattern"))]
+        if isinstance(part.get("patternProperties"), Mapping):
+            patterns += [((*path, "patternProperties", name), name) for name in part["patternProperties"]]
+        for where, pattern in patterns:
+            try:
+                re.compile(pattern if isinstance(pattern, str) else "")
+            except (re.error, RecursionError, OverflowError) as error:
+                message = f"expected a regular expression that Python knows: {error}"
+                faults.append(Fault(pointer=pointer_to(where), message=message))
         for name, value in part.items():
             if name not in ("default", "const", "enum", "examples"):  # data, not schema
-                faults.extend(_reference_faults(whole, value, (*path, name)))
+                faults.extend(_part_faults(whole, value, (*path, name)))
     elif isinstance(part, list):
         for index, value in enumerate(part):
-            faults.extend(_reference_faults(whole, value, (*path, index)))
+            faults.extend(_part_faults(whole, value, (*path, index)))
     return faults
 
 
@@ -183,9 +203,12 @@ def _leaves(validator: Any, value: Any) -> list[Any]:
     return leaves
 
 
-def _fault_of(error: Any) -> Fault:
+def _fault_of(error: Any, parameters: Any, shown: Any) -> Fault:
+    """`shown`: the parameters as they may be shown."""
     pointer = pointer_to(error.absolute_path)
-    expected, found = error.validator_value, kind_of(error.instance)
+    expected = error.validator_value
+    is_secret = _at(parameters, error.absolute_path) != _at(shown, error.absolute_path)
+    found = "something else (not shown: writeOnly)" if is_secret else kind_of(error.instance)
     match error.validator:
         case "required":
             missing = [name for name in expected if name not in error.instance]
@@ -212,7 +235,21 @@ def _fault_of(error: Any) -> Fault:
             return Fault(
                 pointer=pointer, message=f"expected {words.get(error.validator, 'less than')} {expected}, found {found}"
             )
+    if is_secret:
+        return Fault(
+            pointer=pointer, message=f'expected what fits "{error.validator}": {expected!r:.80}, found {found}'
+        )
     return Fault(pointer=pointer, message=f"{error.message:.200}")
+
+
+def _at(value: Any, path: Iterable[str | int]) -> Any:
+    """What is at the end of the path; where something else is on the way, that."""
+    for step in path:
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            return value
+    return value
 
 
 _KINDS = {
