@@ -12,9 +12,9 @@ The order of the stop:   no more claims; give back what is claimed; see running 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import itertools
-import dataclasses
 import logging
 import os
 import signal
@@ -34,7 +34,7 @@ from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, NodeRecord, Queue, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
 from disbatch_host.process.child import StopReason
-from disbatch_host.process.spawn import close_others_on_exec
+from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
 from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.services import lost_runs
@@ -100,6 +100,7 @@ def run_node(
         require_directory(directory)
     close_others_on_exec()
     _ease_garbage_collection()
+    hide_from_same_user()
     store.open()
     try:
         return asyncio.run(Node(settings, store, clock=clock, reread=reread, on_report=on_report).run())

@@ -23,7 +23,7 @@ from disbatch_host.model import Task
 from disbatch_host.plugins import Plugin, examine
 from disbatch_protocol.status import Status
 from helpers.disks import CannotMount, small_disk
-from helpers.nodes import Cluster, write_plugin
+from helpers.nodes import Cluster, public_plugins, write_plugin
 from helpers.processes import assert_group_is_gone, wait_until
 
 MIB = 2**20
@@ -192,10 +192,13 @@ OF_BOTH_STORES = ("endless output", "binary", "a million events", "never reads 8
 )
 def test_a_hostile_plugin_harms_nobody_but_itself(cluster: Cluster, name: str) -> None:
     hostile = HOSTILE[name]
-    if "run_as" in hostile.manifest:
-        if os.geteuid() != 0:
-            skip_or_fail("only root can change to another user")
-        let_others_in(cluster)
+    if "run_as" in hostile.manifest and os.geteuid() != 0:
+        skip_or_fail("only root can change to another user")
+    with public_plugins(cluster) if "run_as" in hostile.manifest else contextlib.nullcontext():
+        run_hostile(cluster, hostile)
+
+
+def run_hostile(cluster: Cluster, hostile: Hostile) -> None:
     cluster.plugin("Hostile", hostile.program, **hostile.manifest)
     with beside_witnesses(cluster):
         (task_id,) = cluster.push(cluster.queue("Hostile"), hostile.parameters)
@@ -314,13 +317,6 @@ def test_a_limit_of_processes_that_root_is_not_held_to_is_said(tmp_path: Path) -
         assert isinstance(plugin, Plugin)
         said = [fault.message for fault in plugin.warnings if fault.pointer == "/limits/processes"]
         assert bool(said) is is_warned and all("does not hold for root" in one for one in said)
-
-
-def let_others_in(cluster: Cluster) -> None:
-    """A test's directories are its user's alone."""
-    for path in (cluster.plugins, *cluster.plugins.parents):
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
 
 
 def left_of(task: Task) -> list[int]:

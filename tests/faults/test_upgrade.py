@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, cluster_on_sqlite, write_plugin
-from helpers.processes import assert_group_is_gone, wait_until
+from helpers.processes import assert_group_is_gone, catches, wait_until
 
 HOLD = "echo begun; while ! test -e {gate}; do sleep 0.02; done; echo ended"
 
@@ -257,12 +256,6 @@ class lock_of:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
-
-
-def catches(pid: int, number: signal.Signals) -> bool:
-    found = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
-    assert found is not None
-    return bool(int(found[1], 16) & 1 << (number - 1))
 
 
 def running(cluster: Cluster, tasks: list[Any]) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ def cluster(url: str, store: Store, directory: Path) -> Iterator[Cluster]:
         one.stop_all()
         for log in sorted(directory.glob("*.log")):
             print(f"--- {log.name}\n{log.read_text()}")  # pytest shows it where the test has failed
+
+
+@contextlib.contextmanager
+def public_plugins(cluster: Cluster) -> Iterator[Path]:
+    """From here on the cluster's plugins are where every user of the machine may go, in a directory of their own: those
+    of a test are for its user alone, and another session of tests that begins just now makes them so again."""
+    with tempfile.TemporaryDirectory(prefix="disbatch-test-", dir="/tmp") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        cluster.plugins = directory / "plugins"
+        cluster.plugins.mkdir()
+        yield directory
 
 
 @contextlib.contextmanager

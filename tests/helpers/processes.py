@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,12 @@ def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, wh
         if time.monotonic() > deadline:
             raise AssertionError(f"after {within_seconds} s: {what}")
         time.sleep(0.01)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    found = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return found is not None and bool(int(found[1], 16) & 1 << (number - 1))
 
 
 def descriptors() -> set[str]:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from disbatch_host import __version__
+from disbatch_host.cli.exposure import hide_passwords
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_protocol.faults import near_name
 
@@ -154,6 +155,7 @@ def cli(context: click.Context, /, **node_options: Any) -> int | None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    hide_passwords(arguments)
     sys.exit(_run(arguments))
 
 

@@ -27,6 +27,8 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
     given = {**options, **{name: value for name, value in node_options.items() if value is not None}}
     settings = resolve(given)
     set_up_logging(settings.log_level)
+    if settings.store_exposure is not None:  # commands that are over in a moment do not say it each time
+        log.warning("%s", settings.store_exposure)
 
     def reread() -> NodeSettings:
         changed = resolve(given)

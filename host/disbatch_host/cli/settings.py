@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from disbatch_host.cli import exposure
 from disbatch_host.errors import UsageError
 from disbatch_protocol import schemas
 from disbatch_protocol.faults import kind_of, near_name, pointer_to
@@ -47,6 +48,7 @@ class Settings:
     heartbeat_seconds: float = 1.0
     dead_after_seconds: float = 30.0
     log_level: str = "info"
+    store_exposure: str | None = None  # how others can see the password of the store, in a sentence
 
 
 def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -55,7 +57,8 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     variables = {name: environ[variable] for name, variable in _VARIABLES.items() if environ.get(variable)}
-    config = _read_config(given.get("config") or variables.get("config"))
+    config_path = given.get("config") or variables.get("config")
+    config = _read_config(config_path)
     from_variables: dict[str, Any] = dict(variables)
     if "plugins" in variables:
         from_variables["plugins"] = [one for one in variables["plugins"].split(":") if one]
@@ -76,8 +79,19 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
         are_plugins_given="plugins" in merged,
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
         log_level=merged.get("log_level", "info"),
+        store_exposure=_exposure(given, variables, config, Path(config_path or DEFAULT_CONFIG)),
         **values,
     )
+
+
+def _exposure(
+    given: Mapping[str, Any], variables: Mapping[str, str], config: Mapping[str, Any], path: Path
+) -> str | None:
+    if "store" in given:
+        return exposure.in_arguments(given["store"])
+    if "store" in variables or "store" not in config:
+        return None
+    return exposure.in_file(config["store"], path)
 
 
 def default_store(environ: Mapping[str, str]) -> str:

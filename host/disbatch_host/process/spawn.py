@@ -10,7 +10,7 @@ Rules:
 2. Descriptor 3 of the child is the write end of the event pipe; `subprocess` alone cannot give a descriptor another
    number, `posix_spawn` and a `preexec_fn` can.
 3. Nothing else is inherited. Python marks its own descriptors close-on-exec; `close_others_on_exec` does it once for
-   those that this process itself has inherited.
+   those that this process itself has inherited. Nor can it be taken: `hide_from_same_user`.
 """
 
 from __future__ import annotations
@@ -148,6 +148,16 @@ def close_others_on_exec() -> None:
             except OSError as error:  # the descriptor of the listing itself is gone by now
                 if error.errno != errno.EBADF:
                     raise
+
+
+def hide_from_same_user() -> None:
+    """Keep this process's memory, environment and descriptors from other processes of its own user, which the programs
+    that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. What it starts is not hidden;
+    root sees everything. Once, at the start."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+_PR_SET_DUMPABLE = 4  # <sys/prctl.h>
 
 
 def _why_not_started(command: Command, error: OSError) -> str:
