@@ -136,8 +136,8 @@ class ParsedManifest:
 def parse_manifest(data: bytes, *, directory_name: str) -> ParsedManifest:
     """Parse and check a `plugin.json`. `directory_name` names the plugin where the manifest does not."""
     document, faults = _parse_json(data)
-    if not faults:
-        faults = [*_structure_faults(document)]
+    if not faults or isinstance(document, dict):  # what is beyond the schema is looked at only where that is fine
+        faults = [*faults, *_structure_faults(document)]
     if isinstance(document, dict):
         faults += _beyond_the_schema(document, {fault.pointer for fault in faults}, directory_name)
     faults.sort(key=lambda fault: (fault.pointer, fault.message))
