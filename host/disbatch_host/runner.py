@@ -16,6 +16,7 @@ The steps of a run, in order; each waits for the one before it to be durable whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from typing import Any, Protocol
 
 from disbatch_host import machine, model, run_document
 from disbatch_host.clock import Clock
+from disbatch_host.cpu_limit import OutOfTimeError, cpu_limit
 from disbatch_host.effects import EventEffects
 from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.execution import Assignment, Execution, ExecutionEnd, Listener, OneshotExecution
@@ -40,10 +42,12 @@ from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.manifest import Manifest, Mode
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
+CHECK_SECONDS = 2.0  # of CPU time for a task's parameters: everything else waits; 8 MiB take less
 FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
 NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
@@ -250,9 +254,9 @@ class Run:
         """Claimed → Running, durable. A report where it does not come to that."""
         self._run = self._beginning()
         self._began = self._around.clock.monotonic()
-        faults = self._plugin.schema.check(self._task.parameters)
+        faults = self._parameter_faults()
         if faults:
-            return await self._conclude_unfit([str(fault) for fault in faults])
+            return await self._conclude_unfit(faults)
         try:
             is_prepared = await self._prepare()
         except StartError as error:
@@ -274,6 +278,18 @@ class Run:
             self._execution.abandon()
             return RunReport(result=RunResult.REFUSED)
         return None
+
+    def _parameter_faults(self) -> list[str]:
+        schema = self._plugin.schema
+        try:
+            with cpu_limit(CHECK_SECONDS) if schema.may_be_slow else contextlib.nullcontext():
+                return [str(fault) for fault in schema.check(self._task.parameters)]
+        except OutOfTimeError:
+            log.error("plugin %s: its schema takes too long to check the parameters of a task", self._plugin.name)
+            return [
+                f"expected a schema that can be checked within {format_duration(CHECK_SECONDS)}, found one that takes "
+                "longer: a pattern that tries too many ways, or a list too long to be compared with itself"
+            ]
 
     @property
     def _shall_not_start(self) -> bool:

@@ -29,6 +29,7 @@ class ParameterSchema:
     def __init__(self, schema: Mapping[str, Any] | bool | None) -> None:
         self._schema = schema
         self._validator: Any = None
+        self._may_be_slow: bool | None = None
         self._defaults: dict[str, Any] = {}
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if isinstance(properties, Mapping):
@@ -37,6 +38,14 @@ class ParameterSchema:
                 for name, one in properties.items()
                 if isinstance(one, Mapping) and "default" in one
             }
+
+    @property
+    def may_be_slow(self) -> bool:
+        """Whether the time of a check can grow faster than the parameters: patterns, lists whose items are compared
+        with each other, references."""
+        if self._may_be_slow is None:
+            self._may_be_slow = _has_word(self._schema, _SLOW_WORDS)
+        return self._may_be_slow
 
     def check(self, parameters: Any) -> tuple[Fault, ...]:
         """Every fault of the parameters, defaults filled in before; none where they fit."""
@@ -113,6 +122,15 @@ class ParameterSchema:
             name = step.replace("~1", "/").replace("~0", "~")
             found = found.get(name) if isinstance(found, Mapping) else None
         return found
+
+
+_SLOW_WORDS = frozenset({"pattern", "patternProperties", "uniqueItems", "$ref", "$dynamicRef"})
+
+
+def _has_word(value: Any, words: frozenset[str]) -> bool:
+    if isinstance(value, Mapping):
+        return not words.isdisjoint(value) or any(_has_word(one, words) for one in value.values())
+    return isinstance(value, list) and any(_has_word(one, words) for one in value)
 
 
 def _schema_error_in_words(error: Any) -> str:

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "runner": {
         "execution", "workers", "launch", "process", "output", "effects", "plugins", "machine", "store.base", "errors",
-        *PURE,
+        "cpu_limit", *PURE,
     },
     # What carries out a run knows plugins and processes, never a document, a store or a clock of the store.
     "workers": {"execution", "launch", "process", "plugins", "machine", "disbatch_protocol"},
@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_document": {"model", "disbatch_protocol"},
     "model": {"disbatch_protocol"},
     "machine": set(),
+    "cpu_limit": set(),
     "bundled": set(),
     "scaffold": {"bundled", "errors"},
     "clock": set(),
