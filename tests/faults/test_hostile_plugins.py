@@ -28,7 +28,7 @@ from helpers.processes import assert_group_is_gone, wait_until
 
 MIB = 2**20
 NODE_MEMORY_MAX = 150 * MIB  # at its peak, whatever a plugin does
-WITNESSES = 15
+WITNESSES = 8
 WITNESS_SECONDS_MAX = 5.0  # for an `echo`, on a machine whose cores are taken
 SOAK = pytest.mark.soak
 PYTHON = "#!/usr/bin/env python3\n"
