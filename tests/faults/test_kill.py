@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from disbatch_host import machine
 from disbatch_host.model import RunChange, RunKey
 from disbatch_protocol.status import Status
+from helpers import accounts
 from helpers.accounts import Account
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
@@ -72,8 +74,9 @@ def marks(trace: Path, mark: str) -> Counter[str]:
 
 
 @pytest.fixture
-def account(tmp_path: Path) -> Account:
-    return Account(tmp_path / "account")
+def account(tmp_path: Path) -> Iterator[Account]:
+    with accounts.account(tmp_path / "account") as one:
+        yield one
 
 
 @pytest.mark.parametrize("mode", ["oneshot", "worker"])

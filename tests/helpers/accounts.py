@@ -3,9 +3,13 @@ what really ran against what the documents say."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from disbatch_host import machine
 
 # Writes a line for its start and one for its end, and in between says again and again that it lives, until the gate
 # of its node and life is there. One source for both modes; a SIGTERM alone does not end it where the parameters say so.
@@ -118,3 +122,18 @@ class Account:
     def begin_another_life(self) -> None:
         """From now on the processes so far are those of an earlier life."""
         (self.directory / "trace").rename(self.directory / "trace.earlier")
+
+    def kill_what_is_left(self) -> None:
+        """After a test that has failed: nothing of it goes on."""
+        for trace in self.directory.glob("trace*"):
+            for line in trace.read_text().splitlines():
+                machine.kill(*(int(field) for field in line.split()[4:6]))
+
+
+@contextlib.contextmanager
+def account(directory: Path) -> Iterator[Account]:
+    one = Account(directory)
+    try:
+        yield one
+    finally:
+        one.kill_what_is_left()

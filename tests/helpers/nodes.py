@@ -83,11 +83,29 @@ class Cluster:
 
     # --- nodes
 
-    def start(self, *options: str, node_id: str = "n1", env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """A node in the background; its log goes to a file that a failing test shows."""
+    def start(
+        self,
+        *options: str,
+        node_id: str = "n1",
+        env: dict[str, str] | None = None,
+        through: Sequence[str] = (),
+        url: str | None = None,
+    ) -> subprocess.Popen[str]:
+        """A node in the background; its log goes to a file that a failing test shows. `through`: a command that runs
+        it; `url`: another way to the same store."""
         log = (self.directory / f"{node_id}.log").open("a")
         process = subprocess.Popen(
-            [*COMMAND, "--store", self.url, "--plugins", str(self.plugins), "--node-id", node_id, *options],
+            [
+                *through,
+                *COMMAND,
+                "--store",
+                url or self.url,
+                "--plugins",
+                str(self.plugins),
+                "--node-id",
+                node_id,
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
