@@ -35,6 +35,13 @@ def note(what, task, attempt):
     os.write(trace, f"{what} {task} {attempt} {me}\\n".encode())
 
 
+def say(text):
+    try:
+        os.write(1, f"{text}\\n".encode())
+    except BrokenPipeError:
+        pass  # its node is dead: it goes on all the same
+
+
 def left_over():
     # How many of the processes of an earlier life are still there.
     try:
@@ -50,12 +57,12 @@ def work(task, attempt):
     if task["parameters"].get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note("start", task["_id"], attempt)
-    print(f"begun on {node}", flush=True)
+    say(f"begun on {node}")
     alive = os.open(f"{directory}/alive.{task['_id']}.{attempt}", os.O_WRONLY | os.O_CREAT)
     while not os.path.exists(gate):
         os.pwrite(alive, str(time.monotonic()).encode(), 0)
         time.sleep(0.02)
-    print(f"ended on {node}", flush=True)
+    say(f"ended on {node}")
     note("end", task["_id"], attempt)
 
 
