@@ -70,6 +70,11 @@ class OutputStream:
         """How much waits to be taken as pieces."""
         return self._spool_size + len(self._unspooled) - self._taken
 
+    @property
+    def held_bytes(self) -> int:
+        """How much the next write of it may take: the document's part, and what waits to be taken as pieces."""
+        return len(self._inline) + self.pending_chunk_bytes
+
     def feed(self, data: bytes) -> None:
         """More of the stream, any block of bytes."""
         self.bytes_seen += len(data)

@@ -51,6 +51,7 @@ CHECK_SECONDS = 2.0  # of CPU time for a task's parameters: everything else wait
 FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
 NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
+LARGE_RECORD = 2**15  # bytes of output in one record from which on there must be room for it; others go at once
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
 CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
 
@@ -62,6 +63,9 @@ class Recorder(Protocol):
     """Where a run's changes are made durable."""
 
     def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]: ...
+
+    async def room(self) -> None:
+        """Awaited directly before a large record; see `LARGE_RECORD`."""
 
 
 class RunResult(StrEnum):
@@ -381,6 +385,7 @@ class Run:
             self._news_write = self._loop.create_task(self._record_news())
 
     async def _record_news(self) -> None:
+        await self._room()
         fields = self._new_fields()
         chunks = self._next_chunks()
         accepted = True
@@ -403,6 +408,11 @@ class Run:
         size = sum(len(fields.get(stream, "")) for stream in self._streams) + self._effects.size
         pause_seconds = max(NEWS_SECONDS, size / NEWS_BYTES_PER_SECOND)
         self._news_timer = self._loop.call_later(pause_seconds, self._write_news)
+
+    async def _room(self) -> None:
+        """Until what there is to write now may be held in memory once more, on its way into the store."""
+        if sum(output.held_bytes for output in self._streams.values()) >= LARGE_RECORD:
+            await self._around.recorder.room()
 
     def _new_fields(self) -> Document:
         fields = self._effects.changed_fields()
@@ -454,8 +464,8 @@ class Run:
             return await self._return_unstarted(StartError(why), Status.RUNNING)
         self._run |= {**ended.facts, **self._effects.run_facts()}
         self._run["output"] = {str(stream): output.summary() for stream, output in self._streams.items()}
-        while chunks := self._next_chunks():
-            await self._around.recorder.record(None, chunks)
+        while await self._record_pieces():
+            pass
         fields = {
             **self._effects.all_fields(),
             **{str(stream): output.inline_text() for stream, output in self._streams.items()},
@@ -464,6 +474,14 @@ class Run:
         if ended.is_process_lost:
             return replace(report, why_process_lost=self._error_of(ended)["message"])
         return report
+
+    async def _record_pieces(self) -> bool:
+        """The next pieces of output, if there are any; else there is room now for the record that follows at once."""
+        await self._room()
+        chunks = self._next_chunks()
+        if chunks:
+            await self._around.recorder.record(None, chunks)
+        return bool(chunks)
 
     def _error_of(self, ended: ExecutionEnd) -> Document:
         said = self._effects.error

@@ -16,6 +16,7 @@ import pymongo
 import pymongo.errors
 import pytest
 
+from disbatch_host import machine
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
@@ -223,5 +224,36 @@ def test_however_the_server_fails_everything_runs_once_and_is_written_once(
             faults[name]()
     load.finish()
     load.check_account()
+    node.terminate()
+    assert node.wait(30) == 0
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
+def test_what_many_tasks_say_while_the_store_is_away_waits_on_disk(
+    cluster: nodes.Cluster, proxy: Proxy, count: int
+) -> None:
+    """The incident: each run handed over its next 8 MiB, and all of them stayed in memory until the store was back."""
+    size = 12 * 2**20
+    gate = cluster.directory / "gate"
+    said = cluster.directory / "said"
+    said.touch()
+    talk = f"head -c {size} /dev/zero | tr '\\0' x; echo said >>{said}"
+    cluster.plugin("Much", f"echo begun; while ! test -e {gate}; do sleep 0.1; done; {talk}")
+    ids = cluster.push(cluster.queue("Much", maxthreads=count), *({} for _ in range(count)))
+    node = cluster.start(url=through(proxy))
+    wait_until(lambda: all(cluster.task(one).document["stdout"] for one in ids), 60, "not all have begun")
+    before = machine.memory_bytes(node.pid)[1]
+    proxy.refuse()
+    gate.touch()
+    wait_until(lambda: said.read_text().count("said") == count, 60, "not all have said it")
+    wait_until(lambda: "the store is away" in cluster.log(), 30, "the node does not say that the store is away")
+    proxy.mend()
+    cluster.wait_for_all(within_seconds=300)
+    grown = machine.memory_bytes(node.pid)[1] - before
+    for task_id in ids:
+        pieces = cluster.store.read_output(task_id, cluster.task(task_id).run["token"], "stdout")
+        assert sum(len(piece) for piece in pieces) == size + len("begun\n")
+    # What is in the document of each, twice (as kept, and as handed over), and what all runs together hand over.
+    assert grown < count * 2.5 * 2**20 + 80 * 2**20
     node.terminate()
     assert node.wait(30) == 0

@@ -11,6 +11,7 @@ Rules:
 4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
    the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
    decides.
+5. What waits in memory is bounded: who has much to record asks for `room` first, and keeps it on disk until then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 
 from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
 from disbatch_host.model import OutputChunk, RunChange
+from disbatch_host.services.room import Room
 from disbatch_host.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, a
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
 _TURN_SECONDS = 0.001  # from the beginning of a turn to that of the next; an idle node has none to wait for
 _WATCH_SECONDS = 0.01  # between two looks whether others have written: some 20 µs each
+_KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
+_LARGE_BYTES = 2**16  # smaller records need no room; of each run there is one at most
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reach a store that is away
 
 
@@ -78,6 +82,7 @@ class StoreThread:
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
+        self._room = Room(_KEPT_BYTES_MAX)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
 
     def start(self) -> None:
@@ -86,8 +91,17 @@ class StoreThread:
     def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
         """Write a change and the pieces before it. The future says True once that is durable, False where the change
         was refused (somebody else owns the task by now), or raises StoreError where the store will never take it."""
+        record = _Record(change, chunks, self._loop.create_future())
+        size = record.size + _text_size(change)
+        if size >= _LARGE_BYTES:
+            self._room.take(size, record.answer)
         self._recorded += 1
-        return self._submit(_Record(change, chunks, self._loop.create_future()))
+        return self._submit(record)
+
+    async def room(self) -> None:
+        """To be awaited directly before a record that is large, so that not everything that runs have to say is in
+        memory at once while the store is slow, or away."""
+        await self._room.some()
 
     def call(self, function: Callable[[Store], Result], *, after_records: bool = False) -> asyncio.Future[Result]:
         """Call something with the store. `after_records`: when everything that was recorded before is written, and not
@@ -282,6 +296,11 @@ class StoreThread:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             log.debug("an answer of the store came after the event loop had ended")
+
+
+def _text_size(change: RunChange | None) -> int:
+    """About how many bytes a change holds: what else there is in it is small, or bounded by the run."""
+    return 0 if change is None else sum([len(value) for value in change.set.values() if isinstance(value, str)])
 
 
 def _set_results(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:

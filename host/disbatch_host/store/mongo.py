@@ -83,6 +83,7 @@ FALLBACK_SECONDS = 0.5  # between two wake-ups where the server has no change st
 _SETTLE_SECONDS = 0.005  # changes within it make one wake-up
 _LAYOUT_COLLECTION = "disbatch_host"
 _BULK_BYTES = 32 * 2**20  # of one write; the server takes 48 MB
+_PIECES_BYTES = 8 * 2**20  # of output pieces in one write: the driver copies them twice before it sends them
 _PAGE = 500
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 _CLAIM_TRIES = 3  # in one call, where another node was faster
@@ -564,13 +565,10 @@ class MongoStore:
         """As GridFS keeps files, so that any GridFS reader can read them. Written twice is written once."""
         if not chunks:
             return
-        writes: list[UpdateOne] = []
         files: dict[str, UpdateOne] = {}
         for chunk in chunks:
             token = chunk.key.token or ""
             file_id = _file_id(chunk.key.task_id, token, chunk.stream)
-            key = {"files_id": file_id, "n": chunk.number}
-            writes.append(UpdateOne(key, {"$set": {"data": bson.Binary(chunk.data)}}, upsert=True))
             fields = {
                 "chunkSize": OUTPUT_CHUNK_SIZE,
                 "filename": f"{chunk.key.task_id}/{chunk.stream}",
@@ -582,9 +580,9 @@ class MongoStore:
                 "$setOnInsert": {"uploadDate": self.now()},
             }
             files[file_id] = UpdateOne({"_id": file_id}, file, upsert=True)
-        per_write = _BULK_BYTES // OUTPUT_CHUNK_SIZE
-        for start in range(0, len(writes), per_write):
-            self._chunks.bulk_write(writes[start : start + per_write], ordered=False)
+        per_write = _PIECES_BYTES // OUTPUT_CHUNK_SIZE
+        for start in range(0, len(chunks), per_write):
+            self._chunks.bulk_write([_piece(chunk) for chunk in chunks[start : start + per_write]], ordered=False)
         self._files.bulk_write(list(files.values()), ordered=False)
 
     def promote_due(self, limit: int = 1000) -> int:
@@ -837,6 +835,11 @@ def _is_usable(queue: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _piece(chunk: OutputChunk) -> UpdateOne:
+    key = {"files_id": _file_id(chunk.key.task_id, chunk.key.token or "", chunk.stream), "n": chunk.number}
+    return UpdateOne(key, {"$set": {"data": bson.Binary(chunk.data)}}, upsert=True)
 
 
 def _file_id(task: TaskId, token: str, stream: str) -> str:
