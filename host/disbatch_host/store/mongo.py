@@ -547,9 +547,12 @@ class MongoStore:
             try:
                 self._tasks.insert_many(tasks, ordered=False)
             except driver.BulkWriteError as error:
-                if any(one.get("code") != _DUPLICATE_KEY for one in error.details.get("writeErrors", ())):
-                    raise
-            self._tasks.update_one({"_id": document["_id"], **_OWING}, {"$unset": {"follow_ups": ""}})
+                is_other = any(one.get("code") != _DUPLICATE_KEY for one in error.details.get("writeErrors", ()))
+                if is_other or error.details.get("writeConcernErrors"):
+                    raise  # not confirmed by a majority: they may vanish again, so they stay owed
+            # Only what was read above: others may have gone on from there, and the task may owe something else by now.
+            paid = {"follow_ups._id": tasks[0]["_id"]} if tasks else _OWING
+            self._tasks.update_one({"_id": document["_id"], **paid}, {"$unset": {"follow_ups": ""}})
             created += len(tasks)
         return created
 
