@@ -1,0 +1,594 @@
+"""Several nodes at one real store, driven step by step in any order: claims, starts, news, ends, retries, crashes,
+take-overs of nodes that are dead or only seem so, answers that get lost, clocks that are set. After each step every
+task is held against a model that knows only the promises (docs/guarantees.md).
+
+The nodes here do what `node`, `runner` and `services.store_thread` do, with their parts (`scheduler`, `run_document`,
+`lost_runs`, `outcome`), but one step at a time, and stop between any two steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from disbatch_host import run_document
+from disbatch_host.clock import SystemClock
+from disbatch_host.model import RunChange, RunKey, Task, TaskFilter, new_task
+from disbatch_host.policy import Load
+from disbatch_host.scheduler import Scheduler
+from disbatch_host.services import lost_runs
+from disbatch_host.store.base import Store
+from disbatch_host.store.mongo import MongoStore
+from disbatch_host.store.sqlite import SqliteStore
+from disbatch_protocol import status as statuses
+from disbatch_protocol.manifest import Manifest, parse_manifest
+from disbatch_protocol.outcome import Outcome, Reason, RunEnd, Said, conclude
+from disbatch_protocol.status import Status
+from helpers.mongod import Mongod
+
+NODES = ("n1", "n2", "n3")
+MAX_PER_QUEUE = 2
+RETRY_SECONDS = 30
+QUEUES = {
+    "once": {"retry": {"max": 0}},
+    "again": {"idempotent": True},
+    "retry": {"retry": {"max": 2, "delay": RETRY_SECONDS, "jitter": 0, "backoff": 1}},
+}
+MANIFESTS: dict[str, Manifest] = {}
+for _name, _fields in QUEUES.items():
+    _parsed = parse_manifest(
+        json.dumps({"protocol": 1, "command": ["true"], "name": _name, **_fields}).encode(), directory_name=_name
+    ).manifest
+    assert _parsed is not None
+    MANIFESTS[_name] = _parsed
+
+
+class SharedClock(SystemClock):
+    """Stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.at = datetime(2026, 4, 26, 17, 59, 33, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.at
+
+
+class AheadMongoStore(MongoStore):
+    """The server's clock goes as it goes; this is how far the model has moved it."""
+
+    def __init__(self, url: str, clock: SharedClock) -> None:
+        super().__init__(url, SystemClock())
+        self._shared, self._from = clock, clock.at
+
+    def now(self) -> datetime:
+        return super().now() + (self._shared.at - self._from)
+
+
+class Cut(Exception):
+    """The node is gone, in the middle of what it did."""
+
+
+class CutStore:
+    """A store whose node dies right after, or right before, one of its commits."""
+
+    def __init__(self, store: Store, *, after: int, is_carried_out: bool) -> None:
+        self._store, self._left, self._is_carried_out = store, after, is_carried_out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, changes: Sequence[RunChange], *rest: Any) -> set[RunKey]:
+        self._left -= 1
+        if self._left > 0 or self._is_carried_out:
+            refused = self._store.commit(changes, *rest)
+        if self._left <= 0:
+            raise Cut
+        return refused
+
+
+@dataclass(eq=False)
+class Hand:
+    """A task in a node's hands, as the node knows it."""
+
+    task: Task
+    key: RunKey
+    run: dict[str, Any] = field(default_factory=dict)
+    stage: str = "claimed"  # then starting, running, ending: what it has handed in, or heard of, last
+    said: int = 0
+    is_waiting: bool = False  # for the answer to a change
+
+
+@dataclass(eq=False)
+class Handed:
+    """A change on its way to the store, in the order in which it was handed in."""
+
+    hand: Hand
+    change: RunChange
+    answer: Callable[[bool], None]
+
+
+@dataclass(eq=False)
+class Node:
+    id: str
+    store: Store
+    scheduler: Scheduler
+    hands: list[Hand] = field(default_factory=list)
+    handed: list[Handed] = field(default_factory=list)
+    skew: timedelta = timedelta(0)
+    is_up: bool = True
+
+    def now(self) -> datetime:
+        return self.store.now() + self.skew
+
+
+@dataclass
+class Expected:
+    """What the store must say of a task, and what has really happened to it."""
+
+    queue: str
+    status: int = int(Status.CREATED)
+    node: str | None = None
+    token: str | None = None
+    stdout: str = ""
+    not_before: datetime | None = None
+    last_change: RunChange | None = None
+    starts: int = 0
+    returns: int = 0  # ends of runs after which it was to be run again, as the plugin wanted it
+
+
+Place = Callable[[SharedClock], tuple[Callable[[], Store], Callable[[], None]]]
+
+
+class Nodes(RuleBasedStateMachine):
+    """`place` gives a way to open the same empty store again and again, and one to end with it."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.clock = SharedClock()
+        open_one, self.close = place(self.clock)
+        self.eye = open_one()
+        for name in QUEUES:
+            self.eye.insert_queue({"_id": name, "class": name})
+        self.nodes = [Node(node_id, open_one(), Scheduler(node_id)) for node_id in NODES]
+        self.tasks: dict[Any, Expected] = {}
+        self.owed: set[str] = set()  # follow-up tasks of recorded ends that have not been seen yet
+        self.children: set[str] = set()
+        self.names = itertools.count(1)
+        self.carried_out: set[int] = set()
+        self.kept: list[RunChange] = []  # so that no id is used twice
+        for node in self.nodes:
+            self.read_queues(node)
+
+    @initialize()
+    def begin(self) -> None:
+        self.do_push("once", 2)
+        self.do_push("again", 2)
+        self.do_push("retry", 1)
+
+    # --- what happens
+
+    @rule(queue=st.sampled_from(sorted(QUEUES)), count=st.integers(1, 3))
+    def push(self, queue: str, count: int) -> None:
+        self.do_push(queue, count)
+
+    def do_push(self, queue: str, count: int) -> None:
+        for task_id in self.eye.insert_tasks([new_task(queue, {}, now=self.eye.now()) for _ in range(count)]):
+            self.tasks[task_id] = Expected(queue)
+        self.look()
+
+    @rule(which=st.integers(0, 2), is_lost=st.sampled_from([False, False, False, True]))
+    def claim(self, which: int, is_lost: bool) -> None:
+        """`is_lost`: it is carried out, and the node never hears of it."""
+        node = self.nodes[which]
+        if not node.is_up or node.handed:
+            return  # the store's thread writes what there is before it claims
+        load = Load(max_per_queue=MAX_PER_QUEUE, max_total=None, running=Counter(h.task.queue for h in node.hands))
+        room = {queue: MAX_PER_QUEUE - load.running.get(queue, 0) for queue in QUEUES}
+        waiting = Counter(one.queue for one in self.tasks.values() if one.status == Status.CREATED)
+        got = node.scheduler.round(node.store, classes=frozenset(QUEUES), load=load, refresh=False).tasks
+        assert Counter(task.queue for task in got) == +Counter({q: min(room[q], waiting[q]) for q in QUEUES})
+        for task in got:
+            expected = self.tasks[task.id]
+            assert expected.status == Status.CREATED and expected.node is None, "it was somebody else's"
+            expected.status, expected.node, expected.token = int(Status.CLAIMED), node.id, task.token
+            expected.last_change = None
+            if not is_lost:
+                node.hands.append(Hand(task, RunKey(task.id, node.id, task.token)))
+        self.look()
+
+    @rule(which=st.integers(0, 2))
+    def give_back_strays(self, which: int) -> None:
+        node = self.nodes[which]
+        if not node.is_up:
+            return
+        known = frozenset(str(hand.task.id) for hand in node.hands)
+        count = node.scheduler.give_back_strays(node.store, known=known)
+        strays = [
+            one
+            for task_id, one in self.tasks.items()
+            if (one.status, one.node) == (Status.CLAIMED, node.id) and str(task_id) not in known
+        ]
+        for one in strays:
+            one.status, one.node, one.token = int(Status.CREATED), None, None
+        assert count == len(strays)
+        self.look()
+
+    @rule(which=st.integers(0, 2), pick=st.integers(0, 5))
+    def start(self, which: int, pick: int) -> None:
+        node, hand = self.pick(which, pick, "claimed")
+        if node is None or hand is None:
+            return
+        now = node.now()
+        hand.run = {
+            "token": hand.key.token,
+            "attempt": hand.task.next_attempt,
+            "node": node.id,
+            "idempotent": MANIFESTS[hand.task.queue].idempotent,
+            "started": now,
+        }
+        hand.stage = "starting"
+        change = run_document.start_change(hand.task, hand.key, hand.run, now=now)
+
+        def answer(is_accepted: bool) -> None:
+            if is_accepted:
+                self.tasks[hand.task.id].starts += 1  # the program is started now, and never before
+                hand.stage = "running"
+
+        self.hand_in(node, hand, change, answer)
+
+    @rule(which=st.integers(0, 2), pick=st.integers(0, 5))
+    def give_back(self, which: int, pick: int) -> None:
+        node, hand = self.pick(which, pick, "claimed")
+        if node is None or hand is None:
+            return
+        hand.stage = "ending"
+        self.hand_in(node, hand, run_document.give_back_change(hand.key, now=node.now()), lambda _: None)
+
+    @rule(which=st.integers(0, 2), pick=st.integers(0, 5))
+    def say(self, which: int, pick: int) -> None:
+        node, hand = self.pick(which, pick, "running")
+        if node is None or hand is None:
+            return
+        hand.said += 1
+        change = run_document.progress_change(hand.key, {"stdout": f"{hand.key.token} {hand.said}"})
+        self.hand_in(node, hand, change, lambda _: None)
+
+    @rule(
+        which=st.integers(0, 2),
+        pick=st.integers(0, 5),
+        exit_code=st.sampled_from([0, 0, 1, 75]),
+        children=st.integers(0, 2),
+        snooze=st.booleans(),
+    )
+    def end(self, which: int, pick: int, exit_code: int, children: int, snooze: bool) -> None:
+        node, hand = self.pick(which, pick, "running")
+        if node is not None and hand is not None:
+            self.do_end(node, hand, exit_code, children, snooze)
+
+    def do_end(self, node: Node, hand: Hand, exit_code: int, children: int, snooze: bool) -> None:
+        manifest = MANIFESTS[hand.task.queue]
+        end = RunEnd(reason=Reason.EXITED, exit_code=exit_code)
+        said = Said(snooze_seconds=RETRY_SECONDS if snooze and exit_code == 0 else None)
+        conclusion = conclude(end, manifest, attempt=hand.run["attempt"], chance=0.5, said=said)
+        now = node.now()
+        run = {
+            **hand.run, "ended": now, "reason": str(end.reason), "exit_code": exit_code,
+            "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used,
+        }  # fmt: skip
+        creates = []
+        if conclusion.outcome is Outcome.SUCCESS:
+            creates = [
+                new_task("again", {"child": f"c{next(self.names)}"}, now=now, parent=str(hand.task.id))
+                for _ in range(children)
+            ]
+        delay = conclusion.delay_seconds
+        change = run_document.end_change(
+            hand.task,
+            hand.key,
+            left=Status.RUNNING,
+            run=run,
+            conclusion=conclusion,
+            error={"code": f"exit_{exit_code}", "message": "no"} if exit_code else None,
+            fields={"stdout": f"{hand.key.token} whole"},
+            not_before=None if delay is None else now + timedelta(seconds=delay),
+            now=now,
+            creates=creates,
+        )
+        hand.stage = "ending"
+        self.hand_in(node, hand, change, lambda _: None)
+
+    @rule(which=st.integers(0, 2), fate=st.sampled_from(["answered", "answered", "answer lost", "not sent"]))
+    def write(self, which: int, fate: str) -> None:
+        self.do_write(self.nodes[which], fate)
+
+    def do_write(self, node: Node, fate: str) -> None:
+        """Group commit: everything that was handed in, as one batch. Without an answer it is sent again, later."""
+        if not node.is_up or not node.handed or fate == "not sent":
+            return
+        batch = list(node.handed)
+        refused = node.store.commit([handed.change for handed in batch])
+        for handed in batch:
+            is_done = self.carry_out(handed.change)
+            was_done = id(handed.change) in self.carried_out
+            expected = self.tasks[handed.change.key.task_id]
+            if is_done or (was_done and expected.last_change is handed.change):
+                assert handed.change.key not in refused, "it was carried out, and nobody has touched it since"
+            elif handed.change.set.get("node") is None or "run" in handed.change.set:
+                # To be told that what was wanted is so already is harmless where nothing tells who has done it.
+                assert handed.change.key in refused, "a dead run has spoken"
+            if is_done:
+                self.carried_out.add(id(handed.change))
+                self.kept.append(handed.change)
+        self.look(are_all_there=True)
+        if fate == "answer lost":
+            return
+        node.handed.clear()
+        for handed in batch:
+            handed.hand.is_waiting = False
+            is_accepted = handed.change.key not in refused
+            handed.answer(is_accepted)
+            if not is_accepted or handed.hand.stage == "ending":
+                node.hands.remove(handed.hand)  # its process is stopped, or has ended
+        self.check()
+
+    @rule(which=st.integers(0, 2))
+    def crash(self, which: int) -> None:
+        node = self.nodes[which]
+        node.is_up = False
+        node.hands.clear()
+        node.handed.clear()
+
+    @rule(which=st.integers(0, 2))
+    def start_again(self, which: int) -> None:
+        node = self.nodes[which]
+        if not node.is_up:
+            self.do_start_again(node)
+
+    def do_start_again(self, node: Node) -> None:
+        self.settle(node.store, node.id)
+        node.scheduler = Scheduler(node.id)
+        node.is_up = True
+        self.read_queues(node)
+
+    @rule(
+        by=st.integers(0, 2),
+        of=st.integers(0, 2),
+        cut=st.sampled_from([None, None, (1, True), (1, False), (2, True), (2, False)]),
+    )
+    def take_over(self, by: int, of: int, cut: tuple[int, bool] | None) -> None:
+        """A node is taken for dead, rightly or wrongly; `cut`: who settles its tasks dies in the middle of it."""
+        if by == of or not self.nodes[by].is_up:
+            return
+        self.settle(self.nodes[by].store, self.nodes[of].id, cut)
+        if cut is not None:
+            self.crash(by)
+
+    @rule(seconds=st.sampled_from([1, RETRY_SECONDS, 3600]))
+    def pass_time(self, seconds: int) -> None:
+        self.clock.at += timedelta(seconds=seconds)
+
+    @rule(which=st.integers(0, 2), seconds=st.sampled_from([-300, -1, 0, 1, 300]))
+    def set_clock(self, which: int, seconds: int) -> None:
+        """What the node takes for the store's time is wrong by so much."""
+        self.nodes[which].skew = timedelta(seconds=seconds)
+
+    @rule(which=st.integers(0, 2))
+    def promote(self, which: int) -> None:
+        if self.nodes[which].is_up:
+            self.do_promote(self.nodes[which])
+
+    def do_promote(self, node: Node) -> None:
+        before = node.store.now()
+        node.store.promote_due()
+        after = node.store.now()
+        found = {task.id: task.status for task in self.eye.find_tasks(TaskFilter())}
+        for task_id, expected in self.tasks.items():
+            if expected.status == Status.BLOCKED and expected.not_before is not None:
+                must, may = expected.not_before <= before, expected.not_before <= after
+                if must or (may and found[task_id] == Status.CREATED):
+                    expected.status, expected.node, expected.not_before = int(Status.CREATED), None, None
+        self.look(are_all_there=True)
+
+    # --- how it is done
+
+    def read_queues(self, node: Node) -> None:
+        nothing = Load(max_per_queue=0, max_total=0)
+        node.scheduler.round(node.store, classes=frozenset(QUEUES), load=nothing, refresh=False)
+        node.scheduler._queues = node.store.queues()  # without promoting what is due: that is a step of its own
+
+    def pick(self, which: int, pick: int, stage: str) -> tuple[Node | None, Hand | None]:
+        node = self.nodes[which]
+        hands = [hand for hand in node.hands if hand.stage == stage and not hand.is_waiting]
+        return (node, hands[pick % len(hands)]) if node.is_up and hands else (None, None)
+
+    def hand_in(self, node: Node, hand: Hand, change: RunChange, answer: Callable[[bool], None]) -> None:
+        hand.is_waiting = True  # a run hands in one change at a time
+        node.handed.append(Handed(hand, change, answer))
+
+    def carry_out(self, change: RunChange) -> bool:
+        """The same in the model; whether its guard holds."""
+        expected = self.tasks[change.key.task_id]
+        held = (expected.node, expected.token) == (change.key.node, change.key.token)
+        if not held or expected.status not in [int(one) for one in change.statuses]:
+            return False
+        before, expected.status = expected.status, change.set.get("status", expected.status)
+        assert before == expected.status or statuses.may_become(before, expected.status)
+        if change.set.get("node") is not None:
+            expected.node = None
+            expected.token = None
+            if before == Status.RUNNING:
+                expected.returns += 1
+        expected.stdout = change.set.get("stdout", expected.stdout)
+        expected.not_before = change.set.get("not_before")
+        expected.last_change = change
+        self.owed |= {one["parameters"]["child"] for one in change.creates}
+        return True
+
+    def settle(self, store: Store, node_id: str, cut: tuple[int, bool] | None = None) -> None:
+        theirs = [
+            (task_id, one)
+            for task_id, one in self.tasks.items()
+            if one.node == node_id and one.status in (Status.CLAIMED, Status.RUNNING)
+        ]
+        is_fenced = is_settled = True
+        try:
+            cut_store: Any = store if cut is None else CutStore(store, after=cut[0], is_carried_out=cut[1])
+            lost_runs.settle(cut_store, node_id, is_on_this_machine=False)
+        except Cut:
+            assert cut is not None
+            is_fenced, is_settled = cut != (1, False), cut == (2, True)
+        for task_id, one in theirs:
+            if not is_fenced:
+                continue
+            found = self.eye.get_task(task_id)
+            assert found is not None
+            one.last_change = None
+            one.token = found.token  # theirs is void, whatever it is now
+            if not is_settled or one.status == Status.RUNNING:
+                is_again = is_settled and QUEUES[one.queue].get("idempotent") is True
+                assert is_again or str(one.token).startswith("settling-")
+            if is_settled and (one.status == Status.CLAIMED or QUEUES[one.queue].get("idempotent") is True):
+                one.status, one.node, one.token = int(Status.CREATED), None, None
+            elif is_settled:
+                one.status = int(Status.ORPHANED)
+        self.look()
+
+    # --- the promises
+
+    def look(self, *, are_all_there: bool = False) -> None:
+        """Hold every task against the model. `are_all_there`: no follow-up task may be missing any more."""
+        found = {task.id: task for task in self.eye.find_tasks(TaskFilter())}
+        for task_id in found.keys() - self.tasks.keys():
+            child = found[task_id].parameters.get("child")
+            assert child in self.owed, f"a task that nobody has made, or that was made twice: {child}"
+            self.owed.remove(child)
+            self.children.add(child)
+            self.tasks[task_id] = Expected("again")
+        assert not (are_all_there and self.owed), "follow-up tasks are missing"
+        assert found.keys() == self.tasks.keys(), "a task is lost"
+        for task_id, expected in self.tasks.items():
+            task = found[task_id]
+            wanted = (expected.status, expected.node, expected.token, expected.stdout)
+            assert (task.status, task.node, task.token, task.document["stdout"]) == wanted, expected
+        self.check()
+
+    def check(self) -> None:
+        for task_id, expected in self.tasks.items():
+            key = RunKey(task_id, str(expected.node), expected.token)
+            owners = [node.id for node in self.nodes for hand in node.hands if hand.key == key]
+            assert len(owners) <= 1, "in two nodes' hands"
+            if QUEUES[expected.queue].get("idempotent") is not True:
+                assert expected.starts <= 1 + expected.returns, "started twice"
+                running = [
+                    hand for node in self.nodes for hand in node.hands
+                    if hand.task.id == task_id and hand.stage == "running"
+                ]  # fmt: skip
+                assert len(running) <= 1, "runs twice at once"
+
+    def teardown(self) -> None:
+        """In the end everything comes to its end, whatever has happened before."""
+        try:
+            for node in self.nodes:
+                self.do_write(node, "answered")
+                self.crash(self.nodes.index(node))
+                self.do_start_again(node)
+            node = self.nodes[0]
+            for _ in range(100):
+                self.pass_time(3600)
+                self.do_promote(node)
+                self.claim(0, is_lost=False)
+                if not node.hands:
+                    break
+                for number in range(len(node.hands)):
+                    self.start(0, number if number == 0 else 0)
+                self.do_write(node, "answered")
+                for hand in list(node.hands):
+                    self.do_end(node, hand, 0, 0, snooze=False)
+                self.do_write(node, "answered")
+            assert all(statuses.is_finished(one.status) for one in self.tasks.values()), "a task has no end"
+            assert not self.owed
+            for one in self.tasks.values():
+                if one.status == Status.ORPHANED:
+                    assert not MANIFESTS[one.queue].idempotent
+        finally:
+            for store in (self.eye, *(node.store for node in self.nodes)):
+                store.close()
+            self.close()
+
+
+def run(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
+    run_state_machine_as_test(
+        lambda: Nodes(place),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=not is_random,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink) if is_random else (Phase.generate,),
+            print_blob=True,
+        ),
+    )
+
+
+def cases(examples: int) -> list[Any]:
+    long = [pytest.mark.soak, pytest.mark.timeout(1800)]
+    return [pytest.param(examples, 40, False, id="short"), pytest.param(40 * examples, 80, True, id="long", marks=long)]
+
+
+@pytest.mark.parametrize(("examples", "steps", "is_random"), cases(25))
+def test_no_order_of_events_breaks_a_promise_on_sqlite(
+    tmp_path: Path, examples: int, steps: int, is_random: bool
+) -> None:
+    names = itertools.count(1)
+
+    def place(clock: SharedClock) -> tuple[Callable[[], Store], Callable[[], None]]:
+        path = tmp_path / f"{next(names)}.db"
+
+        def open_one() -> Store:
+            store = SqliteStore(path, clock)
+            store.open()
+            return store
+
+        def remove() -> None:
+            for file in tmp_path.glob(f"{path.name}*"):
+                file.unlink()
+
+        return open_one, remove
+
+    run(place, examples=examples, steps=steps, is_random=is_random)
+
+
+@pytest.mark.mongodb
+@pytest.mark.parametrize(("examples", "steps", "is_random"), cases(8))
+def test_no_order_of_events_breaks_a_promise_on_mongodb(
+    mongod_server: Mongod, examples: int, steps: int, is_random: bool
+) -> None:
+    with mongod_server.database() as url, pymongo.MongoClient(url) as client:
+
+        def place(clock: SharedClock) -> tuple[Callable[[], Store], Callable[[], None]]:
+            def open_one() -> Store:
+                store = AheadMongoStore(url, clock)
+                store.open()
+                return store
+
+            def empty() -> None:
+                for name in ("tasks", "queues"):
+                    client.get_default_database()[name].delete_many({})
+
+            return open_one, empty
+
+        run(place, examples=examples, steps=steps, is_random=is_random)
