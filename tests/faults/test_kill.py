@@ -90,7 +90,7 @@ def test_processes_that_outlive_their_node_are_gone_before_anything_is_started(
     again = cluster.push(cluster.queue("Again", maxthreads=2), *({"stubborn": True} for _ in range(2)))
     (waiting,) = cluster.push("Once", {})
     node = cluster.start()
-    wait_until(lambda: len(account.lines("start")) == 4, 30, "not all have started")
+    wait_until(lambda: len(account.lines("start")) == 4, 60, "not all have started")
     old = account.lines("start")
     node.kill()
     node.wait()
@@ -120,15 +120,15 @@ def test_a_process_that_was_given_the_number_of_an_old_one_is_left_alone(cluster
     cluster.plugin("Once", account.program, file="hold.py")
     (task_id,) = cluster.push(cluster.queue("Once"), {})
     node = cluster.start()
-    wait_until(lambda: account.lines("start"), 20, "it did not start")
-    wait_until(lambda: "pid_started" in cluster.task(task_id).run, 20, "the pid was not written down")
+    wait_until(lambda: account.lines("start"), 60, "it did not start")
+    wait_until(lambda: "pid_started" in cluster.task(task_id).run, 60, "the pid was not written down")
     node.kill()
     node.wait()
     (old,) = account.lines("start")
     task = cluster.task(task_id)
     assert (task.run["pid"], task.run["pid_started"]) == (old.pid, old.pid_started)
     os.killpg(old.pid, signal.SIGKILL)
-    wait_until(lambda: machine.process_started(old.pid) is None, 10, "the old process is still there")
+    wait_until(lambda: machine.process_started(old.pid) is None, 60, "the old process is still there")
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as innocent:
         # A pid that comes again takes as many processes as there are pids: written down as it would look then.
         run = {**task.run, "pid": innocent.pid}

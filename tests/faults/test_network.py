@@ -148,7 +148,7 @@ def network_faults(proxy: Proxy, load: Load, chance: random.Random) -> dict[str,
 
     def lose_answers(command: str) -> None:
         proxy.cut_answers(LOST_ANSWERS, to=command.encode() + b"\0\6\0\0\0tasks\0")
-        wait_until(lambda: proxy.answers_cut == LOST_ANSWERS, 30, "no answer was cut")
+        wait_until(lambda: proxy.answers_cut == LOST_ANSWERS, 60, "no answer was cut")
 
     return {
         "dropped": drop,
@@ -167,7 +167,7 @@ def test_however_the_network_fails_everything_runs_once_and_is_written_once(
     load = Load(cluster)
     chance = random.Random(rounds)
     node = cluster.start("--heartbeat", "0.5", url=through(proxy))
-    wait_until(lambda: load.starts() >= 3, 30, "the node does not begin")
+    wait_until(lambda: load.starts() >= 3, 60, "the node does not begin")
     faults = network_faults(proxy, load, chance)
     for _ in range(rounds):
         for name in chance.sample(sorted(faults), len(faults)):
@@ -177,7 +177,7 @@ def test_however_the_network_fails_everything_runs_once_and_is_written_once(
     load.finish()
     load.check_account()
     node.terminate()
-    assert node.wait(30) == 0
+    assert node.wait(60) == 0
 
 
 def server_faults(server: Mongod, load: Load, chance: random.Random) -> dict[str, Callable[[], None]]:
@@ -206,7 +206,7 @@ def assert_eventually_primary(client: pymongo.MongoClient[Any]) -> None:
             return bool(client.admin.command("hello")["isWritablePrimary"])
         return False
 
-    wait_until(is_primary, 30, "it was not elected again")
+    wait_until(is_primary, 60, "it was not elected again")
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
@@ -217,7 +217,7 @@ def test_however_the_server_fails_everything_runs_once_and_is_written_once(
     chance = random.Random(rounds)
     options = OPTIONS.replace("directConnection=true", "replicaSet=rs0")
     node = cluster.start("--heartbeat", "0.5", url=f"mongodb://127.0.0.1:{server.port}/away?{options}")
-    wait_until(lambda: load.starts() >= 3, 30, "the node does not begin")
+    wait_until(lambda: load.starts() >= 3, 60, "the node does not begin")
     faults = server_faults(server, load, chance)
     for _ in range(rounds):
         for name in chance.sample(sorted(faults), len(faults)):
@@ -227,7 +227,7 @@ def test_however_the_server_fails_everything_runs_once_and_is_written_once(
     load.finish()
     load.check_account()
     node.terminate()
-    assert node.wait(30) == 0
+    assert node.wait(60) == 0
 
 
 @pytest.mark.parametrize("count", [24, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
@@ -248,7 +248,7 @@ def test_what_many_tasks_say_while_the_store_is_away_waits_on_disk(
     proxy.refuse()
     gate.touch()
     wait_until(lambda: said.read_text().count("said") == count, 60, "not all have said it")
-    wait_until(lambda: "the store is away" in cluster.log(), 30, "the node does not say that the store is away")
+    wait_until(lambda: "the store is away" in cluster.log(), 60, "the node does not say that the store is away")
     proxy.mend()
     cluster.wait_for_all(within_seconds=300)
     grown = machine.memory_bytes(node.pid)[1] - before
@@ -258,4 +258,4 @@ def test_what_many_tasks_say_while_the_store_is_away_waits_on_disk(
     # What is in the document of each, twice (as kept, and as handed over), and what all runs together hand over.
     assert grown < count * 2.5 * 2**20 + 80 * 2**20
     node.terminate()
-    assert node.wait(30) == 0
+    assert node.wait(60) == 0

@@ -45,9 +45,9 @@ class Takeover:
         self.again = cluster.push("Again", {}, {"stubborn": True})
         self.n1 = cluster.start(*QUICK, node_id="n1")
         self.n2 = cluster.start(*QUICK, node_id="n2", through=n2_through)
-        wait_until(lambda: len(account.lines("start")) == 4, 30, "n1 has not started its tasks")
-        wait_until(lambda: self.node_ids() == {"n1", "n2"}, 30, "not both nodes are there")
-        wait_until(lambda: all("pid" in task.run for task in cluster.tasks()), 30, "not all is written down")
+        wait_until(lambda: len(account.lines("start")) == 4, 60, "n1 has not started its tasks")
+        wait_until(lambda: self.node_ids() == {"n1", "n2"}, 60, "not both nodes are there")
+        wait_until(lambda: all("pid" in task.run for task in cluster.tasks()), 60, "not all is written down")
         self.old = account.lines("start")
 
     def node_ids(self) -> set[str]:
@@ -57,11 +57,11 @@ class Takeover:
         self.n1.send_signal(signal.SIGSTOP)
         for queue in ("Once", "Again"):
             self.cluster.store.update_queue(queue, {}, unset=("nodes_pin",))
-        wait_until(lambda: len(self.account.lines("start")) == 6, 30, "n2 has not taken over")
+        wait_until(lambda: len(self.account.lines("start")) == 6, 60, "n2 has not taken over")
         for task_id in self.once:
-            self.cluster.wait_for_status(task_id, Status.ORPHANED)
+            self.cluster.wait_for_status(task_id, Status.ORPHANED, within_seconds=60)
         for task_id in self.again:
-            wait_until(lambda task_id=task_id: self.is_all_written(task_id), 20, "n2 has not written what it knows")
+            wait_until(lambda task_id=task_id: self.is_all_written(task_id), 60, "n2 has not written what it knows")
 
     def is_all_written(self, task_id: Any) -> bool:
         task = self.cluster.task(task_id)
@@ -75,10 +75,10 @@ class Takeover:
         woken = time.monotonic()
         self.n1.send_signal(signal.SIGCONT)
         for task_id in (*self.once, *self.again):
-            wait_until(lambda task_id=task_id: self.says_of(task_id), 20, f"n1 does not say that {task_id} is not its")
-        wait_until(lambda: "this node was silent for" in self.cluster.log("n1"), 20, "n1 does not say why")
-        wait_until(lambda: not any(self.is_alive(one) for one in self.old), 10, "stale processes are left")
-        wait_until(lambda: self.processing("n1") == 0, 20, "n1 still counts them as its own")
+            wait_until(lambda task_id=task_id: self.says_of(task_id), 60, f"n1 does not say that {task_id} is not its")
+        wait_until(lambda: "this node was silent for" in self.cluster.log("n1"), 60, "n1 does not say why")
+        wait_until(lambda: not any(self.is_alive(one) for one in self.old), 60, "stale processes are left")
+        wait_until(lambda: self.processing("n1") == 0, 60, "n1 still counts them as its own")
         assert self.documents() == before  # nothing of what n1 knew has come into the store
         return woken
 
@@ -99,7 +99,7 @@ class Takeover:
     def let_n2_finish(self) -> None:
         self.account.let_go("n2")
         for task_id in self.again:
-            self.cluster.wait_for_status(task_id, Status.CONCLUDED)
+            self.cluster.wait_for_status(task_id, Status.CONCLUDED, within_seconds=60)
 
     def check_account(self) -> None:
         for task_id in self.once:
@@ -121,9 +121,9 @@ class Takeover:
         """It is a node like any other afterwards."""
         (task_id,) = self.cluster.push(self.cluster.queue("Once", "last", nodes_pin=["n1"]), {})
         self.account.let_go("n1")
-        assert self.cluster.wait_for_status(task_id, Status.CONCLUDED).node == "n1"
+        assert self.cluster.wait_for_status(task_id, Status.CONCLUDED, within_seconds=60).node == "n1"
         self.n1.terminate()
-        assert self.n1.wait(30) == 0
+        assert self.n1.wait(60) == 0
 
 
 @pytest.mark.parametrize("mode", ["oneshot", "worker"])
@@ -143,7 +143,7 @@ def test_a_node_that_was_stopped_for_too_long_changes_nothing_and_stops_what_is_
     both.check_account()
     both.check_that_n1_works_on()
     both.n2.terminate()
-    assert both.n2.wait(30) == 0
+    assert both.n2.wait(60) == 0
 
 
 @pytest.mark.mongodb
