@@ -502,7 +502,8 @@ class Run:
         conclusion = conclude(
             end, self._manifest, attempt=self._attempt, chance=random.random(), said=self._effects.said
         )
-        now = self._around.clock.now()
+        # The store's clock is only about known: what a slow server says of it may set it back while the program runs.
+        now = max(self._around.clock.now(), self._run["started"])
         creates = self._follow_ups(conclusion, now)
         self._run |= {
             "ended": now,

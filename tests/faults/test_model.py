@@ -618,7 +618,7 @@ def in_memory(tmp_path: Path) -> Iterator[Path]:
 
 def cases(examples: int) -> list[Any]:
     long = [pytest.mark.soak, pytest.mark.timeout(1800)]
-    return [pytest.param(examples, 40, False, id="short"), pytest.param(40 * examples, 80, True, id="long", marks=long)]
+    return [pytest.param(examples, 40, False, id="short"), pytest.param(10 * examples, 80, True, id="long", marks=long)]
 
 
 @pytest.mark.parametrize(("examples", "steps", "is_random"), cases(50))
