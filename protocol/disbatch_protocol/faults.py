@@ -46,6 +46,9 @@ def near_name(word: str, known: Iterable[str]) -> str | None:
     return by_shape.get(word.replace("_", "").replace("-", "").lower())
 
 
+_QUOTED_MAX = 40  # characters
+
+
 def kind_of(value: Any) -> str:
     """The JSON type of a value and, where it is short, the value: `a string "x"`, `an object`, `nothing`."""
     if value is None:
@@ -55,9 +58,20 @@ def kind_of(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"the number {value!r:.40}"
     if isinstance(value, str):
-        return f'the string "{value}"' if len(value) <= 40 else f'a string "{value[:37]}..."'
+        return f'the string "{value}"' if len(value) <= _QUOTED_MAX else f"a string of {len(value)} characters"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, dict):
         return "an object" if value else "an empty object"
     return f"a {type(value).__name__}"
+
+
+def plain_kind_of(value: Any) -> str:
+    """The JSON type of a value and nothing of the value: `a string`, `a number`."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, (list, tuple)) else "an object" if isinstance(value, dict) else kind_of(value)

@@ -7,20 +7,21 @@ Rules:
 1. A schema is compiled once; a check of fitting parameters is one pass without messages.
 2. Nothing is ever fetched: a `$ref` must lead into the schema itself.
 3. Given parameters are never changed; what differs is a copy.
-4. A fault shows no value that the schema marks as `writeOnly`, nor one that holds such a value.
+4. What is below a `writeOnly` is secret: no message quotes it, and it is masked for whoever only looks. Where a value
+   may be one (it stands where an object with a secret in it was expected), it counts as one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from disbatch_protocol.faults import Fault, kind_of, near_name, pointer_to
+from disbatch_protocol.faults import Fault, kind_of, near_name, plain_kind_of, pointer_to
 
 MASK = "********"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_MASK_DEPTH = 32  # a schema may refer to itself
+_SECRET_DEPTH = 32  # a schema may refer to itself
 
 
 class ParameterSchema:
@@ -31,6 +32,7 @@ class ParameterSchema:
         self._validator: Any = None
         self._may_be_slow: bool | None = None
         self._defaults: dict[str, Any] = {}
+        self._has_secrets = _mentions_secret(schema)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if isinstance(properties, Mapping):
             self._defaults = {
@@ -56,8 +58,8 @@ class ParameterSchema:
         try:
             if validator.is_valid(complete):
                 return ()
-            shown = self.masked(complete)
-            faults = [_fault_of(error, complete, shown) for error in _leaves(validator, complete)]
+            secrets = self.secrets(complete)
+            faults = [_fault_of(error, secrets) for error in _leaves(validator, complete)]
         except RecursionError:
             message = "cannot be checked: the schema refers to itself without end, or they are nested too deeply"
             return (Fault(pointer="", message=message),)
@@ -74,9 +76,17 @@ class ParameterSchema:
         missing = {name: value for name, value in self._defaults.items() if name not in parameters}
         return {**parameters, **missing} if missing else parameters
 
+    def secrets(self, parameters: Any) -> tuple[str, ...]:
+        """The JSON pointers of those of these values that are secret, in order."""
+        if not self._has_secrets:
+            return ()
+        found: set[str] = set()
+        self._find_secrets(self._schema, parameters, "", found, _SECRET_DEPTH)
+        return tuple(sorted(found))
+
     def masked(self, parameters: Any) -> Any:
-        """The parameters with every `writeOnly` value replaced, for whoever only looks."""
-        return self._mask(self._schema, parameters, _MASK_DEPTH)
+        """The parameters with every secret replaced, for whoever only looks."""
+        return masked_at(parameters, self.secrets(parameters))
 
     def _compiled(self) -> Any:
         if self._validator is None:
@@ -87,31 +97,29 @@ class ParameterSchema:
             self._validator = jsonschema.Draft202012Validator(self._schema, registry=Registry())
         return self._validator
 
-    def _mask(self, schema: Any, value: Any, depth: int) -> Any:
-        if not isinstance(schema, Mapping) or depth == 0:
-            return value
-        if schema.get("writeOnly") is True:
-            return MASK
+    def _find_secrets(self, schema: Any, value: Any, at: str, found: set[str], depth: int) -> None:
+        if not isinstance(schema, Mapping) or depth == 0 or at in found:
+            return
+        if schema.get("writeOnly") is True or (at and _stands_for_secret(schema, value)):
+            found.add(at)
+            return
+        same = [schema.get(word) for word in ("if", "then", "else", "not")]
+        for word in ("allOf", "anyOf", "oneOf"):
+            same += schema.get(word) or ()
+        same += (schema.get("dependentSchemas") or {}).values()
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            value = self._mask(self._resolve(reference), value, depth - 1)
-        for word in ("allOf", "anyOf", "oneOf"):
-            for part in schema.get(word) or ():
-                value = self._mask(part, value, depth - 1)
-        for word in ("if", "then", "else"):
-            value = self._mask(schema.get(word), value, depth - 1)
+            same.append(self._resolve(reference))
+        for part in same:
+            self._find_secrets(part, value, at, found, depth - 1)
         if isinstance(value, Mapping):
-            properties = schema.get("properties")
-            known = properties if isinstance(properties, Mapping) else {}
-            rest = schema.get("additionalProperties")
-            return {name: self._mask(known.get(name, rest), one, depth - 1) for name, one in value.items()}
-        if isinstance(value, list):
-            first = schema.get("prefixItems") or ()
-            return [
-                self._mask(first[index] if index < len(first) else schema.get("items"), one, depth - 1)
-                for index, one in enumerate(value)
-            ]
-        return value
+            for name, one in value.items():
+                for part in _parts_for_name(schema, str(name)):
+                    self._find_secrets(part, one, at + pointer_to([str(name)]), found, depth - 1)
+        elif isinstance(value, list):
+            for index, one in enumerate(value):
+                for part in _parts_for_index(schema, index):
+                    self._find_secrets(part, one, f"{at}/{index}", found, depth - 1)
 
     def _resolve(self, reference: str) -> Any:
         """The part of the schema that a local `$ref` leads to; None where it is not a pointer into it."""
@@ -120,7 +128,10 @@ class ParameterSchema:
         found: Any = self._schema
         for step in reference[1:].split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
-            found = found.get(name) if isinstance(found, Mapping) else None
+            if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                found = found.get(name) if isinstance(found, Mapping) else None
         return found
 
 
@@ -131,6 +142,62 @@ def _has_word(value: Any, words: frozenset[str]) -> bool:
     if isinstance(value, Mapping):
         return not words.isdisjoint(value) or any(_has_word(one, words) for one in value.values())
     return isinstance(value, list) and any(_has_word(one, words) for one in value)
+
+
+_IN_OBJECTS = ("properties", "patternProperties", "additionalProperties", "unevaluatedProperties")
+_IN_LISTS = ("prefixItems", "items", "contains", "unevaluatedItems")
+
+
+def _stands_for_secret(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether a value is where an object, or a list, with a secret in it was expected (rule 4)."""
+    if value is None or isinstance(value, bool):
+        return False
+    in_objects, in_lists = (
+        any(_mentions_secret(schema.get(word)) for word in words) for words in (_IN_OBJECTS, _IN_LISTS)
+    )
+    if isinstance(value, Mapping):
+        return in_lists and not in_objects
+    return in_objects and not in_lists if isinstance(value, list) else in_objects or in_lists
+
+
+def _parts_for_name(schema: Mapping[str, Any], name: str) -> list[Any]:
+    known = schema.get("properties")
+    parts = [known[name]] if isinstance(known, Mapping) and name in known else []
+    for pattern, part in (schema.get("patternProperties") or {}).items():
+        try:
+            if re.search(pattern, name):
+                parts.append(part)
+        except re.error:  # of another dialect than Python's: better one mask too many
+            parts.append(part)
+    return parts or [schema.get("additionalProperties"), schema.get("unevaluatedProperties")]
+
+
+def _parts_for_index(schema: Mapping[str, Any], index: int) -> list[Any]:
+    first = schema.get("prefixItems") or ()
+    part = first[index] if index < len(first) else schema.get("items")
+    return [part, schema.get("contains"), schema.get("unevaluatedItems")]
+
+
+def _mentions_secret(schema: Any) -> bool:
+    """Whether there is a `writeOnly` in it, at any depth."""
+    if isinstance(schema, Mapping):
+        return schema.get("writeOnly") is True or any(map(_mentions_secret, schema.values()))
+    return isinstance(schema, list) and any(map(_mentions_secret, schema))
+
+
+def masked_at(value: Any, pointers: Collection[str]) -> Any:
+    """The value with what these JSON pointers name replaced by the mask; one that leads nowhere is passed over."""
+    return _masked_at(value, frozenset(pointers), "") if pointers else value
+
+
+def _masked_at(value: Any, pointers: frozenset[str], at: str) -> Any:
+    if at in pointers:
+        return MASK
+    if isinstance(value, Mapping):
+        return {name: _masked_at(one, pointers, at + pointer_to([str(name)])) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked_at(one, pointers, f"{at}/{index}") for index, one in enumerate(value)]
+    return value
 
 
 def _schema_error_in_words(error: Any) -> str:
@@ -221,53 +288,86 @@ def _leaves(validator: Any, value: Any) -> list[Any]:
     return leaves
 
 
-def _fault_of(error: Any, parameters: Any, shown: Any) -> Fault:
-    """`shown`: the parameters as they may be shown."""
+def _fault_of(error: Any, secrets: Collection[str]) -> Fault:
     pointer = pointer_to(error.absolute_path)
-    expected = error.validator_value
-    is_secret = _at(parameters, error.absolute_path) != _at(shown, error.absolute_path)
-    found = "something else (not shown: writeOnly)" if is_secret else kind_of(error.instance)
+    secret = next((one for one in secrets if pointer == one or pointer.startswith(f"{one}/")), None)
+    if secret is not None:
+        # Names inside a secret may be secret as well, and so may be the one value that its schema lets through.
+        inside = "in it " if pointer != secret else ""
+        words = _SECRET_WORDS.get(error.validator) or _expected(error)[0]
+        return Fault(pointer=secret, message=f"expected {inside}{words}, found {plain_kind_of(error.instance)}")
+    expected, hint = _expected(error)
+    if error.validator in ("required", "dependentRequired"):
+        return Fault(pointer=pointer, message=f"expected {expected}, found nothing", hint=hint)
+    if error.validator in ("additionalProperties", "unevaluatedProperties") and not isinstance(error.instance, str):
+        return Fault(pointer=pointer, message=expected, hint=hint)
+    return Fault(pointer=pointer, message=f"expected {expected}, found {_found(error)}", hint=hint)
+
+
+_SECRET_WORDS = {
+    "const": "the value that its schema names",
+    "enum": "one of the values that its schema names",
+    "additionalProperties": "only names that its schema has",
+    "unevaluatedProperties": "only names that its schema has",
+}
+_BOUNDS = {
+    "minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
+    "exclusiveMaximum": "less than {}", "multipleOf": "a multiple of {}",
+    "minLength": "at least {} characters", "maxLength": "at most {} characters",
+    "minItems": "at least {} elements", "maxItems": "at most {} elements",
+    "minProperties": "at least {} names", "maxProperties": "at most {} names",
+    "minContains": "at least {} elements that fit `contains`", "maxContains": "at most {} that fit `contains`",
+    "pattern": 'a string that matches "{}"', "format": "a string of the format {}",
+}  # fmt: skip
+_OTHER = {
+    "uniqueItems": "elements that are all different",
+    "contains": "an element that fits `contains`",
+    "unevaluatedItems": "no further elements",
+    "items": "no further elements",
+    "not": "a value that its `not` does not describe",
+    "anyOf": "what one of its `anyOf` describes",
+    "oneOf": "what exactly one of its `oneOf` describes",
+    "propertyNames": "other names",
+}
+
+
+def _expected(error: Any) -> tuple[str, str]:
+    """What the schema wants, and what to do; from the schema alone but for names that it does not know."""
+    wanted = error.validator_value
     match error.validator:
         case "required":
-            missing = [name for name in expected if name not in error.instance]
-            return Fault(pointer=pointer, message=f"expected {_quoted(missing)}, found nothing")
+            return _quoted([name for name in wanted if name not in error.instance]), ""
+        case "dependentRequired":
+            missing = [one for name, needed in wanted.items() if name in error.instance for one in needed]
+            return _quoted([one for one in missing if one not in error.instance]), ""
         case "type":
-            kinds = [expected] if isinstance(expected, str) else expected
-            return Fault(
-                pointer=pointer, message=f"expected {' or '.join(_KINDS.get(k, k) for k in kinds)}, found {found}"
-            )
+            kinds = [wanted] if isinstance(wanted, str) else wanted
+            return " or ".join(_KINDS.get(kind, kind) for kind in kinds), ""
         case "enum":
-            return Fault(pointer=pointer, message=f"expected one of {_quoted(expected)}, found {found}")
-        case "additionalProperties" if isinstance(error.schema.get("properties"), Mapping):
-            known = error.schema["properties"]
+            return f"one of {_quoted(wanted)}", ""
+        case "const":
+            return f"{_quoted([wanted]):.80}", ""
+        case "additionalProperties" | "unevaluatedProperties":
+            known = error.schema.get("properties")
+            known = known if isinstance(known, Mapping) else {}
             unknown = [name for name in error.instance if name not in known]
             near = near_name(unknown[0], known) if unknown else None
-            hint = f'did you mean "{near}"?' if near else f"known are {_quoted(sorted(known))}"
-            return Fault(pointer=pointer, message=f"unknown {_quoted(unknown)}", hint=hint)
-        case "writeOnly" | "const":
-            return Fault(pointer=pointer, message=f"expected {expected!r:.80}, found {found}")
-        case "pattern":
-            return Fault(pointer=pointer, message=f'expected a string that matches "{expected}", found {found}')
-        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
-            words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than"}
-            return Fault(
-                pointer=pointer, message=f"expected {words.get(error.validator, 'less than')} {expected}, found {found}"
-            )
-    if is_secret:
-        return Fault(
-            pointer=pointer, message=f'expected what fits "{error.validator}": {expected!r:.80}, found {found}'
-        )
-    return Fault(pointer=pointer, message=f"{error.message:.200}")
+            hint = f'did you mean "{near}"?' if near else f"known are {_quoted(sorted(known))}" if known else ""
+            return f"unknown {_quoted(unknown)}", hint
+        case None:  # the schema `false`
+            return "nothing at this place", ""
+    if error.validator in _BOUNDS:
+        return _BOUNDS[error.validator].format(wanted), ""
+    return _OTHER.get(error.validator, f"what its `{error.validator}` describes"), ""
 
 
-def _at(value: Any, path: Iterable[str | int]) -> Any:
-    """What is at the end of the path; where something else is on the way, that."""
-    for step in path:
-        try:
-            value = value[step]
-        except (LookupError, TypeError):
-            return value
-    return value
+def _found(error: Any) -> str:
+    if error.validator is None:  # of the schema `false` the library says no place: this may be a secret
+        return plain_kind_of(error.instance)
+    value, is_size = error.instance, error.validator.startswith(("min", "max"))
+    if isinstance(value, str) and is_size:
+        return f"{len(value)}"
+    return f"{len(value)} names" if isinstance(value, Mapping) and is_size else kind_of(value)
 
 
 _KINDS = {
