@@ -55,6 +55,8 @@ LARGE_RECORD = 2**15  # bytes of output in one record from which on there must b
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
 CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
 
+_NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a note for whoever shows the task
+
 # Ends that this host has brought about: what the plugin said of an error before is not why it ended.
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
@@ -103,7 +105,9 @@ class Surroundings:
 def beginning(task: Task, plugin: Plugin, around: Surroundings) -> Document:
     """`run` in the task document, as it is when a run of the task starts now."""
     manifest = plugin.manifest
+    secrets = plugin.schema.secrets(task.parameters)
     return {
+        **({"secrets": list(secrets)} if secrets else {}),
         "token": task.token,
         "attempt": task.next_attempt,
         "node": around.site.node_id,
@@ -142,7 +146,7 @@ def input_line(
         "status": int(Status.RUNNING),
         "mtime": run["started"],
         "parameters": plugin.schema.with_defaults(task.parameters),
-        "run": {name: value for name, value in run.items() if name != "token"},  # the node's own mark
+        "run": {name: value for name, value in run.items() if name not in _NOT_FOR_PLUGINS},
     }
     for name in ("error", "result", "progress"):  # of an earlier attempt; see start_change
         document.pop(name, None)
