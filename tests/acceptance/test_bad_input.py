@@ -23,8 +23,10 @@ Plugin = Callable[..., Path]
     ("url", "said"),
     [
         ("mysql://x", "expected sqlite:///path/to/file.db or mongodb://host/database, found the store 'mysql://x'"),
-        ("queue.db", "for a file write sqlite:///queue.db"),
+        ("queue.db", "/home/queue.db"),
         ("sqlite://queue.db", "three slashes, then the path"),
+        ("sqlite:/x/y.db", "for this file write sqlite:///x/y.db"),
+        ("", "expected URL, found an empty text"),
         ("sqlite:///", "three slashes, then the path"),
         ("mongodb://", "expected mongodb://host/database"),
         ("mongodb://user:s3cret@host:port/x", "found mongodb://user:***@host:port/x"),

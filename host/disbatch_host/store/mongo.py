@@ -70,7 +70,7 @@ from disbatch_host.model import (
     whole_number,
 )
 from disbatch_host.store.base import SCHEMA_VERSION, Begin
-from disbatch_host.store.open import redact
+from disbatch_host.store.open import redact, without_secrets
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
@@ -137,10 +137,15 @@ class MongoStore:
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
+        except OSError as error:  # a file of certificates that the URI names
+            raise UsageError(f"{self._description}: {_of_file(error)}") from None
         except (driver.InvalidURI, driver.ConfigurationError, ValueError) as error:
             raise UsageError(
                 f"expected mongodb://host/database, found {self._description}: {_harmless(error, url)}"
             ) from None
+        if parsed.get("collection"):
+            name = f"{parsed['database']}.{parsed['collection']}"
+            raise UsageError(f"expected the name of a database, found {name!r}; it cannot hold a dot")
         self._database_name = parsed.get("database") or _path_of(url) or DEFAULT_DATABASE
 
     @property
@@ -672,9 +677,8 @@ class MongoWatcher:
             except (driver.PyMongoError, OSError) as error:
                 self._drop()
                 if isinstance(error, driver.OperationFailure) and error.code in _NO_STREAMS:
-                    log.info(
-                        "the store announces no changes, it is looked at every %.1f s: %s", FALLBACK_SECONDS, error
-                    )
+                    log.info("the store announces no changes, it is looked at every %.1f s", FALLBACK_SECONDS)
+                    log.debug("why it announces none: %s", error)
                     self._has_streams = False
                 else:
                     log.debug("the change stream was lost: %s", error)
@@ -904,6 +908,8 @@ def _translated(store: MongoStore, duplicate: str = "") -> Iterator[None]:
         raise StoreUnreachableError(
             f"{where} cannot be reached: {_short(error)}; is the server running there?"
         ) from error
+    except OSError as error:  # a file that the URI names; the network's errors are the driver's own
+        raise UsageError(f"{where}: {_of_file(error)}") from None
     except driver.InvalidOperation as error:  # the client was closed
         raise StoreUnreachableError(f"{where} is not open") from error
     except (BSONError, OverflowError, UnicodeError, driver.PyMongoError) as error:
@@ -952,8 +958,13 @@ def _short(error: Exception) -> str:
     return re.split(r", Timeout: |, full error: |, Topology | \(configured timeouts", str(error), maxsplit=1)[0][:300]
 
 
+def _of_file(error: OSError) -> str:
+    return f"{error.strerror or error}: {os.strerror(error.errno)}" if error.errno else str(error)
+
+
 def _harmless(error: Exception, url: str) -> str:
-    """The driver's words about a URI, without the URI."""
-    password = re.search(r"://[^:@/]*:(.*)@", url)
-    text = _short(error)
-    return text.replace(password[1], "***") if password and password[1] else text
+    """The driver's words about a URI, without the URI's secrets and in words for who has typed it."""
+    text = without_secrets(_short(error), url)
+    if "RFC 3986" in text:
+        return "in user and password, percent-encode : / ? # [ ] @ (a slash is %2F)"
+    return re.split(r"[.,;]? (?:Refer to|See|Supported options)", text, maxsplit=1)[0]
