@@ -36,6 +36,12 @@ class UsageError(DisbatchError):
     exit_code = ExitCode.USAGE
 
 
+class OutputError(DisbatchError):
+    """What a command has to say cannot be written where it should go: a full disk, a closed stdout."""
+
+    exit_code = ExitCode.FAILED
+
+
 class PluginError(DisbatchError):
     """A plugin cannot be used as it is; its author can mend it."""
 

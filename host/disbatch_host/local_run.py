@@ -198,7 +198,8 @@ class LocalHost:
 
 
 def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None) -> LocalResult:
-    """Run one task in an event loop of its own. Ctrl-C and SIGTERM stop the program in its own way."""
+    """Run one task in an event loop of its own. Ctrl-C and SIGTERM stop the program in its own way, and so does an
+    OSError of the listener, which is then raised: what it prints has nowhere to go."""
     close_others_on_exec()
 
     async def perform() -> LocalResult:
@@ -206,9 +207,23 @@ def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, host.stop)
+        failures: list[OSError] = []
+
+        def receive(stream: Stream, data: bytes) -> None:
+            if listener is None or failures:
+                return
+            try:
+                listener(stream, data)
+            except OSError as error:
+                failures.append(error)
+                host.stop()
+
         try:
-            return await host.run(plugin, parameters, listener=listener)
+            result = await host.run(plugin, parameters, listener=receive)
         finally:
             await host.close()
+        if failures:
+            raise failures[0]
+        return result
 
     return asyncio.run(perform())

@@ -60,7 +60,7 @@ def test_ndjson_makes_a_task_a_line_and_stops_at_the_first_that_does_not_fit(
     result = on_store("task", "push", "q", "-", stdin='{"n": 1}\n{"n": "x"}\n{"n": 2}\n')
     assert result.code == 2 and len(result.out.split()) == 1
     assert "line 2: the parameters do not fit plugin hello: /n: expected a whole number" in result.err
-    assert "the 1 tasks of the lines before it are created" in result.err
+    assert "the task before it is created" in result.err
     assert on_store("task", "push", "q", "-", stdin='{"n": 1}\nnonsense\n').err.count("line 2") == 1
     on_store.fine("task", "push", "q", "-", "--no-check", stdin='{"n": "x"}\n')
 

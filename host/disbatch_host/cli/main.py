@@ -4,10 +4,13 @@ Rules (cli contract):
 1. `--store`, `--config`, `--plugins`, `--json` and `--debug` are taken before or after the subcommand.
 2. An error is one line on stderr, whatever raised it, with the exit code of its family; a traceback only with --debug.
 3. Modules of commands are imported when one of their commands is called: `task push` in a loop must start quickly.
+4. Output that cannot be written is such an error as well (exit code 1), but where its reader has enough (`| head`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -70,8 +73,30 @@ _HELP = {
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     options: dict[str, Any] = context.find_root().ensure_object(dict)
-    if value not in (None, (), False):
-        options[str(parameter.name)] = value
+    name = str(parameter.name)
+    if value in (None, (), False):
+        return
+    if value == "" or (parameter.multiple and "" in value):
+        raise UsageError(
+            f"--{name}: expected {parameter.make_metavar(context)}, found an empty text; is a variable unset?"
+        )
+    options[name] = (*options.get(name, ()), *value) if parameter.multiple else value
+
+
+class Subcommands(click.Group):
+    """A group of commands, which says in one line what there is where none is named."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **{"no_args_is_help": False, **more})
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is ctx and error.message.startswith("Missing command"):
+                there_are = ", ".join(self.list_commands(ctx))
+                raise UsageError(f"expected a command after '{ctx.command_path}': one of {there_are}") from None
+            raise
 
 
 class _Commands(click.Group):
@@ -133,7 +158,9 @@ class _Commands(click.Group):
 def cli(context: click.Context, /, **node_options: Any) -> int | None:
     """Run a Disbatch execution node, or talk to a cluster with one of the commands.
 
-    Without a command, a node runs until SIGTERM or Ctrl-C:
+    Without a command, a node runs until SIGTERM or Ctrl-C, then begins no more tasks and sees the running ones through.
+    A second Ctrl-C asks those to stop at once (what is deaf is killed after its plugin's kill_grace, 10 s), a third
+    kills them.
 
     \b
       disbatch-host --plugins ./plugins
@@ -154,9 +181,10 @@ def cli(context: click.Context, /, **node_options: Any) -> int | None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
+    _open_missing_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     hide_passwords(arguments)
-    sys.exit(_run(arguments))
+    sys.exit(_flush(_run(arguments)))
 
 
 def _run(arguments: list[str]) -> int:
@@ -167,6 +195,7 @@ def _run(arguments: list[str]) -> int:
         logging.basicConfig(level=logging.DEBUG)
         logging.getLogger("pymongo").setLevel(logging.INFO)
     try:
+        _check_text(arguments)
         result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={})
         sys.stdout.flush()
     except click.exceptions.Abort:
@@ -180,10 +209,10 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough (`| head`). Keep the interpreter from flushing into the pipe once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+        return ExitCode.DONE  # whoever read our output has enough (`| head`)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
+            return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
             raise
         return _say(
@@ -192,9 +221,54 @@ def _run(arguments: list[str]) -> int:
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
+# What a write to a descriptor may say. Errors of files that we open name them; errors of stores are translated.
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN})
+
+
+def _unwritable(error: OSError) -> str:
+    why = "it is closed" if error.errno == errno.EBADF else error.strerror
+    return f"the output cannot be written: {why}"
+
+
+def _open_missing_streams() -> None:
+    """Where this process was started without one of its three streams (`>&-`), the next file to be opened would take
+    its number. stdin: nothing to read. stdout: an error for whoever writes. stderr: nobody listens."""
+    modes = {"stdin": ("r", os.O_RDONLY), "stdout": ("w", os.O_RDONLY), "stderr": ("w", os.O_WRONLY)}
+    for number, (name, (mode, flags)) in enumerate(modes.items()):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _flush(code: int) -> int:
+    """Write out what is still held. Where that fails, forget it: the interpreter would try again and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            is_new = stream is sys.stdout and code == ExitCode.DONE and not isinstance(error, BrokenPipeError)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if is_new:
+                code = _say(_unwritable(error), ExitCode.FAILED)
+    return code
+
+
+def _check_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(argument[error.start]) & 0xFF
+            raise UsageError(f"expected arguments in UTF-8, found the byte {byte:#x} in one of them") from error
+
+
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
-    click.echo(f"{click.style(f'{_PROGRAM}:', fg='red')} {line}", err=True)
+    with contextlib.suppress(OSError):  # there is nobody left to tell
+        click.echo(f"{click.style(f'{_PROGRAM}:', fg='red')} {line}", err=True)
     return int(code)
 
 

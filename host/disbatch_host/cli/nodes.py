@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.errors import NotFoundError
 from disbatch_host.model import NodeRecord
 from disbatch_protocol.faults import near_name
@@ -15,7 +15,8 @@ from disbatch_protocol.faults import near_name
 DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
 
 
-@click.group()
+@click.group(cls=Subcommands)
+@common_options
 def node() -> None:
     """List and show nodes."""
 

@@ -5,7 +5,10 @@ Raises UsageError for whatever cannot be parameters; the message never holds a v
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import select
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,42 +40,111 @@ def parse_pair(pair: str) -> tuple[str, Any]:
     `key=@file`: the file's content, likewise."""
     match = _PAIR.fullmatch(pair)
     if match is None:
-        raise UsageError("expected -p key=value (or key:=json, key=@file), found no '=' in one of them")
+        found = "no name before it" if pair.startswith(("=", ":=")) else "no '=' in one of them"
+        raise UsageError(f"expected -p key=value (or key:=json, key=@file), found {found}")
     name, mark, text = match[1], match[2], match[3]
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"-p {name}: file {text[1:]} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"-p {name}: expected a file in UTF-8, found byte {error.object[error.start]:#x}"
-            ) from error
+        text = _read(name, text[1:])
     if mark == ":=":
         return name, parse_json(text, f"-p {name}")
     try:
-        return name, orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return name, text
+    _check_numbers(text, f"-p {name}")
+    return name, value
+
+
+def _read(name: str, path: str) -> str:
+    if not path:
+        raise UsageError(f"-p {name}: expected the name of a file after '@', found nothing; a text: '{name}=\"@\"'")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"-p {name}: file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-p {name}: expected a file in UTF-8, found byte {error.object[error.start]:#x}") from error
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Strict JSON. Raises UsageError, saying where it is not."""
+    """Strict JSON, whole numbers in 64 bits. Raises UsageError, saying where it is not."""
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise UsageError(f"{what}: not valid JSON, {error.msg} at line {error.lineno}, column {error.colno}") from error
+        where = f"column {error.colno}"
+        where = where if error.lineno == 1 else f"line {error.lineno} of it, {where}"
+        raise UsageError(f"{what}: not valid JSON, {error.msg} at {where}") from error
+    _check_numbers(text, what)
+    return value
 
 
-def read_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number from 1, parameters) of each line of NDJSON that is not empty."""
-    for number, line in enumerate(lines, 1):
+def _check_numbers(text: str | bytes, what: str) -> None:
+    """Refuse whole numbers beyond 64 bits: MongoDB cannot hold them, and elsewhere they would silently lose digits."""
+    digits = _LONG_NUMBER_BYTES if isinstance(text, bytes) else _LONG_NUMBER
+    if digits.search(text) is None:  # type: ignore[arg-type]
+        return
+
+    def check(number: str) -> int:
+        if len(number) > len(str(_INTEGER_MIN)) or not _INTEGER_MIN <= int(number) <= _INTEGER_MAX:
+            raise UsageError(
+                f"{what}: expected whole numbers of at most 64 bits (up to {_INTEGER_MAX}), found a larger one; "
+                "write it as a string, in double quotes"
+            )
+        return 0
+
+    try:
+        json.loads(text, parse_int=check)
+    except RecursionError as error:
+        raise UsageError(f"{what}: nested too deeply") from error
+
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
+_LONG_NUMBER_BYTES = re.compile(rb"[0-9]{19}")
+
+
+def read_lines(lines: Iterable[bytes | None]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """(line number from 1, parameters) of each line of NDJSON that is not empty; None is passed on."""
+    number = 0
+    for line in lines:
+        if line is None:
+            yield number, None
+            continue
+        number += 1
         if line.strip():
-            value = parse_json(line, f"line {number}")
+            value = parse_json(line.rstrip(b"\r\n"), f"line {number}")
             if not isinstance(value, dict):
                 raise UsageError(f"line {number}: expected a JSON object, found {_kind(value)}")
             # Never longer as it is stored than as it was written, but for a line of escapes.
             yield number, value if len(line) <= PARAMETERS_MAX // 8 else check_size(value)
+
+
+def lines_as_they_come(descriptor: int) -> Iterator[bytes | None]:
+    """The lines of a descriptor; None where nothing has come for a moment, so that what is there can be worked on."""
+    rest: list[bytes] = []  # of a line whose end has not come yet
+    is_idle = False
+    while True:
+        try:
+            if not is_idle and not select.select([descriptor], [], [], _MOMENT_SECONDS)[0]:
+                is_idle = True
+                yield None
+            block = os.read(descriptor, _BLOCK)
+        except OSError as error:
+            raise UsageError(f"stdin cannot be read: {error.strerror}") from error
+        is_idle = False
+        if not block:
+            break
+        first, *others = block.split(b"\n")
+        rest.append(first)
+        for line in others:
+            yield b"".join(rest)
+            rest = [line]
+    if any(rest):
+        yield b"".join(rest)
+
+
+_MOMENT_SECONDS = 0.1
+_BLOCK = 2**16
 
 
 def check_size(parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.model import TaskFilter
@@ -19,7 +19,8 @@ _SETTABLE = ("class", "maxthreads", "description", "nodes_pin", "nodes_ignore")
 _LISTS = ("nodes_pin", "nodes_ignore")
 
 
-@click.group()
+@click.group(cls=Subcommands)
+@common_options
 def queue() -> None:
     """Create, list, show, change and delete queues."""
 

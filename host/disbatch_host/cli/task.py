@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 import time
@@ -11,14 +12,16 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, parameters, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.clock import SystemClock
-from disbatch_host.errors import DisbatchError, ExitCode, NotFoundError, UsageError
-from disbatch_host.model import Document, Queue, Task, TaskFilter, new_task
+from disbatch_host.errors import DisbatchError, ExitCode, NotFoundError, OutputError, UsageError
+from disbatch_host.model import Queue, Task, TaskFilter, new_task
 from disbatch_host.plugins import Plugin
 from disbatch_host.store.base import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import PROTECTED, to_json
+from disbatch_protocol.outcome import Reason
+from disbatch_protocol.parameters import masked_at
 from disbatch_protocol.quantities import format_size, parse_duration
 from disbatch_protocol.status import Status
 
@@ -28,7 +31,8 @@ _LOOK_SECONDS = 0.5  # between two looks at a task that is followed or waited fo
 _TAIL_LINES = 10  # of each stream in `task show`
 
 
-@click.group()
+@click.group(cls=Subcommands)
+@common_options
 def task() -> None:
     """Push, list and show tasks, their output, and wait for them."""
 
@@ -39,7 +43,7 @@ def task() -> None:
 @task.command()
 @click.argument("queue")
 @click.argument("json_or_dash", metavar="[JSON | -]", required=False)
-@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; see below.")
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
 @common_options
 def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check: bool) -> None:
@@ -57,16 +61,26 @@ def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check:
         raise UsageError("expected either '-' or -p, found both; with '-' each line holds all parameters")
     with common.opened_store() as store:
         found = common.find_queue(store, queue)
-        plugin = None if no_check else common.known_plugins().plugins.get(found.class_name)
+        pusher = _Pusher(store, found, _plugin_of(found, no_check=no_check), is_checking=not no_check)
         if json_or_dash == "-":
-            _push_lines(store, found, plugin)
+            _push_lines(pusher)
             return
         values = parameters.parameters_of(json_or_dash, pairs)
-        _check(plugin, values, "")
-        _print_created(store, _create(store, found, [values]))
+        pusher.check(values, "")
+        pusher.create([values])
 
 
-def _push_lines(store: Store, queue: Queue, plugin: Plugin | None) -> None:
+def _plugin_of(queue: Queue, *, no_check: bool) -> Plugin | None:
+    """The plugin of the queue, where it is known here."""
+    try:
+        return common.known_plugins().plugins.get(queue.class_name)
+    except DisbatchError:
+        if no_check:  # a directory that is not there does not matter then
+            return None
+        raise
+
+
+def _push_lines(pusher: _Pusher) -> None:
     """Create what stdin holds, in batches. A line that does not fit ends it; those before it are created and said."""
     created = 0
     batch: list[Mapping[str, Any]] = []
@@ -75,44 +89,70 @@ def _push_lines(store: Store, queue: Queue, plugin: Plugin | None) -> None:
         def flush() -> None:
             nonlocal created
             if batch:
-                _print_created(store, _create(store, queue, batch))
+                pusher.create(batch)
                 created += len(batch)
                 advance(len(batch))
                 batch.clear()
 
         try:
-            for number, values in parameters.read_lines(sys.stdin.buffer):
-                _check(plugin, values, f"line {number}: ")
+            for number, values in parameters.read_lines(parameters.lines_as_they_come(sys.stdin.fileno())):
+                if values is None:  # nothing more for now: whoever waits for the ids of what is there gets them
+                    flush()
+                    continue
+                pusher.check(values, f"line {number}: ")
                 batch.append(values)
                 if len(batch) == _BATCH:
                     flush()
-        except DisbatchError as error:
+        except UsageError as error:
             flush()
-            raise UsageError(f"{error}; the {created} tasks of the lines before it are created") from error
+            before = f"the {created} tasks of the lines before it are" if created != 1 else "the task before it is"
+            raise UsageError(f"{error}; {before} created") from error
         flush()
 
 
-def _check(plugin: Plugin | None, values: Mapping[str, Any], where: str) -> None:
-    faults = plugin.schema.check(values) if plugin is not None else ()
-    if faults:
-        assert plugin is not None
-        text = "; ".join(str(fault) for fault in faults)
-        raise UsageError(f"{where}the parameters do not fit plugin {plugin.name}: {text} (--no-check skips this)")
+class _Pusher:
+    """Creates tasks of one queue and prints their ids."""
 
+    def __init__(self, store: Store, queue: Queue, plugin: Plugin | None, *, is_checking: bool) -> None:
+        self._store = store
+        self._queue = queue
+        self._plugin = plugin
+        self._is_checking = is_checking
 
-def _create(store: Store, queue: Queue, batch: Sequence[Mapping[str, Any]]) -> list[Document]:
-    now = SystemClock().now()
-    documents = [new_task(queue.id, values, now=now) for values in batch]
-    ids = store.insert_tasks(documents)
-    return [{"_id": task_id, **document} for task_id, document in zip(ids, documents, strict=True)]
+    def check(self, values: Mapping[str, Any], where: str) -> None:
+        """Raises UsageError where the parameters do not fit; `where` begins the line."""
+        if self._plugin is None or not self._is_checking:
+            return
+        if faults := self._plugin.schema.check(values):
+            text = "; ".join(str(fault) for fault in faults)
+            raise UsageError(
+                f"{where}the parameters do not fit plugin {self._plugin.name}: {text} (--no-check skips this)"
+            )
 
-
-def _print_created(store: Store, documents: Sequence[Document]) -> None:
-    if not common.wants_json():
-        click.echo("\n".join([str(document["_id"]) for document in documents]))
-        return
-    for document in documents:
-        render.print_json(document, store.extended_json)
+    def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """Create a task for each of these parameters; when its id is printed, it is on disk."""
+        now = SystemClock().now()
+        secrets = [() if self._plugin is None else self._plugin.schema.secrets(values) for values in batch]
+        documents = [
+            new_task(self._queue.id, values, now=now, **({"secrets": list(places)} if places else {}))
+            for values, places in zip(batch, secrets, strict=True)
+        ]
+        ids = self._store.insert_tasks(documents)
+        try:
+            if not common.wants_json():
+                click.echo("\n".join(map(str, ids)))
+                return
+            for task_id, document, places in zip(ids, documents, secrets, strict=True):
+                shown = {"_id": task_id, **document, "parameters": masked_at(document["parameters"], places)}
+                render.print_json(shown, self._store.extended_json)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            created = "the task is" if len(ids) == 1 else f"{len(ids)} tasks are"
+            raise OutputError(
+                f"the output cannot be written: {error.strerror}; {created} created all the same, "
+                "`disbatch-host task list` shows the newest"
+            ) from error
 
 
 # --- list and show
@@ -150,7 +190,7 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
                     render.status_cell(one.status),
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
-                    render.duration(one.run.get("seconds")),
+                    render.duration(None if one.run.get("reason") == Reason.LOST else one.run.get("seconds")),
                     _in_short(one),
                 )
                 for one in tasks[:limit]
@@ -206,7 +246,7 @@ def _show(store: Store, found: Task) -> None:
     if "parent" in document:
         facts.append(("parent", f"{document['parent']}, whose run has created this one"))
     claim = document.get("claim")
-    if isinstance(claim, Mapping) and found.node is not None:
+    if isinstance(claim, Mapping) and found.node is not None and run.get("reason") != Reason.LOST:
         facts.append(("claimed", f"{render.moment(claim.get('at'))} by node {found.node}"))
     facts += [_attempt_fact(one) for one in found.attempts if isinstance(one, Mapping)]
     if run:
@@ -219,7 +259,7 @@ def _show(store: Store, found: Task) -> None:
         facts.append(("progress", _progress_in_words(document["progress"])))
     if "result" in document:
         facts.append(("result", _pretty(document["result"], store)))
-    own = {name: value for name, value in document.items() if name not in PROTECTED}
+    own = {name: value for name, value in document.items() if name not in PROTECTED and name != "secrets"}
     facts += [(name, _shortened(_pretty(value, store))) for name, value in own.items()]
     if document.get("log"):
         facts.append(("log", _log_in_words(document["log"], store)))
@@ -249,7 +289,9 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ),
         ("started", render.moment(run.get("started"))),
     ]
-    if "ended" in run:
+    if run.get("reason") == Reason.LOST:
+        facts.append(("ended", f"lost with its node, nobody knows when; found at {render.moment(run.get('ended'))}"))
+    elif "ended" in run:
         facts.append(("ended", f"{render.moment(run['ended'])}, {_how_it_ended(run)}"))
     if "cpu_seconds" in run:
         memory = format_size(run.get("peak_memory_bytes", 0))
@@ -323,7 +365,7 @@ def _how_it_ended(run: Mapping[str, Any]) -> str:
     reason = str(run.get("reason", ""))
     if reason not in ("", "exited", "signaled"):
         parts.append(reason.replace("_", " "))
-    if "seconds" in run:
+    if "seconds" in run and reason != Reason.LOST:
         parts.append(f"after {render.duration(run['seconds'])}")
     return ", ".join(parts) or "still running"
 
@@ -367,14 +409,21 @@ class _Masker:
             self._plugins = common.known_plugins().plugins
 
     def document(self, found: Task) -> dict[str, Any]:
-        """The task's document, safe to show."""
-        plugin = self._plugins.get(self._classes.get(found.queue, "")) or self._plugins.get(self._class_that_ran(found))
-        masked = found.parameters if plugin is None else plugin.schema.masked(found.parameters)
-        return {**found.document, "parameters": masked}
+        """The task's document, safe to show. What is secret says whoever knows: the document, from its creation and
+        from its run, and the plugins that are known here. Of a task that nobody knew, nothing is masked."""
+        places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
+        for name in {self._classes.get(found.queue, ""), self._class_that_ran(found)}:
+            if name in self._plugins:
+                places.update(self._plugins[name].schema.secrets(found.parameters))
+        return {**found.document, "parameters": masked_at(found.parameters, places)}
 
     def _class_that_ran(self, found: Task) -> str:
         ran = found.run.get("plugin")
         return str(ran.get("class")) if isinstance(ran, Mapping) else ""
+
+
+def _places(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, (list, tuple)) else []
 
 
 # --- output
@@ -386,7 +435,7 @@ class _Masker:
 @click.option("--follow", is_flag=True, help="Go on until the task has ended.")
 @common_options
 def output(id: str, wants_stderr: bool, follow: bool) -> None:
-    """Print what the plugin printed, as it is.
+    """Print what the plugin printed, as it is. With --json a document: its text; with --follow one for each piece.
 
     \b
       disbatch-host task output 5f0c…
@@ -395,40 +444,60 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
     stream = "stderr" if wants_stderr else "stdout"
     with common.opened_store() as store:
         found = common.find_task(store, id)
-        reader = _OutputReader(store, stream)
+        reader = _OutputReader(store, stream, found.id)
         reader.print_new(found)
         if follow:
             watcher = store.watch()
             try:
                 while not statuses.is_finished(found.status):
+                    reader.finish_piece()
                     watcher.wait(_LOOK_SECONDS)
                     found = common.find_task(store, id)
                     reader.print_new(found)
             finally:
                 watcher.close()
+        reader.finish_piece(is_last=True)
 
 
 class _OutputReader:
     """Prints what a stream has more than at the last call; from the start again where a new attempt has begun."""
 
-    def __init__(self, store: Store, stream: str) -> None:
+    def __init__(self, store: Store, stream: str, task_id: Any) -> None:
         self._store = store
         self._stream = stream
+        self._task_id = task_id
         self._token: Any = None
         self._printed = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text: list[str] = []  # of a piece, where it becomes a document
+        self._has_printed = False
 
     def print_new(self, found: Task) -> None:
         token = found.run.get("token")
         if token != self._token:
             self._token, self._printed = token, 0
+            self._decoder.reset()
         position = 0
         for piece in self._pieces(found):
             start = max(0, self._printed - position)
             if start < len(piece):
-                sys.stdout.buffer.write(piece[start:])
+                self._write(piece[start:])
             position += len(piece)
         self._printed = max(self._printed, position)
-        sys.stdout.buffer.flush()
+        if not common.wants_json():
+            sys.stdout.buffer.flush()
+
+    def finish_piece(self, *, is_last: bool = False) -> None:
+        """With --json: print what has come as a document; an empty one only where there is nothing at all."""
+        if common.wants_json() and (any(self._text) or (is_last and not self._has_printed)):
+            render.print_json({"_id": self._task_id, "stream": self._stream, "text": "".join(self._text)})
+            self._text, self._has_printed = [], True
+
+    def _write(self, data: bytes) -> None:
+        if common.wants_json():
+            self._text.append(self._decoder.decode(data))
+        else:
+            sys.stdout.buffer.write(data)
 
     def _pieces(self, found: Task) -> Iterator[bytes]:
         """The document's text, and where there is more, the file whose beginning it is."""
@@ -469,6 +538,7 @@ def wait(ids: tuple[str, ...], timeout: str | None) -> int:
                 for found in _tasks_now(store, list(open_tasks)):
                     if found is None:
                         raise NotFoundError("a task that was waited for is not there any more; somebody has deleted it")
+                    open_tasks[found.id] = found
                     if statuses.is_finished(found.status):
                         ended[found.id] = found
                         del open_tasks[found.id]
@@ -490,10 +560,11 @@ def _tasks_now(store: Store, ids: list[Any]) -> list[Task | None]:
 def _report_wait(store: Store, ended: Mapping[Any, Task], still_open: Mapping[Any, Task]) -> int:
     bad = [one for one in ended.values() if one.status != Status.CONCLUDED]
     if common.wants_json():
-        for one in ended.values():
+        for one in (*ended.values(), *still_open.values()):
             render.print_json({"_id": one.id, "status": one.status, "status_name": statuses.name(one.status)})
     for one in bad:
         click.echo(f"task {one.id} {statuses.name(one.status)}: {_in_short(one) or 'no reason given'}", err=True)
     if still_open:
-        click.echo(f"{len(still_open)} tasks have not ended in time: {', '.join(map(str, still_open))}", err=True)
+        have = "task has" if len(still_open) == 1 else "tasks have"
+        click.echo(f"{len(still_open)} {have} not ended in time: {', '.join(map(str, still_open))}", err=True)
     return ExitCode.FAILED if bad or still_open else ExitCode.DONE
