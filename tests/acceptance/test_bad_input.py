@@ -195,20 +195,22 @@ def test_sqlite_files_that_are_none(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_a_place_where_no_file_can_be_made(terminal: Terminal) -> None:
-    assert "sqlite:///proc/x/y.db cannot be opened" in terminal.refused(3, "status", "--store", "sqlite:///proc/x/y.db")
+    for path, hint in (("/proc/x/y.db", "name another file"), ("/etc/passwd/x.db", "a part of its path is a file")):
+        line = terminal.refused(3, "queue", "create", "q", "--class", "A", "--store", f"sqlite://{path}")
+        assert f"sqlite://{path} cannot be opened" in line and hint in line
 
 
 def test_a_database_that_is_newer_than_the_program(on_store: Terminal, store_url: str) -> None:
     from contract.test_store import plant_layout_version
 
-    on_store.fine("status")
+    on_store.fine("queue", "create", "q", "--class", "A")
     plant_layout_version(store_url, 99)
     assert "install a newer disbatch-host" in on_store.refused(3, "status")
     assert "install a newer disbatch-host" in on_store.refused(3, "--until-idle")
 
 
 def test_a_sqlite_file_is_private(terminal: Terminal) -> None:
-    terminal.fine("status")
+    terminal.fine("queue", "create", "q", "--class", "A")
     file = terminal.directory / ".local/state/disbatch/disbatch.db"
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 

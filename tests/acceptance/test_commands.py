@@ -95,7 +95,7 @@ def test_status_tells_queues_and_nodes_apart_by_what_they_do(on_store: Terminal,
         on_store.fine("task", "wait", task_id, "--timeout", "20")
         shown = on_store.fine("status").out
         assert re.search(r"^q +0 +0 +1 +0", shown, re.MULTILINE)
-        assert "no living node can run nobody" in shown
+        assert "no living node has plugin nobody" in shown
         assert re.search(r"^n1 +alive", shown, re.MULTILINE)
         (node,) = on_store.fine("node", "list", "--json").json
         assert (node["_id"], node["alive"], node["queuetypes"][0]["class"]) == ("n1", True, "hello")
@@ -242,6 +242,8 @@ def test_output_that_nobody_reads_any_more_is_no_error(terminal: Terminal) -> No
 
 @pytest.mark.parametrize("command", [["status"], ["queue", "list"], ["task", "list"], ["node", "list"]])
 def test_an_empty_store_is_no_error(on_store: Terminal, command: list[str]) -> None:
+    on_store.fine("queue", "create", "q", "--class", "A")
+    on_store.fine("queue", "delete", "q")
     on_store.fine(*command)
     assert on_store.fine(*command, "--json").out == ""
 

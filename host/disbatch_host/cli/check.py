@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from disbatch_host.cli.main import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugins import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.trials import Finding, Verdict
-from disbatch_protocol.faults import Fault, Severity
+from disbatch_protocol.faults import Fault, Severity, near_name
 from disbatch_protocol.quantities import format_duration
 
 
@@ -38,16 +38,14 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
     \b
       disbatch-host check
       disbatch-host check ./plugins/mail --run
-      disbatch-host check Mail::Move --plugins /opt/disbatch/plugins --torture --junit check.xml
+      disbatch-host check Mail::Move --torture --junit check.xml
 
-    Exit codes: 0 fine (there may be hints), 1 errors, 2 nothing found.
+    Exit codes: 0 fine (there may be hints), 1 errors, 2 nothing found, or not all that was named.
     """
     found = _find(names)
     if not found:
-        what = f"no plugin {', '.join(names)}" if names else "no plugin.json"
         where = ", ".join(str(one) for one in common.settings().plugins)
-        click.echo(f"disbatch-host: {what} found below {where}; name a directory with --plugins DIR", err=True)
-        return ExitCode.USAGE
+        raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
     reports = []
     with render.progress("trying plugins", total=len(found)) as advance:
         for one in found:
@@ -197,7 +195,7 @@ def plugins() -> None:
 
 
 def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
-    """The plugins of these names or directories; all where none is named."""
+    """The plugins of these names or directories; all where none is named. Raises UsageError for a name without one."""
     if not names:
         return _all_of(load_plugins(common.settings().plugins))
     found: dict[Path, Plugin | BrokenPlugin] = {}
@@ -206,11 +204,20 @@ def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
         if path.name == "plugin.json" and path.is_file():
             path = path.parent
         if path.is_dir():
-            matches: Iterable[Plugin | BrokenPlugin] = _all_of(load_plugins([path]))
+            matches = _all_of(load_plugins([path]))
         else:
             matches = [one for one in _all_of(common.known_plugins()) if _name_of(one) == name]
+        if not matches:
+            raise UsageError(_not_found(name))
         found.update({one.manifest_path: one for one in matches})
     return list(found.values())
+
+
+def _not_found(name: str) -> str:
+    where = ", ".join(str(one) for one in common.settings().plugins)
+    near = near_name(name, [_name_of(one) for one in _all_of(common.known_plugins())])
+    hint = f"did you mean {near!r}?" if near else "name a directory with --plugins DIR"
+    return f"no plugin {name!r} found below {where}; {hint}"
 
 
 def _all_of(catalog: Catalog) -> list[Plugin | BrokenPlugin]:

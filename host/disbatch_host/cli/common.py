@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +13,10 @@ import click
 
 from disbatch_host.cli.settings import Settings, resolve
 from disbatch_host.clock import SystemClock
-from disbatch_host.errors import NotFoundError
+from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.model import Queue, Task
 from disbatch_host.plugins import Catalog, load_plugins
-from disbatch_host.store.base import Store
+from disbatch_host.store.base import Access, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.faults import near_name
 
@@ -40,14 +42,37 @@ def wants_json() -> bool:
 
 
 @contextlib.contextmanager
-def opened_store() -> Iterator[Store]:
-    """The store of the settings, open for the length of the block."""
-    store = open_store(settings().store_url, SystemClock())
-    store.open()
+def opened_store(*, creates: bool = False) -> Iterator[Store]:
+    """The store of the settings, open for the length of the block. A file that is not there is only made with
+    `creates`: a slip in a name must not make another store. The default one then looks empty."""
+    given = settings().is_store_given
+    access = Access.CREATE if creates else Access.EXISTING if given else Access.OR_EMPTY
+    store = open_store(settings().store_url, SystemClock(), access)
+    with saying_that_it_takes_long(store):
+        store.open()
     try:
         yield store
     finally:
         store.close()
+
+
+@contextlib.contextmanager
+def saying_that_it_takes_long(store: Store) -> Iterator[None]:
+    """For who sits at a terminal and waits for a server."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    text = f"disbatch-host: connecting to {store.description} ..."
+    timer = threading.Timer(_LONG_SECONDS, lambda: click.echo(text, err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_LONG_SECONDS = 2.0
 
 
 def find_queue(store: Store, name: str) -> Queue:
@@ -76,3 +101,16 @@ def known_plugins() -> Catalog:
     if not settings().are_plugins_given:
         directories = tuple(one for one in directories if one.is_dir())
     return load_plugins(directories)
+
+
+def check_id(what: str, text: str) -> None:
+    """Raises UsageError where an id, or another short text that tables show, cannot be shown."""
+    if not text.strip():
+        raise UsageError(f"expected {what}, found an empty one")
+    if not text.isprintable():
+        raise UsageError(f"expected {what} without control characters, found {text!r:.80}")
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

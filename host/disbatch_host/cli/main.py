@@ -27,7 +27,7 @@ from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_protocol.faults import near_name
 
 _PROGRAM = "disbatch-host"
-_INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
+INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
 
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
@@ -199,7 +199,7 @@ def _run(arguments: list[str]) -> int:
         result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={})
         sys.stdout.flush()
     except click.exceptions.Abort:
-        return _INTERRUPTED
+        return INTERRUPTED
     except click.ClickException as error:
         return _say(_of_click(error), ExitCode.USAGE)
     except DisbatchError as error:
@@ -207,7 +207,7 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         return ExitCode.DONE  # whoever read our output has enough (`| head`)
     except Exception as error:

@@ -31,7 +31,13 @@ def list_() -> None:
             for one in nodes:
                 render.print_json(json_document(one), store.extended_json)
             return
-        print_nodes(nodes)
+        if nodes:
+            print_nodes(nodes)
+        else:
+            click.echo(NONE_YET)
+
+
+NONE_YET = "no nodes; `disbatch-host --plugins DIR` runs one"
 
 
 def print_nodes(nodes: list[NodeRecord]) -> None:

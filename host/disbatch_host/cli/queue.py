@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.settings import NODE_ID_PATTERN
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.model import TaskFilter
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
+from disbatch_protocol.manifest import NAME_PATTERN
 
 _SETTABLE = ("class", "maxthreads", "description", "nodes_pin", "nodes_ignore")
 _LISTS = ("nodes_pin", "nodes_ignore")
+_MAXTHREADS_MAX = 2**31 - 1  # what every program that reads the database can hold
 
 
 @click.group(cls=Subcommands)
@@ -28,7 +33,9 @@ def queue() -> None:
 @queue.command()
 @click.argument("id")
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="The plugin that runs its tasks.")
-@click.option("--maxthreads", type=click.IntRange(0), metavar="N", help="Most of its tasks at once on each node.")
+@click.option(
+    "--maxthreads", type=click.IntRange(0, _MAXTHREADS_MAX), metavar="N", help="Most of its tasks at once on each node."
+)
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
 @click.option("--ignore", multiple=True, metavar="NODE", help="Not on this node; may be given several times.")
@@ -38,10 +45,12 @@ def create(id: str, class_name: str, maxthreads: int | None, description: str | 
 
     \b
       disbatch-host queue create mail --class Mail::Move --maxthreads 50
-      disbatch-host queue create nightly --class Import --pin db01 --description 'nightly import'
+      disbatch-host queue create nightly --class Import --pin db01
     """
-    if not id.strip():
-        raise UsageError("expected an id for the queue, found an empty one")
+    common.check_id("an id for the queue", id)
+    _check_class(class_name)
+    for option, nodes in (("--pin", pin), ("--ignore", ignore)):
+        _check_nodes(option, nodes)
     document: dict[str, Any] = {"_id": id, "class": class_name, "ctime": SystemClock().now()}
     if maxthreads is not None:
         document["maxthreads"] = maxthreads
@@ -51,7 +60,7 @@ def create(id: str, class_name: str, maxthreads: int | None, description: str | 
         document["nodes_pin"] = list(pin)
     if ignore:
         document["nodes_ignore"] = list(ignore)
-    with common.opened_store() as store:
+    with common.opened_store(creates=True) as store:
         store.insert_queue(document)
         if common.wants_json():
             render.print_json(document, store.extended_json)
@@ -64,17 +73,17 @@ def create(id: str, class_name: str, maxthreads: int | None, description: str | 
 def list_() -> None:
     """List the queues, with what waits and runs."""
     with common.opened_store() as store:
-        queues = store.queues()
+        queues, counts = store.queues(), store.count_by_status()
         if common.wants_json():
             for one in queues:
-                render.print_json(one.document, store.extended_json)
+                count = counts.get(one.id, {})
+                numbers = {word: _sum_of(count, word) for word in _STATUSES}
+                render.print_json({**one.document, **numbers}, store.extended_json)
             return
-        counts = store.count_by_status()
         rows = []
         for one in queues:
             count = counts.get(one.id, {})
-            waiting = sum(number for status, number in count.items() if status in _STATUSES["waiting"])
-            running = sum(number for status, number in count.items() if status in _STATUSES["running"])
+            waiting, running = _sum_of(count, "waiting"), _sum_of(count, "running")
             nodes = f"only {', '.join(one.nodes_pin)}" if one.nodes_pin else ""
             nodes = nodes or (f"not {', '.join(one.nodes_ignore)}" if one.nodes_ignore else "all")
             limit = "-" if one.maxthreads is None else one.maxthreads
@@ -87,6 +96,10 @@ _STATUSES = {
     "waiting": statuses.parse("created")[0] | statuses.parse("blocked")[0],
     "running": statuses.parse("running")[0] | statuses.parse("claimed")[0],
 }
+
+
+def _sum_of(counts: Mapping[int, int], word: str) -> int:
+    return sum(number for status, number in counts.items() if status in _STATUSES[word])
 
 
 @queue.command()
@@ -112,7 +125,8 @@ def show(id: str) -> None:
         ]
         if found.fault is not None:
             facts.append(("fault", (found.fault, "red")))
-        facts += [(statuses.name(status), count) for status, count in sorted(counts.items(), reverse=True)]
+        ends = ", ".join(f"{count} {statuses.name(status)}" for status, count in sorted(counts.items(), reverse=True))
+        facts.append(("tasks", ends or "none"))
         render.print_facts(facts)
 
 
@@ -151,12 +165,33 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
 
 def _value_of(name: str, text: str) -> Any:
     if name in _LISTS:
-        return [one.strip() for one in text.split(",") if one.strip()]
+        nodes = [one.strip() for one in text.split(",") if one.strip()]
+        _check_nodes(name, nodes)
+        return nodes
     if name == "maxthreads":
-        if not text.isdigit():
-            raise UsageError(f"maxthreads: expected a whole number of 0 or more, found {text!r}")
+        if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _MAXTHREADS_MAX:
+            raise UsageError(f"maxthreads: expected a whole number from 0 to {_MAXTHREADS_MAX}, found {text!r:.40}")
         return int(text)
+    if name == "class":
+        _check_class(text)
     return text
+
+
+def _check_class(name: str) -> None:
+    if NAME_PATTERN.fullmatch(name) is None:
+        raise UsageError(
+            "expected a class, the name of a plugin like Greet or Mail::Move (letters, digits, _ . : -), "
+            f"found {name!r:.80}"
+        )
+
+
+def _check_nodes(where: str, nodes: Sequence[str]) -> None:
+    for one in nodes:
+        if NODE_ID_PATTERN.fullmatch(one) is None:
+            raise UsageError(
+                f"{where}: expected node ids of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {one!r:.40}; "
+                "`disbatch-host node list` shows those there are"
+            )
 
 
 @queue.command()
@@ -170,10 +205,9 @@ def delete(id: str, yes: bool) -> None:
         unfinished, _ = statuses.parse("unfinished")
         left = store.count_tasks(TaskFilter(queue=found.id, statuses=unfinished))
         if left and not yes:
-            question = f"{left} tasks of queue {id} have not ended and will not be run; delete the queue?"
+            tasks = f"{common.count_of(left, 'task')} of queue {id} {'has' if left == 1 else 'have'}"
+            question = f"{tasks} not ended and will not be run; delete the queue?"
             if not sys.stdin.isatty():
-                raise UsageError(
-                    f"{left} tasks of queue {id!r} have not ended and would not be run; --yes deletes it anyhow"
-                )
+                raise UsageError(f"{tasks} not ended and would not be run; --yes deletes it anyhow")
             click.confirm(question, abort=True)
         store.delete_queue(found.id)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from disbatch_host.cli import common
 from disbatch_host.cli.settings import Settings, resolve
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
@@ -16,7 +18,7 @@ from disbatch_host.store.open import open_store
 
 log = logging.getLogger(__name__)
 
-_LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s"
+_LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
@@ -41,7 +43,12 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
                 log.warning('"%s" has changed, which takes effect when the node is started again', what)
         return _of_node(changed, node_options)
 
-    return run_node(_of_node(settings, node_options), open_store(settings.store_url, SystemClock()), reread=reread)
+    for directory in settings.plugins:
+        require_directory(directory)
+    store = open_store(settings.store_url, SystemClock())
+    with common.saying_that_it_takes_long(store):
+        store.open()
+    return run_node(_of_node(settings, node_options), store, reread=reread)
 
 
 def _of_node(settings: Settings, node_options: Mapping[str, Any]) -> NodeSettings:
@@ -54,14 +61,23 @@ def _of_node(settings: Settings, node_options: Mapping[str, Any]) -> NodeSetting
         stop_grace_seconds=settings.stop_grace_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         dead_after_seconds=settings.dead_after_seconds,
-        until_idle=bool(node_options["until_idle"]),
+        until_idle=settings.until_idle,
     )
 
 
 def set_up_logging(level: str) -> None:
     """One readable line a record, on stderr. The drivers' own logs stay out: what matters of them is said by us."""
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format=_LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(_LOG_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.raiseExceptions = False  # a log that cannot be written must not stop the node, nor write more
     for name in ("pymongo", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Formatter(logging.Formatter):
+    """Local time with its offset, as the commands print it."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        moment = datetime.fromtimestamp(record.created).astimezone()
+        return moment.isoformat(sep=" ", timespec="milliseconds")

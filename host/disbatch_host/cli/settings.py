@@ -6,9 +6,11 @@ variables. Must not know: what a setting is used for.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ class Settings:
     """Everything that is settled once for a command. Durations in seconds."""
 
     store_url: str = field(repr=False)  # may hold a password
+    is_store_given: bool  # by anybody; else it is the default one, which need not be there
     plugins: tuple[Path, ...]
     are_plugins_given: bool  # by anybody; else it is the default directory, which need not be there
     node_id: str
@@ -47,6 +50,7 @@ class Settings:
     stop_grace_seconds: float | None = None
     heartbeat_seconds: float = 1.0
     dead_after_seconds: float = 30.0
+    until_idle: bool = False
     log_level: str = "info"
     store_exposure: str | None = None  # how others can see the password of the store, in a sentence
 
@@ -55,7 +59,7 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
     """Settle the settings. `options` are those given on the command line, by their names; a missing or None one was
     not given. Raises UsageError."""
     environ = os.environ if environ is None else environ
-    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
     variables = {name: environ[variable] for name, variable in _VARIABLES.items() if environ.get(variable)}
     config_path = given.get("config") or variables.get("config")
     config = _read_config(config_path)
@@ -73,11 +77,13 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
         raise UsageError("--dead-after: expected more than the interval of the heartbeat, else every node looks dead")
     return Settings(
         store_url=merged.get("store") or default_store(environ),
+        is_store_given=bool(merged.get("store")),
         plugins=tuple(
             Path(one).expanduser().absolute() for one in ([plugins] if isinstance(plugins, str) else plugins)
         ),
         are_plugins_given="plugins" in merged,
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
+        until_idle=bool(merged.get("until_idle")),
         log_level=merged.get("log_level", "info"),
         store_exposure=_exposure(given, variables, config, Path(config_path or DEFAULT_CONFIG)),
         **values,
@@ -148,26 +154,55 @@ def _read_config(path: str | None) -> dict[str, Any]:
         raise UsageError(
             f"configuration file {path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
-    _check_config(path, config)
-    return {name: value for name, value in config.items() if value is not None}
+    return {name: value for name, value in _checked_config(path, config, data).items() if value is not None}
 
 
-def _check_config(path: str, config: Any) -> None:
-    """Every fault in one line, by the schema."""
+def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
+    """The settings by their names with `_`, which may be written with `-` as the options are. Every fault in one
+    line, by the schema."""
     import jsonschema  # noqa: PLC0415  (only where there is a file)
 
     schema = schemas.load("config")
-    faults = []
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
-        if error.validator == "additionalProperties":
-            known = schema["properties"]
-            for name in error.instance:
-                if name not in known:
-                    near = near_name(name, known)
-                    hint = f'did you mean "{near}"?' if near else f"known are {', '.join(sorted(known))}"
-                    faults.append(f'{pointer_to([name])}: unknown key "{name}", {hint}')
-        else:
+    known = schema["properties"]
+    faults = _twice_named(data) if isinstance(config, dict) else []
+    settings: Any = config
+    if isinstance(config, dict):
+        settings = {name.replace("-", "_"): value for name, value in config.items()}
+        for name in config:
+            if name.replace("-", "_") not in known:
+                faults.append(f'{pointer_to([name])}: unknown key "{name}", {_advice(name, known)}')
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(settings):
+        if error.validator != "additionalProperties":
+            where = pointer_to(error.absolute_path)
             expected = error.schema.get("x-expected", error.message)
-            faults.append(f"{pointer_to(error.absolute_path)}: expected {expected}, found {kind_of(error.instance)}")
+            faults.append(f"{where}{': ' if where else ''}expected {expected}, found {kind_of(error.instance)}")
+    if isinstance(settings, dict):
+        for name in _DURATIONS:
+            if isinstance(settings.get(name), (str, int, float)) and not isinstance(settings[name], bool):
+                try:
+                    _duration(name, settings[name])
+                except UsageError as error:
+                    faults.append(str(error).replace(f"--{name.replace('_', '-')}", f"/{name}"))
     if faults:
         raise UsageError(f"configuration file {path}: {'; '.join(faults)}")
+    found: dict[str, Any] = settings
+    return found
+
+
+def _twice_named(data: bytes) -> list[str]:
+    """Of two values for one key, nobody can say which is meant."""
+    faults: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        count = Counter(name.replace("-", "_") for name, _ in pairs)
+        faults.extend(f"/{name}: expected once, found {number} times" for name, number in count.items() if number > 1)
+
+    json.loads(data, object_pairs_hook=look)
+    return faults
+
+
+def _advice(name: str, known: Mapping[str, Any]) -> str:
+    if name in ("force", "config", "json", "debug"):
+        return f"give --{name} on the command line, each time it is meant"
+    near = near_name(name.replace("-", "_"), known)
+    return f'did you mean "{near}"?' if near else f"known are {', '.join(sorted(known))}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from disbatch_host.cli import common, nodes, render
 from disbatch_host.cli.main import common_options
 from disbatch_host.model import NodeRecord, Queue
+from disbatch_protocol.faults import near_name
 from disbatch_protocol.status import Status
 
 _SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only where there are some
@@ -28,7 +31,9 @@ def status() -> None:
         if common.wants_json():
             for queue_id, queue, total in lines:
                 class_name = queue.class_name if queue else None
-                render.print_json({"queue": queue_id, "class": class_name, **total}, store.extended_json)
+                note = "; ".join(why_waiting(queue, total, records))
+                document = {"queue": queue_id, "class": class_name, **total, "note": note}
+                render.print_json(document, store.extended_json)
             for record in records:
                 render.print_json({"node": record.id, **nodes.json_document(record)}, store.extended_json)
             return
@@ -45,7 +50,7 @@ def status() -> None:
             nodes.print_nodes(records)
             _print_set_aside(records)
         else:
-            click.echo("no nodes; `disbatch-host --plugins DIR` runs one")
+            click.echo(nodes.NONE_YET)
 
 
 def totals(counts: dict[int, int]) -> dict[str, int]:
@@ -78,19 +83,47 @@ def _count_cell(name: str, count: int) -> tuple[str, str]:
 def _note(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> tuple[str, str]:
     """The rarer ends, and why the queue's tasks do not run, where that can be seen from here."""
     notes = [f"{count} {name}" for name, count in total.items() if count and name not in _SHOWN]
+    return "; ".join([*notes, *why_waiting(queue, total, records)]), "yellow"
+
+
+def why_waiting(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> list[str]:
+    """Why no node runs the queue's tasks; empty where one can, or where none waits and no node is there either."""
     if queue is None:
-        notes.append("the queue was deleted")
-    elif queue.fault is not None:
-        notes.append(queue.fault)
+        return ["the queue was deleted"]
+    if queue.fault is not None:
+        return [queue.fault]
+    notes = ["maxthreads is 0, so none of its tasks is started"] if queue.maxthreads == 0 else []
+    alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
+    if not alive:
+        return [*notes, "no node is alive"] if total["waiting"] else notes
+    meant = [one for one in alive if queue.is_for(one.id)]
+    able = [one.id for one in alive if queue.class_name in _classes(one)]
+    aside = [one.id for one in meant if queue.class_name in _set_aside(one)]
+    if aside:
+        notes.append(f"set aside on {', '.join(aside)}, see below")
+    elif any(queue.is_for(one) for one in able):
+        pass
+    elif queue.nodes_pin and not meant:
+        notes.append(f"pinned to {_some(queue.nodes_pin)}, {_not_alive(queue.nodes_pin)}")
+    elif queue.nodes_pin:
+        notes.append(f"pinned to {_some(queue.nodes_pin)}, where no plugin {queue.class_name} is")
+    elif able:
+        notes.append(f"ignored by {_some(able)}; no other living node has plugin {queue.class_name}")
     else:
-        alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
-        able = [one for one in alive if queue.class_name in _classes(one) and queue.is_for(one.id)]
-        aside = [one.id for one in alive if queue.class_name in _set_aside(one) and queue.is_for(one.id)]
-        if aside:
-            notes.append(f"set aside on {', '.join(aside)}, see below")
-        elif alive and not able:
-            notes.append(f"no living node can run {queue.class_name}")
-    return ", ".join(notes), "yellow"
+        near = near_name(queue.class_name, sorted({name for one in alive for name in _classes(one)}))
+        notes.append(f"no living node has plugin {queue.class_name}{f', did you mean {near}?' if near else ''}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
+
+
+_SOME = 3
+
+
+def _not_alive(names: Sequence[str]) -> str:
+    return "which is not alive" if len(names) == 1 else "of which none is alive"
 
 
 def _print_set_aside(records: list[NodeRecord]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from disbatch_host.model import (
@@ -38,6 +39,14 @@ SCHEMA_VERSION = 2  # of this program's layout in a database; a higher one found
 
 
 Begin = Callable[[Task], RunChange | None]  # what is to be written of a task as soon as it is claimed, if anything
+
+
+class Access(StrEnum):
+    """What a caller wants of a store that is a file. A server is the same to all of them."""
+
+    CREATE = "create"  # make it where it is not there
+    EXISTING = "existing"  # it must be there; one that may only be read can be read
+    OR_EMPTY = "or_empty"  # likewise, but one that is not there looks empty, and is not made
 
 
 class Watcher(Protocol):

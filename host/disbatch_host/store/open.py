@@ -9,18 +9,18 @@ from urllib.parse import unquote, urlsplit
 
 from disbatch_host.clock import Clock
 from disbatch_host.errors import UsageError
-from disbatch_host.store.base import Store
+from disbatch_host.store.base import Access, Store
 
 _EXPECTED = "expected sqlite:///path/to/file.db or mongodb://host/database"
 
 
-def open_store(url: str, clock: Clock) -> Store:
+def open_store(url: str, clock: Clock, access: Access = Access.CREATE) -> Store:
     """The store of a URL, not yet opened. Raises UsageError, in one line without any password."""
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         from disbatch_host.store.sqlite import SqliteStore  # noqa: PLC0415
 
-        return SqliteStore(_sqlite_path(url, rest), clock)
+        return SqliteStore(_sqlite_path(url, rest), clock, access)
     if scheme in ("mongodb", "mongodb+srv") and separator:
         from disbatch_host.store.mongo import MongoStore  # noqa: PLC0415
 

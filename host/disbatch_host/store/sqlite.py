@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 
@@ -53,7 +54,7 @@ from disbatch_host.model import (
     TaskId,
     whole_number,
 )
-from disbatch_host.store.base import SCHEMA_VERSION, Begin
+from disbatch_host.store.base import SCHEMA_VERSION, Access, Begin
 from disbatch_protocol.status import Status
 
 Result = TypeVar("Result")
@@ -137,9 +138,10 @@ _FIND_WAITING = f"""SELECT seq, {_SELECT} FROM tasks
 class SqliteStore:
     """A store in one file."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, access: Access = Access.CREATE) -> None:
         self._path = path
         self._clock = clock
+        self._access = access
         self._connection: sqlite3.Connection | None = None
         self._ids = _IdSource(clock)
         self._seen_version = 0  # which tells of the commits of other connections
@@ -158,13 +160,7 @@ class SqliteStore:
         if self._connection is not None:
             return
         with _translated(self._path):
-            try:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # Made by us where it is new: SQLite would give it to everybody, and tasks hold secrets.
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            except OSError as error:
-                raise StoreUnwritableError(f"{self.description} cannot be opened: {error.strerror}") from error
-            connection = _connect(self._path)
+            connection = self._connect()
             try:
                 self._prepare(connection)
                 connection.execute(f"PRAGMA busy_timeout = {int(_TURN_SECONDS * 1000)}")
@@ -173,8 +169,31 @@ class SqliteStore:
                 raise
             self._connection = connection
 
+    def _connect(self) -> sqlite3.Connection:
+        if self._access is not Access.CREATE and not self._path.exists():
+            if self._access is Access.OR_EMPTY:
+                return _connect(Path(":memory:"))
+            raise StoreRefusedError(
+                f"{self.description} is not there; check the path, or make it with `disbatch-host queue create`"
+            )
+        try:
+            if self._access is Access.CREATE:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made by us where it is new: SQLite would give it to everybody, and tasks hold secrets.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            if self._access is not Access.CREATE and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                connection = _connect_for_reading(self._path)
+                if connection is not None:
+                    return connection
+            hint = _OPEN_HINTS.get(error.errno or 0, "name another file")
+            raise StoreUnwritableError(f"{self.description} cannot be opened: {error.strerror}; {hint}") from error
+        return _connect(self._path)
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
         self._check_version(connection)
+        if _version(connection) == SCHEMA_VERSION and connection.execute("PRAGMA query_only").fetchone()[0]:
+            return
         _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute("PRAGMA synchronous = FULL")
         if _version(connection) == SCHEMA_VERSION:
@@ -849,6 +868,38 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
+def _connect_for_reading(path: Path) -> sqlite3.Connection | None:
+    """A connection to a file that may only be read; None where not even that."""
+    if not os.access(path, os.R_OK):
+        return None
+    # Where there is no journal and none can be made, nobody else is at it either, or SQLite would have made one.
+    modes = ["mode=ro"] if Path(f"{path}-wal").exists() else ["mode=ro", "mode=ro&immutable=1"]
+    for mode in modes:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+        connection.execute("PRAGMA query_only = ON")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError:
+            connection.close()
+        else:
+            return connection
+    return None
+
+
+_OPEN_HINTS = {
+    errno.EACCES: "check its permissions and those of its directory, or name another file",
+    errno.EPERM: "check its permissions and those of its directory, or name another file",
+    errno.EROFS: "name a file on a disk that can be written",
+    errno.EISDIR: "name a file in it",
+    errno.EEXIST: "a part of its path is a file, not a directory",
+    errno.ENOTDIR: "a part of its path is a file, not a directory",
+    errno.ENOSPC: "make room, or name a file on another disk",
+}
+
+
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
@@ -889,7 +940,12 @@ def _translated(path: Path, duplicate: str = "") -> Iterator[None]:
             raise StoreUnwritableError(f"{where} cannot be written: {_MENDABLE[code]} ({error})") from error
         raise StoreRefusedError(f"{where}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise StoreRefusedError(f"{where} is not a database of this program: {error}") from error
+        if "malformed" in str(error):
+            raise StoreRefusedError(
+                f"{where} is damaged ({error}); put back a copy, or save what can be read with "
+                f"`sqlite3 {path} .recover`"
+            ) from error
+        raise StoreRefusedError(f"{where} is not a database of this program: {error}; name another file") from error
     except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
         raise StoreRefusedError(f"{where} refuses: {error}") from error
 
