@@ -3,7 +3,8 @@
 Responsible for: the order of things (start, rounds, stop), which runs there are, which classes are set aside. Must not
 know: how anything is stored, started or decided; those are `store`, `runner`, `policy`.
 
-The order of the start:  plugins, id, lost runs of an earlier life, then services, then the first claim (den-1.0, 1-4).
+The order of the start:  who has the id, plugins, id, lost runs of an earlier life, then services, then the first claim
+                         (den-1.0, 1-4).
 The order of the stop:   no more claims; give back what is claimed; see running tasks through, or stop them after the
                          grace; the last writes; release the id; close the store. The heartbeat goes on until the
                          release, so that no other node takes this one for dead while its last task runs.
@@ -48,6 +49,7 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.manifest import Mode
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ CLAIM_SECONDS = 0.002  # how long a free place may wait for others to be filled 
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
 SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process, memory or room left for a start
+QUEUES_NAMED_MAX = 5  # in one line of the log
 START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
 
@@ -178,8 +181,9 @@ class Node:
         watch: WatchThread | None = None
         try:
             self._listen_to_signals()  # before the id is taken: a signal that comes just then must not leave it behind
+            holder = await self._find_holder()  # before anything is said: a node that cannot start says one line
             self._scan_plugins()
-            await self._register()
+            await self._register(holder)
             await self._settle_earlier_life()
             self._around = self._surroundings()
             services = [
@@ -210,7 +214,7 @@ class Node:
             self._wake.clear()
             await self._claim_and_start()
             if self._settings.until_idle and await self._is_idle():
-                log.info("nothing is left to do")
+                await self._say_what_is_left()
                 return
             timer = self._loop.call_later(REFRESH_SECONDS, self._wake.set)
             await self._wake.wait()
@@ -228,11 +232,15 @@ class Node:
             extended_json=self._store.extended_json,
         )
 
-    async def _register(self) -> None:
-        """Take the node id (den-1.0, rule 1). Raises NodeIdInUseError."""
+    async def _find_holder(self) -> NodeRecord | None:
+        """Who has the node id. Raises NodeIdInUseError where it may not be taken (den-1.0, rule 1)."""
         holder = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
         if holder is not None and not self._settings.force:
             self._refuse_living(holder)
+        return holder
+
+    async def _register(self, holder: NodeRecord | None) -> None:
+        """Take the node id from whoever had it. Raises NodeIdInUseError where another was faster."""
         document = self._document()
         if not await self._store_thread.call(lambda store: store.put_node(document, replacing=holder)):
             now_held = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
@@ -655,13 +663,44 @@ class Node:
     async def _is_idle(self) -> bool:
         if self._runs or self._shall_look:
             return False
-        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
-        ids = [queue.id for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes)]
+        ids = [queue.id for queue in self._served_queues()]
         try:
             return not ids or not await self._store_thread.call(lambda store: store.has_unfinished(ids))
         except StoreError as error:
             self._say_store_trouble(error)
             return False
+
+    def _served_queues(self) -> list[Queue]:
+        """The queues whose tasks this node can start as things are; one with maxthreads 0 starts none."""
+        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+        served = policy.served(self._queues, node_id=self._settings.node_id, classes=classes)
+        return [queue for queue in served if policy.limit_of(queue, self._load()) > 0]
+
+    async def _say_what_is_left(self) -> None:
+        """Whoever starts a node for what there is to do should not take "nothing is left" for more than it is."""
+        served = {queue.id for queue in self._served_queues()}
+        try:
+            counts = await self._store_thread.call(lambda store: store.count_by_status())
+        except StoreError as error:
+            self._say_store_trouble(error)
+            counts = {}
+        waiting = {
+            queue_id: count[Status.CREATED]
+            for queue_id, count in counts.items()
+            if queue_id not in served and count.get(Status.CREATED)
+        }
+        if not waiting:
+            log.info("nothing is left to do")
+            return
+        names = sorted(map(str, waiting))
+        more = f" and {len(names) - QUEUES_NAMED_MAX} more" if len(names) > QUEUES_NAMED_MAX else ""
+        log.warning(
+            "nothing is left to do here; %d tasks wait in queues that this node does not serve: %s%s; `disbatch-host "
+            "status` says why",
+            sum(waiting.values()),
+            ", ".join(names[:QUEUES_NAMED_MAX]),
+            more,
+        )
 
     async def _repeat(self, interval_seconds: Callable[[], float], action: Callable[[], Any]) -> None:
         """Call `action` every so often, in a steady rhythm that a slow call does not shift. The interval may change
@@ -713,17 +752,18 @@ def _log_end(run: Run, report: RunReport) -> None:
     level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
     log.log(
         level,
-        "task %s of queue %s: %s, now %s",
+        "task %s of queue %s: %s (%s), now %s",
         run.task.id,
         run.task.queue,
         conclusion.outcome,
+        report.how,
         statuses.name(conclusion.status),
     )
 
 
 _STOP_STEPS = (
     "%d tasks run on to their end; once more stops them",
-    "%d tasks are asked to stop; once more kills them",
+    "%d tasks are asked to stop now, and killed after the kill_grace of their plugin; once more kills them now",
     "%d tasks are killed",
 )
 

@@ -85,6 +85,7 @@ class RunReport:
 
     result: RunResult
     conclusion: Conclusion | None = None
+    how: str = ""  # it ended: exit code, signal or reason, in short; nothing of what the plugin said
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
     why_process_lost: str | None = None  # worker mode: its process ended by itself with the task in hand
@@ -555,7 +556,7 @@ class Run:
         if not accepted:
             log.warning("task %s was taken over; the end of its run here is not recorded", self._task.id)
             return RunReport(result=RunResult.REFUSED)
-        return RunReport(result=RunResult.ENDED, conclusion=conclusion)
+        return RunReport(result=RunResult.ENDED, conclusion=conclusion, how=_in_short(end))
 
     def _follow_ups(self, conclusion: Conclusion, now: Any) -> list[Document]:
         if conclusion.outcome is not Outcome.SUCCESS:
@@ -581,3 +582,11 @@ class Run:
 
     def _record(self, change: RunChange, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
         return self._around.recorder.record(change, chunks)
+
+
+def _in_short(end: RunEnd) -> str:
+    if end.reason is Reason.EXITED or (end.exit_code is not None and end.reason is Reason.DONE):
+        return f"exit code {end.exit_code}"
+    if end.reason is Reason.SIGNALED and end.signal is not None:
+        return f"signal {run_document.signal_name(end.signal)}"
+    return str(end.reason).replace("_", " ")
