@@ -9,6 +9,7 @@ The life of an execution: `prepare` (nothing of the task has begun), then `start
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -170,6 +171,9 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
         "cpu_seconds": round(process_end.cpu_seconds, 6),
         "peak_memory_bytes": process_end.peak_memory_bytes,
     }
+    # The kernel's figure begins with the size of whoever started it (docs/decisions/0004): up to that, it is a bound.
+    if process_end.peak_memory_bytes <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
+        facts["peak_memory_is_bound"] = True
     # Only what is out of the ordinary is said.
     for name in ("stdin_unread", "output_held_open", "killed"):
         if getattr(process_end, name):

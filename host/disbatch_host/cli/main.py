@@ -196,7 +196,7 @@ def _run(arguments: list[str]) -> int:
         logging.getLogger("pymongo").setLevel(logging.INFO)
     try:
         _check_text(arguments)
-        result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={})
+        result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={}, color=_color())
         sys.stdout.flush()
     except click.exceptions.Abort:
         return INTERRUPTED
@@ -268,8 +268,13 @@ def _check_text(arguments: list[str]) -> None:
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
     with contextlib.suppress(OSError):  # there is nobody left to tell
-        click.echo(f"{click.style(f'{_PROGRAM}:', fg='red')} {line}", err=True)
+        click.echo(f"{click.style(f'{_PROGRAM}:', fg='red')} {line}", err=True, color=_color())
     return int(code)
+
+
+def _color() -> bool | None:
+    """None: where a terminal is."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _of_click(error: click.ClickException) -> str:

@@ -6,6 +6,7 @@ Responsible for: everything that is printed. Must not know: where it comes from.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,47 +45,64 @@ def print_pretty_json(value: Any, other: Other | None = None) -> None:
     click.echo(orjson.dumps(to_json(value, other=other), option=orjson.OPT_INDENT_2))
 
 
-def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    right: Sequence[int] = (),
-    title: str | None = None,
-) -> None:
-    """A table. `right` are the columns of numbers; cells may be `(text, style)`. Piped, columns are separated by at
-    least two blanks, nothing is cut or wrapped, and there are no colors."""
-    cells = [[cell if isinstance(cell, tuple) else (_text(cell), None) for cell in row] for row in rows]
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
+    """A table. `right` are the columns of numbers; cells may be `(text, style)`. Nothing is cut when piped, and on a
+    terminal only the last column, to the width that is left for it; where that is too little, its text gets a line of
+    its own. Colors only on a terminal."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    last = len(columns) - 1
+    widths = [max([len(column), *(_width(row[index][0]) for row in cells)]) for index, column in enumerate(columns)]
+    left = None
     if sys.stdout.isatty():
-        _rich_table(columns, cells, right, title)
-        return
-    widths = [max([len(column), *(len(row[index][0]) for row in cells)]) for index, column in enumerate(columns)]
-    for line in [[(column, None) for column in columns], *cells]:
-        parts = [
-            text.rjust(width) if index in right else text.ljust(width)
-            for index, ((text, _), width) in enumerate(zip(line, widths, strict=True))
-        ]
+        left = shutil.get_terminal_size().columns - sum(widths[:last]) - 2 * last
+        if widths[last] <= left:
+            left = None
+    has_own_line = left is not None and left < min(_LAST_COLUMN_MIN, widths[last])
+    header = columns[:last] if has_own_line else columns
+    first: list[tuple[str, str | None]] = [(column, "bold") for column in header]
+    for line in (first, *cells):
+        parts = []
+        for index, ((text, style), width) in enumerate(zip(line, widths, strict=False)):
+            if index == last and has_own_line:
+                continue
+            shown = text if index != last or left is None else _cut(text, left)
+            blanks = " " * (width - _width(shown) if index != last or index in right else 0)
+            styled = _styled(shown, style)
+            parts.append(f"{blanks}{styled}" if index in right else f"{styled}{blanks}")
         click.echo("  ".join(parts).rstrip())
+        if has_own_line and len(line) > last and line[last][0]:
+            text, style = line[last]
+            click.echo(f"    {_styled(_cut(text, shutil.get_terminal_size().columns - 4), style)}")
 
 
-def _rich_table(columns: Sequence[str], cells: Any, right: Sequence[int], title: str | None) -> None:
-    from rich.console import Console  # noqa: PLC0415  (a fifth of the start time of a command that prints no table)
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+_LAST_COLUMN_MIN = 24  # characters that say something; with fewer, a line of its own is better
+_CLICK_STYLES: Mapping[str, Mapping[str, Any]] = {"bold": {"bold": True}, "dim": {"dim": True}, "default": {}, "": {}}
 
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        # Ids must be copied whole; what is too long for the line is the text at its end.
-        is_last = index == len(columns) - 1
-        table.add_column(
-            column,
-            justify="right" if index in right else "left",
-            overflow="ellipsis" if is_last else "fold",
-            no_wrap=not is_last or index == 0,
-            ratio=1 if is_last else None,
-        )
-    for row in cells:
-        table.add_row(*(Text(text, style=style or "") for text, style in row))
-    Console().print(table)
+
+def _cell(cell: Any) -> tuple[str, str | None]:
+    text, style = cell if isinstance(cell, tuple) else (_text(cell), None)
+    return printable(text).replace("\n", " ").replace("\t", " "), style
+
+
+def _styled(text: str, style: str | None) -> str:
+    return click.style(text, **_CLICK_STYLES.get(style or "", {"fg": style})) if text and style else text
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal it takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    return cell_len(text)
+
+
+def _cut(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…"
 
 
 @contextlib.contextmanager

@@ -295,7 +295,8 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         facts.append(("ended", f"{render.moment(run['ended'])}, {_how_it_ended(run)}"))
     if "cpu_seconds" in run:
         memory = format_size(run.get("peak_memory_bytes", 0))
-        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU, {memory} memory at most"))
+        memory = f"at most {memory} memory" if run.get("peak_memory_is_bound") else f"{memory} memory at its peak"
+        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU, {memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
     if "work_directory" in run:
         notes.append(f"its work directory was kept: {run['work_directory']}")

@@ -1,0 +1,83 @@
+"""How things look on a real terminal: ids whole, one line a thing, colors only where they are wanted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acceptance.conftest import PROGRAM, Terminal
+
+Plugin = Callable[..., Path]
+
+
+def on_terminal(terminal: Terminal, columns: int, *arguments: str, **environment: str) -> str:
+    """What a command shows on a terminal of this width."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    settings = {name: value for name, value in terminal.environment.items() if name != "COLUMNS"}
+    process = subprocess.Popen(
+        [str(PROGRAM), *arguments], cwd=terminal.directory, stdin=slave, stdout=slave, stderr=slave,
+        env={**settings, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # as Linux says that the other end is closed
+            break
+        if not block:
+            break
+        shown += block
+    os.close(master)
+    assert process.wait(30) == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.fixture
+def failed(terminal: Terminal, plugin: Plugin) -> Terminal:
+    plugin("bad", "echo 'fatal: /no/such/mailbox/of/anybody could not be opened' >&2; exit 3")
+    terminal.fine("queue", "create", "a-queue-with-a-long-name", "--class", "bad")
+    terminal.fine("task", "push", "a-queue-with-a-long-name", "-", stdin="{}\n{}\n")
+    terminal.fine("--until-idle")
+    return terminal
+
+
+def test_a_wide_terminal_shows_a_line_a_task(failed: Terminal) -> None:
+    lines = plain(on_terminal(failed, 160, "task", "list")).splitlines()
+    assert len(lines) == 3 and all(line.endswith("could not be opened") for line in lines[1:])
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_terminal_shows_ids_whole_and_the_error_below(failed: Terminal, columns: int) -> None:
+    ids = [one["_id"] for one in failed.fine("task", "list", "--json").json]
+    lines = plain(on_terminal(failed, columns, "task", "list")).splitlines()
+    assert [line[:24] for line in lines[1::2]] == ids
+    assert all(line.startswith("    fatal: /no/such/mailbox") and len(line) <= columns for line in lines[2::2])
+
+
+def test_colors_are_left_out_where_they_are_not_wanted(failed: Terminal) -> None:
+    assert "\x1b[" in on_terminal(failed, 80, "task", "list")
+    assert "\x1b[" not in on_terminal(failed, 80, "task", "list", NO_COLOR="1")
+
+
+def test_a_server_that_does_not_answer_is_waited_for_audibly(terminal: Terminal) -> None:
+    url = "mongodb://u:s3cret@127.0.0.1:1/x?serverSelectionTimeoutMS=2500"
+    with pytest.raises(AssertionError) as failure:
+        on_terminal(terminal, 80, "status", "--store", url)
+    text = str(failure.value)
+    assert "connecting to mongodb://u:***@127.0.0.1:1/x?serverSelectionTimeoutMS=2500 ..." in text
+    assert "s3cret" not in text
