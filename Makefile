@@ -38,6 +38,7 @@ clean: ## forget the environment and what was built
 $(VENV)/.run: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: expected Python 3.11 or newer, found $$($(PYTHON) --version); name one with PYTHON=python3.12"; exit 2; }
+	@echo "make: setting up $(VENV); pip loads packages, which takes a minute the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
