@@ -73,7 +73,7 @@ def test_an_unreachable_mongodb_is_said_within_five_seconds(terminal: Terminal, 
         ('{"max": 0}', "/max: expected a whole number of 1 or more, found the number 0"),
         ('{"max": ', "is not JSON"),
         ("[]", "expected a JSON object, found an empty list"),
-        ('{"heartbeat": "often"}', "--heartbeat: expected seconds or a duration"),
+        ('{"heartbeat": "often"}', "/heartbeat: expected seconds or a duration"),
         ('{"node_id": "far too long"}', "/node_id: expected a node id"),
     ],
 )

@@ -231,7 +231,7 @@ def test_help_and_version(terminal: Terminal) -> None:
 
 def test_output_that_nobody_reads_any_more_is_no_error(terminal: Terminal) -> None:
     for number in range(30):
-        terminal.fine("queue", "create", f"q{number}", "--class", "A" * 4000)
+        terminal.fine("queue", "create", f"q{number}", "--class", "A", "--description", "A" * 4000)
     command = f"{PROGRAM} queue list --json | head -n 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
