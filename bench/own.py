@@ -1,0 +1,171 @@
+"""This project as its users run it: tasks pushed into a store, nodes as processes, times as the documents have them.
+
+Must not know: what the figures are compared with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+from disbatch_host import model
+from disbatch_host.clock import SystemClock
+from disbatch_host.model import Document, Task, TaskFilter
+from disbatch_host.store.base import Store
+from disbatch_host.store.open import open_store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.status import Status
+from helpers.processes import wait_until
+from place import Place
+
+COMMAND = [sys.executable, "-m", "disbatch_host"]
+BATCH = 10_000  # documents handed to a store in one go
+START_SECONDS = 30.0  # for a node to say that it is there
+STOP_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[Store]:
+    """A store object of our own, beside the node's."""
+    store = open_store(url, SystemClock())
+    store.open()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def push(store: Store, queue: Any, count: int, make: Callable[[int, datetime], Document] | None = None) -> list[Any]:
+    """Create tasks {"n": 0}, {"n": 1}, … in batches, straight through the store; their ids, in order."""
+    now = store.now()
+
+    def waiting(number: int, now: datetime) -> Document:
+        return model.new_task(queue, {"n": number}, now=now)
+
+    ids: list[Any] = []
+    for numbers in batches(count):
+        ids += store.insert_tasks([(make or waiting)(number, now) for number in numbers])
+    return ids
+
+
+def batches(count: int) -> Iterator[range]:
+    """The numbers below `count`, in parts that a store is handed in one go."""
+    for start in range(0, count, BATCH):
+        yield range(start, min(start + BATCH, count))
+
+
+class Node:
+    """A node in the background; stopped in an orderly way at the end of the block."""
+
+    def __init__(self, place: Place, url: str, *options: str, node_id: str = "bench") -> None:
+        self._place = place
+        self._url = url
+        self._id = node_id
+        self._options = options
+
+    def __enter__(self) -> Node:
+        self._log = (self._place.directory / f"{self._id}.log").open("w+b")
+        self._process = subprocess.Popen(
+            [
+                *COMMAND, "--store", self._url, "--plugins", str(self._place.plugins), "--node-id", self._id,
+                "--log-level", "warning", *self._options,
+            ],
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until_there(self, store: Store) -> None:
+        """Until its document is in the store, its services run, and it has had a first look at the queues."""
+        wait_until(lambda: self._is_there(store), START_SECONDS, f"the node did not start:\n{self._log_text()}")
+
+    def _is_there(self, store: Store) -> bool:
+        assert self._process.poll() is None, f"the node has ended:\n{self._log_text()}"
+        record = store.get_node(self._id)
+        heartbeat = record.document.get("heartbeat") if record is not None else None
+        return isinstance(heartbeat, Mapping) and bool(heartbeat.get("queues"))
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Until it has left by itself (--until-idle)."""
+        code = self._process.wait(timeout_seconds)
+        assert code == 0, f"the node ended with {code}:\n{self._log_text()}"
+
+    def stop(self) -> None:
+        """Ask it to see its tasks through and to leave."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(STOP_SECONDS)
+
+    def _log_text(self) -> str:
+        self._log.seek(0)
+        return self._log.read()[-4000:].decode(errors="replace")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.stop()
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._log.close()
+
+
+def rate(place: Place, kind: str, class_name: str, *, at_once: int, tasks: int, nodes: int = 1) -> float:
+    """Tasks a second of nodes on a fresh store whose queue was filled before: from the first start to the last end."""
+    with place.fresh_store(kind) as url, opened(url) as store:
+        # Closed at first: nobody starts before all nodes are there.
+        queue = store.insert_queue({"_id": class_name, "class": class_name, "maxthreads": 0})
+        ids = push(store, queue, tasks)
+        with contextlib.ExitStack() as stack:
+            running = [
+                stack.enter_context(Node(place, url, "--until-idle", node_id=f"bench{number}"))
+                for number in range(nodes)
+            ]
+            for node in running:
+                node.wait_until_there(store)
+            store.update_queue(queue, {"maxthreads": at_once})
+            for node in running:
+                node.wait(timeout_seconds=60 + tasks / 5)
+        return rate_of(read(store, ids))
+
+
+def read(store: Store, ids: Sequence[Any]) -> list[Task]:
+    """These tasks as they are now."""
+    return [
+        task
+        for start in range(0, len(ids), 1000)
+        for task in store.find_tasks(TaskFilter(ids=ids[start : start + 1000]), with_output=False)
+    ]
+
+
+def rate_of(tasks: Sequence[Task]) -> float:
+    """Tasks a second, from the first start to the last end, all of them concluded."""
+    wrong = [task for task in tasks if task.status != Status.CONCLUDED]
+    assert tasks and not wrong, f"expected concluded tasks, found {wrong[:1]} and {len(wrong) - 1} more"
+    seconds = max(task.run["ended"] for task in tasks) - min(task.run["started"] for task in tasks)
+    return len(tasks) / seconds.total_seconds()
+
+
+def wait_for_end(store: Store, task_id: Any, *, within_seconds: float, every_seconds: float = 0.05) -> Task:
+    """The task as it is when it has ended."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        task = store.get_task(task_id)
+        assert task is not None
+        if statuses.is_finished(task.status):
+            return task
+        assert time.monotonic() < deadline, f"task {task_id} has not ended within {within_seconds:.0f} s"
+        time.sleep(every_seconds)
