@@ -131,7 +131,7 @@ class Table:
         return "\n".join([*lines, "", *self.notices])
 
 
-_HEADINGS = ("measured (median, min..max)", "beside it", "ratio (median, min..max)", "target", "")
+_HEADINGS = ("measured (median, min..max)", "beside it", "ratio (median, min..max)", "target", "verdict")
 
 
 def number(value: float) -> str:

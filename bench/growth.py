@@ -2,7 +2,7 @@
 
 A small store with a thousand waiting tasks is measured beside a store that is filled further from step to step. Each
 step measures three things on both, in turn: oneshot and worker mode through a node, and claim and conclusion straight
-through the store. What grows shows as a ratio above 1. The curve goes to `growth.svg`.
+through the store. What grows shows as a ratio above 1. The curve goes to `growth.svg` (with --quick, elsewhere).
 
 Rules:
 1. Tasks are first in, first out: those that were pushed first are known by id, run first, and are what is measured.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -40,6 +41,7 @@ STEPS = (1000, 10_000, 100_000, 1_000_000, 5_000_000)
 QUICK_STEPS = (1000, 10_000, 50_000)
 FINISHED_PART = 5  # one finished task to so many waiting ones
 SVG = Path(__file__).parent / "growth.svg"
+QUICK_SVG = Path(tempfile.gettempdir()) / "disbatch-growth-quick.svg"  # says little, so it must not replace the other
 
 _KNOWN_MAX = 200_000  # ids kept in memory: many more than all steps together use up
 _SETTLE_SECONDS = 5.0  # after filling: the store writes its caches to the disk
@@ -80,15 +82,16 @@ def run(place: Place, table: Table, rounds: int) -> None:
                     ratios = table.rows["growth", _what(kind, measure, step)].ratios
                     curve = curves.setdefault(f"{kind}, {_WORDS[measure]}", [])
                     curve.append((step, sorted(ratios)[len(ratios) // 2]))
+    svg = QUICK_SVG if place.quick else SVG
     plot.write_svg(
-        SVG,
+        svg,
         title=f"Cost of a task, of that with {SMALL:,} waiting",
         x_label="waiting tasks (and a fifth as many finished ones)",
         y_label="times as much",
         curves=curves,
         limit=TARGET.limit,
     )
-    table.notice(f"the curve of growth is in {SVG.parent.name}/{SVG.name}")
+    table.notice(f"the curve of growth is in {svg if place.quick else 'bench/growth.svg'}")
 
 
 def _measure_beside_small(
