@@ -55,7 +55,7 @@ def write_svg(
         positions = [at(x, value) for x, value in curve]
         path_of = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
         parts.append(
-            f'<polyline points="{path_of}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
+            f'<polyline points="{path_of}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash or "none"}"/>'
         )
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in positions]
         legend = _TOP + 20 + 22 * place
@@ -76,7 +76,7 @@ def _step(top: float) -> float:
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, *, dash: str = "", width: int = 1) -> str:
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" stroke-width="{width}" '
-        f'stroke-dasharray="{dash}"/>'
+        f'stroke-dasharray="{dash or "none"}"/>'
     )
 
 
