@@ -12,7 +12,7 @@ Points = Sequence[tuple[float, float]]
 _WIDTH, _HEIGHT = 900, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 270, 50, 60
 _COLORS = ("#1f5fa8", "#4f9bd9", "#123a66", "#b5521b", "#e08a4a", "#6e2f0c")
-_DASHES = ("", "7 4", "2 3")
+_DASHES = ("none", "7 4", "2 3")
 
 
 def write_svg(
@@ -55,13 +55,13 @@ def write_svg(
         positions = [at(x, value) for x, value in curve]
         path_of = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
         parts.append(
-            f'<polyline points="{path_of}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash or "none"}"/>'
+            f'<polyline points="{path_of}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
         )
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in positions]
         legend = _TOP + 20 + 22 * place
         parts += [
-            _line(_WIDTH - _RIGHT + 75, legend - 4, _WIDTH - _RIGHT + 105, legend - 4, color, dash=dash, width=2),
-            _text(_WIDTH - _RIGHT + 112, legend, name, size=11),
+            _line(_WIDTH - _RIGHT + 60, legend - 4, _WIDTH - _RIGHT + 90, legend - 4, color, dash=dash, width=2),
+            _text(_WIDTH - _RIGHT + 97, legend, name, size=11),
         ]
     path.write_text("\n".join([*parts, "</svg>", ""]))
 
@@ -73,10 +73,10 @@ def _step(top: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, color: str, *, dash: str = "", width: int = 1) -> str:
+def _line(x1: float, y1: float, x2: float, y2: float, color: str, *, dash: str = "none", width: int = 1) -> str:
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" stroke-width="{width}" '
-        f'stroke-dasharray="{dash or "none"}"/>'
+        f'stroke-dasharray="{dash}"/>'
     )
 
 
