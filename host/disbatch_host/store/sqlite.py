@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import operator
 import os
