@@ -157,7 +157,6 @@ class Node:
         self._start_failures: Counter[str] = Counter()
         self._shall_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
-        self._may_have_strays = False  # a claim has failed in a way that leaves open whether it was carried out
         self._places_taken_at_most = 0  # after the last claim
         self._claim_timer: asyncio.TimerHandle | None = None
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
@@ -343,7 +342,7 @@ class Node:
             return run_document.start_change(task, key, run, now=run["started"])
 
         try:
-            if self._may_have_strays:
+            if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
             result = await self._store_thread.call(
                 lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh, begin=begin),
@@ -352,9 +351,9 @@ class Node:
         except StoreError as error:
             self._say_store_trouble(error)
             self._last_refresh = self._loop.time()
-            self._may_have_strays = True  # the claim may have been carried out, and its answer lost
             _give_back_reserved(all_reserved)
             return
+        self._scheduler.confirm(result)
         if refresh:
             self._last_refresh = self._loop.time()
             self._queues = result.queues
@@ -368,7 +367,6 @@ class Node:
     async def _give_back_strays(self) -> None:
         known = frozenset(str(run.task.id) for run in self._runs)
         count = await self._store_thread.call(lambda store: self._scheduler.give_back_strays(store, known=known))
-        self._may_have_strays = False
         if count:
             log.warning("%d tasks were claimed without this node hearing of it; they are given back", count)
 

@@ -72,6 +72,30 @@ def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields, unset=unset)
 
 
+def unheard_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, where the node that made it so has not heard of it and so has started nothing. What the
+    document said of an attempt before is gone; its number stays."""
+    run = {
+        **task.run,
+        "ended": now,
+        "reason": str(Reason.START_FAILED),
+        "outcome": str(Outcome.RETURNED),
+        "attempt_used": False,
+    }
+    message = "disbatch-host: the store's answer to the claim was lost; nothing was started"
+    return end_change(
+        task,
+        key,
+        left=Status.RUNNING,
+        run=run,
+        conclusion=Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False),
+        error={"code": str(Reason.START_FAILED), "message": message},
+        fields={},
+        not_before=None,
+        now=now,
+    )
+
+
 def end_change(
     task: Task,
     key: RunKey,

@@ -17,6 +17,8 @@ from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
 
+_STRAY_LOOKS = 60  # about once a second: longer than an answer of the store is waited for
+
 BeginOfClass = Callable[[Task, str], RunChange | None]
 
 
@@ -27,6 +29,7 @@ class Round:
     queues: Sequence[Queue]  # all that there are
     tasks: Sequence[Task]  # claimed for this node
     may_have_more: bool  # tasks may wait for which there was no room; a run that ends makes room
+    token: str | None = None  # of the claim, where there was one; see `Scheduler.confirm`
 
 
 class Scheduler:
@@ -35,17 +38,39 @@ class Scheduler:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._queues: Sequence[Queue] = ()
+        self._unheard: dict[str, int] = {}  # tokens of claims whose answer has not come: how often they were looked for
+
+    @property
+    def may_have_strays(self) -> bool:
+        """Whether a claim may have been carried out of which the node has not heard."""
+        return bool(self._unheard)
+
+    def confirm(self, result: Round) -> None:
+        """The node has got this answer."""
+        if result.token is not None:
+            self._unheard.pop(result.token, None)
 
     def give_back_strays(self, store: Store, *, known: frozenset[str]) -> int:
         """Give back the tasks that carry this node's claim and of which it knows nothing: the answer to the claim
-        was lost. `known` are the ids of its runs. Returns how many there were."""
-        which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED)}))
-        strays = [task for task in store.find_tasks(which, with_output=False) if str(task.id) not in known]
-        changes = [
-            run_document.give_back_change(RunKey(task.id, self._node_id, task.token), now=store.now())
-            for task in strays
-        ]
-        return len(strays) - len(store.commit(changes))
+        was lost. `known` are the ids of its runs. Returns how many there were.
+
+        Claimed: never started. Running: only where the token is that of an unheard claim, since then nobody can have
+        started it; any other that is not known has run, and its end could not be recorded.
+        """
+        which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
+        changes = []
+        for task in store.find_tasks(which, with_output=False):
+            if str(task.id) in known:
+                continue
+            key = RunKey(task.id, self._node_id, task.token)
+            if task.status == Status.CLAIMED:
+                changes.append(run_document.give_back_change(key, now=store.now()))
+            elif task.token in self._unheard:
+                changes.append(run_document.unheard_change(task, key, now=store.now()))
+        refused = store.commit(changes) if changes else ()
+        # A server that was slow may carry a claim out only now, so one look is not enough.
+        self._unheard = {token: looks + 1 for token, looks in self._unheard.items() if looks < _STRAY_LOOKS}
+        return len(changes) - len(refused)
 
     def round(
         self, store: Store, *, classes: frozenset[str], load: Load, refresh: bool, begin: BeginOfClass | None = None
@@ -68,8 +93,12 @@ class Scheduler:
         def begin_of_queue(task: Task) -> RunChange | None:
             return begin(task, class_of[task.queue]) if begin is not None else None
 
-        tasks = store.claim(self._node_id, wanted, uuid.uuid4().hex, begin_of_queue) if wanted else []
+        token = uuid.uuid4().hex if wanted else None
+        tasks = []
+        if token is not None:
+            self._unheard[token] = 0
+            tasks = store.claim(self._node_id, wanted, token, begin_of_queue)
         got = Counter(task.queue for task in tasks)
         is_dry = {queue_id for queue_id, count in wanted if got[queue_id] < count}
         may_have_more = any(queue.id not in is_dry for queue in candidates)
-        return Round(queues=self._queues, tasks=tasks, may_have_more=may_have_more)
+        return Round(queues=self._queues, tasks=tasks, may_have_more=may_have_more, token=token)

@@ -20,9 +20,11 @@ import pytest
 from bson import ObjectId
 
 from contract.test_store import NOW, change, claim_one, push, stored
+from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.model import NOBODY, OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, Task, TaskFilter, new_task
+from disbatch_host.policy import Load
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
@@ -129,16 +131,16 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
     takes the queue for empty until its next look."""
     push(mongo, *({} for _ in range(40)))
-    look = MongoStore._waiting_ids
+    look = MongoStore._waiting
     taken: list[Any] = []
 
-    def look_and_be_overtaken(store: MongoStore, queue: Any, count: int) -> list[Any]:
-        found = look(store, queue, count)
+    def look_and_be_overtaken(store: MongoStore, queue: Any, count: int, projection: Any = None) -> list[Any]:
+        found = look(store, queue, count, projection)
         if store is mongo and not taken:
             taken.extend(ids_of(second_mongo.claim("n2", [("q", 10)], "t2")))
         return found
 
-    monkeypatch.setattr(MongoStore, "_waiting_ids", look_and_be_overtaken)
+    monkeypatch.setattr(MongoStore, "_waiting", look_and_be_overtaken)
     mine = ids_of(mongo.claim("n1", [("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
@@ -148,24 +150,54 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
 # --- answers that get lost
 
 
-@pytest.mark.parametrize(
-    ("mode", "what"),
-    [
-        ({"times": 1}, {"failCommands": ["update"], "writeConcernError": _LOST}),
-        ({"skip": 1}, {"failCommands": ["find"], "closeConnection": True}),
-    ],
-    ids=["answer lost", "not read back"],
-)
 def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
-    mongo: MongoStore, mongod_server: Mongod, mode: Any, what: Any
+    mongo: MongoStore, mongod_server: Mongod
 ) -> None:
     """The server had claimed them; they would stay Claimed for as long as the node lives."""
     ids = push(mongo, {}, {})
-    with failing(mongod_server, mode, **what), pytest.raises(StoreUnreachableError):
+    with (
+        failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
+        pytest.raises(StoreUnreachableError),
+    ):
         mongo.claim("n1", [("q", 2)], "t1")
     assert [stored(mongo, one)["status"] for one in ids] == [Status.CLAIMED] * 2
     assert Scheduler("n1").give_back_strays(mongo, known=frozenset()) == 2
     assert ids_of(mongo.claim("n1", [("q", 2)], "t2")) == ids
+
+
+def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_and_no_others(
+    mongo: MongoStore, mongod_server: Mongod
+) -> None:
+    """A claim makes tasks Running at once. One whose answer was lost was started by nobody; one whose end could not be
+    recorded has run, and must not run again."""
+    mongo.insert_queue({"_id": "q", "class": "C"})
+    (ran,) = push(mongo, {})
+    load = Load(max_per_queue=2, max_total=None)
+
+    def begin(task: Task, class_name: str) -> RunChange:
+        run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
+        return run_document.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+
+    scheduler = Scheduler("n1")
+    heard = scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=True, begin=begin)
+    scheduler.confirm(heard)
+    assert ids_of(heard.tasks) == [ran] and not scheduler.may_have_strays
+    unheard = push(mongo, {}, {})
+    with (
+        failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
+        pytest.raises(StoreUnreachableError),
+    ):
+        scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=False, begin=begin)
+    assert [stored(mongo, one)["status"] for one in unheard] == [Status.RUNNING] * 2
+    assert scheduler.may_have_strays
+    assert scheduler.give_back_strays(mongo, known=frozenset()) == 2
+    assert stored(mongo, ran)["status"] == Status.RUNNING
+    for one in unheard:
+        document = stored(mongo, one)
+        assert document["status"] == Status.CREATED and document["node"] == -1
+        task = mongo.get_task(one)
+        assert task is not None and task.next_attempt == 1
+        assert "nothing was started" in document["error"]["message"]
 
 
 def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: MongoStore, mongod_server: Mongod) -> None:

@@ -431,7 +431,8 @@ class MongoStore:
     def claim(
         self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str, begin: Begin | None = None
     ) -> list[Task]:
-        """The spec's second way, in batches: find, update those still free with a mark, read back what carries it.
+        """The spec's second way, in batches: find what is free, write the claim (and what `begin` wants written) into
+        each that still is, and where not all were, ask which carry the mark.
 
         A task without priority counts as 0. Where another node was faster, what is missing is picked at random from
         the next ones, so that two nodes do not go on fighting for the same: the order is then only about kept.
@@ -440,28 +441,26 @@ class MongoStore:
         open_places = list(range(len(wanted)))
         with _translated(self):
             for attempt in range(_CLAIM_TRIES):
-                found = {}
+                found: dict[int, list[Document]] = {}
                 for place in open_places:
                     queue, count = wanted[place]
                     left = count - len(got[place])
-                    ids = self._waiting_ids(queue, left * (_CLAIM_SPREAD if attempt else 1))
-                    picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
-                    found[place] = [ids[number] for number in picked]
-                won = self._mark([task_id for ids in found.values() for task_id in ids], node_id, token)
-                for place, ids in found.items():
-                    got[place] += [won[task_id] for task_id in ids if task_id in won]
+                    if attempt == 0:
+                        found[place] = self._waiting(queue, left)
+                    else:
+                        ids = [one["_id"] for one in self._waiting(queue, left * _CLAIM_SPREAD, {"priority": 1})]
+                        picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
+                        found[place] = self._documents([ids[number] for number in picked])
+                won = self._take(list(itertools.chain.from_iterable(found.values())), node_id, token, begin)
+                for place, documents in found.items():
+                    got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
                 # All that was found was won: that is enough, or nothing more waits.
-                open_places = [place for place, ids in found.items() if any(task_id not in won for task_id in ids)]
+                open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
                 if not open_places:
                     break
-        tasks = list(itertools.chain.from_iterable(got))
-        if begin is None:
-            return tasks
-        changes = {task.id: change for task in tasks if (change := begin(task)) is not None}
-        refused = self.commit(list(changes.values()))
-        return [task for task in tasks if task.id not in changes or changes[task.id].key not in refused]
+        return list(itertools.chain.from_iterable(got))
 
-    def _waiting_ids(self, queue: QueueId, count: int) -> list[TaskId]:
+    def _waiting(self, queue: QueueId, count: int, projection: Document | None = None) -> list[Document]:
         """The first of a queue that are free, a missing priority being 0."""
         waiting = {
             "status": int(Status.CREATED),
@@ -472,32 +471,56 @@ class MongoStore:
 
         def find(priority: Document, order: Sequence[tuple[str, int]], limit: int) -> list[Document]:
             # To the server, a limit of 0 means all.
-            found = self._tasks.find({**waiting, **priority}, {"priority": 1}).sort(list(order)).limit(limit)
+            found = self._tasks.find({**waiting, **priority}, projection).sort(list(order)).limit(limit)
             return list(found) if limit > 0 else []
 
         by_age = [("_id", ASCENDING)]
         by_priority = [("priority", DESCENDING), *by_age]
         rows = find({}, by_priority, count)
         if all(_is_before_zero_or_missing(row.get("priority")) for row in rows):
-            return [row["_id"] for row in rows]
+            return rows
         # In the index a missing one comes after all numbers. Where there are others of 0 or less, or of no number, ask
         # for each part of the order by itself; the index serves each.
-        ids: list[TaskId] = []
+        chosen: dict[TaskId, Document] = {}
         for part, order in (({"$gt": 0}, by_priority), ({"$in": [0, None]}, by_age), ({"$lt": 0}, by_priority)):
-            ids += [row["_id"] for row in find({"priority": part}, order, count - len(ids))]
-        return list(dict.fromkeys((*ids, *(row["_id"] for row in rows))))[:count]  # at last those of no number
+            chosen |= {row["_id"]: row for row in find({"priority": part}, order, count - len(chosen))}
+        chosen |= {row["_id"]: row for row in rows if row["_id"] not in chosen}  # at last those of no number
+        return list(chosen.values())[:count]
 
-    def _mark(self, ids: Sequence[TaskId], node_id: str, token: str) -> dict[TaskId, Task]:
-        """Claim those of these tasks that are still free."""
-        if not ids:
+    def _documents(self, ids: Sequence[TaskId]) -> list[Document]:
+        """These tasks, in this order, as far as they are still there."""
+        found = {document["_id"]: document for document in self._tasks.find({"_id": {"$in": list(ids)}})}
+        return [found[task_id] for task_id in ids if task_id in found]
+
+    def _take(self, documents: Sequence[Document], node_id: str, token: str, begin: Begin | None) -> dict[TaskId, Task]:
+        """Claim those of these tasks that are still free and as they were read."""
+        if not documents:
             return {}
         now = self.now()
         mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now}}
-        free = {"_id": {"$in": list(ids)}, "status": int(Status.CREATED), "node": _UNCLAIMED}
-        if not self._tasks.update_many(free, {"$set": mark}).modified_count:
-            return {}
-        marked = {"_id": {"$in": list(ids)}, "claim.token": token}
-        return {document["_id"]: Task.from_document(document) for document in self._tasks.find(marked)}
+        tasks: dict[TaskId, Task] = {}
+        changes: list[RunChange] = []
+        writes: list[UpdateOne] = []
+        for document in documents:
+            tasks[document["_id"]] = task = Task.from_document({**document, **mark})
+            change = begin(task) if begin is not None else None
+            free = {
+                "_id": document["_id"],
+                "status": int(Status.CREATED),
+                "node": _UNCLAIMED,
+                "mtime": {"$eq": document.get("mtime")},  # every change of state sets it
+            }
+            if change is None:
+                writes.append(UpdateOne(free, {"$set": mark}))
+            else:
+                changes.append(change)
+                writes.append(UpdateOne(free, _update({**mark, **change.set}, change.unset)))
+        if self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+            marked = {"_id": {"$in": list(tasks)}, "claim.token": token}
+            won = {document["_id"] for document in self._tasks.find(marked, {"_id": 1})}
+            tasks = {task_id: task for task_id, task in tasks.items() if task_id in won}
+        self._forget_output([change for change in changes if change.key.task_id in tasks])
+        return tasks
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with _translated(self):
@@ -511,15 +534,18 @@ class MongoStore:
             owing = [change.key.task_id for change in changes if change.creates and change.key not in refused]
             if owing:
                 self._create_owed({"_id": {"$in": owing}, **_OWING})
-            self._delete_files(
-                [
-                    _file_id(change.key.task_id, change.forget_output_of, stream)
-                    for change in changes
-                    if change.forget_output_of is not None and change.key not in refused
-                    for stream in ("stdout", "stderr")
-                ]
-            )
+            self._forget_output([change for change in changes if change.key not in refused])
             return refused
+
+    def _forget_output(self, changes: Iterable[RunChange]) -> None:
+        self._delete_files(
+            [
+                _file_id(change.key.task_id, change.forget_output_of, stream)
+                for change in changes
+                if change.forget_output_of is not None
+                for stream in ("stdout", "stderr")
+            ]
+        )
 
     def _set_of(self, change: RunChange) -> Mapping[str, Any]:
         """What a change sets; the tasks that it creates stand in the task's own document until they are there, since
