@@ -19,6 +19,7 @@ from helpers.accounts import Account
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # on a machine that is busy with much else
 QUICK = ("--heartbeat", "0.3", "--dead-after", "2")
 NOTICE_SECONDS = (
     3.0  # from SIGCONT until stale processes are gone: a heartbeat, a look at the tasks, a signal; and load
