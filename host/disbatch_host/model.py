@@ -95,6 +95,7 @@ class Task:
     node: str | None  # None: nobody has claimed it
     token: str | None  # of the claim that holds it
     document: Mapping[str, Any] = field(repr=False)
+    fault: str | None = None  # why no node can run it, in words for its owner: what the store holds cannot be read
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Task:

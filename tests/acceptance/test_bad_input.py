@@ -232,3 +232,28 @@ def test_opening_a_store_needs_no_driver_of_the_other(terminal: Terminal) -> Non
     assert done.stdout.splitlines()[-1] == "False"
     with pytest.raises(UsageError):
         open_store("", None)  # type: ignore[arg-type]
+
+
+def test_rows_that_cannot_be_read_cost_only_themselves(terminal: Terminal, plugin: Plugin, tmp_path: Path) -> None:
+    """One such row ended the node, which orphaned what it ran; `status` and `task show` ended in a traceback."""
+    file = tmp_path / "tasks.db"
+    terminal.environment["DISBATCH_STORE"] = f"sqlite://{file}"
+    plugin("Works", "echo fine")
+    terminal.fine("queue", "create", "good", "--class", "Works")
+    damaged, behind = (terminal.fine("task", "push", "good", "{}").out.strip() for _ in range(2))
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("""INSERT INTO queues VALUES ('bare', '{"class": "Works"}'), ('bad', 'oops'), ('list', '[]')""")
+        by_hand.execute("""INSERT INTO tasks (id, queue, rest) VALUES ('on-bare', 'bare', '{"_id": "zz"}')""")
+        by_hand.execute("UPDATE tasks SET parameters = '{s3cret' WHERE id = ?", (damaged,))
+    node = terminal.fine("--until-idle")
+    assert node.err.count(f"task {damaged} of queue good is not claimed") == 1 and "s3cret" not in node.err
+    for task in (behind, "on-bare"):
+        assert terminal.fine("task", "show", task, "--json").json[0]["status"] == 1
+    assert 'the column "parameters" of its row cannot be read' in terminal.fine("task", "show", damaged).out
+    (document,) = terminal.fine("task", "show", damaged, "--json").json
+    assert (document["status"], document["node"], document["parameters"]) == (-2, -1, None)
+    assert '"parameters"' in document["fault"]
+    assert "damaged" in terminal.fine("task", "list").out
+    assert "its document cannot be read" in terminal.fine("status").out
+    assert "its document cannot be read" in terminal.fine("queue", "show", "bad").out
+    assert "cannot be changed" in terminal.refused(3, "queue", "set", "bad", "maxthreads=1")

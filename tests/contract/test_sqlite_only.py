@@ -14,7 +14,7 @@ import pytest
 from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import NOBODY, RunKey, TaskFilter, new_task
+from disbatch_host.model import NOBODY, RunChange, RunKey, TaskFilter, new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.status import Status
 
@@ -145,3 +145,133 @@ def test_a_task_given_a_node_and_back_is_nobodys(sqlite: SqliteStore) -> None:
     (task_id,) = push(sqlite, {}, node=None)
     found = sqlite.get_task(task_id)
     assert found is not None and found.document["node"] == NOBODY
+
+
+# What people have written into the file by hand. Each of these stopped the node, and orphaned what it ran.
+DAMAGE = {
+    "parameters": ["{oops", b"\xff\x00", ""],
+    "rest": ["not json", "[1]", "null", "5"],
+    "run": ["{", b"{}"],
+    "ctime": ["2026-01-01", 10**18],
+    "mtime": ["today"],
+    "claimed_at": ["x"],
+}
+
+
+@pytest.mark.parametrize(("column", "value"), [(column, value) for column in DAMAGE for value in DAMAGE[column]])
+def test_a_task_that_cannot_be_read_costs_only_itself(
+    sqlite: SqliteStore, file: Path, caplog: pytest.LogCaptureFixture, column: str, value: Any
+) -> None:
+    before, damaged, behind = push(sqlite, {"n": 1}, {"n": 2}, {"n": 3})
+    with sqlite3.connect(file) as by_hand:
+        if column == "claimed_at":
+            by_hand.execute("UPDATE tasks SET claim_token = 'x' WHERE id = ?", (damaged,))
+        by_hand.execute(f"UPDATE tasks SET {column} = ? WHERE id = ?", (value, damaged))
+    assert [task.id for task in sqlite.claim("n1", [("q", 2)], "t1")] == [before, behind]
+    assert sqlite.claim("n1", [("q", 2)], "t2") == []
+    assert len(caplog.records) == 1 and f"task {damaged} of queue q" in caplog.text
+    shown = sqlite.get_task(damaged)
+    assert shown is not None and shown.fault is not None and f'"{column}"' in shown.fault
+    assert (shown.status, shown.node, shown.queue) == (Status.CREATED, None, "q")
+    assert {task.id for task in sqlite.find_tasks(TaskFilter())} == {before, damaged, behind}
+    assert sqlite.count_by_status() == {"q": {-2: 1, -1: 2}}
+    commit = [change(RunKey(one, "n1", "t1"), Status.CLAIMED, Status.CONCLUDED) for one in (before, behind)]
+    assert sqlite.commit(commit) == set()
+    assert not sqlite.has_unfinished(["q"])  # nothing that a node could do
+
+
+def test_a_task_that_was_mended_is_claimed(sqlite: SqliteStore, file: Path) -> None:
+    (task,) = push(sqlite, {})
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("UPDATE tasks SET parameters = '{' WHERE id = ?", (task,))
+    assert sqlite.claim("n1", [("q", 1)], "t1") == [] and not sqlite.has_unfinished(["q"])
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("UPDATE tasks SET parameters = '{}' WHERE id = ?", (task,))
+    assert [one.id for one in sqlite.claim("n1", [("q", 1)], "t2")] == [task] and sqlite.has_unfinished(["q"])
+
+
+def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, file: Path) -> None:
+    damaged, behind = push(sqlite, {}, {})
+    with sqlite3.connect(file) as by_hand:
+        latin = "CAST(x'7b2261223a22fc227d' AS TEXT)"
+        by_hand.execute(f"UPDATE tasks SET parameters = {latin} WHERE id = ?", (damaged,))
+        by_hand.execute(f"INSERT INTO queues VALUES ('latin', {latin})")
+    assert [task.id for task in sqlite.claim("n1", [("q", 2)], "t1")] == [behind]
+    assert [task.fault is None for task in sqlite.find_tasks(TaskFilter())] == [False, True]
+    assert [queue.fault is None for queue in sqlite.queues()] == [False]
+
+
+def test_what_a_column_says_wins_over_the_rest_of_a_row(sqlite: SqliteStore, file: Path) -> None:
+    """`rest` with an `_id`, a status or a node of its own left the row Claimed after an orderly stop."""
+    (task_id,) = push(sqlite, {})
+    with sqlite3.connect(file) as by_hand:
+        rest = '{"_id": "zz", "status": 1, "node": "evil", "claim": {"token": "x"}, "run": 1, "queue": "w", "note": 5}'
+        by_hand.execute("UPDATE tasks SET rest = ?", (rest,))
+    found = sqlite.get_task(task_id)
+    assert found is not None and (found.id, found.status, found.node, found.token) == (task_id, -2, None, None)
+    (task,) = sqlite.claim("n1", [("q", 1)], "t1", lambda one: change(RunKey(one.id, "n1", "t1"), Status.CLAIMED, 0))
+    assert (task.id, task.queue, task.run, task.document["note"]) == (task_id, "q", {}, 5)
+    back = RunChange(
+        key=RunKey(task.id, "n1", task.token), statuses=(Status.RUNNING,), set={"status": -2, "node": NOBODY},
+        unset=("claim",),
+    )  # fmt: skip
+    assert sqlite.commit([back]) == set()
+    assert sqlite.count_by_status() == {"q": {-2: 1}}
+
+
+def test_the_end_of_a_run_is_recorded_where_its_row_was_damaged_meanwhile(sqlite: SqliteStore, file: Path) -> None:
+    task, key = claim_one(sqlite)
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("UPDATE tasks SET rest = '{\"note\": oops}'")
+    ended = change(key, Status.CLAIMED, Status.CONCLUDED, result=5)
+    assert sqlite.commit([ended]) == sqlite.commit([ended]) == set()
+    found = sqlite.get_task(task.id)
+    assert found is not None and found.fault is None
+    assert (found.status, found.document["result"], found.document["damaged_rest"]) == (1, 5, '{"note": oops}')
+
+
+@pytest.mark.parametrize("document", ["oops", "[]", "null", "", '{"class": 5}', b"\xff"])
+def test_a_queue_that_cannot_be_read_has_a_fault_and_costs_no_other(
+    sqlite: SqliteStore, file: Path, document: Any
+) -> None:
+    sqlite.insert_queue({"_id": "good", "class": "A"})
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("INSERT INTO queues VALUES ('bad', ?)", (document,))
+    bad, good = sqlite.queues()
+    assert (bad.id, good.id, good.fault) == ("bad", "good", None) and bad.fault
+    assert sqlite.find_queue("bad") == bad
+    if "class" not in str(document):
+        with pytest.raises(StoreRefusedError, match="'bad' cannot be changed"):
+            sqlite.update_queue("bad", {"class": "B"})
+    assert sqlite.delete_queue("bad")
+
+
+def test_the_id_of_a_queue_is_its_column(sqlite: SqliteStore, file: Path) -> None:
+    """A document without `_id` stopped the node."""
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("""INSERT INTO queues VALUES ('bare', '{"class": "D::Small"}')""")
+        by_hand.execute("""INSERT INTO queues VALUES ('other', '{"_id": "x", "class": "D::Small"}')""")
+    assert [(queue.id, queue.class_name, queue.fault) for queue in sqlite.queues()] == [
+        ("bare", "D::Small", None), ("other", "D::Small", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), [("document", "oops"), ("document", "[]"), ("heartbeat_at", "now")])
+def test_a_node_that_cannot_be_read_is_one_that_nobody_knows_and_mends_itself(
+    sqlite: SqliteStore, file: Path, column: str, value: str
+) -> None:
+    for name in ("a", "b"):
+        assert sqlite.put_node({"_id": name, "session": name}, replacing=None)
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute(f"UPDATE nodes SET {column} = ? WHERE id = 'a'", (value,))
+    assert [(node.id, node.session) for node in sqlite.nodes()] == [("a", "a"), ("b", "b")]
+    assert sqlite.heartbeat("a", "a", {"heartbeat": {"pid": 1}})
+    node = sqlite.get_node("a")
+    assert node is not None and node.document["heartbeat"]["pid"] == 1 and node.age_seconds is not None
+
+
+def test_a_status_that_is_no_number_is_counted_as_blocked(sqlite: SqliteStore, file: Path) -> None:
+    push(sqlite, {}, {})
+    with sqlite3.connect(file) as by_hand:
+        by_hand.execute("UPDATE tasks SET status = 'done' WHERE seq = 1")
+    assert sqlite.count_by_status() == {"q": {-2: 1, -4: 1}}

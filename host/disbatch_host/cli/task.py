@@ -209,6 +209,8 @@ def _queue_id(store: Store, name: str) -> Any:
 
 
 def _in_short(one: Task) -> str:
+    if one.fault is not None:
+        return f"damaged: {one.fault}"[:60]
     error = one.document.get("error")
     message = error.get("message") if isinstance(error, Mapping) else None
     if not isinstance(message, str) or not message.strip():
@@ -238,6 +240,8 @@ def _show(store: Store, found: Task) -> None:
         ("queue", found.queue),
         ("status", render.status_cell(found.status)),
     ]
+    if found.fault is not None:
+        facts.append(("damaged", (f"{found.fault}; no node runs it like that", "red")))
     if found.status == Status.BLOCKED and "not_before" in document:
         facts.append(
             ("not before", f"{render.moment(document['not_before'])} ({render.age(document['not_before'], now)})")
@@ -416,6 +420,8 @@ class _Masker:
         for name in {self._classes.get(found.queue, ""), self._class_that_ran(found)}:
             if name in self._plugins:
                 places.update(self._plugins[name].schema.secrets(found.parameters))
+        if found.fault is not None:  # what says which of its parameters are secret may be what cannot be read
+            return {**found.document, "parameters": None, "fault": found.fault}
         return {**found.document, "parameters": masked_at(found.parameters, places)}
 
     def _class_that_ran(self, found: Task) -> str:

@@ -12,13 +12,17 @@ Rules:
    {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so that whatever was put
    in comes out again.
 4. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
+5. People also write rows that cannot be read. Such a row costs only itself: it comes back as a record with `fault`, and
+   a task of that kind is never claimed. What a column says wins over the same field in a JSON text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import itertools
+import logging
 import operator
 import os
 import sqlite3
@@ -56,7 +60,10 @@ from disbatch_host.model import (
     whole_number,
 )
 from disbatch_host.store.base import SCHEMA_VERSION, Access, Begin
+from disbatch_protocol.faults import kind_of
 from disbatch_protocol.status import Status
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -133,7 +140,7 @@ _SELECT_WITHOUT_OUTPUT = _SELECT.replace("stdout, stderr", "NULL, NULL")
 _INSERT_TASK = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
 _FIND_WAITING = f"""SELECT seq, {_SELECT} FROM tasks
-    WHERE queue = ? AND status = {int(Status.CREATED)} AND {_NOBODY_SQL} ORDER BY priority DESC, seq LIMIT ?"""
+    WHERE queue = ? AND status = {int(Status.CREATED)} AND {_NOBODY_SQL} ORDER BY priority DESC, seq"""
 
 
 class SqliteStore:
@@ -148,6 +155,7 @@ class SqliteStore:
         self._seen_version = 0  # which tells of the commits of other connections
         self._is_together = False  # a transaction is open, and what is written belongs to it
         self._shall_hurry = threading.Event()
+        self._damaged: set[int] = set()  # `seq` of waiting tasks that cannot be read, and have been told of
 
     @property
     def description(self) -> str:
@@ -258,12 +266,11 @@ class SqliteStore:
     # --- queues
 
     def queues(self) -> list[Queue]:
-        rows = self._read("SELECT document FROM queues ORDER BY id")
-        return [Queue.from_document(_decode(document)) for (document,) in rows]
+        return [_queue_of(*row) for row in self._read("SELECT id, document FROM queues ORDER BY id")]
 
     def find_queue(self, text: str) -> Queue | None:
-        rows = self._read("SELECT document FROM queues WHERE id = ?", (text,))
-        return Queue.from_document(_decode(rows[0][0])) if rows else None
+        rows = self._read("SELECT id, document FROM queues WHERE id = ?", (text,))
+        return _queue_of(*rows[0]) if rows else None
 
     def insert_queue(self, document: Document) -> QueueId:
         queue_id = document.get("_id") or self._ids.take(1)[0]
@@ -280,7 +287,12 @@ class SqliteStore:
             row = connection.execute("SELECT document FROM queues WHERE id = ?", (queue,)).fetchone()
             if row is None:
                 return False
-            document = {**_decode(row[0]), **set}
+            try:
+                document = {**_object(_decode(row[0])), **set}
+            except _UNREADABLE as error:
+                raise StoreRefusedError(
+                    f"queue {queue!r} cannot be changed: {_why_unreadable(error)}; delete it and create it again"
+                ) from error
             for name in unset:
                 document.pop(name, None)
             connection.execute("UPDATE queues SET document = ? WHERE id = ?", (_encode(document), queue))
@@ -324,7 +336,7 @@ class SqliteStore:
 
     def get_task(self, task: TaskId) -> Task | None:
         rows = self._read(f"SELECT {_SELECT} FROM tasks WHERE id = ?", (task,))
-        return Task.from_document(_document_of(rows[0])) if rows else None
+        return _task_of(rows[0]) if rows else None
 
     def find_tasks(
         self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
@@ -340,7 +352,7 @@ class SqliteStore:
         while left > 0:
             rows = self._read(statement, (*values, last, min(_PAGE, left)))
             for row in rows:
-                yield Task.from_document(_document_of(row[1:], with_output=with_output))
+                yield _task_of(row[1:], with_output=with_output)
             if len(rows) < min(_PAGE, left):
                 return
             last, left = rows[-1][0], left - len(rows)
@@ -351,8 +363,11 @@ class SqliteStore:
 
     def count_by_status(self) -> dict[QueueId, dict[int, int]]:
         counts: dict[QueueId, dict[int, int]] = {}
-        for queue, status, count in self._read("SELECT queue, status, count(*) FROM tasks GROUP BY queue, status"):
-            counts.setdefault(queue, {})[status] = count
+        for queue, value, count in self._read("SELECT queue, status, count(*) FROM tasks GROUP BY queue, status"):
+            number = whole_number(value)
+            status = int(Status.BLOCKED) if number is None else number  # as `Task.from_document` counts it
+            of_queue = counts.setdefault(queue, {})
+            of_queue[status] = of_queue.get(status, 0) + count
         return counts
 
     def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
@@ -388,11 +403,14 @@ class SqliteStore:
 
     def _node_of(self, row: Sequence[Any]) -> NodeRecord:
         node_id, session, heartbeat_at, encoded = row
-        document = _decode(encoded)
         age_seconds = None
-        if heartbeat_at is not None:
-            document["heartbeat"] = {"datetime": _moment(heartbeat_at), **(document.get("heartbeat") or {})}
-            age_seconds = max(0.0, (_milliseconds(self.now()) - heartbeat_at) / 1000)
+        try:
+            document = {**_object(_decode(encoded)), "_id": node_id}
+            if heartbeat_at is not None:
+                document["heartbeat"] = {"datetime": _moment(heartbeat_at), **(document.get("heartbeat") or {})}
+                age_seconds = max(0.0, (_milliseconds(self.now()) - heartbeat_at) / 1000)
+        except _UNREADABLE:
+            document = {"_id": node_id}  # of no program that is known here
         return NodeRecord(id=node_id, session=session, age_seconds=age_seconds, document=document)
 
     def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
@@ -414,7 +432,11 @@ class SqliteStore:
             row = connection.execute("SELECT document FROM nodes WHERE id = ? AND session IS ?", key).fetchone()
             if row is None:
                 return False
-            document, at = _encode({**_decode(row[0]), **set}), _milliseconds(self.now())
+            try:
+                before = _object(_decode(row[0]))
+            except _UNREADABLE:
+                before = {"_id": node_id}  # what is the same for its whole life comes back with its next start
+            document, at = _encode({**before, **set}), _milliseconds(self.now())
             connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
             return True
 
@@ -451,8 +473,8 @@ class SqliteStore:
             tasks = []
             for queue, count in wanted:
                 # The rows are this transaction's alone, so the updates need no guard.
-                for seq, *row in connection.execute(_FIND_WAITING, (queue, count)).fetchall():
-                    task = Task.from_document({**_document_of(row), **claimed})
+                for seq, row, document in self._find_waiting(connection, queue, count):
+                    task = Task.from_document({**document, **claimed})
                     columns = _columns_of(claimed)
                     change = begin(task) if begin is not None else None
                     if change is not None:
@@ -464,6 +486,36 @@ class SqliteStore:
             return tasks
 
         return self._write(claim)
+
+    def _find_waiting(
+        self, connection: sqlite3.Connection, queue: QueueId, count: int
+    ) -> list[tuple[int, Sequence[Any], Document]]:
+        """The first tasks of a queue that can be claimed, with their rows; what is damaged is passed over (rule 5)."""
+
+        def find() -> list[tuple[int, Sequence[Any], Document]]:
+            found: list[tuple[int, Sequence[Any], Document]] = []
+            if count <= 0:
+                return found
+            # No LIMIT: how many of the rows are damaged is not known before. Rows are read one by one, and no more.
+            for seq, *row in connection.execute(_FIND_WAITING, (queue,)):
+                try:
+                    found.append((seq, row, _document_of(row)))
+                except _UNREADABLE:
+                    self._tell_of_damaged(seq, row)
+                    continue
+                if self._damaged:
+                    self._damaged.discard(seq)  # somebody has mended it
+                if len(found) == count:
+                    break
+            return found
+
+        return _with_odd_text(connection, find)
+
+    def _tell_of_damaged(self, seq: int, row: Sequence[Any]) -> None:
+        if seq not in self._damaged:
+            task = _damaged_task(row)
+            self._damaged.add(seq)
+            log.error("task %s of queue %s is not claimed: %s", task.id, task.queue, task.fault)
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         def carry_out(connection: sqlite3.Connection) -> set[RunKey]:
@@ -497,8 +549,13 @@ class SqliteStore:
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
+        # What cannot be read waits for a person, not for a node.
+        damaged = [orjson.dumps([*self._damaged]).decode()] if self._damaged else []
+        other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
         return any(
-            self._read(f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) LIMIT 1", (queue,))
+            self._read(
+                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) {other} LIMIT 1", (queue, *damaged)
+            )
             or self._read(
                 f"""SELECT 1 FROM tasks
                     WHERE queue = ? AND status = {int(Status.BLOCKED)} AND not_before IS NOT NULL LIMIT 1""",
@@ -528,7 +585,9 @@ class SqliteStore:
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with _translated(self._path):
             connection = self._opened()
-            return self._in_turn(lambda: connection.execute(statement, values).fetchall())
+            return self._in_turn(
+                lambda: _with_odd_text(connection, lambda: connection.execute(statement, values).fetchall())
+            )
 
     def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
         """One transaction (rule 1), whole or not at all."""
@@ -643,7 +702,10 @@ def _changed_columns(change: RunChange, rest: str) -> dict[str, Any]:
     added = {name: value for name, value in change.set.items() if name not in _IN_COLUMNS}
     removed = [name for name in change.unset if name not in _EMPTY_COLUMNS] if rest != "{}" else []
     if added or removed:
-        document = _decode(rest)
+        try:
+            document = {**_object(_decode(rest))}
+        except _UNREADABLE:  # since the task was claimed; the end of a run is recorded all the same
+            document = {"damaged_rest": rest if isinstance(rest, str) else repr(rest)}
         for name in removed:
             document.pop(name, None)
         columns["rest"] = _encode({**document, **added})
@@ -661,7 +723,7 @@ def _is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
     row = connection.execute(f"SELECT {_SELECT} FROM tasks WHERE id = ?", (change.key.task_id,)).fetchone()
     if row is None:
         return False
-    document = _document_of(row)
+    document = _task_of(row).document
     return all(name in document and document[name] == value for name, value in change.set.items()) and all(
         name not in document for name in change.unset
     ) and "status" in change.set  # fmt: skip
@@ -698,7 +760,42 @@ def _text_column(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _queue_of(queue_id: QueueId, encoded: str) -> Queue:
+    try:
+        return Queue.from_document({**_object(_decode(encoded)), "_id": queue_id})
+    except _UNREADABLE as error:
+        fault = f"its document cannot be read: {_why_unreadable(error)}"
+        return Queue(id=queue_id, class_name="", fault=fault, document={"_id": queue_id})
+
+
+def _task_of(row: Sequence[Any], *, with_output: bool = True) -> Task:
+    try:
+        return Task.from_document(_document_of(row, with_output=with_output))
+    except _UNREADABLE:
+        return _damaged_task(row, with_output=with_output)
+
+
+def _damaged_task(row: Sequence[Any], *, with_output: bool = True) -> Task:
+    """What can be read of a row, and in words what cannot. Says nothing of what stands in JSON: that may be secret."""
+    faults, readable = [], dict(zip(_COLUMNS, row, strict=True))
+    for name, harmless in _HARMLESS.items():
+        try:
+            if name in _DATE_COLUMNS:
+                _moment(readable[name])
+            elif name == "rest":
+                _without_columns(_decode(readable[name]))
+            elif readable[name] is not None:
+                _decode(readable[name])
+        except _UNREADABLE as error:
+            why = f"it holds {readable[name]!r:.40}" if name in _DATE_COLUMNS else _why_unreadable(error)
+            faults.append(f'the column "{name}" of its row cannot be read: {why}')
+            readable[name] = harmless
+    document = _document_of(tuple(readable.values()), with_output=with_output)
+    return dataclasses.replace(Task.from_document(document), fault="; ".join(faults) or "its row cannot be read")
+
+
 def _document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
+    """The document of a row. Raises one of `_UNREADABLE` where a column holds what it must not."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
         run, rest,
@@ -722,7 +819,42 @@ def _document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
         document["claim"] = {"token": token, "at": _moment(claimed_at)}
     if run is not None:
         document["run"] = _decode(run)
-    return {**document, **_decode(rest)} if rest != "{}" else document
+    return {**document, **_without_columns(_decode(rest))} if rest != "{}" else document
+
+
+def _without_columns(fields: Any) -> Document:
+    """The fields that have no column; others that a person has put there do not count."""
+    document = _object(fields)
+    if _FIELDS_OF_COLUMNS.isdisjoint(document):
+        return document
+    return {name: value for name, value in document.items() if name not in _FIELDS_OF_COLUMNS}
+
+
+def _object(value: Any) -> Document:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a JSON object, found {kind_of(value)}")
+    return value
+
+
+def _why_unreadable(error: Exception) -> str:
+    if isinstance(error, orjson.JSONDecodeError):
+        return f"it is no JSON ({error})"
+    return str(error) if str(error).startswith("expected ") else "expected a text of JSON"
+
+
+# What reading a row raises where a column holds what it must not: no JSON, another type, a date out of range.
+_UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
+_FIELDS_OF_COLUMNS = frozenset(
+    {
+        "_id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim", "parameters", "stdout",
+        "stderr", "run",
+    }
+)  # fmt: skip
+_DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at"})
+# What stands in for a column that cannot be read.
+_HARMLESS: Mapping[str, str | None] = {
+    **dict.fromkeys(sorted(_DATE_COLUMNS)), "parameters": "null", "run": None, "rest": "{}",
+}  # fmt: skip
 
 
 def _where(which: TaskFilter) -> tuple[str, list[Any]]:
@@ -916,6 +1048,27 @@ def _retry_while_locked(action: Callable[[], Any]) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) -> Result:
+    """What `read` gives; where a text is no UTF-8, it is read once more and such texts come as bytes."""
+    try:
+        return read()
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    connection.text_factory = _text_or_bytes
+    try:
+        return read()
+    finally:
+        connection.text_factory = str
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 @contextlib.contextmanager
