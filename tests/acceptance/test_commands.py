@@ -123,7 +123,7 @@ def test_queues_are_changed_and_deleted(on_store: Terminal) -> None:
     on_store.fine("queue", "delete", "q", "--yes")
     assert on_store.fine("queue", "list", "--json").out == ""
     assert len(on_store.fine("task", "list", "--json").json) == 1
-    assert "the queue was deleted" in on_store.fine("status").out
+    assert "no such queue (deleted, or never made)" in on_store.fine("status").out
 
 
 def test_output_above_a_mebibyte_comes_back_whole_and_follow_ends_with_the_task(

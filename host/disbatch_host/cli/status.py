@@ -26,7 +26,8 @@ def status() -> None:
         lines: list[tuple[object, Queue | None, dict[str, int]]] = [
             (queue.id, queue, totals(counts.get(queue.id, {}))) for queue in queues
         ]
-        # Tasks of a queue that was deleted are still there, and somebody will wonder where they are.
+        # Tasks of a queue that was deleted are still there, as are follow-up tasks of one that nobody has made, and
+        # somebody will wonder where they are.
         lines += [(queue_id, None, totals(count)) for queue_id, count in counts.items() if queue_id not in known]
         if common.wants_json():
             for queue_id, queue, total in lines:
@@ -89,7 +90,7 @@ def _note(queue: Queue | None, total: dict[str, int], records: list[NodeRecord])
 def why_waiting(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> list[str]:
     """Why no node runs the queue's tasks; empty where one can, or where none waits and no node is there either."""
     if queue is None:
-        return ["the queue was deleted"]
+        return ["no such queue (deleted, or never made)"]
     if queue.fault is not None:
         return [queue.fault]
     notes = ["maxthreads is 0, so none of its tasks is started"] if queue.maxthreads == 0 else []
