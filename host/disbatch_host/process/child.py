@@ -32,7 +32,8 @@ from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawn import Command, StartError
 from disbatch_host.process.spawner import Spawner
 
-READ_SIZE = 2**16  # bytes a read: what a pipe holds by default
+PIPE_SIZE = 2**16  # bytes that a pipe holds by default
+READ_SIZE = PIPE_SIZE  # bytes a read
 BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
 LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
 DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
@@ -75,7 +76,9 @@ class ProcessEnd:
     signal: int | None
     stopped: StopReason | None  # why this host stopped it, where it did
     killed: bool  # it had to be SIGKILL
-    stdin_unread: bool  # it ended, or closed its stdin, before it had read everything
+    # It ended, or closed its stdin, before it had read everything. Said only of more than a pipe holds: of less it
+    # would depend on who was faster.
+    stdin_unread: bool
     stdin_left_bytes: int  # of what was written to its stdin, how much it had not read; 0 where its stdin was closed
     output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
     cpu_seconds: float  # user and system, with the children that it has waited for
@@ -121,6 +124,7 @@ class Child:
         self._stdin_left_bytes = 0
         self._pipes: dict[int, _Pipe] = {}
         self._last_activity = 0.0
+        self._stdin_bytes = 0  # all that it was to be given
         self._idle_limit: float | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self._timeout_timer: asyncio.TimerHandle | None = None
@@ -186,6 +190,7 @@ class Child:
         if self._stdin < 0:
             self._stdin_unread = self._stdin_unread or bool(data)
             return
+        self._stdin_bytes += len(data)
         self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
         self._close_stdin_when_written = close
         self._on_writable()  # most documents fit into the pipe at once
@@ -356,7 +361,7 @@ class Child:
                 signal=died_of,
                 stopped=self._stopped,
                 killed=self._killed,
-                stdin_unread=self._stdin_unread,
+                stdin_unread=self._stdin_unread and self._stdin_bytes > PIPE_SIZE,
                 stdin_left_bytes=self._stdin_left_bytes,
                 output_held_open=held_open,
                 cpu_seconds=usage.ru_utime + usage.ru_stime,
