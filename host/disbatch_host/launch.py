@@ -49,9 +49,10 @@ class LaunchSite:
         *,
         receive: Callable[[Stream, bytes], None],
         ended: Callable[[ProcessEnd], None],
+        closed: Callable[[Stream], None] | None = None,
     ) -> Child:
         """A program that can be started here."""
-        return Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=ended)
+        return Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=ended, closed=closed)
 
     def close(self) -> None:
         """When nothing runs any more. Closing twice is fine."""

@@ -8,7 +8,8 @@ Rules:
 1. A process has one task or none. Whatever it writes while it has one belongs to that task; what it writes otherwise
    belongs to nobody and is only used to say why it could not be started.
 2. `done` is heard on another pipe than the output: before the task ends, what stdout and stderr hold is read.
-3. A process that has been stopped, has died, or said what it must not say, gets no further task.
+3. A process that has been stopped, has died, has closed descriptor 3, or said what it must not say, gets no further
+   task.
 4. A process belongs to one `Plugin` object. When the plugin changes, its processes end after the task in hand.
 5. All processes end by end of file on their stdin, and are stopped where that does not do.
 """
@@ -35,6 +36,7 @@ from disbatch_protocol.worker import Broken, Heard, WorkerConversation, WorkerSt
 log = logging.getLogger(__name__)
 
 _RESERVED_SECONDS = 1.0  # by then a run has come, or it is not reserved any more
+_ENDING_SECONDS = 2.0  # a process that ends closes its descriptors first; one that lives after that has gone mute
 _LAST_WORDS_MAX = 4096  # bytes kept of what a process says while it has no task
 
 
@@ -138,9 +140,11 @@ class Worker:
         self._hands: _Hands | None = None
         self._is_taken = True  # by a run that has not handed over its task yet
         self._is_retiring = False
+        self._is_mute = False  # it has closed descriptor 3
         self._last_words = b""
         self._idle_timer: asyncio.TimerHandle | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
+        self._mute_timer: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
@@ -170,6 +174,7 @@ class Worker:
             self.is_alive
             and self._child is not None
             and self._child.is_running
+            and not self._is_mute
             and self._conversation.state is WorkerState.IDLE
         )
 
@@ -192,7 +197,13 @@ class Worker:
         limits = launch.shared_of(self.plugin, self._site).idle_deadlines
         try:
             self._child = await launch.start(
-                lambda: self._site.child(prepared.command, limits, receive=self._receive, ended=self._on_process_end)
+                lambda: self._site.child(
+                    prepared.command,
+                    limits,
+                    receive=self._receive,
+                    ended=self._on_process_end,
+                    closed=self._on_closed,
+                )
             )
         except BaseException:
             prepared.remove_work_directory()
@@ -253,7 +264,7 @@ class Worker:
         self.exit_code = process_end.exit_code
         for heard in self._conversation.finish():
             self._take_heard(heard)
-        for timer in (self._idle_timer, self._retire_timer):
+        for timer in (self._idle_timer, self._retire_timer, self._mute_timer):
             if timer is not None:
                 timer.cancel()
         was_ready = self._ready.done() and self._ready.exception() is None
@@ -280,7 +291,7 @@ class Worker:
     def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         """Give it a task. The future is done when the task has ended, in whatever way."""
         assert self._child is not None
-        if not self.is_alive or self._conversation.state is not WorkerState.IDLE:
+        if not self.is_alive or self._is_mute or self._conversation.state is not WorkerState.IDLE:
             raise StartError("was gone before it could be given its task; the next one is started anew")
         manifest = self.plugin.manifest
         line = self._conversation.hand_over(
@@ -303,6 +314,19 @@ class Worker:
                 self._take_heard(heard)
         elif self._hands is None:
             self._last_words = (self._last_words + data)[-_LAST_WORDS_MAX:]
+
+    def _on_closed(self, stream: Stream) -> None:
+        """Nothing can be heard of it any more, or it is just ending."""
+        if stream is Stream.EVENTS:
+            for heard in self._conversation.finish():
+                self._take_heard(heard)
+            self._is_mute = True
+            self._mute_timer = self._loop.call_later(_ENDING_SECONDS, self._break_mute)
+
+    def _break_mute(self) -> None:
+        is_ending = self._child is None or not self._child.is_running or self._child.stopped is not None
+        if not is_ending and (self._hands is not None or not self._is_retiring):
+            self._break("it closed descriptor 3, the only place where it can be heard")
 
     def _take_heard(self, heard: Heard) -> None:
         match heard:

@@ -45,6 +45,14 @@ for line in sys.stdin.buffer:
     elif do == "no exit code":
         say(type="done")
         time.sleep(60)
+    elif do == "close":
+        print("closing", flush=True)
+        events.close()
+        time.sleep(60)
+    elif do == "close after done":
+        say(type="done", exit=0, task=task["_id"])
+        events.close()
+        time.sleep(60)
     elif do == "events":
         say(type="result", value={"n": n, "deadline": message.get("deadline")})
         say(type="log", message="hello")
@@ -155,6 +163,30 @@ def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(cluster:
     odd, after = run_all(cluster, queue, {"do": do}, {"n": 2})
     assert (odd.run["reason"], odd.status, after.status) == ("worker_exited", Status.TERMINATED, 1)
     assert "done" in odd.document["error"]["message"] and odd.run["pid"] != after.run["pid"]
+
+
+@pytest.mark.parametrize("do", ["close", "close after done"])
+def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: str) -> None:
+    """It was never noticed: the task ran for ever, and the class with it where it had one process."""
+    queue = worker_plugin(cluster, concurrency=1)
+    mute, after = run_all(cluster, queue, {"do": do}, {"n": 2})
+    assert after.status == 1 and mute.run["pid"] != after.run["pid"]
+    if do == "close":
+        assert (mute.run["reason"], mute.status) == ("worker_exited", Status.TERMINATED)
+        assert "closed descriptor 3" in mute.document["error"]["message"]
+        assert mute.document["stdout"].endswith("closing\n") and mute.run["seconds"] < 30
+    else:
+        assert mute.status == 1
+    assert_no_process_is_left(cluster)
+
+
+def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, "exec 3>&-; exec sleep 60", worker={"start_timeout": 50})
+    (task_id,) = cluster.push(queue, {})
+    cluster.start()
+    wait_until(lambda: set_aside(cluster), 40, "the class was not set aside")
+    assert "closed descriptor 3" in set_aside(cluster)[0]["reason"]
+    assert cluster.task(task_id).status == Status.CREATED
 
 
 def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(cluster: Cluster) -> None:

@@ -95,7 +95,8 @@ class _Pipe:
 
 
 class Child:
-    """A program that runs. Made by `Child.start`; calls `receive` with what it writes and `ended` once."""
+    """A program that runs. Made by `Child.start`; calls `receive` with what it writes, `closed` for a stream that
+    it has closed (which may be the beginning of its end), and `ended` once."""
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class Child:
         *,
         receive: Callable[[Stream, bytes], None],
         ended: Callable[[ProcessEnd], None],
+        closed: Callable[[Stream], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._command = command
@@ -114,6 +116,7 @@ class Child:
         self._spawner = spawner
         self._receive = receive
         self._ended = ended
+        self._closed = closed
         self.pid = 0
         self._pidfd = -1
         self._stdin = -1
@@ -121,10 +124,10 @@ class Child:
         self._close_stdin_when_written = False
         self._is_stdin_watched = False
         self._stdin_unread = False
+        self._stdin_bytes = 0  # all that it was to be given
         self._stdin_left_bytes = 0
         self._pipes: dict[int, _Pipe] = {}
         self._last_activity = 0.0
-        self._stdin_bytes = 0  # all that it was to be given
         self._idle_limit: float | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self._timeout_timer: asyncio.TimerHandle | None = None
@@ -187,10 +190,10 @@ class Child:
 
     def write(self, data: bytes, *, close: bool) -> None:
         """Write to the program's stdin as it reads, then close it if asked to. Returns at once."""
+        self._stdin_bytes += len(data)
         if self._stdin < 0:
             self._stdin_unread = self._stdin_unread or bool(data)
             return
-        self._stdin_bytes += len(data)
         self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
         self._close_stdin_when_written = close
         self._on_writable()  # most documents fit into the pipe at once
@@ -236,6 +239,8 @@ class Child:
             return
         if not data:
             self._close_pipe(pipe)
+            if self._closed is not None and not self._is_over:
+                self._closed(pipe.stream)
             self._finish_when_drained()
             return
         if len(data) == READ_SIZE and not pipe.is_large:
