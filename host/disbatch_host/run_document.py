@@ -19,7 +19,7 @@ from typing import Any
 
 from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task
 from disbatch_protocol.manifest import Manifest
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd
+from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, Said, means_success
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -175,9 +175,12 @@ def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] |
     return [*task.attempts, entry][-ATTEMPTS_MAX:]
 
 
-def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool, fault: str | None = None) -> Document:
-    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `fault` is
-    what the host has to say beyond exit code and signal."""
+def error_of(
+    end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool, said: Said, fault: str | None = None
+) -> Document:
+    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `said` is
+    what made a failure of an end that is none by itself, `fault` what the host has to say beyond exit code and
+    signal."""
     grace = format_duration(manifest.kill_grace_seconds)
     killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
@@ -196,11 +199,14 @@ def error_of(end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool, 
         name = signal_name(end.signal)
         hint = " (out of memory?)" if end.signal == signal.SIGKILL else ""
         error = {"code": f"signal_{name}", "message": f"disbatch-host: it was ended by signal {name}{hint}"}
-    elif stderr:
-        return {"code": f"exit_{end.exit_code}", "message": stderr}
     else:
-        message = f"disbatch-host: it ended with exit code {end.exit_code} and nothing on stderr"
-        error = {"code": f"exit_{end.exit_code}", "message": message}
+        code, sentence = f"exit_{end.exit_code}", f"it ended with exit code {end.exit_code} and nothing on stderr"
+        if means_success(end, manifest):
+            if said.error:
+                code, sentence = "error", "the plugin reported an error without saying which, and nothing on stderr"
+            elif said.status is not None:
+                code, sentence = f"status_{said.status}", f"the plugin reported status {said.status}"
+        return {"code": code, "message": stderr or f"disbatch-host: {sentence}"}
     if stderr:
         error["detail"] = stderr
     return error

@@ -428,13 +428,17 @@ class Run:
             if started is not None:  # it has not ended in between
                 facts["pid_started"] = started
         if any(self._run.get(name) != value for name, value in facts.items()):
-            self._run |= facts
+            self._take_facts(facts)
             fields["run"] = dict(self._run)
         for stream, output in self._streams.items():
             if output.version != self._written_versions[stream]:
                 self._written_versions[stream] = output.version
                 fields[str(stream)] = output.inline_text()
         return fields
+
+    def _take_facts(self, facts: Mapping[str, Any]) -> None:
+        """None takes back what was written earlier."""
+        self._run = {name: value for name, value in {**self._run, **facts}.items() if value is not None}
 
     def _next_chunks(self) -> list[OutputChunk]:
         return [
@@ -467,7 +471,7 @@ class Run:
         if ended.was_not_reached:
             why = "was gone before it had read its task; the next one is started anew"
             return await self._return_unstarted(StartError(why), Status.RUNNING)
-        self._run |= {**ended.facts, **self._effects.run_facts()}
+        self._take_facts({**ended.facts, **self._effects.run_facts()})
         self._run["output"] = {str(stream): output.summary() for stream, output in self._streams.items()}
         while await self._record_pieces():
             pass
@@ -490,16 +494,20 @@ class Run:
 
     def _error_of(self, ended: ExecutionEnd) -> Document:
         said = self._effects.error
-        if said is not None and ended.end.reason not in _ENDED_BY_HOST:
+        is_why = ended.end.reason not in _ENDED_BY_HOST
+        if said is not None and is_why and "message" in said:
             return said
         error = run_document.error_of(
             ended.end,
             manifest=self._manifest,
             stderr=self._streams[Stream.STDERR].last_lines(run_document.STDERR_LINES, run_document.STDERR_BYTES),
             was_killed=ended.was_killed,
+            said=self._effects.said,
             fault=ended.fault,
         )
-        return error if said is None else {**error, "said": said}
+        if not said:
+            return error
+        return {**error, **said} if is_why else {**error, "said": said}
 
     async def _record_conclusion(
         self, end: RunEnd, left: Status, error: Callable[[], Document], fields: Mapping[str, Any]

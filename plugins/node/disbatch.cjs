@@ -72,7 +72,7 @@ class Task {
     send({ type: 'log', level, message: String(message), fields });
   }
 
-  /** The task's status if it fails: a whole number from 2 on; 0 takes it back. */
+  /** From 2 on: the task fails with this status, also with exit 0; 0 takes it back. */
   status(status) {
     send({ type: 'status', status });
   }

@@ -77,7 +77,7 @@ sub log {    ## no critic (the protocol's own name; always called as a method)
     return;
 }
 
-# The task's status if it fails: a whole number from 2 on; 0 takes it back.
+# From 2 on: the task fails with this status, also with exit 0; 0 takes it back.
 sub status {
     my ($self, $status) = @_;
     _send({ type => 'status', status => $status + 0 });

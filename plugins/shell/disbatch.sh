@@ -18,7 +18,7 @@
 #                                                 printf '%s' "$DISBATCH_TASK" | jq .parameters.list
 #   disbatch_progress VALUE [MESSAGE]             how far it is, 0 to 1, or null
 #   disbatch_log LEVEL MESSAGE [NAME TEXT]...     debug, info, warning or error; with fields
-#   disbatch_status N                             the status if it fails: from 2 on; 0 takes it back
+#   disbatch_status N                             it fails with this status (from 2 on), also with exit 0; 0: no
 #   disbatch_set NAME TEXT                        a free field of the task document
 #   disbatch_set_json NAME JSON
 #   disbatch_result TEXT                          what came of it; the last one counts

@@ -167,11 +167,23 @@ def retry_delay(policy: RetryPolicy, attempt: int, chance: float) -> float:
     return max(0.0, delay * (1 + policy.jitter * (2 * chance - 1)))
 
 
-def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
+def means_success(end: RunEnd, rules: EndRules) -> bool:
+    """Whether the way it ended, without what the events said, is a success."""
+    return end.reason in (Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED) and (
+        end.exit_code is not None and _exit_rule(end, rules).outcome is Outcome.SUCCESS
+    )
+
+
+def _exit_rule(end: RunEnd, rules: EndRules) -> ExitRule:
+    """What its exit code means, by itself."""
     assert end.exit_code is not None
     if end.reason is Reason.WORKER_EXITED and end.exit_code == 0:
         return _FAILURE  # it ended without `done`: whatever it did, it did not say that it was done
-    rule = rules.exit_codes.get(end.exit_code) or _DEFAULT_EXITS.get(end.exit_code, _FAILURE)
+    return rules.exit_codes.get(end.exit_code) or _DEFAULT_EXITS.get(end.exit_code, _FAILURE)
+
+
+def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
+    rule = _exit_rule(end, rules)
     if rule.outcome is Outcome.SUCCESS and (said.error or said.status is not None):
         rule = _FAILURE  # it said that something is wrong, whatever it exited with
     elif rule.outcome is Outcome.SUCCESS and end.exit_code == 0 and said.snooze_seconds is not None:

@@ -119,7 +119,7 @@ func (task *Task) Log(level, message string, fields map[string]any) {
 	send(event)
 }
 
-// Status is the task's status if it fails: from 2 on; 0 takes it back.
+// Status makes the task fail with this status, from 2 on, also with exit 0; 0 takes it back.
 func (task *Task) Status(status int) { send(object{"type": "status", "status": status}) }
 
 // Set sets free fields of the task document.

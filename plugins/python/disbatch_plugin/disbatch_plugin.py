@@ -72,7 +72,7 @@ class Task:
         self._say("log", level=level, message=str(message), fields=fields or None)
 
     def status(self, status):
-        """The task's status if it fails: a whole number from 2 on; 0 takes it back."""
+        """From 2 on: the task fails with this status, also with exit 0; 0 takes it back."""
         self._say("status", status=status)
 
     def set(self, **fields):
