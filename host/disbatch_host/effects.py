@@ -61,6 +61,7 @@ class EventEffects:
         self._error: ErrorSaid | None = None
         self._snooze: Snooze | None = None
         self._own_status: int | None = None
+        self._has_said_status = False
         self._result_status: int | None = None
         self._follow_ups: list[FollowUp] = []
         self._follow_up_bytes = 0
@@ -81,26 +82,31 @@ class EventEffects:
             case Progress(value=value, message=message):
                 progress: Document = {"value": value}
                 if message is not None:
-                    progress["message"] = message[:TEXT_MAX]
+                    progress["message"] = _cut(message)
                 self._set("progress", progress)
             case Log():
                 self._append(_log_entry(event, now))
             case OwnStatus(status=status):
                 self._own_status = status or None
-            case SetFields(fields=fields):
+                self._has_said_status = True
+            case SetFields(fields=fields, faults=faults):
                 for name, value in fields.items():
                     self._set_free(name, value)
+                self._note_all(faults)
             case Result(value=value, status=status):
                 self._result_status = status
                 self._set("result", value)
-            case ErrorSaid():
+            case ErrorSaid(faults=faults):
                 self._error = event
-                self._set("error", _error_document(event))
+                if event.message is not None:  # else its end will say what to write
+                    self._set("error", _error_document(event))
+                self._note_all(faults)
             case Snooze():
                 self._snooze = event
-            case FollowUps(tasks=tasks):
+            case FollowUps(tasks=tasks, faults=faults):
                 for task in tasks:
                     self._follow(task)
+                self._note_all(faults)
             case BadLine(start=start, message=message):
                 self._note(message, start)
             case _:  # `ready` and `done` outside of worker mode
@@ -120,16 +126,16 @@ class EventEffects:
         return fields
 
     def run_facts(self) -> Document:
-        """For `run` in the document; empty where there is nothing to say."""
+        """For `run` in the document; empty where there is nothing to say. `own_status` None: it was taken back."""
         facts: Document = {}
         if not self._is_touched:
             return facts
-        if self._own_status is not None:
+        if self._has_said_status:
             facts["own_status"] = self._own_status
         if self._snooze is not None:
             facts["snooze"] = {"seconds": self._snooze.seconds}
             if self._snooze.message is not None:
-                facts["snooze"]["message"] = self._snooze.message[:TEXT_MAX]
+                facts["snooze"]["message"] = _cut(self._snooze.message)
         if self._log_dropped:
             facts["log_dropped"] = self._log_dropped
         if self._bad_lines:
@@ -157,7 +163,7 @@ class EventEffects:
 
     @property
     def error(self) -> Document | None:
-        """Why it fails, as the plugin has said it, or as rule 2 wants it said."""
+        """Why it fails, as the plugin has said it (perhaps without a `message`), or as rule 2 wants it said."""
         if self._follow_ups_refused:
             message = (
                 f"disbatch-host: it asked for more follow-up tasks than one run may create ({FOLLOW_UPS_MAX} tasks, "
@@ -221,10 +227,14 @@ class EventEffects:
         self._follow_up_bytes += size
         self._follow_ups.append(task)
 
+    def _note_all(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            self._note(message)
+
     def _note(self, message: str, start: bytes | None = None) -> None:
         self._bad_lines += 1
         if len(self._bad_kept) < ERRORS_KEPT:
-            entry: Document = {"message": message[:TEXT_MAX]}
+            entry: Document = {"message": _cut(message)}
             if start is not None:
                 entry["line"] = start.decode("utf-8", "replace")
             self._bad_kept.append(entry)
@@ -234,7 +244,7 @@ _NOTHING_SAID = Said()
 
 
 def _log_entry(event: Log, now: datetime) -> Document:
-    entry: Document = {"time": now, "level": str(event.level), "message": event.message[:TEXT_MAX]}
+    entry: Document = {"time": now, "level": str(event.level), "message": _cut(event.message)}
     if event.fields:
         if _size(event.fields) <= TEXT_MAX:
             entry["fields"] = dict(event.fields)
@@ -244,12 +254,20 @@ def _log_entry(event: Log, now: datetime) -> Document:
 
 
 def _error_document(event: ErrorSaid) -> Document:
-    error: Document = {"code": event.code or "error", "message": event.message[:TEXT_MAX]}
+    error: Document = {}
+    if event.code or event.message is not None:
+        error["code"] = event.code or "error"
+    if event.message is not None:
+        error["message"] = _cut(event.message)
     if event.detail is not None:
-        error["detail"] = event.detail[: 4 * TEXT_MAX]
+        error["detail"] = _cut(event.detail, 4 * TEXT_MAX)
     if event.retry is not None:
         error["retry"] = event.retry
     return error
+
+
+def _cut(text: str, limit: int = TEXT_MAX) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… (disbatch-host: {len(text) - limit} more characters)"
 
 
 def _entries_of(log: Any) -> Sequence[Any]:

@@ -10,6 +10,7 @@ Rules:
 4. Unknown fields of a known event are ignored: they may be of a later version.
 5. What comes out of here can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper
    than DEPTH_MAX.
+6. Where an event counts although a part of it is left out, its `faults` say which and why.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LINE_KEPT = 200  # bytes that are kept of a line that is no event
 DEPTH_MAX = 90  # of nested values: MongoDB stores 100 levels, some of which the task document itself needs
 SNOOZE_MAX_SECONDS = 10 * 366 * 86400.0  # ten years: more is a mistake in the unit
 _STATUS_MAX = 2**31 - 1
+_NAMES_SHOWN = 5  # in a sentence
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -71,6 +73,7 @@ class SetFields:
     """Free fields of the task document."""
 
     fields: Mapping[str, Any] = field(repr=False)
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +89,10 @@ class ErrorSaid:
     """Why it fails."""
 
     code: str | None
-    message: str = field(repr=False)
+    message: str | None = field(repr=False)
     detail: str | None = field(repr=False)
     retry: bool | None
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class FollowUps:
     """Several of them."""
 
     tasks: tuple[FollowUp, ...]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +132,7 @@ class Done:
 
     exit_code: int | None
     task: str | None  # the id of the task it means, where the plugin says so
+    found: str = "none"  # what the line has as its exit code, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +149,8 @@ Event = Progress | Log | OwnStatus | SetFields | Result | ErrorSaid | Snooze | F
 class EventReader:
     """Cuts what comes from descriptor 3 into lines and reads each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, worker_mode: bool = False) -> None:
+        self._worker_mode = worker_mode
         self._rest = bytearray()  # of a line whose end has not come
         self._skipped = 0  # bytes of a line that is too long, beyond what is kept
 
@@ -161,7 +168,7 @@ class EventReader:
         else:
             others.insert(0, first)
         for line in others:
-            _add(found, line)
+            self._add(found, line)
         self._keep(last)
         return found
 
@@ -180,25 +187,25 @@ class EventReader:
         line, skipped = bytes(self._rest), self._skipped
         self._rest.clear()
         self._skipped = 0
-        _add(found, line, skipped)
+        self._add(found, line, skipped)
+
+    def _add(self, found: list[Event | BadLine], line: bytes, skipped: int = 0) -> None:
+        if len(line) > LINE_MAX:
+            message = f"expected a line of at most {LINE_MAX} bytes, found one of {len(line) + skipped}"
+            found.append(BadLine(start=line[:LINE_KEPT], message=message))
+        elif line and not line.isspace():
+            found.append(parse_line(line, worker_mode=self._worker_mode))
 
 
-def _add(found: list[Event | BadLine], line: bytes, skipped: int = 0) -> None:
-    if len(line) > LINE_MAX:
-        message = f"expected a line of at most {LINE_MAX} bytes, found one of {len(line) + skipped}"
-        found.append(BadLine(start=line[:LINE_KEPT], message=message))
-    elif line and not line.isspace():
-        found.append(parse_line(line))
-
-
-def parse_line(line: bytes) -> Event | BadLine:
-    """The event that a line without its line feed is."""
+def parse_line(line: bytes, *, worker_mode: bool = False) -> Event | BadLine:
+    """The event that a line without its line feed is. `ready` and `done` are read in both modes, so that their sender
+    can be told; `worker_mode`: they are among what was expected."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return BadLine(start=line[:LINE_KEPT], message=f"expected a JSON object, found what is no JSON ({error})")
     try:
-        return _event_of(value)
+        return _event_of(value, worker_mode)
     except _NoEventError as error:
         return BadLine(start=line[:LINE_KEPT], message=str(error))
 
@@ -207,13 +214,14 @@ class _NoEventError(Exception):
     """expected …, found …"""
 
 
-def _event_of(value: Any) -> Event:
+def _event_of(value: Any, worker_mode: bool) -> Event:
     if not isinstance(value, dict):
         raise _NoEventError(f"expected a JSON object, found {kind_of(value)}")
     name = value.get("type")
     read = _READERS.get(name) if isinstance(name, str) else None
     if read is None:
-        raise _NoEventError(f'expected "type" to be one of {", ".join(_READERS)}, found {_found(value, "type")}')
+        known = ", ".join(one for one in _READERS if worker_mode or one not in _OF_WORKER_MODE)
+        raise _NoEventError(f'expected "type" to be one of {known}, found {_found(value, "type")}')
     return read(value)
 
 
@@ -241,7 +249,9 @@ def _log(value: Mapping[str, Any]) -> Log:
 def _own_status(value: Mapping[str, Any]) -> OwnStatus:
     status = _whole(value.get("status"))
     if status is None or not (status == 0 or 2 <= status <= _STATUS_MAX):
-        raise _NoEventError(f'expected "status" to be 0 or a whole number from 2 on, found {_found(value, "status")}')
+        raise _NoEventError(
+            f'expected "status" to be 0 or a whole number from 2 to {_STATUS_MAX}, found {_found(value, "status")}'
+        )
     return OwnStatus(status=status)
 
 
@@ -249,28 +259,49 @@ def _set_fields(value: Mapping[str, Any]) -> SetFields:
     fields = value.get("fields")
     if not isinstance(fields, dict):
         raise _NoEventError(f'expected "fields" to be an object, found {_found(value, "fields")}')
-    return SetFields(fields=_storable(fields, "fields"))
+    try:
+        return SetFields(fields=_storable(fields, "fields"))
+    except _NoEventError:  # which of them it is: the others are set
+        return _storable_fields(fields)
+
+
+def _storable_fields(fields: Mapping[str, Any]) -> SetFields:
+    storable: dict[str, Any] = {}
+    faults = []
+    for name, value in fields.items():
+        try:
+            storable |= _storable({name: value}, "fields")
+        except _NoEventError as error:
+            faults.append(f'field "{name:.60}" is not set: {error}')
+    return SetFields(fields=storable, faults=tuple(faults))
 
 
 def _result(value: Mapping[str, Any]) -> Result:
     if "value" not in value:
         raise _NoEventError('expected a "value", found none')
     status = _whole(value.get("status"))
-    if value.get("status") is not None and (status is None or not 2 <= status <= _STATUS_MAX):
-        raise _NoEventError(f'expected "status" to be a whole number from 2 on, found {_found(value, "status")}')
-    return Result(value=_storable(value["value"], "value"), status=status)
+    if value.get("status") is not None and (status is None or not 0 <= status <= _STATUS_MAX):
+        raise _NoEventError(
+            f'expected "status" to be a whole number from 0 to {_STATUS_MAX}, found {_found(value, "status")}'
+        )
+    # 0 and 1 (a success) are no status of its own.
+    return Result(value=_storable(value["value"], "value"), status=status if status not in (0, 1) else None)
 
 
 def _error(value: Mapping[str, Any]) -> ErrorSaid:
-    retry = value.get("retry")
-    if retry is not None and not isinstance(retry, bool):
-        raise _NoEventError(f'expected "retry" to be true or false, found {kind_of(retry)}')
-    return ErrorSaid(
-        code=_text(value, "code"),
-        message=_required_text(value, "message"),
-        detail=_text(value, "detail"),
-        retry=retry,
-    )
+    # That it is an error counts whatever else the line says: one that got lost would make a success of a failure.
+    faults = []
+
+    def part(name: str, kind: type, expected: str) -> Any:
+        found = value.get(name)
+        if found is None or isinstance(found, kind):
+            return found
+        faults.append(f'expected "{name}" of error to be {expected}, found {kind_of(found)}; it is left out')
+        return None
+
+    texts = {name: part(name, str, "a string") for name in ("code", "message", "detail")}
+    retry = part("retry", bool, "true or false")
+    return ErrorSaid(**texts, retry=retry, faults=tuple(faults))
 
 
 def _snooze(value: Mapping[str, Any]) -> Snooze:
@@ -285,7 +316,14 @@ def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
     tasks = value.get("tasks")
     if not isinstance(tasks, list):
         raise _NoEventError(f'expected "tasks" to be a list, found {_found(value, "tasks")}')
-    return FollowUps(tasks=tuple(_follow_up(one, number) for number, one in enumerate(tasks)))
+    read = tuple(_follow_up(one, number) for number, one in enumerate(tasks))
+    others = sorted({name for one in tasks for name in one} - {"queue", "parameters"})
+    if not others:
+        return FollowUps(tasks=read)
+    names = ", ".join(f'"{name:.40}"' for name in others[:_NAMES_SHOWN])
+    more = f" and {len(others) - _NAMES_SHOWN} more" if len(others) > _NAMES_SHOWN else ""
+    fault = f'expected follow-up tasks to have "queue" and "parameters", found {names}{more} too; they are left out'
+    return FollowUps(tasks=read, faults=(fault,))
 
 
 def _follow_up(task: Any, number: int) -> FollowUp:
@@ -311,6 +349,7 @@ def _done(value: Mapping[str, Any]) -> Done:
     return Done(
         exit_code=exit_code if exit_code is not None and 0 <= exit_code <= 255 else None,
         task=task if isinstance(task, str) else None,
+        found=_found(value, "exit"),
     )
 
 
@@ -328,6 +367,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = MappingProxyType(
         "done": _done,
     }
 )
+_OF_WORKER_MODE = ("ready", "done")
 
 
 def _found(value: Mapping[str, Any], name: str) -> str:

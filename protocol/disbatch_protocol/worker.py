@@ -45,7 +45,7 @@ class WorkerConversation:
 
     def __init__(self) -> None:
         self.state = WorkerState.STARTING
-        self._reader = EventReader()
+        self._reader = EventReader(worker_mode=True)
         self._task_id = ""
 
     def hello(self, *, host: str, number: int) -> bytes:
@@ -82,9 +82,9 @@ class WorkerConversation:
                 return heard
             case _, Ready():
                 return _out_of_turn(heard, "it had said so already")
-            case WorkerState.BUSY, Done(exit_code=exit_code, task=task):
+            case WorkerState.BUSY, Done(exit_code=exit_code, task=task, found=found):
                 if exit_code is None:
-                    return self._break('expected "exit" of done from 0 to 255, found none')
+                    return self._break(f'expected "exit" of done to be a whole number from 0 to 255, found {found}')
                 if task is not None and task != self._task_id:
                     return self._break(f"expected done for task {self._task_id}, found it for {task:.40}")
                 self.state = WorkerState.IDLE

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from disbatch_host.effects import EventEffects
 from disbatch_host.local_run import MemoryRecorder, run_once
+from disbatch_host.model import Task
 from disbatch_host.plugins import load_plugins
+from disbatch_protocol.events import parse_line
 from disbatch_protocol.status import Status
 from helpers.languages import EVENT_PROGRAMS, write_sayer
 from helpers.nodes import Cluster, write_plugin
@@ -122,12 +126,15 @@ for _ in range(500):
     "events, code, status, outcome",
     [
         (['{"type":"error","message":"m"}'], 0, 2, "failure"),
+        (['{"type":"error"}'], 0, 2, "failure"),
+        (['{"type":"error","message":["m"],"retry":"no"}'], 0, 2, "failure"),
         (['{"type":"error","message":"m","retry":false}'], 75, 2, "permanent"),
         (['{"type":"error","message":"m","retry":true}'], 9, -4, "retry"),
         (['{"type":"status","status":7}'], 0, 7, "failure"),
         (['{"type":"status","status":7}', '{"type":"status","status":0}'], 0, 1, "success"),
         (['{"type":"result","value":1,"status":8}'], 0, 8, "failure"),
         (['{"type":"result","value":1}'], 3, 2, "failure"),
+        (['{"type":"result","value":1,"status":1}'], 0, 1, "success"),
         (['{"type":"snooze","seconds":900}'], 4, 2, "failure"),
         (['{"type":"snooze","seconds":900}', '{"type":"error","message":"m"}'], 0, 2, "failure"),
     ],
@@ -144,6 +151,86 @@ def test_events_and_exit_codes_that_disagree_end_as_the_contract_says(
     assert (task.run["exit_code"], task.run["outcome"]) == (code, outcome)
     if "result" in events[0]:
         assert task.document["result"] == 1
+    if status == 7:
+        assert task.run["own_status"] == 7
+    else:
+        assert "own_status" not in task.run
+
+
+SAYS_WHY = [  # what is said, what is on stderr, the exit code; and the task's error
+    ('{"type":"status","status":5}', "", 0, ("status_5", "disbatch-host: the plugin reported status 5")),
+    ('{"type":"result","value":1,"status":7}', "", 0, ("status_7", "disbatch-host: the plugin reported status 7")),
+    ('{"type":"status","status":5}', "disk full", 0, ("status_5", "disk full")),
+    (
+        '{"type":"status","status":5}', "", 3,
+        ("exit_3", "disbatch-host: it ended with exit code 3 and nothing on stderr"),
+    ),
+    ('{"type":"error"}', "disk full", 0, ("error", "disk full")),
+    ('{"type":"error","code":"full"}', "disk full", 0, ("full", "disk full")),
+    ('{"type":"error","code":"full"}', "disk full", 4, ("full", "disk full")),
+    ('{"type":"error"}', "disk full", 4, ("exit_4", "disk full")),
+    (
+        '{"type":"error","message":5}', "", 0,
+        ("error", "disbatch-host: the plugin reported an error without saying which, and nothing on stderr"),
+    ),
+]  # fmt: skip
+
+
+def test_the_error_says_what_made_a_failure_of_the_run(cluster: Cluster) -> None:
+    """A run with a status of its own and exit 0 failed because "it ended with exit code 0"; an error event without a
+    message was no error at all."""
+    for number, (event, stderr, code, _) in enumerate(SAYS_WHY):
+        says = f"printf '%s' '{stderr}' >&2; echo '{event}' >&3; exit {code}"
+        cluster.push(cluster.queue("Says", f"q{number}"), {"says": says})
+    cluster.plugin("Says", """#!/usr/bin/env python3
+import json, os, sys
+os.execv("/bin/sh", ["sh", "-c", json.load(sys.stdin)["parameters"]["says"]])
+""", file="run.py")  # fmt: skip
+    cluster.run()
+    found = {str(task.queue): task.document["error"] for task in cluster.tasks()}
+    assert [(found[f"q{n}"]["code"], found[f"q{n}"]["message"]) for n in range(len(SAYS_WHY))] == [
+        said for _, _, _, said in SAYS_WHY
+    ]
+
+
+def test_a_status_that_is_taken_back_while_it_runs_is_gone(cluster: Cluster) -> None:
+    """The last write of `run` kept what the one before it had said."""
+    program = """
+        echo '{"type":"status","status":5}' >&3
+        until [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.05; done
+        echo '{"type":"status","status":0}' >&3"""
+    directory = cluster.plugin("Changes", program)
+    (task_id,) = cluster.push(cluster.queue("Changes"), {})
+    cluster.start()
+    wait_until(lambda: cluster.task(task_id).run.get("own_status") == 5, 20, "its status never showed")
+    (directory / "go").touch()
+    assert "own_status" not in cluster.wait_for_status(task_id, 1).run
+
+
+def test_what_is_left_out_of_an_event_is_noted(cluster: Cluster) -> None:
+    program = r"""
+        echo '{"type":"error","code":5,"message":"m"}' >&3
+        printf '%s\n' '{"type":"set","fields":{"a\u0000":1,"good":2,"a.b":3}}' >&3
+        echo '{"type":"tasks","tasks":[{"queue":"x","priority":5},{"queue":"x","delay":3}]}' >&3"""
+    cluster.plugin("Clumsy", program)
+    task = cluster.run_one(cluster.queue("Clumsy"))
+    assert (task.status, task.document["good"]) == (2, 2)
+    assert task.document["error"] == {"code": "error", "message": "m"}
+    messages = [one["message"] for one in task.run["event_errors"]["first"]]
+    assert messages[0] == 'expected "code" of error to be a string, found the number 5; it is left out'
+    assert "expected a field name" in messages[1] and "U+0000" in messages[2]
+    assert 'found "delay", "priority" too; they are left out' in messages[3]
+    assert task.run["event_errors"]["count"] == 4
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    effects = EventEffects(Task.from_document({"_id": "t", "queue": "q", "status": 0}))
+    now = datetime.now(UTC)
+    for kind in ("log", "progress", "error"):
+        effects.take(parse_line(json.dumps({"type": kind, "message": "x" * 20_000}).encode()), now=now)
+    fields = effects.changed_fields()
+    for text in (fields["log"][0]["message"], fields["progress"]["message"], fields["error"]["message"]):
+        assert text == "x" * 16_384 + "… (disbatch-host: 3616 more characters)"
 
 
 def test_an_error_that_was_said_before_the_time_limit_is_not_why_it_ended(cluster: Cluster) -> None:

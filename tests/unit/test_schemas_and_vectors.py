@@ -134,6 +134,8 @@ def event_document(heard: Any) -> dict[str, Any]:
         document["exit"] = document.pop("exit_code")
     if "tasks" in document:
         document["tasks"] = list(document["tasks"])
+    if "faults" in document:
+        document["faults"] = len(document["faults"])
     return document
 
 
@@ -173,15 +175,47 @@ def test_what_is_an_event_fits_the_schema_and_what_is_bad_does_not(case: dict[st
             value = orjson.loads(line)
         except ValueError:
             continue
-        if expected["type"] == "bad" and len(line) <= events.LINE_MAX and case["name"] not in _BEYOND_SCHEMA:
+        is_odd = expected["type"] == "bad" or (expected["type"] == "error" and expected.get("faults"))
+        if is_odd and len(line) <= events.LINE_MAX and case["name"] not in _BEYOND_SCHEMA:
             assert not validator.is_valid(value), line
         elif expected["type"] not in ("bad", "ready", "done"):
             validator.validate(value)
 
 
-_BEYOND_SCHEMA = {
-    "set with a number above 64 bits", "set with U+0000 in a name", "set nested too deeply", "ready without a protocol",
-}  # fmt: skip
+_BEYOND_SCHEMA = {"ready without a protocol"}
+
+
+def test_what_was_expected_of_a_type_is_what_the_mode_has() -> None:
+    for worker_mode in (False, True):
+        (bad,) = events.EventReader(worker_mode=worker_mode).feed(b'{"type":"dance"}\n')
+        assert isinstance(bad, events.BadLine)
+        assert ("ready, done" in bad.message) is worker_mode and "snooze, tasks" in bad.message
+
+
+def test_a_status_that_is_too_large_is_told_the_limit() -> None:
+    for kind in ("status", "result"):
+        bad = events.parse_line(json.dumps({"type": kind, "value": 1, "status": 2**40}).encode())
+        assert isinstance(bad, events.BadLine)
+        assert "to 2147483647, found the number 1099511627776" in bad.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, "none"),
+        ({"exit": "0"}, 'the string "0"'),
+        ({"exit": 256}, "the number 256"),
+        ({"exit": -9}, "the number -9"),
+        ({"exit": 0.5}, "the number 0.5"),
+        ({"exit": None}, "null"),
+    ],
+)
+def test_a_done_that_cannot_be_understood_says_what_it_has(fields: dict[str, Any], found: str) -> None:
+    talk = WorkerConversation()
+    talk.receive(b'{"type":"ready","protocol":1}\n')
+    talk.hand_over(b"{}\n", task_id="t", attempt=1, deadline=None)
+    (broken,) = talk.receive(json.dumps({"type": "done", **fields}).encode() + b"\n")
+    assert isinstance(broken, Broken) and broken.message.endswith(f"from 0 to 255, found {found}")
 
 
 @pytest.mark.parametrize("case", vectors("workers"))
