@@ -192,6 +192,7 @@ class Run:
         self._effects = EventEffects(task)
         self._has_begun = begun is not None
         self._run: Document = begun or {}
+        self._began = around.clock.monotonic()  # of one that was begun with its claim; else `_begin` says when
         self._is_pid_written = "pid_started" in self._run
         self._execution = self._new_execution(worker)
         self._is_started = False
@@ -262,7 +263,6 @@ class Run:
     async def _begin(self) -> RunReport | None:
         """Claimed → Running, durable. A report where it does not come to that."""
         self._run = self._beginning()
-        self._began = self._around.clock.monotonic()
         faults = self._parameter_faults()
         if faults:
             return await self._conclude_unfit(faults)
