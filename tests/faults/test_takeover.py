@@ -3,6 +3,7 @@ SIGCONT, as a suspended virtual machine or a very long pause would have it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -20,7 +21,7 @@ from helpers.nodes import Cluster
 from helpers.processes import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # on a machine that is busy with much else
-QUICK = ("--heartbeat", "0.3", "--dead-after", "2")
+QUICK = ("--heartbeat", "0.3", "--dead-after", "3")
 NOTICE_SECONDS = (
     3.0  # from SIGCONT until stale processes are gone: a heartbeat, a look at the tasks, a signal; and load
 )
@@ -119,7 +120,9 @@ class Takeover:
             assert [one.node for one in self.account.lines("end", task_id)] == ["n2"]
 
     def check_that_n1_works_on(self) -> None:
-        """It is a node like any other afterwards."""
+        """It is a node like any other afterwards. Alone: on a busy machine n2 may take it for dead once more."""
+        os.killpg(self.n2.pid, signal.SIGKILL)
+        self.n2.wait(60)
         (task_id,) = self.cluster.push(self.cluster.queue("Once", "last", nodes_pin=["n1"]), {})
         self.account.let_go("n1")
         assert self.cluster.wait_for_status(task_id, Status.CONCLUDED, within_seconds=60).node == "n1"
@@ -143,8 +146,6 @@ def test_a_node_that_was_stopped_for_too_long_changes_nothing_and_stops_what_is_
     both.let_n2_finish()
     both.check_account()
     both.check_that_n1_works_on()
-    both.n2.terminate()
-    assert both.n2.wait(60) == 0
 
 
 @pytest.mark.mongodb
