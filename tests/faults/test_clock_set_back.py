@@ -39,5 +39,5 @@ def test_a_run_never_ends_before_it_has_started(tmp_path: Path) -> None:
     document = asyncio.run(perform())
     run = document["run"]
     assert isinstance(run, dict)
-    assert run["ended"] >= run["started"] and run["seconds"] == 0
+    assert run["ended"] >= run["started"] and 0 <= run["seconds"] < 60
     assert document["mtime"] == run["ended"]
