@@ -114,7 +114,9 @@ class Load:
         starts, ends = self.marks("start"), self.marks("end")
         assert starts == ends == Counter(dict.fromkeys(tasks, 1)), "each program has run once, to its end"
         for task in tasks.values():
-            assert (task.status, task.run["attempt"], task.attempts) == (Status.CONCLUDED, 1, [])
+            assert (task.status, task.run["attempt"]) == (Status.CONCLUDED, 1)
+            # A claim that the node has not heard of was given back, and says so.
+            assert all((one["reason"], one["attempt_used"]) == ("start_failed", False) for one in task.attempts)
             assert "follow_ups" not in task.document
         for task_id in self.steps:
             assert tasks[str(task_id)].document["stdout"] == f"out {task_id}\n"
