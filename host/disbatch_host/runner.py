@@ -47,7 +47,7 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 2.0  # of CPU time for a task's parameters: everything else waits; 8 MiB take less
+CHECK_SECONDS = 1.0  # of CPU time for a task's parameters: everything else waits; 8 MiB take less
 FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
 NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
@@ -124,9 +124,9 @@ def beginning_at_once(
 ) -> tuple[Document, Worker | None] | None:
     """`run` of a task that can become Running as soon as it is claimed: its parameters fit, and nothing has to be
     prepared first, or it can have one of the worker processes that are reserved, which is taken out of the list. None
-    for any other. Called in the thread of the store."""
+    for any other, and where the check may take its time. Called in the thread of the store, which must not wait."""
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
-    if not (is_oneshot or reserved) or plugin.schema.check(task.parameters):
+    if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
     run = beginning(task, plugin, around)
     if is_oneshot:

@@ -90,7 +90,7 @@ def test_a_file_that_may_only_be_read_is_read_and_not_changed(
         assert task_id in run("task", "list").stdout
         assert task_id in run("task", "show", task_id).stdout
         refused = run("task", "push", "mail")
-        assert refused.returncode == 3 and "cannot be written; check its permissions" in refused.stderr
+        assert refused.returncode == 3 and "is read-only; check permissions" in refused.stderr
         refused = run("queue", "create", "x", "--class", "A")
         assert refused.returncode == 3 and "check its permissions" in refused.stderr
     finally:
