@@ -10,7 +10,8 @@
 #     disbatch_result "$name"
 #
 # POSIX sh, awk and nothing else: copy this file beside your program. Oneshot mode only, because a shell has no good way to
-# read a task for the second time. Run by hand, without a host, events are shown on stderr.
+# read a task for the second time. Run by hand, without a host, events are shown on stderr. Bytes of a text that are no
+# UTF-8 become U+FFFD in an event.
 #
 #   disbatch_read                                 read the task from standard input; the first thing to do
 #   disbatch_param VARIABLE NAME [DEFAULT]        set VARIABLE to a parameter: text, number, true or false. Fails, and says
@@ -21,8 +22,9 @@
 #   disbatch_status N                             it fails with this status (from 2 on), also with exit 0; 0: no
 #   disbatch_set NAME TEXT                        a free field of the task document
 #   disbatch_set_json NAME JSON
-#   disbatch_result TEXT                          what came of it; the last one counts
-#   disbatch_result_json JSON
+#   disbatch_result TEXT [STATUS]                 what came of it; the last one counts. With STATUS, from 2 on, the task fails
+#                                                 with it
+#   disbatch_result_json JSON [STATUS]            JSON goes out as it is: what is no JSON is no event
 #   disbatch_error MESSAGE [CODE [RETRY [DETAIL]]]   why it fails; RETRY: true or false, whether another attempt makes sense
 #   disbatch_snooze SECONDS [MESSAGE]             with exit code 0: later, without using an attempt
 #   disbatch_follow_up QUEUE [NAME TEXT]...       a task to be created once this one has succeeded
@@ -74,11 +76,11 @@ disbatch_set_json() {
 }
 
 disbatch_result() {
-    disbatch_result_json "$(disbatch_quote "$1")"
+    disbatch_result_json "$(disbatch_quote "$1")" "${2-}"
 }
 
 disbatch_result_json() {
-    _disbatch_send "{\"type\":\"result\",\"value\":$1}"
+    _disbatch_send "{\"type\":\"result\",\"value\":$1${2:+,\"status\":$2}}"
 }
 
 disbatch_error() {
@@ -129,28 +131,67 @@ _disbatch_send() {
     fi
 }
 
-# Writes its input, without the dot at its end, as a JSON string. With split, since awks differ in what backslashes mean in
-# the replacement of gsub.
+# Writes its input, without the dot at its end, as a JSON string. Line by line and in pieces, each printed at once: building
+# one long string out of short ones takes the square of their number. With split, since awks differ in what backslashes
+# mean in the replacement of gsub.
 # shellcheck disable=SC2016  # awk
 _disbatch_quoting='
-{ text = NR > 1 ? text "\n" $0 : $0 }
-END {
-    text = substr(text, 1, length(text) - 1)
-    text = swap(text, "[\\\\]", "\\\\")
-    text = swap(text, "\"", "\\\"")
-    text = swap(text, "\n", "\\n")
-    text = swap(text, "\t", "\\t")
-    text = swap(text, "\r", "\\r")
-    if (text ~ /[\001-\037]/)
-        for (code = 1; code < 32; code++)
-            text = swap(text, sprintf("%c", code), sprintf("\\u%04x", code))
-    printf "\"%s\"", text
+BEGIN {
+    piece_size = 4096
+    for (code = 1; code < 32; code++)
+        escape[sprintf("%c", code)] = sprintf("\\u%04x", code)
+    escape["\t"] = "\\t"
+    escape["\n"] = "\\n"
+    escape["\r"] = "\\r"
+    escape["\""] = "\\\""
+    escape["\\"] = "\\\\"
+    printf "\""
 }
-function swap(text, what, with,    part, n, i, out) {
-    n = split(text, part, what)
-    out = part[1]
-    for (i = 2; i <= n; i++)
-        out = out with part[i]
+
+NR > 1 { quote(before "\n") }
+
+{ before = $0 }
+
+END {
+    quote(substr(before, 1, length(before) - 1))
+    printf "\""
+}
+
+function quote(line,    start, piece, size) {
+    for (start = 1; start <= length(line); start += size) {
+        piece = substr(line, start, piece_size)
+        size = length(piece)
+        # A character may reach over the end of a piece: it begins the next one.
+        if (start + size <= length(line) && match(piece, /[\300-\377][\200-\277]?[\200-\277]?$/) && RSTART > 1) {
+            size = RSTART - 1
+            piece = substr(piece, 1, size)
+        }
+        quote_piece(piece ~ /[\200-\377]/ ? as_utf8(piece) : piece)
+    }
+}
+
+function quote_piece(piece,    part, n, i, at) {
+    n = split(piece, part, /[\001-\037"\\]/)
+    printf "%s", part[1]
+    at = length(part[1]) + 1
+    for (i = 2; i <= n; i++) {
+        printf "%s%s", escape[substr(piece, at, 1)], part[i]
+        at += length(part[i]) + 1
+    }
+}
+
+# What stands between well-formed characters is replaced, byte by byte; their first byte says how long they are.
+function as_utf8(piece,    part, n, i, at, lead, size, out) {
+    n = split(piece, part, /[\302-\337][\200-\277]|\340[\240-\277][\200-\277]|[\341-\354\356\357][\200-\277][\200-\277]|\355[\200-\237][\200-\277]|\360[\220-\277][\200-\277][\200-\277]|[\361-\363][\200-\277][\200-\277][\200-\277]|\364[\200-\217][\200-\277][\200-\277]/)
+    at = 1
+    for (i = 1; i <= n; i++) {
+        at += length(part[i])
+        gsub(/[\200-\377]/, "\357\277\275", part[i])
+        lead = substr(piece, at, 1)
+        size = lead < "\340" ? 2 : lead < "\360" ? 3 : 4
+        out = out part[i] (i < n ? substr(piece, at, size) : "")
+        at += size
+    }
     return out
 }'
 
