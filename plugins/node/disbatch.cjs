@@ -9,12 +9,12 @@
 //       task.result({ greeted: task.parameters.name });
 //     });
 //
-// What the function returns is the exit code (nothing: 0). An exception is a failure: its message becomes the task's
-// error, its stack goes to stderr. Whatever is printed becomes the task's output.
+// What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its message becomes the
+// task's error, its stack goes to stderr. So is another return value, and an event that JSON cannot hold. Whatever is
+// printed becomes the task's output; what is no Unicode in an event becomes U+FFFD.
 //
 // One file, nothing but Node's own modules, Node 14 and up: copy it beside your program. Run by hand, without a host, the
-// plugin reads one line of JSON from stdin and shows its events on stderr. On POSIX systems Node writes to pipes at once,
-// so what is printed before the function returns is there before the task is done.
+// plugin reads one line of JSON from stdin and shows its events on stderr.
 
 const fs = require('fs');
 
@@ -31,6 +31,7 @@ async function run(work) {
       if (message.type !== 'task') continue; // of a later version of the protocol
       const task = new Task(message.task, message.attempt, message.deadline);
       const exit = await perform(work, task);
+      await allPrinted();
       send({ type: 'done', exit, task: task.id });
     }
     process.exit(0);
@@ -39,7 +40,9 @@ async function run(work) {
   const deadline = process.env.DISBATCH_DEADLINE;
   const attempt = Number(process.env.DISBATCH_ATTEMPT || 1);
   const task = new Task(JSON.parse(value || '{}'), attempt, deadline ? Number(deadline) : undefined);
-  process.exit(await perform(work, task));
+  const exit = await perform(work, task);
+  await allPrinted();
+  process.exit(exit);
 }
 
 /** The task in hand, and what can be said of it. Everything said is optional. */
@@ -64,7 +67,7 @@ class Task {
 
   /** How far it is: `value` from 0 to 1, or null; `message` for people. */
   progress(value = null, message) {
-    send({ type: 'progress', value, message });
+    send({ type: 'progress', value, message: text(message) });
   }
 
   /** A line for the task's log. `level`: debug, info, warning or error. */
@@ -89,12 +92,13 @@ class Task {
 
   /** Why it fails. `more`: code, detail, retry (whether another attempt makes sense). */
   error(message, more = {}) {
-    send({ type: 'error', code: more.code, message: String(message), detail: more.detail, retry: more.retry });
+    const [code, detail] = [text(more.code), text(more.detail)];
+    send({ type: 'error', code, message: String(message), detail, retry: more.retry });
   }
 
   /** With exit code 0: run it again in so many seconds, without using an attempt. */
   snooze(seconds, message) {
-    send({ type: 'snooze', seconds, message });
+    send({ type: 'snooze', seconds, message: text(message) });
   }
 
   /** Tasks to be created once this one has succeeded: { queue, parameters } each. */
@@ -103,8 +107,12 @@ class Task {
   }
 }
 
+function text(value) {
+  return value === undefined || value === null ? undefined : String(value);
+}
+
 function send(event) {
-  const line = JSON.stringify(event) + '\n';
+  const line = lineOf(event);
   const descriptor = process.env.DISBATCH_EVENT_FD;
   if (!descriptor) {
     fs.writeSync(2, 'event: ' + line);
@@ -120,14 +128,52 @@ function send(event) {
   }
 }
 
+// JSON.stringify leaves out, or makes null, what JSON cannot hold; a result that is lost must not look like a success.
+function lineOf(event) {
+  let line;
+  try {
+    line = JSON.stringify(event, (name, value) => {
+      const isLost = typeof value === 'function' || typeof value === 'symbol';
+      if (isLost || (typeof value === 'number' && !Number.isFinite(value))) {
+        throw new TypeError(`${name ? JSON.stringify(name) + ' is ' : ''}${String(value)}`);
+      }
+      return value;
+    });
+  } catch (error) {
+    throw new TypeError(`the ${event.type} event cannot be written as JSON: ${error.message}`);
+  }
+  if (line.includes('\\ud')) {
+    // Half of a surrogate pair is no text in UTF-8. Escapes are taken one by one: "\\ud800" is a backslash and five letters.
+    line = line.replace(/\\(?:u[0-9a-f]{4}|.)/g, (escape) => (/^\\ud[89a-f]/.test(escape) ? '\ufffd' : escape));
+  }
+  return line + '\n';
+}
+
 async function perform(work, task) {
   try {
-    return Number((await work(task)) || 0) & 0xff;
+    const exit = (await work(task)) ?? 0;
+    if (Number.isInteger(exit) && exit >= 0 && exit <= 255) return exit;
+    throw new TypeError(`expected the function to return an exit code from 0 to 255 or nothing, found ${shown(exit)}`);
   } catch (error) {
     console.error(error);
     task.error((error && error.message) || error, { code: 'exception' });
     return 1;
   }
+}
+
+function shown(value) {
+  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+}
+
+// A pipe takes 64 KiB; Node keeps the rest and writes it later. It must be out before the task is done, or it would be
+// lost with the process, or become the output of the next task.
+function allPrinted() {
+  const written = (stream) =>
+    new Promise((resolve) => {
+      if (stream.destroyed || stream.writableEnded || !stream.writableLength) resolve();
+      else stream.write('', () => resolve()); // also called where nobody reads any more
+    });
+  return Promise.all([written(process.stdout), written(process.stderr)]);
 }
 
 async function* readLines() {

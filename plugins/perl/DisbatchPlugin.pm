@@ -13,8 +13,9 @@ package DisbatchPlugin;
 #         return 0;
 #     });
 #
-# What the function returns is the exit code (nothing: 0). A die is a failure: its message becomes the task's error.
-# Whatever is printed becomes the task's output, as UTF-8.
+# What the function returns is the exit code, 0 to 255 (nothing: 0). A die is a failure: its message becomes the task's
+# error. So is another return value, and an event that JSON cannot hold. Whatever is printed becomes the task's output, as
+# UTF-8; what is no Unicode in an event becomes U+FFFD.
 #
 # One file, nothing but Perl's own modules, Perl 5.14 and up (Debian: the package perl): copy it beside your program. Run by
 # hand, without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -27,8 +28,8 @@ use JSON::PP ();
 our $VERSION = '0.1.0';
 my $PROTOCOL = 1;
 
-# Text in, bytes out: what is sent is UTF-8 once and not twice. Canonical, so that the same event is the same line.
-my $json = JSON::PP->new->utf8->canonical->allow_nonref;
+my $reader = JSON::PP->new->utf8->allow_nonref;
+my $writer = JSON::PP->new->canonical->allow_nonref;    # canonical, so that the same event is the same line
 my $events;
 
 # Call $work->($task) for the task (oneshot mode) or for each task in turn (worker mode), then end the process.
@@ -45,7 +46,7 @@ sub run {
     }
     _serve($work) if ($ENV{DISBATCH_MODE} // '') eq 'worker';
     my $line = <STDIN>;
-    my $document = defined $line ? $json->decode($line) : {};
+    my $document = defined $line ? $reader->decode($line) : {};
     exit _perform($work, __PACKAGE__->_task($document, $ENV{DISBATCH_ATTEMPT} || 1, $ENV{DISBATCH_DEADLINE}));
 }
 
@@ -66,7 +67,7 @@ sub _task {
 # How far it is: $value from 0 to 1, or undef; $message for people.
 sub progress {
     my ($self, $value, $message) = @_;
-    _send({ type => 'progress', value => defined $value ? $value + 0 : undef, _given(message => $message) });
+    _send({ type => 'progress', value => defined $value ? $value + 0 : undef, _text(message => $message) });
     return;
 }
 
@@ -104,7 +105,7 @@ sub error {
     my $retry = defined $more{retry} ? ($more{retry} ? JSON::PP::true() : JSON::PP::false()) : undef;
     _send({
         type => 'error', message => "$message",
-        _given(code => $more{code}), _given(detail => $more{detail}), _given(retry => $retry),
+        _text(code => $more{code}), _text(detail => $more{detail}), _given(retry => $retry),
     });
     return;
 }
@@ -112,7 +113,7 @@ sub error {
 # With exit code 0: run it again in so many seconds, without using an attempt.
 sub snooze {
     my ($self, $seconds, $message) = @_;
-    _send({ type => 'snooze', seconds => $seconds + 0, _given(message => $message) });
+    _send({ type => 'snooze', seconds => $seconds + 0, _text(message => $message) });
     return;
 }
 
@@ -128,17 +129,40 @@ sub _given {
     return defined $value ? ($name => $value) : ();
 }
 
+sub _text {
+    my ($name, $value) = @_;
+    return defined $value ? ($name => "$value") : ();    # a number is text here, whatever it was before
+}
+
 sub _send {
     my ($event) = @_;
-    my $line = $json->encode($event) . "\n";
+    my $line = _line($event);
     if ($events) {
+        utf8::encode($line);
         print {$events} $line or die "an event could not be sent: $!\n";
     }
     else {
-        utf8::decode($line);
         print STDERR "event: $line";
     }
     return;
+}
+
+# As text. JSON::PP writes numbers that are none as they come, which is no JSON.
+sub _line {
+    my ($event) = @_;
+    my $line = eval { $writer->encode($event) };
+    if (!defined $line) {
+        (my $why = "$@") =~ s/ at \S+ line [0-9]+\.?\n\z//;
+        die "the $event->{type} event cannot be written as JSON: $why\n";
+    }
+    if ($line =~ /nan|inf/i) {
+        (my $bare = $line) =~ s/\\.//gs;
+        $bare =~ s/"[^"]*"//g;
+        die "the $event->{type} event cannot be written as JSON: it holds a number that is $1\n"
+            if $bare =~ /(-?(?:nan|inf)[a-z]*)/i;
+    }
+    $line =~ s/[\x{D800}-\x{DFFF}]|[^\x{0}-\x{10FFFF}]/\x{FFFD}/g;    # neither can be written as UTF-8
+    return "$line\n";
 }
 
 sub _serve {
@@ -146,7 +170,7 @@ sub _serve {
     my $hello = <STDIN>;
     _send({ type => 'ready', protocol => $PROTOCOL });
     while (defined(my $line = <STDIN>)) {
-        my $message = $json->decode($line);
+        my $message = $reader->decode($line);
         next if $message->{type} ne 'task';    # of a later version of the protocol
         my $task = __PACKAGE__->_task($message->{task}, $message->{attempt}, $message->{deadline});
         my $exit = _perform($work, $task);
@@ -157,14 +181,20 @@ sub _serve {
 
 sub _perform {
     my ($work, $task) = @_;
-    my $exit = eval { $work->($task) };
-    if (my $error = $@) {
-        chomp $error;
-        print STDERR "$error\n";
-        $task->error($error, code => 'exception');
-        return 1;
-    }
-    return (defined $exit && $exit =~ /\A[0-9]+\z/ ? $exit : 0) & 0xff;
+    my $exit = eval {
+        my $returned = $work->($task);
+        $returned = 0 if !defined $returned || $returned eq '';    # nothing, or what Perl itself says for "no"
+        die "expected the function to return an exit code from 0 to 255 or nothing, found '$returned'; end it with return 0\n"
+            if $returned !~ /\A[0-9]{1,3}\z/ || $returned > 255;
+        $returned + 0;
+    };
+    return $exit if defined $exit;
+    my $error = "$@";
+    chomp $error;
+    $error = 'died without a message' if $error eq '';
+    print STDERR "$error\n";
+    $task->error($error, code => 'exception');
+    return 1;
 }
 
 1;

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ CONFORMANCE = {
         """#!/usr/bin/env python3
 import disbatch_plugin
 
+def odd(value):
+    if isinstance(value, list):
+        return [odd(one) for one in value]
+    if isinstance(value, dict):
+        if "odd" in value:
+            return {"nan": float("nan"), "text": "caf\\udce9"}[value["odd"]]
+        return {name: odd(one) for name, one in value.items()}
+    return value
+
 def work(task):
     say = {
         "progress": task.progress,
@@ -42,7 +52,10 @@ def work(task):
         "tasks": lambda tasks: task.follow_up(*tasks),
     }
     for event, *given in task.parameters.get("events", ()):
-        say[event](*given)
+        say[event](*odd(given))
+    text, times = task.parameters.get("print", ("", 0))
+    for _ in range(times):
+        print(text, end="")
     if "throw" in task.parameters:
         raise RuntimeError(task.parameters["throw"])
     return task.parameters.get("exit")
@@ -56,6 +69,14 @@ disbatch_plugin.run(work)
         """#!/usr/bin/env perl
 use strict; use warnings; use FindBin; use lib $FindBin::Bin;
 use DisbatchPlugin;
+sub odd {
+    my ($value) = @_;
+    return [map { odd($_) } @$value] if ref $value eq 'ARRAY';
+    return $value if ref $value ne 'HASH';
+    return 9**9**9 / 9**9**9 if ($value->{odd} // '') eq 'nan';
+    return "caf\\x{dce9}" if ($value->{odd} // '') eq 'text';
+    return { map { $_ => odd($value->{$_}) } keys %$value };
+}
 DisbatchPlugin::run(sub {
     my ($task) = @_;
     my %say = (
@@ -70,8 +91,10 @@ DisbatchPlugin::run(sub {
     );
     for my $event (@{ $task->{parameters}{events} // [] }) {
         my ($name, @given) = @$event;
-        $say{$name}->(@given);
+        $say{$name}->(map { odd($_) } @given);
     }
+    my ($text, $times) = @{ $task->{parameters}{print} // ['', 0] };
+    print $text for 1 .. $times;
     die "$task->{parameters}{throw}\\n" if defined $task->{parameters}{throw};
     return $task->{parameters}{exit};
 });
@@ -97,10 +120,12 @@ def test_worker_vector_from_the_librarys_side(
     program = write_conformance(tmp_path, language) / CONFORMANCE[language][0]
     events_read, events_write = os.pipe()
     script = f'exec "$0" 3>&{events_write}'
+    printed: list[bytes] = []
     with (
         subprocess.Popen(
             ["bash", "-c", script, str(program)],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(events_write,),
             env={**os.environ, "DISBATCH_MODE": "worker", "DISBATCH_EVENT_FD": "3"},
@@ -108,20 +133,28 @@ def test_worker_vector_from_the_librarys_side(
         os.fdopen(events_read, "rb") as events,
     ):
         os.close(events_write)
-        assert plugin.stdin is not None and plugin.stderr is not None
+        assert plugin.stdin is not None and plugin.stdout is not None and plugin.stderr is not None
+        stdout, errors = plugin.stdout, plugin.stderr
+        reader = threading.Thread(target=lambda: printed.append(stdout.read()))
+        reader.start()
         for step in case["talk"]:
             if step.get("host_closes_stdin"):
                 plugin.stdin.close()
+            elif step.get("host_kills"):
+                plugin.kill()
             elif "host" in step:
                 plugin.stdin.write(json.dumps(step["host"]).encode() + b"\n")
                 plugin.stdin.flush()
             else:
                 line = events.readline()
-                assert line, plugin.stderr.read().decode()
+                assert line, errors.read().decode()
                 event = json.loads(line)
-                assert {name: event.get(name) for name in step["plugin"]} == step["plugin"]
+                for name, wanted in step["plugin"].items():
+                    assert isinstance(event[name], str) if wanted == "…" else event[name] == wanted
         assert events.read() == b""
-        assert plugin.wait(20) == 0, plugin.stderr.read().decode()
+        assert plugin.wait(20) == (-9 if "host_kills" in case["talk"][-1] else 0), errors.read().decode()
+        reader.join(20)
+    assert "printed_bytes" not in case or len(printed[0]) == case["printed_bytes"]
 
 
 def test_the_node_library_by_its_own_tests(require: Callable[[str], None]) -> None:
@@ -180,6 +213,7 @@ disbatch_follow_up next
 case $name in
 nobody) disbatch_error 'no such user' auth_failed false "$(printf 'long\ttext \001')" ;;
 seven) disbatch_status 7 ;;
+eight) disbatch_result_json '{{"a": 1}}' 8 ;;
 later) disbatch_snooze 3600 quota ;;
 esac
 printf '%s|%s\n' "$name" "$times"
@@ -192,11 +226,11 @@ def test_the_shell_library_says_every_event(cluster: Cluster, shell: str) -> Non
     shutil.copy(PLUGINS / "shell/disbatch.sh", home)
     queue = cluster.queue("Shell")
     odd = 'Zürich "☕" \\ back\n\n'
-    fine, nobody, seven, later, missing = cluster.push(
-        queue, {"name": odd, "times": 3}, {"name": "nobody"}, {"name": "seven"}, {"name": "later"}, {}
+    fine, nobody, seven, eight, later, missing = cluster.push(
+        queue, {"name": odd, "times": 3}, *({"name": name} for name in ("nobody", "seven", "eight", "later")), {}
     )
     node = cluster.start()
-    for task_id, status in ((fine, 1), (nobody, 2), (seven, 7), (later, -4), (missing, 2)):
+    for task_id, status in ((fine, 1), (nobody, 2), (seven, 7), (eight, 8), (later, -4), (missing, 2)):
         cluster.wait_for_status(task_id, status)
     node.terminate()
     node.wait(20)
@@ -222,6 +256,29 @@ def test_the_shell_library_works_by_hand(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.stdout == "Matt|1\n"
     assert 'event: {"type":"progress","value":0.5,"message":"half of it"}' in ran.stderr
+
+
+def quoted(text: bytes) -> str:
+    """What disbatch_quote prints for these bytes."""
+    ran = subprocess.run(
+        ["sh", "-c", '. "$0"; disbatch_quote "$(cat)"', PLUGINS / "shell/disbatch.sh"],
+        input=text, capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    return str(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize(
+    ("what", "times"),
+    [('"', 300_000), ("a line\n", 50_000), ("\\", 200_000), ("xyz\U0001f600", 50_000), ("\u00e9", 99)],
+)
+def test_the_shell_library_quotes_long_text(what: str, times: int) -> None:
+    """Incident: it took the square of the number of lines and of quotes; 1,000,000 quotes were not done in minutes."""
+    assert quoted((what * times + ".").encode()) == what * times + "."
+
+
+def test_the_shell_library_quotes_bytes_that_are_no_text() -> None:
+    data = b"caf\xe9 caf\xc3\xa9 \xf0\x9f\x98\x80\xff \xed\xb3\xa9 \xe2\x82"
+    assert quoted(data) == "caf\ufffd caf\u00e9 \U0001f600\ufffd \ufffd\ufffd\ufffd \ufffd\ufffd"
 
 
 def test_the_python_library_is_a_package_of_its_own(tmp_path: Path) -> None:

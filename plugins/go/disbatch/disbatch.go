@@ -13,8 +13,9 @@
 //		})
 //	}
 //
-// An error or a panic is a failure: its text becomes the task's error; Exit(n) ends with that exit code and no more.
-// Whatever is printed becomes the task's output.
+// An error or a panic is a failure: its text becomes the task's error; Exit(n) ends with that exit code, 0 to 255, and no
+// more. An event that JSON cannot hold is not sent, and the task fails for it when work returns. Whatever is printed
+// becomes the task's output; what is no UTF-8 in an event becomes U+FFFD.
 //
 // One file, nothing but the standard library, Go 1.18 and up: copy its directory beside your program. Run by hand, without
 // a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -30,6 +31,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"sync"
 )
 
 const protocol = 1
@@ -48,6 +50,8 @@ type Task struct {
 	Document json.RawMessage // all that the host has given; see the plugin protocol
 
 	parameters json.RawMessage
+	mutex      sync.Mutex // events may come from any goroutine
+	unsent     error      // why the first event that could not be written was not sent
 }
 
 // FollowUp is a task to be created once this one has succeeded.
@@ -107,7 +111,7 @@ func (task *Task) Progress(value float64, message string) {
 		event["value"] = nil
 	}
 	put(event, "message", message)
-	send(event)
+	task.send(event)
 }
 
 // Log adds a line to the task's log. Level: debug, info, warning or error. Fields may be nil.
@@ -116,17 +120,23 @@ func (task *Task) Log(level, message string, fields map[string]any) {
 	if len(fields) > 0 {
 		event["fields"] = fields
 	}
-	send(event)
+	task.send(event)
 }
 
 // Status makes the task fail with this status, from 2 on, also with exit 0; 0 takes it back.
-func (task *Task) Status(status int) { send(object{"type": "status", "status": status}) }
+func (task *Task) Status(status int) { task.send(object{"type": "status", "status": status}) }
 
 // Set sets free fields of the task document.
-func (task *Task) Set(fields map[string]any) { send(object{"type": "set", "fields": fields}) }
+func (task *Task) Set(fields map[string]any) { task.send(object{"type": "set", "fields": fields}) }
 
-// Result is what came of it, as JSON of at most 1 MiB; the last one counts.
-func (task *Task) Result(value any) { send(object{"type": "result", "value": value}) }
+// Result is what came of it, as JSON of at most 1 MiB; the last one counts. With a status, from 2 on, the task fails with it.
+func (task *Task) Result(value any, status ...int) {
+	event := object{"type": "result", "value": value}
+	if len(status) > 0 {
+		event["status"] = status[0]
+	}
+	task.send(event)
+}
 
 // Error says why it fails; with exit code 0 the task fails all the same.
 func (task *Task) Error(failure Failure) {
@@ -136,18 +146,20 @@ func (task *Task) Error(failure Failure) {
 	if failure.Retry != nil {
 		event["retry"] = *failure.Retry
 	}
-	send(event)
+	task.send(event)
 }
 
 // Snooze, with exit code 0: run it again in so many seconds, without using an attempt.
 func (task *Task) Snooze(seconds float64, message string) {
 	event := object{"type": "snooze", "seconds": seconds}
 	put(event, "message", message)
-	send(event)
+	task.send(event)
 }
 
 // FollowUp names tasks to be created once this one has succeeded.
-func (task *Task) FollowUp(tasks ...FollowUp) { send(object{"type": "tasks", "tasks": tasks}) }
+func (task *Task) FollowUp(tasks ...FollowUp) {
+	task.send(object{"type": "tasks", "tasks": append([]FollowUp{}, tasks...)}) // none is [], not null
+}
 
 func newTask(line []byte) (*Task, error) {
 	var known struct {
@@ -203,16 +215,38 @@ func perform(work func(*Task) error, task *Task) (exit int) {
 		}
 	}()
 	err := work(task)
+	if unsent := task.whyUnsent(); unsent != nil {
+		err = unsent
+	}
 	var code Exit
-	switch {
-	case err == nil:
+	if errors.As(err, &code) {
+		if code >= 0 && code <= 255 {
+			return int(code)
+		}
+		err = fmt.Errorf("expected an exit code from 0 to 255, found %d", int(code))
+	}
+	if err == nil {
 		return 0
-	case errors.As(err, &code):
-		return int(code) & 0xff
 	}
 	fmt.Fprintln(os.Stderr, err)
 	task.Error(Failure{Code: "exception", Message: err.Error()})
 	return 1
+}
+
+func (task *Task) send(event object) {
+	if err := send(event); err != nil {
+		task.mutex.Lock()
+		defer task.mutex.Unlock()
+		if task.unsent == nil {
+			task.unsent = err
+		}
+	}
+}
+
+func (task *Task) whyUnsent() error {
+	task.mutex.Lock()
+	defer task.mutex.Unlock()
+	return task.unsent
 }
 
 var events = openEvents()
@@ -225,20 +259,22 @@ func openEvents() *os.File {
 	return os.NewFile(uintptr(descriptor), "events")
 }
 
-func send(event object) {
+// send fails where JSON cannot hold the event. Where nobody can hear it, the process ends.
+func send(event object) error {
 	var line bytes.Buffer
 	encoder := json.NewEncoder(&line) // ends with a line feed
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(event); err != nil {
-		fail("an event cannot be written as JSON: " + err.Error())
+		return fmt.Errorf("the %v event cannot be written as JSON: %w", event["type"], err)
 	}
 	if events == nil {
 		fmt.Fprint(os.Stderr, "event: ", line.String())
-		return
+		return nil
 	}
 	if _, err := events.Write(line.Bytes()); err != nil {
 		fail("an event could not be sent: " + err.Error())
 	}
+	return nil
 }
 
 func put(event object, name, text string) {

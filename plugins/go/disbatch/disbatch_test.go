@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ func TestMain(m *testing.M) {
 func conformance(task *Task) error {
 	var parameters struct {
 		Events [][]any
+		Print  []any
 		Throw  string
 		Exit   int
 	}
@@ -32,7 +34,12 @@ func conformance(task *Task) error {
 		return err
 	}
 	for _, event := range parameters.Events {
-		say(task, event[0].(string), event[1:])
+		say(task, event[0].(string), odd(event[1:]).([]any))
+	}
+	if print := parameters.Print; print != nil {
+		for count := 0; count < int(print[1].(float64)); count++ {
+			fmt.Print(print[0])
+		}
 	}
 	if parameters.Throw != "" {
 		return errors.New(parameters.Throw)
@@ -41,6 +48,27 @@ func conformance(task *Task) error {
 		return Exit(parameters.Exit)
 	}
 	return nil
+}
+
+// odd is the argument, with what JSON cannot say in the place of its names.
+func odd(value any) any {
+	switch value := value.(type) {
+	case []any:
+		for i := range value {
+			value[i] = odd(value[i])
+		}
+	case map[string]any:
+		switch value["odd"] {
+		case "nan":
+			return math.NaN()
+		case "text":
+			return "caf\xe9"
+		}
+		for name := range value {
+			value[name] = odd(value[name])
+		}
+	}
+	return value
 }
 
 func say(task *Task, event string, with []any) {
@@ -54,7 +82,11 @@ func say(task *Task, event string, with []any) {
 	case "set":
 		task.Set(with[0].(map[string]any))
 	case "result":
-		task.Result(with[0])
+		if len(with) > 1 {
+			task.Result(with[0], int(with[1].(float64)))
+		} else {
+			task.Result(with[0])
+		}
 	case "error":
 		retry := with[3].(bool)
 		task.Error(Failure{with[0].(string), with[1].(string), with[2].(string), &retry})
@@ -75,6 +107,7 @@ func say(task *Task, event string, with []any) {
 type step struct {
 	Host, Plugin    map[string]any
 	HostClosesStdin bool `json:"host_closes_stdin"`
+	HostKills       bool `json:"host_kills"`
 }
 
 func vectors(t *testing.T, name string, into any) {
@@ -91,17 +124,18 @@ func vectors(t *testing.T, name string, into any) {
 func TestWorkerVectors(t *testing.T) {
 	var file struct {
 		Cases []struct {
-			Name   string
-			Helper bool
-			Talk   []step
+			Name    string
+			Helper  any // true, or "untyped": not for Go
+			Talk    []step
+			Printed int `json:"printed_bytes"`
 		}
 	}
 	vectors(t, "workers.json", &file)
 	ran := 0
 	for _, one := range file.Cases {
-		if one.Helper {
+		if one.Helper == true {
 			ran++
-			t.Run(one.Name, func(t *testing.T) { talk(t, one.Talk) })
+			t.Run(one.Name, func(t *testing.T) { talk(t, one.Talk, one.Printed) })
 		}
 	}
 	if ran < 5 {
@@ -109,7 +143,7 @@ func TestWorkerVectors(t *testing.T) {
 	}
 }
 
-func talk(t *testing.T, steps []step) {
+func talk(t *testing.T, steps []step, printed int) {
 	plugin := exec.Command(os.Args[0])
 	plugin.Env = append(os.Environ(), "DISBATCH_MODE=worker", "DISBATCH_EVENT_FD=3")
 	stdin, _ := plugin.StdinPipe()
@@ -120,6 +154,8 @@ func talk(t *testing.T, steps []step) {
 	defer events.Close()
 	plugin.ExtraFiles = []*os.File{childEvents}
 	plugin.Stderr = new(bytes.Buffer)
+	stdout := new(bytes.Buffer)
+	plugin.Stdout = stdout
 	if err := plugin.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +167,8 @@ func talk(t *testing.T, steps []step) {
 		switch {
 		case step.HostClosesStdin:
 			stdin.Close()
+		case step.HostKills:
+			plugin.Process.Kill()
 		case step.Host != nil:
 			line, _ := json.Marshal(step.Host)
 			fmt.Fprintf(stdin, "%s\n", line)
@@ -144,7 +182,8 @@ func talk(t *testing.T, steps []step) {
 				t.Fatal(err)
 			}
 			for name, wanted := range step.Plugin {
-				if !reflect.DeepEqual(event[name], wanted) {
+				_, isText := event[name].(string)
+				if !(wanted == "…" && isText) && !reflect.DeepEqual(event[name], wanted) {
 					t.Fatalf("expected %v, found %s", step.Plugin, line)
 				}
 			}
@@ -153,7 +192,11 @@ func talk(t *testing.T, steps []step) {
 	if rest, _ := said.ReadBytes('\n'); len(rest) > 0 {
 		t.Fatalf("expected no more events, found %s", rest)
 	}
-	if err := plugin.Wait(); err != nil {
+	err = plugin.Wait()
+	if printed > 0 && stdout.Len() != printed {
+		t.Fatalf("expected %d bytes on stdout, found %d", printed, stdout.Len())
+	}
+	if err != nil && !steps[len(steps)-1].HostKills {
 		t.Fatalf("expected it to end with 0 at end of file, found %v; stderr: %s", err, plugin.Stderr)
 	}
 }
@@ -178,5 +221,21 @@ func TestStdinVectors(t *testing.T) {
 		if task.ID != document.ID || task.Queue != document.Queue || string(task.Document) != one.Line {
 			t.Errorf("%s: expected %s, found %s %s %s", one.Name, one.Line, task.ID, task.Queue, task.Document)
 		}
+	}
+}
+
+func TestAnEventOfAnotherGoroutineThatJSONCannotHoldFailsTheTask(t *testing.T) {
+	task := &Task{}
+	exit := perform(func(task *Task) error {
+		done := make(chan struct{})
+		go func() {
+			task.Result(map[string]any{"f": func() {}})
+			close(done)
+		}()
+		<-done
+		return nil
+	}, task)
+	if exit != 1 {
+		t.Errorf("expected exit code 1, found %d", exit)
 	}
 }

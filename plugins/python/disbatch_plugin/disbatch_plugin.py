@@ -9,8 +9,9 @@
 
     disbatch_plugin.run(work)
 
-What the function returns is the exit code (nothing: 0). An exception is a failure: its text becomes the task's error,
-its traceback goes to stderr. Whatever is printed becomes the task's output.
+What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its text becomes the
+task's error, its traceback goes to stderr. So is another return value, and an event that JSON cannot hold. Whatever is
+printed becomes the task's output; what is no Unicode in an event (a file name, say) becomes U+FFFD.
 
 One file, nothing but the standard library, Python 3.7 and up: install it, or copy it beside your program. Run by hand,
 without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -18,6 +19,7 @@ without a host, the plugin reads one line of JSON from stdin and shows its event
 
 import json
 import os
+import re
 import sys
 import traceback
 
@@ -65,7 +67,7 @@ class Task:
 
     def progress(self, value=None, message=None):
         """How far it is: `value` from 0 to 1, or None; `message` for people."""
-        self._say("progress", value=value, message=message)
+        self._say("progress", value=value, message=_text(message))
 
     def log(self, message, level="info", **fields):
         """A line for the task's log. `level`: debug, info, warning or error."""
@@ -88,11 +90,11 @@ class Task:
 
     def error(self, message, code=None, detail=None, retry=None):
         """Why it fails. `retry`: whether another attempt makes sense. With exit code 0 the task fails all the same."""
-        self._say("error", code=code, message=str(message), detail=detail, retry=retry)
+        self._say("error", code=_text(code), message=str(message), detail=_text(detail), retry=retry)
 
     def snooze(self, seconds, message=None):
         """With exit code 0: run it again in so many seconds, without using an attempt."""
-        self._say("snooze", seconds=seconds, message=message)
+        self._say("snooze", seconds=seconds, message=_text(message))
 
     def follow_up(self, *tasks):
         """Tasks to be created once this one has succeeded: {"queue": …, "parameters": {…}} each."""
@@ -102,17 +104,26 @@ class Task:
         self._events.send({"type": kind, **{name: value for name, value in fields.items() if value is not None}})
 
 
+def _text(value):
+    return None if value is None else str(value)
+
+
 class _Events:
     def __init__(self):
         descriptor = os.environ.get("DISBATCH_EVENT_FD")
         self._descriptor = int(descriptor) if descriptor else None
 
     def send(self, event):
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False)
+        try:
+            line = json.dumps(event, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError("the {} event cannot be written as JSON: {}".format(event["type"], error)) from error
+        # Bytes of a file name that are no UTF-8 are lone surrogates in Python, which JSON has no way to write.
+        line = re.sub("[\ud800-\udfff]", "\ufffd", line)
         if self._descriptor is None:
             sys.stderr.write("event: " + line + "\n")
             return
-        rest = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+        rest = memoryview(line.encode("utf-8") + b"\n")
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
@@ -132,16 +143,26 @@ def _serve(work, events):
 
 def _perform(work, task):
     try:
-        code = work(task)
-    except SystemExit as end:
-        code = end.code
-        if isinstance(code, str):  # sys.exit("why")
-            print(code, file=sys.stderr)
-            code = 1
+        code = _exit_code(work, task)
     except Exception as error:  # whatever it is, it is this task's failure and no other's
         traceback.print_exc()
         task.error(str(error) or type(error).__name__, code="exception")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    return int(code or 0) & 0xFF
+    return code
+
+
+def _exit_code(work, task):
+    try:
+        code = work(task)
+    except SystemExit as end:
+        code = int(end.code) if isinstance(end.code, bool) else end.code
+        if code is not None and not isinstance(code, int):  # sys.exit("why")
+            print(code, file=sys.stderr)
+            return 1
+    if code is None:
+        return 0
+    if isinstance(code, int) and not isinstance(code, bool) and 0 <= code <= 255:
+        return int(code)
+    raise ValueError(f"expected the function to return an exit code from 0 to 255 or nothing, found {code!r:.100}")
