@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import functools
 import grp
+import json
 import logging
 import os
 import pwd
+import re
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "plugin.json"
 MANIFEST_MAX = 4 * 2**20  # bytes; nobody writes one by hand that is larger, and a node reads them all
+_SHELL_SIGNS = re.compile(r"[\s|&;<>$`]")  # of somebody who thinks that a shell reads the command
 _SHEBANG_MAX = 256  # bytes the kernel reads of a first line (BINPRM_BUF_SIZE)
 
 
@@ -162,12 +166,19 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
         *_writable_faults(directory, "", "its directory"),
     ]
     try:
-        with manifest_path.open("rb") as file:
-            data = file.read(MANIFEST_MAX + 1)
+        data = _read_manifest(manifest_path)
     except OSError as error:
-        return _broken(manifest_path, [*faults, Fault(pointer="", message=f"cannot be read: {error.strerror}")])
+        hint = f"let {_own_name()} read it: chmod +r {manifest_path}" if isinstance(error, PermissionError) else ""
+        fault = Fault(pointer="", message=f"cannot be read: {error.strerror}", hint=hint)
+        return _broken(manifest_path, [*faults, fault])
+    if data is None:
+        return _broken(manifest_path, faults or [_no_file_fault("the manifest", manifest_path, "")])
     if len(data) > MANIFEST_MAX:
-        fault = Fault(pointer="", message=f"expected a manifest of at most {MANIFEST_MAX} bytes, found a larger file")
+        fault = Fault(
+            pointer="",
+            message=f"expected a manifest of at most {MANIFEST_MAX} bytes, found a larger file",
+            hint="keep what is not for the host, such as data, in a file of its own beside it",
+        )
         return _broken(manifest_path, [*faults, fault])
     parsed = parse_manifest(data, directory_name=manifest_path.parent.resolve().name)
     faults.extend(parsed.faults)
@@ -191,6 +202,14 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
         schema=ParameterSchema(manifest.parameters),
         warnings=tuple(faults),
     )
+
+
+def _read_manifest(path: Path) -> bytes | None:
+    """What is in it, up to a little more than there may be; None where it is no regular file. Never waits: a FIFO that
+    nobody writes to would hold up everything, for every plugin."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MANIFEST_MAX + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 def _broken(manifest_path: Path, faults: Sequence[Fault], name: str | None = None) -> BrokenPlugin:
@@ -245,18 +264,32 @@ def _program_faults(word: str, program: Path | None, directory: Path, path: str)
     pointer = "/command/0"
     if program is None and "/" in word:
         where = directory / word
-        hint = "copy it there or correct the path" if not where.is_symlink() else "the link points to nothing"
+        if where.is_symlink():
+            hint = "the link points to nothing"
+        elif _SHELL_SIGNS.search(word):
+            hint = (
+                'there is no shell: write each argument as a string of its own, as in ["./run", "-v"]; '
+                f'for pipes and the like write ["sh", "-c", {json.dumps(word)}]'
+            )
+        elif (directory / "build.sh").is_file():
+            hint = f"build it: {shlex.quote(str(directory / 'build.sh'))}"
+        else:
+            hint = "copy it there or correct the path"
         yield Fault(pointer=pointer, message=f"expected a program at {where}, found nothing", hint=hint)
         return
     if program is None:
         message = f"expected a program {word!r} in PATH, found none"
+        if _SHELL_SIGNS.search(word):
+            hint = 'there is no shell: write each argument as a string of its own, as in ["gzip", "-t"]'
+            yield Fault(pointer=pointer, message=message, hint=hint)
+            return
         near = f'; write "./{word}" to run the one beside the manifest' if (directory / word).exists() else ""
         yield Fault(pointer=pointer, message=message, hint=f"install it{near} (PATH is {path})")
         return
     if "/" in word and not word.startswith("/"):
         yield from _file_faults(program, directory, pointer, "the program")
     elif not program.is_file():
-        yield Fault(pointer=pointer, message=f"expected a program at {program}, found something else")
+        yield _no_file_fault("the program", program, pointer)
         return
     elif word.startswith("/"):
         yield from _writable_faults(program, pointer, "the program")
@@ -352,9 +385,27 @@ def _file_faults(path: Path, directory: Path, pointer: str, what: str) -> Iterat
         yield Fault(pointer=pointer, message=message, hint="copy it into the plugin's directory")
         return
     if not real.is_file():
-        yield Fault(pointer=pointer, message=f"expected {what} to be a file, found something else at {real}")
+        yield _no_file_fault(what, real, pointer)
         return
     yield from _writable_faults(real, pointer, what)
+
+
+_KINDS: Mapping[int, str] = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def _no_file_fault(what: str, path: Path, pointer: str) -> Fault:
+    try:
+        found = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
+    except OSError:
+        found = "something else"
+    message = f"expected {what} to be a regular file, found {found} at {path}"
+    return Fault(pointer=pointer, message=message, hint="put a regular file there, or remove it")
 
 
 def _writable_faults(path: Path, pointer: str, what: str) -> Iterator[Fault]:

@@ -63,10 +63,12 @@ def test_two_of_one_name_are_both_left_out_and_each_names_the_other(tmp_path: Pa
         ({"command": ["no-such-program-anywhere"]}, "expected a program 'no-such-program-anywhere' in PATH"),
         ({"command": ["run.sh"]}, 'write "./run.sh" to run the one beside the manifest'),
         ({"command": ["../x/run.sh"]}, "expected a program inside the plugin's directory"),
+        ({"command": ["./run.sh | cat"]}, "there is no shell: write each argument as a string of its own"),
+        ({"command": ["gzip -t"]}, "there is no shell"),
         ({"requires": ["no-such-program-anywhere"]}, "/requires/0 expected the program"),
         ({"run_as": "no-such-user"}, "expected a user of this machine"),
         ({"run_as": "root:no-such-group"}, "expected a group of this machine"),
-        ({"command": ["./"]}, "expected the program to be a file"),
+        ({"command": ["./"]}, "expected the program to be a regular file, found a directory"),
     ],
 )
 def test_what_the_manifest_names_must_be_there(tmp_path: Path, manifest: dict[str, Any], expect: str) -> None:
@@ -90,6 +92,43 @@ def test_a_program_that_cannot_start_is_known_without_starting_it(tmp_path: Path
     home = write_plugin(tmp_path, "x", "true")
     (home / "run.sh").write_bytes(program)
     broken_by(tmp_path, expect=expect.replace("{program}", str(home / "run.sh")))
+
+
+@pytest.mark.parametrize("what", ["plugin.json", "run.sh"])
+def test_what_is_no_regular_file_holds_up_nobody(tmp_path: Path, what: str) -> None:
+    """Incident: a FIFO named plugin.json hung the node, `check` and `exec`, for all plugins."""
+    home = write_plugin(tmp_path, "x", "true")
+    (home / what).unlink()
+    os.mkfifo(home / what, 0o755)
+    write_plugin(tmp_path, "fine", "true")
+    catalog = load_plugins([tmp_path])
+    assert list(catalog.plugins) == ["fine"]
+    assert "to be a regular file, found a FIFO at" in faults(catalog)[0]
+
+
+def test_a_device_is_no_program(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "x", "true", command=["/dev/null"])
+    broken_by(tmp_path, expect="expected the program to be a regular file, found a device at /dev/null")
+
+
+def test_a_program_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
+    home = write_plugin(tmp_path, "x", "true", command=["./x"])
+    (home / "build.sh").write_text("go build")
+    broken_by(tmp_path, expect=f"build it: {home}/build.sh")
+
+
+@pytest.mark.parametrize(
+    ("data", "expect"),
+    [
+        ('{"protocol": 1, "command": ["./é"]}'.encode("latin-1"), "iconv -f ISO-8859-1 -t UTF-8"),
+        ('{"protocol": 1}'.encode("utf-16"), "found UTF-16; save it as UTF-8, or convert it: iconv -f UTF-16"),
+        (b" " * (4 * 2**20 + 1), "found a larger file; keep what is not for the host"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_says_what_to_do(tmp_path: Path, data: bytes, expect: str) -> None:
+    home = write_plugin(tmp_path, "x", "true")
+    (home / "plugin.json").write_bytes(data)
+    broken_by(tmp_path, expect=expect)
 
 
 def test_a_program_without_execute_permission_says_what_to_type(tmp_path: Path) -> None:
