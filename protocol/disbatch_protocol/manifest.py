@@ -29,6 +29,7 @@ from disbatch_protocol.faults import Fault, Severity, kind_of, near_name, pointe
 from disbatch_protocol.outcome import ExitRule, Outcome, RetryPolicy
 from disbatch_protocol.parameters import ParameterSchema, schema_faults
 from disbatch_protocol.quantities import parse_duration, parse_size
+from disbatch_protocol.status import Status
 
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}", re.ASCII)
 MAX_OUTPUT_DEFAULT = 64 * 2**20
@@ -154,10 +155,13 @@ def _parse_json(data: bytes) -> tuple[Any, list[Fault]]:
     """The value, or why there is none. Strict: UTF-8, no NaN, no name twice in one object."""
     if data.startswith(b"\xef\xbb\xbf"):
         return None, [_fault("", "expected JSON, found a byte order mark", "save it as UTF-8 without one")]
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return None, [_fault("", "expected UTF-8, found UTF-16", _recode("UTF-16"))]
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return None, [_fault("", f"expected UTF-8, found byte 0x{data[error.start]:02x} at offset {error.start}")]
+        message = f"expected UTF-8, found byte 0x{data[error.start]:02x} at offset {error.start}"
+        return None, [_fault("", message, _recode("ISO-8859-1"))]
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -175,6 +179,10 @@ def _parse_json(data: bytes) -> tuple[Any, list[Fault]]:
         for name in sorted(set(duplicates))
     ]
     return document, faults
+
+
+def _recode(encoding: str) -> str:
+    return f"save it as UTF-8, or convert it: iconv -f {encoding} -t UTF-8 plugin.json > new.json"
 
 
 _TOO_DEEP = object()
@@ -283,14 +291,21 @@ def _beyond_the_schema(document: dict[str, Any], wrong: set[str], directory_name
     if fits("command") and isinstance(document.get("command"), list):
         faults += _command_faults(document["command"])
     faults += _quantity_faults(document)
-    if fits("exit_codes") and isinstance(document.get("exit_codes"), dict):
+    if isinstance(document.get("exit_codes"), dict):
         faults += _exit_code_faults(document["exit_codes"])
     if fits("env") and isinstance(document.get("env"), dict):
         faults += _env_faults(document["env"])
+    if fits("env_pass") and isinstance(document.get("env_pass"), list):
+        faults += _env_pass_faults(document["env_pass"])
+    if fits("exit_codes") and fits("examples"):
+        faults += _example_end_faults(document)
     if fits("parameters") and isinstance(document.get("parameters"), (dict, bool)):
         schema = document["parameters"]
         own = schema_faults(schema)
         faults += [_fault("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
+        if not own:
+            own = list(ParameterSchema(schema).own_faults())
+            faults += [_fault("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
         if not own and fits("examples"):
             faults += _example_faults(document.get("examples"), ParameterSchema(schema))
     faults += _contradictions(document)
@@ -346,11 +361,20 @@ def _quantity_fault(pointer: str, value: Any, parse: Callable[[Any], float], is_
         yield _fault(pointer, str(error))
 
 
+_CODES = re.compile(r"[0-9]{1,3}(-[0-9]{1,3})?", re.ASCII)  # as the schema says it
+
+
 def _exit_code_faults(exit_codes: dict[str, Any]) -> Iterator[Fault]:
     owner: dict[int, str] = {}
     for key, value in exit_codes.items():
         pointer = pointer_to(["exit_codes", key])
+        if _CODES.fullmatch(key) is None:
+            continue  # the schema has said so
         first, last = _code_range(key)
+        plain = str(first) if "-" not in key else f"{first}-{last}"
+        if key != plain:
+            yield _fault(pointer, f'expected an exit code without zeros before it, found "{key}"', f'write "{plain}"')
+            continue
         if last > 255 or first > last:
             yield _fault(pointer, f'expected exit codes from 0 to 255 in rising order, found "{key}"')
             continue
@@ -368,6 +392,30 @@ def _env_faults(env: dict[str, Any]) -> Iterator[Fault]:
         if name.startswith("DISBATCH_"):
             message = f'expected a name that does not begin with DISBATCH_, found "{name}"'
             yield _fault(pointer_to(["env", name]), message, "these are the host's own; choose another name")
+
+
+def _env_pass_faults(names: list[Any]) -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name.startswith("DISBATCH_"):
+            message = f'"{name}" has no effect: the variables that begin with DISBATCH_ are the host\'s own'
+            hint = "remove it; those of the contract are always there"
+            yield Fault(pointer=f"/env_pass/{index}", message=message, hint=hint, severity=Severity.WARNING)
+
+
+def _example_end_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    """An example whose exit code and status cannot both come true."""
+    exit_codes, examples = document.get("exit_codes", {}), document.get("examples")
+    rules = _exit_rules(exit_codes) if not any(_exit_code_faults(exit_codes)) else None
+    for index, example in enumerate(examples if isinstance(examples, list) and rules is not None else ()):
+        if not isinstance(example, dict) or example.get("exit") is None or example.get("status") != Status.CONCLUDED:
+            continue
+        code = int(example["exit"])
+        rule = rules.get(code) if rules is not None else None
+        is_success = rule.outcome is Outcome.SUCCESS if rule is not None else code == 0
+        if not is_success:
+            message = f"expected an end that can be, found status 1 together with exit code {code}, which is no success"
+            hint = f'remove one of them, or write {{"{code}": "success"}} in "exit_codes"'
+            yield _fault(f"/examples/{index}/status", message, hint)
 
 
 def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:

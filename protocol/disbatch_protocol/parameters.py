@@ -68,6 +68,34 @@ class ParameterSchema:
             return (Fault(pointer="", message=message),)
         return tuple(sorted(faults, key=lambda one: one.pointer))
 
+    def own_faults(self) -> tuple[Fault, ...]:
+        """What makes a valid schema useless: no object fits it, or one of its own defaults does not. Pointers are
+        relative to the schema."""
+        types = self._schema.get("type", "object") if isinstance(self._schema, Mapping) else "object"
+        if self._schema is False or "object" not in ([types] if isinstance(types, str) else types):
+            message = "expected a schema that an object can fit, since parameters are one; none fits this"
+            pointer, hint = "" if self._schema is False else "/type", 'write {"type": "object", "properties": {…}}'
+            return (Fault(pointer=pointer, message=message, hint=hint),)
+        faults = []
+        for name, default in self._defaults.items():
+            pointer = pointer_to(["properties", name, "default"])
+            for reason in self._faults_of_default(name, default):
+                message = f"the default does not fit its own schema: {reason}"
+                hint = "correct one of them; every task that leaves it out would fail"
+                faults.append(Fault(pointer=pointer, message=message, hint=hint))
+        return tuple(faults)
+
+    def _faults_of_default(self, name: str, default: Any) -> list[str]:
+        assert isinstance(self._schema, Mapping)
+        own = self._schema["properties"][name]
+        secrets = self.secrets({name: default})
+        try:
+            # In the place where it stands, so that references find their way.
+            errors = list(self._compiled().descend(default, own, path=name))
+            return [_fault_of(error, secrets).message for error in errors]
+        except (RecursionError, re.error):  # as `check` says it of each task
+            return []
+
     def with_defaults(self, parameters: Any) -> Any:
         """The parameters with the schema's top-level defaults where they have nothing; the same object where nothing
         is missing."""
@@ -226,6 +254,7 @@ def schema_faults(schema: Any) -> list[Fault]:
         )
         for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
     ]
+    faults = list(dict.fromkeys(faults))  # each vocabulary of 2020-12 says it again of what is below another one
     return faults or _part_faults(schema, schema, ())
 
 
