@@ -10,7 +10,8 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from disbatch_host.clock import Clock, SystemClock
 from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, OutputChunk, RunChange, Task
 from disbatch_host.plugins import Plugin
-from disbatch_host.process.child import StopReason, Stream
-from disbatch_host.process.spawn import Command, close_others_on_exec
+from disbatch_host.process.child import Child, Deadlines, ProcessEnd, StopReason, Stream
+from disbatch_host.process.spawn import Command, StartError, close_others_on_exec
 from disbatch_host.runner import Run, RunReport, Surroundings
 from disbatch_host.workers import WorkerPool
 from disbatch_protocol.manifest import Mode
@@ -30,6 +31,8 @@ from disbatch_protocol.worker import WorkerConversation
 
 LOCAL_NODE_ID = "local"  # what DISBATCH_NODE says where there is no node
 LOCAL_QUEUE = "exec"
+
+STOP_AGAIN_SECONDS = 0.1  # a program that was just being started when everything was to stop
 
 Output = Callable[[Stream, bytes], None]
 
@@ -90,29 +93,113 @@ class MemoryRecorder:
         return True
 
 
+@dataclass(slots=True)
+class _Started:
+    """What a host has started and what has not ended."""
+
+    children: set[Child] = field(default_factory=set)
+    is_over: bool = False  # nothing more is started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _LocalSite(LaunchSite):
+    """Knows what it has started, so that nothing of it is left behind."""
+
+    started: _Started = field(default_factory=_Started)
+
+    def child(
+        self,
+        command: Command,
+        deadlines: Deadlines,
+        *,
+        receive: Callable[[Stream, bytes], None],
+        ended: Callable[[ProcessEnd], None],
+    ) -> Child:
+        if self.started.is_over:
+            raise StartError("is not started any more: everything was to stop")
+
+        def forget(end: ProcessEnd) -> None:
+            self.started.children.discard(child)
+            ended(end)
+
+        child = Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=forget)
+        self.started.children.add(child)
+        return child
+
+
 class LocalHost:
     """Runs tasks one after the other or at once, within an event loop. Close it: it may have worker processes."""
 
     def __init__(self, clock: Clock | None = None) -> None:
+        self.interrupted_by: int | None = None  # the signal that was to end it
+        self._again: asyncio.TimerHandle | None = None
+        self._faults: list[str] = []
         self._clock = clock or SystemClock()
-        self.site = LaunchSite(
+        self.site = _LocalSite(
             node_id=LOCAL_NODE_ID,
             local_clock=self._clock,
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
-        self.workers = WorkerPool(self.site)
+        self.workers = WorkerPool(self.site, on_fault=self._faults.append)
         self._runs: set[Run] = set()
 
     async def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, and whatever else is left."""
         await self.workers.stop()
+        for child in self.site.started.children:
+            child.kill(StopReason.SHUTDOWN)
+        while any(child.pid for child in self.site.started.children):  # those that were never started have none
+            await asyncio.sleep(0.01)
+        if self._again is not None:
+            self._again.cancel()
         self.site.close()
 
     def stop(self) -> None:
         """Stop what runs, in each program's own way."""
         for run in self._runs:
             run.stop(StopReason.CANCELLED)
+
+    def take_faults(self) -> list[str]:
+        """Why worker processes with no task in hand had to be replaced, since the last time."""
+        faults = self._faults.copy()
+        self._faults.clear()
+        return faults
+
+    @asynccontextmanager
+    async def interruptible(self) -> AsyncIterator[None]:
+        """Within it, Ctrl-C, SIGTERM and SIGHUP stop every program in its own way, and a second one kills them; nothing
+        is started after that. Closes the host: when it is left, nothing of what it has started is there any more."""
+        loop = asyncio.get_running_loop()
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._interrupt, number)
+        try:
+            yield
+        finally:
+            try:
+                await self.close()
+            finally:
+                for number in numbers:
+                    loop.remove_signal_handler(number)
+
+    def _interrupt(self, number: int) -> None:
+        is_second = self.interrupted_by is not None
+        self.interrupted_by = self.interrupted_by or number
+        if is_second:
+            for child in list(self.site.started.children):
+                child.kill(StopReason.CANCELLED)
+        else:
+            self.stop()
+            self._stop_children()
+
+    def _stop_children(self) -> None:
+        self.site.started.is_over = True
+        for child in list(self.site.started.children):
+            child.stop(StopReason.CANCELLED)
+        self._again = asyncio.get_running_loop().call_later(STOP_AGAIN_SECONDS, self._stop_children)
 
     async def run(
         self,
@@ -198,15 +285,12 @@ class LocalHost:
 
 
 def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None) -> LocalResult:
-    """Run one task in an event loop of its own. Ctrl-C and SIGTERM stop the program in its own way, and so does an
-    OSError of the listener, which is then raised: what it prints has nowhere to go."""
+    """Run one task in an event loop of its own. Ctrl-C, SIGTERM and SIGHUP stop the program in its own way, and so does
+    an OSError of the listener, which is then raised: what it prints has nowhere to go."""
     close_others_on_exec()
 
     async def perform() -> LocalResult:
         host = LocalHost()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, host.stop)
         failures: list[OSError] = []
 
         def receive(stream: Stream, data: bytes) -> None:
@@ -218,10 +302,8 @@ def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None)
                 failures.append(error)
                 host.stop()
 
-        try:
+        async with host.interruptible():
             result = await host.run(plugin, parameters, listener=receive)
-        finally:
-            await host.close()
         if failures:
             raise failures[0]
         return result

@@ -8,12 +8,14 @@ Rules:
 2. What a plugin may do is no failure. A trial fails where tasks would hang, be lost, differ by chance, or where the
    plugin does not keep what the protocol says; all else is a hint.
 3. No trial waits for ever: a run that has no time limit of its own is stopped after RUN_SECONDS.
+4. Nothing is left behind, also where the trials are interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +40,7 @@ LONG_LINE = 300 * 1024  # characters: more than any line buffer that anybody has
 BUFFERING_SECONDS = 1.0  # a shorter run says nothing of buffering
 BUFFERING_AT_END_SECONDS = 0.1
 STOP_AFTER_SECONDS = 0.3  # for a program to have begun
+STOP_LATER_SECONDS = 1.0  # for one to have begun that starts slowly
 # What makes text handling go wrong: beyond the basic plane, right to left, controls, what looks like JSON or an option.
 ODD_TEXT = "-\u00fc\u4e2d\U0001f600\u202e\u0007\x1b[31m\t\"'\\{}$(:)&;%s\u2028\ufffd"
 
@@ -63,7 +66,8 @@ class Finding:
 
 
 def run_examples(plugin: Plugin) -> list[Finding]:
-    """Each example of the manifest, against what it says."""
+    """Each example of the manifest, against what it says. Interrupted by a signal, it stops what runs and raises
+    SystemExit; so does `torture`."""
     return _perform(plugin, _Trials.examples)
 
 
@@ -75,14 +79,23 @@ def torture(plugin: Plugin) -> list[Finding]:
 def _perform(plugin: Plugin, which: Callable[[_Trials], AsyncIterator[Finding]]) -> list[Finding]:
     close_others_on_exec()
 
-    async def perform() -> list[Finding]:
+    async def perform() -> tuple[list[Finding], int | None]:
         host = LocalHost()
-        try:
-            return [finding async for finding in which(_Trials(plugin, host))]
-        finally:
-            await host.close()
+        findings = []
+        async with host.interruptible():
+            async for finding in which(_Trials(plugin, host)):
+                if host.interrupted_by is not None:
+                    break
+                findings.append(finding)
+        late = host.take_faults()  # heard only when the process was at its end
+        if late:
+            findings.append(Finding(trial="between tasks", verdict=Verdict.FAILED, message=_of_faults(late)))
+        return findings, host.interrupted_by
 
-    return asyncio.run(perform())
+    findings, interrupted_by = asyncio.run(perform())
+    if interrupted_by is not None:
+        raise SystemExit(128 + interrupted_by)  # as a shell says it of a program that a signal has ended
+    return findings
 
 
 class _TrialFailed(Exception):
@@ -110,8 +123,11 @@ class _Trials:
         if not self._manifest.examples:
             message = 'there is nothing to try; add examples to the manifest: [{"name": …, "parameters": {…}}]'
             yield Finding(trial="examples", verdict=Verdict.HINT, message=message)
+        numbers: dict[str, int] = {}
         for example in self._manifest.examples:
-            yield await self._finding(f"example {example.name}", functools.partial(self._example, example))
+            numbers[example.name] = number = numbers.get(example.name, 0) + 1
+            name = f"example {example.name}" if number == 1 else f"example {example.name} ({number})"
+            yield await self._finding(name, functools.partial(self._example, example))
 
     async def _example(self, example: Example) -> str | None:
         result = await self._run(example.parameters, limit_seconds=example.timeout_seconds)
@@ -218,31 +234,59 @@ class _Trials:
         return None
 
     async def _stops(self, parameters: Any) -> str | None:
-        """Stopped while it works; where it is too quick for that, while it waits for its task."""
-        grace = self._manifest.kill_grace_seconds
+        """Stopped while it works, and while it waits for its task: a program that has only begun to start does not
+        catch signals yet, and says nothing of what it will do."""
         assert self._baseline is not None
         seconds = float(self._baseline.run.get("seconds", 0.0))
+        was_stopped = False
         if seconds > 2 * STOP_AFTER_SECONDS:
-            loop = asyncio.get_running_loop()
-            # In the middle of its work, as far as that is known: on a busy machine, half a second is still its start.
-            timer = loop.call_later(max(STOP_AFTER_SECONDS, seconds / 2), self._host.stop)
-            result = await self._run(parameters)
-            timer.cancel()
-            killed = bool(result.run.get("killed"))
-        else:
-            process = _Process(self._plugin, self._host)
-            await process.start()
-            if await process.wait(STOP_AFTER_SECONDS):
-                raise _TrialSkipped("it ends before it can be stopped")
-            process.child.stop(StopReason.CANCELLED)
-            killed = (await process.wait(None)).killed  # type: ignore[union-attr]  # it has ended
-        if killed:
-            name = self._manifest.stop_signal.name
-            raise _TrialFailed(
-                f"expected it to end within kill_grace ({format_duration(grace)}) of {name}, found that it had to be "
-                'killed; end on that signal, or name another one as "stop_signal"'
-            )
+            was_stopped |= await self._stopped_at_work(parameters, latest=seconds / 2, later=0.0)
+        if seconds > 2 * STOP_LATER_SECONDS:
+            was_stopped |= await self._stopped_at_work(parameters, latest=seconds * 3 / 4, later=STOP_LATER_SECONDS)
+        # By then it has started, as far as that is known: its whole run took no longer.
+        was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_AFTER_SECONDS)
+        was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_LATER_SECONDS)
+        if not was_stopped:
+            raise _TrialSkipped("it ends before it can be stopped")
         return None
+
+    async def _stopped_at_work(self, parameters: Any, *, latest: float, later: float) -> bool:
+        """Whether it could be stopped `later` seconds after its first sign of life, or `latest` after its start."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(latest, self._host.stop)
+        has_said_something = False
+
+        def receive(stream: Stream, data: bytes) -> None:
+            nonlocal timer, has_said_something
+            if not has_said_something:
+                has_said_something = True
+                timer.cancel()
+                timer = loop.call_later(later, self._host.stop)
+
+        result = await self._run(parameters, listener=receive)
+        timer.cancel()
+        self._check_not_killed(bool(result.run.get("killed")), "while it worked")
+        return result.run.get("reason") == Reason.CANCELLED
+
+    async def _stopped_waiting(self, seconds: float) -> bool:
+        """Whether it could be stopped so long after its start, with nothing to read."""
+        process = _Process(self._plugin, self._host)
+        await process.start()
+        if await process.wait(seconds):
+            return False
+        process.child.stop(StopReason.CANCELLED)
+        end = await process.wait(None)
+        assert end is not None
+        self._check_not_killed(end.killed, "while it waited for its task")
+        return True
+
+    def _check_not_killed(self, was_killed: bool, when: str) -> None:
+        if was_killed:
+            name, grace = self._manifest.stop_signal.name, self._manifest.kill_grace_seconds
+            raise _TrialFailed(
+                f"expected it to end within kill_grace ({format_duration(grace)}) of {name} {when}, found that it had "
+                'to be killed; end on that signal, or name another one as "stop_signal"'
+            )
 
     async def _two_in_a_row(self, parameters: Any) -> str | None:
         first = await self._run(parameters)
@@ -298,6 +342,10 @@ class _Trials:
         except _TrialFailed as failure:
             verdict, message = Verdict.FAILED, str(failure)
             output = _last_words(failure.result)
+        faults = self._host.take_faults()
+        if faults:
+            earlier = f"{message}; " if verdict is Verdict.FAILED else ""
+            verdict, message = Verdict.FAILED, earlier + _of_faults(faults)
         seconds = round(time.monotonic() - begun, 3)
         return Finding(trial=name, verdict=verdict, message=message, seconds=seconds, output=output)
 
@@ -373,7 +421,17 @@ def _check_ended(result: LocalResult, *, limit_seconds: float = RUN_SECONDS) -> 
     if run.get("reason") in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT):
         raise _TrialFailed(f"expected it to end in time, found its {run['reason']} reached", result)
     if run.get("reason") in (Reason.START_FAILED, Reason.PARAMETERS):
-        raise _TrialFailed(str(result.document["error"]["message"]).removeprefix("disbatch-host: "), result)
+        raise _TrialFailed(_why(result), result)
+    if run.get("reason") == Reason.WORKER_EXITED and "killed" in run:  # the host did that, and said why
+        raise _TrialFailed(_why(result), result)
+
+
+def _why(result: LocalResult) -> str:
+    return str(result.document["error"]["message"]).removeprefix("disbatch-host: ")
+
+
+def _of_faults(faults: Sequence[str]) -> str:
+    return f"its process had to be replaced when its task was done: {faults[0]}"
 
 
 def _differences(example: Example, result: LocalResult) -> list[str]:
@@ -389,17 +447,23 @@ def _differences(example: Example, result: LocalResult) -> list[str]:
     for stream in ("stdout", "stderr"):
         text = getattr(example, f"{stream}_contains")
         if text is not None and text not in result.output[stream].decode("utf-8", "replace"):
-            found.append(f"expected {text!r} in {stream}, found {_shortened(result.output[stream])}")
+            found.append(f"expected {_json(text)} in {stream}, found {_shortened(result.output[stream])}")
     if example.has_result and result.document.get("result") != example.result:
-        found.append(f"expected the result {example.result!r}, found {result.document.get('result')!r:.200}")
+        came = _json(result.document["result"]) if "result" in result.document else "none"
+        found.append(f"expected the result {_json(example.result)}, found {came:.200}")
     if "event_errors" in run:
         found.append(_of_event_errors(run["event_errors"]))
     return found
 
 
+def _json(value: Any) -> str:
+    """As it would stand in the manifest."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _of_event_errors(errors: Mapping[str, Any]) -> str:
     first: Sequence[Mapping[str, Any]] = errors["first"]
-    line = f" ({first[0]['line']!r:.80})" if "line" in first[0] else ""
+    line = f" ({_json(first[0]['line']):.80})" if "line" in first[0] else ""
     return f"{errors['count']} lines on descriptor 3 are no events, the first: {first[0]['message']}{line}"
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from disbatch_host import __version__, launch, machine
@@ -43,8 +43,10 @@ _LAST_WORDS_MAX = 4096  # bytes kept of what a process says while it has no task
 class WorkerPool:
     """The worker processes of a node."""
 
-    def __init__(self, site: LaunchSite) -> None:
+    def __init__(self, site: LaunchSite, *, on_fault: Callable[[str], object] | None = None) -> None:
+        """`on_fault` hears why a process that has no task in hand must be replaced."""
         self._site = site
+        self._on_fault = on_fault
         self._workers: dict[Worker, None] = {}  # in the order of their start
         self._current: Collection[Plugin] | None = None
         self._is_stopping = False
@@ -58,7 +60,7 @@ class WorkerPool:
                 return worker
         taken = {worker.number for worker in self._of(plugin)}
         number = next(number for number in range(1, len(taken) + 2) if number not in taken)
-        worker = Worker(plugin, self._site, number=number, on_end=self._forget)
+        worker = Worker(plugin, self._site, number=number, on_end=self._forget, on_fault=self._on_fault)
         self._workers[worker] = None
         try:
             await worker.start()
@@ -120,7 +122,9 @@ class WorkerPool:
 class Worker:
     """One process."""
 
-    def __init__(self, plugin: Plugin, site: LaunchSite, *, number: int, on_end: Any) -> None:
+    def __init__(
+        self, plugin: Plugin, site: LaunchSite, *, number: int, on_end: Any, on_fault: Callable[[str], object] | None
+    ) -> None:
         self.plugin = plugin
         self.number = number  # among the processes of its class on this node, from 1
         self.tasks = 0  # how many it has been given
@@ -129,6 +133,7 @@ class Worker:
         self.exit_code: int | None = None  # once it has ended, unless by a signal
         self._site = site
         self._on_end = on_end
+        self._on_fault = on_fault
         self._loop = asyncio.get_running_loop()
         self._conversation = WorkerConversation()
         self._child: Child | None = None
@@ -359,6 +364,8 @@ class Worker:
             self._ready.exception()
         if self._hands is not None:
             self._hands.fault = message
+        elif self._on_fault is not None:
+            self._on_fault(message)
         self.kill(StopReason.REPLACED)
 
     def _said_last(self) -> str:
