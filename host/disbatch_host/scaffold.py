@@ -6,8 +6,11 @@ the command line.
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,12 +30,17 @@ class Language:
     helper: str  # below the bundled plugins; copied beside the program
     helper_as: str  # under this name
     has_worker_mode: bool = True
+    requires: Sequence[str] = ()  # programs that the helper library needs
     is_built: bool = False
 
 
 LANGUAGES: Mapping[str, Language] = {
-    "bash": Language(suffix=".bash", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False),
-    "sh": Language(suffix=".sh", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False),
+    "bash": Language(
+        suffix=".bash", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False, requires=("awk",)
+    ),
+    "sh": Language(
+        suffix=".sh", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False, requires=("awk",)
+    ),
     "python": Language(
         suffix=".py", helper="python/disbatch_plugin/disbatch_plugin.py", helper_as="disbatch_plugin.py"
     ),
@@ -63,7 +71,7 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
     home = parent / directory_name(name)
     if home.exists() or home.is_symlink():
         raise UsageError(f"{home} is there already; choose another name, or remove it")
-    program = f"{directory_name(name)}{language.suffix}"
+    program = _program_name(home.name, language_name)
     try:
         home.mkdir(mode=0o755, parents=True)
         try:
@@ -76,6 +84,16 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
     return Scaffold(directory=home, files=files, notice=_build(home) if language.is_built else "")
 
 
+def _program_name(name: str, language_name: str) -> str:
+    """After its directory, unless another file is called so, or Python would import it in the place of another
+    module: a name with a hyphen cannot be imported."""
+    language = LANGUAGES[language_name]
+    program = f"{name}{language.suffix}"
+    others = {language.helper_as.partition("/")[0], "plugin.json", "README.md", "build.sh", "go.mod", "main.go"}
+    is_module = language_name == "python" and name in sys.stdlib_module_names
+    return f"{name}-plugin{language.suffix}" if program in others or is_module else program
+
+
 def _write_files(home: Path, name: str, language_name: str, program: str, *, is_worker: bool) -> list[Path]:
     language = LANGUAGES[language_name]
     source = "main.go" if language.is_built else program
@@ -83,6 +101,7 @@ def _write_files(home: Path, name: str, language_name: str, program: str, *, is_
         "NAME": name,
         "PROGRAM": program,
         "DIRECTORY": home.name,
+        "REQUIRES": f'\n  "requires": {json.dumps(list(language.requires))},' if language.requires else "",
         "MODE": '\n  "mode": "worker",' if is_worker else "",
         "BUILD": "Build it, now and after each change: `./build.sh`.\n\n" if language.is_built else "",
     }
@@ -129,12 +148,13 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 def _build(home: Path) -> str:
     """Build the program; why it is not built yet, where that is so."""
+    build = shlex.quote(str(home / "build.sh"))
     if shutil.which("go") is None:
-        return f"there is no go in PATH here: run {home}/build.sh where there is"
+        return f"there is no go in PATH here: run {build} where there is"
     built = subprocess.run(
         ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
     )
     if built.returncode == 0:
         return ""
     lines = built.stderr.strip().splitlines() or ["no reason given"]
-    return f"it could not be built ({lines[0]}): run {home}/build.sh"
+    return f"it could not be built ({lines[0]}): run {build}"

@@ -96,18 +96,21 @@ def _print_reports(reports: Sequence[Report]) -> None:
         ]
         render.print_table(("plugin", "trial", "result", "time"), results, right=(3,))
     for report in reports:
-        where = _in_here(report.plugin.manifest_path)
+        where = render.printable(_in_here(report.plugin.manifest_path))
         for fault in _faults_of(report.plugin):
             style = "red" if fault.severity is Severity.ERROR else "yellow"
             separator = " " if fault.pointer else ": "
-            click.echo(f"{click.style(str(fault.severity), fg=style)}: {where}{separator}{fault}")
+            click.echo(
+                f"{click.style(str(fault.severity), fg=style)}: {where}{separator}{render.printable(str(fault))}"
+            )
         for finding in report.findings:
             if finding.message:
                 word = "error" if finding.verdict is Verdict.FAILED else str(finding.verdict)
                 style = _STYLES[finding.verdict]
-                click.echo(f"{click.style(word, fg=style)}: {where}: {finding.trial}: {finding.message}")
+                text = render.printable(f"{finding.trial}: {finding.message}")
+                click.echo(f"{click.style(word, fg=style)}: {where}: {text}")
                 for line in finding.output.splitlines():
-                    click.echo(f"    {line}")
+                    click.echo(f"    {render.printable(line)}")
 
 
 _STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.HINT: "yellow", Verdict.SKIPPED: "bright_black"}
@@ -129,20 +132,24 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
         suite = ElementTree.SubElement(
             root,
             "testsuite",
-            name=report.name,
+            name=_xml_text(report.name),
             tests=str(1 + len(report.findings)),
             failures=str(bool(errors) + len(failed)),
             skipped=str(sum(one.verdict is Verdict.SKIPPED for one in report.findings)),
             time=f"{sum(one.seconds for one in report.findings):.3f}",
-            file=_in_here(report.plugin.manifest_path),
+            file=_xml_text(_in_here(report.plugin.manifest_path)),
         )
-        case = ElementTree.SubElement(suite, "testcase", classname=report.name, name="static", time="0")
+        case = ElementTree.SubElement(suite, "testcase", classname=_xml_text(report.name), name="static", time="0")
         if errors:
             failure = ElementTree.SubElement(case, "failure", message=_xml_text(str(errors[0])))
             failure.text = _xml_text("\n".join(map(str, errors)))
         for one in report.findings:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=report.name, name=_xml_text(one.trial), time=f"{one.seconds:.3f}"
+                suite,
+                "testcase",
+                classname=_xml_text(report.name),
+                name=_xml_text(one.trial),
+                time=f"{one.seconds:.3f}",
             )
             if one.verdict is Verdict.FAILED:
                 failure = ElementTree.SubElement(case, "failure", message=_xml_text(one.message))

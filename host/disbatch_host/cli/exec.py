@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,21 @@ from disbatch_host.plugins import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.process.child import Stream
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import Severity, near_name
+from disbatch_protocol.outcome import Outcome
+from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
 
 
 @click.command("exec")
 @click.argument("plugin")
 @click.argument("json_text", metavar="[JSON]", required=False)
-@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter, as in `task push`.")
+@click.option(
+    "-p",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter, as in `task push`: KEY=VALUE, KEY:=JSON, KEY=@FILE.",
+)
 @click.option("--events", is_flag=True, help="Show what comes on descriptor 3, on stderr.")
 @click.option(
     "--show-input", is_flag=True, help="Show what the plugin would get and how it would be started; run nothing."
@@ -36,20 +47,23 @@ def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bo
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
       disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
+      disbatch-host exec ./plugins/mail - < parameters.json
+      disbatch-host exec ./plugins/mail -p user:='"0815"' -p text=@mail.txt
       disbatch-host exec ./plugins/mail -p user=matt --events
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
-    PLUGIN is a name or a directory. With --json the resulting task document is printed instead of the output. Exit
-    code 0 where the task concluded well, else 1.
+    PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
+    resulting task document is printed instead of the output. Exit code 0 where the task concluded well, else 1.
     """
     found = find_plugin(plugin)
-    values = parameters.parameters_of(json_text, pairs)
+    values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
     if show_input:
         return _show_input(found, values)
     live = _Live(shows_output=not common.wants_json(), shows_events=events)
     result = run_once(found, values, listener=live.receive)
     live.finish()
     document = result.document
+    _tell_event_errors(result.run.get("event_errors"))
     if common.wants_json():
         more = {"follow_ups": list(result.follow_ups)} if result.follow_ups else {}
         render.print_json({**document, **more, "parameters": found.schema.masked(values)})
@@ -93,8 +107,27 @@ async def _describe(plugin: Plugin, values: Any) -> Input:
     return LocalHost().describe(plugin, values)
 
 
+def _tell_event_errors(errors: Mapping[str, Any] | None) -> None:
+    """Say what came on descriptor 3 and had no effect: of a node, it is in `run.event_errors`."""
+    if not errors:
+        return
+    count, first = errors["count"], errors["first"]
+    what = "1 thing" if count == 1 else f"{count} things"
+    line = f": {json.dumps(first[0]['line'], ensure_ascii=False):.80}" if first and "line" in first[0] else ""
+    why = f", the first: {first[0]['message']}{line}" if first else ""
+    text = f"disbatch-host: {what} on descriptor 3 had no effect{why}"
+    click.echo(render.printable(text), err=True)
+
+
 def _end_in_words(document: Document) -> str:
     run, error = document.get("run", {}), document.get("error") or {}
+    if "exit_code" not in run and "signal" not in run and document["status"] == Status.CREATED and not error:
+        return "stopped before it was started"
+    snooze = run.get("snooze") or {}
+    if run.get("outcome") == Outcome.SNOOZE:
+        after = f"to run again in {format_duration(snooze['seconds'])}" if "seconds" in snooze else "to run again later"
+        why = f": {snooze['message']}" if snooze.get("message") else ""
+        return render.printable(f"{statuses.name(int(document['status']))}: {after}{why}")
     message = str(error.get("message", "")).strip()
     code = f"exit code {run['exit_code']}" if "exit_code" in run else ""
     if message.startswith("disbatch-host:"):

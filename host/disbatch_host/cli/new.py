@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -50,6 +51,7 @@ def new(name: str, lang: str, worker: bool) -> int:
         click.echo(f"disbatch-host: {made.notice}", err=True)
     where = _in_here(made.directory)
     where = where if where.startswith(("/", ".")) else f"./{where}"
+    where = shlex.quote(where)
     click.echo(f"\nTry it:\n  disbatch-host check {where} --run\n  disbatch-host exec {where} -p name=Matt --events")
     return ExitCode.DONE
 

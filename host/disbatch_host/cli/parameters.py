@@ -9,6 +9,7 @@ import json
 import os
 import re
 import select
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ PARAMETERS_MAX = 8 * 2**20  # bytes of JSON; with two streams of output a docume
 _PAIR = re.compile(r"([^=]+?)(:=|=)(.*)", re.DOTALL)
 
 
-def parameters_of(text: str | None, pairs: Sequence[str]) -> Mapping[str, Any]:
+def parameters_of(text: str | bytes | None, pairs: Sequence[str]) -> Mapping[str, Any]:
     """The parameters of one task: a JSON object, or pairs, or the object with the pairs over it."""
     parameters: dict[str, Any] = {}
     if text is not None:
@@ -33,6 +34,22 @@ def parameters_of(text: str | None, pairs: Sequence[str]) -> Mapping[str, Any]:
         name, value = parse_pair(pair)
         parameters[name] = value
     return check_size(parameters)
+
+
+def read_text() -> bytes:
+    """All of standard input, for parameters that are not typed."""
+    try:
+        text = sys.stdin.buffer.read(_TEXT_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"stdin cannot be read: {error.strerror}") from error
+    if not text.strip():
+        raise UsageError("expected the parameters as a JSON object on stdin, found nothing")
+    if len(text) > _TEXT_MAX:
+        raise UsageError(f"expected at most {_TEXT_MAX} bytes of parameters on stdin, found more")
+    return text
+
+
+_TEXT_MAX = 4 * PARAMETERS_MAX  # with blanks and escapes, before check_size counts what is left
 
 
 def parse_pair(pair: str) -> tuple[str, Any]:

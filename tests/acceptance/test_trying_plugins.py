@@ -1,0 +1,170 @@
+"""`exec`, `check --run` and `--torture`: what they say of a plugin that goes wrong, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from acceptance.conftest import PROGRAM, Terminal
+from helpers.nodes import write_plugin
+from helpers.processes import assert_group_is_gone, wait_until
+
+SLEEPER = """echo $$ > "$DISBATCH_PLUGIN_DIR/pid.new"
+mv "$DISBATCH_PLUGIN_DIR/pid.new" "$DISBATCH_PLUGIN_DIR/pid"
+sleep 983 &
+sleep 983"""
+WORKER = """#!/usr/bin/env python3
+import json, os, sys
+sys.stdin.readline()
+os.write(3, b'{"type":"ready","protocol":1}\\n')
+for line in sys.stdin:
+    task = json.loads(line)["task"]
+    done = {"type": "done", "exit": 0, "task": task["_id"], **task["parameters"].get("done", {})}
+    os.write(3, (json.dumps(done) + "\\n").encode() * task["parameters"].get("times", 1))
+"""
+
+
+def interrupted(terminal: Terminal, home: Path, *arguments: str, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and stderr of a command that gets a signal as soon as the plugin runs; of that nothing is left."""
+    with subprocess.Popen(
+        [str(PROGRAM), *arguments], cwd=terminal.directory, env=terminal.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as command:  # fmt: skip
+        wait_until((home / "pid").exists, 30)
+        command.send_signal(number)
+        _, errors = command.communicate(timeout=30)
+    assert_group_is_gone(int((home / "pid").read_text()))
+    return command.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("mode", ["oneshot", "worker"])
+def test_check_leaves_nothing_behind_when_it_is_interrupted(
+    terminal: Terminal, plugin: Callable[..., Path], mode: str, number: signal.Signals
+) -> None:
+    """Incident: after Ctrl-C the plugin lived on; with a worker that was not ready there was a traceback as well."""
+    home = plugin("Sleeper", SLEEPER, mode=mode, examples=[{"name": "sleeps"}])
+    code, errors = interrupted(terminal, home, "check", "Sleeper", "--run", number=number)
+    assert (code, errors) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_exec_leaves_nothing_behind_when_it_is_interrupted(
+    terminal: Terminal, plugin: Callable[..., Path], number: signal.Signals
+) -> None:
+    home = plugin("Sleeper", SLEEPER)
+    code, errors = interrupted(terminal, home, "exec", "Sleeper", number=number)
+    assert code == 1 and "cancelled" in errors and "Traceback" not in errors
+
+
+def test_exec_that_is_interrupted_before_the_worker_is_ready_says_so(
+    terminal: Terminal, plugin: Callable[..., Path]
+) -> None:
+    home = plugin("Sleeper", SLEEPER, mode="worker")
+    code, errors = interrupted(terminal, home, "exec", "Sleeper", number=signal.SIGINT)
+    assert (code, errors) == (1, "disbatch-host: stopped before it was started\n")
+
+
+def trial_messages(terminal: Terminal, *arguments: str) -> list[tuple[str, str, str]]:
+    [report] = terminal("check", "--json", *arguments).json
+    return [(one["trial"], one["verdict"], one["message"]) for one in report["trials"]]
+
+
+def test_a_program_that_becomes_deaf_after_a_slow_start_is_found_out(
+    terminal: Terminal, plugin: Callable[..., Path]
+) -> None:
+    """Incident: it was stopped only while it started, when it did not ignore the signal yet."""
+    plugin("Deaf", "sleep 0.7; trap '' TERM; read -r task", kill_grace=0.5)
+    [found] = [one for one in trial_messages(terminal, "Deaf", "--torture") if one[0] == "stops when asked to"]
+    assert found[1] == "failed" and "while it waited for its task, found that it had to be killed" in found[2]
+
+
+def test_a_program_that_becomes_deaf_at_its_work_is_found_out(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    program = "read -r task || exit; sleep 0.4; trap '' TERM; echo begun; sleep 0.6; sleep 0.6"
+    plugin("Deaf", program, kill_grace=0.3)
+    [found] = [one for one in trial_messages(terminal, "Deaf", "--torture") if one[0] == "stops when asked to"]
+    assert found[1] == "failed" and "while it worked" in found[2]
+
+
+def test_check_says_why_a_worker_was_replaced(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    """Incidents: `was ended by signal KILL` of a wrong done, and nothing of one that was said twice."""
+    examples = [
+        {"name": "wrong", "parameters": {"done": {"exit": 999}}},
+        {"name": "another", "parameters": {"done": {"task": "b"}}},
+        {"name": "twice", "parameters": {"times": 2}},
+        {"name": "fine"},
+    ]
+    plugin("Worker", WORKER, file="run.py", mode="worker", examples=examples)
+    wrong, another, twice, fine = trial_messages(terminal, "Worker", "--run")
+    assert wrong[1] == "failed" and 'expected "exit" of done from 0 to 255' in wrong[2]
+    assert another[1] == "failed" and "expected done for task" in another[2]
+    assert twice[1] == "failed" and "expected done only while it has a task" in twice[2]
+    assert fine[1:] == ("passed", "")
+
+
+def test_exec_says_what_had_no_effect_and_until_when_it_sleeps(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    say = """echo nonsense >&3; echo '{"type":"snooze","seconds":40,"message":"quota"}' >&3"""
+    plugin("Later", say)
+    done = terminal("exec", "Later")
+    first, last = done.err.splitlines()
+    assert re.match("disbatch-host: 1 thing on descriptor 3 had no effect, the first: .*nonsense", first)
+    assert last == "disbatch-host: blocked: to run again in 40 s: quota"
+
+
+def test_exec_reads_parameters_from_stdin(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    plugin("Cat", "cat")
+    assert '"parameters":{"a":[1],"b":2}' in terminal.fine("exec", "Cat", "-", "-p", "b=2", stdin='{"a": [1]}\n').out
+    assert "expected the parameters as a JSON object on stdin" in terminal.refused(2, "exec", "Cat", "-")
+    assert "KEY:=JSON" in terminal.fine("exec", "--help").out
+
+
+def test_exec_whose_reader_has_gone_says_nothing(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    plugin("Mixed", 'for i in 1 2 3 4 5; do echo out; echo err >&2; echo \'{"type":"progress"}\' >&3; done')
+    command = f"{PROGRAM} exec Mixed --events 2>errors | head -c 0"
+    subprocess.run(["bash", "-c", command], cwd=terminal.directory, env=terminal.environment, check=False, timeout=30)
+    assert "Traceback" not in (terminal.directory / "errors").read_text()
+
+
+def test_what_check_writes_is_text_whatever_names_are(terminal: Terminal) -> None:
+    """Incident: JUnit that no reader takes, and a raw ESC for the terminal, from the name of a directory."""
+    plugins = terminal.directory / "plugins"
+    write_plugin(plugins, "Fine", "echo '\\033[31m'", examples=[{"name": "one"}, {"name": "one", "exit": 1}])
+    (plugins / "Fine").rename(plugins / "a\x1b[31mb")
+    home = write_plugin(plugins, "Broken", "true", timeout=-1)
+    home.rename(Path(os.fsdecode(os.fsencode(plugins) + b"/caf\xe9")))
+    done = terminal("check", "--run", "--junit", "check.xml")
+    assert done.code == 1 and "\x1b" not in done.out + done.err
+    root = ElementTree.parse(terminal.directory / "check.xml").getroot()
+    names = [case.get("name") for case in root.iter("testcase")]
+    assert "example one" in names and "example one (2)" in names
+
+
+COLLISIONS = [("disbatch", language) for language in ("sh", "bash", "node", "go")] + [
+    (name, "python") for name in ("disbatch_plugin", "json", "traceback")
+]
+
+
+@pytest.mark.parametrize(("name", "language"), COLLISIONS)
+def test_a_new_plugin_works_whatever_it_is_called(
+    terminal: Terminal, require: Callable[[str], None], name: str, language: str
+) -> None:
+    require({"python": "python3"}.get(language, language))
+    made = terminal.fine("new", name, "--lang", language, "--plugins", "my plugins")
+    typed = [line.strip() for line in made.out.splitlines() if line.strip().startswith("disbatch-host ")]
+    assert len(typed) == 2
+    for line in typed:
+        assert run_typed(terminal, line).returncode == 0, line
+
+
+def run_typed(terminal: Terminal, line: str) -> subprocess.CompletedProcess[str]:
+    command: Sequence[str] = ["sh", "-c", line.replace("disbatch-host", str(PROGRAM), 1)]
+    return subprocess.run(
+        command, cwd=terminal.directory, env=terminal.environment, capture_output=True, text=True, check=False
+    )
