@@ -114,6 +114,7 @@ class _LocalSite(LaunchSite):
         *,
         receive: Callable[[Stream, bytes], None],
         ended: Callable[[ProcessEnd], None],
+        closed: Callable[[Stream], None] | None = None,
     ) -> Child:
         if self.started.is_over:
             raise StartError("is not started any more: everything was to stop")
@@ -122,7 +123,7 @@ class _LocalSite(LaunchSite):
             self.started.children.discard(child)
             ended(end)
 
-        child = Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=forget)
+        child = Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=forget, closed=closed)
         self.started.children.add(child)
         return child
 

@@ -99,7 +99,7 @@ RUN = {
     "another exit code": Broken("example one", "ended with exit code 7", example(), SH + "exit 7\n", "--run"),
     "another output": Broken(
         "example one",
-        "expected 'Hello' in stdout, found Goodbye",
+        'expected "Hello" in stdout, found Goodbye',
         example(stdout_contains="Hello"),
         SH + "echo Goodbye\n",
         "--run",
