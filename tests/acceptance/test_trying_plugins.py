@@ -103,7 +103,7 @@ def test_check_says_why_a_worker_was_replaced(terminal: Terminal, plugin: Callab
     ]
     plugin("Worker", WORKER, file="run.py", mode="worker", examples=examples)
     wrong, another, twice, fine = trial_messages(terminal, "Worker", "--run")
-    assert wrong[1] == "failed" and 'expected "exit" of done from 0 to 255' in wrong[2]
+    assert wrong[1] == "failed" and 'expected "exit" of done to be a whole number from 0 to 255' in wrong[2]
     assert another[1] == "failed" and "expected done for task" in another[2]
     assert twice[1] == "failed" and "expected done only while it has a task" in twice[2]
     assert fine[1:] == ("passed", "")
