@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.base import Store
 from disbatch_host.store.open import open_store
 from helpers import mongod, nodes
+
+
+# How long an example takes says nothing on a machine that is busy with the other tests.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 def skip_or_fail(reason: str) -> None:

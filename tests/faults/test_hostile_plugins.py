@@ -82,7 +82,7 @@ def count_of_forks(cluster: Cluster, task: Task) -> None:
 
 
 def too_long_to_check(cluster: Cluster, task: Task) -> None:
-    assert "expected a schema that can be checked within 2 s" in task.document["error"]["message"]
+    assert "expected a schema that can be checked within 1 s" in task.document["error"]["message"]
     assert "its schema takes too long" in cluster.log()
 
 
