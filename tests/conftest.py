@@ -19,7 +19,6 @@ from disbatch_host.store.base import Store
 from disbatch_host.store.open import open_store
 from helpers import mongod, nodes
 
-
 # How long an example takes says nothing on a machine that is busy with the other tests.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
