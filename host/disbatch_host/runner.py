@@ -316,6 +316,8 @@ class Run:
             await self._execution.prepare()
             return True
         preparation = self._loop.create_task(self._execution.prepare())
+        # Where this run is stopped, or cancelled, nobody asks how the preparation ended; asyncio would complain.
+        preparation.add_done_callback(lambda done: done.cancelled() or done.exception())
         either: list[asyncio.Future[Any]] = [preparation, self._stop_before_start]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not preparation.done():

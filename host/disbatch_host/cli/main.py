@@ -184,7 +184,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     _open_missing_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     hide_passwords(arguments)
-    sys.exit(_flush(_run(arguments)))
+    code = _flush(_run(arguments))
+    logging.shutdown()
+    # Everything is closed and written. The interpreter's own way out would wait for threads of pymongo that have nothing
+    # to do any more, half a second for each command.
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:
