@@ -186,8 +186,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     hide_passwords(arguments)
     code = _flush(_run(arguments))
     logging.shutdown()
-    # Everything is closed and written. The interpreter's own way out would wait for threads of pymongo that have nothing
-    # to do any more, half a second for each command.
+    # Everything is closed and written. The interpreter's own way out would wait for threads of pymongo that have
+    # nothing to do any more, half a second for each command.
     os._exit(code)
 
 
