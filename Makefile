@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 # Most tests wait for something (a grace, a heartbeat) rather than compute, so more than one a core is not too many.
-JOBS   ?= 6
+JOBS   ?= 4
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test lint check soak bench clean

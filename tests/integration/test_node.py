@@ -244,7 +244,8 @@ def test_past_the_grace_tasks_are_stopped_and_given_back_or_terminated(cluster: 
     cluster.plugin("Slow", "echo begun; sleep 600", idempotent=idempotent)
     (task_id,) = cluster.push(cluster.queue("Slow"), {})
     process = cluster.start("--stop-grace", "0.2")
-    cluster.wait_for_status(task_id, Status.RUNNING)
+    # Running comes with the claim: before its program has begun, a task simply goes back.
+    wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "it did not begin")
     process.terminate()
     assert process.wait(20) == 0
     task = cluster.task(task_id)

@@ -137,7 +137,8 @@ class StoreThread:
     def _work(self) -> None:
         pause_seconds = _FIRST_RETRY_SECONDS
         while True:
-            self._take_in(wait=not self._records)
+            # What `stop` puts into the inbox may have been taken out in a pause: then nothing more comes to wait for.
+            self._take_in(wait=not (self._records or self._is_stopping))
             self._look_for_changes()
             if not self._records and not self._calls:
                 if self._is_stopping:
