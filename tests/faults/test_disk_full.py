@@ -75,7 +75,9 @@ def test_a_full_disk_under_the_database_is_waited_out(on_disk: nodes.Cluster, di
     assert sorted(trace.read_text().split()) == sorted([str(running), str(waiting)])
     wait_until(lambda: "the store takes writes again" in cluster.log(), 20, "it does not say that all is well")
     log = cluster.log()
-    assert log.count("the disk is full") in (1, 2), "said once by whoever finds it first, writer or claim; not each second"
+    assert log.count("the disk is full") in (1, 2), (
+        "said once by whoever finds it first, writer or claim; not each second"
+    )
     assert log.count("nothing is claimed for so long") == 1
     assert " ERROR " not in log
     assert "the store is back" in log
