@@ -28,7 +28,7 @@ import own
 import plot
 from contenders import AT_ONCE
 from disbatch_host import model, run_document
-from disbatch_host.model import Document, RunChange, RunKey, Task
+from disbatch_host.model import Document, RunChange, RunKey, Task, Want
 from disbatch_host.store.base import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -180,7 +180,7 @@ class Pond:
         began = time.perf_counter()
         for _ in range(count // AT_ONCE):
             token = uuid.uuid4().hex
-            tasks = self._store.claim("direct", [(self._queue, AT_ONCE)], token, self._begin)
+            tasks = self._store.claim("direct", [Want(self._queue, AT_ONCE)], token, self._begin)
             assert len(tasks) == AT_ONCE, f"expected {AT_ONCE} claimed tasks, got {len(tasks)}"
             refused = self._store.commit([self._conclusion(task) for task in tasks])
             assert not refused, refused

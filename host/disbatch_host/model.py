@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
+from disbatch_protocol.quantities import Rate, parse_duration, parse_rate
 from disbatch_protocol.status import Status
 
 Document = dict[str, Any]
@@ -28,6 +30,13 @@ TaskId = Any  # an ObjectId in MongoDB, 24 hexadecimal digits in SQLite; `str()`
 QueueId = Any  # a string, or an ObjectId that another program has generated
 
 NOBODY = -1  # a task's `node` while nobody has claimed it
+
+
+class Sort(StrEnum):
+    """In which order the tasks of a queue that have the same priority are claimed."""
+
+    FIFO = "fifo"
+    LIFO = "lifo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,11 @@ class Queue:
     class_name: str  # the document's `class`
     description: str = ""
     maxthreads: int | None = None  # at once on each node; None: the node's --max
+    maxtotal: int | None = None  # at once over all nodes; None: no such limit
+    rate: Rate | None = None  # of starts, over all nodes
+    sort: Sort = Sort.FIFO
+    keep_seconds: float | None = None  # how long its ended tasks are kept; None: for ever
+    paused: Mapping[str, Any] | None = None  # {at, by, why} while it is paused
     nodes_pin: tuple[str, ...] = ()
     nodes_ignore: tuple[str, ...] = ()
     ctime: datetime | None = None
@@ -52,10 +66,24 @@ class Queue:
         if not isinstance(class_name, str) or not class_name:
             faults.append(f'"class" must be the name of a plugin, found {_kind_of(class_name)}')
             class_name = ""
-        maxthreads = whole_number(document.get("maxthreads"))
-        if document.get("maxthreads") is not None and (maxthreads is None or maxthreads < 0):
-            faults.append(f'"maxthreads" must be a whole number of 0 or more, found {_kind_of(document["maxthreads"])}')
-            maxthreads = 0
+        limits: dict[str, int | None] = {}
+        for name in ("maxthreads", "maxtotal"):
+            number = whole_number(document.get(name))
+            if document.get(name) is not None and (number is None or number < 0):
+                faults.append(f'"{name}" must be a whole number of 0 or more, found {_kind_of(document[name])}')
+                number = 0
+            limits[name] = number
+        sort = document.get("sort", Sort.FIFO)
+        if sort not in (*Sort, None):
+            faults.append(f'"sort" must be "fifo" or "lifo", found {_kind_of(sort)}')
+            sort = None
+        quantities: dict[str, Any] = {}
+        for name, parse in (("rate", parse_rate), ("keep", parse_duration)):
+            try:
+                quantities[name] = None if document.get(name) is None else parse(document[name])
+            except ValueError as error:
+                faults.append(f'"{name}": {error}')
+                quantities[name] = None
         pins: dict[str, tuple[str, ...]] = {}
         for name in ("nodes_pin", "nodes_ignore"):
             value = document.get(name) or ()  # den-1.0: an empty list means the field is absent
@@ -70,7 +98,12 @@ class Queue:
             id=document["_id"],
             class_name=class_name,
             description=description if isinstance(description, str) else "",
-            maxthreads=maxthreads,
+            maxthreads=limits["maxthreads"],
+            maxtotal=limits["maxtotal"],
+            rate=quantities["rate"],
+            sort=Sort(sort or Sort.FIFO),
+            keep_seconds=quantities["keep"],
+            paused=_paused(document.get("paused")),
             nodes_pin=pins["nodes_pin"],
             nodes_ignore=pins["nodes_ignore"],
             ctime=ctime if isinstance(ctime, datetime) else None,
@@ -131,10 +164,27 @@ class Task:
         return list(value) if isinstance(value, (list, tuple)) else []
 
     @property
+    def last_attempt(self) -> int:
+        """How many attempts were used so far."""
+        last = whole_number(self.run.get("attempt")) or 0
+        return last - 1 if last and self.run.get("attempt_used") is False else last
+
+    @property
     def next_attempt(self) -> int:
         """The number of the attempt that a start now would be, from 1. A run that used none is not counted."""
-        last = whole_number(self.run.get("attempt")) or 0
-        return last if last and self.run.get("attempt_used") is False else last + 1
+        return self.last_attempt + 1
+
+    @property
+    def attempts_forgiven(self) -> int:
+        """How many attempts do not count for its plugin's `retry`: those before a person had it run again."""
+        retried = self.document.get("retried")
+        return whole_number(retried.get("attempts")) or 0 if isinstance(retried, Mapping) else 0
+
+    @property
+    def cancel(self) -> Mapping[str, Any] | None:
+        """Who wants it cancelled, when and why, while that has not been done."""
+        value = self.document.get("cancel")
+        return value if isinstance(value, Mapping) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +235,41 @@ class TaskFilter:
     failed_too: bool = False  # with `statuses`: every status above 2 as well
     node: str | None = None
     ids: Sequence[TaskId] | None = None
+    created_since: datetime | None = None  # `ctime` at or after
+    created_before: datetime | None = None
+    changed_since: datetime | None = None  # `mtime` at or after: of an ended task, when it has ended
+    changed_before: datetime | None = None
+    unique_key: str | None = None
+    error_code: str | None = None  # `error.code`
+    after: TaskId | None = None  # those that wait for this task
+    parent: str | None = None  # those that the run of this task has created
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a node wants to claim of one queue, with the queue's limits that hold over all nodes."""
+
+    queue: QueueId
+    count: int
+    _: KW_ONLY
+    newest_first: bool = False  # among those of the same priority
+    maxtotal: int | None = None  # most that may be Claimed or Running at once, whoever has them
+    rate: Rate | None = None  # most that may be claimed in a period, by whoever
+    in_hand: int = 0  # how many of its tasks this node has Claimed and Running before this claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskChange:
+    """A change of one task that no run makes: a person's, or what time or the end of another task has brought about.
+    Done whole where the task still has one of `statuses` and, where `mtime` is given, has not changed since it was
+    read; else refused whole. `set` and `unset` name top-level fields; each value replaces the field as a whole."""
+
+    task_id: TaskId
+    statuses: frozenset[int]
+    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    mtime: datetime | None = None  # as it was read
+    set: Mapping[str, Any] = field(repr=False)
+    unset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +332,11 @@ def whole_number(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if math.isfinite(value) and abs(value) < 2**63 and value == int(value) else None
+
+
+def _paused(value: Any) -> Mapping[str, Any] | None:
+    """`paused` of a queue. Whatever a person has written there but false pauses it: that is what they meant."""
+    return value if isinstance(value, Mapping) else {} if value else None
 
 
 def _kind_of(value: Any) -> str:

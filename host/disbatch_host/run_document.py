@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task
+from disbatch_host.model import NOBODY, Document, RunChange, RunKey, Task, TaskChange
 from disbatch_protocol.manifest import Manifest
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, Said, means_success
 from disbatch_protocol.quantities import format_duration
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import Status, is_finished, may_become
+from disbatch_protocol.status import name as status_name
 
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the first ones go first
 STDERR_LINES = 20  # of a failed run's stderr that make its error; a traceback's useful line is the last
@@ -32,6 +33,7 @@ _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
 
 _FROM_RUN_TO_ATTEMPT = (
     "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
+    "cancelled",
 )  # fmt: skip
 
 
@@ -164,6 +166,127 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
         not_before=None,
         now=now,
     )
+
+
+def request_of(by: str, why: str | None, *, now: datetime) -> Document:
+    """Who asks for something, when, and why: `cancel` and `retried` of a task, `paused` of a queue, `requests` of a
+    node."""
+    return {"at": now, "by": by, **({"why": why} if why else {})}
+
+
+def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
+    """What `task cancel` makes of a task as it was read; None where it has ended.
+
+    Not started, or orphaned: Cancelled at once. Running: the request is noted, for the node that runs it.
+    """
+    if task.status == Status.RUNNING:
+        return TaskChange(task_id=task.id, statuses=frozenset({int(Status.RUNNING)}), set={"cancel": dict(request)})
+    if not may_become(task.status, Status.CANCELLED):
+        return None
+    return unstarted_end_change(
+        task,
+        code="cancelled",
+        message=cancelled_in_words(request),
+        more={"run": with_cancel(task.run, request)},
+        now=now,
+    )
+
+
+def expire_change(task: Task, *, now: datetime) -> TaskChange:
+    """A waiting task whose `expires` has come: Cancelled, by nobody."""
+    return unstarted_end_change(task, code="expired", message="it was not started before it expired", more={}, now=now)
+
+
+def unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
+    """Waiting, Claimed or Orphaned → Cancelled."""
+    error = {"code": code, "message": f"disbatch-host: {message}"}
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(task.status)}),
+        set={"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, **more},
+        unset=("claim", "cancel", "not_before"),
+    )
+
+
+def with_cancel(run: Mapping[str, Any], request: Mapping[str, Any]) -> Document:
+    """`run` with who has cancelled the task, when and why. Before the first attempt there is nothing else in it."""
+    return {**run, "cancelled": dict(request)}
+
+
+def cancelled_in_words(request: Mapping[str, Any]) -> str:
+    why = request.get("why")
+    return f"it was cancelled by {request.get('by') or 'somebody'}{f': {why}' if why else ''}"
+
+
+def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
+    """What `task retry` makes of a task as it was read: Created again, with all the attempts that its plugin's `retry`
+    grants a new task; None where it has not ended. Its last attempt goes into `attempts`."""
+    if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
+        return None
+    fields: Document = {
+        "status": int(Status.CREATED),
+        "node": NOBODY,
+        "mtime": now,
+        "retried": {**request, "attempts": task.last_attempt},
+    }
+    if task.run.get("attempt"):
+        error = task.document.get("error")
+        fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
+    if "cancelled" in task.run:  # is told by `attempts`
+        fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
+    mtime = task.document.get("mtime")
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(task.status)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set=fields,
+        unset=("claim", "cancel", "not_before", "error", "result", "progress", "expires"),
+    )
+
+
+def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange | None:
+    """What the end of a task makes of one that waits for it; None where nothing changes.
+
+    It waits no longer where the other has concluded well, or where it does not mind (`after_any`). Else it stays
+    Blocked, with the reason, until the other is run again and concludes, or a person cancels or releases it.
+    """
+    after = follower.document.get("after")
+    waits_for = list(after) if isinstance(after, (list, tuple)) else []
+    error = follower.document.get("error")
+    is_about_ended = isinstance(error, Mapping) and error.get("task") == str(ended.id)
+    unset: list[str] = []
+    if ended.status == Status.CONCLUDED or (follower.document.get("after_any") and ended.status != Status.ORPHANED):
+        left = [one for one in waits_for if one != ended.id]
+        fields: Document = {"mtime": now}
+        if left:
+            fields["after"] = left
+        else:
+            unset.append("after")
+            if "not_before" not in follower.document:
+                fields["status"] = int(Status.CREATED)
+        if is_about_ended or not left:
+            unset.append("error")
+    elif is_about_ended:
+        return None
+    else:
+        message = (
+            f"disbatch-host: task {ended.id}, which it waits for, has ended as {status_name(ended.status)}; it waits "
+            f"until that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
+        )
+        fields = {"mtime": now, "error": {"code": "after_failed", "message": message, "task": str(ended.id)}}
+    mtime = follower.document.get("mtime")
+    return TaskChange(
+        task_id=follower.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set=fields,
+        unset=tuple(unset),
+    )
+
+
+def told_change(ended: Task) -> TaskChange:
+    """All that wait for this task know how it has ended."""
+    return TaskChange(task_id=ended.id, statuses=frozenset({int(ended.status)}), set={"awaited": False})
 
 
 def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] | None, status: int) -> list[Any]:

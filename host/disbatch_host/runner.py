@@ -515,7 +515,11 @@ class Run:
         self, end: RunEnd, left: Status, error: Callable[[], Document], fields: Mapping[str, Any]
     ) -> RunReport:
         conclusion = conclude(
-            end, self._manifest, attempt=self._attempt, chance=random.random(), said=self._effects.said
+            end,
+            self._manifest,
+            attempt=self._attempt - self._task.attempts_forgiven,
+            chance=random.random(),
+            said=self._effects.said,
         )
         # The store's clock is only about known: what a slow server says of it may set it back while the program runs.
         now = max(self._around.clock.now(), self._run["started"])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from disbatch_host import policy, run_document
-from disbatch_host.model import Queue, RunChange, RunKey, Task, TaskFilter
+from disbatch_host.model import Queue, RunChange, RunKey, Sort, Task, TaskFilter, Want
 from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
@@ -88,17 +88,29 @@ class Scheduler:
         waiting = store.waiting_queues()
         candidates = [queue for queue in candidates if queue.id in waiting]
         wanted = policy.allot(candidates, load)
-        class_of = {queue.id: queue.class_name for queue in candidates}
+        by_id = {queue.id: queue for queue in candidates}
 
         def begin_of_queue(task: Task) -> RunChange | None:
-            return begin(task, class_of[task.queue]) if begin is not None else None
+            return begin(task, by_id[task.queue].class_name) if begin is not None else None
 
         token = uuid.uuid4().hex if wanted else None
         tasks = []
         if token is not None:
             self._unheard[token] = 0
-            tasks = store.claim(self._node_id, wanted, token, begin_of_queue)
+            wants = [_want(by_id[queue_id], count, load) for queue_id, count in wanted]
+            tasks = store.claim(self._node_id, wants, token, begin_of_queue)
         got = Counter(task.queue for task in tasks)
         is_dry = {queue_id for queue_id, count in wanted if got[queue_id] < count}
         may_have_more = any(queue.id not in is_dry for queue in candidates)
         return Round(queues=self._queues, tasks=tasks, may_have_more=may_have_more, token=token)
+
+
+def _want(queue: Queue, count: int, load: Load) -> Want:
+    return Want(
+        queue=queue.id,
+        count=count,
+        newest_first=queue.sort is Sort.LIFO,
+        maxtotal=queue.maxtotal,
+        rate=queue.rate,
+        in_hand=load.running.get(queue.id, 0),
+    )

@@ -22,7 +22,7 @@ PROTECTED = frozenset(
     {
         "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
         "claim", "run", "attempts", "log", "progress", "result", "error", "follow_ups", "parent",
-        "not_before", "after", "priority", "unique_key", "expires",
+        "not_before", "after", "after_any", "awaited", "priority", "unique_key", "expires", "cancel", "retried",
     }
 )  # fmt: skip
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, whatever type the database has given them

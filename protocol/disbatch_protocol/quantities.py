@@ -1,9 +1,10 @@
-"""Durations and sizes as people write them: `90`, `"90s"`, `"1h30m"`; `65536`, `"64M"`, `"1.5G"`."""
+"""Durations, sizes and rates as people write them: `90`, `"90s"`, `"1h30m"`; `65536`, `"64M"`, `"1.5G"`; `"100/m"`."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
@@ -33,6 +34,45 @@ def parse_duration(value: float | str) -> float:
     if not 0 <= seconds <= _DURATION_MAX:
         raise ValueError(f"{expected}, from 0 to ten years, found {value!r:.40}")
     return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` in any period of so many seconds."""
+
+    count: int
+    seconds: float
+
+    @property
+    def burst(self) -> int:
+        """How many may come at once: what comes up within a tenth of a second, since nobody looks much more often."""
+        return max(1, int(self.count * BURST_SECONDS / self.seconds))
+
+    @property
+    def interval_seconds(self) -> float:
+        """Between two of them in the long run: so that together with a burst there are never more than `count`."""
+        return self.seconds / (self.count - self.burst + 1)
+
+
+BURST_SECONDS = 0.1
+
+
+def parse_rate(text: str) -> Rate:
+    """`"100/m"`, `"5/s"`, `"10/30s"`, `"1000/d"`. Raises ValueError, saying what is expected."""
+    expected = 'expected a rate like "100/m" or "10/30s"'
+    if not isinstance(text, str):
+        raise ValueError(f"{expected}, found {type(text).__name__}")
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{expected}, found "{text:.40}"')
+    count, seconds = int(match[1]), parse_duration(match[2] if match[2][0].isdigit() else f"1{match[2]}")
+    if not 1 <= count <= _RATE_MAX or seconds <= 0:
+        raise ValueError(f'{expected}, of at least 1 and at most {_RATE_MAX} in a period, found "{text:.40}"')
+    return Rate(count, seconds)
+
+
+_RATE = re.compile(r"(\d{1,10})\s*/\s*((?:\d+(?:\.\d+)?)?(?:ms|s|m|h|d))", re.ASCII)
+_RATE_MAX = 10**9
 
 
 def parse_size(value: float | str) -> int:

@@ -14,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 
 from contract.test_store import NOW, change, push
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunKey, TaskFilter, new_task
+from disbatch_host.model import RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.status import Status
@@ -47,7 +47,7 @@ def test_an_odd_task_does_not_stop_the_others(mongo: MongoStore, raw: Any, odd: 
     raw["tasks"].insert_one(odd)
     (good,) = push(mongo, {})
     assert "q" in mongo.waiting_queues()
-    tasks = mongo.claim("n1", [("q", 10)], "t1")
+    tasks = mongo.claim("n1", [Want("q", 10)], "t1")
     assert good in [task.id for task in tasks]
     keys = [RunKey(task.id, "n1", "t1") for task in tasks]
     assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING) for key in keys]) == set()
@@ -61,14 +61,14 @@ def test_a_task_whose_id_is_a_document_is_left_alone(mongo: MongoStore, raw: Any
     """Nothing could be said of it at a terminal, and it would hold the head of its queue."""
     raw["tasks"].insert_many([{"_id": {"n": number}, **new_task("q", {}, now=NOW)} for number in range(3)])
     (good,) = push(mongo, {})
-    assert [task.id for task in mongo.claim("n1", [("q", 1)], "t1")] == [good]
+    assert [task.id for task in mongo.claim("n1", [Want("q", 1)], "t1")] == [good]
     assert raw["tasks"].count_documents({"status": -2}) == 3
 
 
 def test_a_task_of_two_queues_is_run_for_neither(mongo: MongoStore, raw: Any) -> None:
     """A list in `queue` matches both; claimed for both, it would run twice."""
     raw["tasks"].insert_one({**new_task("q", {}, now=NOW), "queue": ["q", "other"]})
-    assert mongo.claim("n1", [("q", 5), ("other", 5)], "t1") == []
+    assert mongo.claim("n1", [Want("q", 5), Want("other", 5)], "t1") == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_ids_of_every_type_are_listed(mongo: MongoStore, raw: Any) -> None:
 @pytest.mark.parametrize("task_id", ["own id", 5, ObjectId(), Binary(b"x" * 16, 4), 1.5])
 def test_a_task_with_any_scalar_id_is_claimed_and_concluded(mongo: MongoStore, raw: Any, task_id: Any) -> None:
     raw["tasks"].insert_one({"_id": task_id, **new_task("q", {}, now=NOW)})
-    (task,) = mongo.claim("n1", [("q", 1)], "t1")
+    (task,) = mongo.claim("n1", [Want("q", 1)], "t1")
     key = RunKey(task.id, "n1", "t1")
     ends = [change(key, Status.CLAIMED, Status.RUNNING), change(key, Status.RUNNING, Status.CONCLUDED)]
     assert mongo.commit(ends) == set()
@@ -158,5 +158,5 @@ def test_an_index_that_another_program_has_made_does_not_hinder(url: str, raw: A
     store = MongoStore(url, SystemClock())
     store.open()
     push(store, {})
-    assert len(store.claim("n1", [("q", 1)], "t1")) == 1
+    assert len(store.claim("n1", [Want("q", 1)], "t1")) == 1
     store.close()

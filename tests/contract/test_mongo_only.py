@@ -13,7 +13,7 @@ from bson import Decimal128, ObjectId, Regex
 from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, new_task
+from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
@@ -47,13 +47,13 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
     now = mongo.now()
     for status, queue in ((-2, "q"), (1, "q"), (-2, "other"), (7, "other"), (-4, "q")):
         push(mongo, *({"n": number} for number in range(2500)), queue=queue, status=status)
-    tasks = mongo.claim("n1", [("q", 5)], "t1")
+    tasks = mongo.claim("n1", [Want("q", 5)], "t1")
     keys = [RunKey(task.id, "n1", "t1") for task in tasks]
     mongo.commit([change(key, Status.CLAIMED, Status.RUNNING) for key in keys])
     push(mongo, {}, status=-4, not_before=now)
     in_hand = TaskFilter(node="n1", statuses=frozenset({-1, 0}))
     hot = {
-        "claim": (lambda: mongo.claim("n1", [("q", 10), ("other", 10)], "t2"), 70),
+        "claim": (lambda: mongo.claim("n1", [Want("q", 10), Want("other", 10)], "t2"), 70),
         "which queues wait": (mongo.waiting_queues, 5),
         "commit": (lambda: mongo.commit([change(key, Status.RUNNING, stdout="x") for key in keys]), 10),
         "refused commit": (lambda: mongo.commit([change(keys[0], Status.CLAIMED, stdout="x")]), 10),
@@ -79,7 +79,7 @@ def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, 
     push(mongo, *({} for _ in range(3000)))
     raw["tasks"].update_many({"priority": 5}, {"$set": {"status": 1}})
     tasks: list[Any] = []
-    entries = Plans(raw).of(lambda: tasks.extend(mongo.claim("n1", [("q", 10)], "t1")))
+    entries = Plans(raw).of(lambda: tasks.extend(mongo.claim("n1", [Want("q", 10)], "t1")))
     assert [task.document["priority"] for task in tasks] == [0] * 10
     for entry in entries:
         assert "COLLSCAN" not in entry["planSummary"] and not entry.get("hasSortStage"), entry
@@ -99,7 +99,7 @@ def test_documents_of_any_bson_type_are_claimed_and_kept(mongo: MongoStore, raw:
     other = {"when": NOW, "price": Decimal128("1.10"), "like": Regex("a.b", "i"), "ref": ObjectId()}
     queue = ObjectId()
     raw["tasks"].insert_one({"_id": "own id", **new_task(queue, {}, now=NOW), "other": other})
-    (task,) = mongo.claim("n1", [(queue, 1)], "t1")
+    (task,) = mongo.claim("n1", [Want(queue, 1)], "t1")
     assert task.id == mongo.parse_id("own id") == "own id"
     key = RunKey(task.id, "n1", "t1")
     assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING)]) == set()

@@ -23,7 +23,17 @@ from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import NOBODY, OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, Task, TaskFilter, new_task
+from disbatch_host.model import (
+    NOBODY,
+    OUTPUT_CHUNK_SIZE,
+    OutputChunk,
+    RunChange,
+    RunKey,
+    Task,
+    TaskFilter,
+    Want,
+    new_task,
+)
 from disbatch_host.policy import Load
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore
@@ -65,15 +75,15 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     (high,) = push(mongo, {}, priority=3)
     (null,) = push(mongo, {}, priority=None)
     wanted = [high, none, zero, null, low]
-    assert [ids_of(mongo.claim("n1", [("q", 1)], f"t{number}")) for number in range(5)] == [[one] for one in wanted]
+    assert [ids_of(mongo.claim("n1", [Want("q", 1)], f"t{number}")) for number in range(5)] == [[one] for one in wanted]
     raw["tasks"].update_many({}, {"$set": {"status": -2, "node": -1}, "$unset": {"claim": ""}})
-    assert ids_of(mongo.claim("n1", [("q", 5)], "t")) == wanted
+    assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
 
 
 @pytest.mark.parametrize("other", ["high", True, {"of": 1}, float("nan"), NOW])
 def test_a_priority_that_is_no_number_keeps_no_task_from_being_claimed(mongo: MongoStore, other: Any) -> None:
     ids = {push(mongo, {}, priority=priority)[0] for priority in (other, 0, -1, 4)}
-    claimed = [one for number in range(4) for one in ids_of(mongo.claim("n1", [("q", 1)], f"t{number}"))]
+    claimed = [one for number in range(4) for one in ids_of(mongo.claim("n1", [Want("q", 1)], f"t{number}"))]
     assert len(claimed) == 4 and set(claimed) == ids
 
 
@@ -110,7 +120,7 @@ store.close()
     for process in processes:
         process.communicate()
         assert process.wait(10) == 0
-    claimed = [str(one) for one in ids_of(mongo.claim("n1", [("q", len(made))], "t1"))]
+    claimed = [str(one) for one in ids_of(mongo.claim("n1", [Want("q", len(made))], "t1"))]
     assert sorted(claimed) == sorted(task_id for task_id, _, _ in made)
     place = {task_id: number for number, task_id in enumerate(claimed)}
     own = [place[task_id] for task_id, _, _ in made[::4]]
@@ -137,11 +147,11 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     def look_and_be_overtaken(store: MongoStore, queue: Any, count: int, projection: Any = None) -> list[Any]:
         found = look(store, queue, count, projection)
         if store is mongo and not taken:
-            taken.extend(ids_of(second_mongo.claim("n2", [("q", 10)], "t2")))
+            taken.extend(ids_of(second_mongo.claim("n2", [Want("q", 10)], "t2")))
         return found
 
     monkeypatch.setattr(MongoStore, "_waiting", look_and_be_overtaken)
-    mine = ids_of(mongo.claim("n1", [("q", 10)], "t1"))
+    mine = ids_of(mongo.claim("n1", [Want("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
     assert mine == sorted(mine)
@@ -159,10 +169,10 @@ def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
         failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
         pytest.raises(StoreUnreachableError),
     ):
-        mongo.claim("n1", [("q", 2)], "t1")
+        mongo.claim("n1", [Want("q", 2)], "t1")
     assert [stored(mongo, one)["status"] for one in ids] == [Status.CLAIMED] * 2
     assert Scheduler("n1").give_back_strays(mongo, known=frozenset()) == 2
-    assert ids_of(mongo.claim("n1", [("q", 2)], "t2")) == ids
+    assert ids_of(mongo.claim("n1", [Want("q", 2)], "t2")) == ids
 
 
 def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_and_no_others(
@@ -242,7 +252,7 @@ def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_se
 def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo: MongoStore) -> None:
     """A sweep puts its own token on the tasks of a dead node; one of them has moved on meanwhile."""
     push(mongo, {}, {})
-    keys = [RunKey(task.id, "n1", "t1") for task in mongo.claim("n1", [("q", 2)], "t1")]
+    keys = [RunKey(task.id, "n1", "t1") for task in mongo.claim("n1", [Want("q", 2)], "t1")]
     mongo.commit([change(keys[0], Status.CLAIMED, Status.RUNNING)])
     fence = [RunChange(key=key, statuses=(Status.CLAIMED,), set={"claim": {"token": "t2", "at": NOW}}) for key in keys]
     assert mongo.commit(fence) == {keys[0]}

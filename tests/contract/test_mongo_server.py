@@ -16,7 +16,7 @@ import pytest
 from contract.test_store import change, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError, UsageError
-from disbatch_host.model import RunKey, TaskFilter
+from disbatch_host.model import RunKey, TaskFilter, Want
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
@@ -74,7 +74,7 @@ def test_a_url_that_is_none_is_wrong_use(url: str) -> None:
 def test_options_of_the_url_do_not_weaken_what_is_promised(url: str) -> None:
     store = opened(f"{url}&w=0&journal=false&readPreference=secondaryPreferred&retryWrites=false")
     ids = push(store, *({} for _ in range(50)))
-    assert [task.id for task in store.claim("n1", [("q", 50)], "t1")] == ids
+    assert [task.id for task in store.claim("n1", [Want("q", 50)], "t1")] == ids
     store.close()
 
 
@@ -84,7 +84,11 @@ def test_a_server_that_stops_to_answer_holds_no_call_for_ever(own_mongod: Callab
         push(store, {})
         server.signal(signal.SIGSTOP)
         began = time.monotonic()
-        for call in (lambda: push(store, {}), store.waiting_queues, lambda: store.claim("n1", [("q", 1)], "t1")):
+        for call in (
+            lambda: push(store, {}),
+            store.waiting_queues,
+            lambda: store.claim("n1", [Want("q", 1)], "t1"),
+        ):
             with pytest.raises(StoreUnreachableError):
                 call()
         assert time.monotonic() - began < 20
@@ -112,7 +116,7 @@ def test_a_standalone_server_works_without_change_streams(standalone: Mongod) ->
     ids = push(store, {}, {})
     watcher = store.watch()
     assert watcher.wait(10)  # looks from time to time
-    tasks = store.claim("n1", [("q", 2)], "t1")
+    tasks = store.claim("n1", [Want("q", 2)], "t1")
     assert [task.id for task in tasks] == ids
     key = RunKey(ids[0], "n1", "t1")
     ends = [change(key, Status.CLAIMED, Status.RUNNING), change(key, Status.RUNNING, Status.CONCLUDED)]
@@ -179,7 +183,7 @@ def test_a_nodes_own_steps_wake_nobody(mongo: MongoStore) -> None:
     watcher = mongo.watch()
     while watcher.wait(0.3):
         pass
-    (task,) = mongo.claim("n1", [("q", 1)], "t1")
+    (task,) = mongo.claim("n1", [Want("q", 1)], "t1")
     key = RunKey(task.id, "n1", "t1")
     mongo.commit([change(key, Status.CLAIMED, Status.RUNNING), change(key, Status.RUNNING, stdout="x")])
     mongo.put_node({"_id": "n1", "session": "s", "heartbeat": {}}, replacing=None)

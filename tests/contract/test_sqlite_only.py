@@ -14,7 +14,7 @@ import pytest
 from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import NOBODY, RunChange, RunKey, TaskFilter, new_task
+from disbatch_host.model import NOBODY, RunChange, RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.status import Status
 
@@ -36,7 +36,7 @@ while time.monotonic() < stop:
     rounds += 1
     store.insert_tasks([new_task("q", {}, now=clock.now()) for _ in range(3)])
     assert store.heartbeat(name, name, {"heartbeat": {"pid": rounds}})
-    tasks = store.claim(name, [("q", 3)], f"{name}-{rounds}")
+    tasks = store.claim(name, [Want("q", 3)], f"{name}-{rounds}")
     keys = [RunKey(task.id, name, task.token) for task in tasks]
     for left, new in ((Status.CLAIMED, Status.RUNNING), (Status.RUNNING, Status.CONCLUDED)):
         changes = [RunChange(key=key, statuses=(left,), set={"status": int(new), "stdout": "x" * 1000}) for key in keys]
@@ -84,7 +84,7 @@ def test_a_row_inserted_by_hand_is_a_conforming_task(sqlite: SqliteStore, file: 
         by_hand.execute("""INSERT INTO tasks (queue, parameters) VALUES ('q', '{"name": "Matt"}')""")
         by_hand.execute("INSERT INTO tasks (queue, node) VALUES ('q', NULL)")
         by_hand.execute("INSERT INTO tasks (queue, node, rest) VALUES ('q', -1, '{\"log\": [], \"note\": 1}')")
-    tasks = sqlite.claim("n1", [("q", 9)], "t1")
+    tasks = sqlite.claim("n1", [Want("q", 9)], "t1")
     assert [task.parameters for task in tasks] == [{"name": "Matt"}, {}, {}]
     document = tasks[2].document
     assert (document["log"], document["note"], document["stdout"]) == ([], 1, "")
@@ -101,7 +101,7 @@ def test_no_hot_statement_reads_all_tasks(sqlite: SqliteStore, file: Path, monke
     assert sqlite._connection is not None
     sqlite._connection.set_trace_callback(statements.append)
     sqlite.waiting_queues()
-    sqlite.claim("n1", [("q", 5)], "t2")
+    sqlite.claim("n1", [Want("q", 5)], "t2")
     sqlite.commit([change(key, Status.CLAIMED, Status.RUNNING, stdout="x", run={"attempt": 1})])
     sqlite.promote_due()
     sqlite.has_unfinished(["q", "nothing"])
@@ -167,8 +167,8 @@ def test_a_task_that_cannot_be_read_costs_only_itself(
         if column == "claimed_at":
             by_hand.execute("UPDATE tasks SET claim_token = 'x' WHERE id = ?", (damaged,))
         by_hand.execute(f"UPDATE tasks SET {column} = ? WHERE id = ?", (value, damaged))
-    assert [task.id for task in sqlite.claim("n1", [("q", 2)], "t1")] == [before, behind]
-    assert sqlite.claim("n1", [("q", 2)], "t2") == []
+    assert [task.id for task in sqlite.claim("n1", [Want("q", 2)], "t1")] == [before, behind]
+    assert sqlite.claim("n1", [Want("q", 2)], "t2") == []
     assert len(caplog.records) == 1 and f"task {damaged} of queue q" in caplog.text
     shown = sqlite.get_task(damaged)
     assert shown is not None and shown.fault is not None and f'"{column}"' in shown.fault
@@ -184,10 +184,10 @@ def test_a_task_that_was_mended_is_claimed(sqlite: SqliteStore, file: Path) -> N
     (task,) = push(sqlite, {})
     with sqlite3.connect(file) as by_hand:
         by_hand.execute("UPDATE tasks SET parameters = '{' WHERE id = ?", (task,))
-    assert sqlite.claim("n1", [("q", 1)], "t1") == [] and not sqlite.has_unfinished(["q"])
+    assert sqlite.claim("n1", [Want("q", 1)], "t1") == [] and not sqlite.has_unfinished(["q"])
     with sqlite3.connect(file) as by_hand:
         by_hand.execute("UPDATE tasks SET parameters = '{}' WHERE id = ?", (task,))
-    assert [one.id for one in sqlite.claim("n1", [("q", 1)], "t2")] == [task] and sqlite.has_unfinished(["q"])
+    assert [one.id for one in sqlite.claim("n1", [Want("q", 1)], "t2")] == [task] and sqlite.has_unfinished(["q"])
 
 
 def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, file: Path) -> None:
@@ -196,7 +196,7 @@ def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, file: Pat
         latin = "CAST(x'7b2261223a22fc227d' AS TEXT)"
         by_hand.execute(f"UPDATE tasks SET parameters = {latin} WHERE id = ?", (damaged,))
         by_hand.execute(f"INSERT INTO queues VALUES ('latin', {latin})")
-    assert [task.id for task in sqlite.claim("n1", [("q", 2)], "t1")] == [behind]
+    assert [task.id for task in sqlite.claim("n1", [Want("q", 2)], "t1")] == [behind]
     assert [task.fault is None for task in sqlite.find_tasks(TaskFilter())] == [False, True]
     assert [queue.fault is None for queue in sqlite.queues()] == [False]
 
@@ -209,7 +209,9 @@ def test_what_a_column_says_wins_over_the_rest_of_a_row(sqlite: SqliteStore, fil
         by_hand.execute("UPDATE tasks SET rest = ?", (rest,))
     found = sqlite.get_task(task_id)
     assert found is not None and (found.id, found.status, found.node, found.token) == (task_id, -2, None, None)
-    (task,) = sqlite.claim("n1", [("q", 1)], "t1", lambda one: change(RunKey(one.id, "n1", "t1"), Status.CLAIMED, 0))
+    (task,) = sqlite.claim(
+        "n1", [Want("q", 1)], "t1", lambda one: change(RunKey(one.id, "n1", "t1"), Status.CLAIMED, 0)
+    )
     assert (task.id, task.queue, task.run, task.document["note"]) == (task_id, "q", {}, 5)
     back = RunChange(
         key=RunKey(task.id, "n1", task.token), statuses=(Status.RUNNING,), set={"status": -2, "node": NOBODY},

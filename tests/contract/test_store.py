@@ -22,6 +22,7 @@ from disbatch_host.model import (
     RunKey,
     Task,
     TaskFilter,
+    Want,
     new_task,
 )
 from disbatch_host.store.base import SCHEMA_VERSION, Store
@@ -38,7 +39,7 @@ def push(store: Store, *parameters: Any, queue: str = "q", **more: Any) -> list[
 def claim_one(store: Store, token: str = "t1", node: str = "n1") -> tuple[Task, RunKey]:
     """Push a task and claim it."""
     push(store, {})
-    (task,) = store.claim(node, [("q", 1)], token)
+    (task,) = store.claim(node, [Want("q", 1)], token)
     return task, RunKey(task.id, node, token)
 
 
@@ -131,7 +132,7 @@ def test_filters_narrow(store: Store) -> None:
     mine = push(store, {}, {}, queue="q")
     push(store, {}, queue="other")
     (failed,) = push(store, {}, queue="q", status=7)
-    (claimed,) = store.claim("n1", [("q", 1)], "t1")
+    (claimed,) = store.claim("n1", [Want("q", 1)], "t1")
     find = lambda **which: {task.id for task in store.find_tasks(TaskFilter(**which))}  # noqa: E731
     assert find(queue="q") == {*mine, failed}
     assert find(node="n1") == {claimed.id}
@@ -145,7 +146,7 @@ def test_filters_narrow(store: Store) -> None:
 def test_counts_are_by_queue_and_status(store: Store) -> None:
     push(store, {}, {}, {})
     push(store, {}, queue="other", status=7)
-    store.claim("n1", [("q", 1)], "t1")
+    store.claim("n1", [Want("q", 1)], "t1")
     assert store.count_by_status() == {"q": {-2: 2, -1: 1}, "other": {7: 1}}
 
 
@@ -178,7 +179,7 @@ def test_deleted_tasks_are_gone_with_their_output(store: Store) -> None:
 
 def test_a_claim_marks_the_task_and_gives_it_back(store: Store) -> None:
     push(store, {"n": 1})
-    (task,) = store.claim("n1", [("q", 10)], "t1")
+    (task,) = store.claim("n1", [Want("q", 10)], "t1")
     document = stored(store, task.id)
     assert dict(task.document) == document
     assert (document["status"], document["node"], document["claim"]["token"]) == (Status.CLAIMED, "n1", "t1")
@@ -188,24 +189,27 @@ def test_a_claim_marks_the_task_and_gives_it_back(store: Store) -> None:
 
 def test_a_claimed_task_is_not_claimed_again(store: Store, second_store: Store) -> None:
     push(store, {})
-    assert len(store.claim("n1", [("q", 1)], "t1")) == 1
-    assert second_store.claim("n2", [("q", 1)], "t2") == []
+    assert len(store.claim("n1", [Want("q", 1)], "t1")) == 1
+    assert second_store.claim("n2", [Want("q", 1)], "t2") == []
 
 
 def test_claims_are_in_the_order_of_creation_and_as_many_as_asked_for(store: Store) -> None:
     ids = push(store, *({} for _ in range(5)))
-    assert [task.id for task in store.claim("n1", [("q", 2)], "t1")] == ids[:2]
-    assert [task.id for task in store.claim("n1", [("q", 9)], "t2")] == ids[2:]
+    assert [task.id for task in store.claim("n1", [Want("q", 2)], "t1")] == ids[:2]
+    assert [task.id for task in store.claim("n1", [Want("q", 9)], "t2")] == ids[2:]
 
 
 def test_higher_priority_comes_first(store: Store) -> None:
     low, high, middle = (push(store, {}, priority=priority)[0] for priority in (0, 5, 3))
-    assert [task.id for task in store.claim("n1", [("q", 3)], "t1")] == [high, middle, low]
+    assert [task.id for task in store.claim("n1", [Want("q", 3)], "t1")] == [high, middle, low]
 
 
 def test_several_queues_are_claimed_in_one_call_and_others_left_alone(store: Store) -> None:
     a, b, c = (push(store, {}, {}, queue=name) for name in "abc")
-    assert [task.id for task in store.claim("n1", [("b", 1), ("a", 5)], "t1")] == [b[0], *a]
+    assert [task.id for task in store.claim("n1", [Want("b", 1), Want("a", 5)], "t1")] == [
+        b[0],
+        *a,
+    ]
     assert stored(store, c[0])["status"] == Status.CREATED
 
 
@@ -214,30 +218,30 @@ def test_unclaimed_is_minus_one_null_or_missing_alike(store: Store, node: Any) -
     document = new_task("q", {}, now=NOW)
     del document["node"]
     store.insert_tasks([document if node == "missing" else {**document, "node": node}])
-    assert len(store.claim("n1", [("q", 1)], "t1")) == 1
+    assert len(store.claim("n1", [Want("q", 1)], "t1")) == 1
 
 
 def test_a_task_that_somebody_holds_is_not_claimed_whatever_its_status_says(store: Store) -> None:
     push(store, {}, node="perl01")
-    assert store.claim("n1", [("q", 1)], "t1") == []
+    assert store.claim("n1", [Want("q", 1)], "t1") == []
 
 
 @pytest.mark.parametrize("status", [-6, -5, -4, -3, -1, 0, 1, 2, 99, -9])
 def test_only_created_tasks_are_claimed(store: Store, status: int) -> None:
     push(store, {}, status=status)
-    assert store.claim("n1", [("q", 1)], "t1") == []
+    assert store.claim("n1", [Want("q", 1)], "t1") == []
     assert store.waiting_queues() == set()
 
 
 def test_numbers_that_a_shell_writes_as_doubles_are_the_same_numbers(store: Store) -> None:
     push(store, {}, status=-2.0, node=-1.0)
-    (task,) = store.claim("n1", [("q", 1)], "t1")
+    (task,) = store.claim("n1", [Want("q", 1)], "t1")
     assert task.status == Status.CLAIMED
 
 
 def test_foreign_fields_survive_a_claim_and_a_run(store: Store) -> None:
     push(store, {}, log=[], mailbox={"x": 1}, run=None)
-    (task,) = store.claim("n1", [("q", 1)], "t1")
+    (task,) = store.claim("n1", [Want("q", 1)], "t1")
     key = RunKey(task.id, "n1", "t1")
     changes = [
         change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1}),
@@ -253,7 +257,7 @@ def test_waiting_queues_are_those_with_created_tasks(store: Store) -> None:
     push(store, {}, queue="b")
     push(store, {}, queue="c", status=1)
     assert store.waiting_queues() == {"a", "b"}
-    store.claim("n1", [("b", 1)], "t1")
+    store.claim("n1", [Want("b", 1)], "t1")
     assert store.waiting_queues() == {"a"}
 
 
@@ -269,7 +273,7 @@ def test_many_claimers_at_once_share_without_overlap(store: Store, store_url: st
         round_number = empty = 0
         while empty < 3:
             round_number += 1
-            tasks = mine.claim(name, [("q", 7)], f"{name}-{round_number}")
+            tasks = mine.claim(name, [Want("q", 7)], f"{name}-{round_number}")
             empty = 0 if tasks else empty + 1
             with lock:
                 got.extend(task.id for task in tasks)
@@ -319,7 +323,7 @@ def test_a_wrong_status_is_refused(store: Store) -> None:
 
 def test_one_refused_change_does_not_hinder_the_others_of_its_batch(store: Store) -> None:
     push(store, {}, {}, {})
-    tasks = store.claim("n1", [("q", 3)], "t1")
+    tasks = store.claim("n1", [Want("q", 3)], "t1")
     keys = [RunKey(task.id, "n1", "t1" if number != 1 else "wrong") for number, task in enumerate(tasks)]
     refused = store.commit([change(key, Status.CLAIMED, Status.RUNNING, stdout="x") for key in keys])
     assert refused == {keys[1]}
@@ -364,7 +368,7 @@ def test_a_run_whose_task_was_given_to_another_cannot_write(store: Store) -> Non
     back = RunChange(key=old, statuses=(Status.RUNNING,), set={"status": -2, "node": NOBODY}, unset=("claim",))
     assert store.commit([back]) == set()
     assert stored(store, task.id)["node"] == NOBODY and "claim" not in stored(store, task.id)
-    (again,) = store.claim("n1", [("q", 1)], "t2")
+    (again,) = store.claim("n1", [Want("q", 1)], "t2")
     new = RunKey(again.id, "n1", "t2")
     assert store.commit([change(new, Status.CLAIMED, Status.RUNNING, run={"attempt": 2})]) == set()
     for late in (
@@ -377,7 +381,7 @@ def test_a_run_whose_task_was_given_to_another_cannot_write(store: Store) -> Non
 
 def test_unset_removes_fields_and_those_that_are_not_there_do_not_matter(store: Store) -> None:
     (task_id,) = push(store, {}, error={"code": "x"}, priority=3, keep=1)
-    store.claim("n1", [("q", 1)], "t1")
+    store.claim("n1", [Want("q", 1)], "t1")
     key = RunKey(task_id, "n1", "t1")
     names = ("error", "nothing", "not_before")
     assert store.commit([RunChange(key=key, statuses=(Status.CLAIMED,), set={"status": 0}, unset=names)]) == set()
@@ -422,7 +426,7 @@ def test_tasks_that_a_change_creates_are_there_once_however_often_it_is_sent(sto
     assert "follow_ups" not in stored(store, task.id)
     store.promote_due()
     assert store.count_tasks(TaskFilter(queue="next")) == 2
-    assert len(store.claim("n1", [("next", 9)], "t2")) == 2
+    assert len(store.claim("n1", [Want("next", 9)], "t2")) == 2
 
 
 def test_a_refused_change_creates_nothing(store: Store) -> None:
@@ -433,7 +437,7 @@ def test_a_refused_change_creates_nothing(store: Store) -> None:
 
 def test_in_a_batch_each_change_creates_its_own(store: Store) -> None:
     push(store, *({} for _ in range(3)))
-    keys = [RunKey(task.id, "n1", "t1") for task in store.claim("n1", [("q", 3)], "t1")]
+    keys = [RunKey(task.id, "n1", "t1") for task in store.claim("n1", [Want("q", 3)], "t1")]
     store.commit([change(key, Status.CLAIMED, Status.RUNNING, run={"attempt": 1}) for key in (keys[0], keys[2])])
     assert store.commit([end_with(key, follow_up(n=n)) for n, key in enumerate(keys)]) == {keys[1]}
     assert [task.document["parameters"]["n"] for task in store.find_tasks(TaskFilter(queue="next"))] == [0, 2]
@@ -543,7 +547,7 @@ def test_a_queue_without_id_gets_one_and_is_found_by_its_text(store: Store) -> N
     assert found is not None and found.id == queue_id
     push(store, {}, queue=queue_id)
     assert store.waiting_queues() == {queue_id}
-    assert [task.queue for task in store.claim("n1", [(queue_id, 1)], "t1")] == [queue_id]
+    assert [task.queue for task in store.claim("n1", [Want(queue_id, 1)], "t1")] == [queue_id]
 
 
 # --- nodes

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.machine import Machine, process_started
-from disbatch_host.model import NOBODY, new_task
+from disbatch_host.model import NOBODY, Want, new_task
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, documents
 from helpers.processes import assert_group_is_gone, wait_until
@@ -315,7 +315,7 @@ def test_a_claimed_task_of_an_earlier_life_goes_back_whatever_its_plugin_says(cl
     cluster.plugin("Echo", "echo ran")
     queue = cluster.queue("Echo")
     (task_id,) = cluster.push(queue, {})
-    cluster.store.claim("n1", [(queue, 1)], "from an earlier life")
+    cluster.store.claim("n1", [Want(queue, 1)], "from an earlier life")
     cluster.run()
     task = cluster.task(task_id)
     assert (task.status, task.run["attempt"], task.attempts) == (Status.CONCLUDED, 1, [])
@@ -412,7 +412,7 @@ def test_what_a_node_does_not_know_of_its_pid_is_found_by_the_processes_environm
     cluster.plugin("Safe", "echo ran", idempotent=True)
     queue = cluster.queue("Safe")
     (task_id,) = cluster.push(queue, {})
-    (task,) = cluster.store.claim("n1", [(queue, 1)], "t")
+    (task,) = cluster.store.claim("n1", [Want(queue, 1)], "t")
     from disbatch_host.model import RunChange, RunKey
 
     change = RunChange(
@@ -447,7 +447,7 @@ def test_wrong_json_in_a_manifest_leaves_the_other_plugins_running(cluster: Clus
 def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     queue = cluster.queue("Echo", maxthreads=1)
     mine, other = cluster.push(queue, {}, {})
-    cluster.store.claim("n1", [(queue, 2)], "lost answer")
+    cluster.store.claim("n1", [Want(queue, 2)], "lost answer")
     from disbatch_host.scheduler import Scheduler
 
     assert Scheduler("n1").give_back_strays(cluster.store, known=frozenset({str(mine)})) == 1
