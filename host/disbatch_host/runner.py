@@ -21,7 +21,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -128,11 +128,19 @@ def beginning_at_once(
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
     if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
+    if has_expired(task, around):
+        return None
     run = beginning(task, plugin, around)
     if is_oneshot:
         return run, None
     worker = reserved.pop()
     return {**run, **worker.facts}, worker
+
+
+def has_expired(task: Task, around: Surroundings) -> bool:
+    """Whether it must not be started any more."""
+    expires = task.document.get("expires")
+    return isinstance(expires, datetime) and expires <= around.clock.now()
 
 
 def input_line(
@@ -200,6 +208,7 @@ class Run:
         self._news_timer: asyncio.TimerHandle | None = None
         self._news_write: asyncio.Task[None] | None = None
         self._stop_before_start: asyncio.Future[StopReason] = self._loop.create_future()
+        self._cancel: Mapping[str, Any] | None = None
         self._is_held_back = False
         self._is_lost = False
 
@@ -217,6 +226,12 @@ class Run:
             self._execution.stop(reason)
         elif not self._stop_before_start.done():
             self._stop_before_start.set_result(reason)
+
+    def cancel(self, request: Mapping[str, Any]) -> None:
+        """Stop it because somebody wants that; `request` says who, when and why. Asking again changes nothing."""
+        if self._cancel is None:
+            self._cancel = request
+            self.stop(StopReason.CANCELLED)
 
     def kill(self, reason: StopReason) -> None:
         """Stop the program at once."""
@@ -262,6 +277,9 @@ class Run:
 
     async def _begin(self) -> RunReport | None:
         """Claimed → Running, durable. A report where it does not come to that."""
+        if has_expired(self._task, self._around):
+            await self._record(run_document.expired_claim_change(self._key, now=self._around.clock.now()))
+            return RunReport(result=RunResult.GIVEN_BACK)
         self._run = self._beginning()
         faults = self._parameter_faults()
         if faults:
@@ -506,6 +524,7 @@ class Run:
             was_killed=ended.was_killed,
             said=self._effects.said,
             fault=ended.fault,
+            cancel=self._cancel,
         )
         if not said:
             return error
@@ -533,6 +552,8 @@ class Run:
             self._run["exit_code"] = end.exit_code
         if end.signal is not None:
             self._run["signal"] = run_document.signal_name(end.signal)
+        if end.reason is Reason.CANCELLED and self._cancel is not None:
+            self._run = run_document.with_cancel(self._run, self._cancel)
 
         async def record(
             conclusion: Conclusion, error: Document | None, more: Mapping[str, Any], creates: Sequence[Document]
