@@ -235,6 +235,7 @@ class Node:
             clock=self._clock,
             site=self._site,
             workers=self._workers,
+            trust_seconds=self._settings.dead_after_seconds / 2,
             extended_json=self._store.extended_json,
         )
 
@@ -353,6 +354,7 @@ class Node:
         try:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
+            asked_at = self._local_clock.monotonic()
             result = await self._store_thread.call(
                 lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh, begin=begin),
                 after_records=True,
@@ -370,7 +372,7 @@ class Node:
         self._may_have_more = result.may_have_more
         self._places_taken_at_most = len(result.tasks) + sum([run.holds_place for run in self._runs])
         for task in result.tasks:
-            self._start_run(task, *begun.get(task.id, ()))
+            self._start_run(task, *begun.get(task.id, ()), asked_at=asked_at)
         _give_back_reserved(all_reserved)
         if result.look_again_seconds is not None and result.look_again_seconds < REFRESH_SECONDS:
             self._loop.call_later(max(result.look_again_seconds, CLAIM_SECONDS), self._on_change)
@@ -423,6 +425,8 @@ class Node:
         plugin: Plugin | None = None,
         begun: Document | None = None,
         worker: Worker | None = None,
+        *,
+        asked_at: float,
     ) -> None:
         if plugin is None:
             # As it was when the task was claimed, or as it has become since; it may even be gone.
@@ -432,7 +436,15 @@ class Node:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
             return
-        run = Run(task, plugin, self._around, begun=begun, worker=worker, on_place_free=self._look_for_more)
+        run = Run(
+            task,
+            plugin,
+            self._around,
+            begun=begun,
+            worker=worker,
+            asked_at=asked_at,
+            on_place_free=self._look_for_more,
+        )
         if self._is_stopping.is_set() or plugin.name in self._set_aside:
             run.hold_back()
         self._runs[run] = self._loop.create_task(self._perform(run))
