@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, output, parameters, render, show, wait
+from disbatch_host.cli import common, masking, output, parameters, render, show, wait, why
 from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import DisbatchError, OutputError, UsageError
@@ -29,7 +29,7 @@ def task() -> None:
     """Push, list and show tasks, their output, and wait for them."""
 
 
-for _command in (show.show, output.output, wait.wait):
+for _command in (show.show, why.why, output.output, wait.wait):
     task.add_command(_command)
 
 
