@@ -331,14 +331,18 @@ def _why_no_node(queue: Queue, alive: Sequence[NodeRecord]) -> list[Why]:
         return found
     if queue.nodes_pin and not meant:
         not_alive = "which is not alive" if len(queue.nodes_pin) == 1 else "of which none is alive"
-        return [Why(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, {not_alive}")]
+        return [_of_queue(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, {not_alive}")]
     if queue.nodes_pin:
-        return [Why(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, where no plugin {name} is")]
+        return [_of_queue(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, where no plugin {name} is")]
     if having:
         ignored = _some([one.id for one in having])
-        return [Why(Code.IGNORED, f"ignored by {ignored}; no other living node has plugin {name}")]
+        return [_of_queue(Code.IGNORED, f"ignored by {ignored}; no other living node has plugin {name}")]
     near = near_name(name, sorted({one for node in alive for one in classes_of(node)}))
     return [Why(Code.NO_PLUGIN, f"no living node has plugin {name}{f', did you mean {near}?' if near else ''}")]
+
+
+def _of_queue(code: Code, note: str) -> Why:
+    return Why(code, f"its queue is {note}", note)
 
 
 def _drained_by(node: NodeRecord) -> str:

@@ -7,14 +7,12 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, render
+from disbatch_host.cli import common, masking, render, story
 from disbatch_host.cli.main import common_options
 from disbatch_host.model import Task
 from disbatch_host.store.base import Store
 from disbatch_protocol.document import PROTECTED, to_json
-from disbatch_protocol.outcome import Reason
 from disbatch_protocol.quantities import format_size
-from disbatch_protocol.status import Status
 
 _TAIL_LINES = 10  # of each stream
 
@@ -23,7 +21,7 @@ _TAIL_LINES = 10  # of each stream
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a task: what ran, how it ended, and why."""
+    """Show a task: what has happened to it and when, what ran, how it ended, and why."""
     with common.opened_store() as store:
         found = common.find_task(store, id)
         if common.wants_json():
@@ -33,7 +31,6 @@ def show(id: str) -> None:
 
 
 def _show(store: Store, found: Task) -> None:
-    now = store.now()
     document, run = found.document, found.run
     facts: list[tuple[str, Any]] = [
         ("task", found.id),
@@ -42,18 +39,8 @@ def _show(store: Store, found: Task) -> None:
     ]
     if found.fault is not None:
         facts.append(("damaged", (f"{found.fault}; no node runs it like that", "red")))
-    if found.status == Status.BLOCKED and "not_before" in document:
-        facts.append(
-            ("not before", f"{render.moment(document['not_before'])} ({render.age(document['not_before'], now)})")
-        )
-    facts.append(("created", f"{render.moment(document.get('ctime'))} ({render.age(document.get('ctime'), now)})"))
-    if "parent" in document:
-        facts.append(("parent", f"{document['parent']}, whose run has created this one"))
-    claim = document.get("claim")
-    if isinstance(claim, Mapping) and found.node is not None and run.get("reason") != Reason.LOST:
-        facts.append(("claimed", f"{render.moment(claim.get('at'))} by node {found.node}"))
-    facts += [_attempt_fact(one) for one in found.attempts if isinstance(one, Mapping)]
-    if run:
+    facts += story.told(found, now=store.now())
+    if run.get("attempt"):
         facts += _run_facts(run)
     error = document.get("error")
     if isinstance(error, Mapping):
@@ -72,13 +59,6 @@ def _show(store: Store, found: Task) -> None:
     render.print_facts(facts)
 
 
-def _attempt_fact(attempt: Mapping[str, Any]) -> tuple[str, Any]:
-    error = attempt.get("error")
-    why = f": {error.get('message', '')}".splitlines()[-1] if isinstance(error, Mapping) else ""
-    text = f"{render.moment(attempt.get('started'))} on {attempt.get('node')}, {_how_it_ended(attempt)}{why}"
-    return f"attempt {attempt.get('attempt', '?')}", text
-
-
 def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     plugin = run.get("plugin")
     if isinstance(plugin, Mapping):
@@ -91,12 +71,7 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "attempt",
             f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host')}, process {run.get('pid', '-')}",
         ),
-        ("started", render.moment(run.get("started"))),
     ]
-    if run.get("reason") == Reason.LOST:
-        facts.append(("ended", f"lost with its node, nobody knows when; found at {render.moment(run.get('ended'))}"))
-    elif "ended" in run:
-        facts.append(("ended", f"{render.moment(run['ended'])}, {_how_it_ended(run)}"))
     if "cpu_seconds" in run:
         memory = format_size(run.get("peak_memory_bytes", 0))
         memory = f"at most {memory} memory" if run.get("peak_memory_is_bound") else f"{memory} memory at its peak"
@@ -159,20 +134,6 @@ _NOTES = {
     "output_held_open": "a background child still held its output after it had ended, and was killed",
     "killed": "it did not stop when asked to, and was killed",
 }
-
-
-def _how_it_ended(run: Mapping[str, Any]) -> str:
-    parts = []
-    if "exit_code" in run:
-        parts.append(f"exit code {run['exit_code']}")
-    if "signal" in run:
-        parts.append(f"signal {run['signal']}")
-    reason = str(run.get("reason", ""))
-    if reason not in ("", "exited", "signaled"):
-        parts.append(reason.replace("_", " "))
-    if "seconds" in run and reason != Reason.LOST:
-        parts.append(f"after {render.duration(run['seconds'])}")
-    return ", ".join(parts) or "still running"
 
 
 def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:

@@ -38,7 +38,8 @@ def why(id: str) -> None:
             document = {"_id": task.id, "reason": str(found.code), "sentence": found.sentence}
             render.print_json(document, store.extended_json)
             return
-        click.echo(render.printable(f"{found.sentence[0].upper()}{found.sentence[1:]}."))
+        stop = "" if found.sentence.endswith("?") else "."
+        click.echo(render.printable(f"{found.sentence[0].upper()}{found.sentence[1:]}{stop}"))
 
 
 def _snapshot(store: Store, text: str) -> Snapshot:
