@@ -204,3 +204,11 @@ def test_a_worker_talk_never_fails_whatever_is_said(lines: list[bytes]) -> None:
         if talk.state is WorkerState.IDLE:
             talk.hand_over(b"{}\n", task_id="t", attempt=1, deadline=None)
     talk.finish()
+
+
+@given(st.integers(1, 10**9), st.floats(0.001, 864_000))
+def test_a_burst_and_what_follows_in_a_period_are_never_more_than_the_rate(count: int, seconds: float) -> None:
+    """A period shorter than what makes a burst gave bursts larger than the whole rate."""
+    rate = Rate(count, seconds)
+    assert 1 <= rate.burst <= count
+    assert rate.burst + seconds / rate.interval_seconds <= (count + 1) * (1 + 1e-9)
