@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render
+from disbatch_host.cli import common, exporting, importing, parameters, render
 from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import DisbatchError, ExitCode, NotFoundError, OutputError, UsageError
@@ -35,6 +35,10 @@ _TAIL_LINES = 10  # of each stream in `task show`
 @common_options
 def task() -> None:
     """Push, list and show tasks, their output, and wait for them."""
+
+
+task.add_command(importing.import_)
+task.add_command(exporting.export)
 
 
 # --- push
