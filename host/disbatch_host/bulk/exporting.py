@@ -1,6 +1,7 @@
 """Whole task documents as lines of JSON, with their output however long it is, in bounded memory.
 
-Responsible for: going through very many tasks, and writing one of them. Must not know: terminals, files, what is secret.
+Responsible for: going through very many tasks, and writing one of them. Must not know: terminals, files, what of a
+task is secret.
 """
 
 from __future__ import annotations

@@ -202,6 +202,9 @@ def create_rows(
                 _create(store, batch, maker, record, counts)
                 record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
                 if note is not None:
+                    # Where that is no single commit, another process may have finished while these were created.
+                    if not _is_ours(store.read_note(note), record):
+                        return False
                     store.write_note(note, record.to_document())
         advance(batch.size)
         if batch.is_last:
@@ -273,6 +276,7 @@ def _is_ours(found: Mapping[str, Any] | None, record: Record) -> bool:
 class DocumentRows:
     """The documents of a collection as rows, in plain JSON: dates in RFC 3339, ids as their 24 digits."""
 
+    form = "documents"
     columns: tuple[str, ...] | None = None
 
     def __init__(self, store: Store, collection: str, condition: Document) -> None:

@@ -51,6 +51,7 @@ class Rows(Protocol):
     """Something that has rows, which can be gone through more than once."""
 
     name: str  # for people: the file's
+    form: str  # how the bytes are read as rows
     columns: tuple[str, ...] | None  # of a file whose header names them
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
@@ -73,7 +74,7 @@ class Source:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._is_compressed = self._first(2) == b"\x1f\x8b"
+        self._is_compressed = os.pread(file.fileno(), 2, 0) == b"\x1f\x8b"
         self._was = self._stamp()
 
     def first_bytes(self) -> bytes:
@@ -84,9 +85,8 @@ class Source:
             raise UsageError(f"it cannot be read: {error}") from error
 
     def opened(self) -> io.BufferedReader:
-        """From the start, unpacked. What was opened before is not to be read any more."""
-        self._file.seek(0)
-        raw = io.FileIO(os.dup(self._file.fileno()))  # the position is the same for both
+        """From the start, unpacked."""
+        raw = _Raw(self._file.fileno())
         if self._is_compressed:
             return io.BufferedReader(gzip.GzipFile(fileobj=io.BufferedReader(raw, _BLOCK)), _BLOCK)
         return io.BufferedReader(raw, _BLOCK)
@@ -95,13 +95,25 @@ class Source:
         """Whether somebody has written to it since it was opened."""
         return self._stamp() != self._was
 
-    def _first(self, count: int) -> bytes:
-        self._file.seek(0)
-        return self._file.read(count)
-
     def _stamp(self) -> tuple[int, int]:
         found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns
+
+
+class _Raw(io.RawIOBase):
+    """A file from its start, with a position of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        return count
 
 
 class CsvRows:
@@ -112,6 +124,7 @@ class CsvRows:
 
     def __init__(self, name: str, source: Source, delimiter: str) -> None:
         self.name = name
+        self.form = f"csv {delimiter}"
         self._source = source
         self._delimiter = delimiter
         # Of the whole process; the only other reader of CSV is another one of these.
@@ -193,6 +206,7 @@ class _TextLines:
 class NdjsonRows:
     """One JSON object a line. Empty lines are passed over."""
 
+    form = "ndjson"
     columns: tuple[str, ...] | None = None
 
     def __init__(self, name: str, source: Source, read_json: ReadJson) -> None:

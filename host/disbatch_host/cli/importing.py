@@ -43,12 +43,18 @@ from disbatch_protocol.parameters import masked_at
 _FAULTS_SHOWN = 20  # on stderr; --report has all
 _FIRST_SHOWN = 3  # tasks of a dry run
 _BLOCK = 2**20
+_FORMATS = [str(one) for one in Format]
 
 
 @click.command("import")
 @click.argument("queue")
 @click.argument("file", metavar="[FILE | -]", required=False)
-@click.option("--format", "format_", type=click.Choice([*Format]), help="Of the rows. Default: by the file's name.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice([str(one) for one in Format]),
+    help="Of the rows. Default: by the file's name.",
+)
 @click.option("--delimiter", metavar="C", help="Between the fields of CSV: ',', or a tab for .tsv.")
 @click.option(
     "--map", "maps", multiple=True, metavar="COLUMN=FIELD",
@@ -126,11 +132,11 @@ class _Options:
     def fields(self, store: Store) -> dict[str, Any]:
         return fields_of(store.now(), priority=self.priority, delay=self.delay, at=self.at, expires=self.expires)
 
-    def digest_of(self, queue: Queue, content: bytes) -> str:
-        """Names an import: the same rows, and options that make the same tasks of them."""
-        left_out = {"queue", "file", "report", "dry_run", "anew"}
+    def digest_of(self, queue: Queue, content: bytes, form: str) -> str:
+        """Names an import: the same rows, read in the same form, and options that make the same tasks of them."""
+        left_out = {"queue", "file", "report", "dry_run", "anew", "format_", "delimiter"}
         same = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        text = json.dumps([str(queue.id), content.hex(), same], sort_keys=True, default=str)
+        text = json.dumps([str(queue.id), content.hex(), form, same], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
@@ -356,7 +362,7 @@ class _Import:
             total = checked.rows
         name = None
         if self._file is not None:
-            digest = self._options.digest_of(self._queue, self._file.content_digest())
+            digest = self._options.digest_of(self._queue, self._file.content_digest(), self._rows.form)
             name = f"import {digest}"
         if name is None:
             record, was_begun = (
