@@ -226,10 +226,11 @@ def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: Mon
     assert (stored(mongo, task.id)["status"], stored(mongo, task.id)["stdout"]) == (Status.CONCLUDED, "ab")
 
 
-@pytest.mark.parametrize("command", ["update", "find", "aggregate", "insert", "distinct", "delete"])
+@pytest.mark.parametrize("command", ["update", "findAndModify", "find", "aggregate", "insert", "distinct", "delete"])
 def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_server: Mongod, command: str) -> None:
     calls: dict[str, Any] = {
-        "update": lambda: mongo.heartbeat("n1", "s", {"heartbeat": {}}),
+        "update": lambda: mongo.update_queue("q", {"maxthreads": 1}),
+        "findAndModify": lambda: mongo.heartbeat("n1", "s", {"heartbeat": {}}),
         "find": lambda: list(mongo.find_tasks(TaskFilter())),
         "aggregate": mongo.count_by_status,
         "insert": lambda: push(mongo, {}),
@@ -345,7 +346,7 @@ def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: Mongo
     assert store.put_node(node, replacing=None)
     for ahead in (timedelta(minutes=-5), timedelta(minutes=5)):
         clock.ahead = ahead
-        assert store.heartbeat("n1", "s", {"heartbeat": {"pid": 1}})
+        assert store.heartbeat("n1", "s", {"heartbeat": {"pid": 1}}) is not None
         for one in (store, mongo):
             (record,) = one.nodes()
             assert record.age_seconds is not None and record.age_seconds < 2
@@ -362,7 +363,7 @@ def test_registering_twice_is_harmless_where_the_first_answer_was_lost(mongo: Mo
     document = dict(record.document)
     assert document.pop("heartbeat").items() >= node.pop("heartbeat").items()
     assert document == node  # strings that begin with "$" are text
-    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]})
+    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]}) is not None
     again = mongo.get_node("n1")
     assert again is not None and again.document["queuetypes"] == [{"class": "$pid"}]
     assert set(again.document["heartbeat"]) == {"datetime", "pid"}
