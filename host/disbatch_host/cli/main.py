@@ -36,9 +36,9 @@ _COMMANDS = {
     "new": ("new", "new", "Write a new plugin, in the language of your choice."),
     "exec": ("exec", "exec_", "Run one task of a plugin, without node and database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
-    "queue": ("queue", "queue", "Create, list, show, change and delete queues."),
-    "task": ("task", "task", "Push, list and show tasks, their output, and wait for them."),
-    "node": ("nodes", "node", "List and show nodes."),
+    "queue": ("queue", "queue", "Create, list, show, change, pause and delete queues."),
+    "task": ("task", "task", "Push, list, show, cancel and delete tasks, run them again, wait for them."),
+    "node": ("nodes", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show what waits, runs and has ended, and which nodes are alive."),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.errors import DisbatchError, ExitCode, NotFoundError, UsageError
 from disbatch_host.model import Task, TaskFilter
@@ -30,37 +30,39 @@ _TAIL_LINES = 10  # of each stream in `task show`
 
 
 _ELSEWHERE = {
+    "cancel": "cancel.cancel",
+    "delete": "delete.delete",
     "push": "push.push",
+    "release": "retry.release",
+    "retry": "retry.retry",
+    "set": "task_set.set_",
 }
 
 
 @click.group(cls=Subcommands, elsewhere=_ELSEWHERE)
 @common_options
 def task() -> None:
-    """Push, list and show tasks, their output, and wait for them."""
+    """Push, list, show, cancel and delete tasks, run them again, read their output, and wait for them."""
 
 
 # --- list and show
 
 
 @task.command("list")
-@click.option("--queue", metavar="Q", help="Only of this queue.")
-@click.option("--status", "status_word", metavar="STATUS", help=f"One of {', '.join(statuses.names())}, or a number.")
+@selection.filter_options
 @click.option(
     "--limit", type=click.IntRange(1), default=_LIST_LIMIT, show_default=True, metavar="N", help="At most so many."
 )
 @common_options
-def list_(queue: str | None, status_word: str | None, limit: int) -> None:
-    """List tasks, the newest first."""
-    values, failed_too = None, False
-    if status_word is not None:
-        try:
-            values, failed_too = statuses.parse(status_word)
-        except ValueError as error:
-            raise UsageError(f"--status: {error}") from error
+def list_(filters: Mapping[str, Any], limit: int) -> None:
+    """List tasks, the newest first.
+
+    \b
+      disbatch-host task list --queue mail --status failed --since 2h
+      disbatch-host task list --error timeout --before 2026-11-25 --limit 1000 --json
+    """
     with common.opened_store() as store:
-        queue_id = None if queue is None else _queue_id(store, queue)
-        which = TaskFilter(queue=queue_id, statuses=values, failed_too=failed_too)
+        which = selection.filter_of(store, filters)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
             masker = _Masker(store)
@@ -84,13 +86,6 @@ def list_(queue: str | None, status_word: str | None, limit: int) -> None:
             render.print_table(columns, rows)
         if len(tasks) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
-
-
-def _queue_id(store: Store, name: str) -> Any:
-    """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
-    if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
-        return name
-    return common.find_queue(store, name).id
 
 
 def _in_short(one: Task) -> str:
