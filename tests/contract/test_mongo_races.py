@@ -345,7 +345,7 @@ def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: Mongo
     assert store.put_node(node, replacing=None)
     for ahead in (timedelta(minutes=-5), timedelta(minutes=5)):
         clock.ahead = ahead
-        assert store.heartbeat("n1", "s", {"heartbeat": {"pid": 1}})
+        assert store.heartbeat("n1", "s", {"heartbeat": {"pid": 1}}) is not None
         for one in (store, mongo):
             (record,) = one.nodes()
             assert record.age_seconds is not None and record.age_seconds < 2
@@ -362,7 +362,7 @@ def test_registering_twice_is_harmless_where_the_first_answer_was_lost(mongo: Mo
     document = dict(record.document)
     assert document.pop("heartbeat").items() >= node.pop("heartbeat").items()
     assert document == node  # strings that begin with "$" are text
-    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]})
+    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]}) is not None
     again = mongo.get_node("n1")
     assert again is not None and again.document["queuetypes"] == [{"class": "$pid"}]
     assert set(again.document["heartbeat"]) == {"datetime", "pid"}

@@ -22,7 +22,7 @@ BUSY_PROCESS = """
 import sys, time
 from pathlib import Path
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunChange, RunKey, new_task
+from disbatch_host.model import RunChange, RunKey, Want, new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.status import Status
 
@@ -35,7 +35,7 @@ stop = time.monotonic() + 2
 while time.monotonic() < stop:
     rounds += 1
     store.insert_tasks([new_task("q", {}, now=clock.now()) for _ in range(3)])
-    assert store.heartbeat(name, name, {"heartbeat": {"pid": rounds}})
+    assert store.heartbeat(name, name, {"heartbeat": {"pid": rounds}}) is not None
     tasks = store.claim(name, [Want("q", 3)], f"{name}-{rounds}")
     keys = [RunKey(task.id, name, task.token) for task in tasks]
     for left, new in ((Status.CLAIMED, Status.RUNNING), (Status.RUNNING, Status.CONCLUDED)):
@@ -267,7 +267,7 @@ def test_a_node_that_cannot_be_read_is_one_that_nobody_knows_and_mends_itself(
     with sqlite3.connect(file) as by_hand:
         by_hand.execute(f"UPDATE nodes SET {column} = ? WHERE id = 'a'", (value,))
     assert [(node.id, node.session) for node in sqlite.nodes()] == [("a", "a"), ("b", "b")]
-    assert sqlite.heartbeat("a", "a", {"heartbeat": {"pid": 1}})
+    assert sqlite.heartbeat("a", "a", {"heartbeat": {"pid": 1}}) is not None
     node = sqlite.get_node("a")
     assert node is not None and node.document["heartbeat"]["pid"] == 1 and node.age_seconds is not None
 

@@ -591,11 +591,11 @@ def test_an_id_that_is_there_is_not_taken_without_naming_whom_it_replaces(store:
 def test_heartbeat_and_release_belong_to_the_session(store: Store) -> None:
     store.put_node(node_document("s1", keep=1, queuetypes=[]), replacing=None)
     fields = {"heartbeat": {"pid": 8, "queues": [{"queue": "q", "threads": 3}]}, "queuetypes": [{"class": "A"}]}
-    assert store.heartbeat("n1", "s1", fields)
+    assert store.heartbeat("n1", "s1", fields) is not None
     document = record_of(store).document
     assert (document["keep"], document["queuetypes"], document["heartbeat"]["pid"]) == (1, [{"class": "A"}], 8)
-    assert not store.heartbeat("n1", "other", fields)
-    assert not store.heartbeat("n9", "s1", fields)
+    assert store.heartbeat("n1", "other", fields) is None
+    assert store.heartbeat("n9", "s1", fields) is None
     assert not store.remove_node("n1", "other")
     assert store.remove_node("n1", "s1")
     assert store.get_node("n1") is None and not store.remove_node("n1", "s1")

@@ -8,12 +8,14 @@ Rules:
    "database is locked" whatever the busy timeout; one that asks for the write lock at once waits for its turn.
 2. WAL, so that readers and the writer do not stop each other; synchronous FULL, so that a committed task is on disk.
 3. What queries look at are columns; `parameters`, `stdout` and `stderr` are columns because they are large, `run`
-   because every run writes it; every other field of a task is in `rest`, as JSON. In JSON, dates are
-   {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so that whatever was put
-   in comes out again.
+   because every run writes it; every other field of a task is in `rest`, as JSON. What few tasks have (`after`,
+   `unique_key`, `expires`, `cancel`, `awaited`, `parent`) is NULL in all others, and its indexes hold only those few.
+   In JSON, dates are {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so
+   that whatever was put in comes out again.
 4. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
 5. People also write rows that cannot be read. Such a row costs only itself: it comes back as a record with `fault`, and
-   a task of that kind is never claimed. What a column says wins over the same field in a JSON text.
+   a task of that kind is never claimed. What a column says wins over the same field in a JSON text. Who waits for whom
+   is kept by triggers, so that it is true of such rows as well.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import dataclasses
 import errno
 import itertools
 import logging
+import math
 import operator
 import os
 import sqlite3
@@ -55,13 +58,16 @@ from disbatch_host.model import (
     RunChange,
     RunKey,
     Task,
+    TaskChange,
     TaskFilter,
     TaskId,
+    Want,
     whole_number,
 )
 from disbatch_host.store.base import SCHEMA_VERSION, Access, Begin
 from disbatch_protocol.faults import kind_of
-from disbatch_protocol.status import Status
+from disbatch_protocol.quantities import Rate
+from disbatch_protocol.status import UNFINISHED, Status
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +79,49 @@ WATCH_SECONDS = 0.01  # between two looks of a watcher: 5 µs each, so under 0.1
 DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: what works on one store works on the other
 _PAGE = 500  # tasks read in one go
 
+_UNFINISHED = ", ".join(str(int(status)) for status in sorted(UNFINISHED))
+_WAITING = f"{int(Status.BLOCKED)}, {int(Status.CREATED)}"
+_WAITS_FOR_TIME = f"status = {int(Status.BLOCKED)} AND not_before IS NOT NULL AND (after IS NULL OR after = '[]')"
+
+_NEW_AFTER, _OLD_AFTER = (f"CASE WHEN json_valid({row}.after) THEN {row}.after END" for row in ("NEW", "OLD"))
+
+# Of what few tasks have. Each index costs the others only the look at a NULL.
+_CONTROL_LAYOUT = f"""
+CREATE INDEX tasks_due ON tasks (not_before) WHERE {_WAITS_FOR_TIME};
+CREATE INDEX tasks_delayed ON tasks (queue) WHERE {_WAITS_FOR_TIME};
+CREATE INDEX tasks_unique ON tasks (unique_key, queue, status) WHERE unique_key IS NOT NULL;
+CREATE INDEX tasks_expiring ON tasks (expires) WHERE expires IS NOT NULL AND status IN ({_WAITING});
+CREATE INDEX tasks_cancelled ON tasks (status, node) WHERE cancel IS NOT NULL;
+CREATE INDEX tasks_awaited ON tasks (queue) WHERE awaited = 1 AND status NOT IN ({_UNFINISHED});
+CREATE INDEX tasks_parent ON tasks (parent) WHERE parent IS NOT NULL;
+-- Which tasks (by `seq`) name this one in their `after`.
+CREATE TABLE followers (
+    task TEXT NOT NULL,
+    follower INTEGER NOT NULL,
+    PRIMARY KEY (task, follower)
+) WITHOUT ROWID;
+CREATE TRIGGER follower_made AFTER INSERT ON tasks WHEN NEW.after IS NOT NULL BEGIN
+    INSERT INTO followers SELECT DISTINCT value, NEW.seq FROM json_each({_NEW_AFTER}) WHERE value IS NOT NULL; \
+    UPDATE tasks SET awaited = 1 WHERE id IN (SELECT value FROM json_each({_NEW_AFTER})) AND awaited IS NOT 1; END;
+CREATE TRIGGER follower_changed AFTER UPDATE OF after ON tasks BEGIN
+    DELETE FROM followers WHERE follower = OLD.seq AND task IN (SELECT value FROM json_each({_OLD_AFTER})); \
+    INSERT INTO followers SELECT DISTINCT value, NEW.seq FROM json_each({_NEW_AFTER}) WHERE value IS NOT NULL; END;
+CREATE TRIGGER follower_gone AFTER DELETE ON tasks WHEN OLD.after IS NOT NULL BEGIN
+    DELETE FROM followers WHERE follower = OLD.seq AND task IN (SELECT value FROM json_each({_OLD_AFTER})); END;
+-- Up to when the rate of a queue is used up, in microseconds.
+CREATE TABLE rates (
+    queue TEXT PRIMARY KEY NOT NULL,
+    used_until INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notes (
+    name TEXT PRIMARY KEY NOT NULL,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+_CONTROL_COLUMNS = (
+    "after TEXT", "unique_key TEXT", "expires INTEGER", "cancel TEXT", "awaited INTEGER", "parent TEXT",
+)  # fmt: skip
 _LAYOUT = f"""
 CREATE TABLE queues (
     id TEXT PRIMARY KEY NOT NULL,
@@ -100,15 +149,14 @@ CREATE TABLE tasks (
     stdout TEXT NOT NULL DEFAULT '',
     stderr TEXT NOT NULL DEFAULT '',
     rest TEXT NOT NULL DEFAULT '{{}}',
-    run TEXT
+    run TEXT,
+    {", ".join(_CONTROL_COLUMNS)}
 );
 -- What a claim looks for, in its order; holds waiting tasks only, so finished ones cost it nothing.
 CREATE INDEX tasks_waiting ON tasks (queue, priority DESC, seq) WHERE status = {int(Status.CREATED)};
 -- What a node has in hand: clean-up, sweeps, verification.
 CREATE INDEX tasks_in_hand ON tasks (node, status)
     WHERE status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)});
-CREATE INDEX tasks_due ON tasks (not_before)
-    WHERE status = {int(Status.BLOCKED)} AND not_before IS NOT NULL;
 -- Counts and lists by queue and status.
 CREATE INDEX tasks_status ON tasks (queue, status);
 CREATE TABLE output (
@@ -119,6 +167,7 @@ CREATE TABLE output (
     data BLOB NOT NULL,
     UNIQUE (task, token, stream, number)
 );
+{_CONTROL_LAYOUT}
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -127,20 +176,67 @@ _MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: (  # `run` had no column of its own
         "ALTER TABLE tasks ADD COLUMN run TEXT",
         """UPDATE tasks SET run = json_extract(rest, '$.run'), rest = json_remove(rest, '$.run')
-           WHERE json_type(rest, '$.run') = 'object'""",
+           WHERE CASE WHEN json_valid(rest) THEN json_type(rest, '$.run') = 'object' END""",
+    ),
+    2: (  # nobody asked the store for what waits for what, is cancelled, expires or has a key
+        *(f"ALTER TABLE tasks ADD COLUMN {column}" for column in _CONTROL_COLUMNS),
+        "DROP INDEX tasks_due",
+        *_CONTROL_LAYOUT.split(";\n"),
+        *(
+            f"""UPDATE tasks SET {name} = json_extract(rest, '{path}'), rest = json_remove(rest, '$.{name}')
+                WHERE CASE WHEN rest != '{{}}' AND json_valid(rest) THEN json_type(rest, '{path}') IN ({kinds}) END"""
+            for name, path, kinds in (
+                ("after", "$.after", "'array'"),
+                ("unique_key", "$.unique_key", "'text'"),
+                ("expires", '$.expires."$date"', "'integer'"),
+                ("cancel", "$.cancel", "'object'"),
+                ("awaited", "$.awaited", "'true', 'false'"),
+                ("parent", "$.parent", "'text'"),
+            )
+        ),
+        "UPDATE tasks SET awaited = 1 WHERE id IN (SELECT task FROM followers)",
     ),
 }
 
 _COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim_token", "claimed_at",
-    "parameters", "stdout", "stderr", "run", "rest",
+    "parameters", "stdout", "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent", "rest",
 )  # fmt: skip
 _SELECT = ", ".join(_COLUMNS)
 _SELECT_WITHOUT_OUTPUT = _SELECT.replace("stdout, stderr", "NULL, NULL")
 _INSERT_TASK = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
+_INSERT_TASK_AGAIN = f"{_INSERT_TASK} ON CONFLICT (id) DO NOTHING"
 _FIND_WAITING = f"""SELECT seq, {_SELECT} FROM tasks
     WHERE queue = ? AND status = {int(Status.CREATED)} AND {_NOBODY_SQL} ORDER BY priority DESC, seq"""
+_FIND_NEWEST_WAITING = f"""SELECT seq, {_SELECT} FROM tasks INDEXED BY tasks_waiting
+    WHERE queue = ? AND status = {int(Status.CREATED)} AND priority = ? AND {_NOBODY_SQL} ORDER BY seq DESC"""
+# A step through the index from priority to priority, so the cost is that of the priorities, not of the tasks.
+_FIND_PRIORITIES = f"""WITH RECURSIVE waiting (priority) AS (
+        SELECT max(priority) FROM tasks WHERE queue = ?1 AND status = {int(Status.CREATED)}
+        UNION ALL
+        SELECT (SELECT max(priority) FROM tasks
+                WHERE queue = ?1 AND status = {int(Status.CREATED)} AND priority < waiting.priority)
+        FROM waiting WHERE waiting.priority IS NOT NULL)
+    SELECT priority FROM waiting WHERE priority IS NOT NULL"""
+_FIND_OLDEST = f"""SELECT seq, ctime FROM tasks INDEXED BY tasks_waiting
+    WHERE queue = ? AND status = {int(Status.CREATED)} AND priority = ? ORDER BY seq LIMIT 1"""
+_COUNT_IN_HAND = f"""SELECT count(*) FROM tasks
+    WHERE queue = ? AND status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)})"""
+_FIND_HOLDER = f"""SELECT id, seq FROM tasks
+    WHERE unique_key = ? AND queue = ? AND status IN ({_UNFINISHED}) AND id IS NOT ? LIMIT 1"""
+_FIND_DUE = f"""SELECT {_SELECT_WITHOUT_OUTPUT} FROM tasks WHERE seq IN (
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
+        WHERE cancel IS NOT NULL AND status = {int(Status.RUNNING)} AND node = ?1 LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
+        WHERE cancel IS NOT NULL AND status IN ({_WAITING}, {int(Status.ORPHANED)}) LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_awaited
+        WHERE awaited = 1 AND status NOT IN ({_UNFINISHED}) LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_expiring
+        WHERE expires IS NOT NULL AND status IN ({_WAITING}) AND expires <= ?2 ORDER BY expires LIMIT ?3))"""
 
 
 class SqliteStore:
@@ -305,14 +401,21 @@ class SqliteStore:
 
     # --- tasks, as people and command nodes use them
 
-    def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
+    def new_ids(self, count: int) -> list[TaskId]:
+        return list(self._ids.take(count))
+
+    def insert_tasks(self, documents: Sequence[Document], *, again: bool = False) -> list[TaskId]:
         rows = self._rows_of(documents)
+        return self._write(
+            lambda connection: _insert(connection, rows, again=again),
+            duplicate="a task with one of these ids exists already",
+        )
 
-        def insert(connection: sqlite3.Connection) -> list[TaskId]:
-            connection.executemany(_INSERT_TASK, rows)
-            return [row[0] for row in rows]
+    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        def carry_out(connection: sqlite3.Connection) -> set[TaskId]:
+            return {change.task_id for change in changes if not _apply_to_task(connection, change)}
 
-        return self._write(insert, duplicate="a task with one of these ids exists already")
+        return self._write(carry_out)
 
     def _rows_of(self, documents: Sequence[Document]) -> list[tuple[Any, ...]]:
         now = _milliseconds(self.now())
@@ -326,6 +429,8 @@ class SqliteStore:
             if not document.keys() <= _IN_COLUMNS:
                 values["rest"] = _encode({n: value for n, value in document.items() if n not in _IN_COLUMNS})
             size = len(values["parameters"]) + len(values["stdout"]) + len(values["stderr"]) + len(values["rest"])
+            if values["after"] is not None:
+                size += len(values["after"])
             if size > DOCUMENT_MAX:
                 raise StoreRefusedError(
                     f"expected a task document of at most {DOCUMENT_MAX} bytes, found {size}; "
@@ -339,23 +444,34 @@ class SqliteStore:
         return _task_of(rows[0]) if rows else None
 
     def find_tasks(
-        self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
+        self,
+        which: TaskFilter,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_output: bool = True,
+        in_any_order: bool = False,
     ) -> Iterator[Task]:
         columns = _SELECT if with_output else _SELECT_WITHOUT_OUTPUT
         condition, values = _where(which)
-        compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        statement = (
-            f"SELECT seq, {columns} FROM tasks WHERE {condition} AND seq {compare} ? ORDER BY seq {order} LIMIT ?"
-        )
-        last = 2**63 - 1 if newest_first else -1
+        last: tuple[Any, ...]
+        if in_any_order and which.queue is not None:
+            # As the index on queue and status has them: where each page goes on is found at once.
+            beyond, order, last = "(status, seq) > (?, ?)", "status, seq", (-(2**63), -1)
+        elif newest_first and not in_any_order:
+            beyond, order, last = "seq < ?", "seq DESC", (2**63 - 1,)
+        else:
+            beyond, order, last = "seq > ?", "seq", (-1,)
+        statement = f"SELECT seq, {columns} FROM tasks WHERE {condition} AND {beyond} ORDER BY {order} LIMIT ?"
         left = 2**62 if limit is None else limit
         while left > 0:
-            rows = self._read(statement, (*values, last, min(_PAGE, left)))
+            rows = self._read(statement, (*values, *last, min(_PAGE, left)))
             for row in rows:
                 yield _task_of(row[1:], with_output=with_output)
             if len(rows) < min(_PAGE, left):
                 return
-            last, left = rows[-1][0], left - len(rows)
+            seq, _, _, status, *_ = rows[-1]
+            last, left = (seq,) if len(last) == 1 else (status, seq), left - len(rows)
 
     def count_tasks(self, which: TaskFilter) -> int:
         condition, values = _where(which)
@@ -370,13 +486,63 @@ class SqliteStore:
             of_queue[status] = of_queue.get(status, 0) + count
         return counts
 
-    def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
+    def delete_tasks(
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+    ) -> int:
+        condition = "" if statuses is None else f"AND {_status_is(statuses, failed_too=failed_too)}"
+
         def delete(connection: sqlite3.Connection) -> int:
-            ids = [(task,) for task in tasks]
-            connection.executemany("DELETE FROM output WHERE task = ?", ids)
-            return sum(connection.execute("DELETE FROM tasks WHERE id = ?", one).rowcount for one in ids)
+            deleted = [
+                (task,)
+                for task in tasks
+                if connection.execute(
+                    f"DELETE FROM tasks WHERE id = ? AND awaited IS NOT 1 {condition}", (task,)
+                ).rowcount
+            ]
+            connection.executemany("DELETE FROM output WHERE task = ?", deleted)
+            return len(deleted)
 
         return self._write(delete)
+
+    def oldest_waiting(self) -> dict[QueueId, datetime]:
+        oldest = {}
+        for queue in self.waiting_queues():
+            firsts = [
+                row
+                for (priority,) in self._read(_FIND_PRIORITIES, (queue,))
+                for row in self._read(_FIND_OLDEST, (queue, priority))
+            ]
+            if not firsts:
+                continue  # the last one was claimed meanwhile
+            with contextlib.suppress(*_UNREADABLE):  # which a person has to mend, and `get_task` tells
+                moment = _moment(min(firsts)[1])
+                if moment is not None:
+                    oldest[queue] = moment
+        return oldest
+
+    def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
+        raise StoreRefusedError(
+            f"expected a store with collections, found the file {self.description}; name the tasks' parameters "
+            "themselves, or use a store at mongodb://"
+        )
+
+    # --- notes
+
+    def read_note(self, name: str) -> Document | None:
+        rows = self._read("SELECT document FROM notes WHERE name = ?", (name,))
+        try:
+            return _object(_decode(rows[0][0])) if rows else None
+        except _UNREADABLE as error:
+            raise StoreRefusedError(
+                f'the note "{name}" in {self.description} cannot be read: {_why_unreadable(error)}; delete its row'
+            ) from error
+
+    def write_note(self, name: str, document: Document | None) -> None:
+        if document is None:
+            self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)))
+            return
+        encoded = _encode(document)
+        self._write(lambda c: c.execute("INSERT OR REPLACE INTO notes (name, document) VALUES (?, ?)", (name, encoded)))
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         for number in itertools.count():
@@ -426,21 +592,34 @@ class SqliteStore:
 
         return self._write(put)
 
-    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> bool:
-        def beat(connection: sqlite3.Connection) -> bool:
+    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def beat(connection: sqlite3.Connection) -> Mapping[str, Any] | None:
             key = (node_id, session)
             row = connection.execute("SELECT document FROM nodes WHERE id = ? AND session IS ?", key).fetchone()
             if row is None:
-                return False
-            try:
-                before = _object(_decode(row[0]))
-            except _UNREADABLE:
-                before = {"_id": node_id}  # what is the same for its whole life comes back with its next start
+                return None
+            # Where it cannot be read: what is the same for its whole life comes back with its next start.
+            before = _node_document(node_id, row[0])
             document, at = _encode({**before, **set}), _milliseconds(self.now())
             connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
-            return True
+            return _requests_of(before)
 
         return self._write(beat)
+
+    def request_of_node(self, node_id: str, name: str, value: Document | None) -> bool:
+        def request(connection: sqlite3.Connection) -> bool:
+            row = connection.execute("SELECT document FROM nodes WHERE id = ?", (node_id,)).fetchone()
+            if row is None:
+                return False
+            document = _node_document(node_id, row[0])
+            requests = {**_requests_of(document), name: value}
+            if value is None:
+                del requests[name]
+            encoded = _encode({**document, "requests": requests})
+            connection.execute("UPDATE nodes SET document = ? WHERE id = ?", (encoded, node_id))
+            return True
+
+        return self._write(request)
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
         statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
@@ -461,19 +640,25 @@ class SqliteStore:
         )
         return {queue for (queue,) in rows}
 
-    def claim(
-        self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str, begin: Begin | None = None
-    ) -> list[Task]:
-        now = self.now()
-        claimed = {
-            "status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now},
-        }  # fmt: skip
-
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
         def claim(connection: sqlite3.Connection) -> list[Task]:
+            now = self.now()  # in the transaction: a time from before the wait for it would let a rate be exceeded
+            claimed = {
+                "status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now},
+            }  # fmt: skip
             tasks = []
-            for queue, count in wanted:
+            for want in wanted:
+                count = want.count
+                if want.maxtotal is not None and count > 0:
+                    (in_hand,) = connection.execute(_COUNT_IN_HAND, (want.queue,)).fetchone()
+                    count = min(count, want.maxtotal - in_hand)
+                if want.rate is not None and count > 0:
+                    count = min(count, _granted(connection, want.queue, want.rate, now))
                 # The rows are this transaction's alone, so the updates need no guard.
-                for seq, row, document in self._find_waiting(connection, queue, count):
+                found = self._find_waiting(connection, want, count)
+                if want.rate is not None and found:
+                    _use_up(connection, want.queue, want.rate, now, len(found))
+                for seq, row, document in found:
                     task = Task.from_document({**document, **claimed})
                     columns = _columns_of(claimed)
                     change = begin(task) if begin is not None else None
@@ -488,7 +673,7 @@ class SqliteStore:
         return self._write(claim)
 
     def _find_waiting(
-        self, connection: sqlite3.Connection, queue: QueueId, count: int
+        self, connection: sqlite3.Connection, want: Want, count: int
     ) -> list[tuple[int, Sequence[Any], Document]]:
         """The first tasks of a queue that can be claimed, with their rows; what is damaged is passed over (rule 5)."""
 
@@ -497,7 +682,8 @@ class SqliteStore:
             if count <= 0:
                 return found
             # No LIMIT: how many of the rows are damaged is not known before. Rows are read one by one, and no more.
-            for seq, *row in connection.execute(_FIND_WAITING, (queue,)):
+            waiting = _newest_waiting(connection, want.queue) if want.newest_first else None
+            for seq, *row in waiting or connection.execute(_FIND_WAITING, (want.queue,)):
                 try:
                     found.append((seq, row, _document_of(row)))
                 except _UNREADABLE:
@@ -528,7 +714,7 @@ class SqliteStore:
             for change, new_rows in zip(changes, created, strict=True):
                 if _apply(connection, change):
                     if new_rows:
-                        connection.executemany(_INSERT_TASK, new_rows)
+                        _insert(connection, new_rows)
                     _forget_output(connection, change)
                 # Carried out before, and its answer was lost: what it creates was created with it.
                 elif not _is_done_already(connection, change):
@@ -538,14 +724,21 @@ class SqliteStore:
         created = [self._rows_of(change.creates) if change.creates else () for change in changes]
         return self._write(carry_out)
 
+    def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
+        """Nothing to do: each claim counts, in its own transaction, what is in hand."""
+
     def promote_due(self, limit: int = 1000) -> int:
         now = _milliseconds(self.now())
-        due = f"status = {int(Status.BLOCKED)} AND not_before IS NOT NULL AND not_before <= ?"
-        if not self._read(f"SELECT 1 FROM tasks WHERE {due} LIMIT 1", (now,)):
+        due = f"{_WAITS_FOR_TIME} AND not_before <= ?"
+        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (now,)):
             return 0  # without a write transaction, as nearly always
         statement = f"""UPDATE tasks SET status = {int(Status.CREATED)}, node = '{NOBODY}', mtime = ?, not_before = NULL
-            WHERE seq IN (SELECT seq FROM tasks WHERE {due} ORDER BY not_before LIMIT ?)"""
+            WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
         return self._write(lambda c: c.execute(statement, (now, now, limit)).rowcount)
+
+    def due(self, node_id: str, limit: int = 500) -> list[Task]:
+        rows = self._read(_FIND_DUE, (node_id, _milliseconds(self.now()), limit))
+        return [_task_of(row, with_output=False) for row in rows]
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
@@ -557,9 +750,7 @@ class SqliteStore:
                 f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) {other} LIMIT 1", (queue, *damaged)
             )
             or self._read(
-                f"""SELECT 1 FROM tasks
-                    WHERE queue = ? AND status = {int(Status.BLOCKED)} AND not_before IS NOT NULL LIMIT 1""",
-                (queue,),
+                f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {_WAITS_FOR_TIME} LIMIT 1", (queue,)
             )
             for queue in queues
         )
@@ -660,16 +851,102 @@ class SqliteWatcher:
 
 
 class _IdSource:
-    """Task ids as MongoDB's drivers make them (seconds, process, counter), rising within one process."""
+    """Task ids: 24 hexadecimal digits, as MongoDB's, that begin with the time: seconds, milliseconds, which one of
+    that millisecond, process. They rise within a process whatever its clock does, and over processes as the
+    milliseconds do."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._process = os.urandom(5).hex()
-        self._counter = itertools.count(int.from_bytes(os.urandom(3), "big") >> 1)
+        self._process = f"{int.from_bytes(os.urandom(5), 'big') & 0xF_FFFF_FFFF:09x}"
+        self._next = 0  # milliseconds * _IDS_A_MILLISECOND + number
 
     def take(self, count: int) -> list[str]:
-        start = f"{int(self._clock.now().timestamp()) & 0xFFFFFFFF:08x}{self._process}"
-        return [f"{start}{next(self._counter) & 0xFFFFFF:06x}" for _ in range(count)]
+        first = max(self._next, (_milliseconds(self._clock.now()) or 0) * _IDS_A_MILLISECOND)
+        self._next = first + count
+        ids: list[str] = []
+        while first < self._next:
+            # Those of the same millisecond differ in their number only. More than it has are of the next one.
+            at, number = divmod(first, _IDS_A_MILLISECOND)
+            seconds, milliseconds = divmod(at, 1000)
+            start, process = f"{seconds & 0xFFFFFFFF:08x}{milliseconds:03x}", self._process
+            end = min(_IDS_A_MILLISECOND, number + self._next - first)
+            ids.extend([f"{start}{one:04x}{process}" for one in range(number, end)])
+            first += end - number
+        return ids
+
+
+_IDS_A_MILLISECOND = 0x10000
+
+
+# --- creation
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, again: bool = False) -> list[TaskId]:
+    """Insert new tasks, in this order, but those whose key is held; the ids as `Store.insert_tasks` gives them."""
+    statement = _INSERT_TASK_AGAIN if again else _INSERT_TASK
+    if all(row[_UNIQUE_KEY_AT] is None for row in rows):
+        connection.executemany(statement, rows)
+        ids = [row[_ID_AT] for row in rows]
+    else:
+        ids = [_insert_with_key(connection, statement, row, again=again) for row in rows]
+    after = [row[_AFTER_AT] for row in rows if row[_AFTER_AT] is not None]
+    if after:  # by the trigger as well, but not what comes later in these rows
+        waited_for = "SELECT one.value FROM json_each(?) AS list, json_each(list.value) AS one"
+        connection.execute(
+            f"UPDATE tasks SET awaited = 1 WHERE id IN ({waited_for}) AND awaited IS NOT 1", (f"[{','.join(after)}]",)
+        )
+    return ids
+
+
+def _insert_with_key(connection: sqlite3.Connection, statement: str, row: tuple[Any, ...], *, again: bool) -> TaskId:
+    task_id, key = row[_ID_AT], row[_UNIQUE_KEY_AT]
+    is_there = again and connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).fetchone()
+    if key is not None and not is_there:
+        holder = connection.execute(_FIND_HOLDER, (key, row[_QUEUE_AT], None)).fetchone()
+        if holder is not None:
+            return holder[0]
+    connection.execute(statement, row)
+    return task_id
+
+
+_ID_AT, _QUEUE_AT, _AFTER_AT, _UNIQUE_KEY_AT = (_COLUMNS.index(name) for name in ("id", "queue", "after", "unique_key"))
+
+
+# --- claims
+
+
+def _newest_waiting(connection: sqlite3.Connection, queue: QueueId) -> Iterator[tuple[Any, ...]]:
+    """The tasks of a queue that can be claimed, the highest priority first, of each the last created first."""
+    for (priority,) in connection.execute(_FIND_PRIORITIES, (queue,)).fetchall():
+        yield from connection.execute(_FIND_NEWEST_WAITING, (queue, priority))
+
+
+def _granted(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
+    """How many the rate of a queue lets claim now. Each one uses up an interval, from now or from where those before it
+    end; what is used up may lie a burst ahead of now."""
+    interval = _interval(rate)
+    ahead = max(0, _used_until(connection, queue, rate, now) - _microseconds(now))
+    return (rate.burst * interval - ahead) // interval
+
+
+def _use_up(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime, count: int) -> None:
+    until = max(_used_until(connection, queue, rate, now), _microseconds(now)) + count * _interval(rate)
+    connection.execute("INSERT OR REPLACE INTO rates (queue, used_until) VALUES (?, ?)", (queue, until))
+
+
+def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
+    row = connection.execute("SELECT used_until FROM rates WHERE queue = ?", (queue,)).fetchone()
+    # More than a burst ahead: the clock was set back, or the rate was another one. Then a whole burst is used up.
+    return min(int(row[0]), _microseconds(now) + rate.burst * _interval(rate)) if row is not None else 0
+
+
+def _interval(rate: Rate) -> int:
+    """Microseconds, rounded up: never more than the rate allows."""
+    return math.ceil(rate.interval_seconds * 1_000_000)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 # --- changes
@@ -694,7 +971,34 @@ def _apply(connection: sqlite3.Connection, change: RunChange) -> bool:
     return done.rowcount > 0
 
 
-def _changed_columns(change: RunChange, rest: str) -> dict[str, Any]:
+def _apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
+    """Carry out one guarded change that no run makes; False where its guard does not hold, or a key is held."""
+    guard, guarded = f"id = ? AND {_status_is(change.statuses, failed_too=change.failed_too)}", [change.task_id]
+    if change.mtime is not None:
+        guard, guarded = f"{guard} AND mtime = ?", [*guarded, _milliseconds(change.mtime)]
+    row = connection.execute(
+        f"SELECT seq, queue, status, unique_key, rest FROM tasks WHERE {guard}", guarded
+    ).fetchone()
+    if row is None:
+        return False
+    seq, queue, status, unique_key, rest = row
+    columns = _changed_columns(change, rest)
+    new_status = columns.get("status", status)
+    key = columns.get("unique_key", unique_key)
+    if key is not None and new_status in UNFINISHED and (status not in UNFINISHED or key != unique_key):
+        holder = connection.execute(_FIND_HOLDER, (key, columns.get("queue", queue), change.task_id)).fetchone()
+        if holder is not None:
+            return False
+    assignments = [f"{name} = ?" for name in columns]
+    if columns.get("status") in (Status.CREATED, Status.BLOCKED) and "awaited" not in columns:
+        assignments.append("awaited = CASE WHEN awaited IS NOT NULL THEN 1 END")
+    connection.execute(
+        f"UPDATE tasks SET {', '.join(assignments) or 'id = id'} WHERE seq = ?", (*columns.values(), seq)
+    )
+    return True
+
+
+def _changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]:
     """What a change makes of a row. `rest` as it is now: read only where the change names a field that is in it."""
     columns = _columns_of(change.set)
     for name in change.unset:
@@ -760,6 +1064,44 @@ def _text_column(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _flag_column(value: Any) -> int | None:
+    return None if value is None else int(bool(value))
+
+
+def _object_column(value: Any) -> str | None:
+    return None if value is None else _encode(value)
+
+
+def _list_column(name: str) -> Callable[[Any], str | None]:
+    def write(value: Any) -> str | None:
+        if value is not None and not isinstance(value, (list, tuple)):
+            raise StoreRefusedError(f'expected a list as "{name}", found {kind_of(value)}')
+        return None if value is None else _encode(value)
+
+    return write
+
+
+def _optional_text_column(name: str) -> Callable[[Any], str | None]:
+    def write(value: Any) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise StoreRefusedError(f'expected a text as "{name}", found {kind_of(value)}')
+        return value
+
+    return write
+
+
+def _node_document(node_id: str, encoded: Any) -> Document:
+    try:
+        return _object(_decode(encoded))
+    except _UNREADABLE:
+        return {"_id": node_id}
+
+
+def _requests_of(document: Document) -> Document:
+    requests = document.get("requests")
+    return requests if isinstance(requests, dict) else {}
+
+
 def _queue_of(queue_id: QueueId, encoded: str) -> Queue:
     try:
         return Queue.from_document({**_object(_decode(encoded)), "_id": queue_id})
@@ -798,7 +1140,7 @@ def _document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
     """The document of a row. Raises one of `_UNREADABLE` where a column holds what it must not."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
-        run, rest,
+        run, after, unique_key, expires, cancel, awaited, parent, rest,
     ) = row  # fmt: skip
     document: Document = {
         "_id": task_id,
@@ -819,6 +1161,18 @@ def _document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
         document["claim"] = {"token": token, "at": _moment(claimed_at)}
     if run is not None:
         document["run"] = _decode(run)
+    if after is not None:
+        document["after"] = _decode(after)
+    if unique_key is not None:
+        document["unique_key"] = unique_key
+    if expires is not None:
+        document["expires"] = _moment(expires)
+    if cancel is not None:
+        document["cancel"] = _decode(cancel)
+    if awaited is not None:
+        document["awaited"] = bool(awaited)
+    if parent is not None:
+        document["parent"] = parent
     return {**document, **_without_columns(_decode(rest))} if rest != "{}" else document
 
 
@@ -847,13 +1201,14 @@ _UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 _FIELDS_OF_COLUMNS = frozenset(
     {
         "_id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim", "parameters", "stdout",
-        "stderr", "run",
+        "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent",
     }
 )  # fmt: skip
-_DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at"})
+_DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at", "expires"})
 # What stands in for a column that cannot be read.
 _HARMLESS: Mapping[str, str | None] = {
-    **dict.fromkeys(sorted(_DATE_COLUMNS)), "parameters": "null", "run": None, "rest": "{}",
+    **dict.fromkeys(sorted(_DATE_COLUMNS)), "parameters": "null", "run": None, "after": None, "cancel": None,
+    "rest": "{}",
 }  # fmt: skip
 
 
@@ -870,9 +1225,32 @@ def _where(which: TaskFilter) -> tuple[str, list[Any]]:
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps([str(one) for one in which.ids]).decode())
     if which.statuses is not None:
-        exact = f"status IN ({', '.join(str(int(status)) for status in sorted(which.statuses)) or 'NULL'})"
-        conditions.append(f"({exact} OR status > {int(Status.FAILED)})" if which.failed_too else exact)
+        conditions.append(_status_is(which.statuses, failed_too=which.failed_too))
+    for condition, moment in (
+        ("ctime >= ?", which.created_since),
+        ("ctime < ?", which.created_before),
+        ("mtime >= ?", which.changed_since),
+        ("mtime < ?", which.changed_before),
+    ):
+        if moment is not None:
+            conditions.append(condition)
+            values.append(_milliseconds(moment))
+    for condition, value in (
+        ("unique_key = ?", which.unique_key),
+        ("parent = ?", which.parent),
+        ("seq IN (SELECT follower FROM followers WHERE task = ?)", which.after),
+        ("CASE WHEN rest != '{}' AND json_valid(rest) THEN json_extract(rest, '$.error.code') END = ?",
+         which.error_code),
+    ):  # fmt: skip
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
     return " AND ".join(conditions), values
+
+
+def _status_is(statuses: frozenset[int], *, failed_too: bool) -> str:
+    exact = f"status IN ({', '.join(str(int(status)) for status in sorted(statuses)) or 'NULL'})"
+    return f"({exact} OR status > {int(Status.FAILED)})" if failed_too else exact
 
 
 def _text_id(value: Any) -> str:
@@ -972,6 +1350,12 @@ _FIELD_WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "run": _encode,
     "stdout": _text_column,
     "stderr": _text_column,
+    "after": _list_column("after"),
+    "unique_key": _optional_text_column("unique_key"),
+    "expires": _milliseconds,
+    "cancel": _object_column,
+    "awaited": _flag_column,
+    "parent": _optional_text_column("parent"),
 }
 _IN_COLUMNS = frozenset({*_FIELD_WRITERS, "claim", "_id"})
 _EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
@@ -979,6 +1363,7 @@ _EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "not_before": {"not_before": None},
     "priority": {"priority": 0},
     "run": {"run": None},
+    **{name: {name: None} for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent")},
 }
 _NEW_ROW: Mapping[str, Any] = {
     **dict.fromkeys(_COLUMNS),
