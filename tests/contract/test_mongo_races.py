@@ -226,10 +226,11 @@ def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: Mon
     assert (stored(mongo, task.id)["status"], stored(mongo, task.id)["stdout"]) == (Status.CONCLUDED, "ab")
 
 
-@pytest.mark.parametrize("command", ["update", "find", "aggregate", "insert", "distinct", "delete"])
+@pytest.mark.parametrize("command", ["update", "findAndModify", "find", "aggregate", "insert", "distinct", "delete"])
 def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_server: Mongod, command: str) -> None:
     calls: dict[str, Any] = {
-        "update": lambda: mongo.heartbeat("n1", "s", {"heartbeat": {}}),
+        "update": lambda: mongo.update_queue("q", {"maxthreads": 1}),
+        "findAndModify": lambda: mongo.heartbeat("n1", "s", {"heartbeat": {}}),
         "find": lambda: list(mongo.find_tasks(TaskFilter())),
         "aggregate": mongo.count_by_status,
         "insert": lambda: push(mongo, {}),

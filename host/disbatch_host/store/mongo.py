@@ -26,7 +26,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -39,7 +40,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.int64 import Int64
 from bson.objectid import ObjectId
-from pymongo import ASCENDING, DESCENDING, UpdateOne, WriteConcern
+from pymongo import ASCENDING, DESCENDING, DeleteOne, ReturnDocument, UpdateOne, WriteConcern
 from pymongo import errors as driver
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -65,13 +66,16 @@ from disbatch_host.model import (
     RunChange,
     RunKey,
     Task,
+    TaskChange,
     TaskFilter,
     TaskId,
+    Want,
     whole_number,
 )
 from disbatch_host.store.base import SCHEMA_VERSION, Begin
 from disbatch_host.store.open import redact, without_secrets
-from disbatch_protocol.status import Status
+from disbatch_protocol.quantities import Rate
+from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +93,23 @@ _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 _CLAIM_TRIES = 3  # in one call, where another node was faster
 _CLAIM_SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
 _TICKS = 2**16  # in a second: how fine ids are dated
+_KEY_SECONDS = 60.0  # so long a holder of a `unique_key` that is not there counts as being created
+_RETRY_SECONDS = 10.0  # so long a task that holds its `unique_key` to be run again may take to become unfinished
+_RETRY_MARGIN_SECONDS = 2.0  # the clocks of a cluster's servers may differ by so much
+_RETRY_POLL_SECONDS = 0.02  # how often it is asked what has become of such a task
+_DOUBT_SECONDS = 30.0  # a claim whose answer was lost is carried out within it, or never: SOCKET_SECONDS, and a bit
 
 _UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
 _IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
+_WAITING = [int(Status.BLOCKED), int(Status.CREATED)]
+_NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
 # A document as an id cannot be the key of a run, and nobody could type it.
 _USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
 _DUPLICATE_KEY = 11000  # the server's code for it
 _OWING = {"follow_ups._id": {"$exists": True}}
+_NO_OUTPUT = {"stdout": 0, "stderr": 0}
+# Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`_tell`).
+_NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 _NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
 
 # Documents of others may hold dates that Python does not have and text that is no UTF-8; such a value comes as a
@@ -116,11 +130,18 @@ _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
         (("node", ASCENDING), ("status", ASCENDING)),
         {"partialFilterExpression": {"status": {"$gte": int(Status.CLAIMED), "$lte": int(Status.RUNNING)}}},
     ),
-    # What is due.
-    ((("not_before", ASCENDING),), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
+    # What is due. Those that wait for another task as well come after all others, and are not looked at.
+    ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
+    # Who waits for a task.
+    ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
+    # What `due` asks for: one index for each of its kinds, with only those in it that have the field.
+    ((("status", ASCENDING), ("node", ASCENDING)), {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
+    ((("awaited", ASCENDING), ("status", ASCENDING)), {"partialFilterExpression": {"awaited": True}}),
+    ((("status", ASCENDING), ("expires", ASCENDING)), {"partialFilterExpression": {"expires": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
 )
+_INDEXES_OF_BEFORE = ("not_before_1",)  # that older layouts of ours had; another takes its place
 
 
 class MongoStore:
@@ -134,6 +155,7 @@ class MongoStore:
         self._server_time = datetime.fromtimestamp(0, UTC)  # when it was last asked
         self._server_asked = float("-inf")  # when that was, by the monotonic clock
         self._last_tick = 0
+        self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # see `_in_hand`
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
@@ -172,6 +194,9 @@ class MongoStore:
                 self._tasks, self._queues = self._database["tasks"], self._database["queues"]
                 self._nodes = self._database["nodes"]
                 self._files, self._chunks = self._database["tasks.files"], self._database["tasks.chunks"]
+                self._notes = self._database[_LAYOUT_COLLECTION]
+                self._keys = _Keys(self._database["disbatch_keys"], self._tasks, self.now)
+                self._limits = _Limits(self._database["disbatch_limits"])
                 self._check_layout()
                 self._create_indexes()
                 self._follow_clock()
@@ -199,6 +224,13 @@ class MongoStore:
                 self._database[_LAYOUT_COLLECTION].insert_one({"_id": "layout", "version": SCHEMA_VERSION})
             return
         version = whole_number(found.get("version"))
+        if version is not None and version < SCHEMA_VERSION:
+            with _only_looking("the layout's version is not raised"):
+                # An older program would promote what waits for another task, so it must not start here any more.
+                self._database[_LAYOUT_COLLECTION].update_one({"_id": "layout"}, {"$max": {"version": SCHEMA_VERSION}})
+                for name in _INDEXES_OF_BEFORE:
+                    with contextlib.suppress(driver.OperationFailure):  # it is not there
+                        self._tasks.drop_index(name)
         if version is None or version > SCHEMA_VERSION:
             raise StoreTooNewError(
                 f"{self.description} has layout {found.get('version')!r:.40}, this program knows {SCHEMA_VERSION} at "
@@ -285,17 +317,187 @@ class MongoStore:
 
     # --- tasks, as people and command nodes use them
 
-    def insert_tasks(self, documents: Sequence[Document]) -> list[TaskId]:
+    def new_ids(self, count: int) -> list[TaskId]:
+        self.now()  # the server's clock dates the ids
+        return list(self._new_ids(count))
+
+    def insert_tasks(self, documents: Sequence[Document], *, again: bool = False) -> list[TaskId]:
         if not documents:
             return []
-        self.now()  # the server's clock dates the ids
+        new = self.new_ids(len(documents))
+        copies = [{"_id": new_id, **document} for new_id, document in zip(new, documents, strict=True)]
         with _translated(self, duplicate="a task with one of these ids exists already"):
-            copies = [
-                {"_id": new_id, **document}
-                for new_id, document in zip(self._new_ids(len(documents)), documents, strict=True)
+            return self._insert(copies, again=again)
+
+    def _insert(self, documents: Sequence[Document], *, again: bool) -> list[TaskId]:
+        began = self._clock.monotonic()
+        ids = [document["_id"] for document in documents]
+        keys = [_key_of(document) for document in documents]
+        # Of an earlier call, what it has created stays what is meant, whoever has the key by now.
+        keyed = [task_id for task_id, key in zip(ids, keys, strict=True) if key is not None] if again else []
+        there = {one["_id"] for one in self._tasks.find({"_id": {"$in": keyed}}, {"_id": 1})} if keyed else set()
+        first: dict[_Key, int] = {}  # of several of one call, the first one asks for the key
+        for place, key in enumerate(keys):
+            if key is not None and ids[place] not in there:
+                first.setdefault(key, place)
+        locks = self._keys.take({key: ids[place] for key, place in first.items()})
+        created: list[Document] = []
+        for place, (document, key) in enumerate(zip(documents, keys, strict=True)):
+            if key is not None and ids[place] not in there:
+                ids[place] = locks[key].task
+                if locks[key].mark is None or first[key] != place:
+                    continue
+            created.append({**document, "_id": ids[place]})
+        # Before: whoever dies after the insert leaves a mark. After: a sweep in between may have found nobody to tell,
+        # and taken the mark.
+        waits_for = list({one for document in created for one in _after(document)})
+        self._mark_awaited(waits_for)
+        ours = {lock.task: key for key, lock in locks.items() if lock.mark is not None}
+        try:
+            self._create(created, ours, again=again)
+        except driver.ConnectionFailure:
+            raise  # they may be there or still come, so the keys stay theirs; see `_Keys`
+        except Exception:
+            with contextlib.suppress(driver.PyMongoError):
+                there = {one["_id"] for one in self._tasks.find({"_id": {"$in": list(ours)}}, {"_id": 1})}
+                self._keys.release([(key, lock) for key, lock in locks.items() if lock.task not in there])
+            raise
+        self._mark_awaited(waits_for)
+        if ours and self._clock.monotonic() - began > _KEY_SECONDS / 2:
+            instead = self._withdraw_overtaken(ours)
+            ids = [instead.get(task_id, task_id) for task_id in ids]
+        return ids
+
+    def _create(self, documents: Sequence[Document], keys: Mapping[TaskId, _Key], *, again: bool) -> None:
+        """Insert them. One that is there already is fine where that is what an earlier call has done, or, of those with
+        a key, somebody else for this one (`_Keys`, rule 3)."""
+        try:
+            if documents:
+                self._tasks.insert_many(documents, ordered=False)
+        except driver.BulkWriteError as error:
+            failures = error.details.get("writeErrors", ())
+            doubles = {documents[one["index"]]["_id"] for one in failures if _is_same_id(one)}
+            if error.details.get("writeConcernErrors") or len(doubles) < len(failures):
+                raise
+            if not again:
+                found = self._tasks.find({"_id": {"$in": list(doubles)}}, {"queue": 1, "unique_key": 1})
+                if doubles - {one["_id"] for one in found if _key_of(one) == keys.get(one["_id"], ())}:
+                    raise
+
+    def _withdraw_overtaken(self, keys: Mapping[TaskId, _Key]) -> dict[TaskId, TaskId]:
+        """This process stood still for so long that others took the tasks that it was about to create for lost, and
+        their keys over: take them back where nobody has begun with them. Instead of which there is which other."""
+        instead: dict[TaskId, TaskId] = {}
+        holders = self._keys.holders(list(keys.values()))
+        for task_id, key in keys.items():
+            holder = holders.get(key, task_id)
+            if holder != task_id:
+                untouched = {"_id": task_id, "status": {"$in": _WAITING}, "node": _UNCLAIMED, "claim": None}
+                if self._tasks.delete_one(untouched).deleted_count:
+                    instead[task_id] = holder
+        return instead
+
+    def _mark_awaited(self, tasks: Sequence[TaskId]) -> None:
+        for start in range(0, len(tasks), _IDS_IN_CONDITION):
+            writes = [
+                UpdateOne({"_id": one, **_NOT_MARKED}, {"$set": {"awaited": True}, "$unset": {"telling": ""}})
+                for one in tasks[start : start + _IDS_IN_CONDITION]
             ]
-            self._tasks.insert_many(copies)
-        return [copy["_id"] for copy in copies]
+            self._tasks.bulk_write(writes, ordered=False)
+
+    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        refused: set[TaskId] = set()
+        with _translated(self):
+            for start in range(0, len(changes), _PAGE):
+                part = changes[start : start + _PAGE]
+                told = [change for change in part if change.set.get("awaited") is False]
+                refused |= self._change([change for change in part if change.set.get("awaited") is not False])
+                refused |= self._tell(told) if told else set()
+        return refused
+
+    def _change(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        if not changes:
+            return set()
+        keys, refused = self._keys_of_retried([change.task_id for change in changes if _may_revive(change)])
+        locks = self._keys.take({key: task_id for task_id, key in keys.items()}, to_retry=True)
+        refused |= {task_id for task_id, key in keys.items() if locks[key].task != task_id}
+        written = [change for change in changes if change.task_id not in refused]
+        writes = []
+        for change in written:
+            guard = _guard_of_task(change)
+            lock = locks[keys[change.task_id]] if change.task_id in keys else None
+            if lock is not None and lock.until is not None:
+                # Not a moment later than others wait for it: by the server's clock, when it carries the change out.
+                last = lock.until - timedelta(seconds=_RETRY_MARGIN_SECONDS)
+                guard["$expr"] = {"$lt": ["$$NOW", {"$literal": last}]}
+            writes.append(UpdateOne(guard, _update_of_task(change)))
+        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+            refused |= self._unseen(written)
+        self._keys.end_retry([(key, locks[key]) for key in keys.values()])
+        return refused
+
+    def _keys_of_retried(self, tasks: Sequence[TaskId]) -> tuple[dict[TaskId, _Key], set[TaskId]]:
+        """The keys of those of them that have one, one task of each; and the others of the same keys."""
+        keys: dict[TaskId, _Key] = {}
+        others: set[TaskId] = set()
+        if tasks:
+            which = {"_id": {"$in": list(tasks)}, "unique_key": {"$type": "string"}}
+            for document in self._tasks.find(which, {"queue": 1, "unique_key": 1}):
+                key = _key_of(document)
+                if key in keys.values():
+                    others.add(document["_id"])
+                elif key is not None:
+                    keys[document["_id"]] = key
+        return keys, others
+
+    def _tell(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        """Take the mark `awaited` from tasks whose followers have been told, so that none is overlooked that was
+        created while they were told: the change is announced in the task (`telling`), then is looked for followers that
+        know nothing, then it is made where the announcement still stands. A follower that is created before the look is
+        found by it; the mark that is set after the insert of any other takes the announcement away. Whoever dies in
+        between leaves the task `awaited`."""
+        token = ObjectId()
+        announced = [
+            UpdateOne(
+                _guard_of_task(change),
+                _update({**{name: change.set[name] for name in change.set if name != "awaited"}, "telling": token}, ()),
+            )
+            for change in changes
+        ]
+        self._tasks.bulk_write(announced, ordered=False)
+        conclude = [change.task_id for change in changes if change.statuses == {int(Status.CONCLUDED)}]
+        others = [change.task_id for change in changes if change.statuses != {int(Status.CONCLUDED)}]
+        untold: set[TaskId] = set()
+        # A task that waits for one that has concluded does so no more when it knows; for one that has failed, it says
+        # so, unless it does not mind.
+        parts: list[tuple[list[TaskId], Document]] = [
+            (conclude, {}),
+            (others, {"$or": [{"error.code": {"$ne": "after_failed"}}, {"after_any": True}]}),
+        ]
+        for ids, ignorant in parts:
+            if ids:
+                which = {"after": {"$in": ids}, "status": int(Status.BLOCKED), **ignorant}
+                for follower in self._tasks.find(which, {"after": 1}).limit(_PAGE):
+                    untold |= {one for one in _after(follower) if one in ids}
+        told = [change for change in changes if change.task_id not in untold]
+        writes = [
+            UpdateOne(
+                {**_guard_of_task(change), "telling": token},
+                {"$set": {"awaited": False}, "$unset": {"telling": "", **dict.fromkeys(change.unset, "")}},
+            )
+            for change in told
+        ]
+        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+            untold |= self._unseen(told)
+        return untold
+
+    def _unseen(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        """Which of a batch were not carried out, as far as can be seen: the server tells only how many."""
+        names = {name for change in changes for name in (*change.set, *change.unset)}
+        ids = [change.task_id for change in changes]
+        found = self._tasks.find({"_id": {"$in": ids}}, dict.fromkeys(names, 1))
+        documents = {document["_id"]: document for document in found}
+        return {change.task_id for change in changes if not _shows_change(documents.get(change.task_id), change)}
 
     def _new_ids(self, count: int) -> list[ObjectId]:
         """Ids that sort after all made before, by whichever process: tasks are first in, first out.
@@ -314,20 +516,32 @@ class MongoStore:
         return None if found is None else Task.from_document(found)
 
     def find_tasks(
-        self, which: TaskFilter, *, limit: int | None = None, newest_first: bool = False, with_output: bool = True
+        self,
+        which: TaskFilter,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_output: bool = True,
+        in_any_order: bool = False,
     ) -> Iterator[Task]:
-        projection = None if with_output else {"stdout": 0, "stderr": 0}
+        projection = None if with_output else _NO_OUTPUT
         with _translated(self):
             found = self._tasks.find(_condition(which), projection, batch_size=_PAGE)
-            # Where no index gives the order, documents with their output may be more than the server sorts in memory.
-            found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
+            if not in_any_order:
+                # Where no index gives the order, documents with their output may be more than the server sorts in
+                # memory.
+                found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
+        return map(Task.from_document, self._all_of(found, limit))
+
+    def _all_of(self, found: Any, limit: int | None) -> Iterator[Document]:
+        """The documents of a cursor, which is closed with the iterator."""
         with found if limit is None else found.limit(limit):
             while limit != 0:  # to the server, 0 means all
                 with _translated(self):
                     document = next(found, None)
                 if document is None:
                     return
-                yield Task.from_document(document)
+                yield document
 
     def count_tasks(self, which: TaskFilter) -> int:
         with _translated(self):
@@ -349,16 +563,70 @@ class MongoStore:
                     of_queue[status] = of_queue.get(status, 0) + group["count"]
         return counts
 
-    def delete_tasks(self, tasks: Sequence[TaskId]) -> int:
+    def delete_tasks(
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+    ) -> int:
         deleted = 0
         with _translated(self):
             for start in range(0, len(tasks), _IDS_IN_CONDITION):
                 ids = list(tasks[start : start + _IDS_IN_CONDITION])
-                self._delete_files(
-                    [one["_id"] for one in self._files.find({"metadata.task_id": {"$in": ids}}, {"_id": 1})]
+                keyed = self._tasks.find(
+                    {"_id": {"$in": ids}, "unique_key": {"$type": "string"}}, {"queue": 1, "unique_key": 1}
                 )
-                deleted += self._tasks.delete_many({"_id": {"$in": ids}}).deleted_count
+                keys = {one["_id"]: key for one in keyed if (key := _key_of(one)) is not None}
+                locks = self._keys.locks_of(keys)  # as they are before anybody can know that the task is gone
+                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **_status_condition(statuses, failed_too)}
+                deleted += self._tasks.delete_many(which).deleted_count
+                # What goes with them goes afterwards, and with those as well that an earlier try has deleted.
+                left = {one["_id"] for one in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
+                gone = [task_id for task_id in ids if task_id not in left]
+                self._keys.release([(keys[one], locks[one]) for one in gone if one in locks])
+                self._delete_files(
+                    [one["_id"] for one in self._files.find({"metadata.task_id": {"$in": gone}}, {"_id": 1})]
+                )
         return deleted
+
+    def oldest_waiting(self) -> dict[QueueId, datetime]:
+        oldest: dict[QueueId, datetime] = {}
+        with _translated(self):
+            for queue in self.waiting_queues():
+                waiting = {"status": int(Status.CREATED), "queue": {"$eq": queue}}
+                # Of each priority the index has the one first that was created first. A missing one is not among them.
+                priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
+                for priority in (None, *priorities):
+                    first = self._tasks.find_one(
+                        {**waiting, "priority": {"$eq": priority}}, {"ctime": 1}, sort=[("_id", ASCENDING)]
+                    )
+                    ctime = first.get("ctime") if first is not None else None
+                    if isinstance(ctime, datetime):
+                        oldest[queue] = min(ctime, oldest.get(queue, ctime))
+        return oldest
+
+    def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
+        with _translated(self):
+            try:
+                query = json_util.loads(orjson.dumps(condition))
+            except (TypeError, ValueError) as error:  # such as {"$oid": 5}
+                raise StoreRefusedError(
+                    f"expected a condition in MongoDB's Extended JSON, found one that is none: {_short(error)}"
+                ) from error
+            # In an order that stays the same, so that whoever has to begin anew finds the place.
+            found = self._database[collection].find(query, batch_size=_PAGE).sort("_id", ASCENDING)
+            return self._all_of(found.allow_disk_use(True), limit)
+
+    # --- notes
+
+    def read_note(self, name: str) -> Document | None:
+        with _translated(self):
+            found = self._notes.find_one({"_id": _note_id(name)})
+        return None if found is None else found.get("document")
+
+    def write_note(self, name: str, document: Document | None) -> None:
+        with _translated(self):
+            if document is None:
+                self._notes.delete_one({"_id": _note_id(name)})
+            else:
+                self._notes.replace_one({"_id": _note_id(name)}, {"document": document}, upsert=True)
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         file_id = _file_id(task, token, stream)
@@ -409,13 +677,26 @@ class MongoStore:
                 return False
             return result.matched_count > 0 or result.upserted_id is not None
 
-    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> bool:
+    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
         _check_names(set)
         fields = {name: {"$literal": value} for name, value in set.items()}
         key = {"_id": node_id, "session": session}
+        update = [{"$set": {**fields, "heartbeat": _dated(set.get("heartbeat"))}}]
         with _translated(self):
-            update = [{"$set": {**fields, "heartbeat": _dated(set.get("heartbeat"))}}]
-            return self._nodes.update_one(key, update).matched_count > 0
+            found = self._nodes.find_one_and_update(
+                key, update, projection={"requests": 1}, return_document=ReturnDocument.AFTER
+            )
+        if found is None:
+            return None
+        requests = found.get("requests")
+        return requests if isinstance(requests, Mapping) else {}
+
+    def request_of_node(self, node_id: str, name: str, value: Document | None) -> bool:
+        _check_names([name])
+        place = f"requests.{name}"
+        update = {"$unset": {place: ""}} if value is None else {"$set": {place: value}}
+        with _translated(self):
+            return self._nodes.update_one({"_id": node_id}, update).matched_count > 0
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
         with _translated(self):
@@ -428,9 +709,7 @@ class MongoStore:
             waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
         return {queue for queue in waiting if _is_usable(queue)}
 
-    def claim(
-        self, node_id: str, wanted: Sequence[tuple[QueueId, int]], token: str, begin: Begin | None = None
-    ) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
         """The spec's second way, in batches: find what is free, write the claim (and what `begin` wants written) into
         each that still is, and where not all were, ask which carry the mark.
 
@@ -438,53 +717,109 @@ class MongoStore:
         the next ones, so that two nodes do not go on fighting for the same: the order is then only about kept.
         """
         got: list[list[Task]] = [[] for _ in wanted]
+        most = [want.count for want in wanted]
+        granted: dict[int, int] = {}  # of those that have a limit over all nodes
         open_places = list(range(len(wanted)))
         with _translated(self):
-            for attempt in range(_CLAIM_TRIES):
-                found: dict[int, list[Document]] = {}
-                for place in open_places:
-                    queue, count = wanted[place]
-                    left = count - len(got[place])
-                    if attempt == 0:
-                        found[place] = self._waiting(queue, left)
-                    else:
-                        ids = [one["_id"] for one in self._waiting(queue, left * _CLAIM_SPREAD, {"priority": 1})]
-                        picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
-                        found[place] = self._documents([ids[number] for number in picked])
-                won = self._take(list(itertools.chain.from_iterable(found.values())), node_id, token, begin)
-                for place, documents in found.items():
-                    got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
-                # All that was found was won: that is enough, or nothing more waits.
-                open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
-                if not open_places:
-                    break
+            try:
+                for attempt in range(_CLAIM_TRIES):
+                    found: dict[int, list[Document]] = {}
+                    for place in open_places:
+                        want = wanted[place]
+                        left = most[place] - len(got[place])
+                        if attempt == 0:
+                            found[place] = self._waiting(want, left)
+                            if want.maxtotal is not None or want.rate is not None:
+                                in_hand = self._in_hand(node_id, want.queue, want.in_hand)
+                                granted[place] = left = len(found[place])  # perhaps, should the answer be lost
+                                granted[place] = left = self._limits.grant(node_id, want, left, in_hand)
+                                most[place], found[place] = left, found[place][:left]
+                        else:
+                            ids = [one["_id"] for one in self._waiting(want, left * _CLAIM_SPREAD, {"priority": 1})]
+                            picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
+                            found[place] = self._documents([ids[number] for number in picked])
+                    won = self._take(list(itertools.chain.from_iterable(found.values())), node_id, token, begin)
+                    for place, documents in found.items():
+                        got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
+                    # All that was found was won: that is enough, or nothing more waits.
+                    open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
+                    if not open_places:
+                        break
+                for place, count in granted.items():
+                    if len(got[place]) < count:  # others were faster: the places are theirs
+                        self._give_back(node_id, wanted[place], len(got[place]))
+            except BaseException:
+                until = self._clock.monotonic() + _DOUBT_SECONDS
+                self._in_doubt |= {(node_id, wanted[place].queue): (count, until) for place, count in granted.items()}
+                raise
         return list(itertools.chain.from_iterable(got))
 
-    def _waiting(self, queue: QueueId, count: int, projection: Document | None = None) -> list[Document]:
+    def _give_back(self, node_id: str, want: Want, got: int) -> None:
+        """The places of a queue that were granted and not needed."""
+        if want.maxtotal is not None:
+            self._limits.tell(node_id, want.queue, self._in_hand(node_id, want.queue, want.in_hand) + got)
+
+    def _in_hand(self, node_id: str, queue: QueueId, known: int) -> int:
+        """How many tasks of a queue a node has in hand at most. It knows only of those whose claim it has got an answer
+        to: after an answer was lost, the store says how many there are, and for a while there may be more to come."""
+        if (node_id, queue) not in self._in_doubt:
+            return known
+        more, until = self._in_doubt[node_id, queue]
+        found = self._tasks.count_documents({"node": node_id, "status": {"$in": _IN_HAND}, "queue": queue})
+        if self._clock.monotonic() < until:
+            return max(known, found) + more
+        if found <= known:  # those that it did not know of were given back
+            del self._in_doubt[node_id, queue]
+        return max(known, found)
+
+    def _waiting(self, want: Want, count: int, projection: Document | None = None) -> list[Document]:
         """The first of a queue that are free, a missing priority being 0."""
         waiting = {
             "status": int(Status.CREATED),
-            "queue": {"$eq": queue, "$not": {"$type": "array"}},  # a list would match each of its elements
+            "queue": {"$eq": want.queue, "$not": {"$type": "array"}},  # a list would match each of its elements
             "node": _UNCLAIMED,
             **_USABLE_ID,
         }
 
-        def find(priority: Document, order: Sequence[tuple[str, int]], limit: int) -> list[Document]:
+        def find(
+            priority: Document, order: Sequence[tuple[str, int]], limit: int, fields: Document | None = projection
+        ) -> list[Document]:
             # To the server, a limit of 0 means all.
-            found = self._tasks.find({**waiting, **priority}, projection).sort(list(order)).limit(limit)
+            found = self._tasks.find({**waiting, **priority}, fields).sort(list(order)).limit(limit)
             return list(found) if limit > 0 else []
 
         by_age = [("_id", ASCENDING)]
         by_priority = [("priority", DESCENDING), *by_age]
-        rows = find({}, by_priority, count)
-        if all(_is_before_zero_or_missing(row.get("priority")) for row in rows):
-            return rows
-        # In the index a missing one comes after all numbers. Where there are others of 0 or less, or of no number, ask
-        # for each part of the order by itself; the index serves each.
         chosen: dict[TaskId, Document] = {}
-        for part, order in (({"$gt": 0}, by_priority), ({"$in": [0, None]}, by_age), ({"$lt": 0}, by_priority)):
-            chosen |= {row["_id"]: row for row in find({"priority": part}, order, count - len(chosen))}
-        chosen |= {row["_id"]: row for row in rows if row["_id"] not in chosen}  # at last those of no number
+        if not want.newest_first:
+            rows = find({}, by_priority, count)
+            if all(_is_before_zero_or_missing(row.get("priority")) for row in rows):
+                return rows
+            # In the index a missing one comes after all numbers. Where there are others of 0 or less, or of no number,
+            # ask for each part of the order by itself; the index serves each.
+            for part, order in (({"$gt": 0}, by_priority), ({"$in": [0, None]}, by_age), ({"$lt": 0}, by_priority)):
+                chosen |= {row["_id"]: row for row in find({"priority": part}, order, count - len(chosen))}
+            chosen |= {row["_id"]: row for row in rows if row["_id"] not in chosen}  # at last those of no number
+            return list(chosen.values())[:count]
+        # The index has the newest last within a priority: it is read backwards, from one priority to the next.
+        newest = [("_id", DESCENDING)]
+        head = find({}, by_priority, min(count, 1), {"priority": 1})
+        if not head:
+            return []
+        if head[0].get("priority") is None:  # and so all others
+            return find({"priority": None}, newest, count)
+        for part in ({"$gt": 0}, {"$in": [0, None]}, {"$lt": 0}):
+            if "$in" in part:
+                chosen |= {row["_id"]: row for row in find({"priority": part}, newest, count - len(chosen))}
+                continue
+            bounds: Document = dict(part)
+            while len(chosen) < count and (head := find({"priority": bounds}, by_priority, 1, {"priority": 1})):
+                highest = head[0]["priority"]
+                rows = find({"priority": {"$eq": highest}}, newest, count - len(chosen))
+                chosen |= {row["_id"]: row for row in rows}
+                bounds["$lt"] = highest
+        if len(chosen) < count:  # at last those of no number
+            chosen |= {row["_id"]: row for row in find({}, by_priority, count) if row["_id"] not in chosen}
         return list(chosen.values())[:count]
 
     def _documents(self, ids: Sequence[TaskId]) -> list[Document]:
@@ -621,7 +956,7 @@ class MongoStore:
 
     def promote_due(self, limit: int = 1000) -> int:
         now = self.now()
-        due = {"status": int(Status.BLOCKED), "not_before": {"$lte": now}}
+        due = {"status": int(Status.BLOCKED), "not_before": {"$lte": now}, "after": _NOT_AFTER}
         with _translated(self):
             created = self._create_owed(_OWING)
             ids = [one["_id"] for one in self._tasks.find(due, {"_id": 1}).sort("not_before").limit(limit)]
@@ -633,13 +968,39 @@ class MongoStore:
             }
             return created + self._tasks.update_many({"_id": {"$in": ids}, **due}, update).modified_count
 
+    def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
+        with _translated(self):
+            self._limits.hold(
+                node_id, {queue: self._in_hand(node_id, queue, count) for queue, count in in_hand.items()}
+            )
+
+    def due(self, node_id: str, limit: int = 500) -> list[Task]:
+        waiting = {"$in": _WAITING}
+        is_asked = {"$exists": True}
+        kinds: list[Document] = [
+            {"status": int(Status.RUNNING), "node": node_id, "cancel.at": is_asked},
+            {"status": {"$in": [int(Status.ORPHANED), *_WAITING]}, "cancel.at": is_asked},
+            # A status that is no number is none that anything could come of.
+            {"awaited": True, "status": {"$nin": sorted(int(one) for one in UNFINISHED), "$type": "number"}},
+            {"status": waiting, "expires": {"$lte": self.now()}},
+        ]
+        with _translated(self):
+            # Each kind has an index of its own; the server goes through them one by one.
+            found = self._tasks.find({"$or": kinds, **_USABLE_ID}, _NO_OUTPUT).limit(limit * len(kinds))
+            return [Task.from_document(document) for document in found]
+
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         active = [int(Status.CREATED), *_IN_HAND]
         with _translated(self):
             for queue in queues:
                 if self._tasks.find_one({"status": {"$in": active}, "queue": queue}, {"_id": 1}) is not None:
                     return True
-                blocked = {"status": int(Status.BLOCKED), "queue": queue, "not_before": {"$exists": True}}
+                blocked = {
+                    "status": int(Status.BLOCKED),
+                    "queue": queue,
+                    "not_before": {"$exists": True},
+                    "after": _NOT_AFTER,
+                }
                 if self._tasks.find_one(blocked, {"_id": 1}) is not None:
                     return True
         return False
@@ -649,6 +1010,239 @@ class MongoStore:
 
     def watch(self, *, ends: bool = True) -> MongoWatcher:
         return MongoWatcher(self._connect, self._database_name, ends=ends)
+
+
+_Key = tuple[QueueId, str]  # a queue, and the `unique_key` of one of its tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lock:
+    """Which task has a key, as `_Keys.take` has left it."""
+
+    task: TaskId
+    mark: ObjectId | None  # of what was written for the caller; None: another unfinished task has the key
+    until: datetime | None = None  # by when a task that is run again has to be unfinished
+
+
+class _Keys:
+    """Which task has a `unique_key`: a document for each key of a queue, {task, at, mark, retrying_until}.
+
+    No unique index on tasks could say it: it would have to know which are unfinished, and on a sharded collection it
+    would have to begin with the shard key. So whoever creates a task with a key takes the key first.
+
+    1. Every write gets a new `mark`, and every change is made only where the mark is still the one that was read: of
+       several that want to change one lock, one does, and the others read again.
+    2. First the lock is read, then the task that it names. The task can have become unfinished only after the lock had
+       been touched for it (5), so a task that is finished and a mark that is still the same mean that nobody has it.
+    3. The task that is named is not there, and the lock is younger than `_KEY_SECONDS`: somebody is about to create it,
+       or has died. Whoever comes creates a task under the same id. If the first one lives, its insert finds the id
+       there, and both have the same task; if not, nobody was told of a task that never came.
+    4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. Should
+       who was about to create it only have stood still, it looks for that after its insert (`_withdraw_overtaken`).
+    5. A finished task is run again: its lock is touched first, and says until when the task becomes unfinished
+       (`retrying_until`). Whoever reads the lock in between waits for what becomes of it; the change of the task is
+       made only while it is not that late yet, by the server's clock. Who dies in between delays others for that long.
+    6. A task that ends leaves its lock, which costs nothing; one that is deleted takes it along.
+    """
+
+    def __init__(self, locks: Any, tasks: Any, now: Callable[[], datetime]) -> None:
+        self._locks = locks
+        self._tasks = tasks
+        self._now = now
+
+    def take(self, wanted: Mapping[_Key, TaskId], *, to_retry: bool = False) -> dict[_Key, _Lock]:
+        """Give each key to its task, where no other unfinished one has it. `to_retry`: the tasks have ended, and are
+        about to be run again; else they are about to be created, each under the id that comes back."""
+        taken: dict[_Key, _Lock] = {}
+        left = dict(wanted)
+        while left:
+            until = self._now() + timedelta(seconds=_RETRY_SECONDS) if to_retry else None
+            new = {key: _Lock(task=task, mark=ObjectId(), until=until) for key, task in left.items()}
+            held = self._insert(new)
+            taken |= {key: lock for key, lock in new.items() if key not in held}
+            changes: dict[_Key, tuple[_Lock, Document]] = {}
+            found = self._find(held)
+            holders = self._tasks.find({"_id": {"$in": [one["task"] for one in found.values()]}}, {"status": 1})
+            statuses = {one["_id"]: whole_number(one.get("status")) for one in holders}
+            now = self._now()
+            is_waiting = False
+            for key, document in found.items():  # what is not found was released just now: insert it again
+                holder, own = document["task"], new[key]
+                retrying_until = document.get("retrying_until")
+                if holder in statuses:
+                    status = statuses[holder]
+                    if status is not None and not is_finished(status):
+                        taken[key] = _Lock(task=holder, mark=None)
+                    elif holder != left[key] and isinstance(retrying_until, datetime) and retrying_until > now:
+                        is_waiting = True
+                    else:
+                        changes[key] = own, document
+                elif holder != left[key] and now - document["at"] < timedelta(seconds=_KEY_SECONDS):
+                    if to_retry:
+                        taken[key] = _Lock(task=holder, mark=None)
+                    else:
+                        changes[key] = _Lock(task=holder, mark=own.mark), document
+                else:
+                    changes[key] = own, document
+            taken |= self._change(changes)
+            left = {key: task for key, task in left.items() if key not in taken}
+            if is_waiting:
+                time.sleep(_RETRY_POLL_SECONDS)
+        return taken
+
+    def _insert(self, locks: Mapping[_Key, _Lock]) -> list[_Key]:
+        """Take those that nobody has; which of them somebody has."""
+        keys = list(locks)
+        try:
+            self._locks.insert_many(
+                [{"_id": _lock_id(key), **self._fields(lock)} for key, lock in locks.items()], ordered=False
+            )
+        except driver.BulkWriteError as error:
+            failures = error.details.get("writeErrors", ())
+            if error.details.get("writeConcernErrors") or not all(_is_same_id(one) for one in failures):
+                raise
+            return [keys[one["index"]] for one in failures]
+        return []
+
+    def _change(self, changes: Mapping[_Key, tuple[_Lock, Document]]) -> dict[_Key, _Lock]:
+        """Write each lock over the document that was read of it; those where nobody was faster."""
+        if not changes:
+            return {}
+        writes = []
+        for key, (lock, document) in changes.items():
+            fields = self._fields(lock)
+            update: Document = {"$set": fields}
+            if "retrying_until" not in fields:
+                update["$unset"] = {"retrying_until": ""}
+            writes.append(UpdateOne({"_id": _lock_id(key), "mark": document.get("mark")}, update))
+        self._locks.bulk_write(writes, ordered=False)
+        now = self._find(list(changes))
+        return {key: lock for key, (lock, _) in changes.items() if key in now and now[key].get("mark") == lock.mark}
+
+    def _fields(self, lock: _Lock) -> Document:
+        until = {} if lock.until is None else {"retrying_until": lock.until}
+        return {"task": lock.task, "at": self._now(), "mark": lock.mark, **until}
+
+    def _find(self, keys: Sequence[_Key]) -> dict[_Key, Document]:
+        if not keys:
+            return {}
+        found = self._locks.find({"_id": {"$in": [_lock_id(key) for key in keys]}})
+        return {(one["_id"]["queue"], one["_id"]["key"]): one for one in found}
+
+    def holders(self, keys: Sequence[_Key]) -> dict[_Key, TaskId]:
+        """Which task has each of these keys now."""
+        return {key: document["task"] for key, document in self._find(keys).items()}
+
+    def locks_of(self, keys: Mapping[TaskId, _Key]) -> dict[TaskId, _Lock]:
+        """Of these tasks, those that have their keys."""
+        found = self._find(list(keys.values()))
+        return {
+            task_id: _Lock(task=task_id, mark=found[key].get("mark"))
+            for task_id, key in keys.items()
+            if key in found and found[key]["task"] == task_id
+        }
+
+    def release(self, locks: Iterable[tuple[_Key, _Lock]]) -> None:
+        """Remove locks that nobody has touched since."""
+        writes = [DeleteOne({"_id": _lock_id(key), "mark": lock.mark}) for key, lock in locks if lock.mark is not None]
+        if writes:
+            self._locks.bulk_write(writes, ordered=False)
+
+    def end_retry(self, locks: Iterable[tuple[_Key, _Lock]]) -> None:
+        """What was to become of the tasks has become of them: nobody need wait any more."""
+        writes = [
+            UpdateOne(
+                {"_id": _lock_id(key), "mark": lock.mark},
+                {"$set": {"mark": ObjectId()}, "$unset": {"retrying_until": ""}},
+            )
+            for key, lock in locks
+            if lock.mark is not None
+        ]
+        if writes:
+            self._locks.bulk_write(writes, ordered=False)
+
+
+def _lock_id(key: _Key) -> Document:
+    return {"queue": key[0], "key": key[1]}
+
+
+class _Limits:
+    """What holds over all nodes: a document for each queue that has such a limit, {held, rate_from, granted}.
+
+    `held.<node>` is how many of the queue's tasks a node may have in hand: never less than it has. It is written before
+    tasks are claimed and lowered after they have ended, so the sum is never below the truth, whoever dies in between.
+    Absolute numbers: a write whose answer was lost does no harm when it is made again.
+
+    `rate_from`, in milliseconds of the server's clock: from when on a whole burst could be granted if nothing were
+    granted until then (GCRA, "theoretical arrival time"). Each grant moves it by one interval.
+    """
+
+    def __init__(self, limits: Any) -> None:
+        self._limits = limits
+
+    def grant(self, node_id: str, want: Want, count: int, in_hand: int) -> int:
+        """How many of `count` tasks this node may claim now, beside the `in_hand` that it has."""
+        if count <= 0:
+            if want.maxtotal is not None:
+                self.tell(node_id, want.queue, in_hand)
+            return 0
+        granted: Any = count
+        if want.maxtotal is not None:
+            held = {"$objectToArray": {"$ifNull": ["$held", {}]}}
+            others = {"$filter": {"input": held, "cond": {"$ne": ["$$this.k", node_id]}}}
+            of_others = {"$sum": {"$map": {"input": others, "in": "$$this.v"}}}
+            granted = {"$max": [0, {"$min": [count, {"$subtract": [want.maxtotal - in_hand, of_others]}]}]}
+        stages: list[Document] = [{"$set": {"granted": granted}}]
+        if want.rate is not None:
+            stages += _rate_stages(want.rate)
+        if want.maxtotal is not None:
+            stages.append({"$set": {"held": {"$mergeObjects": ["$held", {node_id: {"$add": [in_hand, "$granted"]}}]}}})
+        for is_last in (False, True):
+            try:
+                document = self._limits.find_one_and_update(
+                    {"_id": want.queue},
+                    stages,
+                    projection={"granted": 1},
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except driver.DuplicateKeyError:  # another node has made the document at the same moment
+                if is_last:
+                    raise
+            else:
+                return int(document["granted"])
+        raise AssertionError("the loop returns or raises")
+
+    def tell(self, node_id: str, queue: QueueId, in_hand: int) -> None:
+        """The node has so many of this queue in hand."""
+        place = f"held.{node_id}"
+        if in_hand > 0:
+            self._limits.update_one({"_id": queue}, {"$set": {place: in_hand}}, upsert=True)
+        else:
+            self._limits.update_one({"_id": queue, place: {"$exists": True}}, {"$unset": {place: ""}})
+
+    def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
+        place = f"held.{node_id}"
+        left = [queue for queue, count in in_hand.items() if count > 0]
+        self._limits.update_many({"_id": {"$nin": left}, place: {"$exists": True}}, {"$unset": {place: ""}})
+        for queue in left:
+            self.tell(node_id, queue, in_hand[queue])
+
+
+def _rate_stages(rate: Rate) -> list[Document]:
+    """Of what is `granted` so far, no more than the rate allows now."""
+    interval = rate.interval_seconds * 1000
+    burst = rate.burst
+    now = {"$toDouble": {"$toLong": "$$NOW"}}
+    # Not before now: what was not used is not saved up. And not further away than grants alone can move it: a clock
+    # that was wrong, or a rate that was slower, must not stop the queue for long.
+    begin = {"$min": [{"$max": [{"$ifNull": ["$rate_from", 0.0]}, now]}, {"$add": [now, burst * interval]}]}
+    allowed = {"$floor": {"$add": [burst, {"$divide": [{"$subtract": [now, "$rate_from"]}, interval]}]}}
+    return [
+        {"$set": {"rate_from": begin}},
+        {"$set": {"granted": {"$max": [0, {"$min": ["$granted", allowed]}]}}},
+        {"$set": {"rate_from": {"$add": ["$rate_from", {"$multiply": ["$granted", interval]}]}}},
+    ]
 
 
 class MongoWatcher:
@@ -823,20 +1417,91 @@ def _in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
 
 
 def _condition(which: TaskFilter) -> Document:
-    condition: Document = {}
-    if which.queue is not None:
-        condition["queue"] = which.queue
-    if which.node is not None:
-        condition["node"] = which.node
+    same = {
+        "queue": which.queue,
+        "node": which.node,
+        "unique_key": which.unique_key,
+        "error.code": which.error_code,
+        "after": which.after,
+        "parent": which.parent,
+    }
+    condition: Document = {name: value for name, value in same.items() if value is not None}
     if which.ids is not None:
         condition["_id"] = {"$in": list(which.ids)}
-    if which.statuses is not None:
-        exact: Document = {"status": {"$in": sorted(int(status) for status in which.statuses)}}
-        if which.failed_too:
-            condition["$or"] = [exact, {"status": {"$gt": int(Status.FAILED)}}]
-        else:
-            condition |= exact
-    return condition
+    for name, since, before in (
+        ("ctime", which.created_since, which.created_before),
+        ("mtime", which.changed_since, which.changed_before),
+    ):
+        bounds = {"$gte": since, "$lt": before}
+        if since is not None or before is not None:
+            condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
+    return condition | _status_condition(which.statuses, which.failed_too)
+
+
+def _status_condition(statuses: frozenset[int] | None, failed_too: bool) -> Document:
+    if statuses is None:
+        return {}
+    exact = sorted(int(status) for status in statuses)
+    condition: Document = {"status": exact[0] if len(exact) == 1 else {"$in": exact}}
+    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if failed_too else condition
+
+
+def _guard_of_task(change: TaskChange) -> Document:
+    guard: Document = {"_id": change.task_id, **_status_condition(change.statuses, change.failed_too)}
+    if change.mtime is not None:
+        guard["mtime"] = change.mtime
+    return guard
+
+
+def _update_of_task(change: TaskChange) -> Any:
+    plain = _update(change.set, change.unset)
+    if "status" not in change.set or "awaited" in change.set:
+        return plain
+    # One update, so that nobody can die in between: who waits for its end waits for the next one. Among those that end
+    # without a run, an Orphaned one has been told as such, and its followers are told anew.
+    is_awaited_anew = change.set["status"] in _WAITING or int(Status.ORPHANED) in change.statuses
+    if not is_awaited_anew:
+        return plain
+    fields = {name: {"$literal": value} for name, value in change.set.items()}
+    awaited = {"$cond": [{"$eq": [{"$type": "$awaited"}, "missing"]}, "$$REMOVE", True]}
+    return [{"$set": {**fields, "awaited": awaited}}, {"$unset": ["telling", *change.unset]}]
+
+
+def _may_revive(change: TaskChange) -> bool:
+    """Whether it may make a task unfinished that was not."""
+    status = change.set.get("status")
+    return status in UNFINISHED and (change.failed_too or any(is_finished(one) for one in change.statuses))
+
+
+def _shows_change(document: Document | None, change: TaskChange) -> bool:
+    """Whether a task is as the change would have left it. One that is run again may have moved on since."""
+    if document is None:
+        return False
+    if "retried" in change.set:
+        return bool(document.get("retried") == _as_stored(change.set["retried"]))
+    return all(name in document and document[name] == _as_stored(value) for name, value in change.set.items()) and all(
+        name not in document for name in change.unset
+    )
+
+
+def _after(document: Mapping[str, Any]) -> list[TaskId]:
+    """The ids of the tasks that it waits for."""
+    after = document.get("after")
+    return [one for one in after if _is_usable(one)] if isinstance(after, (list, tuple)) else []
+
+
+def _key_of(document: Mapping[str, Any]) -> _Key | None:
+    queue, key = document.get("queue"), document.get("unique_key")
+    return (queue, key) if isinstance(key, str) and _is_usable(queue) else None
+
+
+def _is_same_id(failure: Mapping[str, Any]) -> bool:
+    """Whether an insert has failed because the id is there already. An index of another program may be unique, too."""
+    return failure.get("code") == _DUPLICATE_KEY and failure.get("keyPattern", {"_id": 1}) == {"_id": 1}
+
+
+def _note_id(name: str) -> str:
+    return f"note:{name}"  # the layout's version is in the same collection
 
 
 def _node_record(document: Document, now: datetime) -> NodeRecord:
