@@ -17,6 +17,7 @@ from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
 
+_CLAIMED_UNSEEN = 2  # queues of which a claim finds out whether anything waits, sooner than a look before it
 _PROMOTED = 1000  # tasks promoted in one go
 _PROMOTIONS = 10  # in one round: ten thousand that are due at the same second must not keep the others from their turn
 _STRAY_LOOKS = 60  # about once a second: longer than an answer of the store is waited for
@@ -95,8 +96,9 @@ class Scheduler:
             return Round(queues=self._queues, tasks=(), may_have_more=False)
         if not policy.allot(candidates, load):  # no room at all: not worth a look at what waits
             return Round(queues=self._queues, tasks=(), may_have_more=True)
-        waiting = store.waiting_queues()
-        candidates = [queue for queue in candidates if queue.id in waiting]
+        if len(candidates) > _CLAIMED_UNSEEN or any(queue.maxtotal is not None or queue.rate for queue in candidates):
+            waiting = store.waiting_queues()
+            candidates = [queue for queue in candidates if queue.id in waiting]
         by_id = {queue.id: queue for queue in candidates}
         wants = [_want(by_id[queue_id], count, load) for queue_id, count in policy.allot(candidates, load)]
 
