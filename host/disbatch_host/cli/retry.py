@@ -120,9 +120,7 @@ class _Retrier:
             selection.say(self._store, [task], "refused", "is not run again: somebody has changed it just now")
             return
         why = f"task {other.id}, which is {statuses.name(other.status)}, has the same unique key"
-        selection.say(
-            self._store, [task], "unique_key", f"is not run again: {why}", more=lambda _: {"other": other.id}
-        )
+        selection.say(self._store, [task], "unique_key", f"is not run again: {why}", more=lambda _: {"other": other.id})
 
     def _holder_of_key(self, task: Task) -> Task | None:
         """The unfinished task of its queue that has its unique key."""
