@@ -185,7 +185,8 @@ def stop(id: str, reason: str | None, waits: bool) -> None:
     \b
       disbatch-host node stop mig01 --reason upgrade --wait
 
-    What runs there goes on to its end, or to the node's --stop-grace. Once more is like a second Ctrl-C there: the running tasks are asked to stop; a third time kills them.
+    What runs there goes on to its end, or to the node's --stop-grace. Once more is like a second Ctrl-C there: the
+    running tasks are asked to stop; a third time kills them.
     """
     with common.opened_store() as store:
         found = _find_to_talk_to(store, id)

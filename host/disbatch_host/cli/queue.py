@@ -43,7 +43,11 @@ def queue() -> None:
     "--maxtotal", type=click.IntRange(0, _LIMIT_MAX), metavar="N", help="Most of its tasks at once over all nodes."
 )
 @click.option("--rate", metavar="N/T", help="Most starts in any such time over all nodes: 100/m, 5/s, 10/30s.")
-@click.option("--sort", type=click.Choice(list(Sort)), help="Which of those that wait goes first (fifo: the oldest).")
+@click.option(
+    "--sort",
+    type=click.Choice([one.value for one in Sort]),
+    help="Which of those that wait goes first (fifo: the oldest).",
+)
 @click.option("--keep", metavar="S", help="Delete its tasks so long after their ends, like 30d (never).")
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
