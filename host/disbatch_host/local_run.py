@@ -7,6 +7,7 @@ the command line.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import tempfile
@@ -272,6 +273,7 @@ class LocalHost:
             clock=self._clock,
             site=self.site,
             workers=self.workers,
+            trust_seconds=math.inf,  # nobody else is there to give it to
         )
 
     def _new_document(self, parameters: Any) -> Document:

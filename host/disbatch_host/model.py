@@ -197,6 +197,18 @@ class NodeRecord:
     document: Mapping[str, Any] = field(repr=False)
 
     @property
+    def requests(self) -> Mapping[str, Any]:
+        """What people ask of it: `drain`, `stop`, each {at, by, why}."""
+        value = self.document.get("requests")
+        return value if isinstance(value, Mapping) else {}
+
+    @property
+    def state(self) -> str:
+        """`running`, `draining`, `drained` or `stopping`, as it has said with its last heartbeat."""
+        value = self.document.get("state")
+        return value if isinstance(value, str) else "running"
+
+    @property
     def is_ours(self) -> bool:
         """Whether this program wrote it; only then the meaning of its heartbeat is known for certain."""
         version = self.document.get("version")

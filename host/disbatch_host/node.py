@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import itertools
 import logging
@@ -22,7 +23,7 @@ import signal
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from disbatch_host.process.child import StopReason
 from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
 from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
 from disbatch_host.scheduler import Scheduler
-from disbatch_host.services import lost_runs
+from disbatch_host.services import lost_runs, waiting
 from disbatch_host.services.heartbeats import HeartbeatWatch
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
@@ -56,8 +57,10 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh interval
 CLAIM_SECONDS = 0.002  # how long a free place may wait for others to be filled with it
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
+RETENTION_SECONDS = 60.0  # between two looks for ended tasks that their queue does not keep any longer
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
 SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process, memory or room left for a start
+BROKEN_NAMED_MAX = 20  # broken plugins that the node's document tells of
 QUEUES_NAMED_MAX = 5  # in one line of the log
 START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
@@ -162,6 +165,8 @@ class Node:
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
         self._last_refresh = float("-inf")
         self._last_heartbeat = 0.0
+        self._drain: Mapping[str, Any] | None = None  # who wants nothing more claimed here, when and why
+        self._obeyed_stop: Any = None  # the last request to stop that came through the store
         self._stop_requests = 0
         self._exit_code = ExitCode.DONE
         self._is_store_trouble_said = False
@@ -187,8 +192,10 @@ class Node:
             self._around = self._surroundings()
             services = [
                 self._loop.create_task(self._repeat(lambda: self._settings.heartbeat_seconds, self._heartbeat)),
+                self._loop.create_task(self._repeat(lambda: REFRESH_SECONDS, self._settle_due)),
                 self._loop.create_task(self._repeat(lambda: SWEEP_SECONDS, self._sweep_lost_runs)),
                 self._loop.create_task(self._repeat(lambda: PLUGIN_SCAN_SECONDS, self._follow_plugins)),
+                self._loop.create_task(self._repeat(lambda: RETENTION_SECONDS, self._delete_ended)),
             ]
             if await self._store_thread.call(lambda store: store.written_by_others()) is None:
                 watch = WatchThread(self._store.watch(ends=False), self._on_change)
@@ -228,6 +235,7 @@ class Node:
             clock=self._clock,
             site=self._site,
             workers=self._workers,
+            trust_seconds=self._settings.dead_after_seconds / 2,
             extended_json=self._store.extended_json,
         )
 
@@ -240,6 +248,8 @@ class Node:
 
     async def _register(self, holder: NodeRecord | None) -> None:
         """Take the node id from whoever had it. Raises NodeIdInUseError where another was faster."""
+        if holder is not None:
+            self._drain = holder.requests.get("drain")  # a start anew is no reason to take it back
         document = self._document()
         if not await self._store_thread.call(lambda store: store.put_node(document, replacing=holder)):
             now_held = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
@@ -321,7 +331,7 @@ class Node:
         if self._loop.time() < self._hold_claims_until:
             return
         self._shall_look = False
-        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+        classes = self._classes_to_claim()
         load = self._load()
         plugins, begun = dict(self._catalog.plugins), dict[Any, tuple[Plugin, Document, Worker | None]]()
         reserved = {
@@ -344,6 +354,7 @@ class Node:
         try:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
+            asked_at = self._local_clock.monotonic()
             result = await self._store_thread.call(
                 lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh, begin=begin),
                 after_records=True,
@@ -361,8 +372,37 @@ class Node:
         self._may_have_more = result.may_have_more
         self._places_taken_at_most = len(result.tasks) + sum([run.holds_place for run in self._runs])
         for task in result.tasks:
-            self._start_run(task, *begun.get(task.id, ()))
+            self._start_run(task, *begun.get(task.id, ()), asked_at=asked_at)
         _give_back_reserved(all_reserved)
+        if result.look_again_seconds is not None and result.look_again_seconds < REFRESH_SECONDS:
+            self._loop.call_later(max(result.look_again_seconds, CLAIM_SECONDS), self._on_change)
+
+    def _classes_to_claim(self) -> frozenset[str]:
+        return frozenset() if self._drain is not None else frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+
+    async def _settle_due(self) -> None:
+        """What is due for tasks that nobody runs, and what is to be cancelled of those that run here."""
+        node_id = self._settings.node_id
+        settled = await self._store_thread.call(lambda store: waiting.settle_due(store, node_id))
+        if settled.changed:
+            self._on_change()  # others may wait no longer
+        runs = {str(run.task.id): run for run in self._runs} if settled.to_stop else {}
+        for task in settled.to_stop:
+            run = runs.get(str(task.id))
+            if run is not None and run.task.token == task.token and task.cancel is not None:
+                run.cancel(task.cancel)
+
+    async def _delete_ended(self) -> None:
+        for queue in self._queues:
+            if queue.keep_seconds is None:
+                continue
+            deleted = 0
+            delete = functools.partial(waiting.delete_ended, queue=queue)
+            while count := await self._store_thread.call(delete):
+                deleted += count
+            if deleted:
+                kept = format_duration(queue.keep_seconds)
+                log.info("queue %s: %d tasks that ended more than %s ago were deleted", queue.id, deleted, kept)
 
     async def _give_back_strays(self) -> None:
         known = frozenset(str(run.task.id) for run in self._runs)
@@ -385,6 +425,8 @@ class Node:
         plugin: Plugin | None = None,
         begun: Document | None = None,
         worker: Worker | None = None,
+        *,
+        asked_at: float,
     ) -> None:
         if plugin is None:
             # As it was when the task was claimed, or as it has become since; it may even be gone.
@@ -394,7 +436,15 @@ class Node:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
             return
-        run = Run(task, plugin, self._around, begun=begun, worker=worker, on_place_free=self._look_for_more)
+        run = Run(
+            task,
+            plugin,
+            self._around,
+            begun=begun,
+            worker=worker,
+            asked_at=asked_at,
+            on_place_free=self._look_for_more,
+        )
         if self._is_stopping.is_set() or plugin.name in self._set_aside:
             run.hold_back()
         self._runs[run] = self._loop.create_task(self._perform(run))
@@ -485,7 +535,7 @@ class Node:
     async def _heartbeat(self) -> None:
         fields = self._living_fields()
         try:
-            is_ours = await self._store_thread.call(
+            requests = await self._store_thread.call(
                 lambda store: store.heartbeat(self._settings.node_id, self._session, fields)
             )
             await self._set_clock()
@@ -495,13 +545,31 @@ class Node:
         self._say_store_is_well()
         silent_seconds = self._loop.time() - self._last_heartbeat
         self._last_heartbeat = self._loop.time()
-        if not is_ours:
+        if requests is None:
             await self._reclaim_id()
-        elif silent_seconds > self._settings.dead_after_seconds:
+            return
+        self._obey(requests)
+        if silent_seconds > self._settings.dead_after_seconds:
             log.warning(
                 "this node was silent for %s; other nodes may have taken its tasks", format_duration(silent_seconds)
             )
             await self._verify_runs()
+
+    def _obey(self, requests: Mapping[str, Any]) -> None:
+        """What people ask of this node through its document (`disbatch-host node drain | resume | stop`)."""
+        drain, stop = requests.get("drain"), requests.get("stop")
+        drain = drain if isinstance(drain, Mapping) else None
+        if (drain is None) is not (self._drain is None):
+            if drain is not None:
+                log.warning("%s wants this node drained%s: it claims nothing more", *_who_and_why(drain))
+            else:
+                log.warning("this node claims tasks again")
+                self._on_change()
+        self._drain = drain
+        if isinstance(stop, Mapping) and stop != self._obeyed_stop:
+            self._obeyed_stop = stop
+            log.warning("%s wants this node stopped%s", *_who_and_why(stop))
+            self.request_stop()
 
     async def _reclaim_id(self) -> None:
         """The document is not ours any more: deleted by a person (write it again), or the id was taken by force."""
@@ -576,15 +644,24 @@ class Node:
             "host": self._machine.document,
             "pid_started": machine.process_started(os.getpid()),
             "started": self._clock.now(),
+            "requests": {} if self._drain is None else {"drain": self._drain},
             **self._living_fields(),
         }
+
+    @property
+    def _state(self) -> str:
+        if self._is_stopping.is_set():
+            return "stopping"
+        if self._drain is not None:
+            return "draining" if self._runs else "drained"
+        return "running"
 
     def _living_fields(self) -> Document:
         """The part of the node's document that each heartbeat renews."""
         load = self._load()
         classes = frozenset(self._catalog.plugins)
         queues = []
-        for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes):
+        for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes, paused_too=True):
             limit = policy.limit_of(queue, load)
             processing = load.running.get(queue.id, 0)
             queues.append(
@@ -597,8 +674,22 @@ class Node:
                 }
             )
         return {
+            "state": self._state,
             "queuetypes": [
-                {"class": name, "version": plugin.manifest.version} for name, plugin in self._catalog.plugins.items()
+                {
+                    "class": name,
+                    "version": plugin.manifest.version,
+                    **({} if plugin.manifest.concurrency is None else {"concurrency": plugin.manifest.concurrency}),
+                }
+                for name, plugin in self._catalog.plugins.items()
+            ],
+            "broken": [
+                {
+                    "manifest": str(one.manifest_path),
+                    **({} if one.name is None else {"class": one.name}),
+                    "reason": "; ".join(map(str, one.faults)),
+                }
+                for one in self._catalog.broken[:BROKEN_NAMED_MAX]
             ],
             "set_aside": [
                 {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in self._set_aside.items()
@@ -609,7 +700,7 @@ class Node:
                 "max": self._settings.max,
                 "max_total": self._settings.max_total,
             },
-            "heartbeat": {"pid": os.getpid(), "queues": queues},
+            "heartbeat": {"pid": os.getpid(), "running": len(self._runs), "queues": queues},
         }
 
     # --- stop
@@ -652,6 +743,7 @@ class Node:
 
     async def _release(self) -> None:
         try:
+            await self._store_thread.call(self._scheduler.give_all_places_free)
             await self._store_thread.call(lambda store: store.remove_node(self._settings.node_id, self._session))
         except StoreError as error:
             log.warning("node id %s could not be released: %s", self._settings.node_id, error)
@@ -670,8 +762,7 @@ class Node:
 
     def _served_queues(self) -> list[Queue]:
         """The queues whose tasks this node can start as things are; one with maxthreads 0 starts none."""
-        classes = frozenset(self._catalog.plugins) - frozenset(self._set_aside)
-        served = policy.served(self._queues, node_id=self._settings.node_id, classes=classes)
+        served = policy.served(self._queues, node_id=self._settings.node_id, classes=self._classes_to_claim())
         return [queue for queue in served if policy.limit_of(queue, self._load()) > 0]
 
     async def _say_what_is_left(self) -> None:
@@ -764,6 +855,11 @@ _STOP_STEPS = (
     "%d tasks are asked to stop now, and killed after the kill_grace of their plugin; once more kills them now",
     "%d tasks are killed",
 )
+
+
+def _who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:
+    why = request.get("why")
+    return str(request.get("by") or "somebody"), f" ({why})" if why else ""
 
 
 def _in_words(value: object) -> str:

@@ -27,9 +27,17 @@ class Load:
     concurrency_of_class: Mapping[str, int | None] = field(default_factory=dict)  # the plugin's own limit on a node
 
 
-def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str]) -> list[Queue]:
-    """The queues that this node may run tasks of: pinned here or nowhere, not ignored, usable, plugin at hand."""
-    return [queue for queue in queues if queue.fault is None and queue.class_name in classes and queue.is_for(node_id)]
+def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], paused_too: bool = False) -> list[Queue]:
+    """The queues that this node may run tasks of: pinned here or nowhere, not ignored, usable, plugin at hand, and not
+    paused (unless `paused_too`)."""
+    return [
+        queue
+        for queue in queues
+        if queue.fault is None
+        and queue.class_name in classes
+        and queue.is_for(node_id)
+        and (paused_too or queue.paused is None)
+    ]
 
 
 def limit_of(queue: Queue, load: Load) -> int:

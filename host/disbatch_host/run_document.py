@@ -124,6 +124,8 @@ def end_change(
         unset.append("claim")
     if not_before is not None:
         changes["not_before"] = not_before
+    if conclusion.status == Status.CANCELLED:
+        unset.append("cancel")  # it is done; of any other end that waits on, it is still to be done
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
 
 
@@ -194,7 +196,17 @@ def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> T
 
 def expire_change(task: Task, *, now: datetime) -> TaskChange:
     """A waiting task whose `expires` has come: Cancelled, by nobody."""
-    return unstarted_end_change(task, code="expired", message="it was not started before it expired", more={}, now=now)
+    return unstarted_end_change(task, code="expired", message=_EXPIRED, more={}, now=now)
+
+
+def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
+    """Claimed → Cancelled: it expired before anybody could start it."""
+    error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}
+    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error}
+    return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
+
+
+_EXPIRED = "it was not started before it expired"
 
 
 def unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
@@ -241,6 +253,23 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
         mtime=mtime if isinstance(mtime, datetime) else None,
         set=fields,
         unset=("claim", "cancel", "not_before", "error", "result", "progress", "expires"),
+    )
+
+
+def release_change(task: Task, *, now: datetime) -> TaskChange | None:
+    """What `task release` makes of a task as it was read: Created, whatever it waits for; None where it is not
+    Blocked."""
+    if task.status != Status.BLOCKED:
+        return None
+    error = task.document.get("error")
+    is_waiting_error = isinstance(error, Mapping) and error.get("code") == "after_failed"
+    mtime = task.document.get("mtime")
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        unset=("after", "after_any", "not_before", *(("error",) if is_waiting_error else ())),
     )
 
 
@@ -299,11 +328,18 @@ def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] |
 
 
 def error_of(
-    end: RunEnd, *, manifest: Manifest, stderr: str, was_killed: bool, said: Said, fault: str | None = None
+    end: RunEnd,
+    *,
+    manifest: Manifest,
+    stderr: str,
+    was_killed: bool,
+    said: Said,
+    fault: str | None = None,
+    cancel: Mapping[str, Any] | None = None,
 ) -> Document:
     """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `said` is
     what made a failure of an end that is none by itself, `fault` what the host has to say beyond exit code and
-    signal."""
+    signal, `cancel` who wanted it cancelled."""
     grace = format_duration(manifest.kill_grace_seconds)
     killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
@@ -311,7 +347,7 @@ def error_of(
         Reason.TIMEOUT: f"it ran longer than its timeout of {timeout}{killed}",
         Reason.IDLE_TIMEOUT: f"it was silent for longer than its idle_timeout of {idle}{killed}",
         Reason.SHUTDOWN: f"its node was stopped while it ran{killed}",
-        Reason.CANCELLED: f"it was cancelled{killed}",
+        Reason.CANCELLED: f"{cancelled_in_words(cancel or {})}{killed}",
         Reason.LOST: "its node was away for so long that the task was given to another",
     }
     if end.reason in sentences:

@@ -8,6 +8,7 @@ The steps of a run, in order; each waits for the one before it to be durable whe
 
     parameters fit? ── no ──────────────────────────────────────► concluded without a start
     record Running ─── refused: somebody else owns the task ────► nothing was started
+    was that long ago? record once more that it is ours ─ refused ► nothing was started
     start the program ─ impossible ─────────────────────────────► back to the queue, the class is suspected
     pass on output, pid ─ refused: the task was taken over ─────► stop the program, say so, write nothing more
     the program has ended: record the end (guarded, once)
@@ -21,7 +22,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -100,6 +101,7 @@ class Surroundings:
     clock: Clock  # the store's: what other nodes compare the dates in documents with
     site: LaunchSite
     workers: WorkerPool
+    trust_seconds: float  # how old "it is ours" may be when a program is started: by far less than `dead_after`
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows
 
 
@@ -128,11 +130,19 @@ def beginning_at_once(
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
     if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
+    if has_expired(task, around):
+        return None
     run = beginning(task, plugin, around)
     if is_oneshot:
         return run, None
     worker = reserved.pop()
     return {**run, **worker.facts}, worker
+
+
+def has_expired(task: Task, around: Surroundings) -> bool:
+    """Whether it must not be started any more."""
+    expires = task.document.get("expires")
+    return isinstance(expires, datetime) and expires <= around.clock.now()
 
 
 def input_line(
@@ -168,11 +178,12 @@ class Run:
         *,
         begun: Document | None = None,
         worker: Worker | None = None,
+        asked_at: float | None = None,
         listener: Callable[[Stream, bytes], None] | None = None,
         on_place_free: Callable[[], None] | None = None,
     ) -> None:
         """`begun`: `run` as it stands in the task where it is Running already; else it is Claimed. `worker`: the
-        process that was reserved for it."""
+        process that was reserved for it. `asked_at`: when the store was asked for it, by the monotonic clock."""
         self._task = task
         self._plugin = plugin
         self._manifest: Manifest = plugin.manifest
@@ -192,6 +203,7 @@ class Run:
         self._effects = EventEffects(task)
         self._has_begun = begun is not None
         self._run: Document = begun or {}
+        self._owned_at = around.clock.monotonic() if asked_at is None else asked_at  # when it was certainly ours
         self._began = around.clock.monotonic()  # of one that was begun with its claim; else `_begin` says when
         self._is_pid_written = "pid_started" in self._run
         self._execution = self._new_execution(worker)
@@ -200,6 +212,7 @@ class Run:
         self._news_timer: asyncio.TimerHandle | None = None
         self._news_write: asyncio.Task[None] | None = None
         self._stop_before_start: asyncio.Future[StopReason] = self._loop.create_future()
+        self._cancel: Mapping[str, Any] | None = None
         self._is_held_back = False
         self._is_lost = False
 
@@ -217,6 +230,12 @@ class Run:
             self._execution.stop(reason)
         elif not self._stop_before_start.done():
             self._stop_before_start.set_result(reason)
+
+    def cancel(self, request: Mapping[str, Any]) -> None:
+        """Stop it because somebody wants that; `request` says who, when and why. Asking again changes nothing."""
+        if self._cancel is None:
+            self._cancel = request
+            self.stop(StopReason.CANCELLED)
 
     def kill(self, reason: StopReason) -> None:
         """Stop the program at once."""
@@ -244,6 +263,10 @@ class Run:
             return await self._give_back()
         if not self._has_begun and (ended_early := await self._begin()) is not None:
             return ended_early
+        if not await self._is_still_ours():
+            log.warning("task %s was given to others before it was started here; it is not started", self._task.id)
+            self._execution.abandon()
+            return RunReport(result=RunResult.REFUSED)
         try:
             line = input_line(self._task, self._plugin, self._run, extended_json=self._around.extended_json)
             self._ended = await self._execution.start(line, Listener(receive=self._receive, hear=self._hear))
@@ -260,8 +283,20 @@ class Run:
         self._news_timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._write_news)
         return await self._record_end(await self._ended)
 
+    async def _is_still_ours(self) -> bool:
+        """This process may have stood still (SIGSTOP, a machine that swaps) since the store was asked, for so long that
+        the task was taken for lost and given to another node; a program must not be started then."""
+        while (asked_at := self._around.clock.monotonic()) - self._owned_at > self._around.trust_seconds:
+            if not await self._record(run_document.progress_change(self._key, {})):
+                return False
+            self._owned_at = asked_at
+        return True
+
     async def _begin(self) -> RunReport | None:
         """Claimed → Running, durable. A report where it does not come to that."""
+        if has_expired(self._task, self._around):
+            await self._record(run_document.expired_claim_change(self._key, now=self._around.clock.now()))
+            return RunReport(result=RunResult.GIVEN_BACK)
         self._run = self._beginning()
         faults = self._parameter_faults()
         if faults:
@@ -277,6 +312,7 @@ class Run:
         self._run |= {"started": self._around.clock.now(), **self._process_facts()}
         self._is_pid_written = "pid_started" in self._run
         change = run_document.start_change(self._task, self._key, self._run, now=self._run["started"])
+        self._owned_at = self._began
         try:
             self._has_begun = await self._record(change)
         except StoreError:
@@ -506,6 +542,7 @@ class Run:
             was_killed=ended.was_killed,
             said=self._effects.said,
             fault=ended.fault,
+            cancel=self._cancel,
         )
         if not said:
             return error
@@ -533,6 +570,8 @@ class Run:
             self._run["exit_code"] = end.exit_code
         if end.signal is not None:
             self._run["signal"] = run_document.signal_name(end.signal)
+        if end.reason is Reason.CANCELLED and self._cancel is not None:
+            self._run = run_document.with_cancel(self._run, self._cancel)
 
         async def record(
             conclusion: Conclusion, error: Document | None, more: Mapping[str, Any], creates: Sequence[Document]

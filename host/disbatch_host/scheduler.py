@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from disbatch_host import policy, run_document
-from disbatch_host.model import Queue, RunChange, RunKey, Sort, Task, TaskFilter, Want
+from disbatch_host.model import Queue, QueueId, RunChange, RunKey, Sort, Task, TaskFilter, Want
 from disbatch_host.policy import Load
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
 
+_CLAIMED_UNSEEN = 2  # queues of which a claim finds out whether anything waits, sooner than a look before it
+_PROMOTED = 1000  # tasks promoted in one go
+_PROMOTIONS = 10  # in one round: ten thousand that are due at the same second must not keep the others from their turn
 _STRAY_LOOKS = 60  # about once a second: longer than an answer of the store is waited for
 
 BeginOfClass = Callable[[Task, str], RunChange | None]
@@ -29,6 +32,7 @@ class Round:
     queues: Sequence[Queue]  # all that there are
     tasks: Sequence[Task]  # claimed for this node
     may_have_more: bool  # tasks may wait for which there was no room; a run that ends makes room
+    look_again_seconds: float | None = None  # when the rate of a queue lets the next one start
     token: str | None = None  # of the claim, where there was one; see `Scheduler.confirm`
 
 
@@ -38,6 +42,7 @@ class Scheduler:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._queues: Sequence[Queue] = ()
+        self._held: dict[QueueId, int] = {}  # of queues with `maxtotal`: how many this node may have in hand, at most
         self._unheard: dict[str, int] = {}  # tokens of claims whose answer has not come: how often they were looked for
 
     @property
@@ -78,31 +83,58 @@ class Scheduler:
         """Claim what there is room for. `refresh`: read the queues again and promote what is due; else only claim.
         `begin`: see `Store.claim`; it is told the class as well."""
         if refresh:
-            store.promote_due()
+            for _ in range(_PROMOTIONS):
+                if store.promote_due(_PROMOTED) < _PROMOTED:
+                    break
             self._queues = store.queues()
+            self._give_places_free(store, load)
         candidates = policy.served(self._queues, node_id=self._node_id, classes=classes)
+        if self._unheard:
+            # How many tasks this node has in hand is not certain, so nothing is claimed where that must be exact.
+            candidates = [queue for queue in candidates if queue.maxtotal is None]
         if not candidates:
             return Round(queues=self._queues, tasks=(), may_have_more=False)
         if not policy.allot(candidates, load):  # no room at all: not worth a look at what waits
             return Round(queues=self._queues, tasks=(), may_have_more=True)
-        waiting = store.waiting_queues()
-        candidates = [queue for queue in candidates if queue.id in waiting]
-        wanted = policy.allot(candidates, load)
+        if len(candidates) > _CLAIMED_UNSEEN or any(queue.maxtotal is not None or queue.rate for queue in candidates):
+            waiting = store.waiting_queues()
+            candidates = [queue for queue in candidates if queue.id in waiting]
         by_id = {queue.id: queue for queue in candidates}
+        wants = [_want(by_id[queue_id], count, load) for queue_id, count in policy.allot(candidates, load)]
 
         def begin_of_queue(task: Task) -> RunChange | None:
             return begin(task, by_id[task.queue].class_name) if begin is not None else None
 
-        token = uuid.uuid4().hex if wanted else None
+        token = uuid.uuid4().hex if wants else None
         tasks = []
         if token is not None:
             self._unheard[token] = 0
-            wants = [_want(by_id[queue_id], count, load) for queue_id, count in wanted]
+            self._held |= {want.queue: want.in_hand + want.count for want in wants if want.maxtotal is not None}
             tasks = store.claim(self._node_id, wants, token, begin_of_queue)
         got = Counter(task.queue for task in tasks)
-        is_dry = {queue_id for queue_id, count in wanted if got[queue_id] < count}
-        may_have_more = any(queue.id not in is_dry for queue in candidates)
-        return Round(queues=self._queues, tasks=tasks, may_have_more=may_have_more, token=token)
+        short = [want for want in wants if got[want.queue] < want.count]
+        # Of a queue whose limit over all nodes is reached, more may wait all the same.
+        is_dry = {want.queue for want in short if want.maxtotal is None and want.rate is None}
+        return Round(
+            queues=self._queues,
+            tasks=tasks,
+            may_have_more=any(queue.id not in is_dry for queue in candidates),
+            look_again_seconds=min([want.rate.interval_seconds for want in short if want.rate], default=None),
+            token=token,
+        )
+
+    def give_all_places_free(self, store: Store) -> None:
+        """The node stops and has nothing in hand any more."""
+        if self._held:
+            store.hold(self._node_id, {})
+            self._held = {}
+
+    def _give_places_free(self, store: Store, load: Load) -> None:
+        """Let other nodes have what this one may claim of queues with `maxtotal` and has not."""
+        in_hand = {queue_id: load.running.get(queue_id, 0) for queue_id in self._held}
+        if not self._unheard and any(held > in_hand[queue_id] for queue_id, held in self._held.items()):
+            store.hold(self._node_id, in_hand)
+            self._held = {queue_id: count for queue_id, count in in_hand.items() if count}
 
 
 def _want(queue: Queue, count: int, load: Load) -> Want:

@@ -70,6 +70,8 @@ def settle(store: Store, node_id: str, *, is_on_this_machine: bool) -> Settled:
                 settled.started_again += 1
             else:
                 settled.orphaned += 1
+    else:
+        store.hold(node_id, {})  # it has nothing in hand any more: its places are free for others
     return settled
 
 

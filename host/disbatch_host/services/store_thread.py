@@ -24,12 +24,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
-from disbatch_host.model import OutputChunk, RunChange
+from disbatch_host.model import OutputChunk, RunChange, RunKey
 from disbatch_host.services.room import Room
 from disbatch_host.store.base import Store
 
@@ -231,13 +231,13 @@ class StoreThread:
             return False
         try:
             with self._store.together():
-                answers = self._commit(batch)
+                refused = self._commit(batch)
                 results = [call.function(self._store) for call in calls]
         except Exception as error:  # whatever it is, it comes again where it can be told apart
             log.debug("a batch was not written together with its calls: %s", error)
             self._calls.extendleft(reversed(calls))
             return False
-        answers += [(call.answer, result) for call, result in zip(calls, results, strict=True)]
+        answers = [*_answers(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
         self._post(functools.partial(_set_results, answers))
         self._note_presence()
         return True
@@ -245,7 +245,7 @@ class StoreThread:
     def _write(self, batch: list[_Record]) -> bool:
         """Whether every record of the batch has its answer; False: the store is away, nothing has one."""
         try:
-            self._post(functools.partial(_set_results, self._commit(batch)))
+            self._post(functools.partial(_set_results, _answers(batch, self._commit(batch))))
         except StoreUnreachableError as error:
             if not self.is_away:
                 what = "cannot be written" if isinstance(error, StoreUnwritableError) else "is away"
@@ -268,11 +268,10 @@ class StoreThread:
             log.warning("the store is back")
         self.is_away = False
 
-    def _commit(self, batch: list[_Record]) -> list[tuple[asyncio.Future[Any], Any]]:
-        """The answers to the records of a batch, in their order."""
+    def _commit(self, batch: list[_Record]) -> Set[RunKey]:
+        """Write a batch; what of it was refused."""
         changes = [record.change for record in batch if record.change is not None]
-        refused = self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
-        return [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
+        return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
     def _carry_out(self, calls: Sequence[_Call], *, is_away: bool) -> None:
         for number, call in enumerate(calls):
@@ -297,6 +296,10 @@ class StoreThread:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             log.debug("an answer of the store came after the event loop had ended")
+
+
+def _answers(batch: Sequence[_Record], refused: Set[RunKey]) -> list[tuple[asyncio.Future[Any], Any]]:
+    return [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
 
 
 def _text_size(change: RunChange | None) -> int:

@@ -86,7 +86,9 @@ class Store(Protocol):
 
     def together(self) -> AbstractContextManager[object]:
         """What is written in the block is one commit where the store can do that (SQLite): durable when the block has
-        ended, and not written at all where an exception ends it. Elsewhere each write is by itself, as without it."""
+        ended, and not written at all where an exception ends it. Elsewhere (MongoDB) `commit` and `claim` share one
+        trip to the server, in their order, and where an exception ends the block any part of it may be written. What
+        `commit` returns is complete when the block has ended."""
 
     def hurry(self) -> None:
         """For any thread: from now on nothing waits long for its turn or an answer; what would have to fails as

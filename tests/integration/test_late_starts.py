@@ -1,0 +1,83 @@
+"""A node that stood still between its claim and the start of the program: the task may be another node's by then."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disbatch_host import run_document, runner
+from disbatch_host.clock import SystemClock
+from disbatch_host.launch import LaunchSite
+from disbatch_host.model import RunChange, RunKey, Task, Want
+from disbatch_host.plugins import load_plugins
+from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
+from disbatch_host.services.store_thread import StoreThread
+from disbatch_host.workers import WorkerPool
+from disbatch_protocol.status import Status
+from helpers.nodes import Cluster
+
+LONG_AGO = 100.0  # seconds; against `trust_seconds`
+
+
+async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begun: bool) -> RunReport:
+    """One run as a node makes it, with its claim long ago; `meanwhile` happens between the claim and the start."""
+    clock = SystemClock()
+    site = LaunchSite(
+        node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
+    )
+    recorder = StoreThread(cluster.store)
+    recorder.start()
+    around = Surroundings(
+        machine_name="here", recorder=recorder, clock=clock, site=site, workers=WorkerPool(site), trust_seconds=15
+    )
+    plugin = load_plugins([cluster.plugins]).plugins["Touch"]
+    run: Any = None
+
+    def begin(task: Task) -> RunChange:
+        nonlocal run
+        run = runner.beginning(task, plugin, around)
+        return run_document.start_change(task, RunKey(task.id, "n1", task.token), run, now=clock.now())
+
+    try:
+        claim = recorder.call(lambda store: store.claim("n1", [Want("Touch", 1)], "t1", begin if begun else None))
+        (task,) = await claim
+        await recorder.call(lambda store: meanwhile(replace(task, status=0 if begun else -1)))
+        late = Run(task, plugin, around, begun=run, asked_at=clock.monotonic() - LONG_AGO)
+        return await late.perform()
+    finally:
+        await recorder.stop()
+        site.close()
+
+
+def give_to_another(cluster: Cluster, task: Task) -> None:
+    """What a node does first that takes this one for dead."""
+    claim = {"token": "settling", "at": cluster.store.now()}
+    change = RunChange(key=RunKey(task.id, "n1", "t1"), statuses=(Status(task.status),), set={"claim": claim})
+    assert cluster.store.commit([change]) == set()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["running", "claimed"])
+def test_a_program_is_not_started_where_its_task_was_given_to_another_node(cluster: Cluster, begun: bool) -> None:
+    """A node that was stopped (SIGSTOP) after its claim was durable used to start the program when it went on, beside
+    the second run of the node that had taken over."""
+    started = cluster.directory / "started"
+    cluster.plugin("Touch", f"echo started >> {started}")
+    cluster.push(cluster.queue("Touch"), {})
+    report = asyncio.run(carry_out(cluster, lambda task: give_to_another(cluster, task), begun=begun))
+    assert report.result is RunResult.REFUSED and not started.exists()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["running", "claimed"])
+def test_a_program_is_started_late_where_its_task_is_still_this_nodes(cluster: Cluster, begun: bool) -> None:
+    started: Path = cluster.directory / "started"
+    cluster.plugin("Touch", f"echo started >> {started}")
+    (task_id,) = cluster.push(cluster.queue("Touch"), {})
+    report = asyncio.run(carry_out(cluster, lambda task: None, begun=begun))
+    assert report.result is RunResult.ENDED and started.read_text() == "started\n"
+    assert cluster.task(task_id).status == Status.CONCLUDED
