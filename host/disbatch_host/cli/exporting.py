@@ -7,40 +7,28 @@ import gzip
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from disbatch_host.bulk.exporting import lines
-from disbatch_host.cli import common, render
-from disbatch_host.cli.creation import moment_of
+from disbatch_host.cli import common, masking, render, selection
 from disbatch_host.cli.main import common_options
 from disbatch_host.errors import OutputError, UsageError
 from disbatch_host.model import TaskFilter
 from disbatch_host.store.base import Store
-from disbatch_protocol import status as statuses
 
 _BUFFER = 2**18
 
 
 @click.command()
 @click.argument("file", metavar="[FILE | -]", required=False)
-@click.option("--queue", metavar="Q", help="Only of this queue.")
-@click.option("--status", "status_word", metavar="STATUS", help=f"One of {', '.join(statuses.names())}, or a number.")
-@click.option("--since", metavar="TIME", help="Created at this time or after; or within a length of time, like 2d.")
-@click.option("--before", metavar="TIME", help="Created before this time; or so long ago or longer.")
+@selection.filter_options
 @click.option("--with-output", is_flag=True, help="All of stdout and stderr, also what is beyond the first MiB.")
 @common_options
-def export(
-    file: str | None,
-    queue: str | None,
-    status_word: str | None,
-    since: str | None,
-    before: str | None,
-    with_output: bool,
-) -> None:
+def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> None:
     """Write tasks as NDJSON, one document a line, the oldest first; to a file, or to stdout.
 
     \b
@@ -50,24 +38,9 @@ def export(
 
     Secret parameters are masked as in `task list --json`. A file has its name only when everything is in it.
     """
-    from disbatch_host.cli import task  # noqa: PLC0415  (which has this command)
-
-    values, failed_too = None, False
-    if status_word is not None:
-        try:
-            values, failed_too = statuses.parse(status_word)
-        except ValueError as error:
-            raise UsageError(f"--status: {error}") from error
     with common.opened_store() as store:
-        now = store.now()
-        which = TaskFilter(
-            queue=None if queue is None else task._queue_id(store, queue),
-            statuses=values,
-            failed_too=failed_too,
-            created_since=None if since is None else moment_of("--since", since, now, sign=-1),
-            created_before=None if before is None else moment_of("--before", before, now, sign=-1),
-        )
-        shown = task._Masker(store).document
+        which = selection.filter_of(store, filters)
+        shown = masking.Masker(store).document
         if file in (None, "-"):
             _write(store, which, shown, sys.stdout.buffer, with_output=with_output)
             return

@@ -31,8 +31,8 @@ from disbatch_host.bulk.importing import (
 )
 from disbatch_host.bulk.rows import CsvRows, Format, NdjsonRows, Rows, Source, format_of
 from disbatch_host.cli import common, parameters, render
-from disbatch_host.cli.creation import creation_options, fields_of
 from disbatch_host.cli.main import common_options
+from disbatch_host.cli.push import PRIORITY_MAX, _Plan, _plugin_of
 from disbatch_host.errors import DisbatchError, ExitCode, OutputError, UsageError
 from disbatch_host.model import Queue
 from disbatch_host.plugins import Plugin
@@ -72,7 +72,10 @@ _FORMATS = [str(one) for one in Format]
 @click.option("--dry-run", is_flag=True, help="Only look: how many rows fit, and what the first tasks would be.")
 @click.option("--new", "anew", is_flag=True, help="Do not go on with an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@creation_options
+@click.option("--delay", metavar="S", help="Not before so long from now.")
+@click.option("--at", metavar="TIME", help="Not before this time: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
+@click.option("--expires", metavar="S|TIME", help="Cancelled where it has not been started by then.")
+@click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @common_options
 def import_(**given: Any) -> int:
     """Create a task for each row of a file: CSV with a header line, or NDJSON; plain or .gz; '-' reads stdin.
@@ -129,8 +132,18 @@ class _Options:
         """Of where the rows are, for people."""
         return f"collection {self.collection}" if self.file is None else "stdin" if self.file == "-" else self.file
 
-    def fields(self, store: Store) -> dict[str, Any]:
-        return fields_of(store.now(), priority=self.priority, delay=self.delay, at=self.at, expires=self.expires)
+    def fields(self, store: Store) -> Mapping[str, Any]:
+        """What all its tasks have beside their parameters."""
+        return _Plan.of(
+            store,
+            delay=self.delay,
+            at=self.at,
+            after=(),
+            after_any=False,
+            expires=self.expires,
+            priority=self.priority,
+            unique_key=None,
+        ).fields
 
     def digest_of(self, queue: Queue, content: bytes, form: str) -> str:
         """Names an import: the same rows, read in the same form, and options that make the same tasks of them."""
@@ -458,16 +471,6 @@ class _Import:
             if skipped:
                 said.append(f"{common.count_of(skipped, 'row')} skipped")
             click.echo(", ".join(said))
-
-
-def _plugin_of(queue: Queue, *, no_check: bool) -> Plugin | None:
-    """The plugin of the queue, where it is known here."""
-    try:
-        return common.known_plugins().plugins.get(queue.class_name)
-    except DisbatchError:
-        if no_check:  # a directory that is not there does not matter then
-            return None
-        raise
 
 
 def _condition_of(text: str | None) -> dict[str, Any]:
