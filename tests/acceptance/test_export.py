@@ -111,9 +111,9 @@ def test_output_beyond_the_document_comes_out_whole(on_store: Terminal, plugin: 
     assert first["stdout"] == "x" * 2**20 and first["run"]["output"]["stdout"]["in_file"]
 
 
-# An interpreter with our libraries takes 25 to 45 MB. In hand at once are at most 16 MiB of output in documents (plus the
-# one task that goes beyond) as they come from the store, as text, and as JSON: some 80 MB. All of the output would be
-# 200 MB as it is stored, and twice that as text and JSON.
+# An interpreter with our libraries takes 25 to 45 MB. In hand at once are at most 16 MiB of output of documents (and a
+# task that goes beyond), as they come from the store, as text, and as JSON: some 80 MB. All of the output would be
+# 200 MB as it is stored, and as much again as text.
 MEMORY_MAX_KB = 170_000
 
 
