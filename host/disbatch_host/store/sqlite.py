@@ -453,10 +453,13 @@ class SqliteStore:
         in_any_order: bool = False,
     ) -> Iterator[Task]:
         columns = _SELECT if with_output else _SELECT_WITHOUT_OUTPUT
-        condition, values = _where(which)
+        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.failed_too
+        # As the index on queue and status has them: where each page goes on is found at once. Those of one status are
+        # there in the order of creation.
+        is_by_status = in_any_order and which.queue is not None and not is_of_one_status
+        condition, values = _where(which, status="+status" if is_by_status else "status")
         last: tuple[Any, ...]
-        if in_any_order and which.queue is not None:
-            # As the index on queue and status has them: where each page goes on is found at once.
+        if is_by_status:
             beyond, order, last = "(status, seq) > (?, ?)", "status, seq", (-(2**63), -1)
         elif newest_first and not in_any_order:
             beyond, order, last = "seq < ?", "seq DESC", (2**63 - 1,)
@@ -936,8 +939,14 @@ def _use_up(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: dat
 
 def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
     row = connection.execute("SELECT used_until FROM rates WHERE queue = ?", (queue,)).fetchone()
-    # More than a burst ahead: the clock was set back, or the rate was another one. Then a whole burst is used up.
-    return min(int(row[0]), _microseconds(now) + rate.burst * _interval(rate)) if row is not None else 0
+    if row is None:
+        return 0
+    until, furthest = int(row[0]), _microseconds(now) + rate.burst * _interval(rate)
+    if until > furthest:
+        # The clock was set back, or the rate was another one. From now on it is as if a whole burst had come just now.
+        until = furthest
+        connection.execute("UPDATE rates SET used_until = ? WHERE queue = ?", (until, queue))
+    return until
 
 
 def _interval(rate: Rate) -> int:
@@ -1212,7 +1221,8 @@ _HARMLESS: Mapping[str, str | None] = {
 }  # fmt: skip
 
 
-def _where(which: TaskFilter) -> tuple[str, list[Any]]:
+def _where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]:
+    """The condition, and what its places stand for. `status` as "+status": no index is chosen for its sake."""
     conditions, values = ["1"], []
     if which.queue is not None:
         conditions.append("queue = ?")
@@ -1225,7 +1235,7 @@ def _where(which: TaskFilter) -> tuple[str, list[Any]]:
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps([str(one) for one in which.ids]).decode())
     if which.statuses is not None:
-        conditions.append(_status_is(which.statuses, failed_too=which.failed_too))
+        conditions.append(_status_is(which.statuses, failed_too=which.failed_too, status=status))
     for condition, moment in (
         ("ctime >= ?", which.created_since),
         ("ctime < ?", which.created_before),
@@ -1248,9 +1258,9 @@ def _where(which: TaskFilter) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
-def _status_is(statuses: frozenset[int], *, failed_too: bool) -> str:
-    exact = f"status IN ({', '.join(str(int(status)) for status in sorted(statuses)) or 'NULL'})"
-    return f"({exact} OR status > {int(Status.FAILED)})" if failed_too else exact
+def _status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "status") -> str:
+    exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
+    return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact
 
 
 def _text_id(value: Any) -> str:
