@@ -276,6 +276,31 @@ def test_after_a_kill_the_same_command_goes_on_and_no_task_is_twice_or_missing(a
     assert ids == sorted(ids)
 
 
+def test_ctrl_c_says_how_far_it_was_and_the_same_command_goes_on(at: Terminal, store: Store) -> None:
+    name = many_rows(at)
+    process = start(at, "q", name)
+    wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    said = re.search(rb"interrupted; (\d+) tasks created so far; the same command goes on from there", err)
+    assert said is not None, err
+    (summary,) = at.fine("task", "import", "q", name, "--json").json
+    assert (summary["resumed"], summary["created"]) == (True, MANY)
+    assert all_numbers(store) == list(range(MANY))
+
+
+def test_a_file_that_somebody_writes_to_meanwhile_is_not_imported_further(at: Terminal, store: Store) -> None:
+    process = start(at, "q", many_rows(at))
+    wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
+    with (at.directory / "many.csv").open("a") as file:
+        file.write("more,more\n")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, b"")
+    assert b"many.csv has changed while it was imported; " in err
+    assert 0 < count_of(store) < MANY
+
+
 def test_going_on_keeps_what_was_meant_when_it_was_begun(at: Terminal, store: Store) -> None:
     command = ("q", many_rows(at), "--delay", "1h", "--on-error", "skip")
     kill_in_the_middle(at, store, *command)
