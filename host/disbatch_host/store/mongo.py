@@ -622,12 +622,18 @@ class MongoStore:
             found = self._notes.find_one({"_id": _note_id(name)})
         return None if found is None else found.get("document")
 
-    def write_note(self, name: str, document: Document | None) -> None:
+    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
         with _translated(self):
             if document is None:
-                self._notes.delete_one({"_id": _note_id(name)})
-            else:
+                return self._notes.delete_one({"_id": _note_id(name)}).deleted_count > 0
+            if not is_new:
                 self._notes.replace_one({"_id": _note_id(name)}, {"document": document}, upsert=True)
+                return True
+            try:
+                self._notes.insert_one({"_id": _note_id(name), "document": document})
+            except driver.DuplicateKeyError:
+                return False
+            return True
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         file_id = _file_id(task, token, stream)

@@ -547,12 +547,12 @@ class SqliteStore:
                 f'the note "{name}" in {self.description} cannot be read: {_why_unreadable(error)}; delete its row'
             ) from error
 
-    def write_note(self, name: str, document: Document | None) -> None:
+    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
         if document is None:
-            self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)))
-            return
+            return self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)).rowcount > 0)
+        statement = f"INSERT OR {'IGNORE' if is_new else 'REPLACE'} INTO notes (name, document) VALUES (?, ?)"
         encoded = _encode(document)
-        self._write(lambda c: c.execute("INSERT OR REPLACE INTO notes (name, document) VALUES (?, ?)", (name, encoded)))
+        return self._write(lambda c: c.execute(statement, (name, encoded)).rowcount > 0)
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         for number in itertools.count():
