@@ -26,7 +26,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -359,8 +359,9 @@ class MongoStore:
             raise  # they may be there or still come, so the keys stay theirs; see `_Keys`
         except Exception:
             with contextlib.suppress(driver.PyMongoError):
-                there = {one["_id"] for one in self._tasks.find({"_id": {"$in": list(ours)}}, {"_id": 1})}
-                self._keys.release([(key, lock) for key, lock in locks.items() if lock.task not in there])
+                found = self._tasks.find({"_id": {"$in": list(ours)}}, {"queue": 1, "unique_key": 1})
+                created_ids = {one["_id"] for one in found if _key_of(one) == ours[one["_id"]]}
+                self._keys.release([(key, lock) for key, lock in locks.items() if lock.task not in created_ids])
             raise
         self._mark_awaited(waits_for)
         if ours and self._clock.monotonic() - began > _KEY_SECONDS / 2:
@@ -719,6 +720,7 @@ class MongoStore:
         got: list[list[Task]] = [[] for _ in wanted]
         most = [want.count for want in wanted]
         granted: dict[int, int] = {}  # of those that have a limit over all nodes
+        dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server has granted them
         open_places = list(range(len(wanted)))
         with _translated(self):
             try:
@@ -732,13 +734,14 @@ class MongoStore:
                             if want.maxtotal is not None or want.rate is not None:
                                 in_hand = self._in_hand(node_id, want.queue, want.in_hand)
                                 granted[place] = left = len(found[place])  # perhaps, should the answer be lost
-                                granted[place] = left = self._limits.grant(node_id, want, left, in_hand)
+                                granted[place] = left = self._limits.grant(node_id, want, left, in_hand, dates)
                                 most[place], found[place] = left, found[place][:left]
                         else:
                             ids = [one["_id"] for one in self._waiting(want, left * _CLAIM_SPREAD, {"priority": 1})]
                             picked = sorted(random.sample(range(len(ids)), min(left, len(ids))))
                             found[place] = self._documents([ids[number] for number in picked])
-                    won = self._take(list(itertools.chain.from_iterable(found.values())), node_id, token, begin)
+                    chosen = list(itertools.chain.from_iterable(found.values()))
+                    won = self._take(chosen, node_id, token, begin, dates)
                     for place, documents in found.items():
                         got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
                     # All that was found was won: that is enough, or nothing more waits.
@@ -827,16 +830,24 @@ class MongoStore:
         found = {document["_id"]: document for document in self._tasks.find({"_id": {"$in": list(ids)}})}
         return [found[task_id] for task_id in ids if task_id in found]
 
-    def _take(self, documents: Sequence[Document], node_id: str, token: str, begin: Begin | None) -> dict[TaskId, Task]:
+    def _take(
+        self,
+        documents: Sequence[Document],
+        node_id: str,
+        token: str,
+        begin: Begin | None,
+        dates: Mapping[QueueId, datetime],
+    ) -> dict[TaskId, Task]:
         """Claim those of these tasks that are still free and as they were read."""
         if not documents:
             return {}
         now = self.now()
-        mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now}}
         tasks: dict[TaskId, Task] = {}
         changes: list[RunChange] = []
         writes: list[UpdateOne] = []
         for document in documents:
+            claim = {"token": token, "at": dates.get(document["queue"], now)}
+            mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": claim}
             tasks[document["_id"]] = task = Task.from_document({**document, **mark})
             change = begin(task) if begin is not None else None
             free = {
@@ -987,7 +998,11 @@ class MongoStore:
         with _translated(self):
             # Each kind has an index of its own; the server goes through them one by one.
             found = self._tasks.find({"$or": kinds, **_USABLE_ID}, _NO_OUTPUT).limit(limit * len(kinds))
-            return [Task.from_document(document) for document in found]
+            tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
+            for document in found:
+                kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
+                tasks[kind].append(Task.from_document(document))
+        return [task for of_kind in tasks.values() for task in of_kind[:limit]]
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         active = [int(Status.CREATED), *_IN_HAND]
@@ -1062,16 +1077,18 @@ class _Keys:
             taken |= {key: lock for key, lock in new.items() if key not in held}
             changes: dict[_Key, tuple[_Lock, Document]] = {}
             found = self._find(held)
-            holders = self._tasks.find({"_id": {"$in": [one["task"] for one in found.values()]}}, {"status": 1})
-            statuses = {one["_id"]: whole_number(one.get("status")) for one in holders}
+            which = {"_id": {"$in": [one["task"] for one in found.values()]}}
+            holders = {one["_id"]: one for one in self._tasks.find(which, {"status": 1, "queue": 1, "unique_key": 1})}
             now = self._now()
             is_waiting = False
             for key, document in found.items():  # what is not found was released just now: insert it again
                 holder, own = document["task"], new[key]
                 retrying_until = document.get("retrying_until")
-                if holder in statuses:
-                    status = statuses[holder]
-                    if status is not None and not is_finished(status):
+                if holder in holders:
+                    status = whole_number(holders[holder].get("status"))
+                    if _key_of(holders[holder]) != key:  # a task without it has got the id
+                        changes[key] = own, document
+                    elif status is not None and not is_finished(status):
                         taken[key] = _Lock(task=holder, mark=None)
                     elif holder != left[key] and isinstance(retrying_until, datetime) and retrying_until > now:
                         is_waiting = True
@@ -1167,7 +1184,8 @@ def _lock_id(key: _Key) -> Document:
 
 
 class _Limits:
-    """What holds over all nodes: a document for each queue that has such a limit, {held, rate_from, granted}.
+    """What holds over all nodes: a document for each queue that has such a limit, {held, rate_from, granted,
+    granted_at}.
 
     `held.<node>` is how many of the queue's tasks a node may have in hand: never less than it has. It is written before
     tasks are claimed and lowered after they have ended, so the sum is never below the truth, whoever dies in between.
@@ -1180,8 +1198,11 @@ class _Limits:
     def __init__(self, limits: Any) -> None:
         self._limits = limits
 
-    def grant(self, node_id: str, want: Want, count: int, in_hand: int) -> int:
-        """How many of `count` tasks this node may claim now, beside the `in_hand` that it has."""
+    def grant(
+        self, node_id: str, want: Want, count: int, in_hand: int, dates: MutableMapping[QueueId, datetime]
+    ) -> int:
+        """How many of `count` tasks this node may claim now, beside the `in_hand` that it has. With a rate, `dates` has
+        then the moment of the grant: by it, the rate holds exactly, however long the claim itself takes."""
         if count <= 0:
             if want.maxtotal is not None:
                 self.tell(node_id, want.queue, in_hand)
@@ -1194,7 +1215,7 @@ class _Limits:
             granted = {"$max": [0, {"$min": [count, {"$subtract": [want.maxtotal - in_hand, of_others]}]}]}
         stages: list[Document] = [{"$set": {"granted": granted}}]
         if want.rate is not None:
-            stages += _rate_stages(want.rate)
+            stages += [*_rate_stages(want.rate), {"$set": {"granted_at": "$$NOW"}}]
         if want.maxtotal is not None:
             stages.append({"$set": {"held": {"$mergeObjects": ["$held", {node_id: {"$add": [in_hand, "$granted"]}}]}}})
         for is_last in (False, True):
@@ -1202,7 +1223,7 @@ class _Limits:
                 document = self._limits.find_one_and_update(
                     {"_id": want.queue},
                     stages,
-                    projection={"granted": 1},
+                    projection={"granted": 1, "granted_at": 1},
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
@@ -1210,6 +1231,8 @@ class _Limits:
                 if is_last:
                     raise
             else:
+                if want.rate is not None:
+                    dates[want.queue] = document["granted_at"]
                 return int(document["granted"])
         raise AssertionError("the loop returns or raises")
 
