@@ -996,10 +996,12 @@ class MongoStore:
             {"status": waiting, "expires": {"$lte": self.now()}},
         ]
         with _translated(self):
-            # Each kind has an index of its own; the server goes through them one by one.
-            found = self._tasks.find({"$or": kinds, **_USABLE_ID}, _NO_OUTPUT).limit(limit * len(kinds))
+            # Nothing but the kinds: so the server looks for the index of each by itself, and finds its own.
+            found = self._tasks.find({"$or": kinds}, _NO_OUTPUT).limit(limit * len(kinds))
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:
+                if not _is_usable(document["_id"]):
+                    continue
                 kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
                 tasks[kind].append(Task.from_document(document))
         return [task for of_kind in tasks.values() for task in of_kind[:limit]]
