@@ -363,7 +363,7 @@ def test_registering_twice_is_harmless_where_the_first_answer_was_lost(mongo: Mo
     document = dict(record.document)
     assert document.pop("heartbeat").items() >= node.pop("heartbeat").items()
     assert document == node  # strings that begin with "$" are text
-    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]})
+    assert mongo.heartbeat("n1", "s", {"heartbeat": {"pid": 2}, "queuetypes": [{"class": "$pid"}]}) is not None
     again = mongo.get_node("n1")
     assert again is not None and again.document["queuetypes"] == [{"class": "$pid"}]
     assert set(again.document["heartbeat"]) == {"datetime", "pid"}
