@@ -21,9 +21,8 @@ from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.model import RunKey, TaskChange, TaskFilter, Want, new_task
-from disbatch_host.store import mongo as mongo_module
 from disbatch_host.store.base import SCHEMA_VERSION
-from disbatch_host.store.mongo import MongoStore
+from disbatch_host.store.mongo import MongoStore, forms, unique_keys
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
 from helpers.mongod import Mongod
@@ -171,7 +170,7 @@ def test_a_client_that_dies_between_the_key_and_its_task_has_nobody_told_of_a_ta
 
     with monkeypatch.context() as dying:
         dying.setattr(mongo, "_create", die)
-        dying.setattr(mongo_module._Keys, "release", lambda *_: None)
+        dying.setattr(unique_keys.Keys, "release", lambda *_: None)
         with pytest.raises(Died):
             keyed(mongo)
     task_id = keyed(second_mongo)
@@ -255,7 +254,7 @@ def test_a_push_waits_for_what_becomes_of_a_task_that_is_just_run_again(
         wait_until(lambda: len(looks) > 2, 30, "the other client has not looked at the key")
         assert answers == []
 
-    before_call(monkeypatch, mongo_module, "_guard_of_task", push_meanwhile)
+    before_call(monkeypatch, forms, "guard_of_task", push_meanwhile)
     assert mongo.change_tasks([retry_of(mongo, task_id)]) == set()
     pushing.join(30)
     assert answers == [task_id]
@@ -267,7 +266,7 @@ def test_a_retry_that_comes_too_late_is_refused_by_the_servers_clock(
     task_id = keyed(mongo)
     finish(mongo, task_id)
     with monkeypatch.context() as late:
-        late.setattr(mongo_module, "_RETRY_SECONDS", mongo_module._RETRY_MARGIN_SECONDS / 2)
+        late.setattr(unique_keys, "RETRY_SECONDS", unique_keys.RETRY_MARGIN_SECONDS / 2)
         assert mongo.change_tasks([retry_of(mongo, task_id)]) == {task_id}
     assert stored(mongo, task_id)["status"] == Status.FAILED
     new = keyed(mongo)  # and nobody waits for it any more
