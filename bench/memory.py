@@ -28,7 +28,7 @@ def run(place: Place, table: Table, rounds: int) -> None:
     place.plugin("printer", f"head -c {size} /dev/zero | tr '\\0' x")
     for _ in range(rounds):
         for kind in place.kinds:
-            bare = ("bare interpreter", _bare_interpreter(kind))
+            bare = ("bare interpreter", bare_interpreter(kind))
 
             def add(what: str, found: float, limit: str, *, kind: str = kind, bare: tuple[str, float] = bare) -> None:
                 target = Target("value", "<=", TARGETS[limit])
@@ -39,7 +39,7 @@ def run(place: Place, table: Table, rounds: int) -> None:
             add(f"a task that prints {size // 2**30} GiB", _printing(place, kind, size), "output")
 
 
-def _bare_interpreter(kind: str) -> float:
+def bare_interpreter(kind: str) -> float:
     modules = "asyncio, click, jsonschema, orjson, sqlite3" + (", pymongo" if kind == "MongoDB" else "")
     program = f"import {modules}; print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

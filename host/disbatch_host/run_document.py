@@ -256,6 +256,23 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     )
 
 
+def release_change(task: Task, *, now: datetime) -> TaskChange | None:
+    """What `task release` makes of a task as it was read: Created, whatever it waits for; None where it is not
+    Blocked."""
+    if task.status != Status.BLOCKED:
+        return None
+    error = task.document.get("error")
+    is_waiting_error = isinstance(error, Mapping) and error.get("code") == "after_failed"
+    mtime = task.document.get("mtime")
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        unset=("after", "after_any", "not_before", *(("error",) if is_waiting_error else ())),
+    )
+
+
 def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange | None:
     """What the end of a task makes of one that waits for it; None where nothing changes.
 

@@ -14,14 +14,14 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from disbatch_protocol.faults import Fault, kind_of, near_name, plain_kind_of, pointer_to
 
 MASK = "********"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_SECRET_DEPTH = 32  # a schema may refer to itself
+_DEPTH = 32  # a schema may refer to itself
 
 
 class ParameterSchema:
@@ -104,12 +104,52 @@ class ParameterSchema:
         missing = {name: value for name, value in self._defaults.items() if name not in parameters}
         return {**parameters, **missing} if missing else parameters
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is no schema at all: then nothing is known of any parameter."""
+        return self._schema is None
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether any parameter can be secret."""
+        return self._has_secrets
+
+    def types_at(self, path: Sequence[str]) -> frozenset[str]:
+        """The JSON types that the schema names for a parameter (`path`: its name, or the names that lead to it below
+        another one); empty where it names none."""
+        found: set[str] = set()
+        for part in self._parts_at(path):
+            types = part.get("type")
+            found.update([types] if isinstance(types, str) else types if isinstance(types, list) else ())
+        return frozenset(found)
+
+    def requires(self, path: Sequence[str]) -> bool:
+        """Whether the schema says that a parameter has to be there, wherever what it stands in is there."""
+        return any(path[-1] in (part.get("required") or ()) for part in self._parts_at(path[:-1]))
+
+    def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
+        """The parts of the schema that speak of what is at this place."""
+        parts = self._same_place(self._schema, _DEPTH)
+        for name in path:
+            inside = [part["properties"].get(name) for part in parts if isinstance(part.get("properties"), Mapping)]
+            parts = [one for part in inside for one in self._same_place(part, _DEPTH)]
+        return parts
+
+    def _same_place(self, schema: Any, depth: int) -> list[Mapping[str, Any]]:
+        """A part of the schema, and those that it takes in for the same place."""
+        if not isinstance(schema, Mapping) or depth == 0:
+            return []
+        others = [*(schema.get("allOf") or ())]
+        if isinstance(schema.get("$ref"), str):
+            others.append(self._resolve(schema["$ref"]))
+        return [schema, *(one for other in others for one in self._same_place(other, depth - 1))]
+
     def secrets(self, parameters: Any) -> tuple[str, ...]:
         """The JSON pointers of those of these values that are secret, in order."""
         if not self._has_secrets:
             return ()
         found: set[str] = set()
-        self._find_secrets(self._schema, parameters, "", found, _SECRET_DEPTH)
+        self._find_secrets(self._schema, parameters, "", found, _DEPTH)
         return tuple(sorted(found))
 
     def masked(self, parameters: Any) -> Any:

@@ -45,8 +45,9 @@ class Rate:
 
     @property
     def burst(self) -> int:
-        """How many may come at once: what comes up within a tenth of a second, since nobody looks much more often."""
-        return max(1, int(self.count * BURST_SECONDS / self.seconds))
+        """How many may come at once: what comes up within a tenth of a second, since nobody looks much more often. At
+        most half of all, or the others would come too slowly."""
+        return max(1, min(self.count // 2, int(self.count * BURST_SECONDS / self.seconds)))
 
     @property
     def interval_seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import gridfs
@@ -11,10 +12,12 @@ import pytest
 from bson import Decimal128, ObjectId, Regex
 
 from contract.test_store import NOW, change, claim_one, push
+from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.mongo import MongoStore
+from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
 
@@ -51,6 +54,18 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
     keys = [RunKey(task.id, "n1", "t1") for task in tasks]
     mongo.commit([change(key, Status.CLAIMED, Status.RUNNING) for key in keys])
     push(mongo, {}, status=-4, not_before=now)
+    # Many that wait for others, also after their time has come, many that are awaited and have not ended or whose
+    # followers know, many that expire later or have ended before, and a cancelled one of another node.
+    awaited = push(mongo, *({} for _ in range(300)), queue="blocked", awaited=True, status=-4)
+    (ended,) = push(mongo, {}, status=1)
+    push(mongo, *({} for _ in range(300)), queue="blocked", status=-4, not_before=now, after=awaited[:1])
+    push(mongo, *({} for _ in range(300)), queue="ended", status=1, awaited=False, expires=now)
+    push(mongo, *({} for _ in range(300)), queue="later", expires=now + timedelta(days=1), priority=5)
+    push(mongo, *({} for _ in range(300)), queue="newest", status=-2)
+    push(mongo, {}, status=0, node="n2", cancel={"at": now, "by": "me"})
+    push(mongo, {}, status=-4, after=[ended])
+    followers = TaskFilter(after=ended, statuses=frozenset({-4}))
+    limited = Want("q", 10, maxtotal=100, rate=parse_rate("1000/s"))
     in_hand = TaskFilter(node="n1", statuses=frozenset({-1, 0}))
     hot = {
         "claim": (lambda: mongo.claim("n1", [Want("q", 10), Want("other", 10)], "t2"), 70),
@@ -60,6 +75,13 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         "promote": (mongo.promote_due, 5),
         "what a node has in hand": (lambda: list(mongo.find_tasks(in_hand)), 60),
         "unfinished": (lambda: mongo.has_unfinished(["nothing", "q"]), 10),
+        "claim the newest": (lambda: mongo.claim("n1", [Want("newest", 10, newest_first=True)], "t3"), 30),
+        "claim of one priority": (lambda: mongo.claim("n1", [Want("later", 10, newest_first=True)], "t4"), 40),
+        "claim with limits": (lambda: mongo.claim("n1", [limited], "t5"), 40),
+        "what is due": (lambda: mongo.due("n1"), 10),
+        "followers": (lambda: list(mongo.find_tasks(followers)), 5),
+        "told": (lambda: mongo.change_tasks([run_document.told_change(mongo.due("n1")[0])]), 20),
+        "oldest waiting": (mongo.oldest_waiting, 25),
     }
     plans = Plans(raw)
     for name, (action, most) in hot.items():

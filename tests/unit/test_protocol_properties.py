@@ -19,7 +19,7 @@ from disbatch_protocol.faults import Severity
 from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.outcome import Outcome, Reason, RunEnd, Said, conclude
 from disbatch_protocol.parameters import ParameterSchema
-from disbatch_protocol.quantities import format_duration, format_size, parse_duration
+from disbatch_protocol.quantities import Rate, format_duration, format_size, parse_duration
 from disbatch_protocol.status import Status, may_become
 from disbatch_protocol.worker import WorkerConversation, WorkerState
 
@@ -137,6 +137,15 @@ def test_masking_and_defaults_leave_what_they_do_not_know(parameters: Any) -> No
         assert masked == parameters
 
 
+@given(st.integers(1, 10**9), st.floats(0.001, 10**6))
+def test_a_rate_is_a_burst_and_then_no_more_than_fit_into_a_period(count: int, seconds: float) -> None:
+    """A rate over less than a tenth of a second divided by zero."""
+    rate = Rate(count, seconds)
+    assert 1 <= rate.burst <= count
+    assert rate.burst - 1 + seconds / rate.interval_seconds <= count * (1 + 1e-9)
+    assert rate.interval_seconds <= 2 * seconds / count * (1 + 1e-9)  # at least half of what is allowed
+
+
 @given(st.floats(0, 10**7))
 def test_a_duration_for_people_can_be_read_by_them_and_by_us(seconds: float) -> None:
     text = format_duration(seconds)
@@ -195,3 +204,11 @@ def test_a_worker_talk_never_fails_whatever_is_said(lines: list[bytes]) -> None:
         if talk.state is WorkerState.IDLE:
             talk.hand_over(b"{}\n", task_id="t", attempt=1, deadline=None)
     talk.finish()
+
+
+@given(st.integers(1, 10**9), st.floats(0.001, 864_000))
+def test_a_burst_and_what_follows_in_a_period_are_never_more_than_the_rate(count: int, seconds: float) -> None:
+    """A period shorter than what makes a burst gave bursts larger than the whole rate."""
+    rate = Rate(count, seconds)
+    assert 1 <= rate.burst <= count
+    assert rate.burst + seconds / rate.interval_seconds <= (count + 1) * (1 + 1e-9)

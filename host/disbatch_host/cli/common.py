@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
+import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import click
 
+from disbatch_host import run_document
 from disbatch_host.cli.settings import Settings, resolve
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import NotFoundError, UsageError
-from disbatch_host.model import Queue, Task
+from disbatch_host.model import Document, Queue, Task
 from disbatch_host.plugins import Catalog, load_plugins
 from disbatch_host.store.base import Access, Store
 from disbatch_host.store.open import open_store
@@ -114,3 +119,24 @@ def check_id(what: str, text: str) -> None:
 def count_of(number: int, noun: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def who() -> str:
+    """Who asks for something, as documents and logs name a person: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def request(reason: str | None, now: datetime) -> Document:
+    """Who asks, when, and why, as documents hold it. Raises UsageError where the reason cannot be shown."""
+    if reason is not None:
+        check_id("a reason", reason)
+    return run_document.request_of(who(), reason, now=now)
+
+
+def reason_option(function: Any) -> Any:
+    """`--reason`, for whatever somebody may wonder about later."""
+    return click.option("--reason", metavar="TEXT", help="Why, for whoever wonders later.")(function)

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -36,9 +36,9 @@ _COMMANDS = {
     "new": ("new", "new", "Write a new plugin, in the language of your choice."),
     "exec": ("exec", "exec_", "Run one task of a plugin, without node and database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
-    "queue": ("queue", "queue", "Create, list, show, change and delete queues."),
-    "task": ("task", "task", "Push, list and show tasks, their output, and wait for them."),
-    "node": ("nodes", "node", "List and show nodes."),
+    "queue": ("queue", "queue", "Create, list, show, change, pause and delete queues."),
+    "task": ("task", "task", "Push, list, show, cancel and delete tasks, run them again, wait for them."),
+    "node": ("nodes", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show what waits, runs and has ended, and which nodes are alive."),
 }
 
@@ -84,10 +84,22 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 class Subcommands(click.Group):
-    """A group of commands, which says in one line what there is where none is named."""
+    """A group of commands, which says in one line what there is where none is named.
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
+    `elsewhere`: commands that are in modules of their own, imported when one of them is called; name → module.attribute
+    below this package.
+    """
+
+    def __init__(self, *arguments: Any, elsewhere: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(*arguments, **{"no_args_is_help": False, **more})
+        self._elsewhere = elsewhere or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._elsewhere.get(cmd_name)
+        return super().get_command(ctx, cmd_name) if place is None else _imported(*place.split("."))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -97,6 +109,11 @@ class Subcommands(click.Group):
                 there_are = ", ".join(self.list_commands(ctx))
                 raise UsageError(f"expected a command after '{ctx.command_path}': one of {there_are}") from None
             raise
+
+
+def _imported(module: str, attribute: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.{module}"), attribute)
+    return command
 
 
 class _Commands(click.Group):
@@ -109,8 +126,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.{module}"), attribute)
-        return command
+        return _imported(module, attribute)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

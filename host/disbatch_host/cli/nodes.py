@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import Subcommands, common_options
-from disbatch_host.errors import NotFoundError
-from disbatch_host.model import NodeRecord
+from disbatch_host.errors import DisbatchError, NotFoundError
+from disbatch_host.model import Document, NodeRecord
+from disbatch_host.store.base import Store
 from disbatch_protocol.faults import near_name
+from disbatch_protocol.quantities import format_duration
 
 DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
 
@@ -18,20 +22,33 @@ DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
 @click.group(cls=Subcommands)
 @common_options
 def node() -> None:
-    """List and show nodes."""
+    """List and show nodes, drain and stop them."""
+
+
+STATES = ("running", "draining", "drained", "stopping")
 
 
 @node.command("list")
+@click.option("--class", "class_name", metavar="CLASS", help="Only those that have this plugin.")
+@click.option("--alive/--dead", "alive", default=None, help="Only those that are alive, or that are not.")
+@click.option("--state", type=click.Choice(STATES), help="Only those that are alive and in this state.")
 @common_options
-def list_() -> None:
+def list_(class_name: str | None, alive: bool | None, state: str | None) -> None:
     """List the nodes of the cluster."""
     with common.opened_store() as store:
-        nodes = store.nodes()
+        every = store.nodes()
+        nodes = [
+            one
+            for one in every
+            if (class_name is None or class_name in _classes(one))
+            and alive in (None, is_alive(one))
+            and (state is None or (is_alive(one) and one.state == state))
+        ]
         if common.wants_json():
             for one in nodes:
                 render.print_json(json_document(one), store.extended_json)
             return
-        if nodes:
+        if every:
             print_nodes(nodes)
         else:
             click.echo(NONE_YET)
@@ -47,7 +64,7 @@ def print_nodes(nodes: list[NodeRecord]) -> None:
         queues = heartbeat_queues(one)
         processing = sum(number(queue, "processing") for queue in queues)
         threads = sum(number(queue, "threads") for queue in queues)
-        classes = [str(kind.get("class")) for kind in records(one.document.get("queuetypes"))]
+        classes = _classes(one)
         aside = [str(kind.get("class")) for kind in records(one.document.get("set_aside"))]
         host = one.document.get("host")
         rows.append(
@@ -70,11 +87,7 @@ def print_nodes(nodes: list[NodeRecord]) -> None:
 def show(id: str) -> None:
     """Show a node: what it can run, what it runs, and what it does not run any more and why."""
     with common.opened_store() as store:
-        found = store.get_node(id)
-        if found is None:
-            near = near_name(id, [one.id for one in store.nodes()])
-            hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows those there are"
-            raise NotFoundError(f"no node {id!r} in {store.description}; {hint}")
+        found = _find(store, id)
         if common.wants_json():
             render.print_json(json_document(found), store.extended_json)
             return
@@ -83,6 +96,7 @@ def show(id: str) -> None:
         facts: list[tuple[str, Any]] = [
             ("node", found.id),
             ("state", life_cell(found)),
+            *_requests_in_words(found),
             ("version", document.get("version")),
             ("machine", host.get("name") if isinstance(host, dict) else None),
             ("process", heartbeat.get("pid") if isinstance(heartbeat, dict) else None),
@@ -104,9 +118,159 @@ def show(id: str) -> None:
         render.print_facts(facts)
 
 
+def _classes(record: NodeRecord) -> list[str]:
+    return [str(kind.get("class")) for kind in records(record.document.get("queuetypes"))]
+
+
+def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
+    """Who wants what of the node."""
+    return [
+        (name, f"asked for by {request.get('by')} at {render.moment(request.get('at'))}{_why(request)}")
+        for name, request in sorted(record.requests.items())
+        if isinstance(request, Mapping)
+    ]
+
+
+def _why(request: Mapping[str, Any]) -> str:
+    return f": {request['why']}" if request.get("why") else ""
+
+
+@node.command()
+@click.argument("id")
+@common.reason_option
+@click.option("--wait", "waits", is_flag=True, help="Return when nothing runs there any more.")
+@common_options
+def drain(id: str, reason: str | None, waits: bool) -> None:
+    """Let a node claim nothing more; what runs there goes on to its end. From any machine.
+
+    \b
+      disbatch-host node drain mig01 --reason 'new disk' --wait
+      disbatch-host node resume mig01
+    """
+    with common.opened_store() as store:
+        found = _find_to_talk_to(store, id)
+        _ask(store, found, "drain", common.request(reason, store.now()))
+        if waits:
+            _wait(store, found, "drained", lambda one: one.state == "drained")
+        _say(store, found)
+
+
+@node.command()
+@click.argument("id")
+@common_options
+def resume(id: str) -> None:
+    """Let a drained node claim tasks again.
+
+    \b
+      disbatch-host node resume mig01
+    """
+    with common.opened_store() as store:
+        found = _find_to_talk_to(store, id)
+        if found.state == "stopping":
+            raise NodeDeafError(f"node {id} is stopping and cannot be resumed; start it again when it has ended")
+        if "drain" not in found.requests:
+            click.echo(f"node {id} is not drained", err=True)
+        _ask(store, found, "drain", None)
+        _say(store, found)
+
+
+@node.command()
+@click.argument("id")
+@common.reason_option
+@click.option("--wait", "waits", is_flag=True, help="Return when the node has ended.")
+@common_options
+def stop(id: str, reason: str | None, waits: bool) -> None:
+    """Stop a node in an orderly way, from any machine.
+
+    \b
+      disbatch-host node stop mig01 --reason upgrade --wait
+
+    What runs there goes on to its end, or to the node's --stop-grace. Once more is like a second Ctrl-C there: the
+    running tasks are asked to stop; a third time kills them.
+    """
+    with common.opened_store() as store:
+        found = _find_to_talk_to(store, id)
+        _ask(store, found, "stop", common.request(reason, store.now()))
+        if waits:
+            _wait(store, found, "stopped", lambda _: False)
+        _say(store, found)
+
+
+class NodeDeafError(DisbatchError):
+    """A node cannot do what is asked of it."""
+
+
+def _find(store: Store, node_id: str) -> NodeRecord:
+    """Raises NotFoundError that names a near one."""
+    found = store.get_node(node_id)
+    if found is None:
+        near = near_name(node_id, [one.id for one in store.nodes()])
+        hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows those there are"
+        raise NotFoundError(f"no node {node_id!r} in {store.description}; {hint}")
+    return found
+
+
+def _find_to_talk_to(store: Store, node_id: str) -> NodeRecord:
+    """A node that will do what it is asked for. Raises NotFoundError, and NodeDeafError for one that cannot hear."""
+    found = _find(store, node_id)
+    if not found.is_ours:
+        raise NodeDeafError(
+            f"node {node_id} is of another program ({found.document.get('version')}), which cannot be asked from here; "
+            "stop it on its own machine"
+        )
+    if not is_alive(found):
+        raise NodeDeafError(f"node {node_id} is not alive, {_silence(found)}; other nodes take its tasks over")
+    return found
+
+
+def _silence(record: NodeRecord) -> str:
+    age = record.age_seconds
+    return "it has never been heard of" if age is None else f"it was heard of {format_duration(age)} ago"
+
+
+def _ask(store: Store, record: NodeRecord, name: str, value: Document | None) -> None:
+    if not store.request_of_node(record.id, name, value):
+        raise NotFoundError(f"no node {record.id!r} any more; it has just stopped")
+
+
+def _wait(store: Store, record: NodeRecord, what: str, is_so: Callable[[NodeRecord], bool]) -> None:
+    """Until it is so, or the node has stopped. Raises NodeDeafError where it dies."""
+    mark, heartbeats = record.heartbeat_mark, 0
+    with render.waiting(f"until node {record.id} is {what}"):
+        while True:
+            found = store.get_node(record.id)
+            if found is None or found.session != record.session:
+                return
+            if found.heartbeat_mark != mark:
+                mark, heartbeats = found.heartbeat_mark, heartbeats + 1
+            # It hears with one heartbeat and says with the next what came of it: what stood there before tells nothing.
+            if heartbeats >= _HEARD and is_so(found):
+                return
+            if not is_alive(found):
+                raise NodeDeafError(f"node {record.id} has died before it was {what}, {_silence(found)}")
+            time.sleep(_LOOK_SECONDS)
+
+
+_HEARD = 2  # heartbeats
+_LOOK_SECONDS = 0.1  # a node's document changes once a heartbeat, and nothing tells of that
+
+
+def _say(store: Store, record: NodeRecord) -> None:
+    """With --json: how the node's document is now; nothing where it is gone."""
+    found = store.get_node(record.id)
+    if common.wants_json() and found is not None:
+        render.print_json(json_document(found), store.extended_json)
+
+
+def is_alive(record: NodeRecord) -> bool:
+    return not record.is_stale(DEAD_AFTER_SECONDS)
+
+
 def life_cell(record: NodeRecord) -> tuple[str, str]:
-    """Whether the node lives, by the age of its heartbeat."""
-    return ("dead", "red") if record.is_stale(DEAD_AFTER_SECONDS) else ("alive", "green")
+    """Whether the node lives, by the age of its heartbeat, and where it claims nothing more, that."""
+    if not is_alive(record):
+        return "dead", "red"
+    return ("alive", "green") if record.state == "running" else (record.state, "yellow")
 
 
 def json_document(record: NodeRecord) -> dict[str, Any]:

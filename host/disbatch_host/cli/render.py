@@ -120,6 +120,21 @@ def progress(what: str, total: int | None = None) -> Iterator[Any]:
         yield lambda count: shown.advance(bar, count)
 
 
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """On a terminal, that and for how long something is waited for whose end cannot be foreseen."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        shown.add_task(f"waiting {what}", total=None)
+        yield
+
+
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line, in two columns; values of several lines are indented as a block."""
     width = max(len(name) for name, _ in facts)

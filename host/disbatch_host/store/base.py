@@ -179,8 +179,9 @@ class Store(Protocol):
 
     def read_note(self, name: str) -> Document | None: ...
 
-    def write_note(self, name: str, document: Document | None) -> None:
-        """Write it, whole; None removes it."""
+    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
+        """Write it, whole; None removes it. `is_new`: only where there is none of this name, and of several that write
+        it so at the same moment one does. Whether it was written, or removed."""
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         """The pieces of a stream that `commit` has been given as OutputChunk for this attempt, in order, as far as

@@ -206,7 +206,12 @@ _SELECT = ", ".join(_COLUMNS)
 _SELECT_WITHOUT_OUTPUT = _SELECT.replace("stdout, stderr", "NULL, NULL")
 _INSERT_TASK = f"INSERT INTO tasks ({_SELECT}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
-_INSERT_TASK_AGAIN = f"{_INSERT_TASK} ON CONFLICT (id) DO NOTHING"
+# Of most new tasks: what else there is, is NULL, and to bind a NULL costs the driver more than a value.
+_PLAIN_COLUMNS = (
+    "id", "queue", "status", "node", "priority", "ctime", "mtime", "parameters", "stdout", "stderr", "rest",
+)  # fmt: skip
+_INSERT_PLAIN_TASK = f"INSERT INTO tasks ({', '.join(_PLAIN_COLUMNS)}) VALUES ({', '.join('?' * len(_PLAIN_COLUMNS))})"
+_AGAIN = " ON CONFLICT (id) DO NOTHING"
 _FIND_WAITING = f"""SELECT seq, {_SELECT} FROM tasks
     WHERE queue = ? AND status = {int(Status.CREATED)} AND {_NOBODY_SQL} ORDER BY priority DESC, seq"""
 _FIND_NEWEST_WAITING = f"""SELECT seq, {_SELECT} FROM tasks INDEXED BY tasks_waiting
@@ -223,7 +228,7 @@ _FIND_OLDEST = f"""SELECT seq, ctime FROM tasks INDEXED BY tasks_waiting
     WHERE queue = ? AND status = {int(Status.CREATED)} AND priority = ? ORDER BY seq LIMIT 1"""
 _COUNT_IN_HAND = f"""SELECT count(*) FROM tasks
     WHERE queue = ? AND status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)})"""
-_FIND_HOLDER = f"""SELECT id, seq FROM tasks
+_FIND_HOLDER = f"""SELECT id FROM tasks
     WHERE unique_key = ? AND queue = ? AND status IN ({_UNFINISHED}) AND id IS NOT ? LIMIT 1"""
 _FIND_DUE = f"""SELECT {_SELECT_WITHOUT_OUTPUT} FROM tasks WHERE seq IN (
     SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
@@ -422,21 +427,23 @@ class SqliteStore:
         new_ids = self._ids.take(len(documents))
         rows = []
         for new_id, document in zip(new_ids, documents, strict=True):
-            values = {**_NEW_ROW, "ctime": now, "mtime": now, **_columns_of(document)}
+            is_plain = _RARE_FIELDS.isdisjoint(document)
+            new_row = _NEW_PLAIN_ROW if is_plain else _NEW_ROW
+            values = {**new_row, "ctime": now, "mtime": now, **_columns_of(document)}
             task_id = document.get("_id")
             values["id"] = new_id if task_id is None else _text_id(task_id)
             _text_id(values["queue"])
             if not document.keys() <= _IN_COLUMNS:
                 values["rest"] = _encode({n: value for n, value in document.items() if n not in _IN_COLUMNS})
             size = len(values["parameters"]) + len(values["stdout"]) + len(values["stderr"]) + len(values["rest"])
-            if values["after"] is not None:
-                size += len(values["after"])
+            if not is_plain:
+                size += len(values["after"] or "")
             if size > DOCUMENT_MAX:
                 raise StoreRefusedError(
                     f"expected a task document of at most {DOCUMENT_MAX} bytes, found {size}; "
                     "put large data into a file and its path into the parameters"
                 )
-            rows.append(_ROW_ORDER(values))
+            rows.append(_PLAIN_ROW_ORDER(values) if is_plain else _ROW_ORDER(values))
         return rows
 
     def get_task(self, task: TaskId) -> Task | None:
@@ -453,10 +460,13 @@ class SqliteStore:
         in_any_order: bool = False,
     ) -> Iterator[Task]:
         columns = _SELECT if with_output else _SELECT_WITHOUT_OUTPUT
-        condition, values = _where(which)
+        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.failed_too
+        # As the index on queue and status has them: where each page goes on is found at once. Those of one status are
+        # there in the order of creation.
+        is_by_status = in_any_order and which.queue is not None and not is_of_one_status
+        condition, values = _where(which, status="+status" if is_by_status else "status")
         last: tuple[Any, ...]
-        if in_any_order and which.queue is not None:
-            # As the index on queue and status has them: where each page goes on is found at once.
+        if is_by_status:
             beyond, order, last = "(status, seq) > (?, ?)", "status, seq", (-(2**63), -1)
         elif newest_first and not in_any_order:
             beyond, order, last = "seq < ?", "seq DESC", (2**63 - 1,)
@@ -537,12 +547,12 @@ class SqliteStore:
                 f'the note "{name}" in {self.description} cannot be read: {_why_unreadable(error)}; delete its row'
             ) from error
 
-    def write_note(self, name: str, document: Document | None) -> None:
+    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
         if document is None:
-            self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)))
-            return
+            return self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)).rowcount > 0)
+        statement = f"INSERT OR {'IGNORE' if is_new else 'REPLACE'} INTO notes (name, document) VALUES (?, ?)"
         encoded = _encode(document)
-        self._write(lambda c: c.execute("INSERT OR REPLACE INTO notes (name, document) VALUES (?, ?)", (name, encoded)))
+        return self._write(lambda c: c.execute(statement, (name, encoded)).rowcount > 0)
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         for number in itertools.count():
@@ -883,13 +893,18 @@ _IDS_A_MILLISECOND = 0x10000
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, again: bool = False) -> list[TaskId]:
     """Insert new tasks, in this order, but those whose key is held; the ids as `Store.insert_tasks` gives them."""
-    statement = _INSERT_TASK_AGAIN if again else _INSERT_TASK
-    if all(row[_UNIQUE_KEY_AT] is None for row in rows):
-        connection.executemany(statement, rows)
-        ids = [row[_ID_AT] for row in rows]
-    else:
-        ids = [_insert_with_key(connection, statement, row, again=again) for row in rows]
-    after = [row[_AFTER_AT] for row in rows if row[_AFTER_AT] is not None]
+    ids: list[TaskId] = []
+    after: list[str] = []
+    for (is_plain, has_key), group in itertools.groupby(rows, key=_kind_of_row):
+        batch = list(group)
+        statement = f"{_INSERT_PLAIN_TASK if is_plain else _INSERT_TASK}{_AGAIN if again else ''}"
+        if has_key:
+            ids += [_insert_with_key(connection, statement, row, again=again) for row in batch]
+        else:
+            connection.executemany(statement, batch)
+            ids += [row[_ID_AT] for row in batch]
+        if not is_plain:
+            after += [row[_AFTER_AT] for row in batch if row[_AFTER_AT] is not None]
     if after:  # by the trigger as well, but not what comes later in these rows
         waited_for = "SELECT one.value FROM json_each(?) AS list, json_each(list.value) AS one"
         connection.execute(
@@ -898,10 +913,16 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, 
     return ids
 
 
+def _kind_of_row(row: tuple[Any, ...]) -> tuple[bool, bool]:
+    if len(row) == len(_PLAIN_COLUMNS):
+        return True, False
+    return False, row[_UNIQUE_KEY_AT] is not None
+
+
 def _insert_with_key(connection: sqlite3.Connection, statement: str, row: tuple[Any, ...], *, again: bool) -> TaskId:
     task_id, key = row[_ID_AT], row[_UNIQUE_KEY_AT]
     is_there = again and connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).fetchone()
-    if key is not None and not is_there:
+    if not is_there:
         holder = connection.execute(_FIND_HOLDER, (key, row[_QUEUE_AT], None)).fetchone()
         if holder is not None:
             return holder[0]
@@ -936,8 +957,14 @@ def _use_up(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: dat
 
 def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
     row = connection.execute("SELECT used_until FROM rates WHERE queue = ?", (queue,)).fetchone()
-    # More than a burst ahead: the clock was set back, or the rate was another one. Then a whole burst is used up.
-    return min(int(row[0]), _microseconds(now) + rate.burst * _interval(rate)) if row is not None else 0
+    if row is None:
+        return 0
+    until, furthest = int(row[0]), _microseconds(now) + rate.burst * _interval(rate)
+    if until > furthest:
+        # The clock was set back, or the rate was another one. From now on it is as if a whole burst had come just now.
+        until = furthest
+        connection.execute("UPDATE rates SET used_until = ? WHERE queue = ?", (until, queue))
+    return until
 
 
 def _interval(rate: Rate) -> int:
@@ -1212,7 +1239,8 @@ _HARMLESS: Mapping[str, str | None] = {
 }  # fmt: skip
 
 
-def _where(which: TaskFilter) -> tuple[str, list[Any]]:
+def _where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]:
+    """The condition, and what its places stand for. `status` as "+status": no index is chosen for its sake."""
     conditions, values = ["1"], []
     if which.queue is not None:
         conditions.append("queue = ?")
@@ -1225,7 +1253,7 @@ def _where(which: TaskFilter) -> tuple[str, list[Any]]:
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps([str(one) for one in which.ids]).decode())
     if which.statuses is not None:
-        conditions.append(_status_is(which.statuses, failed_too=which.failed_too))
+        conditions.append(_status_is(which.statuses, failed_too=which.failed_too, status=status))
     for condition, moment in (
         ("ctime >= ?", which.created_since),
         ("ctime < ?", which.created_before),
@@ -1248,9 +1276,9 @@ def _where(which: TaskFilter) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
-def _status_is(statuses: frozenset[int], *, failed_too: bool) -> str:
-    exact = f"status IN ({', '.join(str(int(status)) for status in sorted(statuses)) or 'NULL'})"
-    return f"({exact} OR status > {int(Status.FAILED)})" if failed_too else exact
+def _status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "status") -> str:
+    exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
+    return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact
 
 
 def _text_id(value: Any) -> str:
@@ -1365,8 +1393,8 @@ _EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "run": {"run": None},
     **{name: {name: None} for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent")},
 }
-_NEW_ROW: Mapping[str, Any] = {
-    **dict.fromkeys(_COLUMNS),
+_NEW_PLAIN_ROW: Mapping[str, Any] = {
+    **dict.fromkeys(_PLAIN_COLUMNS),
     "status": int(Status.CREATED),
     "node": str(NOBODY),
     "priority": 0,
@@ -1375,7 +1403,10 @@ _NEW_ROW: Mapping[str, Any] = {
     "stderr": "",
     "rest": "{}",
 }
-_ROW_ORDER = operator.itemgetter(*_COLUMNS)
+_NEW_ROW: Mapping[str, Any] = {**dict.fromkeys(_COLUMNS), **_NEW_PLAIN_ROW}
+_ROW_ORDER, _PLAIN_ROW_ORDER = operator.itemgetter(*_COLUMNS), operator.itemgetter(*_PLAIN_COLUMNS)
+# With one of these, a new task has a column that is not among the plain ones.
+_RARE_FIELDS = _IN_COLUMNS - {"_id", *_PLAIN_COLUMNS}
 
 
 # --- the driver

@@ -1,0 +1,279 @@
+"""The rows of a file: CSV with a header line, or NDJSON; plain or compressed by gzip.
+
+Responsible for: reading them one by one in bounded memory, each with the line it begins in, and saying of one that
+cannot be read why. Must not know: what becomes of a row, parameters, stores, terminals.
+
+Rules:
+1. A row that cannot be read is given as a `BadRow` in its place, and the rows after it are read: the number of a row
+   does not depend on what is wrong with another one.
+2. No line, no row and no field is held beyond ROW_MAX, whatever the file holds.
+3. A file is read again from its start by asking for its rows again.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import IO, Any, Protocol
+
+from disbatch_host.errors import UsageError
+
+ROW_MAX = 8 * 2**20  # characters or bytes of one row: more are no parameters (they may be as large)
+_BLOCK = 2**18
+_BOM = b"\xef\xbb\xbf"
+_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets write as well
+_SHOWN_MAX = 2000  # characters of a line that is no row, as a report shows it
+
+ReadJson = Callable[[bytes, str], Any]  # strict JSON, and what to call it; raises UsageError
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    NDJSON = "ndjson"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A row that is none."""
+
+    reason: str
+    row: Any = None  # what of it can be shown
+
+
+class Rows(Protocol):
+    """Something that has rows, which can be gone through more than once."""
+
+    name: str  # for people: the file's
+    form: str  # how the bytes are read as rows
+    columns: tuple[str, ...] | None  # of a file whose header names them
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        """(line from 1, size, row) of each: a list of texts, one a column; an object; or a BadRow. `size` is about how
+        many bytes it is."""
+
+
+def format_of(name: str, first: bytes) -> Format | None:
+    """What a file is by its name, or by its first bytes; None where neither tells."""
+    base = name.lower().removesuffix(".gz")
+    if base.endswith((".csv", ".tsv")):
+        return Format.CSV
+    if base.endswith((".ndjson", ".jsonl")) or first.removeprefix(_BOM).lstrip()[:1] == b"{":
+        return Format.NDJSON
+    return None
+
+
+class Source:
+    """The bytes of a file that can be read more than once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._is_compressed = os.pread(file.fileno(), 2, 0) == b"\x1f\x8b"
+        self._was = self._stamp()
+
+    def first_bytes(self) -> bytes:
+        """The beginning of what it holds. Raises UsageError where that cannot be unpacked."""
+        try:
+            return self.opened().read(4096)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UsageError(f"it cannot be read: {error}") from error
+
+    def opened(self) -> io.BufferedReader:
+        """From the start, unpacked."""
+        raw = _Raw(self._file.fileno())
+        if self._is_compressed:
+            return io.BufferedReader(gzip.GzipFile(fileobj=io.BufferedReader(raw, _BLOCK)), _BLOCK)
+        return io.BufferedReader(raw, _BLOCK)
+
+    def has_changed(self) -> bool:
+        """Whether somebody has written to it since it was opened."""
+        return self._stamp() != self._was
+
+    def _stamp(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+
+class _Raw(io.RawIOBase):
+    """A file from its start, with a position of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        return count
+
+
+class CsvRows:
+    """CSV as RFC 4180 has it, UTF-8, the names of the columns in its first line. Empty lines are passed over.
+
+    Raises UsageError where there is no header that can be read.
+    """
+
+    def __init__(self, name: str, source: Source, delimiter: str) -> None:
+        self.name = name
+        self.form = f"csv {delimiter}"
+        self._source = source
+        self._delimiter = delimiter
+        # Of the whole process; the only other reader of CSV is another one of these.
+        csv.field_size_limit(ROW_MAX)
+        header = next(iter(self._records()), None)
+        if header is None:
+            raise UsageError(f"{name}: expected a header line with the names of the columns, found nothing")
+        line, _, columns = header
+        if isinstance(columns, BadRow):
+            raise UsageError(f"{name}:{line}: expected a header line, but {columns.reason}")
+        self.columns: tuple[str, ...] | None = tuple(columns)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        records = iter(self._records())
+        next(records, None)
+        width = len(self.columns or ())
+        for record in records:
+            row = record[2]
+            if type(row) is list and len(row) != width:
+                yield record[0], record[1], BadRow(reason=f"expected {_fields(width)}, found {len(row)}", row=row)
+            else:
+                yield record
+
+    def _records(self) -> Iterator[tuple[int, int, Any]]:
+        lines = _TextLines(self._source.opened(), self.name)
+        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+        seen = 0  # characters before this record
+        while True:
+            line = reader.line_num + 1
+            row: Any
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row = BadRow(reason=_csv_error_in_words(str(error)))
+            if lines.too_long_at:
+                row, lines.too_long_at = BadRow(reason=f"expected lines of at most {ROW_MAX} characters"), 0
+            elif not row:  # an empty line
+                seen = lines.characters
+                continue
+            elif type(row) is list:
+                text = "".join(row)
+                if not text.isascii() and (bad := _bad_byte(text)) is not None:
+                    row = BadRow(reason=f"expected UTF-8, found byte {bad:#x}", row=[_shown(one) for one in row])
+            yield line, lines.characters - seen, row
+            seen = lines.characters
+
+
+class _TextLines:
+    """The lines of a file as text, each with its end; bytes that are no UTF-8 as lone surrogates."""
+
+    def __init__(self, file: io.BufferedReader, name: str) -> None:
+        if file.peek(2)[:2] in _WIDE_BOMS:
+            raise UsageError(f"{name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` makes one of it")
+        # newline="": what ends a line is for the reader of CSV to say, and inside quotes it belongs to the field.
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._read = functools.partial(text.readline, ROW_MAX)
+        self._name = name
+        self.characters = 0
+        self.too_long_at = 0  # the last line that was passed over; whoever has seen it sets it back
+
+    def __iter__(self) -> Iterator[str]:
+        number = 0
+        try:
+            while line := self._read():
+                number += 1
+                self.characters += len(line)
+                if len(line) == ROW_MAX and line[-1] not in "\r\n":
+                    while (rest := self._read()) and rest[-1] not in "\r\n":
+                        pass
+                    self.too_long_at = number
+                    line = "\n"
+                yield line
+        except (EOFError, OSError, zlib.error) as error:
+            raise UsageError(f"{self._name}: it cannot be read after line {number}: {error}") from error
+
+
+class NdjsonRows:
+    """One JSON object a line. Empty lines are passed over."""
+
+    form = "ndjson"
+    columns: tuple[str, ...] | None = None
+
+    def __init__(self, name: str, source: Source, read_json: ReadJson) -> None:
+        self.name = name
+        self._source = source
+        self._read_json = read_json
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        file = self._source.opened()
+        if file.peek(2)[:2] in _WIDE_BOMS:
+            raise UsageError(f"{self.name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` makes one of it")
+        read = functools.partial(file.readline, ROW_MAX)
+        read_json = self._read_json
+        number = 0
+        try:
+            while line := read():
+                number += 1
+                if number == 1:
+                    line = line.removeprefix(_BOM)
+                if len(line) == ROW_MAX and not line.endswith(b"\n"):
+                    while (rest := read()) and not rest.endswith(b"\n"):
+                        pass
+                    yield number, 0, BadRow(reason=f"expected lines of at most {ROW_MAX} bytes")
+                    continue
+                if not line.strip():
+                    continue
+                row: Any
+                try:
+                    row = read_json(line.rstrip(b"\r\n"), "the line")
+                except UsageError as error:
+                    row = BadRow(reason=str(error), row=line.decode("utf-8", "replace").rstrip("\r\n")[:_SHOWN_MAX])
+                else:
+                    if type(row) is not dict:
+                        what = "a list; `jq -c '.[]'` makes lines of one" if type(row) is list else "something else"
+                        row = BadRow(reason=f"expected a JSON object in each line, found {what}", row=row)
+                yield number, len(line), row
+        except (EOFError, OSError, zlib.error) as error:
+            raise UsageError(f"{self.name}: it cannot be read after line {number}: {error}") from error
+
+
+def _bad_byte(text: str) -> int | None:
+    """The first byte that was no UTF-8, None where there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return ord(text[error.start]) & 0xFF
+    return None
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _csv_error_in_words(message: str) -> str:
+    if "unexpected end of data" in message:
+        return "a field begins with a double quote that is never closed"
+    if "field larger" in message:
+        return f"expected fields of at most {ROW_MAX} characters; is a double quote not closed?"
+    if "expected after" in message:
+        return 'after the closing double quote of a field comes more of it; write "" for a double quote inside'
+    return f"not valid CSV: {message}"
+
+
+def _fields(count: int) -> str:
+    return f"{count} field{'' if count == 1 else 's'}, as the header has"
+
+
+def duplicates(names: Sequence[str]) -> list[str]:
+    """The names that are there more than once."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -1,0 +1,134 @@
+"""The driver's exceptions, and the host's that they become.
+
+Responsible for: the only place that knows what the driver and the server call their errors. Must not know: what was
+asked for, beyond the words for a duplicate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bson.errors import BSONError
+from pymongo import errors as driver
+
+from disbatch_host.errors import DuplicateIdError, StoreError, StoreRefusedError, StoreUnreachableError, UsageError
+from disbatch_host.store.open import without_secrets
+
+log = logging.getLogger(__name__)
+
+DUPLICATE_KEY = 11000  # the server's code for it
+
+
+def is_same_id(failure: Mapping[str, Any]) -> bool:
+    """Whether an insert has failed because the id is there already. An index of another program may be unique, too."""
+    return failure.get("code") == DUPLICATE_KEY and failure.get("keyPattern", {"_id": 1}) == {"_id": 1}
+
+
+UNAUTHORIZED = 13
+_AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong password, Atlas's own for both
+# Network, shutdown, change of primary, write not confirmed in time; a cursor or a plan that has gone meanwhile.
+_UNREACHABLE_CODES = frozenset(
+    {6, 7, 43, 50, 64, 89, 91, 133, 134, 175, 189, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
+)
+INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
+NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: it stays so
+_TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
+
+
+@contextlib.contextmanager
+def only_looking(what_is_left_out: str) -> Iterator[None]:
+    """Somebody who may only read looks at a cluster: what is missing there is made by its nodes."""
+    try:
+        yield
+    except driver.OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        log.debug("%s, there is no right to: %s", what_is_left_out, error)
+
+
+@contextlib.contextmanager
+def translated(where: str, url: str, duplicate: str = "") -> Iterator[None]:
+    """The driver's exceptions as the host's (base, rule 3)."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (driver.DuplicateKeyError, driver.BulkWriteError) as error:
+        raise _of_write_error(where, error, duplicate) from error
+    except driver.DocumentTooLarge as error:
+        raise StoreRefusedError(_TOO_LARGE) from error
+    except driver.ConfigurationError as error:
+        if "DNS" in str(error):  # of a mongodb+srv:// name, which is looked up before anything else
+            raise StoreUnreachableError(f"{where} cannot be reached: {harmless(error, url)}") from None
+        raise UsageError(f"{where}: {harmless(error, url)}") from error
+    except driver.OperationFailure as error:
+        raise _of_operation(where, error) from error
+    except driver.ConnectionFailure as error:
+        raise StoreUnreachableError(
+            f"{where} cannot be reached: {short(error)}; is the server running there?"
+        ) from error
+    except OSError as error:  # a file that the URI names; the network's errors are the driver's own
+        raise UsageError(f"{where}: {of_file(error)}") from None
+    except driver.InvalidOperation as error:  # the client was closed
+        raise StoreUnreachableError(f"{where} is not open") from error
+    except (BSONError, OverflowError, UnicodeError, driver.PyMongoError) as error:
+        if "too large" in str(error).lower():
+            raise StoreRefusedError(_TOO_LARGE) from error
+        raise StoreRefusedError(f"{where} refuses a value: {short(error)}") from error
+    except RecursionError as error:
+        raise StoreRefusedError(f"{where} refuses a value: it is nested too deeply") from error
+
+
+_TOO_LARGE = (
+    "expected a task document of at most 16777216 bytes, found a larger one; "
+    "put large data into a file and its path into the parameters"
+)
+
+
+def _of_write_error(where: str, error: driver.OperationFailure, duplicate: str) -> Exception:
+    details: Mapping[str, Any] = error.details or {}
+    write_errors = details.get("writeErrors") or [details]
+    codes = {one.get("code") for one in write_errors}
+    if DUPLICATE_KEY in codes or isinstance(error, driver.DuplicateKeyError):
+        return DuplicateIdError(duplicate or f"{where}: an id exists already")
+    concern = details.get("writeConcernErrors") or []
+    if concern or codes & _UNREACHABLE_CODES:
+        return StoreUnreachableError(f"{where} could not confirm a write: {short(error)}")
+    message = "; ".join(str(one.get("errmsg", ""))[:200] for one in write_errors[:1])
+    if codes & _TOO_LARGE_CODES or "BSONObj size" in message:
+        return StoreRefusedError(_TOO_LARGE)
+    return StoreRefusedError(f"{where} refuses a write: {message or short(error)}")
+
+
+def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
+    if error.code in _AUTHENTICATION_CODES:
+        return StoreRefusedError(f"{where} refuses the user or password; check both, and authSource")
+    if error.code == UNAUTHORIZED:
+        return StoreRefusedError(f"{where} refuses for want of rights: {short(error)}")
+    if error.code in _UNREACHABLE_CODES or error.has_error_label("RetryableWriteError"):
+        return StoreUnreachableError(f"{where} cannot answer now: {short(error)}")
+    if error.code in _TOO_LARGE_CODES or "BSONObj size" in str(error) or "too large" in str(error):
+        return StoreRefusedError(_TOO_LARGE)
+    return StoreRefusedError(f"{where} refuses: {short(error)}")
+
+
+def short(error: Exception) -> str:
+    """The driver's words without its topology dump."""
+    return re.split(r", Timeout: |, full error: |, Topology | \(configured timeouts", str(error), maxsplit=1)[0][:300]
+
+
+def of_file(error: OSError) -> str:
+    return f"{error.strerror or error}: {os.strerror(error.errno)}" if error.errno else str(error)
+
+
+def harmless(error: Exception, url: str) -> str:
+    """The driver's words about a URI, without the URI's secrets and in words for who has typed it."""
+    text = without_secrets(short(error), url)
+    if "RFC 3986" in text:
+        return "in user and password, percent-encode : / ? # [ ] @ (a slash is %2F)"
+    return re.split(r"[.,;]? (?:Refer to|See|Supported options)", text, maxsplit=1)[0]

@@ -1,0 +1,254 @@
+"""The forms that records and changes take in MongoDB: conditions, updates, and what a document says of a change.
+
+Responsible for: these values. Must not know: a collection, who asks for what. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from pymongo import UpdateOne
+
+from disbatch_host.errors import StoreRefusedError
+from disbatch_host.model import (
+    NOBODY,
+    Document,
+    NodeRecord,
+    OutputChunk,
+    QueueId,
+    RunChange,
+    TaskChange,
+    TaskFilter,
+    TaskId,
+)
+from disbatch_protocol.status import UNFINISHED, Status, is_finished
+
+_BULK_BYTES = 32 * 2**20  # of one write; the server takes 48 MB
+
+UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
+IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
+WAITING = [int(Status.BLOCKED), int(Status.CREATED)]
+NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
+# A document as an id cannot be the key of a run, and nobody could type it.
+USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
+OWING = {"follow_ups._id": {"$exists": True}}
+NO_OUTPUT = {"stdout": 0, "stderr": 0}
+# Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`_tell`).
+NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
+NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
+
+# Documents of others may hold dates that Python does not have and text that is no UTF-8; such a value comes as a
+# DatetimeMS and with U+FFFD, instead of making every query fail that meets it.
+CODEC = CodecOptions[Document](
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
+)
+
+
+Key = tuple[QueueId, str]  # a queue, and the `unique_key` of one of its tasks
+
+
+def guard(change: RunChange) -> Document:
+    key = change.key
+    statuses = [int(status) for status in change.statuses]
+    return {
+        "_id": key.task_id,
+        "node": key.node,
+        "claim.token": key.token,  # null matches where there is none
+        "status": statuses[0] if len(statuses) == 1 else {"$in": statuses},
+    }
+
+
+def update(set: Mapping[str, Any], unset: Sequence[str]) -> Document:
+    check_names((*set, *unset))
+    update: Document = {}
+    if set or not unset:  # a change of nothing still asks whether its guard holds
+        update["$set"] = dict(set)
+    if unset:
+        update["$unset"] = dict.fromkeys(unset, "")
+    return update
+
+
+def check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not name or name.startswith("$") or "." in name or "\0" in name:
+            raise StoreRefusedError(f'expected a field name without "." and not beginning with "$", found {name!r:.60}')
+
+
+def shows(document: Document | None, change: RunChange) -> bool:
+    """Whether a document is as the change would have left it: it was carried out, now or earlier."""
+    if document is None:
+        return False
+    key, touched = change.key, {*change.set, *change.unset}
+    claim = document.get("claim")
+    token = claim.get("token") if isinstance(claim, Mapping) else None
+    if "node" not in touched and document.get("node") != key.node:
+        return False
+    if "claim" not in touched and token != key.token:
+        return False
+    if "status" not in touched and document.get("status") not in [int(status) for status in change.statuses]:
+        return False
+    # `run` tells this attempt from any other; `status`, `node`, `claim` and `mtime` this change from the others of the
+    # attempt. What the plugin has said is left out: it may be large, and tells nothing more.
+    return all(
+        document.get(name) == _as_stored(change.set[name]) if name in change.set else name not in document
+        for name in NOT_LARGE
+        if name in touched
+    )
+
+
+def _as_stored(value: Any) -> Any:
+    """A value as it comes back: BSON turns tuples into lists, enums into numbers."""
+    return bson.decode(bson.encode({"value": value}), CODEC)["value"]
+
+
+def in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
+    """Batches that one message can hold."""
+    part: list[RunChange] = []
+    size = 0
+    for change in changes:
+        own = sum(len(value) for value in change.set.values() if isinstance(value, (str, bytes))) + 1024
+        own += len(bson.encode({"": change.creates}, codec_options=CODEC)) if change.creates else 0
+        if part and size + own > _BULK_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(change)
+        size += own
+    if part:
+        yield part
+
+
+def condition(which: TaskFilter) -> Document:
+    same = {
+        "queue": which.queue,
+        "node": which.node,
+        "unique_key": which.unique_key,
+        "error.code": which.error_code,
+        "after": which.after,
+        "parent": which.parent,
+    }
+    condition: Document = {name: value for name, value in same.items() if value is not None}
+    if which.ids is not None:
+        condition["_id"] = {"$in": list(which.ids)}
+    for name, since, before in (
+        ("ctime", which.created_since, which.created_before),
+        ("mtime", which.changed_since, which.changed_before),
+    ):
+        bounds = {"$gte": since, "$lt": before}
+        if since is not None or before is not None:
+            condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
+    return condition | status_condition(which.statuses, which.failed_too)
+
+
+def status_condition(statuses: frozenset[int] | None, failed_too: bool) -> Document:
+    if statuses is None:
+        return {}
+    exact = sorted(int(status) for status in statuses)
+    condition: Document = {"status": exact[0] if len(exact) == 1 else {"$in": exact}}
+    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if failed_too else condition
+
+
+def guard_of_task(change: TaskChange) -> Document:
+    guard: Document = {"_id": change.task_id, **status_condition(change.statuses, change.failed_too)}
+    if change.mtime is not None:
+        guard["mtime"] = change.mtime
+    return guard
+
+
+def update_of_task(change: TaskChange) -> Any:
+    plain = update(change.set, change.unset)
+    if "status" not in change.set or "awaited" in change.set:
+        return plain
+    # One update, so that nobody can die in between: who waits for its end waits for the next one. Among those that end
+    # without a run, an Orphaned one has been told as such, and its followers are told anew.
+    is_awaited_anew = change.set["status"] in WAITING or int(Status.ORPHANED) in change.statuses
+    if not is_awaited_anew:
+        return plain
+    fields = {name: {"$literal": value} for name, value in change.set.items()}
+    awaited = {"$cond": [{"$eq": [{"$type": "$awaited"}, "missing"]}, "$$REMOVE", True]}
+    return [{"$set": {**fields, "awaited": awaited}}, {"$unset": ["telling", *change.unset]}]
+
+
+def may_revive(change: TaskChange) -> bool:
+    """Whether it may make a task unfinished that was not."""
+    status = change.set.get("status")
+    return status in UNFINISHED and (change.failed_too or any(is_finished(one) for one in change.statuses))
+
+
+def shows_change(document: Document | None, change: TaskChange) -> bool:
+    """Whether a task is as the change would have left it. One that is run again may have moved on since."""
+    if document is None:
+        return False
+    if "retried" in change.set:
+        return bool(document.get("retried") == _as_stored(change.set["retried"]))
+    return all(name in document and document[name] == _as_stored(value) for name, value in change.set.items()) and all(
+        name not in document for name in change.unset
+    )
+
+
+def after(document: Mapping[str, Any]) -> list[TaskId]:
+    """The ids of the tasks that it waits for."""
+    after = document.get("after")
+    return [one for one in after if is_usable(one)] if isinstance(after, (list, tuple)) else []
+
+
+def key_of(document: Mapping[str, Any]) -> Key | None:
+    queue, key = document.get("queue"), document.get("unique_key")
+    return (queue, key) if isinstance(key, str) and is_usable(queue) else None
+
+
+def note_id(name: str) -> str:
+    return f"note:{name}"  # the layout's version is in the same collection
+
+
+def node_record(document: Document, now: datetime) -> NodeRecord:
+    heartbeat = document.get("heartbeat")
+    at = heartbeat.get("datetime") if isinstance(heartbeat, Mapping) else None
+    session = document.get("session")
+    return NodeRecord(
+        id=str(document["_id"]),
+        session=session if isinstance(session, str) else None,
+        age_seconds=max(0.0, (now - at).total_seconds()) if isinstance(at, datetime) else None,
+        document=document,
+    )
+
+
+def dated(heartbeat: Any) -> Document:
+    """The expression for a heartbeat at the server's time. Strings that begin with "$" are text."""
+    fields = dict(heartbeat) if isinstance(heartbeat, Mapping) else {}
+    return {"$mergeObjects": [{"datetime": "$$NOW"}, {"$literal": fields}]}
+
+
+def is_before_zero_or_missing(priority: Any) -> bool:
+    return priority is None or (type(priority) in (int, float, Int64) and priority > 0)
+
+
+def is_usable(queue: Any) -> bool:
+    """Whether it can be a queue's id: a document of another program may hold anything there."""
+    try:
+        hash(queue)
+    except TypeError:
+        return False
+    return True
+
+
+def piece(chunk: OutputChunk) -> UpdateOne:
+    key = {"files_id": file_id(chunk.key.task_id, chunk.key.token or "", chunk.stream), "n": chunk.number}
+    return UpdateOne(key, {"$set": {"data": bson.Binary(chunk.data)}}, upsert=True)
+
+
+def file_id(task: TaskId, token: str, stream: str) -> str:
+    return f"{task}:{token}:{stream}"
+
+
+def object_id(text: str) -> ObjectId | None:
+    return ObjectId(text) if re.fullmatch("[0-9a-fA-F]{24}", text) else None

@@ -1,0 +1,92 @@
+"""What this program expects of a database: the version of its layout, and the indexes.
+
+Every hot query is covered by an index of `_INDEXES` (tests hold their plans), and there are few of them: each costs
+every write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+from pymongo import errors as driver
+from pymongo.database import Database
+
+from disbatch_host.errors import StoreTooNewError
+from disbatch_host.model import Document, whole_number
+from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.mongo import driver_errors
+from disbatch_protocol.status import Status
+
+log = logging.getLogger(__name__)
+
+LAYOUT_COLLECTION = "disbatch_host"
+
+# (keys, options) of `tasks`; see rule 2.
+_INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
+    # The claim (equality, equality, then its order), which queues have waiting tasks, counts by queue and status.
+    ((("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDING), ("_id", ASCENDING)), {}),
+    # What a node has in hand; only unfinished tasks are in it, so finished ones cost nothing.
+    (
+        (("node", ASCENDING), ("status", ASCENDING)),
+        {"partialFilterExpression": {"status": {"$gte": int(Status.CLAIMED), "$lte": int(Status.RUNNING)}}},
+    ),
+    # What is due. Those that wait for another task as well come after all others, and are not looked at.
+    ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
+    # Who waits for a task.
+    ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
+    # What `due` asks for: one index for each of its kinds, with only those in it that have the field.
+    ((("status", ASCENDING), ("node", ASCENDING)), {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
+    ((("awaited", ASCENDING), ("status", ASCENDING)), {"partialFilterExpression": {"awaited": True}}),
+    ((("status", ASCENDING), ("expires", ASCENDING)), {"partialFilterExpression": {"expires": {"$exists": True}}}),
+    # Conclusions whose follow-up tasks are not all there yet: nearly always none.
+    ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
+)
+_INDEXES_OF_BEFORE = ("not_before_1",)  # that older layouts of ours had; another takes its place
+
+
+def check(database: Database[Document], where: str) -> None:
+    """Write the version of this program's layout where there is none or an older one. Raises StoreTooNewError."""
+    found = database[LAYOUT_COLLECTION].find_one({"_id": "layout"})
+    if found is None:
+        # A race with another first node is harmless: both want the same document.
+        with (
+            contextlib.suppress(driver.DuplicateKeyError),
+            driver_errors.only_looking("the layout's version is not written"),
+        ):
+            database[LAYOUT_COLLECTION].insert_one({"_id": "layout", "version": SCHEMA_VERSION})
+        return
+    version = whole_number(found.get("version"))
+    if version is not None and version < SCHEMA_VERSION:
+        with driver_errors.only_looking("the layout's version is not raised"):
+            # An older program would promote what waits for another task, so it must not start here any more.
+            database[LAYOUT_COLLECTION].update_one({"_id": "layout"}, {"$max": {"version": SCHEMA_VERSION}})
+            for name in _INDEXES_OF_BEFORE:
+                with contextlib.suppress(driver.OperationFailure):  # it is not there
+                    database["tasks"].drop_index(name)
+    if version is None or version > SCHEMA_VERSION:
+        raise StoreTooNewError(
+            f"{where} has layout {found.get('version')!r:.40}, this program knows {SCHEMA_VERSION} at most; "
+            "install a newer disbatch-host"
+        )
+
+
+def create_indexes(database: Database[Document]) -> None:
+    """Create those that are missing."""
+    tasks, files, chunks = database["tasks"], database["tasks.files"], database["tasks.chunks"]
+    gridfs: Sequence[tuple[Any, Any, dict[str, Any]]] = (
+        (chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver makes it
+        (files, (("metadata.task_id", ASCENDING),), {}),  # to delete a task's output with it
+    )
+    for collection, keys, options in (*((tasks, *index) for index in _INDEXES), *gridfs):
+        try:
+            with driver_errors.only_looking("indexes are not created"):
+                collection.create_index(list(keys), **options)
+        except driver.OperationFailure as error:
+            if error.code not in driver_errors.INDEX_CONFLICTS:
+                raise
+            # One on the same fields serves as well, if at a higher price; dropping it is for who has made it.
+            log.warning("an index of another program is left as it is: %s", driver_errors.short(error))

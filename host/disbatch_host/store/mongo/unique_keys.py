@@ -1,0 +1,175 @@
+"""Which task has a `unique_key`. See `Keys` for the rules that keep it right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson.objectid import ObjectId
+from pymongo import DeleteOne, UpdateOne
+from pymongo import errors as driver
+
+from disbatch_host.model import Document, TaskId, whole_number
+from disbatch_host.store.mongo import driver_errors, forms
+from disbatch_protocol.status import is_finished
+
+KEY_SECONDS = 60.0  # so long a holder of a `unique_key` that is not there counts as being created
+RETRY_SECONDS = 10.0  # so long a task that holds its `unique_key` to be run again may take to become unfinished
+RETRY_MARGIN_SECONDS = 2.0  # the clocks of a cluster's servers may differ by so much
+_RETRY_POLL_SECONDS = 0.02  # how often it is asked what has become of such a task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """Which task has a key, as `Keys.take` has left it."""
+
+    task: TaskId
+    mark: ObjectId | None  # of what was written for the caller; None: another unfinished task has the key
+    until: datetime | None = None  # by when a task that is run again has to be unfinished
+
+
+class Keys:
+    """Which task has a `unique_key`: a document for each key of a queue, {task, at, mark, retrying_until}.
+
+    No unique index on tasks could say it: it would have to know which are unfinished, and on a sharded collection it
+    would have to begin with the shard key. So whoever creates a task with a key takes the key first.
+
+    1. Every write gets a new `mark`, and every change is made only where the mark is still the one that was read: of
+       several that want to change one lock, one does, and the others read again.
+    2. First the lock is read, then the task that it names. The task can have become unfinished only after the lock had
+       been touched for it (5), so a task that is finished and a mark that is still the same mean that nobody has it.
+    3. The task that is named is not there, and the lock is younger than `KEY_SECONDS`: somebody is about to create it,
+       or has died. Whoever comes creates a task under the same id. If the first one lives, its insert finds the id
+       there, and both have the same task; if not, nobody was told of a task that never came.
+    4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. Should
+       who was about to create it only have stood still, it looks for that after its insert (`_withdraw_overtaken`).
+    5. A finished task is run again: its lock is touched first, and says until when the task becomes unfinished
+       (`retrying_until`). Whoever reads the lock in between waits for what becomes of it; the change of the task is
+       made only while it is not that late yet, by the server's clock. Who dies in between delays others for that long.
+    6. A task that ends leaves its lock, which costs nothing; one that is deleted takes it along.
+    """
+
+    def __init__(self, locks: Any, tasks: Any, now: Callable[[], datetime]) -> None:
+        self._locks = locks
+        self._tasks = tasks
+        self._now = now
+
+    def take(self, wanted: Mapping[forms.Key, TaskId], *, to_retry: bool = False) -> dict[forms.Key, Lock]:
+        """Give each key to its task, where no other unfinished one has it. `to_retry`: the tasks have ended, and are
+        about to be run again; else they are about to be created, each under the id that comes back."""
+        taken: dict[forms.Key, Lock] = {}
+        left = dict(wanted)
+        while left:
+            until = self._now() + timedelta(seconds=RETRY_SECONDS) if to_retry else None
+            new = {key: Lock(task=task, mark=ObjectId(), until=until) for key, task in left.items()}
+            held = self._insert(new)
+            taken |= {key: lock for key, lock in new.items() if key not in held}
+            changes: dict[forms.Key, tuple[Lock, Document]] = {}
+            found = self._find(held)
+            which = {"_id": {"$in": [one["task"] for one in found.values()]}}
+            holders = {one["_id"]: one for one in self._tasks.find(which, {"status": 1, "queue": 1, "unique_key": 1})}
+            now = self._now()
+            is_waiting = False
+            for key, document in found.items():  # what is not found was released just now: insert it again
+                holder, own = document["task"], new[key]
+                retrying_until = document.get("retrying_until")
+                if holder in holders:
+                    status = whole_number(holders[holder].get("status"))
+                    if forms.key_of(holders[holder]) != key:  # a task without it has got the id
+                        changes[key] = own, document
+                    elif status is not None and not is_finished(status):
+                        taken[key] = Lock(task=holder, mark=None)
+                    elif holder != left[key] and isinstance(retrying_until, datetime) and retrying_until > now:
+                        is_waiting = True
+                    else:
+                        changes[key] = own, document
+                elif holder != left[key] and now - document["at"] < timedelta(seconds=KEY_SECONDS):
+                    if to_retry:
+                        taken[key] = Lock(task=holder, mark=None)
+                    else:
+                        changes[key] = Lock(task=holder, mark=own.mark), document
+                else:
+                    changes[key] = own, document
+            taken |= self._change(changes)
+            left = {key: task for key, task in left.items() if key not in taken}
+            if is_waiting:
+                time.sleep(_RETRY_POLL_SECONDS)
+        return taken
+
+    def _insert(self, locks: Mapping[forms.Key, Lock]) -> list[forms.Key]:
+        """Take those that nobody has; which of them somebody has."""
+        keys = list(locks)
+        try:
+            self._locks.insert_many(
+                [{"_id": _lock_id(key), **self._fields(lock)} for key, lock in locks.items()], ordered=False
+            )
+        except driver.BulkWriteError as error:
+            failures = error.details.get("writeErrors", ())
+            if error.details.get("writeConcernErrors") or not all(driver_errors.is_same_id(one) for one in failures):
+                raise
+            return [keys[one["index"]] for one in failures]
+        return []
+
+    def _change(self, changes: Mapping[forms.Key, tuple[Lock, Document]]) -> dict[forms.Key, Lock]:
+        """Write each lock over the document that was read of it; those where nobody was faster."""
+        if not changes:
+            return {}
+        writes = []
+        for key, (lock, document) in changes.items():
+            fields = self._fields(lock)
+            update: Document = {"$set": fields}
+            if "retrying_until" not in fields:
+                update["$unset"] = {"retrying_until": ""}
+            writes.append(UpdateOne({"_id": _lock_id(key), "mark": document.get("mark")}, update))
+        self._locks.bulk_write(writes, ordered=False)
+        now = self._find(list(changes))
+        return {key: lock for key, (lock, _) in changes.items() if key in now and now[key].get("mark") == lock.mark}
+
+    def _fields(self, lock: Lock) -> Document:
+        until = {} if lock.until is None else {"retrying_until": lock.until}
+        return {"task": lock.task, "at": self._now(), "mark": lock.mark, **until}
+
+    def _find(self, keys: Sequence[forms.Key]) -> dict[forms.Key, Document]:
+        if not keys:
+            return {}
+        found = self._locks.find({"_id": {"$in": [_lock_id(key) for key in keys]}})
+        return {(one["_id"]["queue"], one["_id"]["key"]): one for one in found}
+
+    def holders(self, keys: Sequence[forms.Key]) -> dict[forms.Key, TaskId]:
+        """Which task has each of these keys now."""
+        return {key: document["task"] for key, document in self._find(keys).items()}
+
+    def locks_of(self, keys: Mapping[TaskId, forms.Key]) -> dict[TaskId, Lock]:
+        """Of these tasks, those that have their keys."""
+        found = self._find(list(keys.values()))
+        return {
+            task_id: Lock(task=task_id, mark=found[key].get("mark"))
+            for task_id, key in keys.items()
+            if key in found and found[key]["task"] == task_id
+        }
+
+    def release(self, locks: Iterable[tuple[forms.Key, Lock]]) -> None:
+        """Remove locks that nobody has touched since."""
+        writes = [DeleteOne({"_id": _lock_id(key), "mark": lock.mark}) for key, lock in locks if lock.mark is not None]
+        if writes:
+            self._locks.bulk_write(writes, ordered=False)
+
+    def end_retry(self, locks: Iterable[tuple[forms.Key, Lock]]) -> None:
+        """What was to become of the tasks has become of them: nobody need wait any more."""
+        writes = [
+            UpdateOne(
+                {"_id": _lock_id(key), "mark": lock.mark},
+                {"$set": {"mark": ObjectId()}, "$unset": {"retrying_until": ""}},
+            )
+            for key, lock in locks
+            if lock.mark is not None
+        ]
+        if writes:
+            self._locks.bulk_write(writes, ordered=False)
+
+
+def _lock_id(key: forms.Key) -> Document:
+    return {"queue": key[0], "key": key[1]}

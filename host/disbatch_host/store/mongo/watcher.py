@@ -1,0 +1,120 @@
+"""A change stream, or a steady look where the server has none: wakes whoever waits for something to do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pymongo
+from pymongo import errors as driver
+
+from disbatch_host.model import Document
+from disbatch_host.store.mongo import driver_errors, forms
+from disbatch_protocol.status import Status
+
+log = logging.getLogger(__name__)
+
+FALLBACK_SECONDS = 0.5  # between two wake-ups where the server has no change streams (standalone)
+_SETTLE_SECONDS = 0.005  # changes within it make one wake-up
+
+
+class MongoWatcher:
+    """A change stream over tasks that become claimable, queues, and the ends of tasks; used by its own thread."""
+
+    def __init__(self, connect: Any, database_name: str, *, ends: bool) -> None:
+        # What wakes: something to claim, something that has ended where that is asked for, a queue that has changed.
+        # The steps in between, and heartbeats, wake nobody.
+        wanted: Any = {"$nin": [None, *forms.IN_HAND]} if ends else int(Status.CREATED)
+        self._pipeline: Sequence[Document] = (
+            {
+                "$match": {
+                    "$or": [
+                        {"ns.coll": "queues"},
+                        {"ns.coll": "tasks", "operationType": {"$in": ["insert", "delete", "replace"]}},
+                        {
+                            "ns.coll": "tasks",
+                            "operationType": "update",
+                            "updateDescription.updatedFields.status": wanted,
+                        },
+                    ]
+                }
+            },
+            {"$project": {"_id": 1}},
+        )
+        self._connect = connect
+        self._database_name = database_name
+        self._client: pymongo.MongoClient[Document] | None = None
+        self._stream: Any = None
+        self._has_streams = True
+        self._is_closed = threading.Event()
+        self._in_use = threading.Lock()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        with self._in_use:
+            has_changed = self._wait(time.monotonic() + timeout_seconds)
+        if self._is_closed.is_set():
+            self.close()
+        return has_changed
+
+    def _wait(self, deadline: float) -> bool:
+        while not self._is_closed.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            try:
+                if self._stream is None and self._has_streams:
+                    self._open_stream()
+                    return True  # what has changed before the stream was there is not in it
+                if self._has_streams and self._has_change():
+                    return True
+            except (driver.PyMongoError, OSError) as error:
+                self._drop()
+                if isinstance(error, driver.OperationFailure) and error.code in driver_errors.NO_STREAMS:
+                    log.info("the store announces no changes, it is looked at every %.1f s", FALLBACK_SECONDS)
+                    log.debug("why it announces none: %s", error)
+                    self._has_streams = False
+                else:
+                    log.debug("the change stream was lost: %s", error)
+                    self._is_closed.wait(min(left, FALLBACK_SECONDS))
+            if not self._has_streams:
+                self._is_closed.wait(min(left, FALLBACK_SECONDS))
+                return not self._is_closed.is_set()
+        return False
+
+    def close(self) -> None:
+        self._is_closed.set()
+        # A thread that waits still has the connection in hand; it lets go of it when it sees that it shall end.
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._in_use.release()
+
+    def _open_stream(self) -> None:
+        self._client = self._connect()
+        database = self._client[self._database_name]
+        # The server answers after so long where nothing happens: how soon `close` and a timeout are seen.
+        self._stream = database.watch(list(self._pipeline), max_await_time_ms=250)
+
+    def _has_change(self) -> bool:
+        if self._stream.try_next() is None:
+            if not self._stream.alive:  # as after the database was dropped: it would say nothing for ever, at once
+                self._drop()
+            return False
+        # Under load changes come by the hundred: one wake-up is enough for all that come within a moment.
+        settled = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < settled and self._stream.try_next() is not None:
+            pass
+        return True
+
+    def _drop(self) -> None:
+        with contextlib.suppress(driver.PyMongoError, OSError):  # it is gone in any case
+            if self._stream is not None:
+                self._stream.close()
+            if self._client is not None:
+                self._client.close()
+        self._stream = self._client = None

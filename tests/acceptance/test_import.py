@@ -1,0 +1,490 @@
+"""`task import`, as somebody types it, on both stores."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+
+from acceptance.conftest import PROGRAM, Terminal
+from disbatch_host.model import TaskFilter
+from disbatch_host.store.base import Store
+from helpers.processes import wait_until
+
+Plugin = Callable[..., Path]
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "user": {"type": "string", "minLength": 1},
+        "tries": {"type": "integer", "minimum": 0},
+        "password": {"type": "string", "writeOnly": True},
+    },
+    "required": ["user"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def at(on_store: Terminal) -> Terminal:
+    """With a queue q of a plugin that is not known here, and a queue mail of one that is checked."""
+    on_store.fine("queue", "create", "q", "--class", "nobody")
+    return on_store
+
+
+def write(terminal: Terminal, name: str, content: str | bytes) -> str:
+    path = terminal.directory / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return name
+
+
+def parameters(terminal: Terminal, queue: str = "q") -> list[Any]:
+    """Of all tasks, in the order of their creation."""
+    return [one["parameters"] for one in exported(terminal, queue)]
+
+
+def exported(terminal: Terminal, queue: str = "q") -> list[Any]:
+    return terminal.fine("task", "export", "--queue", queue).json
+
+
+def shell(terminal: Terminal, name: str, command: str) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed."""
+    return subprocess.run(
+        [name, "-c", command],
+        cwd=terminal.directory,
+        env=terminal.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+# --- what rows become
+
+
+def test_each_row_of_csv_becomes_a_task_in_the_order_of_the_file(at: Terminal) -> None:
+    content = '\ufeffuser,note\r\nmatt,"two\r\nlines, ""quoted"""\r\n\r\nänn,\r\n'
+    result = at.fine("task", "import", "q", write(at, "users.csv", content))
+    assert result.out == "2 tasks created in queue q\n" and result.err == ""
+    assert parameters(at) == [{"user": "matt", "note": 'two\r\nlines, "quoted"'}, {"user": "änn", "note": ""}]
+    assert {one["status"] for one in exported(at)} == {-2}
+
+
+def test_the_same_rows_come_in_every_form(at: Terminal) -> None:
+    lines = '{"a": "1", "b": "2"}\n{"a": "3", "b": "4"}\n'
+    semicolons, tabs = "a;b\n1;2\n3;4\n", "a\tb\n1\t2\n3\t4\n"
+    at.fine("task", "import", "q", write(at, "a.csv", semicolons), "--delimiter", ";")
+    at.fine("task", "import", "q", write(at, "a.tsv", tabs))
+    at.fine("task", "import", "q", write(at, "a.csv.gz", gzip.compress(semicolons.encode())), "--delimiter", ";")
+    at.fine("task", "import", "q", write(at, "a.ndjson", lines))
+    at.fine("task", "import", "q", write(at, "a.txt", lines), "--format", "ndjson")
+    at.fine("task", "import", "q", "-", stdin=lines)
+    at.fine("task", "import", "q", "-", "--format", "csv", "--delimiter", "\\t", stdin=tabs)
+    command = f"'{PROGRAM}' task import q <(cat a.ndjson)"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=at.directory, env=at.environment, capture_output=True, check=True
+    )
+    assert done.stdout == b"2 tasks created in queue q\n"
+    assert parameters(at) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}] * 8
+
+
+def test_a_map_names_parameters_and_p_gives_all_of_them_the_same(at: Terminal) -> None:
+    name = write(at, "a.csv", 'E-Mail,Tries,Other\nm@example.com,3,x\na@example.com,"",y\n')
+    maps = ("--map", "E-Mail=to.address", "--map", "Tries:=tries")
+    at.fine("task", "import", "q", name, *maps, "-p", "folder=INBOX", "-p", "n:=[1]")
+    same = {"folder": "INBOX", "n": [1]}
+    assert parameters(at) == [
+        {"to": {"address": "m@example.com"}, "tries": 3, **same},
+        {"to": {"address": "a@example.com"}, **same},
+    ]
+
+
+def test_a_schema_says_what_is_json_and_what_may_be_left_out(at: Terminal, plugin: Plugin) -> None:
+    plugin("mail", "cat", parameters=SCHEMA)
+    at.fine("queue", "create", "mail", "--class", "mail")
+    at.fine("task", "import", "mail", write(at, "a.csv", "user,tries\n007,3\nann,\n"))
+    assert parameters(at, "mail") == [{"user": "007", "tries": 3}, {"user": "ann"}]
+
+
+def test_options_of_push_hold_for_all_rows(at: Terminal) -> None:
+    name = write(at, "a.csv", "n\n1\n2\n")
+    at.fine("task", "import", "q", name, "--priority", "7", "--delay", "1h", "--expires", "2d")
+    for one in exported(at):
+        assert (one["priority"], one["status"]) == (7, -4)
+        assert one["not_before"] < one["expires"]
+    at.fine("task", "import", "q", name, "--at", "2001-01-01T00:00:00Z")
+    assert [one["status"] for one in exported(at)] == [-4, -4, -2, -2]
+
+
+def test_a_unique_key_makes_no_task_while_another_one_has_not_ended(at: Terminal) -> None:
+    name = write(at, "a.csv", "user,n\nmatt,1\nann,2\nmatt,3\n")
+    command = ("task", "import", "q", name, "--unique-key-from", "user", "--map", "n=n")
+    assert at.fine(*command).out == "2 tasks created in queue q, 1 not, since an unfinished one has their unique key\n"
+    assert at.fine(*command).out.startswith("0 tasks created in queue q, 3 not")
+    assert [(one["unique_key"], one["parameters"]) for one in exported(at)] == [
+        ("matt", {"n": "1"}),
+        ("ann", {"n": "2"}),
+    ]
+
+
+def test_a_finished_import_may_be_made_again_and_makes_new_tasks(at: Terminal) -> None:
+    name = write(at, "a.csv", "n\n1\n")
+    ids = {at.fine("task", "import", "q", name, "--json").json[0]["import_id"] for _ in range(3)}
+    assert len(ids) == 3 and {one["_id"] for one in exported(at)} == ids
+
+
+# --- what does not fit
+
+BAD = 'user,tries\nmatt,1\nann\nbob,many\n,2\neve,-1\n"x"y,1\n\xff,3\nzoe,4\n'.encode("latin-1")
+BAD_LINES = [3, 4, 5, 6, 7, 8]
+
+
+def test_where_a_row_does_not_fit_nothing_is_created(at: Terminal, plugin: Plugin) -> None:
+    plugin("mail", "cat", parameters=SCHEMA)
+    at.fine("queue", "create", "mail", "--class", "mail")
+    name = write(at, "bad.csv", BAD)
+    result = at("task", "import", "mail", name, "--report", "faults.ndjson")
+    assert result.code == 1 and result.out == ""
+    lines = result.err.splitlines()
+    assert [int(line.split(":")[1]) for line in lines[:-1]] == BAD_LINES
+    assert lines[0] == "bad.csv:3: expected 2 fields, as the header has, found 1"
+    assert lines[1].startswith("bad.csv:4: column 'tries': not valid JSON")
+    assert lines[2].startswith("bad.csv:5: /user: expected at least 1 characters, found 0")
+    assert lines[-1].startswith("disbatch-host: nothing is created: 6 of 8 rows do not fit")
+    assert exported(at, "mail") == []
+    report = [json.loads(line) for line in (at.directory / "faults.ndjson").read_text().splitlines()]
+    assert [(one["file"], one["line"]) for one in report] == [("bad.csv", line) for line in BAD_LINES]
+    assert all(one.keys() == {"file", "line", "reason", "row"} for one in report)
+    (summary,) = at("task", "import", "mail", name, "--json").json
+    assert (summary["created"], summary["faults"], summary["import_id"]) == (0, 6, None)
+
+
+def test_with_skip_all_others_are_created(at: Terminal, plugin: Plugin) -> None:
+    plugin("mail", "cat", parameters={**SCHEMA, "properties": {**SCHEMA["properties"], "password": {}}})
+    at.fine("queue", "create", "mail", "--class", "mail")
+    name = write(at, "bad.csv", BAD)
+    result = at.fine("task", "import", "mail", name, "--on-error", "skip", "--report", "faults.ndjson")
+    assert result.out == "2 tasks created in queue mail, 6 rows skipped\n"
+    assert [one["user"] for one in parameters(at, "mail")] == ["matt", "zoe"]
+    report = [json.loads(line) for line in (at.directory / "faults.ndjson").read_text().splitlines()]
+    assert [one["line"] for one in report] == BAD_LINES
+    assert report[0]["row"] == ["ann"] and report[1]["row"] == {"user": "bob", "tries": "many"}
+    assert at.fine("task", "import", "mail", name, "--on-error", "skip", "--no-check", "--json").json[0]["created"] == 4
+
+
+def test_stderr_shows_twenty_faults_and_the_report_all(at: Terminal) -> None:
+    name = write(at, "a.ndjson", "{}\n" + "[1]\n" * 50)
+    result = at("task", "import", "q", name)
+    lines = result.err.splitlines()
+    assert result.code == 1 and len(lines) == 22
+    assert lines[-2] == "... and 30 more (--report FILE has all)"
+    result = at("task", "import", "q", name, "--report", "all.ndjson")
+    assert result.err.splitlines()[-2] == "... and 30 more (all are in all.ndjson)"
+    assert len((at.directory / "all.ndjson").read_text().splitlines()) == 50
+
+
+def test_no_secret_is_in_what_is_said_of_rows(at: Terminal, plugin: Plugin) -> None:
+    plugin("mail", "cat", parameters=SCHEMA)
+    at.fine("queue", "create", "mail", "--class", "mail")
+    rows = "user,tries,pw\nmatt,x,s3cret\nann,1\nbob,-1,s3cret\n"
+    maps = ("--map", "user=user", "--map", "tries=tries", "--map", "pw=password")
+    result = at("task", "import", "mail", write(at, "a.csv", rows), *maps, "--report", "r")
+    assert result.code == 1
+    report = (at.directory / "r").read_text()
+    assert "s3cret" not in result.err + report and "********" in report
+    name = write(at, "a.ndjson", '{"user": "matt", "tries": -1, "password": "s3cret"}\n{"password": "s3cret", }\n')
+    result = at("task", "import", "mail", name, "--report", "r")
+    assert result.code == 1 and "s3cret" not in result.err + (at.directory / "r").read_text()
+    shown = at.fine("task", "import", "mail", write(at, "b.csv", "user,password\nmatt,s3cret\n"), "--dry-run").out
+    assert "s3cret" not in shown and "********" in shown
+    at.fine("task", "import", "mail", "b.csv")
+    assert "s3cret" not in at.fine("task", "export").out
+
+
+def test_a_dry_run_shows_the_first_tasks_and_creates_nothing(at: Terminal) -> None:
+    name = write(at, "a.csv", "n\n1\n2\n3\n4\n5,6\n")
+    result = at("task", "import", "q", name, "--dry-run", "--map", "n:=n", "--unique-key-from", "n", "--priority", "3")
+    assert result.code == 1 and "a.csv:6: expected 1 field, as the header has, found 2" in result.err
+    lines = result.out.splitlines()
+    assert lines[0].startswith("4 of 5 rows fit; nothing is created")
+    tasks = [json.loads(line) for line in lines[1:]]
+    assert [one["parameters"] for one in tasks] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert (tasks[0]["unique_key"], tasks[0]["priority"]) == ("1", 3)
+    (document,) = at.fine("task", "import", "q", name, "--dry-run", "--on-error", "skip", "--json").json
+    assert (document["rows"], document["fit"], document["faults"], len(document["tasks"])) == (5, 4, 1, 3)
+    assert exported(at) == []
+
+
+# --- a kill in the middle, and two at once
+
+MANY = 60_000
+
+
+def many_rows(terminal: Terminal, count: int = MANY) -> str:
+    rows = "".join(f"{number},{'x' * 20}\n" for number in range(count))
+    return write(terminal, "many.csv", f"n,text\n{rows}")
+
+
+def start(terminal: Terminal, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [str(PROGRAM), "task", "import", *arguments], cwd=terminal.directory, env=terminal.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def count_of(store: Store) -> int:
+    return store.count_tasks(TaskFilter(queue="q"))
+
+
+def kill_in_the_middle(terminal: Terminal, store: Store, *arguments: str) -> int:
+    """Kill the command when it has created some more; how many tasks there are then."""
+    before = count_of(store)
+    process = start(terminal, *arguments)
+    wait_until(lambda: count_of(store) > before or process.poll() is not None, 60, "nothing is created")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it has ended before it was killed: MANY is too few"
+    return count_of(store)
+
+
+def all_numbers(store: Store) -> list[int]:
+    return [int(one.parameters["n"]) for one in store.find_tasks(TaskFilter(queue="q"), with_output=False)]
+
+
+def test_after_a_kill_the_same_command_goes_on_and_no_task_is_twice_or_missing(at: Terminal, store: Store) -> None:
+    name = many_rows(at)
+    first = kill_in_the_middle(at, store, "q", name)
+    assert 0 < first < MANY
+    second = kill_in_the_middle(at, store, "q", name)
+    assert first <= second < MANY
+    result = at.fine("task", "import", "q", name)
+    assert re.search(r"going on with the import that was begun at .*: \d+ rows of it are done", result.err)
+    assert result.out == f"{MANY} tasks created in queue q\n"
+    assert all_numbers(store) == list(range(MANY))
+    ids = [one.id for one in store.find_tasks(TaskFilter(queue="q"), with_output=False)]
+    assert ids == sorted(ids)
+
+
+def test_ctrl_c_says_how_far_it_was_and_the_same_command_goes_on(at: Terminal, store: Store) -> None:
+    name = many_rows(at)
+    process = start(at, "q", name)
+    wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    said = re.search(rb"interrupted; (\d+) tasks created so far; the same command goes on from there", err)
+    assert said is not None, err
+    (summary,) = at.fine("task", "import", "q", name, "--json").json
+    assert (summary["resumed"], summary["created"]) == (True, MANY)
+    assert all_numbers(store) == list(range(MANY))
+
+
+def test_a_file_that_somebody_writes_to_meanwhile_is_not_imported_further(at: Terminal, store: Store) -> None:
+    process = start(at, "q", many_rows(at))
+    wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
+    with (at.directory / "many.csv").open("a") as file:
+        file.write("more,more\n")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, b"")
+    assert b"many.csv has changed while it was imported; " in err
+    assert 0 < count_of(store) < MANY
+
+
+def test_going_on_keeps_what_was_meant_when_it_was_begun(at: Terminal, store: Store) -> None:
+    command = ("q", many_rows(at), "--delay", "1h", "--on-error", "skip")
+    kill_in_the_middle(at, store, *command)
+    at.fine("task", "import", *command)
+    found = [one.document["not_before"] for one in store.find_tasks(TaskFilter(queue="q"), with_output=False)]
+    assert len(found) == MANY and len(set(found)) == 1
+
+
+def test_other_options_and_new_begin_another_import(at: Terminal, store: Store) -> None:
+    name = many_rows(at)
+    kill_in_the_middle(at, store, "q", name)
+    (other,) = at.fine("task", "import", "q", name, "-p", "x=1", "--json").json
+    assert (other["created"], other["resumed"]) == (MANY, False)
+    before = count_of(store) - MANY  # by now the server has done what was on its way at the kill
+    (anew,) = at.fine("task", "import", "q", name, "--new", "--json").json
+    assert (anew["created"], anew["resumed"]) == (MANY, False)
+    assert count_of(store) == before + 2 * MANY
+
+
+def test_stdin_goes_on_as_well_and_tells_all_rows_that_were_skipped(at: Terminal, store: Store) -> None:
+    rows = "".join(f'{{"n": {number}}}\n' for number in range(MANY))
+    name = write(at, "many.ndjson", f'{{"n": 1}}]\n{rows}')
+    kill_in_the_middle(at, store, "q", name, "--on-error", "skip")
+    done = shell(at, "sh", f"cat {name} | '{PROGRAM}' task import q - --on-error skip --json")
+    summary = json.loads(done.stdout)
+    assert (summary["resumed"], summary["created"], summary["skipped"]) == (True, MANY, 1)
+    assert "stdin:1: " in done.stderr
+    assert all_numbers(store) == list(range(MANY))
+
+
+def test_two_that_import_the_same_at_once_make_each_task_once(at: Terminal, store: Store) -> None:
+    name = many_rows(at)
+    both = [start(at, "q", name) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, (out, err)
+    # One may have begun only after the other had finished: then it was another import.
+    assert count_of(store) in (MANY, 2 * MANY)
+    numbers = all_numbers(store)
+    assert sorted(numbers) == sorted(list(range(MANY)) * (len(numbers) // MANY))
+
+
+def is_stopped_between_commits(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Stop it; but on SQLite let it go on where it holds the lock that all others wait for."""
+    process.send_signal(signal.SIGSTOP)
+    if url.startswith("mongodb"):
+        return True
+    try:
+        connection = sqlite3.connect(url.removeprefix("sqlite://"), isolation_level=None, timeout=0.05)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+        connection.close()
+    except sqlite3.OperationalError:
+        process.send_signal(signal.SIGCONT)
+        return False
+    return True
+
+
+def test_a_second_one_takes_over_while_the_first_is_at_it(at: Terminal, store: Store, store_url: str) -> None:
+    name = many_rows(at)
+    first = start(at, "q", name)
+    wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
+    wait_until(lambda: is_stopped_between_commits(first, store_url), 60, "it is always in a transaction")
+    try:
+        result = at.fine("task", "import", "q", name)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 0, (out, err)
+    assert "going on with the import" in result.err
+    assert b"another process has imported the same rows" in err
+    assert all_numbers(store) == list(range(MANY))
+    assert at.fine("task", "import", "q", name, "--json").json[0]["resumed"] is False
+
+
+# The interpreter with click, orjson and sqlite3 or pymongo takes 25 to 45 MB; a batch is 2,000 rows or 4 MiB, which as
+# Python objects, documents and statements is about ten times as much at most: 40 MB. The 200,000 rows of this test are
+# 37 MB as a file, and beyond 200 MB as dictionaries: a command that held them would be far above.
+MEMORY_MAX_KB = 110_000
+
+
+def test_two_hundred_thousand_rows_take_no_more_memory_than_a_batch(at: Terminal, store: Store) -> None:
+    rows = "".join(f"{number},{'x' * 90},{'y' * 90}\n" for number in range(200_000))
+    name = write(at, "long.csv", f"n,a,b\n{rows}")
+    process = start(at, "q", name, "--json")
+    peak = 0
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())  # gone for a zombie
+        peak = max(peak, int(found[1]) if found else 0)
+        os.sched_yield()
+    assert process.stdout is not None
+    assert json.loads(process.stdout.read())["created"] == 200_000
+    process.communicate()
+    assert 10_000 < peak < MEMORY_MAX_KB
+    assert count_of(store) == 200_000
+
+
+# --- from a collection
+
+
+def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) -> None:
+    if store_url.startswith("sqlite"):
+        line = at.refused(3, "task", "import", "q", "--from-collection", "users", "--map", "a=b")
+        assert "collection" in line
+        return
+    client: Any = pymongo.MongoClient(store_url)
+    users = client.get_default_database()["users"]
+    users.insert_many([{"name": f"u{n}", "to": {"mail": f"u{n}@example.com"}, "n": n} for n in range(10)])
+    owner = users.find_one({"n": 9})["_id"]
+    users.update_one({"n": 9}, {"$set": {"owner": owner, "at": datetime(2026, 1, 2)}})
+    chosen = ("task", "import", "q", "--from-collection", "users", "--filter", '{"n": {"$gte": 8}}')
+    at.fine(
+        *chosen, "--map", "to.mail=user", "--map", "owner=o.id", "--map", "at=at", "-p", "nr=document.n", "-p", "x=y"
+    )
+    assert parameters(at) == [
+        {"user": "u8@example.com", "nr": 8, "x": "y"},
+        {"user": "u9@example.com", "o": {"id": str(owner)}, "at": "2026-01-02T00:00:00.000Z", "nr": 9, "x": "y"},
+    ]
+    command = (*chosen, "-p", "id=document._id", "--unique-key-from", "_id")
+    assert at.fine(*command).out == "2 tasks created in queue q\n"
+    assert at.fine(*command).out.startswith("0 tasks created in queue q, 2 not")
+    assert parameters(at)[-1] == {"id": str(owner)}
+    by_id = ("--filter", json.dumps({"_id": {"$oid": str(owner)}}))
+    assert at.fine("task", "import", "q", "--from-collection", "users", *by_id, "-p", "a=b").out.startswith("1 task ")
+    assert "no row has 'mail'" in at.refused(2, *chosen, "--map", "mail=user")
+    result = at("task", "import", "q", "--from-collection", "users", "--map", "n=n", "--unique-key-from", "owner")
+    assert result.code == 1 and "collection users:1: expected a unique key in 'owner', found nothing" in result.err
+    client.close()
+
+
+# --- wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "expected either a FILE ('-' for stdin) or --from-collection, found neither"),
+        (("a.csv", "--from-collection", "c"), "found both"),
+        (("gone.csv",), "file gone.csv cannot be read: No such file or directory"),
+        (("plugins",), "file plugins cannot be read: Is a directory"),
+        (("a.csv", "--map", "usr=x"), "no column 'usr' in the header; did you mean 'user'?"),
+        (("a.csv", "--map", "user"), "expected --map column=field"),
+        (("a.csv", "--map", "user=x", "--map", "n=x"), "would become 'x'"),
+        (("a.csv", "--unique-key-from", "m"), "--unique-key-from: no column 'm' in the header"),
+        (("twice.csv",), "the header has more than one column 'a'"),
+        (("empty.csv",), "expected a header line"),
+        (("utf16.csv",), "found UTF-16"),
+        (("a.csv", "--delimiter", "ab"), "--delimiter: expected one character"),
+        (("a.txt",), "expected --format csv or ndjson, since a.txt does not tell which"),
+        (("-",), "expected --format csv or ndjson, since stdin does not tell which"),
+        (("a.ndjson", "--delimiter", ";"), "--delimiter is for CSV"),
+        (("a.ndjson", "--map", "usr=x"), "no row has 'usr'"),
+        (("a.csv", "--filter", "{}"), "--filter is for --from-collection"),
+        (("a.csv", "-p", "x"), "expected -p key=value"),
+        (("a.csv", "--on-error", "ignore"), "--on-error"),
+        (("a.csv", "--format", "xml"), "--format"),
+        (("a.csv", "--delay", "soon"), "--delay"),
+        (("a.csv", "--at", "soon"), "--at"),
+        (("a.csv", "--delay", "1", "--at", "2099-01-01"), "--at"),
+        (("a.csv", "--priority", "x"), "--priority"),
+        (("a.csv", "--report", "no/where"), "--report: no/where cannot be written"),
+        (("cut.csv.gz",), "cut.csv.gz: it cannot be read"),
+        (("--from-collection", "c"), "found neither --map nor -p"),
+        (("--from-collection", "c", "--map", "a=b", "--filter", "[]"), "--filter: expected a JSON object"),
+        (("--from-collection", "c", "--map", "a=b", "--format", "csv"), "--format is for a file"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line_and_creates_nothing(
+    terminal: Terminal, arguments: tuple[str, ...], expected: str
+) -> None:
+    terminal.fine("queue", "create", "q", "--class", "nobody")
+    write(terminal, "a.csv", "user,n\nmatt,1\n")
+    write(terminal, "a.txt", "user,n\nmatt,1\n")
+    write(terminal, "a.ndjson", '{"user": "matt"}\n')
+    write(terminal, "twice.csv", "a,a\n1,2\n")
+    write(terminal, "empty.csv", "")
+    write(terminal, "utf16.csv", "a,b\n1,2\n".encode("utf-16"))
+    write(terminal, "cut.csv.gz", gzip.compress(b"a\n" + bytes(range(48, 58)) * 1000)[:30])
+    assert expected in terminal.refused(2, "task", "import", "q", *arguments)
+    assert terminal.fine("task", "list", "--json").out == ""
+
+
+def test_a_queue_that_is_not_there_is_said_with_a_near_one(terminal: Terminal) -> None:
+    terminal.fine("queue", "create", "mail", "--class", "nobody")
+    write(terminal, "a.csv", "a\n1\n")
+    assert "did you mean 'mail'?" in terminal.refused(4, "task", "import", "mial", "a.csv")

@@ -1,0 +1,39 @@
+"""Notes that only one of several may make."""
+
+from __future__ import annotations
+
+import threading
+
+from disbatch_host.clock import SystemClock
+from disbatch_host.store.base import Store
+from disbatch_host.store.open import open_store
+
+
+def test_a_new_note_is_written_only_where_there_is_none(store: Store, second_store: Store) -> None:
+    assert store.write_note("one", {"by": 1}, is_new=True) is True
+    assert second_store.write_note("one", {"by": 2}, is_new=True) is False
+    assert store.read_note("one") == {"by": 1}
+    assert second_store.write_note("one", {"by": 3}) is True
+    assert store.write_note("one", None) is True
+    assert store.write_note("one", None) is False
+    assert second_store.write_note("one", {"by": 4}, is_new=True) is True
+
+
+def test_of_many_that_make_a_note_at_the_same_moment_one_does(store: Store, store_url: str) -> None:
+    start = threading.Barrier(6)
+    written: list[bool] = []
+
+    def write(number: int) -> None:
+        own = open_store(store_url, SystemClock())
+        own.open()
+        start.wait(30)
+        written.append(own.write_note("race", {"by": number}, is_new=True))
+        own.close()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(written) == [False] * 5 + [True]
+    assert store.read_note("race") is not None
