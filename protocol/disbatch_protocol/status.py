@@ -29,7 +29,8 @@ class Status(IntEnum):
     FAILED = 2  # concluded with errors; the plain failure
 
 
-_ENDS = frozenset({Status.CONCLUDED, Status.FAILED, Status.TERMINATED, Status.CANCELLED})
+# Where a run's end leads for good. Orphaned is none of them: a person decides what becomes of it.
+ENDED = frozenset({Status.CONCLUDED, Status.FAILED, Status.TERMINATED, Status.CANCELLED})
 
 # From each status, those that may follow it. FAILED stands for every status of 2 and above.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
@@ -38,7 +39,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
         Status.BLOCKED: frozenset({Status.CREATED, Status.CANCELLED}),
         # Claimed and never started: given back, or concluded without a start (parameters that do not fit).
         Status.CLAIMED: frozenset({Status.RUNNING, Status.CREATED, Status.FAILED, Status.CANCELLED}),
-        Status.RUNNING: _ENDS | {Status.BLOCKED, Status.CREATED, Status.ORPHANED},
+        Status.RUNNING: ENDED | {Status.BLOCKED, Status.CREATED, Status.ORPHANED},
         # A person may run anything that has ended again.
         Status.CONCLUDED: frozenset({Status.CREATED}),
         Status.FAILED: frozenset({Status.CREATED}),
@@ -55,7 +56,7 @@ _GROUPS: Mapping[str, frozenset[Status]] = MappingProxyType(
     {
         "waiting": frozenset({Status.CREATED, Status.BLOCKED}),
         "unfinished": UNFINISHED,
-        "finished": _ENDS | {Status.ORPHANED},
+        "finished": ENDED | {Status.ORPHANED},
     }
 )
 

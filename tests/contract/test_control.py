@@ -335,8 +335,47 @@ def test_an_awaited_task_is_due_when_it_has_ended_until_all_were_told(store: Sto
         (ended,) = store.due(node)
         assert (ended.id, ended.status, ended.document["result"]) == (task.id, status, 1)
         assert "stdout" not in ended.document
-    assert store.change_tasks([run_document.told_change(ended)]) == set()
+    tell(store, task.id)
     assert store.due("n1") == [] and stored(store, task.id)["awaited"] is False
+
+
+@pytest.mark.parametrize("status", [*ENDED, -6])
+def test_the_mark_of_a_task_stays_while_somebody_waits_who_does_not_know_how_it_ended(
+    store: Store, status: int
+) -> None:
+    """A follower that came while the others were told used to wait for ever."""
+    (ended,) = push(store, {}, status=status)
+    (told,) = push(store, {}, status=-4, after=[ended])
+    (mindless,) = push(store, {}, status=-4, after=[ended], after_any=True)
+    tell(store, ended)
+    waits_on = [one for one in (told, mindless) if stored(store, one)["status"] == Status.BLOCKED]
+    (late,) = push(store, {}, status=-4, after=[ended])
+    assert store.change_tasks([run_document.told_change(task_of(store, ended))]) == {ended}
+    assert due_ids(store) == {ended}
+    tell(store, ended)
+    assert due_ids(store) == set() and (stored(store, late)["status"] == Status.BLOCKED) is (status != 1)
+    assert waits_on == ([] if status == 1 else [told, mindless] if status == -6 else [told])
+
+
+def test_ended_tasks_are_found_that_were_last_changed_before_a_moment(store: Store) -> None:
+    old, moment = store.now() - timedelta(days=3), store.now() - timedelta(days=2)
+    ids = [store.parse_id(f"{int(old.timestamp()):08x}{number:016x}") for number in range(9)]
+    statuses = [1, 2, 7, 9, -3, -5, -6, -2, 1]
+    documents = [
+        {**new_task("q", {}, now=old), "_id": one, "status": status} for one, status in zip(ids, statuses, strict=True)
+    ]
+    documents[8]["mtime"] = store.now()  # created long ago, ended just now
+    store.insert_tasks(documents)
+    push(store, {}, status=1, ctime=store.now(), mtime=store.now())
+    push(store, {}, queue="other", status=1, ctime=old, mtime=old)
+    (awaited,) = push(store, {}, status=1, ctime=old, mtime=old)
+    push(store, {}, status=-4, after=[awaited])
+    found: set[Any] = set()
+    while batch := store.ended_before("q", moment, 2):
+        assert len(batch) <= 2
+        found |= set(batch)
+        assert store.delete_tasks(batch) == len(batch)
+    assert found == set(ids[:6])
 
 
 def test_what_has_ended_before_somebody_waits_for_it_is_due_at_once(store: Store) -> None:

@@ -27,7 +27,7 @@ _FOLLOWERS = 1000  # told in one call
 _DELETED = 500  # ended tasks deleted in one call
 
 _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
-_ENDED = tuple(int(s) for s in (Status.CONCLUDED, Status.FAILED, Status.TERMINATED, Status.CANCELLED))
+_ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +93,5 @@ def delete_ended(store: Store, queue: Queue) -> int:
     has decided about them yet."""
     if queue.keep_seconds is None:
         return 0
-    before = store.now() - timedelta(seconds=queue.keep_seconds)
-    for status in _ENDED:
-        which = TaskFilter(
-            queue=queue.id,
-            statuses=frozenset({status}),
-            failed_too=status == Status.FAILED,
-            changed_before=before,
-            created_before=before,  # nothing has ended before it was created; an index may know when that was
-        )
-        found = store.find_tasks(which, limit=_DELETED, with_output=False, in_any_order=True)
-        ids = [task.id for task in found if task.document.get("awaited") is not True]
-        if ids and (deleted := store.delete_tasks(ids, statuses=which.statuses, failed_too=which.failed_too)):
-            return deleted
-    return 0
+    ids = store.ended_before(queue.id, store.now() - timedelta(seconds=queue.keep_seconds), _DELETED)
+    return store.delete_tasks(ids, statuses=_ENDED, failed_too=True) if ids else 0

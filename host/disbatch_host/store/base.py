@@ -138,8 +138,12 @@ class Store(Protocol):
         """Carry out each change by itself, in any order, where its guard holds; the ids of those that were refused: the
         task is gone, or is not any more as the guard wants it. Refused is as well what would make a task unfinished
         whose `unique_key` another unfinished task of its queue has. A change that was carried out and is made again
-        may be refused: whoever made it can see in the task whether it was. A task whose `status` a change sets to
-        Created or Blocked is marked `awaited: true` where it was `awaited` before: its followers wait for it anew."""
+        may be refused: whoever made it can see in the task whether it was.
+
+        A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
+        `awaited: true` where it was `awaited` before: its followers wait for it anew. A change that takes that mark away
+        is refused while a Blocked task waits for this one that has not been told how it has ended
+        (`run_document.follow_change` would change it)."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
 
@@ -166,6 +170,11 @@ class Store(Protocol):
     ) -> int:
         """Delete tasks and their output files; how many there were. `statuses` (and `failed_too`, see `TaskFilter`):
         only those that still have one of these. Nothing is deleted that others wait for (`awaited: true`)."""
+
+    def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
+        """Some of the queue's tasks that have ended (Orphaned has not), were last changed before this moment, and that
+        nobody waits for (`awaited: true`). Cost: by the number of ended tasks that were created before the moment.
+        Tasks whose ids other programs have made in a way of their own may be left out."""
 
     def oldest_waiting(self) -> dict[QueueId, datetime]:
         """For each queue that has Created tasks, the `ctime` of the one that was created first. Cost: by the number of

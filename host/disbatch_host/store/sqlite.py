@@ -67,7 +67,7 @@ from disbatch_host.model import (
 from disbatch_host.store.base import SCHEMA_VERSION, Access, Begin
 from disbatch_protocol.faults import kind_of
 from disbatch_protocol.quantities import Rate
-from disbatch_protocol.status import UNFINISHED, Status
+from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
 log = logging.getLogger(__name__)
 
@@ -513,6 +513,28 @@ class SqliteStore:
             return len(deleted)
 
         return self._write(delete)
+
+    def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
+        before = _milliseconds(moment)
+        ids: list[TaskId] = []
+        for status in (*sorted(ENDED), *self._own_failures(queue)):
+            # In the order of creation, so what comes after the first one that is too young is as well.
+            statement = "SELECT id, ctime, mtime, awaited FROM tasks WHERE queue = ? AND status = ? ORDER BY seq"
+            with _translated(self._path):
+                for task_id, ctime, mtime, awaited in self._opened().execute(statement, (queue, int(status))):
+                    if ctime >= before or len(ids) == limit:
+                        break
+                    if mtime < before and not awaited:
+                        ids.append(task_id)
+        return ids
+
+    def _own_failures(self, queue: QueueId) -> Iterator[int]:
+        """The statuses above 2 that tasks of the queue have, by steps through the index."""
+        status: int | None = int(Status.FAILED)
+        while status is not None:
+            ((status,),) = self._read("SELECT min(status) FROM tasks WHERE queue = ? AND status > ?", (queue, status))
+            if status is not None:
+                yield status
 
     def oldest_waiting(self) -> dict[QueueId, datetime]:
         oldest = {}
@@ -1016,13 +1038,32 @@ def _apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
         holder = connection.execute(_FIND_HOLDER, (key, columns.get("queue", queue), change.task_id)).fetchone()
         if holder is not None:
             return False
+    if change.set.get("awaited") is False and _has_untold_followers(connection, change.task_id, status):
+        return False
     assignments = [f"{name} = ?" for name in columns]
-    if columns.get("status") in (Status.CREATED, Status.BLOCKED) and "awaited" not in columns:
+    is_awaited_anew = new_status in (Status.CREATED, Status.BLOCKED) or status == Status.ORPHANED
+    if "status" in columns and is_awaited_anew and "awaited" not in columns:
         assignments.append("awaited = CASE WHEN awaited IS NOT NULL THEN 1 END")
     connection.execute(
         f"UPDATE tasks SET {', '.join(assignments) or 'id = id'} WHERE seq = ?", (*columns.values(), seq)
     )
     return True
+
+
+def _has_untold_followers(connection: sqlite3.Connection, task: TaskId, status: int) -> bool:
+    """Whether a task waits for this one and does not know how it has ended: it may have come while others were told."""
+    knows = "json_valid(rest) AND json_extract(rest, '$.error.code') = 'after_failed'"
+    if status == Status.CONCLUDED:
+        knows = "0"  # who knows does not wait for it any more
+    elif status != Status.ORPHANED:
+        knows = f"{knows} AND json_extract(rest, '$.after_any') IS NOT 1"  # who does not mind waits no more either
+    return bool(
+        connection.execute(
+            f"""SELECT 1 FROM tasks WHERE seq IN (SELECT follower FROM followers WHERE task = ?)
+                AND status = {int(Status.BLOCKED)} AND ({knows}) IS NOT 1 LIMIT 1""",
+            (task,),
+        ).fetchone()
+    )
 
 
 def _changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]:

@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 LAYOUT_COLLECTION = "disbatch_host"
 
+BY_STATUS = [("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDING), ("_id", ASCENDING)]
+
 # (keys, options) of `tasks`; see rule 2.
 _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
     # The claim (equality, equality, then its order), which queues have waiting tasks, counts by queue and status.
-    ((("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDING), ("_id", ASCENDING)), {}),
+    (BY_STATUS, {}),
     # What a node has in hand; only unfinished tasks are in it, so finished ones cost nothing.
     (
         (("node", ASCENDING), ("status", ASCENDING)),

@@ -61,7 +61,7 @@ from disbatch_host.store.base import Begin
 from disbatch_host.store.mongo import driver_errors, forms, layout, limits, unique_keys
 from disbatch_host.store.mongo.watcher import MongoWatcher
 from disbatch_host.store.open import redact
-from disbatch_protocol.status import UNFINISHED, Status
+from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class MongoStore:
         self._server_time = datetime.fromtimestamp(0, UTC)  # when it was last asked
         self._server_asked = float("-inf")  # when that was, by the monotonic clock
         self._last_tick = 0
+        self._staged: _Staged | None = None  # what `commit` leaves to the next write of a `together`
         self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # see `_in_hand`
         is_srv = url.startswith("mongodb+srv:")
         try:
@@ -158,8 +159,25 @@ class MongoStore:
             self._client.close()
             self._client = None
 
-    def together(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()  # transactions are for replica sets only, and cost more than they save here
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        # No transaction: those are for replica sets only, and cost more than they save here.
+        self._staged = _Staged()
+        try:
+            yield
+            with self._translated():
+                self._write_staged()
+        finally:
+            self._staged = None
+
+    def _write_staged(self) -> None:
+        """Write by itself what a `commit` has left."""
+        changes, refused = self._take_staged()
+        if changes:
+            refused |= self._carry_out(changes)
+
+    def _take_staged(self) -> tuple[Sequence[RunChange], set[RunKey]]:
+        return self._staged.take() if self._staged is not None else ((), set())
 
     def hurry(self) -> None:
         """Nothing to do: no answer is waited for much longer than SOCKET_SECONDS."""
@@ -368,20 +386,22 @@ class MongoStore:
             for change in changes
         ]
         self._tasks.bulk_write(announced, ordered=False)
-        conclude = [change.task_id for change in changes if change.statuses == {int(Status.CONCLUDED)}]
-        others = [change.task_id for change in changes if change.statuses != {int(Status.CONCLUDED)}]
         untold: set[TaskId] = set()
-        # A task that waits for one that has concluded does so no more when it knows; for one that has failed, it says
-        # so, unless it does not mind.
-        parts: list[tuple[list[TaskId], Document]] = [
-            (conclude, {}),
-            (others, {"$or": [{"error.code": {"$ne": "after_failed"}}, {"after_any": True}]}),
-        ]
-        for ids, ignorant in parts:
-            if ids:
-                which = {"after": {"$in": ids}, "status": int(Status.BLOCKED), **ignorant}
-                for follower in self._tasks.find(which, {"after": 1}).limit(_PAGE):
-                    untold |= {one for one in forms.after(follower) if one in ids}
+        is_told: Document = {"error.code": "after_failed"}
+        # Who knows that it has concluded does not wait for it any more, nor does who does not mind how it ends.
+        ignorant_of: dict[int | None, Document] = {
+            int(Status.CONCLUDED): {},
+            int(Status.ORPHANED): {"$nor": [is_told]},
+            None: {"$nor": [{**is_told, "after_any": {"$ne": True}}]},
+        }
+        ended: dict[int | None, list[TaskId]] = {}
+        for change in changes:
+            (status, *others) = change.statuses
+            ended.setdefault(status if status in ignorant_of and not others else None, []).append(change.task_id)
+        for kind, ids in ended.items():
+            which = {"after": {"$in": ids}, "status": int(Status.BLOCKED), **ignorant_of[kind]}
+            for follower in self._tasks.find(which, {"after": 1}).limit(_PAGE):
+                untold |= {one for one in forms.after(follower) if one in ids}
         told = [change for change in changes if change.task_id not in untold]
         writes = [
             UpdateOne(
@@ -489,6 +509,21 @@ class MongoStore:
                 )
         return deleted
 
+    def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
+        # Nothing has ended before it was created, and an id tells when that was: the index has the old ones together.
+        which = {
+            "queue": {"$eq": queue},
+            "_id": {"$lt": ObjectId.from_datetime(moment)},
+            "mtime": {"$lt": moment},
+            "awaited": {"$ne": True},
+        }
+        with self._translated():
+            for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
+                found = self._tasks.find({**which, "status": status}, {"_id": 1}).hint(layout.BY_STATUS).limit(limit)
+                if ids := [one["_id"] for one in found]:
+                    return ids
+        return []
+
     def oldest_waiting(self) -> dict[QueueId, datetime]:
         oldest: dict[QueueId, datetime] = {}
         with self._translated():
@@ -524,14 +559,14 @@ class MongoStore:
         return None if found is None else found.get("document")
 
     def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
-        with _translated(self):
+        with self._translated():
             if document is None:
-                return self._notes.delete_one({"_id": _note_id(name)}).deleted_count > 0
+                return self._notes.delete_one({"_id": forms.note_id(name)}).deleted_count > 0
             if not is_new:
-                self._notes.replace_one({"_id": _note_id(name)}, {"document": document}, upsert=True)
+                self._notes.replace_one({"_id": forms.note_id(name)}, {"document": document}, upsert=True)
                 return True
             try:
-                self._notes.insert_one({"_id": _note_id(name), "document": document})
+                self._notes.insert_one({"_id": forms.note_id(name), "document": document})
             except driver.DuplicateKeyError:
                 return False
             return True
@@ -630,6 +665,8 @@ class MongoStore:
         dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server has granted them
         open_places = list(range(len(wanted)))
         with self._translated():
+            if any(want.maxtotal is not None for want in wanted):
+                self._write_staged()  # a place is free for others when what had it has ended
             try:
                 for attempt in range(_CLAIM_TRIES):
                     found: dict[int, list[Document]] = {}
@@ -768,7 +805,12 @@ class MongoStore:
             else:
                 changes.append(change)
                 writes.append(UpdateOne(free, forms.update({**mark, **change.set}, change.unset)))
-        if self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+        # What has ended first: nobody shall see more in this node's hands than it may have.
+        staged, refused = self._take_staged()
+        before = self._writes_of(staged)
+        result = self._tasks.bulk_write([*before, *writes], ordered=bool(before))
+        if result.matched_count < len(before) + len(writes):
+            refused |= self._refused(staged) if staged else set()
             marked = {"_id": {"$in": list(tasks)}, "claim.token": token}
             won = {document["_id"] for document in self._tasks.find(marked, {"_id": 1})}
             tasks = {task_id: task for task_id, task in tasks.items() if task_id in won}
@@ -778,19 +820,25 @@ class MongoStore:
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with self._translated():
             self._write_chunks(chunks)
+            parts = list(forms.in_parts(changes))
+            if self._staged is not None and len(parts) == 1 and not any(change.creates for change in changes):
+                return self._staged.put(parts[0])
             refused: set[RunKey] = set()
-            for part in forms.in_parts(changes):
-                writes = [
-                    UpdateOne(forms.guard(change), forms.update(self._set_of(change), change.unset)) for change in part
-                ]
-                result = self._tasks.bulk_write(writes, ordered=True)
-                if result.matched_count < len(part):
-                    refused |= self._refused(part)
+            for part in parts:
+                refused |= self._carry_out(part)
             owing = [change.key.task_id for change in changes if change.creates and change.key not in refused]
             if owing:
                 self._create_owed({"_id": {"$in": owing}, **forms.OWING})
             self._forget_output([change for change in changes if change.key not in refused])
             return refused
+
+    def _carry_out(self, changes: Sequence[RunChange]) -> set[RunKey]:
+        """Write changes that one message can hold; what was refused."""
+        result = self._tasks.bulk_write(self._writes_of(changes), ordered=True)
+        return self._refused(changes) if result.matched_count < len(changes) else set()
+
+    def _writes_of(self, changes: Sequence[RunChange]) -> list[UpdateOne]:
+        return [UpdateOne(forms.guard(change), forms.update(self._set_of(change), change.unset)) for change in changes]
 
     def _forget_output(self, changes: Iterable[RunChange]) -> None:
         self._delete_files(
@@ -892,6 +940,7 @@ class MongoStore:
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
         with self._translated():
+            self._write_staged()
             self._limits.hold(
                 node_id, {queue: self._in_hand(node_id, queue, count) for queue, count in in_hand.items()}
             )
@@ -943,3 +992,20 @@ class MongoStore:
 def _path_of(url: str) -> str | None:
     match = re.match(r"mongodb\+srv://[^/?]+/([^?]+)", url)
     return match[1] if match else None
+
+
+class _Staged:
+    """The changes of a `commit` that the next write takes with it."""
+
+    def __init__(self) -> None:
+        self._changes: Sequence[RunChange] = ()
+        self._refused: set[RunKey] = set()
+
+    def put(self, changes: Sequence[RunChange]) -> set[RunKey]:
+        """What is refused of them stands in the answer when they are written."""
+        self._changes, self._refused = changes, set()
+        return self._refused
+
+    def take(self) -> tuple[Sequence[RunChange], set[RunKey]]:
+        changes, self._changes = self._changes, ()
+        return changes, self._refused
