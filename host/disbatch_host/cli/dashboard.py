@@ -158,7 +158,8 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
     taken = sum(columns) + len(_GAP) * len(columns)
     longest = max((cell_len(_plain(one.name)) for one in ordered[:_MEASURED]), default=0)
     name_width = max(8, min(longest, max(width - taken, 12), 60))
-    title_width = cell_len(_count_title("queue", len(queues), len(queues)))
+    some = min(99, len(queues) - 1) if len(queues) > _NEVER_CUT else len(queues)
+    title_width = cell_len(_count_title("queue", some, len(queues)))
     name_width = max(name_width, min(title_width, width - taken))
     note_width = width - taken - name_width - len(_GAP)
     is_beside = note_width >= _NOTE_BESIDE_MIN
@@ -185,6 +186,7 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
     return Block(title, things, weight=5)
 
 
+_NEVER_CUT = 3  # so few queues are always all shown, or nearly so
 _MEASURED = 300  # things of which the columns are measured and laid out: more than any terminal has lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from disbatch_host.store.base import Store
 from disbatch_protocol import status as statuses
 
 _LOOK_SECONDS = 0.5  # between two looks at a task that is followed, where the store does not wake us
+_PAUSE_FACTOR = 9  # so many times as long as a look takes is the pause after it, at least: a tenth of the time is spent
+_LOOK_SECONDS_MAX = 5.0  # but never longer than that
 
 
 @click.command()
@@ -41,8 +44,11 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
                 while not statuses.is_finished(found.status):
                     reader.finish_piece()
                     watcher.wait(_LOOK_SECONDS)
+                    began = time.monotonic()
                     found = common.find_task(store, id)
                     reader.print_new(found)
+                    # On a store where much happens the watcher wakes us at once, and a large output takes long to read.
+                    time.sleep(min(_LOOK_SECONDS_MAX, (time.monotonic() - began) * _PAUSE_FACTOR))
             finally:
                 watcher.close()
         reader.finish_piece(is_last=True)
