@@ -91,7 +91,9 @@ class Snapshot:
     queue: Queue | None
     nodes: Sequence[NodeRecord]
     now: datetime
-    predecessors: Mapping[TaskId, Task] = field(default_factory=dict)  # of those that it waits for: which are there
+    predecessors: Mapping[str, Task] = field(
+        default_factory=dict
+    )  # by id as text: those that it waits for and are there
     in_hand: Mapping[str, int] = field(default_factory=dict)  # Claimed or Running tasks of its queue, by node
     ahead: int | None = None  # Created tasks of its queue that come before it; None: not known
     is_ahead_exact: bool = True
@@ -271,7 +273,7 @@ def _waits_for_tasks(snapshot: Snapshot, waits_for: Sequence[TaskId]) -> Why:
     after_any = bool(snapshot.task.document.get("after_any"))
     gone, failed, open_ = [], [], []
     for task_id in waits_for:
-        other = snapshot.predecessors.get(task_id)
+        other = snapshot.predecessors.get(str(task_id))
         if other is None:
             gone.append(f"task {task_id}")
             continue
@@ -411,9 +413,10 @@ def load_of(node: NodeRecord, queue: Queue) -> Load:
     threads = None
     for one in _records(heartbeat.get("queues")):
         processing = whole_number(one.get("processing")) or 0
-        running[one.get("queue")] += processing
+        is_same = one.get("queue") == queue.id
+        running[queue.id if is_same else str(one.get("queue"))] += processing
         of_class[str(one.get("class"))] += processing
-        if one.get("queue") == queue.id:
+        if is_same:
             threads = whole_number(one.get("threads"))
     # Runs of queues that it does not serve any more are in no entry of its heartbeat.
     running[None] = max(0, (whole_number(heartbeat.get("running")) or 0) - running.total())

@@ -63,7 +63,7 @@ def _snapshot(store: Store, text: str) -> Snapshot:
         queue=queue,
         nodes=nodes,
         now=store.now(),
-        predecessors={one.id: one for one in predecessors},
+        predecessors={str(one.id): one for one in predecessors},
         in_hand=in_hand,
         ahead=ahead,
         is_ahead_exact=is_exact,

@@ -1,0 +1,102 @@
+"""The story of a task: everything in its document that has a time, in the order of time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from disbatch_host.cli import story
+from disbatch_host.model import Task
+from disbatch_protocol.status import Status
+
+T = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return T + timedelta(seconds=seconds)
+
+
+def told(**fields: Any) -> list[tuple[str, str]]:
+    document = {"_id": "6b066cc838b0000246adfe38", "queue": "q", "ctime": T, "mtime": T, "parameters": {}, **fields}
+    return story.told(Task.from_document(document), now=at(1000))
+
+
+def names(facts: list[tuple[str, str]]) -> list[str]:
+    return [name for name, _ in facts]
+
+
+def test_a_task_that_was_tried_failed_was_run_again_by_a_person_and_concluded() -> None:
+    attempt = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(5), "seconds": 3.0, "reason": "exited",
+               "exit_code": 3, "status": 2, "error": {"code": "exit_3", "message": "one\nno space left"}}  # fmt: skip
+    facts = told(
+        status=int(Status.CONCLUDED),
+        node="n2",
+        attempts=[attempt],
+        retried={"at": at(65), "by": "ann@desk", "why": "disk is larger now", "attempts": 1},
+        claim={"token": "t", "at": at(65.5)},
+        run={"attempt": 2, "node": "n2", "started": at(65.501), "ended": at(66), "seconds": 0.5, "exit_code": 0,
+             "reason": "exited"},
+    )  # fmt: skip
+    assert names(facts) == ["created", "attempt 1", "retried", "claimed", "started", "ended"]
+    said = dict(facts)
+    assert said["created"].endswith("(17 min ago)")
+    assert said["attempt 1"].endswith("(2 s later), on n1, exit code 3, after 3 s: no space left")
+    assert said["retried"].endswith("(1m later), by ann@desk: disk is larger now")  # since the attempt has ended
+    assert said["claimed"].endswith("(500 ms later), by node n2")
+    assert said["started"].endswith("(1 ms later), attempt 2 on node n2")
+    assert said["ended"].endswith(", exit code 0, after 0.5 s")
+
+
+def test_what_waits_says_for_what_and_until_when() -> None:
+    facts = told(status=int(Status.BLOCKED), node=-1, after=["a", "b", "c", "d"], not_before=at(1060), expires=at(4600))
+    said = dict(facts)
+    assert said["waits for"] == "task a, b, c and 1 more"
+    assert said["not before"].endswith("(in 60 s)")
+    assert said["expires"].endswith("(in 60 min)")
+    assert said["waits"] == "`disbatch-host task why 6b066cc838b0000246adfe38` says why"
+
+
+def test_a_cancelled_run_tells_who_asked_before_how_it_ended() -> None:
+    run = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(9), "seconds": 7.0, "reason": "cancelled",
+           "signal": "TERM", "cancelled": {"at": at(8), "by": "ann@desk", "why": "wrong list"}}  # fmt: skip
+    facts = told(status=int(Status.CANCELLED), node="n1", run=run)
+    assert names(facts) == ["created", "started", "cancel asked", "ended"]
+    assert dict(facts)["cancel asked"].endswith("(6 s later), by ann@desk: wrong list")
+    asked = told(
+        status=int(Status.RUNNING), node="n1", run={"attempt": 1, "node": "n1", "started": at(2)},
+        cancel={"at": at(8), "by": "ann@desk"},
+    )  # fmt: skip
+    assert names(asked) == ["created", "started", "cancel asked"]
+
+
+def test_a_task_that_was_cancelled_before_it_was_started_tells_by_whom() -> None:
+    facts = told(
+        status=int(Status.CANCELLED), node=-1, mtime=at(5), run={"cancelled": {"at": at(5), "by": "ann", "why": "old"}}
+    )
+    assert names(facts) == ["created", "ended"]
+    assert dict(facts)["ended"].endswith("(5 s later), cancelled by ann: old")
+
+
+def test_a_lost_run_has_no_end_that_anybody_knows() -> None:
+    run = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(99), "seconds": 97.0, "reason": "lost"}
+    facts = told(status=int(Status.ORPHANED), node="n1", claim={"token": "t", "at": at(90)}, run=run)
+    assert names(facts) == ["created", "started", "ended"]
+    assert dict(facts)["ended"].startswith("lost with its node, nobody knows when; found at 20")
+
+
+def test_documents_of_other_programs_and_people_break_nothing() -> None:
+    for odd in (None, 5, "x", [], {}, [None], {"at": "yesterday"}):
+        for name in (
+            "ctime",
+            "mtime",
+            "attempts",
+            "retried",
+            "claim",
+            "run",
+            "cancel",
+            "after",
+            "not_before",
+            "expires",
+        ):
+            for status in (-6, -4, -2, 0, 1, 2, 7, -9):
+                assert names(told(status=status, **{name: odd}))[0] == "created"
