@@ -45,6 +45,12 @@ def limit_of(queue: Queue, load: Load) -> int:
     return load.max_per_queue if queue.maxthreads is None else queue.maxthreads
 
 
+def is_contended(queues: Sequence[Queue], load: Load) -> bool:
+    """Whether these queues may take places from each other: by a limit of the node or of a plugin."""
+    concurrency = (load.concurrency_of_class.get(queue.class_name) for queue in queues)
+    return load.max_total is not None or any(limit is not None for limit in concurrency)
+
+
 def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:
     """How many more tasks to claim of each of these queues, none of them zero.
 
@@ -59,8 +65,7 @@ def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:
     }
     total = None if load.max_total is None else load.max_total - sum(load.running.values())
     given: dict[QueueId, int] = {}
-    contended = total is not None or bool(of_class)
-    if not contended:
+    if not is_contended(queues, load):
         return [(queue.id, open_slots[queue.id]) for queue in queues if open_slots[queue.id]]
     candidates = list(queues)
     while candidates and (total is None or total > 0):

@@ -96,7 +96,12 @@ class Scheduler:
             return Round(queues=self._queues, tasks=(), may_have_more=False)
         if not policy.allot(candidates, load):  # no room at all: not worth a look at what waits
             return Round(queues=self._queues, tasks=(), may_have_more=True)
-        if len(candidates) > _CLAIMED_UNSEEN or any(queue.maxtotal is not None or queue.rate for queue in candidates):
+        if (
+            len(candidates) > _CLAIMED_UNSEEN
+            or any(queue.maxtotal is not None or queue.rate for queue in candidates)
+            # Places that queues share must not go to one of which nothing waits: the other would starve.
+            or (len(candidates) > 1 and policy.is_contended(candidates, load))
+        ):
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
         by_id = {queue.id: queue for queue in candidates}

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "output": {"model", "disbatch_protocol"},
     "process": {"process", "errors"},
     "policy": {"model", "disbatch_protocol"},
+    "explain": {"policy", "model", "disbatch_protocol"},
     "run_document": {"model", "disbatch_protocol"},
     "model": {"disbatch_protocol"},
     "machine": set(),

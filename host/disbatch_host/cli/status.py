@@ -1,27 +1,49 @@
-"""`disbatch-host status`: the cluster in two tables."""
+"""`disbatch-host status`: the cluster in two tables; with --watch as a view that renews itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import click
 
+from disbatch_host import explain
 from disbatch_host.cli import common, nodes, render
 from disbatch_host.cli.main import common_options
+from disbatch_host.errors import UsageError
+from disbatch_host.explain import Code, Why
 from disbatch_host.model import NodeRecord, Queue
-from disbatch_protocol.faults import near_name
+from disbatch_protocol.quantities import parse_duration
 from disbatch_protocol.status import Status
 
 _SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only where there are some
 _COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
 
 
+_INTERVAL_MIN_SECONDS = 0.1  # of --watch; nobody reads faster
+
+
 @click.command()
+@click.option("--watch", is_flag=True, help="A full-screen view that renews itself; q or Ctrl-C leaves it.")
+@click.option("--interval", metavar="S", help="With --watch: between two looks (1). Longer where a look takes long.")
 @common_options
-def status() -> None:
-    """Show what waits, runs and has ended in each queue, and which nodes are alive."""
+def status(watch: bool, interval: str | None) -> None:
+    """Show what waits, runs and has ended in each queue, and which nodes are alive.
+
+    \b
+      disbatch-host status
+      disbatch-host status --watch
+      disbatch-host status --watch --interval 5 --json | jq .queues
+    """
+    seconds = _interval(watch, interval)
     with common.opened_store() as store:
-        queues, counts, records = store.queues(), store.count_by_status(), store.nodes()
+        if watch:
+            from disbatch_host.cli.watch import watch_status  # noqa: PLC0415
+
+            watch_status(store, every_seconds=seconds)
+            return
+        queues, counts, records, now = store.queues(), store.count_by_status(), store.nodes(), store.now()
         known = {queue.id for queue in queues}
         lines: list[tuple[object, Queue | None, dict[str, int]]] = [
             (queue.id, queue, totals(counts.get(queue.id, {}))) for queue in queues
@@ -30,16 +52,26 @@ def status() -> None:
         # somebody will wonder where they are.
         lines += [(queue_id, None, totals(count)) for queue_id, count in counts.items() if queue_id not in known]
         if common.wants_json():
+            oldest = store.oldest_waiting()
             for queue_id, queue, total in lines:
-                class_name = queue.class_name if queue else None
-                note = "; ".join(why_waiting(queue, total, records))
-                document = {"queue": queue_id, "class": class_name, **total, "note": note}
+                causes = why_waiting(queue, total, records, now)
+                since = oldest.get(queue_id)
+                document: dict[str, Any] = {
+                    "queue": queue_id,
+                    "class": queue.class_name if queue else None,
+                    **total,
+                    "note": "; ".join(cause.short for cause in causes),
+                    "reasons": [str(cause.code) for cause in causes],
+                    "paused": queue.paused if queue else None,
+                    "oldest_waiting": since,
+                    "oldest_waiting_seconds": None if since is None else max(0.0, (now - since).total_seconds()),
+                }
                 render.print_json(document, store.extended_json)
             for record in records:
                 render.print_json({"node": record.id, **nodes.json_document(record)}, store.extended_json)
             return
         rows = [
-            (queue_id, *(_count_cell(name, total[name]) for name in _SHOWN), _note(queue, total, records))
+            (queue_id, *(_count_cell(name, total[name]) for name in _SHOWN), _note(queue, total, records, now))
             for queue_id, queue, total in lines
         ]
         if rows:
@@ -52,6 +84,17 @@ def status() -> None:
             _print_set_aside(records)
         else:
             click.echo(nodes.NONE_YET)
+
+
+def _interval(watch: bool, text: str | None) -> float:
+    if text is None:
+        return 1.0
+    if not watch:
+        raise UsageError("--interval is for --watch; give both, or neither")
+    try:
+        return max(_INTERVAL_MIN_SECONDS, parse_duration(text))
+    except ValueError as error:
+        raise UsageError(f"--interval: {error}") from error
 
 
 def totals(counts: dict[int, int]) -> dict[str, int]:
@@ -81,50 +124,24 @@ def _count_cell(name: str, count: int) -> tuple[str, str]:
     return (str(count), _STYLES.get(name, "default")) if count else ("0", "dim")
 
 
-def _note(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> tuple[str, str]:
+def _note(queue: Queue | None, total: dict[str, int], records: Sequence[NodeRecord], now: datetime) -> tuple[str, str]:
     """The rarer ends, and why the queue's tasks do not run, where that can be seen from here."""
     notes = [f"{count} {name}" for name, count in total.items() if count and name not in _SHOWN]
-    return "; ".join([*notes, *why_waiting(queue, total, records)]), "yellow"
+    return "; ".join([*notes, *(cause.short for cause in why_waiting(queue, total, records, now))]), "yellow"
 
 
-def why_waiting(queue: Queue | None, total: dict[str, int], records: list[NodeRecord]) -> list[str]:
+def why_waiting(
+    queue: Queue | None, total: Mapping[str, int], records: Sequence[NodeRecord], now: datetime
+) -> list[Why]:
     """Why no node runs the queue's tasks; empty where one can, or where none waits and no node is there either."""
-    if queue is None:
-        return ["no such queue (deleted, or never made)"]
-    if queue.fault is not None:
-        return [queue.fault]
-    notes = ["maxthreads is 0, so none of its tasks is started"] if queue.maxthreads == 0 else []
-    alive = [record for record in records if not record.is_stale(nodes.DEAD_AFTER_SECONDS)]
-    if not alive:
-        return [*notes, "no node is alive"] if total["waiting"] else notes
-    meant = [one for one in alive if queue.is_for(one.id)]
-    able = [one.id for one in alive if queue.class_name in _classes(one)]
-    aside = [one.id for one in meant if queue.class_name in _set_aside(one)]
-    if aside:
-        notes.append(f"set aside on {', '.join(aside)}, see below")
-    elif any(queue.is_for(one) for one in able):
-        pass
-    elif queue.nodes_pin and not meant:
-        notes.append(f"pinned to {_some(queue.nodes_pin)}, {_not_alive(queue.nodes_pin)}")
-    elif queue.nodes_pin:
-        notes.append(f"pinned to {_some(queue.nodes_pin)}, where no plugin {queue.class_name} is")
-    elif able:
-        notes.append(f"ignored by {_some(able)}; no other living node has plugin {queue.class_name}")
-    else:
-        near = near_name(queue.class_name, sorted({name for one in alive for name in _classes(one)}))
-        notes.append(f"no living node has plugin {queue.class_name}{f', did you mean {near}?' if near else ''}")
-    return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
-
-
-_SOME = 3
-
-
-def _not_alive(names: Sequence[str]) -> str:
-    return "which is not alive" if len(names) == 1 else "of which none is alive"
+    found = explain.queue_obstacles(queue, records, now=now, dead_after_seconds=nodes.DEAD_AFTER_SECONDS)
+    if queue is not None and not any(why.code is Code.SET_ASIDE for why in found):
+        # Others run them, so it is no reason why nothing happens; but somebody has to mend it.
+        alive = (one for one in records if not one.is_stale(nodes.DEAD_AFTER_SECONDS) and queue.is_for(one.id))
+        aside = [one.id for one in alive if queue.class_name in explain.set_aside_of(one)]
+        if aside:
+            found.append(Why(Code.SET_ASIDE, f"set aside on {', '.join(aside)}, see below"))
+    return [why for why in found if why.code is not Code.NO_NODE or total["waiting"]]
 
 
 def _print_set_aside(records: list[NodeRecord]) -> None:
@@ -134,18 +151,9 @@ def _print_set_aside(records: list[NodeRecord]) -> None:
         "files change"
         for record in records
         if not record.is_stale(nodes.DEAD_AFTER_SECONDS)
-        for name, reason in _set_aside(record).items()
+        for name, reason in explain.set_aside_of(record).items()
     ]
     if lines:
         click.echo()
     for line in lines:
         click.echo(line)
-
-
-def _set_aside(record: NodeRecord) -> dict[str, str]:
-    found = nodes.records(record.document.get("set_aside"))
-    return {str(one.get("class")): str(one.get("reason")) for one in found}
-
-
-def _classes(record: NodeRecord) -> set[str]:
-    return {str(one.get("class")) for one in nodes.records(record.document.get("queuetypes"))} - set(_set_aside(record))
