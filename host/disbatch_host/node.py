@@ -558,7 +558,7 @@ class Node:
             await self._verify_runs()
 
     def _obey(self, requests: Mapping[str, Any]) -> bool:
-        """What people ask of this node through its document (`disbatch-host node drain | resume | stop`). Whether it was
+        """What people ask of this node through its document (`node drain | resume | stop`). Whether it was
         anything new."""
         drain, stop = requests.get("drain"), requests.get("stop")
         drain = drain if isinstance(drain, Mapping) else None
