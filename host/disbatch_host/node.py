@@ -548,18 +548,22 @@ class Node:
         if requests is None:
             await self._reclaim_id()
             return
-        self._obey(requests)
+        if self._obey(requests):
+            await self._heartbeat()  # whoever asked shall see at once that it was heard
+            return
         if silent_seconds > self._settings.dead_after_seconds:
             log.warning(
                 "this node was silent for %s; other nodes may have taken its tasks", format_duration(silent_seconds)
             )
             await self._verify_runs()
 
-    def _obey(self, requests: Mapping[str, Any]) -> None:
-        """What people ask of this node through its document (`disbatch-host node drain | resume | stop`)."""
+    def _obey(self, requests: Mapping[str, Any]) -> bool:
+        """What people ask of this node through its document (`node drain | resume | stop`). Whether it was
+        anything new."""
         drain, stop = requests.get("drain"), requests.get("stop")
         drain = drain if isinstance(drain, Mapping) else None
-        if (drain is None) is not (self._drain is None):
+        is_new = (drain is None) is not (self._drain is None)
+        if is_new:
             if drain is not None:
                 log.warning("%s wants this node drained%s: it claims nothing more", *_who_and_why(drain))
             else:
@@ -570,6 +574,8 @@ class Node:
             self._obeyed_stop = stop
             log.warning("%s wants this node stopped%s", *_who_and_why(stop))
             self.request_stop()
+            is_new = True
+        return is_new
 
     async def _reclaim_id(self) -> None:
         """The document is not ours any more: deleted by a person (write it again), or the id was taken by force."""

@@ -141,8 +141,8 @@ class Store(Protocol):
         may be refused: whoever made it can see in the task whether it was.
 
         A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
-        `awaited: true` where it was `awaited` before: its followers wait for it anew. A change that takes that mark away
-        is refused while a Blocked task waits for this one that has not been told how it has ended
+        `awaited: true` where it was `awaited` before: its followers wait for it anew. A change that takes that mark
+        away is refused while a Blocked task waits for this one that has not been told how it has ended
         (`run_document.follow_change` would change it)."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
