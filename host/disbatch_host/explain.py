@@ -91,9 +91,7 @@ class Snapshot:
     queue: Queue | None
     nodes: Sequence[NodeRecord]
     now: datetime
-    predecessors: Mapping[str, Task] = field(
-        default_factory=dict
-    )  # by id as text: those that it waits for and are there
+    predecessors: Mapping[str, Task] = field(default_factory=dict)  # of those that it waits for, by id as text
     in_hand: Mapping[str, int] = field(default_factory=dict)  # Claimed or Running tasks of its queue, by node
     ahead: int | None = None  # Created tasks of its queue that come before it; None: not known
     is_ahead_exact: bool = True

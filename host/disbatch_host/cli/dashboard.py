@@ -158,9 +158,7 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
     taken = sum(columns) + len(_GAP) * len(columns)
     longest = max((cell_len(_plain(one.name)) for one in ordered[:_MEASURED]), default=0)
     name_width = max(8, min(longest, max(width - taken, 12), 60))
-    some = min(99, len(queues) - 1) if len(queues) > _NEVER_CUT else len(queues)
-    title_width = cell_len(_count_title("queue", some, len(queues)))
-    name_width = max(name_width, min(title_width, width - taken))
+    name_width = max(name_width, min(_title_width("queue", len(queues)), width - taken))
     note_width = width - taken - name_width - len(_GAP)
     is_beside = note_width >= _NOTE_BESIDE_MIN
 
@@ -186,7 +184,7 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
     return Block(title, things, weight=5)
 
 
-_NEVER_CUT = 3  # so few queues are always all shown, or nearly so
+_NEVER_CUT = 2  # so few things are always all shown, or nearly so
 _MEASURED = 300  # things of which the columns are measured and laid out: more than any terminal has lines
 
 
@@ -203,6 +201,12 @@ def _queue_numbers(one: QueueFacts) -> list[tuple[str, str]]:
 
 def _count_title(name: str, shown: int, total: int) -> str:
     return f"{name} ({total})" if shown >= total else f"{name} ({shown} of {short(total)})"
+
+
+def _title_width(name: str, total: int) -> int:
+    """Of a title that may have to say that some are left out."""
+    shown = min(99, total - 1) if total > _NEVER_CUT else total
+    return cell_len(_count_title(name, shown, total))
 
 
 # Nodes
@@ -289,7 +293,7 @@ def _table(
     widths = [max((cell_len(_plain(row[index][0])) for row in rows), default=0) for index in range(len(heads))]
     for index, head in enumerate(heads[:-1], start=1):
         widths[index] = max(widths[index], len(head) if widths[index] else 0)
-    first = max(widths[0], cell_len(_count_title(name, total, total))) if name else widths[0]
+    first = max(widths[0], _title_width(name, total)) if name else widths[0]
     widths[0] = first if first + sum(widths[1:]) + len(_GAP) * len(widths) + _LAST_MIN <= width else widths[0]
     last_min = _LAST_MIN if any(row[-1][0] for row in rows) else 0
     while sum(widths) + len(_GAP) * len(widths) + last_min > width and max(widths) > _CELL_MIN:
