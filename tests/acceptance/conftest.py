@@ -7,12 +7,20 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from disbatch_host.clock import SystemClock
+from disbatch_host.model import Task
+from disbatch_host.store.base import Store
+from disbatch_host.store.open import open_store
+from helpers.nodes import write_plugin
+from helpers.processes import wait_until
 
 PROGRAM = Path(sys.executable).with_name("disbatch-host")
 
@@ -64,25 +72,99 @@ class Terminal:
         return result.err
 
     @contextlib.contextmanager
-    def node(self, *options: str) -> Iterator[None]:
-        """A node n1 beside the commands, until the end of the block."""
-        command = [str(PROGRAM), "--node-id", "n1", *options]
+    def node(self, *options: str, node_id: str = "n1") -> Iterator[subprocess.Popen[bytes]]:
+        """A node beside the commands, until the end of the block."""
+        command = [str(PROGRAM), "--node-id", node_id, *options]
         with (self.directory / "node.log").open("a") as log:
             process = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=log, stderr=log)
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(30)
 
 
-@pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
-    """No store is named: the default one, below the directory."""
-    home = tmp_path / "home"
+@dataclass
+class Site(Terminal):
+    """Somebody who types commands to a cluster that runs, and a view of its store."""
+
+    store: Store
+
+    def queue(self, *options: str, class_name: str = "job") -> str:
+        """A queue that no other test uses."""
+        return self.fine("queue", "create", f"q{uuid.uuid4().hex[:8]}", "--class", class_name, *options).out.strip()
+
+    def push(self, queue: str, *arguments: str) -> str:
+        """The id of a new task."""
+        return self.fine("task", "push", queue, *arguments).out.strip()
+
+    def task(self, task_id: str) -> Task:
+        found = self.store.get_task(self.store.parse_id(task_id))
+        assert found is not None
+        return found
+
+    def wait_for(self, task_id: str, *wanted: int, within_seconds: float = 20) -> Task:
+        """The task, as soon as it has one of these statuses."""
+        wait_until(lambda: self.task(task_id).status in wanted, within_seconds, f"task {task_id} never became {wanted}")
+        return self.task(task_id)
+
+    def begun(self, task_id: str, within_seconds: float = 20) -> int:
+        """The process group of a running task, as soon as its program has said that it has begun."""
+        wait_until(
+            lambda: self.task(task_id).document["stdout"] == "begun\n" and "pid" in self.task(task_id).run,
+            within_seconds,
+            f"task {task_id} never began",
+        )
+        return int(self.task(task_id).run["pid"])
+
+
+def _terminal(directory: Path) -> Terminal:
+    home = directory / "home"
     (home / "plugins").mkdir(parents=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "COLUMNS": "80"}
     return Terminal(home, environment)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """No store is named: the default one, below the directory."""
+    return _terminal(tmp_path)
+
+
+# What the tasks of `site` do, by their parameter `do`; whatever they append to a file comes in the true order.
+_JOB = """\
+read -r line
+field() { expr "$line" : '.*"'"$1"'":"\\([^"]*\\)"'; }
+file=$(field file)
+case "$(field do)" in
+    sleep) echo begun; sleep 600 & sleep 600 ;;
+    deaf) trap '' TERM; echo begun; while :; do sleep 0.1; done ;;
+    until) echo begun; while [ ! -e "$file" ]; do sleep 0.05; done ;;
+    exists) [ -e "$file" ] || { echo "no $file" >&2; exit 3; } ;;
+    count) echo + >> "$file"; sleep 0.3; echo - >> "$file" ;;
+    fail) echo "it broke" >&2; exit 3 ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongodb)])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A cluster of each kind with a living node n1 and a plugin `job`, for all tests of a module: each makes its own
+    queue."""
+    terminal = _terminal(tmp_path_factory.mktemp("site"))
+    write_plugin(terminal.directory / "plugins", "job", _JOB, kill_grace="300ms")
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite://{terminal.directory}/store.db"
+        if request.param == "mongodb":
+            url = stack.enter_context(request.getfixturevalue("mongod_server").database())
+        store = open_store(url, SystemClock())
+        store.open()
+        stack.callback(store.close)
+        environment = {**terminal.environment, "DISBATCH_STORE": url}
+        one = Site(terminal.directory, environment, store)
+        stack.enter_context(one.node("--stop-grace", "0"))
+        wait_until(lambda: store.get_node("n1"), 20, "node n1 never came")
+        yield one
 
 
 @pytest.fixture
@@ -94,6 +176,4 @@ def on_store(terminal: Terminal, store_url: str) -> Terminal:
 
 @pytest.fixture
 def plugin(terminal: Terminal) -> Callable[..., Path]:
-    from helpers.nodes import write_plugin
-
     return lambda name, program, **manifest: write_plugin(terminal.directory / "plugins", name, program, **manifest)

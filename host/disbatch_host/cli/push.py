@@ -235,11 +235,11 @@ class _Pusher:
         """One line on stderr for each task that stands in the way."""
         for task_id, count in self._others.items():
             found = self._store.get_task(task_id)
-            state = "has just been deleted" if found is None else f"is {statuses.name(found.status)}"
+            state = "just deleted" if found is None else statuses.name(found.status)
             what = "nothing was" if count == 1 else f"{count} tasks were not"
             click.echo(
-                f"{what} created: task {task_id} of queue {self._queue.id} has the unique key "
-                f"{self._plan.unique_key!r} and {state}",
+                f"{what} created: task {task_id} of queue {self._queue.id} (status {state}) has the unique key "
+                f"{self._plan.unique_key!r} already",
                 err=True,
             )
 

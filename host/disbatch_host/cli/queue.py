@@ -46,7 +46,7 @@ def queue() -> None:
 @click.option(
     "--sort",
     type=click.Choice([one.value for one in Sort]),
-    help="Which of those that wait goes first (fifo: the oldest).",
+    help="Which goes first (fifo: the oldest).",
 )
 @click.option("--keep", metavar="S", help="Delete its tasks so long after their ends, like 30d (never).")
 @click.option("--description", metavar="T", help="For people.")

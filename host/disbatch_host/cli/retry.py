@@ -120,7 +120,9 @@ class _Retrier:
             selection.say(self._store, [task], "refused", "is not run again: somebody has changed it just now")
             return
         why = f"task {other.id}, which is {statuses.name(other.status)}, has the same unique key"
-        selection.say(self._store, [task], "unique_key", f"is not run again: {why}", more=lambda _: {"other": other.id})
+        selection.say(
+            self._store, [task], "unique_key", f"is not run again: {why}", more=lambda _: {"other": str(other.id)}
+        )
 
     def _holder_of_key(self, task: Task) -> Task | None:
         """The unfinished task of its queue that has its unique key."""

@@ -116,7 +116,7 @@ def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool
 def confirm(question: str, count: int, *, yes: bool, is_explicit: bool) -> None:
     """Ask whoever sits at a terminal before more than one task is changed. A script has to say `--yes`, unless it has
     said exactly what it means (`is_explicit`). Raises UsageError, or Abort."""
-    if yes:
+    if yes or not count:
         return
     if sys.stdin.isatty():
         if count > 1:

@@ -1,0 +1,89 @@
+"""Nodes are drained, resumed and stopped from any machine, by their documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+
+from acceptance.conftest import Site
+from disbatch_protocol.status import Status
+from helpers.processes import wait_until
+
+
+@pytest.fixture
+def second_node(site: Site) -> Iterator[Popen[bytes]]:
+    with site.node("--heartbeat", "0.2", node_id="n2") as process:
+        wait_until(lambda: site.store.get_node("n2"), 20, "node n2 never came")
+        yield process
+
+
+def state_of(site: Site, node_id: str) -> str | None:
+    found = site.store.get_node(node_id)
+    return None if found is None else found.state
+
+
+def test_a_drained_node_finishes_what_runs_and_claims_nothing_until_it_is_resumed(
+    site: Site, tmp_path: Path, second_node: Popen[bytes]
+) -> None:
+    queue = site.queue("--pin", "n2")
+    running = site.push(queue, "-p", "do=until", "-p", f"file={tmp_path}/go")
+    site.begun(running)
+    site.fine("node", "drain", "n2", "--reason", "new disk")
+    wait_until(lambda: state_of(site, "n2") == "draining", 20)
+    (document,) = site.fine("node", "list", "--state", "draining", "--json").json
+    assert (document["_id"], document["requests"]["drain"]["why"]) == ("n2", "new disk")
+    assert "draining" in site.fine("node", "list").out and "new disk" in site.fine("node", "show", "n2").out
+    waiting, elsewhere = site.push(queue), site.push(site.queue())
+    site.wait_for(elsewhere, Status.CONCLUDED)
+    assert (site.task(running).status, site.task(waiting).status) == (Status.RUNNING, Status.CREATED)
+    (tmp_path / "go").touch()
+    (document,) = site.fine("node", "drain", "n2", "--wait", "--json").json
+    assert document["state"] == "drained"
+    assert site.task(running).status == Status.CONCLUDED
+    assert site.task(waiting).status == Status.CREATED
+    site.fine("node", "resume", "n2")
+    site.wait_for(waiting, Status.CONCLUDED)
+    wait_until(lambda: state_of(site, "n2") == "running", 20)
+    assert "is not drained" in site.fine("node", "resume", "n2").err
+
+
+def test_a_node_is_stopped_and_sees_through_what_runs(site: Site, tmp_path: Path, second_node: Popen[bytes]) -> None:
+    queue = site.queue("--pin", "n2")
+    running = site.push(queue, "-p", "do=until", "-p", f"file={tmp_path}/go")
+    site.begun(running)
+    site.fine("node", "stop", "n2", "--reason", "upgrade")
+    wait_until(lambda: state_of(site, "n2") == "stopping", 20)
+    assert "is stopping and cannot be resumed" in site.refused(1, "node", "resume", "n2")
+    waiting = site.push(queue)
+    (tmp_path / "go").touch()
+    wait_until(lambda: site.store.get_node("n2") is None, 20)
+    assert second_node.wait(20) == 0
+    assert (site.task(running).status, site.task(waiting).status) == (Status.CONCLUDED, Status.CREATED)
+
+
+def test_stop_waits_for_the_end_of_a_node(site: Site, second_node: Popen[bytes]) -> None:
+    site.fine("node", "stop", "n2", "--wait")
+    assert site.store.get_node("n2") is None
+    assert second_node.wait(20) == 0
+
+
+def test_a_node_that_cannot_hear_is_said(site: Site) -> None:
+    foreign = {"_id": "perl1", "version": "Disbatch 4.2", "heartbeat": {"pid": 1}}
+    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": 0.001}
+    dead = {"_id": "dead1", "version": "disbatch-host 0.1.0", "settings": settings, "heartbeat": {"pid": 1}}
+    try:
+        assert site.store.put_node(foreign, replacing=None)
+        line = site.refused(1, "node", "drain", "perl1")
+        assert "of another program (Disbatch 4.2)" in line
+        for command in ("drain", "resume", "stop"):
+            if site.store.get_node("dead1") is None:  # a living node may take it away
+                assert site.store.put_node(dead, replacing=None)
+            assert "is not alive" in site.refused(1, "node", command, "dead1")
+        assert "did you mean 'perl1'" in site.refused(4, "node", "stop", "perl2")
+        assert "perl1" in site.fine("node", "list", "--alive").out
+    finally:
+        site.store.remove_node("perl1", None)
+        site.store.remove_node("dead1", None)
