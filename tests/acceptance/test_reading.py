@@ -15,7 +15,7 @@ from acceptance.conftest import Terminal
 
 READING = [
     ["status"], ["queue", "list"], ["task", "list"], ["node", "list"], ["queue", "show", "q"], ["task", "show", "x"],
-    ["task", "wait", "x"], ["task", "output", "x"], ["node", "show", "n1"], ["task", "push", "q"],
+    ["task", "wait", "x"], ["task", "why", "x"], ["task", "output", "x"], ["node", "show", "n1"], ["task", "push", "q"],
     ["queue", "set", "q", "maxthreads=1"], ["queue", "delete", "q"],
 ]  # fmt: skip
 
