@@ -11,6 +11,7 @@ import pytest
 from acceptance.conftest import Site
 from disbatch_host.model import TaskFilter
 from disbatch_protocol.status import Status
+from helpers.processes import wait_until
 
 
 def test_a_delayed_task_is_blocked_until_it_is_due(site: Site) -> None:
@@ -54,6 +55,8 @@ def test_a_failed_predecessor_leaves_its_follower_blocked_until_it_is_run_again(
     assert site.wait_for(anyhow, Status.CONCLUDED).run["started"] >= site.task(before).run["ended"]
     task = site.task(follower)
     assert (task.status, task.document["error"]["code"]) == (Status.BLOCKED, "after_failed")
+    (document,) = site.fine("task", "show", follower, "--json").json
+    assert document["after"] == [before]
     assert task.document["error"]["task"] == before and f"task retry {before}" in task.document["error"]["message"]
     (tmp_path / "marker").touch()
     site.fine("task", "retry", before)
@@ -98,12 +101,11 @@ def test_the_options_hold_for_every_line(site: Site) -> None:
 
 @pytest.mark.parametrize("sort", ["fifo", "lifo"])
 def test_the_higher_priority_goes_first_and_then_the_sort_of_the_queue(site: Site, sort: str) -> None:
-    queue = site.queue("--maxthreads", "1", "--sort", sort)
-    site.fine("queue", "pause", queue)
+    queue = site.queue("--maxthreads", "1", "--sort", sort, "--pin", "n9")
     low = site.push(queue, "--priority", "-1")
     plain = site.fine("task", "push", queue, "-", stdin="{}\n" * 3).out.split()
     high = site.push(queue, "--priority", "5")
-    site.fine("queue", "resume", queue)
+    site.fine("queue", "set", queue, "nodes_pin=")
     expected = [high, *(plain if sort == "fifo" else reversed(plain)), low]
     runs = {one: site.wait_for(one, Status.CONCLUDED).run["started"] for one in expected}
     assert sorted(runs, key=runs.__getitem__) == expected
@@ -112,25 +114,18 @@ def test_the_higher_priority_goes_first_and_then_the_sort_of_the_queue(site: Sit
 def test_maxtotal_holds_over_two_nodes(site: Site, tmp_path: Path) -> None:
     """Each of both may run two, both together three."""
     file = tmp_path / "count"
-    queue = site.queue("--maxthreads", "2", "--maxtotal", "3")
-    site.fine("queue", "pause", queue)
+    queue = site.queue("--maxthreads", "2", "--maxtotal", "3", "--pin", "n9")
     lines = f'{{"do": "count", "file": "{file}"}}\n' * 12
     ids = site.fine("task", "push", queue, "-", stdin=lines).out.split()
     with site.node(node_id="n2"):
-        site.fine("node", "show", "n2") if site.store.get_node("n2") else _wait_for_node(site, "n2")
-        site.fine("queue", "resume", queue)
+        wait_until(lambda: site.store.get_node("n2"), 20, "node n2 never came")
+        site.fine("queue", "set", queue, "nodes_pin=")
         nodes = {site.wait_for(one, Status.CONCLUDED, within_seconds=60).run["node"] for one in ids}
     running, most = 0, 0
     for sign in file.read_text().split():
         running += 1 if sign == "+" else -1
         most = max(most, running)
     assert most <= 3 and nodes == {"n1", "n2"}
-
-
-def _wait_for_node(site: Site, node_id: str) -> None:
-    from helpers.processes import wait_until
-
-    wait_until(lambda: site.store.get_node(node_id), 20, f"node {node_id} never came")
 
 
 def test_a_rate_holds_in_any_period(site: Site) -> None:
@@ -148,6 +143,7 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(site: Site) -> None:
     (document,) = site.fine("queue", "list", "--paused", "--class", "job", "--json").json
     assert (document["_id"], document["paused"]["why"]) == (queue, "the server is down")
     assert re.search(r"state +paused by .+@.+: the server is down, since", site.fine("queue", "show", queue).out)
+    site.wait_for(site.push(site.queue()), Status.CONCLUDED)  # who knows this new queue has read the other one as well
     waiting, elsewhere = site.push(queue), site.push(other)
     site.wait_for(elsewhere, Status.CONCLUDED)
     assert site.task(waiting).status == Status.CREATED
