@@ -13,6 +13,7 @@ The order of the stop:   no more claims; give back what is claimed; see running 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -162,6 +163,7 @@ class Node:
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
         self._places_taken_at_most = 0  # after the last claim
         self._claim_timer: asyncio.TimerHandle | None = None
+        self._rate_timer: asyncio.TimerHandle | None = None  # when the rate of a queue lets the next one start
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
         self._last_refresh = float("-inf")
         self._last_heartbeat = 0.0
@@ -374,8 +376,13 @@ class Node:
         for task in result.tasks:
             self._start_run(task, *begun.get(task.id, ()), asked_at=asked_at)
         _give_back_reserved(all_reserved)
-        if result.look_again_seconds is not None and result.look_again_seconds < REFRESH_SECONDS:
-            self._loop.call_later(max(result.look_again_seconds, CLAIM_SECONDS), self._on_change)
+        self._look_again_after(result.look_again_seconds)
+
+    def _look_again_after(self, seconds: float | None) -> None:
+        """When the rate of a queue lets its next task start, where that is sooner than the next look anyway."""
+        is_set = self._rate_timer is not None and self._rate_timer.when() >= self._loop.time()
+        if seconds is not None and seconds < REFRESH_SECONDS and not is_set:
+            self._rate_timer = self._loop.call_later(max(seconds, CLAIM_SECONDS), self._on_change)
 
     def _classes_to_claim(self) -> frozenset[str]:
         return frozenset() if self._drain is not None else frozenset(self._catalog.plugins) - frozenset(self._set_aside)
@@ -548,14 +555,13 @@ class Node:
         if requests is None:
             await self._reclaim_id()
             return
-        if self._obey(requests):
-            await self._heartbeat()  # whoever asked shall see at once that it was heard
-            return
         if silent_seconds > self._settings.dead_after_seconds:
             log.warning(
                 "this node was silent for %s; other nodes may have taken its tasks", format_duration(silent_seconds)
             )
             await self._verify_runs()
+        if self._obey(requests):
+            await self._heartbeat()  # whoever asked shall see at once that it was heard
 
     def _obey(self, requests: Mapping[str, Any]) -> bool:
         """What people ask of this node through its document (`node drain | resume | stop`). Whether it was
@@ -739,6 +745,9 @@ class Node:
                 run.stop(StopReason.SHUTDOWN)
         while self._runs:
             await asyncio.wait(self._runs.values(), timeout=REFRESH_SECONDS)
+            with contextlib.suppress(StoreError):  # nobody waits for it but other nodes; the next second tries again
+                give_free = functools.partial(self._scheduler.give_places_free, load=self._load())
+                await self._store_thread.call(give_free, after_records=True)
             if self._stop_requests > 2 and self._store_thread.is_away:
                 log.error(
                     "the store is away: %d tasks are left as they are, until this node starts again", len(self._runs)

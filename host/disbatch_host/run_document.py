@@ -199,6 +199,14 @@ def expire_change(task: Task, *, now: datetime) -> TaskChange:
     return unstarted_end_change(task, code="expired", message=_EXPIRED, more={}, now=now)
 
 
+def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:
+    """Claimed → Cancelled: somebody had asked for it while an earlier attempt ran."""
+    error = {"code": "cancelled", "message": f"disbatch-host: {cancelled_in_words(request)}"}
+    run = with_cancel(task.run, request)
+    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, "run": run}
+    return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim", "cancel"))
+
+
 def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Cancelled: it expired before anybody could start it."""
     error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}

@@ -130,7 +130,7 @@ def beginning_at_once(
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
     if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
-    if has_expired(task, around):
+    if has_expired(task, around) or task.cancel is not None:
         return None
     run = beginning(task, plugin, around)
     if is_oneshot:
@@ -294,6 +294,13 @@ class Run:
 
     async def _begin(self) -> RunReport | None:
         """Claimed → Running, durable. A report where it does not come to that."""
+        if self._task.cancel is not None:  # asked for while it ran before, and it waits again
+            await self._record(
+                run_document.cancelled_claim_change(
+                    self._task, self._key, self._task.cancel, now=self._around.clock.now()
+                )
+            )
+            return RunReport(result=RunResult.GIVEN_BACK)
         if has_expired(self._task, self._around):
             await self._record(run_document.expired_claim_change(self._key, now=self._around.clock.now()))
             return RunReport(result=RunResult.GIVEN_BACK)

@@ -87,7 +87,7 @@ class Scheduler:
                 if store.promote_due(_PROMOTED) < _PROMOTED:
                     break
             self._queues = store.queues()
-            self._give_places_free(store, load)
+            self.give_places_free(store, load)
         candidates = policy.served(self._queues, node_id=self._node_id, classes=classes)
         if self._unheard:
             # How many tasks this node has in hand is not certain, so nothing is claimed where that must be exact.
@@ -134,12 +134,15 @@ class Scheduler:
             store.hold(self._node_id, {})
             self._held = {}
 
-    def _give_places_free(self, store: Store, load: Load) -> None:
-        """Let other nodes have what this one may claim of queues with `maxtotal` and has not."""
-        in_hand = {queue_id: load.running.get(queue_id, 0) for queue_id in self._held}
-        if not self._unheard and any(held > in_hand[queue_id] for queue_id, held in self._held.items()):
+    def give_places_free(self, store: Store, load: Load) -> None:
+        """Let other nodes have what this one may claim of queues with `maxtotal` and has not; and know what it has had
+        in hand since before there was that limit."""
+        limited = {queue.id for queue in self._queues if queue.maxtotal is not None}
+        in_hand = {queue_id: load.running.get(queue_id, 0) for queue_id in limited | self._held.keys()}
+        in_hand = {queue_id: count for queue_id, count in in_hand.items() if count}
+        if not self._unheard and in_hand != self._held:
             store.hold(self._node_id, in_hand)
-            self._held = {queue_id: count for queue_id, count in in_hand.items() if count}
+            self._held = in_hand
 
 
 def _want(queue: Queue, count: int, load: Load) -> Want:

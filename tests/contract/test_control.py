@@ -806,3 +806,17 @@ def test_of_a_node_that_is_not_there_nothing_can_be_asked(store: Store) -> None:
     assert store.put_node({"_id": "n1", "session": "s1"}, replacing=None)
     assert store.request_of_node("n1", "drain", REQUEST)
     assert store.heartbeat("n1", "another session", {"heartbeat": {}}) is None
+
+
+def test_a_second_commit_of_one_turn_comes_after_the_first_and_loses_nothing_of_it(store: Store) -> None:
+    """On MongoDB the changes of the first one are left to the next write; another commit in between, as when a dead
+    node's tasks are settled in the same turn, took their place, and runs that had ended stayed Running for ever."""
+    first, first_key = claim_one(store)
+    second, second_key = claim_one(store, token="t2")
+    with store.together():
+        refused = store.commit([change(first_key, Status.CLAIMED, status=int(Status.CREATED), node=-1)])
+        also_refused = store.commit([change(second_key, Status.CLAIMED, Status.RUNNING)])
+        assert store.commit([change(first_key, Status.CLAIMED, Status.RUNNING)]) == {first_key}
+    assert refused == also_refused == set()
+    assert stored(store, first.id)["status"] == Status.CREATED
+    assert stored(store, second.id)["status"] == Status.RUNNING

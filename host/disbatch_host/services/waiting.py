@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,7 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
 _FOLLOWERS = 1000  # told in one call
+_TELL_SECONDS = 0.2  # spent on that in one call: heartbeats and claims wait for so long
 _DELETED = 500  # ended tasks deleted in one call
 
 _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
@@ -45,6 +47,7 @@ def settle_due(store: Store, node_id: str) -> Settled:
         return Settled()
     now = store.now()
     changed = 0
+    deadline = time.monotonic() + _TELL_SECONDS
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
     for task in found:
@@ -57,8 +60,8 @@ def settle_due(store: Store, node_id: str) -> Settled:
             changes += [] if change is None else [change]
         elif task.status in _WAITING:
             changes.append(run_document.expire_change(task, now=now))
-        elif task.document.get("awaited") is True:
-            changed += _tell_followers(store, task)
+        elif task.document.get("awaited") is True and time.monotonic() < deadline:  # the others at the next look
+            changed += _tell_followers(store, task, deadline)
     if changes:
         changed += len(changes) - len(store.change_tasks(changes))
     return Settled(to_stop=to_stop, changed=changed)
@@ -69,21 +72,23 @@ def _has_ended(task: Task) -> bool:
     return statuses.is_finished(task.status) and task.status != Status.ORPHANED
 
 
-def _tell_followers(store: Store, ended: Task) -> int:
+def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
     """Tell some of those that wait for this task how it has ended, and how many; when nobody is left, take its mark
     away."""
     now = store.now()
     which = TaskFilter(after=ended.id, statuses=frozenset({int(Status.BLOCKED)}))
     changes = []
+    is_all = True
     # One that was told that this task has failed goes on waiting for it, so it is found again: it needs no change.
     for follower in store.find_tasks(which, with_output=False, in_any_order=True):
         change = run_document.follow_change(follower, ended, now=now)
         if change is not None:
             changes.append(change)
-        if len(changes) == _FOLLOWERS:
+        if len(changes) == _FOLLOWERS or time.monotonic() > deadline:
+            is_all = False
             break
     refused = store.change_tasks(changes) if changes else set()
-    if len(changes) < _FOLLOWERS and not refused:
+    if is_all and not refused:
         store.change_tasks([run_document.told_change(ended)])
     return len(changes) - len(refused)
 

@@ -519,12 +519,16 @@ class SqliteStore:
         ids: list[TaskId] = []
         for status in (*sorted(ENDED), *self._own_failures(queue)):
             # In the order of creation, so what comes after the first one that is too young is as well.
-            statement = "SELECT id, ctime, mtime, awaited FROM tasks WHERE queue = ? AND status = ? ORDER BY seq"
+            # Followers of what has failed may still wait for its being run again.
+            is_free = "awaited IS NOT 1" if status == Status.CONCLUDED else "awaited IS NULL"
+            statement = f"""SELECT id, ctime, mtime, {is_free} FROM tasks
+                WHERE queue = ? AND status = ? AND typeof(ctime) = 'integer' AND typeof(mtime) = 'integer'
+                ORDER BY seq"""
             with _translated(self._path):
-                for task_id, ctime, mtime, awaited in self._opened().execute(statement, (queue, int(status))):
+                for task_id, ctime, mtime, may_go in self._opened().execute(statement, (queue, int(status))):
                     if ctime >= before or len(ids) == limit:
                         break
-                    if mtime < before and not awaited:
+                    if mtime < before and may_go:
                         ids.append(task_id)
         return ids
 

@@ -519,6 +519,9 @@ class MongoStore:
         }
         with self._translated():
             for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
+                if status != {"$eq": int(Status.CONCLUDED)}:
+                    # Followers of what has failed may still wait for its being run again.
+                    which["awaited"] = {"$exists": False}
                 found = self._tasks.find({**which, "status": status}, {"_id": 1}).hint(layout.BY_STATUS).limit(limit)
                 if ids := [one["_id"] for one in found]:
                     return ids
@@ -821,8 +824,9 @@ class MongoStore:
         with self._translated():
             self._write_chunks(chunks)
             parts = list(forms.in_parts(changes))
-            if self._staged is not None and len(parts) == 1 and not any(change.creates for change in changes):
+            if self._staged is not None and self._staged.is_fresh and len(parts) == 1 and not _has_sequel(changes):
                 return self._staged.put(parts[0])
+            self._write_staged()  # in the order in which they came
             refused: set[RunKey] = set()
             for part in parts:
                 refused |= self._carry_out(part)
@@ -994,16 +998,22 @@ def _path_of(url: str) -> str | None:
     return match[1] if match else None
 
 
+def _has_sequel(changes: Sequence[RunChange]) -> bool:
+    """Whether more is to be done when they are written."""
+    return any(change.creates or change.forget_output_of is not None for change in changes)
+
+
 class _Staged:
     """The changes of a `commit` that the next write takes with it."""
 
     def __init__(self) -> None:
+        self.is_fresh = True  # only the first commit may be left: who makes another one looks at what it says
         self._changes: Sequence[RunChange] = ()
         self._refused: set[RunKey] = set()
 
     def put(self, changes: Sequence[RunChange]) -> set[RunKey]:
         """What is refused of them stands in the answer when they are written."""
-        self._changes, self._refused = changes, set()
+        self.is_fresh, self._changes, self._refused = False, changes, set()
         return self._refused
 
     def take(self) -> tuple[Sequence[RunChange], set[RunKey]]:
