@@ -9,6 +9,7 @@ import pytest
 from acceptance.conftest import Site
 from disbatch_host.model import TaskFilter
 from disbatch_protocol.status import Status
+from helpers.processes import wait_until
 
 
 @pytest.fixture
@@ -151,6 +152,7 @@ def test_what_another_task_waits_for_is_not_deleted(site: Site) -> None:
     assert (result.out, result.err) == ("0 tasks deleted\n", "1 task kept, because another task waits for it\n")
     site.fine("task", "release", follower)
     site.wait_for(follower, Status.CONCLUDED)
+    wait_until(lambda: site.task(before).document["awaited"] is False, 20, "nobody says that all know how it ended")
     assert site.fine("task", "delete", before).out == f"{before} deleted\n"
 
 
