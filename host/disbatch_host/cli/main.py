@@ -169,6 +169,8 @@ class _Commands(click.Group):
 @click.option("--dead-after", metavar="S", help="Age of its heartbeat at which others take this node for dead (30).")
 @click.option("--until-idle", is_flag=True, help="Leave when no task of a queue it serves is waiting or running.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged (info).")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How: lines of text, or JSON objects (text).")
+@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics for Prometheus and /healthz there (off).")
 @click.version_option(__version__, prog_name=_PROGRAM)
 @click.pass_context
 def cli(context: click.Context, /, **node_options: Any) -> int | None:
