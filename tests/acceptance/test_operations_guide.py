@@ -111,7 +111,7 @@ def test_the_record_of_a_machine_that_is_gone_is_removed_as_the_page_says(on_sto
         [str(PROGRAM), "--node-id", "mig01", "--heartbeat", "0.2", "--dead-after", "1"],
         cwd=on_store.directory, env=on_store.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_until(lambda: bool(on_store.fine("node", "list", "--json").out), 30, "the node did not begin")
+    wait_until(lambda: bool(on_store("node", "list", "--json").out), 30, "the node did not begin")
     lost.kill()
     lost.wait()
     words = command.replace('"$(mktemp -d)"', "none").split()[1:]
