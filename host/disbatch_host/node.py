@@ -28,9 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from disbatch_host import __version__, environment, machine, policy, run_document, runner
+from disbatch_host import __version__, environment, logs, machine, policy, run_document, runner
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
@@ -52,6 +52,9 @@ from disbatch_protocol.manifest import Mode
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
+
+if TYPE_CHECKING:  # who serves no metrics need not import what they take
+    from disbatch_host.services.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +100,11 @@ def run_node(
     clock: Clock | None = None,
     reread: Callable[[], NodeSettings] | None = None,
     on_report: Callable[[Run, RunReport], None] | None = None,
+    metrics: Metrics | None = None,
 ) -> int:
     """Run a node until it is told to stop; the exit code. `clock` is this machine's; `reread` gives the settings as
-    they are when SIGHUP comes, or raises UsageError; `on_report` hears of each run that has ended.
+    they are when SIGHUP comes, or raises UsageError; `on_report` hears of each run that has ended;
+    `metrics` counts what happens.
 
     Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
     """
@@ -110,7 +115,8 @@ def run_node(
     hide_from_same_user()
     store.open()
     try:
-        return asyncio.run(Node(settings, store, clock=clock, reread=reread, on_report=on_report).run())
+        node = Node(settings, store, clock=clock, reread=reread, on_report=on_report, metrics=metrics)
+        return asyncio.run(node.run())
     finally:
         store.close()
 
@@ -134,6 +140,7 @@ class Node:
         clock: Clock | None = None,
         reread: Callable[[], NodeSettings] | None = None,
         on_report: Callable[[Run, RunReport], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -142,6 +149,7 @@ class Node:
         self._clock: Clock = self._local_clock if store.is_clock_local else StoreClock(self._local_clock)
         self._reread = reread
         self._on_report = on_report
+        self._metrics = metrics
         self._machine = machine.Machine.this()
         self._session = uuid.uuid4().hex
         self._heartbeats = HeartbeatWatch()
@@ -181,7 +189,12 @@ class Node:
         self._wake = asyncio.Event()
         self._is_stopping = asyncio.Event()
         self._workers = WorkerPool(self._site)
-        self._store_thread = StoreThread(self._store, on_change=self._on_change)
+        metrics = self._metrics
+        self._store_thread = StoreThread(
+            self._store, on_change=self._on_change, on_written=metrics.note_written if metrics is not None else None
+        )
+        if metrics is not None:
+            metrics.watch_store_thread(self._store_thread)
         self._store_thread.start()
         services: list[asyncio.Task[None]] = []
         watch: WatchThread | None = None
@@ -409,7 +422,10 @@ class Node:
                 deleted += count
             if deleted:
                 kept = format_duration(queue.keep_seconds)
-                log.info("queue %s: %d tasks that ended more than %s ago were deleted", queue.id, deleted, kept)
+                log.info(
+                    "queue %s: %d tasks that ended more than %s ago were deleted", queue.id, deleted, kept,
+                    extra=logs.ids(queue=queue.id),
+                )  # fmt: skip
 
     async def _give_back_strays(self) -> None:
         known = frozenset(str(run.task.id) for run in self._runs)
@@ -443,6 +459,8 @@ class Node:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
             return
+        if self._metrics is not None:
+            self._metrics.note_claimed(task)
         run = Run(
             task,
             plugin,
@@ -460,14 +478,18 @@ class Node:
         try:
             report = await run.perform()
         except StoreError as error:
-            log.error("task %s: its run could not be recorded: %s", run.task.id, error)
+            log.error("task %s: its run could not be recorded: %s", run.task.id, error, extra=run.log_ids)
         except Exception:
             # A defect here must not take the other runs down. The task stays Running and is settled as a lost run
             # when this node starts again; saying anything else of it would be a guess.
-            log.exception("task %s: the run failed in the host itself", run.task.id)
+            log.exception("task %s: the run failed in the host itself", run.task.id, extra=run.log_ids)
         else:
             self._note_start(run, report)
             _log_end(run, report)
+            if self._metrics is not None:
+                self._metrics.note_ended(
+                    run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds
+                )
             if self._on_report is not None:
                 self._on_report(run, report)
         finally:
@@ -506,6 +528,7 @@ class Node:
                 name,
                 self._start_failures[name],
                 reason,
+                extra=logs.ids(class_name=name),
             )
 
     def _scan_plugins(self) -> None:
@@ -517,18 +540,23 @@ class Node:
         for name, plugin in self._catalog.plugins.items():
             known = before.plugins.get(name)
             if known is not plugin:
-                log.info("plugin %s %s: %s", name, plugin.manifest.version or "(no version)", plugin.manifest_path)
+                log.info(
+                    "plugin %s %s: %s", name, plugin.manifest.version or "(no version)", plugin.manifest_path,
+                    extra=logs.ids(class_name=name),
+                )  # fmt: skip
                 for fault in plugin.warnings:
-                    log.warning("plugin %s: %s %s", name, plugin.manifest_path, fault)
+                    log.warning("plugin %s: %s %s", name, plugin.manifest_path, fault, extra=logs.ids(class_name=name))
         for name in before.plugins.keys() - self._catalog.plugins.keys():
-            log.warning("plugin %s is gone or broken; its queues wait", name)
+            log.warning("plugin %s is gone or broken; its queues wait", name, extra=logs.ids(class_name=name))
         for broken in self._catalog.broken:
             if broken not in before.broken:
                 for fault in broken.faults:
-                    log.error("plugin left out: %s %s", broken.manifest_path, fault)
+                    log.error(
+                        "plugin left out: %s %s", broken.manifest_path, fault, extra=logs.ids(class_name=broken.name)
+                    )
         for name, aside in list(self._set_aside.items()):
             if self._catalog.plugins.get(name) is not aside.plugin:
-                log.info("plugin %s has changed and is tried again", name)
+                log.info("plugin %s has changed and is tried again", name, extra=logs.ids(class_name=name))
                 del self._set_aside[name]
                 self._start_failures.pop(name, None)
         self._shall_look = True
@@ -541,6 +569,8 @@ class Node:
 
     async def _heartbeat(self) -> None:
         fields = self._living_fields()
+        if self._metrics is not None:
+            self._metrics.note_living(fields)
         try:
             requests = await self._store_thread.call(
                 lambda store: store.heartbeat(self._settings.node_id, self._session, fields)
@@ -550,6 +580,8 @@ class Node:
             self._say_store_trouble(error)
             return
         self._say_store_is_well()
+        if self._metrics is not None:
+            self._metrics.note_store_reached()
         silent_seconds = self._loop.time() - self._last_heartbeat
         self._last_heartbeat = self._loop.time()
         if requests is None:
@@ -614,7 +646,7 @@ class Node:
         }
         for task_id, run in runs.items():
             if task_id not in still_ours:
-                log.warning("task %s was taken over; its process is stopped", task_id)
+                log.warning("task %s was taken over; its process is stopped", task_id, extra=run.log_ids)
                 run.stop(StopReason.LOST)
 
     async def _sweep_lost_runs(self) -> None:
@@ -634,7 +666,7 @@ class Node:
             return
         for node_id, settled in swept:
             if settled:
-                log.warning("node %s is dead: of its tasks, %s", node_id, settled)
+                log.warning("node %s is dead: of its tasks, %s", node_id, settled, extra=logs.ids(about_node=node_id))
                 self._on_change()
 
     def _settle(self, store: Store, node: NodeRecord) -> lost_runs.Settled:
@@ -839,7 +871,7 @@ class Node:
         faults = {queue.id: queue.fault for queue in self._queues if queue.fault is not None}
         for queue_id, fault in faults.items():
             if self._queue_faults.get(queue_id) != fault:
-                log.error("queue %s cannot be run: %s", queue_id, fault)
+                log.error("queue %s cannot be run: %s", queue_id, fault, extra=logs.ids(queue=queue_id))
         self._queue_faults = faults
 
 
@@ -854,6 +886,8 @@ def _log_end(run: Run, report: RunReport) -> None:
     if conclusion is None:
         return
     level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
+    if not log.isEnabledFor(level):
+        return
     log.log(
         level,
         "task %s of queue %s: %s (%s), now %s",
@@ -862,6 +896,7 @@ def _log_end(run: Run, report: RunReport) -> None:
         conclusion.outcome,
         report.how,
         statuses.name(conclusion.status),
+        extra=run.log_ids,
     )
 
 

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from disbatch_host import machine, model, run_document
+from disbatch_host import logs, machine, model, run_document
 from disbatch_host.clock import Clock
 from disbatch_host.cpu_limit import OutOfTimeError, cpu_limit
 from disbatch_host.effects import EventEffects
@@ -86,6 +86,8 @@ class RunReport:
 
     result: RunResult
     conclusion: Conclusion | None = None
+    reason: Reason | None = None  # why it ended
+    seconds: float = 0.0  # from its start to its end
     how: str = ""  # it ended: exit code, signal or reason, in short; nothing of what the plugin said
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
@@ -224,6 +226,17 @@ class Run:
     def plugin(self) -> Plugin:
         return self._plugin
 
+    @property
+    def log_ids(self) -> dict[str, Any]:
+        """For `extra=` of what is logged about it."""
+        return logs.ids(
+            task=self._task.id,
+            queue=self._task.queue,
+            class_name=self._plugin.name,
+            attempt=self._attempt,
+            pid=self._run.get("pid"),
+        )
+
     def stop(self, reason: StopReason) -> None:
         """Stop the program, with its grace; before its start: do not start it."""
         if self._is_started:
@@ -326,7 +339,10 @@ class Run:
             self._execution.abandon()
             raise
         if not self._has_begun:
-            log.warning("task %s was claimed here but belongs to another node now; it is not started", self._task.id)
+            log.warning(
+                "task %s was claimed here but belongs to another node now; it is not started", self._task.id,
+                extra=self.log_ids,
+            )  # fmt: skip
             self._execution.abandon()
             return RunReport(result=RunResult.REFUSED)
         return None
@@ -337,7 +353,10 @@ class Run:
             with cpu_limit(CHECK_SECONDS) if schema.may_be_slow else contextlib.nullcontext():
                 return [str(fault) for fault in schema.check(self._task.parameters)]
         except OutOfTimeError:
-            log.error("plugin %s: its schema takes too long to check the parameters of a task", self._plugin.name)
+            log.error(
+                "plugin %s: its schema takes too long to check the parameters of a task", self._plugin.name,
+                extra=self.log_ids,
+            )  # fmt: skip
             return [
                 f"expected a schema that can be checked within {format_duration(CHECK_SECONDS)}, found one that takes "
                 "longer: a pattern that tries too many ways, or a list too long to be compared with itself"
@@ -396,7 +415,7 @@ class Run:
 
     async def _return_unstarted(self, error: StartError, left: Status) -> RunReport:
         why = str(error)
-        log.error("task %s: plugin %s %s", self._task.id, self._plugin.name, why)
+        log.error("task %s: plugin %s %s", self._task.id, self._plugin.name, why, extra=self.log_ids)
         report = await self._conclude_unstarted(
             RunEnd(reason=Reason.START_FAILED),
             left,
@@ -404,9 +423,9 @@ class Run:
         )
         if report.result is not RunResult.ENDED:
             return report
-        return RunReport(
+        return replace(
+            report,
             result=RunResult.NOT_STARTED,
-            conclusion=report.conclusion,
             why_not_started=why,
             is_machines_fault=error.is_machines_fault,
         )
@@ -445,7 +464,10 @@ class Run:
             elif chunks:
                 accepted = await self._around.recorder.record(None, chunks)
         except StoreError as error:
-            log.error("task %s: what it has said so far could not be written: %s", self._task.id, error)
+            log.error(
+                "task %s: what it has said so far could not be written: %s", self._task.id, error,
+                extra=self.log_ids,
+            )  # fmt: skip
         self._news_write = None
         if not accepted:
             self._lose_task()
@@ -498,6 +520,7 @@ class Run:
         log.warning(
             "task %s was taken over while this node did not write; its process is stopped, nothing more is recorded",
             self._task.id,
+            extra=self.log_ids,
         )
         self._execution.stop(StopReason.LOST)
 
@@ -614,9 +637,17 @@ class Run:
                 conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
             accepted = await record(conclusion, not_stored, {}, ())
         if not accepted:
-            log.warning("task %s was taken over; the end of its run here is not recorded", self._task.id)
+            log.warning(
+                "task %s was taken over; the end of its run here is not recorded", self._task.id, extra=self.log_ids
+            )
             return RunReport(result=RunResult.REFUSED)
-        return RunReport(result=RunResult.ENDED, conclusion=conclusion, how=_in_short(end))
+        return RunReport(
+            result=RunResult.ENDED,
+            conclusion=conclusion,
+            reason=end.reason,
+            seconds=self._run["seconds"],
+            how=_in_short(end),
+        )
 
     def _follow_ups(self, conclusion: Conclusion, now: Any) -> list[Document]:
         if conclusion.outcome is not Outcome.SUCCESS:

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from disbatch_host import __version__, launch, machine
+from disbatch_host import __version__, launch, logs, machine
 from disbatch_host.execution import Assignment, ExecutionEnd, Listener, facts_of, reason_of
 from disbatch_host.launch import Launch, LaunchSite
 from disbatch_host.plugins import Plugin
@@ -285,6 +285,7 @@ class Worker:
             log.warning(
                 "plugin %s: an idle worker process (%d) %s%s",
                 self.plugin.name, self.pid, _how(process_end), self._said_last(),
+                extra=self._log_ids,
             )  # fmt: skip
         if self._launch is not None:
             self._launch.remove_work_directory()
@@ -344,7 +345,9 @@ class Worker:
             case _ if self._hands is not None:
                 self._hands.listener.hear(heard)
             case BadLine(message=message):
-                log.warning("plugin %s: worker process %d: %s", self.plugin.name, self.pid, message)
+                log.warning(
+                    "plugin %s: worker process %d: %s", self.plugin.name, self.pid, message, extra=self._log_ids
+                )
 
     def _finish_task(self, exit_code: int | None) -> None:
         assert self._child is not None
@@ -358,7 +361,9 @@ class Worker:
         hands.end_done(exit_code)
 
     def _break(self, message: str) -> None:
-        log.error("plugin %s: worker process %d is replaced: %s", self.plugin.name, self.pid, message)
+        log.error(
+            "plugin %s: worker process %d is replaced: %s", self.plugin.name, self.pid, message, extra=self._log_ids
+        )
         if not self._ready.done():
             self._ready.set_exception(StartError(f"was not ready: {message}"))
             self._ready.exception()
@@ -367,6 +372,10 @@ class Worker:
         elif self._on_fault is not None:
             self._on_fault(message)
         self.kill(StopReason.REPLACED)
+
+    @property
+    def _log_ids(self) -> dict[str, Any]:
+        return logs.ids(class_name=self.plugin.name, pid=self.pid)
 
     def _said_last(self) -> str:
         lines = self._last_words.decode("utf-8", "replace").strip().splitlines()

@@ -220,7 +220,8 @@ def server_with_login() -> Iterator[Mongod]:
         with pymongo.MongoClient(server.url) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
         with pymongo.MongoClient(server.database_url("admin", login=f"root:{PASSWORD}")) as client:
-            client["x"].command("createUser", "node", pwd=PASSWORD, roles=["readWrite"])
+            for name in ("x", "xtext", "xjson"):
+                client[name].command("createUser", "node", pwd=PASSWORD, roles=["readWrite"])
         yield server
 
 
@@ -261,9 +262,10 @@ def test_a_password_in_a_file_that_others_can_read_is_said(
 
 
 @pytest.mark.mongodb
-def test_nothing_secret_is_in_a_log_of_any_level(server_with_login: Mongod, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_secret_is_in_a_log_of_any_level(server_with_login: Mongod, tmp_path: Path, form: str) -> None:
     """Parameters, environment values and passwords, on the ways that end well and on those that do not."""
-    url = server_with_login.database_url("x", login=f"node:{PASSWORD}")
+    url = server_with_login.database_url(f"x{form}", login=f"node:{PASSWORD}")
     store = open_store(url, SystemClock())
     store.open()
     secret, value = "parameter-that-is-secret", "value-that-is-secret"
@@ -283,7 +285,7 @@ def test_nothing_secret_is_in_a_log_of_any_level(server_with_login: Mongod, tmp_
         ids = []
         for name in ("Fine", "Fails", "Dies", "Slow", "Gone", "Broken", "Worker"):
             ids += cluster.push(cluster.queue(name), {"key": secret}, {"key": secret * 2}, {"key": [secret]})
-        process = cluster.start("--log-level", "debug", "--debug", env={"PASSED": value})
+        process = cluster.start("--log-level", "debug", "--debug", "--log-format", form, env={"PASSED": value})
         waiting = {"Broken"}
         wait_until(
             lambda: all(
@@ -303,7 +305,7 @@ def test_nothing_secret_is_in_a_log_of_any_level(server_with_login: Mongod, tmp_
             assert secret not in json.dumps(task.document["error"]), "and not what it was"
     store.close()
     log = cluster.log()
-    assert "task" in log and "DEBUG" in log
+    assert "task" in log and ("DEBUG" if form == "text" else '"level":"debug"') in log
     for one in (secret, value, PASSWORD):
         assert one not in log
     for wrong in (url.replace("node:", "nobody:"), url.replace("127.0.0.1", "%zz"), url.replace("@", "@@:x:")):

@@ -14,6 +14,7 @@ import fcntl
 import importlib.metadata
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -50,6 +51,11 @@ class Mongod:
         _remove_what_killed_ones_left()
         self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._lock = _locked(self._directory)
+        if wants_login and not is_standalone:  # the members of a set log in to each other
+            key = self._directory / "key"
+            key.touch(0o600)
+            key.write_text(secrets.token_hex(32))
+            self._more_options += ["--keyFile", str(key)]
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 

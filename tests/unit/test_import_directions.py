@@ -20,10 +20,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "node": {
         "scheduler", "runner", "workers", "launch", "services", "plugins", "policy", "machine", "environment",
-        "process", "store.base", "errors", *PURE,
+        "process", "store.base", "errors", "logs", *PURE,
     },
     "scheduler": {"policy", "store.base", *PURE},
-    "services": {"store.base", "errors", "machine", *PURE},
+    "services": {"store.base", "errors", "machine", "logs", *PURE},
     "local_run": {"runner", "workers", "launch", "process", "plugins", "environment", "machine", "errors", *PURE},
     "trials": {
         "local_run", "launch", "environment", "process", "plugins", "errors", "disbatch_protocol",
@@ -32,10 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bulk": {"store.base", "errors", *PURE},
     "runner": {
         "execution", "workers", "launch", "process", "output", "effects", "plugins", "machine", "store.base", "errors",
-        "cpu_limit", *PURE,
+        "cpu_limit", "logs", *PURE,
     },
     # What carries out a run knows plugins and processes, never a document, a store or a clock of the store.
-    "workers": {"execution", "launch", "process", "plugins", "machine", "disbatch_protocol"},
+    "workers": {"execution", "launch", "process", "plugins", "machine", "logs", "disbatch_protocol"},
     "execution": {"launch", "environment", "process", "plugins", "disbatch_protocol"},
     "launch": {"environment", "process", "plugins", "clock", "disbatch_protocol"},
     "effects": {"model", "disbatch_protocol"},
@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_document": {"model", "disbatch_protocol"},
     "model": {"disbatch_protocol"},
     "machine": set(),
+    "logs": set(),
     "cpu_limit": set(),
     "bundled": set(),
     "scaffold": {"bundled", "errors"},

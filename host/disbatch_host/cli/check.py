@@ -173,7 +173,12 @@ def _xml_text(text: str) -> str:
 @click.command()
 @common_options
 def plugins() -> None:
-    """Show what a node here would serve."""
+    """Show what a node here would serve.
+
+    \b
+      disbatch-host plugins
+      disbatch-host --plugins /opt/disbatch/plugins plugins --json
+    """
     catalog = load_plugins(common.settings().plugins)
     usable = sorted(catalog.plugins.values(), key=lambda one: one.name)
     if common.wants_json():

@@ -40,7 +40,12 @@ _AT_ONCE = 8
 @common_options
 def demo(files: int, keep: bool) -> int:
     """Make a queue for each bundled plugin, push tasks over the sources of Python's standard library, run a node on a
-    temporary SQLite file until all is done, and show what came of it."""
+    temporary SQLite file until all is done, and show what came of it.
+
+    \b
+      disbatch-host demo
+      disbatch-host demo --files 1000 --keep
+    """
     if given := [f"--{name}" for name in ("store", "plugins", "config") if name in common.options()]:
         raise UsageError(f"the demo has a store and plugins of its own; leave {', '.join(given)} out")
     directory = Path(tempfile.mkdtemp(prefix="disbatch-demo-"))

@@ -26,7 +26,7 @@ from disbatch_host.cli.exposure import hide_passwords
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_protocol.faults import near_name
 
-_PROGRAM = "disbatch-host"
+PROGRAM = "disbatch-host"
 INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
 
 # Where each command lives: name → (module, attribute, one line for --help).
@@ -40,6 +40,7 @@ _COMMANDS = {
     "task": ("task", "task", "Push, list, show, cancel and delete tasks, run them again, wait for them."),
     "node": ("nodes", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show what waits, runs and has ended, and which nodes are alive."),
+    "completion": ("completion", "completion", "Print the script that makes a shell complete commands and ids."),
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -101,6 +102,12 @@ class Subcommands(click.Group):
         place = self._elsewhere.get(cmd_name)
         return super().get_command(ctx, cmd_name) if place is None else _imported(*place.split("."))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _furnished(command, ctx, self.name), rest
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -113,6 +120,14 @@ class Subcommands(click.Group):
 
 def _imported(module: str, attribute: str) -> click.Command:
     command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.{module}"), attribute)
+    return command
+
+
+def _furnished(command: click.Command | None, context: click.Context, group: str | None) -> click.Command | None:
+    if command is not None and context.resilient_parsing:  # a shell wants to complete a line
+        from disbatch_host.cli import completion  # noqa: PLC0415
+
+        completion.furnish(command, group)
     return command
 
 
@@ -136,7 +151,8 @@ class _Commands(click.Group):
             near = near_name(name, _COMMANDS)
             hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_COMMANDS)}"
             raise UsageError(f"no command {name!r}; {hint}")
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        return found, _furnished(command, ctx, None), rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, so that --help does not import every module.
@@ -151,8 +167,7 @@ class _Commands(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
-        "\b\nShell completion (or zsh_source, fish_source):\n"
-        '  eval "$(_DISBATCH_HOST_COMPLETE=bash_source disbatch-host)"'
+        "`disbatch-host completion --help` tells how your shell completes commands, options and ids."
     ),
 )
 @common_options
@@ -169,7 +184,9 @@ class _Commands(click.Group):
 @click.option("--dead-after", metavar="S", help="Age of its heartbeat at which others take this node for dead (30).")
 @click.option("--until-idle", is_flag=True, help="Leave when no task of a queue it serves is waiting or running.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged (info).")
-@click.version_option(__version__, prog_name=_PROGRAM)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How: lines of text, or JSON objects (text).")
+@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics for Prometheus and /healthz there (off).")
+@click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def cli(context: click.Context, /, **node_options: Any) -> int | None:
     """Run a Disbatch execution node, or talk to a cluster with one of the commands.
@@ -215,8 +232,10 @@ def _run(arguments: list[str]) -> int:
         logging.basicConfig(level=logging.DEBUG)
         logging.getLogger("pymongo").setLevel(logging.INFO)
     try:
+        if os.environ.get("_DISBATCH_HOST_COMPLETE"):
+            return _complete()
         _check_text(arguments)
-        result = cli.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False, obj={}, color=_color())
+        result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj={}, color=_color())
         sys.stdout.flush()
     except click.exceptions.Abort:
         return INTERRUPTED
@@ -239,6 +258,20 @@ def _run(arguments: list[str]) -> int:
             f"unexpected {type(error).__name__}: {error}; this is a defect, --debug shows where", ExitCode.FAILED
         )
     return int(result) if isinstance(result, int) else ExitCode.DONE
+
+
+def _complete() -> int:
+    """A shell asks, through variables, how a line may go on."""
+    from disbatch_host.cli import completion  # noqa: PLC0415
+
+    completion.register()
+    try:
+        cli.main(args=[], prog_name=PROGRAM, obj={})
+    except SystemExit as done:
+        return int(done.code or 0)
+    except Exception:  # a traceback would land in the line that somebody is writing
+        return ExitCode.FAILED
+    return ExitCode.DONE
 
 
 # What a write to a descriptor may say. Errors of files that we open name them; errors of stores are translated.
@@ -288,7 +321,7 @@ def _check_text(arguments: list[str]) -> None:
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
     with contextlib.suppress(OSError):  # there is nobody left to tell
-        click.echo(f"{click.style(f'{_PROGRAM}:', fg='red')} {line}", err=True, color=_color())
+        click.echo(f"{click.style(f'{PROGRAM}:', fg='red')} {line}", err=True, color=_color())
     return int(code)
 
 
@@ -299,6 +332,6 @@ def _color() -> bool | None:
 
 def _of_click(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else _PROGRAM
+    path = context.command_path if context is not None else PROGRAM
     message = error.format_message().rstrip(".")
     return f"{message} (see '{path} --help')"

@@ -34,7 +34,12 @@ STATES = ("running", "draining", "drained", "stopping")
 @click.option("--state", type=click.Choice(STATES), help="Only those that are alive and in this state.")
 @common_options
 def list_(class_name: str | None, alive: bool | None, state: str | None) -> None:
-    """List the nodes of the cluster."""
+    """List the nodes of the cluster.
+
+    \b
+      disbatch-host node list
+      disbatch-host node list --alive --class mail
+    """
     with common.opened_store() as store:
         every = store.nodes()
         nodes = [
@@ -85,7 +90,11 @@ def print_nodes(nodes: list[NodeRecord]) -> None:
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a node: what it can run, what it runs, and what it does not run any more and why."""
+    """Show a node: what it can run, what it runs, and what it does not run any more and why.
+
+    \b
+      disbatch-host node show mig01
+    """
     with common.opened_store() as store:
         found = _find(store, id)
         if common.wants_json():

@@ -92,7 +92,12 @@ def _check_document(document: Mapping[str, Any]) -> None:
 @click.option("--paused/--not-paused", default=None, help="Only those that are paused, or that are not.")
 @common_options
 def list_(class_name: str | None, node: str | None, paused: bool | None) -> None:
-    """List the queues, with what waits and runs."""
+    """List the queues, with what waits and runs.
+
+    \b
+      disbatch-host queue list --paused
+      disbatch-host queue list --json | jq ._id
+    """
     with common.opened_store() as store:
         counts = store.count_by_status()
         queues = [
@@ -157,7 +162,11 @@ def _sum_of(counts: Mapping[int, int], word: str) -> int:
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a queue and how many of its tasks are in which status."""
+    """Show a queue and how many of its tasks are in which status.
+
+    \b
+      disbatch-host queue show mail
+    """
     with common.opened_store() as store:
         found = common.find_queue(store, id)
         counts = store.count_by_status().get(found.id, {})
@@ -299,7 +308,12 @@ def _check_nodes(where: str, nodes: Sequence[str]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common_options
 def delete(id: str, yes: bool) -> None:
-    """Delete a queue. Its tasks stay; those that wait are not run until a queue of this id is there again."""
+    """Delete a queue. Its tasks stay; those that wait are not run until a queue of this id is there again.
+
+    \b
+      disbatch-host queue delete mail
+      disbatch-host queue delete mail --yes
+    """
     with common.opened_store() as store:
         found = common.find_queue(store, id)
         unfinished, _ = statuses.parse("unfinished")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sys
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from disbatch_host import logs
 from disbatch_host.cli import common
 from disbatch_host.cli.settings import Settings, resolve
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
 from disbatch_host.node import NodeSettings, run_node
 from disbatch_host.plugins import require_directory
+from disbatch_host.store.base import Access
 from disbatch_host.store.open import open_store
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from disbatch_host.services.metrics import Metrics
 
-_LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+log = logging.getLogger(__name__)
 
 
 def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
@@ -28,7 +30,7 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
         raise UsageError("--json is for commands that read, not for running a node")
     given = {**options, **{name: value for name, value in node_options.items() if value is not None}}
     settings = resolve(given)
-    set_up_logging(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format, node_id=settings.node_id)
     if settings.store_exposure is not None:  # commands that are over in a moment do not say it each time
         log.warning("%s", settings.store_exposure)
 
@@ -36,8 +38,8 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
         changed = resolve(given)
         for directory in changed.plugins:
             require_directory(directory)
-        logging.getLogger().setLevel(changed.log_level.upper())
-        for name in ("store_url", "node_id"):
+        logs.change(changed.log_level, changed.log_format, node_id=settings.node_id)
+        for name in ("store_url", "node_id", "metrics"):
             if getattr(changed, name) != getattr(settings, name):
                 what = name.removesuffix("_url")
                 log.warning('"%s" has changed, which takes effect when the node is started again', what)
@@ -46,9 +48,32 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
     for directory in settings.plugins:
         require_directory(directory)
     store = open_store(settings.store_url, SystemClock())
-    with common.saying_that_it_takes_long(store):
-        store.open()
-    return run_node(_of_node(settings, node_options), store, reread=reread)
+    with _served_metrics(settings) as metrics:  # first: a port that cannot be had is said before anything has begun
+        with common.saying_that_it_takes_long(store):
+            store.open()
+        return run_node(_of_node(settings, node_options), store, reread=reread, metrics=metrics)
+
+
+@contextlib.contextmanager
+def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
+    if settings.metrics is None:
+        yield None
+        return
+    # Only here: what serves them takes a tenth of a second to import.
+    from disbatch_host.services.census import CensusTaker  # noqa: PLC0415
+    from disbatch_host.services.metrics import Metrics  # noqa: PLC0415
+    from disbatch_host.services.metrics_server import MetricsServer  # noqa: PLC0415
+
+    kind = settings.store_url.partition(":")[0].partition("+")[0]
+    metrics = Metrics(settings.node_id, store_kind=kind)
+    census = CensusTaker(lambda: open_store(settings.store_url, SystemClock(), Access.EXISTING))
+    server = MetricsServer(*settings.metrics, metrics=metrics, census=census)
+    log.info("metrics are served at %s", server.url)
+    server.start()
+    try:
+        yield metrics
+    finally:
+        server.stop()
 
 
 def _of_node(settings: Settings, node_options: Mapping[str, Any]) -> NodeSettings:
@@ -63,21 +88,3 @@ def _of_node(settings: Settings, node_options: Mapping[str, Any]) -> NodeSetting
         dead_after_seconds=settings.dead_after_seconds,
         until_idle=settings.until_idle,
     )
-
-
-def set_up_logging(level: str) -> None:
-    """One readable line a record, on stderr. The drivers' own logs stay out: what matters of them is said by us."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(_LOG_FORMAT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.raiseExceptions = False  # a log that cannot be written must not stop the node, nor write more
-    for name in ("pymongo", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-class _Formatter(logging.Formatter):
-    """Local time with its offset, as the commands print it."""
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        moment = datetime.fromtimestamp(record.created).astimezone()
-        return moment.isoformat(sep=" ", timespec="milliseconds")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -34,6 +34,14 @@ _VARIABLES = {
     "node_id": "DISBATCH_NODE_ID",
 }
 _DURATIONS = ("stop_grace", "heartbeat", "dead_after")
+PORT_MAX = 65535
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host: every address of this machine; port 0: any that is free."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,8 @@ class Settings:
     dead_after_seconds: float = 30.0
     until_idle: bool = False
     log_level: str = "info"
+    log_format: str = "text"
+    metrics: Address | None = None
     store_exposure: str | None = None  # how others can see the password of the store, in a sentence
 
 
@@ -85,6 +95,8 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
         until_idle=bool(merged.get("until_idle")),
         log_level=merged.get("log_level", "info"),
+        log_format=merged.get("log_format", "text"),
+        metrics=None if merged.get("metrics") is None else parse_address("metrics", merged["metrics"]),
         store_exposure=_exposure(given, variables, config, Path(config_path or DEFAULT_CONFIG)),
         **values,
     )
@@ -127,6 +139,18 @@ def make_node_id(host_name: str) -> str:
     match = re.search(r"\d{1,7}$", label)
     digits = match[0] if match else ""
     return label[: 8 - len(digits)] + digits
+
+
+def parse_address(name: str, text: str) -> Address:
+    """`127.0.0.1:9100`, `[::1]:9100`, `:9100` for every address of this machine. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    is_host = is_bracketed or not (":" in host or any(one.isspace() or one in "[]/@" for one in host))
+    if not colon or not is_host or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+        raise UsageError(
+            f"--{name}: expected an address and a port like 127.0.0.1:9100, [::1]:9100 or :9100, found {text!r:.80}"
+        )
+    return Address(host[1:-1] if is_bracketed else host, int(port))
 
 
 def _duration(name: str, value: Any) -> float:
@@ -183,6 +207,11 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
                     _duration(name, settings[name])
                 except UsageError as error:
                     faults.append(str(error).replace(f"--{name.replace('_', '-')}", f"/{name}"))
+        if isinstance(settings.get("metrics"), str):
+            try:
+                parse_address("metrics", settings["metrics"])
+            except UsageError as error:
+                faults.append(str(error).replace("--metrics", "/metrics"))
     if faults:
         raise UsageError(f"configuration file {path}: {'; '.join(faults)}")
     found: dict[str, Any] = settings

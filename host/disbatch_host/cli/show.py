@@ -21,7 +21,11 @@ _TAIL_LINES = 10  # of each stream
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a task: what has happened to it and when, what ran, how it ended, and why."""
+    """Show a task: what has happened to it and when, what ran, how it ended, and why.
+
+    \b
+      disbatch-host task show 5f0c…
+    """
     with common.opened_store() as store:
         found = common.find_task(store, id)
         if common.wants_json():

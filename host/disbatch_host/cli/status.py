@@ -33,6 +33,7 @@ def status(watch: bool, interval: str | None) -> None:
 
     \b
       disbatch-host status
+      disbatch-host status --json
       disbatch-host status --watch
       disbatch-host status --watch --interval 5 --json | jq .queues
     """

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from disbatch_host import machine, run_document
+from disbatch_host import logs, machine, run_document
 from disbatch_host.model import RunChange, RunKey, Task, TaskFilter
 from disbatch_host.store.base import Store
 from disbatch_protocol.status import Status
@@ -105,7 +105,10 @@ def kill_leftovers(node_id: str, tasks: list[Task]) -> None:
     processes = {(pid, started) for pid, started, _ in machine.find_runs(node_id, {str(t.id) for t in running})}
     alive = {(pid, started) for pid, started in groups | processes if machine.is_alive(pid, started)}
     for pid, started in alive:
-        log.warning("process %d is left from an earlier life of node %s; it is killed", pid, node_id)
+        log.warning(
+            "process %d is left from an earlier life of node %s; it is killed", pid, node_id,
+            extra=logs.ids(pid=pid, about_node=node_id),
+        )  # fmt: skip
         machine.kill(pid, started)
     _wait(lambda: not any(machine.is_alive(pid, started) for pid, started in alive))
 

@@ -67,10 +67,18 @@ class _Call:
 class StoreThread:
     """The store behind a queue of changes and calls. Made and used in the thread of the event loop."""
 
-    def __init__(self, store: Store, *, on_change: Callable[[], None] | None = None) -> None:
-        """`on_change` is called in the event loop when somebody else has written, where the store can tell."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_change: Callable[[], None] | None = None,
+        on_written: Callable[[float], None] | None = None,
+    ) -> None:
+        """`on_change` is called in the event loop when somebody else has written, where the store can tell.
+        `on_written` is told, in the thread, how many seconds each batch took that was written."""
         self._store = store
         self._on_change = on_change
+        self._on_written = on_written
         self._can_tell = on_change is not None
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: look around
@@ -84,6 +92,11 @@ class StoreThread:
         self.is_away = False  # the store could not be reached at the last attempt
         self._room = Room(_KEPT_BYTES_MAX)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+
+    @property
+    def records_waiting(self) -> int:
+        """How many records are not written yet, as far as this thread of the caller can see."""
+        return self._recorded - self._answered
 
     def start(self) -> None:
         self._thread.start()
@@ -146,7 +159,10 @@ class StoreThread:
                 continue
             self._gather()
             batch = self._take_batch()
+            began = time.monotonic()
             is_written = not batch or self._write_with_calls(batch) or self._write(batch)
+            if batch and is_written and self._on_written is not None:
+                self._on_written(time.monotonic() - began)
             if is_written:
                 self._answered += len(batch)
             self._carry_out(self._take_calls_due(), is_away=not is_written)

@@ -1,0 +1,109 @@
+"""What a node logs, as lines of text or of JSON.
+
+Responsible for: the two forms, and the ids that a record carries beside its message. Must not know: what is logged.
+
+Rules:
+1. `ids` is the one way to give a record its ids. The text form does not show them: there the message names them.
+2. Neither form shows anything that the message, the ids and a traceback do not hold: no parameters, no values of
+   variables, no arguments of calls.
+3. A log that cannot be written must not stop the node, nor make it write more.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+FORMATS = ("text", "json")
+
+_TEXT = "%(asctime)s %(levelname)-7s %(message)s"
+_FIELD = "ids"  # the attribute of a record that holds them
+
+
+def ids(
+    *,
+    task: object = None,
+    queue: object = None,
+    class_name: str | None = None,
+    attempt: int | None = None,
+    pid: int | None = None,
+    about_node: str | None = None,
+) -> dict[str, dict[str, object]]:
+    """For `extra=` of a log call: the ids of what the message is about, as far as they are known. `about_node` is
+    another node than the one that logs."""
+    found = {
+        "task": None if task is None else str(task),
+        "queue": None if queue is None else str(queue),
+        "class": class_name,
+        "attempt": attempt,
+        "pid": pid,
+        "about_node": about_node,
+    }
+    return {_FIELD: {name: value for name, value in found.items() if value is not None}}
+
+
+def set_up(level: str, format_name: str, *, node_id: str) -> None:
+    """One line a record, on stderr. The drivers' own logs stay out: what matters of them is said by us."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(format_name, node_id))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.raiseExceptions = False  # rule 3
+    for name in ("pymongo", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def change(level: str, format_name: str, *, node_id: str) -> None:
+    """Another level or form from now on, of what `set_up` has set up."""
+    logging.getLogger().setLevel(level.upper())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_formatter(format_name, node_id))
+
+
+def _formatter(format_name: str, node_id: str) -> logging.Formatter:
+    return JsonFormatter(node_id) if format_name == "json" else TextFormatter(_TEXT)
+
+
+class TextFormatter(logging.Formatter):
+    """Local time with its offset, as the commands print it."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        moment = datetime.fromtimestamp(record.created).astimezone()
+        return moment.isoformat(sep=" ", timespec="milliseconds")
+
+
+class JsonFormatter(logging.Formatter):
+    """An object a line: `time`, `level`, `message`, `logger`, `node`, the ids, and `traceback` where there is one."""
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__()
+        self._node_id = node_id
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        fields: dict[str, Any] = {
+            "time": f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+            "node": self._node_id,
+        }
+        of_record = getattr(record, _FIELD, None)
+        if isinstance(of_record, Mapping):
+            fields |= of_record
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        try:
+            return orjson.dumps(fields, default=str).decode()
+        except TypeError:  # a name with a byte that is no UTF-8, of a file, say
+            return orjson.dumps({name: _in_utf8(value) for name, value in fields.items()}).decode()
+
+
+def _in_utf8(value: object) -> object:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

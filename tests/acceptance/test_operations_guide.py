@@ -1,0 +1,232 @@
+"""docs/operations.md and the systemd unit beside it: what can be typed is typed, everything else is held against the
+program: every command parses, every metric is one, the settings and the rights are enough for a node."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from acceptance.conftest import PROGRAM, Terminal
+from acceptance.test_help import calls, parse
+from acceptance.test_metrics import scrape, url_of, wait_for
+from acceptance.test_plugins_guide import commands, pattern
+from conftest import skip_or_fail
+from disbatch_host.clock import SystemClock
+from disbatch_host.store.open import open_store
+from disbatch_protocol.quantities import parse_duration
+from helpers import nodes
+from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.nodes import Cluster
+from helpers.processes import wait_until
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "operations.md"
+UNIT = DOCS / "disbatch-host.service"
+PASSWORD = "s3cret"
+
+
+def blocks(language: str) -> list[str]:
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, language
+    return found
+
+
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[method-assign, assignment]
+    parser.read_string(UNIT.read_text())
+    return parser
+
+
+# --- the page
+
+
+def test_what_can_be_typed_does_what_the_page_shows(
+    terminal: Terminal, tmp_path: Path, require: Callable[[str], None]
+) -> None:
+    require("sqlite3")
+    place = tmp_path / "place"
+    (place / "plugins").mkdir(parents=True)
+    path = f"{PROGRAM.parent}{os.pathsep}{terminal.environment['PATH']}"
+    environment = {**terminal.environment, "PATH": path, "DISBATCH_STORE": f"sqlite://{place}/disbatch.db"}
+    steps = 0
+    for text in blocks("console"):
+        for command, expected in commands(text):
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=place, env=environment, text=True, check=False, timeout=60,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            shown = done.stdout + (f"[exit code {done.returncode}]\n" if done.returncode else "")
+            assert re.fullmatch(pattern(expected), shown), (command, shown)
+            assert done.returncode == 0, (command, shown)
+            steps += 1
+    assert steps > 12
+
+
+def test_every_command_on_the_page_is_one() -> None:
+    """Those of the tables and of the blocks that only an administrator can run, up to the call itself."""
+    text = PAGE.read_text()
+    in_blocks = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [*re.findall(r"`(disbatch-host [^`]+)`", text), *in_blocks]
+    lines = [re.sub(r"^sudo -u \w+ ", "", line) for line in lines]
+    found = [words for line in lines if line.startswith("disbatch-host ") for words in calls(line)]
+    assert len(found) > 40
+    for words in found:
+        if "--help" not in words:
+            parse(words)
+
+
+def test_every_metric_of_a_node_is_on_the_page_and_no_other(cluster: Cluster) -> None:
+    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(b"\x7fELF, and nothing more")
+    cluster.plugin("Fine", "exit 0")
+    cluster.push(cluster.queue("Gone", "q1"), *({} for _ in range(6)))
+    cluster.push(cluster.queue("Fine", "q2"), {})
+    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "5", "--heartbeat", "0.2")
+    url = url_of(cluster)
+    wait_for(url, "disbatch_plugin_set_aside", 1, **{"class": "Gone"})
+    wait_for(url, "disbatch_tasks", 1, queue="q2", status="concluded")
+    names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in scrape(url).names() if not name.endswith("_created")}
+    of_node = {name for name in names if name.startswith("disbatch_")}
+    on_page = set(re.findall(r"\bdisbatch_(?!host\b|keys|limits)[a-z_]+", PAGE.read_text()))
+    assert on_page == of_node
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_the_record_of_a_machine_that_is_gone_is_removed_as_the_page_says(on_store: Terminal) -> None:
+    [command] = [
+        line for block in blocks("bash") for line in block.splitlines() if line.startswith("disbatch-host --node-id")
+    ]
+    (on_store.directory / "none").mkdir()
+    lost = subprocess.Popen(
+        [str(PROGRAM), "--node-id", "mig01", "--heartbeat", "0.2", "--dead-after", "1"],
+        cwd=on_store.directory, env=on_store.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: bool(on_store("node", "list", "--json").out), 30, "the node did not begin")
+    lost.kill()
+    lost.wait()
+    words = command.replace('"$(mktemp -d)"', "none").split()[1:]
+    wait_until(lambda: on_store(*words).code == 0, 60, "its id was not given free")
+    assert on_store.fine("node", "list", "--json").out == ""
+
+
+def test_the_settings_on_the_page_are_settings(terminal: Terminal) -> None:
+    for number, block in enumerate(blocks("json")):
+        settings = {**json.loads(block), "plugins": "plugins", "metrics": "127.0.0.1:0"}
+        (terminal.directory / f"{number}.json").write_text(json.dumps(settings))
+        result = terminal.fine("--config", f"{number}.json", "--until-idle", "--node-id", "n1")
+        assert all(json.loads(line) for line in result.err.splitlines()), "log_format is json"
+
+
+@pytest.fixture
+def server_with_login() -> Iterator[Mongod]:
+    """A replica set, as nodes have it in production: the right to be told of changes is used."""
+    try:
+        server = start_mongod(wants_login=True)
+    except MongodMissing as error:
+        skip_or_fail(str(error))
+        raise
+    with server:
+        yield server
+
+
+def test_what_the_page_points_to_is_there() -> None:
+    text = PAGE.read_text()
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        file, _, heading = target.partition("#")
+        assert (DOCS / file).exists() if file else heading in headings, target
+
+
+# --- the unit
+
+
+def test_the_unit_gives_the_node_the_time_that_it_takes() -> None:
+    service = unit()["Service"]
+    program, *words = service["ExecStart"].split()
+    assert program.endswith("/bin/disbatch-host")
+    options = parse(words).params
+    assert parse_duration(service["TimeoutStopSec"].replace("min", "m")) > parse_duration(options["stop_grace"]) + 10
+    assert service["KillMode"] == "mixed" and service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "2"
+    assert service["ExecReload"].endswith("kill -HUP $MAINPID")
+    assert "DISBATCH_STORE" not in service.get("Environment", ""), "systemctl show would tell it to everybody"
+
+
+def test_every_line_of_the_unit_that_the_page_explains_is_in_it() -> None:
+    service = unit()["Service"]
+    section = PAGE.read_text().split("### The unit")[1].split("### Several nodes")[0]
+    for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE):
+        for name, value in re.findall(r"`([A-Z]\w+)=([^`]*)`", cell):
+            assert name in service and (not value or service[name] == value), cell
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """With programs and an account that this machine has."""
+    text = UNIT.read_text().replace("/opt/disbatch/venv/bin/disbatch-host", str(PROGRAM))
+    copy = tmp_path / "disbatch-host.service"
+    copy.write_text(text.replace("User=disbatch", "User=root").replace("Group=disbatch", "Group=root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False, timeout=60
+    )
+    about_it = [line for line in done.stderr.splitlines() if copy.name in line]
+    assert about_it == [] and done.returncode == 0, done.stderr
+
+
+# --- the rights
+
+
+@pytest.mark.mongodb
+def test_the_role_on_the_page_is_enough_for_a_node_and_for_every_change(
+    server_with_login: Mongod, tmp_path: Path
+) -> None:
+    [role] = [re.sub(r"^db\.createRole\(|\)\s*$", "", block) for block in blocks("js")]
+    document = json.loads(role)
+    with pymongo.MongoClient(server_with_login.url) as client:
+        client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+    with pymongo.MongoClient(server_with_login.database_url("admin", login=f"root:{PASSWORD}")) as client:
+        database = client["disbatch"]
+        database.command(
+            {"createRole": document["role"], "privileges": document["privileges"], "roles": document["roles"]}
+        )
+        database.command("createUser", "node", pwd=PASSWORD, roles=[document["role"]])
+    url = server_with_login.database_url("disbatch", login=f"node:{PASSWORD}")
+    store = open_store(url, SystemClock())
+    store.open()
+    with nodes.cluster(url, store, tmp_path) as cluster:
+        cluster.plugin("Large", "head -c 3000000 /dev/zero | tr '\\0' x")
+        environment = {**os.environ, "DISBATCH_STORE": url}
+        terminal = Terminal(tmp_path, environment)
+        terminal.fine("queue", "create", "q", "--class", "Large", "--maxtotal", "2", "--rate", "100/s")
+        done, waiting = (
+            terminal.fine("task", "push", "q", "{}", "--unique-key", key, *more).out.strip()
+            for key, more in (("a", ()), ("b", ("--delay", "1h")))
+        )
+        process = cluster.start()
+        assert terminal.fine("task", "wait", done).code == 0
+        assert len(terminal.fine("task", "output", done).out) == 3000000
+        terminal.fine("node", "drain", "n1", "--wait")
+        terminal.fine("node", "stop", "n1", "--wait")
+        assert process.wait(30) == 0
+        terminal.fine("task", "cancel", waiting)
+        terminal.fine("task", "retry", waiting)
+        terminal.fine("task", "cancel", waiting)
+        (tmp_path / "rows.ndjson").write_text("{}\n{}\n")
+        terminal.fine("task", "import", "q", "rows.ndjson")
+        terminal.fine("task", "cancel", "--queue", "q", "--yes")
+        terminal.fine("task", "delete", done, waiting, "--yes")
+        terminal.fine("queue", "delete", "q", "--yes")
+        assert "rights" not in cluster.log() and "refuses" not in cluster.log(), cluster.log()
+    store.close()
