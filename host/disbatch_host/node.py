@@ -329,6 +329,7 @@ class Node:
         ]
         log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
         self._scanner.look_in(self._settings.plugin_directories)
+        self._around = self._surroundings()  # for the runs that begin from now on
         self._on_change()
 
     # --- claiming

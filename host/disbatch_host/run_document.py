@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -195,8 +196,11 @@ def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> T
 
 
 def expire_change(task: Task, *, now: datetime) -> TaskChange:
-    """A waiting task whose `expires` has come: Cancelled, by nobody."""
-    return unstarted_end_change(task, code="expired", message=_EXPIRED, more={}, now=now)
+    """A waiting task whose `expires` has come: Cancelled, by nobody; unless it was changed since it was read."""
+    message = "it expired while it waited for its next attempt" if task.run.get("attempt") else _EXPIRED
+    change = unstarted_end_change(task, code="expired", message=message, more={}, now=now)
+    mtime = task.document.get("mtime")
+    return replace(change, mtime=mtime if isinstance(mtime, datetime) else None)
 
 
 def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:

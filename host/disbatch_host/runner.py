@@ -300,7 +300,7 @@ class Run:
         """This process may have stood still (SIGSTOP, a machine that swaps) since the store was asked, for so long that
         the task was taken for lost and given to another node; a program must not be started then."""
         while (asked_at := self._around.clock.monotonic()) - self._owned_at > self._around.trust_seconds:
-            if not await self._record(run_document.progress_change(self._key, {})):
+            if not await self._record(run_document.progress_change(self._key, {"node": self._key.node})):
                 return False
             self._owned_at = asked_at
         return True

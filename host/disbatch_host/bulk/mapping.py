@@ -116,23 +116,27 @@ def csv_mapper(
         is_json = field.is_json or bool(types and "string" not in types)
         is_known = schema is not None and not schema.is_open
         keeps_empty = not is_json and (not is_known or (schema is not None and schema.requires(field.path)))
-        plans.append((columns.index(field.column), field, is_json, keeps_empty))
+        expected = " or ".join(sorted(types)) if is_json and types else "JSON"
+        plans.append((columns.index(field.column), field, is_json, keeps_empty, expected))
     whole = [index for index, *_ in plans] == list(range(len(columns)))
-    if whole and all(keeps and not is_json and len(field.path) == 1 for _, field, is_json, keeps in plans):
-        names = [field.path[0] for _, field, _, _ in plans]
+    if whole and all(keeps and not is_json and len(field.path) == 1 for _, field, is_json, keeps, _ in plans):
+        names = [field.path[0] for _, field, *_ in plans]
         return lambda row: {**dict(zip(names, row, strict=True)), **constants}
 
     def parameters(row: Row) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        for index, field, is_json, keeps_empty in plans:
+        for index, field, is_json, keeps_empty, expected in plans:
             value: Any = row[index]
             if not value and not keeps_empty:
                 continue
             if is_json:
+                where = f"column {field.column!r}"
                 try:
-                    value = read_json(value.encode(), f"column {field.column!r}")
+                    value = read_json(value.encode(), where)
                 except UsageError as error:
-                    raise RowError(str(error)) from error
+                    is_digits = value.removeprefix("-").isdigit()  # too large, which the reader says
+                    shown = str(error) if is_digits else f"{where}: expected {expected}, found {value!r:.60}"
+                    raise RowError(shown) from error
             _put(made, field.path, value)
         made.update(constants)
         return made

@@ -34,6 +34,9 @@ _SHOWN_MAX = 2000  # characters of a line that is no row, as a report shows it
 ReadJson = Callable[[bytes, str], Any]  # strict JSON, and what to call it; raises UsageError
 
 
+_NO_UTF_8 = "expected UTF-8, found byte %#x; is the file in another encoding? (iconv -f latin1 -t utf-8)"
+
+
 class Format(StrEnum):
     CSV = "csv"
     NDJSON = "ndjson"
@@ -169,7 +172,7 @@ class CsvRows:
             elif type(row) is list:
                 text = "".join(row)
                 if not text.isascii() and (bad := _bad_byte(text)) is not None:
-                    row = BadRow(reason=f"expected UTF-8, found byte {bad:#x}", row=[_shown(one) for one in row])
+                    row = BadRow(reason=_NO_UTF_8 % bad, row=[_shown(one) for one in row])
             yield line, lines.characters - seen, row
             seen = lines.characters
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,9 +53,17 @@ def opened_store(*, creates: bool = False) -> Iterator[Store]:
     `creates`: a slip in a name must not make another store. The default one then looks empty."""
     given = settings().is_store_given
     access = Access.CREATE if creates else Access.EXISTING if given else Access.OR_EMPTY
+    is_missing = access is Access.OR_EMPTY and not Path(settings().store_url.removeprefix("sqlite://")).exists()
     store = open_store(settings().store_url, SystemClock(), access)
     with saying_that_it_takes_long(store):
         store.open()
+    if is_missing:
+        # Where the address was forgotten, everything looks as if it were gone.
+        click.echo(
+            f"disbatch-host: {store.description} is not there yet, so it looks empty; --store or DISBATCH_STORE names "
+            "another store",
+            err=True,
+        )
     try:
         yield store
     finally:

@@ -237,7 +237,7 @@ def _run(arguments: list[str]) -> int:
         _check_text(arguments)
         result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj={}, color=_color())
         sys.stdout.flush()
-    except click.exceptions.Abort:
+    except click.exceptions.Abort:  # Ctrl-C, or a no to a question before anything was done
         return INTERRUPTED
     except click.ClickException as error:
         return _say(_of_click(error), ExitCode.USAGE)

@@ -77,7 +77,7 @@ def print_nodes(nodes: list[NodeRecord]) -> None:
                 one.id,
                 life_cell(one),
                 "-" if one.age_seconds is None else f"{one.age_seconds:.0f} s ago",
-                f"{processing}/{threads}",
+                f"{processing}/{threads}" if is_alive(one) else "-",  # what it said last is not true any more
                 host.get("name") if isinstance(host, dict) else "-",
                 one.document.get("version"),
                 ", ".join(name + (" (set aside)" if name in aside else "") for name in classes) or "-",

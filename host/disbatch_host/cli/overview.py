@@ -38,7 +38,7 @@ class QueueFacts:
     waiting: int = 0
     running: int = 0
     concluded: int = 0
-    failed: int = 0  # every other end than to conclude
+    failed: int = 0  # every end that nobody wanted: failed, terminated, orphaned
     per_second: float | None = None  # how many have ended since the last look; None at the first one
     failed_more: int = 0  # since the last look
     oldest_seconds: float | None = None  # of those that may be claimed
@@ -238,11 +238,11 @@ def _when(task: Task) -> float:
 
 
 def _ended(total: Mapping[str, int]) -> int:
-    return total["concluded"] + _bad(total)
+    return total["concluded"] + total["cancelled"] + _bad(total)
 
 
 def _bad(total: Mapping[str, int]) -> int:
-    return sum(total[name] for name in ("failed", "terminated", "cancelled", "orphaned"))
+    return sum(total[name] for name in ("failed", "terminated", "orphaned"))
 
 
 def _running_facts(task: Task, now: datetime) -> RunningFacts:

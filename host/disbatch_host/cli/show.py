@@ -43,6 +43,7 @@ def _show(store: Store, found: Task) -> None:
     ]
     if found.fault is not None:
         facts.append(("damaged", (f"{found.fault}; no node runs it like that", "red")))
+    facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
     facts += story.told(found, now=store.now())
     if run.get("attempt"):
         facts += _run_facts(run)

@@ -49,7 +49,8 @@ def set_(id: str, changes: tuple[str, ...]) -> int:
             return TaskChange(
                 task_id=task.id,
                 statuses=frozenset({int(task.status)}),
-                set={name: value for name, value in values.items() if value is not None},
+                # The date tells whoever has read the task before, such as a node that is about to let it expire.
+                set={"mtime": now, **{name: value for name, value in values.items() if value is not None}},
                 unset=tuple(name for name, value in values.items() if value is None),
             )
 
