@@ -57,15 +57,11 @@ def opened_store(*, creates: bool = False) -> Iterator[Store]:
     store = open_store(settings().store_url, SystemClock(), access)
     with saying_that_it_takes_long(store):
         store.open()
-    if is_missing:
-        # Where the address was forgotten, everything looks as if it were gone.
-        click.echo(
-            f"disbatch-host: {store.description} is not there yet, so it looks empty; --store or DISBATCH_STORE names "
-            "another store",
-            err=True,
-        )
     try:
         yield store
+        if is_missing:  # a command that wants something of it has failed by now, with a line that names the store
+            there_is_none = f"{store.description} is not there yet, so it looks empty"
+            click.echo(f"disbatch-host: {there_is_none}; --store or DISBATCH_STORE names another store", err=True)
     finally:
         store.close()
 
