@@ -13,8 +13,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from disbatch_host import node, policy
-from disbatch_host.cli.run import set_up_logging
+from disbatch_host import logs, node, policy
 from disbatch_host.clock import SystemClock
 from disbatch_host.node import NodeSettings, run_node
 from disbatch_host.store.open import open_store
@@ -72,7 +71,7 @@ def main(url: str, plugins: str, node_id: str, clock: str, heartbeat: str, dead_
     # Nodes look for dead ones every five seconds, and watch each for four: too long for a test that has to see several.
     node.SWEEP_SECONDS = 0.2
     policy.CONFIRM_SECONDS = 1.0
-    set_up_logging("debug")
+    logs.set_up("debug", "text", node_id=node_id)
     logging.getLogger("disbatch_host.store").setLevel(logging.INFO)
     settings = NodeSettings(
         node_id=node_id,
