@@ -15,6 +15,8 @@ from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import DuplicateIdError
 from disbatch_host.model import OutputChunk, RunKey, Task, TaskChange, TaskFilter, Want, new_task
+from disbatch_host.policy import Load
+from disbatch_host.scheduler import Scheduler
 from disbatch_host.store.base import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.quantities import Rate
@@ -820,3 +822,33 @@ def test_a_second_commit_of_one_turn_comes_after_the_first_and_loses_nothing_of_
     assert refused == also_refused == set()
     assert stored(store, first.id)["status"] == Status.CREATED
     assert stored(store, second.id)["status"] == Status.RUNNING
+
+
+def test_places_that_were_taken_before_there_was_a_limit_count_for_it(store: Store, second_store: Store) -> None:
+    """On MongoDB a node used to tell only of what it had claimed while the limit was set, and others went beyond it."""
+    store.insert_queue({"_id": "q", "class": "A", "maxthreads": 5})
+    push(store, *({} for _ in range(9)))
+    scheduler, classes = Scheduler("n1"), frozenset({"A"})
+    claimed = scheduler.round(store, classes=classes, load=Load(max_per_queue=5, max_total=None), refresh=True)
+    scheduler.confirm(claimed)
+    assert len(claimed.tasks) == 5
+    store.update_queue("q", {"maxtotal": 6, "maxthreads": 5})
+    busy = Load(max_per_queue=5, max_total=None, running={"q": 5})
+    assert not scheduler.round(store, classes=classes, load=busy, refresh=True).tasks
+    got = second_store.claim("n2", [Want("q", 5, maxtotal=6)], "t2")
+    assert len(got) == 1
+    for task in claimed.tasks:  # when they have ended, their places are free
+        end_claim = change(RunKey(task.id, "n1", task.token), Status.CLAIMED, status=int(Status.CANCELLED))
+        assert store.commit([end_claim]) == set()
+    scheduler.give_places_free(store, Load(max_per_queue=5, max_total=None))
+    assert len(second_store.claim("n2", [Want("q", 9, maxtotal=6, in_hand=1)], "t3")) == 3  # all that still wait
+
+
+@pytest.mark.parametrize("status", ENDED)
+def test_what_failed_is_kept_while_a_follower_may_wait_for_its_being_run_again(store: Store, status: int) -> None:
+    (ended,) = push(store, {}, status=status)
+    push(store, {}, status=-4, after=[ended])
+    tell(store, ended)
+    assert stored(store, ended)["awaited"] is False
+    found = store.ended_before("q", store.now() + timedelta(days=1), 10)
+    assert (ended in found) is (status == 1)

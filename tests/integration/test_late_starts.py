@@ -1,4 +1,4 @@
-"""A node that stood still between its claim and the start of the program: the task may be another node's by then."""
+"""What keeps a claimed task from being started: it is another node's by now, is to be cancelled, or has expired."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from disbatch_host.workers import WorkerPool
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 
+LONG_PAST = datetime(2020, 1, 1, tzinfo=UTC)
 LONG_AGO = 100.0  # seconds; against `trust_seconds`
 
 
@@ -81,3 +83,27 @@ def test_a_program_is_started_late_where_its_task_is_still_this_nodes(cluster: C
     report = asyncio.run(carry_out(cluster, lambda task: None, begun=begun))
     assert report.result is RunResult.ENDED and started.read_text() == "started\n"
     assert cluster.task(task_id).status == Status.CONCLUDED
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"cancel": {"at": LONG_PAST, "by": "kim@desk", "why": "wrong"}}, "cancelled"),
+        ({"expires": LONG_PAST}, "expired"),
+    ],
+    ids=["cancel", "expires"],
+)
+def test_what_is_to_be_cancelled_or_has_expired_is_not_started_although_it_was_claimed(
+    cluster: Cluster, fields: dict[str, Any], code: str
+) -> None:
+    """A cancel that came while a run ended with another attempt used to let that begin, until the node next looked."""
+    started = cluster.directory / "started"
+    cluster.plugin("Touch", f"echo started >> {started}")
+    (task_id,) = cluster.push(cluster.queue("Touch"), {}, **fields)
+    report = asyncio.run(carry_out(cluster, lambda task: None, begun=False))
+    task = cluster.task(task_id)
+    assert report.result is RunResult.GIVEN_BACK and not started.exists()
+    assert (task.status, task.node, task.document["error"]["code"]) == (Status.CANCELLED, None, code)
+    assert "cancel" not in task.document and "claim" not in task.document
+    if code == "cancelled":
+        assert task.run["cancelled"]["by"] == "kim@desk" and "kim@desk: wrong" in task.document["error"]["message"]

@@ -515,14 +515,13 @@ class MongoStore:
             "queue": {"$eq": queue},
             "_id": {"$lt": ObjectId.from_datetime(moment)},
             "mtime": {"$lt": moment},
-            "awaited": {"$ne": True},
         }
         with self._translated():
             for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
-                if status != {"$eq": int(Status.CONCLUDED)}:
-                    # Followers of what has failed may still wait for its being run again.
-                    which["awaited"] = {"$exists": False}
-                found = self._tasks.find({**which, "status": status}, {"_id": 1}).hint(layout.BY_STATUS).limit(limit)
+                # Followers of what has failed may still wait for its being run again.
+                free = {"$ne": True} if status == {"$eq": int(Status.CONCLUDED)} else {"$exists": False}
+                found = self._tasks.find({**which, "status": status, "awaited": free}, {"_id": 1})
+                found = found.hint(layout.BY_STATUS).limit(limit)
                 if ids := [one["_id"] for one in found]:
                     return ids
         return []
