@@ -75,13 +75,18 @@ def _quick_line(document: Mapping[str, Any]) -> bytes | None:
 def plain_document(
     document: Mapping[str, Any], *, other: Other | None = None, left_out: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """A document as plain JSON values: `_id` and `queue` as strings, the rest as `to_json` writes it."""
+    """A document as plain JSON values: `_id`, `queue` and the ids of `after` as strings, the rest as `to_json` writes
+    it."""
     chosen = {
-        name: str(value) if name in _NAMED_BY_TEXT else value
+        name: str(value) if name in _NAMED_BY_TEXT else _texts(value) if name == "after" else value
         for name, value in document.items()
         if name not in left_out
     }
     return _members(chosen, other, "")
+
+
+def _texts(ids: Any) -> Any:
+    return [str(one) for one in ids] if isinstance(ids, (list, tuple)) else ids
 
 
 def to_json(value: Any, *, other: Other | None = None, path: str = "") -> Any:

@@ -181,3 +181,13 @@ def test_whoever_reads_the_output_may_have_enough(filled: Terminal) -> None:
         ["sh", "-c", command], cwd=filled.directory, env=filled.environment, capture_output=True, check=True
     )
     assert json.loads(done.stdout)["parameters"] == {"n": 0} and done.stderr == b""
+
+
+def test_ids_that_a_task_waits_for_are_texts_on_both_stores(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "q", "--class", "nowhere")
+    first = on_store.fine("task", "push", "q").out.strip()
+    second = on_store.fine("task", "push", "q", "--after", first).out.strip()
+    for command in (("task", "export"), ("task", "list", "--json"), ("task", "show", second, "--json")):
+        documents = [json.loads(line) for line in on_store.fine(*command).out.splitlines()]
+        (after,) = [one["after"] for one in documents if one["_id"] == second]
+        assert after == [first]

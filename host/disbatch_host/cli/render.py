@@ -36,11 +36,8 @@ _STYLES = {
 
 
 def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
-    """One document, one line. Ids of tasks look the same whatever type the store gives them."""
-    plain = plain_document(document, other=other)
-    if isinstance(after := plain.get("after"), list):
-        plain["after"] = [one.get("$oid", one) if isinstance(one, dict) else one for one in after]
-    click.echo(orjson.dumps(plain))
+    """One document, one line."""
+    click.echo(orjson.dumps(plain_document(document, other=other)))
 
 
 def print_pretty_json(value: Any, other: Other | None = None) -> None:
