@@ -68,7 +68,7 @@ class Takeover:
 
     def stop_n1_outside_of_a_commit(self) -> None:
         """On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing until it goes
-        on or is killed; nobody can take over then, and docs/guarantees.md says so."""
+        on or is killed; nobody can take over then (docs/guarantees.md)."""
         self.n1.send_signal(signal.SIGSTOP)
         while self.is_file_locked():
             self.n1.send_signal(signal.SIGCONT)
