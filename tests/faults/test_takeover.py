@@ -67,8 +67,8 @@ class Takeover:
             wait_until(lambda task_id=task_id: self.is_all_written(task_id), 60, "n2 has not written what it knows")
 
     def stop_n1_outside_of_a_commit(self) -> None:
-        """On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing until it goes
-        on or is killed; nobody can take over then (docs/guarantees.md)."""
+        """On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing until it
+        goes on or is killed; nobody can take over then (docs/guarantees.md)."""
         self.n1.send_signal(signal.SIGSTOP)
         while self.is_file_locked():
             self.n1.send_signal(signal.SIGCONT)
