@@ -49,7 +49,7 @@ def write_svg(
         parts += [_line(across, bottom, across, bottom + 5, "black"), _text(across, bottom + 20, f"{x:,.0f}", "middle")]
     parts.append(_line(left, bottom, right, bottom, "black"))
     _, y = at(10**low, limit)
-    parts += [_line(left, y, right, y, "#c00000", dash="4 4"), _text(right + 8, y + 4, f"target {limit:g}")]
+    parts += [_line(left, y, right, y, "#c00000", dash="4 4"), _text(right, y - 6, f"target {limit:g}", "end")]
     for place, (name, curve) in enumerate(curves.items()):
         color, dash = _COLORS[place % len(_COLORS)], _DASHES[place % len(_DASHES)]
         positions = [at(x, value) for x, value in curve]

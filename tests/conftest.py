@@ -52,14 +52,23 @@ def require() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def mongod_server() -> Iterator[mongod.Mongod]:
+def own_mongod() -> Callable[..., mongod.Mongod]:
+    """`start_mongod`, for a server that the test may kill or that is set up otherwise."""
+
+    def own_mongod(**how: bool) -> mongod.Mongod:
+        try:
+            return mongod.start_mongod(**how)
+        except mongod.MongodMissing as error:
+            skip_or_fail(str(error))
+            raise
+
+    return own_mongod
+
+
+@pytest.fixture(scope="session")
+def mongod_server(own_mongod: Callable[..., mongod.Mongod]) -> Iterator[mongod.Mongod]:
     """One real MongoDB for the whole session."""
-    try:
-        server = mongod.start_mongod()
-    except mongod.MongodMissing as error:
-        skip_or_fail(str(error))
-        raise
-    with server as running:
+    with own_mongod() as running:
         yield running
 
 

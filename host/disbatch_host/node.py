@@ -30,11 +30,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host import __version__, environment, logs, machine, policy, run_document, runner
+from disbatch_host import __version__, environment, explain, logs, machine, policy, run_document, runner
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
-from disbatch_host.model import Document, NodeRecord, Queue, RunChange, RunKey, Task, TaskFilter
+from disbatch_host.model import Document, NodeRecord, Queue, QueueId, RunChange, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
 from disbatch_host.process.child import StopReason
 from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
@@ -65,7 +65,7 @@ RETENTION_SECONDS = 60.0  # between two looks for ended tasks that their queue d
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
 SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process, memory or room left for a start
 BROKEN_NAMED_MAX = 20  # broken plugins that the node's document tells of
-QUEUES_NAMED_MAX = 5  # in one line of the log
+QUEUES_NAMED_MAX = 5  # whose tasks a node leaves, with the reason of each
 START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
 
@@ -816,11 +816,15 @@ class Node:
     async def _say_what_is_left(self) -> None:
         """Whoever starts a node for what there is to do should not take "nothing is left" for more than it is."""
         served = {queue.id for queue in self._served_queues()}
+
+        def look(store: Store) -> tuple[Mapping[QueueId, Mapping[int, int]], Sequence[NodeRecord], datetime]:
+            return store.count_by_status(), store.nodes(), store.now()
+
         try:
-            counts = await self._store_thread.call(lambda store: store.count_by_status())
+            counts, nodes, now = await self._store_thread.call(look)
         except StoreError as error:
             self._say_store_trouble(error)
-            counts = {}
+            return
         waiting = {
             queue_id: count[Status.CREATED]
             for queue_id, count in counts.items()
@@ -829,15 +833,15 @@ class Node:
         if not waiting:
             log.info("nothing is left to do")
             return
-        names = sorted(map(str, waiting))
-        more = f" and {len(names) - QUEUES_NAMED_MAX} more" if len(names) > QUEUES_NAMED_MAX else ""
-        log.warning(
-            "nothing is left to do here; %d tasks wait in queues that this node does not serve: %s%s; `disbatch-host "
-            "status` says why",
-            sum(waiting.values()),
-            ", ".join(names[:QUEUES_NAMED_MAX]),
-            more,
-        )
+        log.warning("nothing is left to do here; %d tasks wait that this node does not run", sum(waiting.values()))
+        queues = {queue.id: queue for queue in self._queues}
+        names = sorted(waiting, key=str)
+        for queue_id in names[:QUEUES_NAMED_MAX]:
+            obstacles = explain.queue_obstacles(queues.get(queue_id), nodes, now=now, queue_id=str(queue_id))
+            why = "; ".join([one.sentence for one in obstacles]) or "another node runs them"
+            log.warning("queue %s, %d waiting: %s", queue_id, waiting[queue_id], why, extra=logs.ids(queue=queue_id))
+        if len(names) > QUEUES_NAMED_MAX:
+            log.warning("and of %d more queues; `disbatch-host status` shows all", len(names) - QUEUES_NAMED_MAX)
 
     async def _repeat(self, interval_seconds: Callable[[], float], action: Callable[[], Any]) -> None:
         """Call `action` every so often, in a steady rhythm that a slow call does not shift. The interval may change

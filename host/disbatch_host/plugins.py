@@ -71,6 +71,11 @@ class BrokenPlugin:
     faults: tuple[Fault, ...]
     name: str | None = None  # where the manifest says as much
 
+    @property
+    def known_as(self) -> str:
+        """Its name, else what it goes by until its manifest tells one: the name of its directory."""
+        return self.name or self.manifest_path.parent.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:

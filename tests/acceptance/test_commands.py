@@ -65,6 +65,17 @@ def test_ndjson_makes_a_task_a_line_and_stops_at_the_first_that_does_not_fit(
     on_store.fine("task", "push", "q", "-", "--no-check", stdin='{"n": "x"}\n')
 
 
+def test_a_push_says_where_the_plugin_here_is_broken_and_nothing_is_checked(terminal: Terminal, plugin: Plugin) -> None:
+    (plugin("hello", "exit 0") / "plugin.json").write_text("{")
+    terminal.fine("queue", "create", "q", "--class", "hello")
+    pushed = terminal.fine("task", "push", "q")
+    assert len(pushed.out.split()) == 1
+    assert pushed.err == (
+        "the parameters are not checked: plugin hello cannot be used here; `disbatch-host check hello` says why\n"
+    )
+    assert terminal.fine("task", "push", "q", "--no-check").err == ""
+
+
 def test_lists_narrow_and_say_when_there_is_more(on_store: Terminal, plugin: Plugin) -> None:
     plugin("bad", "exit 4")
     plugin("good", "exit 0")
@@ -74,6 +85,7 @@ def test_lists_narrow_and_say_when_there_is_more(on_store: Terminal, plugin: Plu
     on_store.fine("--until-idle")
     assert len(on_store.fine("task", "list", "--json").json) == 6
     failed = on_store.fine("task", "list", "--status", "failed", "--json").json
+    assert on_store.fine("task", "list", "--status", "failed,orphaned", "--json").json == failed
     assert {one["queue"] for one in failed} == {"bad"}
     assert len(on_store.fine("task", "list", "--queue", "good", "--status", "1", "--json").json) == 3
     result = on_store.fine("task", "list", "--limit", "2")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from disbatch_host.store.open import open_store
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.mongod import Mongod
 from helpers.nodes import COMMAND, Cluster
 from helpers.processes import assert_group_is_gone, wait_until
 
@@ -280,48 +280,37 @@ def test_nothing_is_served_and_nothing_imported_unless_asked_for(cluster: Cluste
     assert "metrics" not in cluster.log()
 
 
-@pytest.fixture
-def own_server() -> Iterator[Mongod]:
-    """One of its own: it is killed."""
-    try:
-        server = start_mongod()
-    except MongodMissing as error:
-        skip_or_fail(str(error))
-        raise
-    with server:
-        yield server
-
-
 @pytest.mark.mongodb
-def test_a_store_that_is_away_is_seen(own_server: Mongod, tmp_path: Path) -> None:
-    url = own_server.database_url("away")
-    store = open_store(url, SystemClock())
-    store.open()
-    with nodes.cluster(url, store, tmp_path) as cluster:
-        cluster.plugin("Hold", "echo begun; exec sleep 600")
-        (task_id,) = cluster.push(cluster.queue("Hold"), {})
-        process = cluster.start("--metrics", "127.0.0.1:0", "--heartbeat", "0.2", "--dead-after", "2")
-        served = url_of(cluster)
-        wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")
-        wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
-        group = cluster.task(task_id).run["pid"]
-        own_server.kill()
-        wait_until(lambda: fetch(f"{served}/healthz")[0] == 503, 30, "the node stayed healthy")
-        assert "the store was last reached" in fetch(f"{served}/healthz")[2]
-        os.kill(group, signal.SIGKILL)  # its end cannot be written
-        away = wait_for(served, "disbatch_store_away", 1)
-        records = away.get("disbatch_store_records_waiting")
-        assert records is not None and records >= 1
-        wait_until(lambda: "disbatch_tasks" not in scrape(served).names(), 30, "old numbers were shown as new")
-        silent = scrape(served).get("disbatch_store_silent_seconds")
-        assert silent is not None and silent > 2
-        own_server.start()
-        wait_until(lambda: fetch(f"{served}/healthz")[0] == 200, 60, "the node did not get well")
-        wait_for(served, "disbatch_store_away", 0)
-        wait_for(served, "disbatch_tasks", 1, queue="Hold", status="terminated")
-        process.terminate()
-        assert process.wait(30) == 0
-    store.close()
+def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_path: Path) -> None:
+    with own_mongod() as server:
+        url = server.database_url("away")
+        store = open_store(url, SystemClock())
+        store.open()
+        with nodes.cluster(url, store, tmp_path) as cluster:
+            cluster.plugin("Hold", "echo begun; exec sleep 600")
+            (task_id,) = cluster.push(cluster.queue("Hold"), {})
+            process = cluster.start("--metrics", "127.0.0.1:0", "--heartbeat", "0.2", "--dead-after", "2")
+            served = url_of(cluster)
+            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")
+            wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
+            group = cluster.task(task_id).run["pid"]
+            server.kill()
+            wait_until(lambda: fetch(f"{served}/healthz")[0] == 503, 30, "the node stayed healthy")
+            assert "the store was last reached" in fetch(f"{served}/healthz")[2]
+            os.kill(group, signal.SIGKILL)  # its end cannot be written
+            away = wait_for(served, "disbatch_store_away", 1)
+            records = away.get("disbatch_store_records_waiting")
+            assert records is not None and records >= 1
+            wait_until(lambda: "disbatch_tasks" not in scrape(served).names(), 30, "old numbers were shown as new")
+            silent = scrape(served).get("disbatch_store_silent_seconds")
+            assert silent is not None and silent > 2
+            server.start()
+            wait_until(lambda: fetch(f"{served}/healthz")[0] == 200, 60, "the node did not get well")
+            wait_for(served, "disbatch_store_away", 0)
+            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="terminated")
+            process.terminate()
+            assert process.wait(30) == 0
+        store.close()
 
 
 # --- what is bounded, without a node

@@ -9,6 +9,8 @@ from subprocess import Popen
 import pytest
 
 from acceptance.conftest import Site
+from disbatch_host import run_document
+from disbatch_host.model import RunKey, Want
 from disbatch_protocol.status import Status
 from helpers.processes import wait_until
 
@@ -87,3 +89,21 @@ def test_a_node_that_cannot_hear_is_said(site: Site) -> None:
     finally:
         site.store.remove_node("perl1", None)
         site.store.remove_node("dead1", None)
+
+
+def test_a_dead_node_is_forgotten_when_nothing_is_in_its_hands(site: Site) -> None:
+    line = site.refused(1, "node", "delete", "n1")
+    assert "node n1 is alive" in line and "`disbatch-host node stop n1 --wait` ends it" in line
+    queue = site.queue(class_name="nowhere")
+    task_id = site.push(queue)
+    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": 0.001}
+    dead = {"_id": "dead1", "version": "disbatch-host 0.1.0", "settings": settings, "heartbeat": {"pid": 1}}
+    assert site.store.put_node(dead, replacing=None)
+    (task,) = site.store.claim("dead1", [Want(queue, 1)], "token")
+    assert "1 task is still in its hands" in site.refused(1, "node", "delete", "dead1")
+    now = site.store.now()
+    site.store.commit([run_document.give_back_change(RunKey(task.id, "dead1", "token"), now=now)])
+    assert site.task(task_id).status == Status.CREATED
+    assert site.fine("node", "delete", "dead1", "--json").json == [{"_id": "dead1", "deleted": True}]
+    assert [one["_id"] for one in site.fine("node", "list", "--json").json] == ["n1"]
+    assert "did you mean" not in site.refused(4, "node", "delete", "dead1")

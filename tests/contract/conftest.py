@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pymongo
 import pytest
 
-from conftest import skip_or_fail
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.mongo import MongoStore
-from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.mongod import Mongod
 
 
 @pytest.fixture
@@ -42,17 +41,3 @@ def raw(url: str) -> Iterator[Any]:
     """The database as any other program sees it."""
     with pymongo.MongoClient(url, tz_aware=True) as client:
         yield client.get_default_database()
-
-
-@pytest.fixture(scope="session")
-def own_mongod() -> Callable[..., Mongod]:
-    """`start_mongod`, for a server that the test may kill or that is set up otherwise."""
-
-    def own_mongod(**how: bool) -> Mongod:
-        try:
-            return start_mongod(**how)
-        except MongodMissing as error:
-            skip_or_fail(str(error))
-            raise
-
-    return own_mongod

@@ -21,7 +21,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.mongod import Mongod
 from helpers.processes import wait_until
 from helpers.proxy import Proxy
 
@@ -34,16 +34,9 @@ LOST_ANSWERS = 3  # in a row: the driver asks once more by itself, then the node
 
 
 @pytest.fixture
-def server() -> Iterator[Mongod]:
+def server(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
     """One of its own: it is killed."""
-    try:
-        server = start_mongod()
-    except MongodMissing as error:
-        from conftest import skip_or_fail
-
-        skip_or_fail(str(error))
-        raise
-    with server:
+    with own_mongod() as server:
         yield server
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.mongod import Mongod
 from helpers.nodes import COMMAND, Cluster
 from helpers.processes import assert_group_is_gone, catches, wait_until
 
@@ -210,13 +210,8 @@ def test_spools_have_no_name_and_the_database_is_its_owners_alone(cluster: Clust
 
 
 @pytest.fixture(scope="module")
-def server_with_login() -> Iterator[Mongod]:
-    try:
-        server = start_mongod(is_standalone=True, wants_login=True)
-    except MongodMissing as error:
-        skip_or_fail(str(error))
-        raise
-    with server:
+def server_with_login(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
+    with own_mongod(is_standalone=True, wants_login=True) as server:
         with pymongo.MongoClient(server.url) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
         with pymongo.MongoClient(server.database_url("admin", login=f"root:{PASSWORD}")) as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,16 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.mongod import Mongod, MongodMissing, start_mongod
+from helpers.mongod import Mongod
 from helpers.processes import wait_until
 
 pytestmark = pytest.mark.mongodb
 
 
 @pytest.fixture
-def server() -> Iterator[Mongod]:
+def server(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
     """One of its own: it is killed."""
-    try:
-        server = start_mongod()
-    except MongodMissing as error:
-        from conftest import skip_or_fail
-
-        skip_or_fail(str(error))
-        raise
-    with server:
+    with own_mongod() as server:
         yield server
 
 

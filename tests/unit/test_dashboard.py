@@ -91,6 +91,20 @@ def test_thousands_of_queues_are_cut_with_what_needs_attention_first_and_the_res
     assert len(taller) == 60
 
 
+def test_what_somebody_has_stopped_on_purpose_does_not_stand_before_what_works() -> None:
+    paused = QueueFacts(
+        name="aaa-paused", waiting=900, oldest_seconds=9e5, notes=("paused by matt",), codes=(Code.PAUSED,)
+    )
+    stuck = QueueFacts(
+        name="zzz-stuck", waiting=1, notes=("paused by matt", "no node is alive"), codes=(Code.PAUSED, Code.NO_NODE)
+    )
+    busy = QueueFacts(name="mail", running=8)
+    shown = lines(overview(queues=[paused, busy, stuck]))
+    names = [line.partition(" ")[0] for line in shown]
+    rows = [name for name in names if name in (paused.name, busy.name, stuck.name)]
+    assert rows == ["zzz-stuck", "mail", "aaa-paused"]
+
+
 def test_a_wide_terminal_has_the_note_beside_its_queue() -> None:
     stuck = QueueFacts(name="stuck", waiting=5, notes=("pinned to n9, which is not alive",))
     (row,) = [line for line in lines(overview(queues=[stuck]), width=120) if line.startswith("stuck")]

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "node": {
         "scheduler", "runner", "workers", "launch", "services", "plugins", "policy", "machine", "environment",
-        "process", "store.base", "errors", "logs", *PURE,
+        "explain", "process", "store.base", "errors", "logs", *PURE,
     },
     "scheduler": {"policy", "store.base", *PURE},
     "services": {"store.base", "errors", "machine", "logs", *PURE},

@@ -237,7 +237,7 @@ def _all_of(catalog: Catalog) -> list[Plugin | BrokenPlugin]:
 
 
 def _name_of(one: Plugin | BrokenPlugin) -> str:
-    return one.name or one.manifest_path.parent.name
+    return one.known_as if isinstance(one, BrokenPlugin) else one.name
 
 
 def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from disbatch_host.cli import render
 from disbatch_host.cli.overview import FailureFacts, NodeFacts, Overview, QueueFacts, RunningFacts
+from disbatch_host.explain import Code
 
 WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this only the most important line is left
 
@@ -132,8 +133,11 @@ def _sums(overview: Overview, width: int) -> Text:
 
 
 def attention(queue: QueueFacts) -> tuple[object, ...]:
-    """What needs attention first: what waits and nobody runs, what fails just now, what waits longest, what runs."""
-    if queue.waiting and queue.notes:
+    """What needs attention first: what waits and nobody runs, what fails just now, what waits longest, what runs; what
+    somebody has stopped on purpose needs none."""
+    if queue.codes and _ON_PURPOSE.issuperset(queue.codes):
+        rank = 1 if queue.failed_more else 4
+    elif queue.waiting and queue.notes:
         rank = 0
     elif queue.failed_more:
         rank = 1
@@ -147,6 +151,8 @@ def attention(queue: QueueFacts) -> tuple[object, ...]:
         rank = 5
     return rank, -(queue.oldest_seconds or 0.0), -queue.failed_more, queue.name
 
+
+_ON_PURPOSE = frozenset({Code.PAUSED, Code.MAXTHREADS, Code.MAXTOTAL})
 
 _COUNTS = ("waiting", "running", "done", "failed", "per s", "oldest")
 

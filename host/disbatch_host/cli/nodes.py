@@ -11,10 +11,11 @@ import click
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_host.errors import DisbatchError, NotFoundError
-from disbatch_host.model import Document, NodeRecord
+from disbatch_host.model import Document, NodeRecord, TaskFilter
 from disbatch_host.store.base import Store
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
 
 DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
 
@@ -22,7 +23,7 @@ DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
 @click.group(cls=Subcommands)
 @common_options
 def node() -> None:
-    """List and show nodes, drain and stop them."""
+    """List and show nodes, drain and stop them, forget dead ones."""
 
 
 STATES = ("running", "draining", "drained", "stopping")
@@ -203,6 +204,49 @@ def stop(id: str, reason: str | None, waits: bool) -> None:
         if waits:
             _wait(store, found, "stopped", lambda _: False)
         _say(store, found)
+
+
+@node.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@common_options
+def delete(ids: tuple[str, ...]) -> None:
+    """Forget dead nodes that will not come back, so that nothing speaks of them any more.
+
+    \b
+      disbatch-host node list --dead
+      disbatch-host node delete mig01
+
+    Exit 1 where one is alive, or still has tasks in hand, which the living nodes settle.
+    """
+    with common.opened_store() as store:
+        for found in [_find(store, one) for one in dict.fromkeys(ids)]:
+            _delete(store, found)
+            if common.wants_json():
+                render.print_json({"_id": found.id, "deleted": True}, store.extended_json)
+
+
+def _delete(store: Store, record: NodeRecord) -> None:
+    """Raises NodeNotGoneError."""
+    if is_alive(record):
+        stop_it = f"`disbatch-host node stop {record.id} --wait` ends it" if record.is_ours else "stop it first"
+        heard = "" if record.age_seconds is None else f", {_silence(record)}"
+        raise NodeNotGoneError(f"node {record.id} is alive{heard}; {stop_it}")
+    in_hand = store.count_tasks(TaskFilter(node=record.id, statuses=_IN_HAND))
+    if in_hand:
+        raise NodeNotGoneError(
+            f"node {record.id} is dead and {common.count_of(in_hand, 'task')} {'is' if in_hand == 1 else 'are'} still "
+            f"in its hands; any living node settles that, see `disbatch-host task list --node {record.id}`"
+        )
+    store.hold(record.id, {})  # no place of a queue with `maxtotal` stays taken
+    if not store.remove_node(record.id, record.session):
+        raise NodeNotGoneError(f"node {record.id} has been started again just now, or is deleted already")
+
+
+_IN_HAND = frozenset({int(Status.CLAIMED), int(Status.RUNNING)})
+
+
+class NodeNotGoneError(DisbatchError):
+    """A node is still there, or what it had in hand is."""
 
 
 class NodeDeafError(DisbatchError):

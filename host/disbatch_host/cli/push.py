@@ -74,11 +74,19 @@ def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check:
 def _plugin_of(queue: Queue, *, no_check: bool) -> Plugin | None:
     """The plugin of the queue, where it is known here."""
     try:
-        return common.known_plugins().plugins.get(queue.class_name)
+        catalog = common.known_plugins()
     except DisbatchError:
         if no_check:  # a directory that is not there does not matter then
             return None
         raise
+    broken = next((one for one in catalog.broken if one.known_as == queue.class_name), None)
+    if broken is not None and not no_check:
+        click.echo(
+            f"the parameters are not checked: plugin {queue.class_name} cannot be used here; "
+            f"`disbatch-host check {queue.class_name}` says why",
+            err=True,
+        )
+    return catalog.plugins.get(queue.class_name)
 
 
 def _push_lines(pusher: _Pusher) -> None:

@@ -47,7 +47,7 @@ _FILTERS = {
         "--status",
         multiple=True,
         metavar="STATUS",
-        help=f"One of {', '.join(statuses.names())}, or a number; may be given several times.",
+        help=f"One of {', '.join(statuses.names())}, or a number; several with commas between them, or given again.",
     ),
     "node": click.option("--node", metavar="ID", help="Only those that this node has or had in hand."),
     "since": click.option("--since", metavar="S|TIME", help="Created since this time, or not longer ago than this."),
@@ -81,7 +81,7 @@ def statuses_of(words: Sequence[str]) -> tuple[frozenset[int] | None, bool]:
     """The statuses that any of the words stands for, None without a word; and whether all above 2 count as well."""
     values: set[int] = set()
     failed_too = False
-    for word in words:
+    for word in [one for given in words for one in given.split(",")]:
         try:
             some, failed = statuses.parse(word)
         except ValueError as error:
