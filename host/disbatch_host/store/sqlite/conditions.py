@@ -1,0 +1,66 @@
+"""Which tasks a statement is about: conditions as SQL, and what their places stand for.
+
+Responsible for: these texts. Must not know: a connection, who asks for what. Pure.
+
+Rules:
+1. What an index of `layout` has in its WHERE stands here, once: SQLite takes such an index only for a statement that
+   says the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from disbatch_host.model import NOBODY, TaskFilter
+from disbatch_host.store.sqlite import moments
+from disbatch_protocol.status import UNFINISHED, Status
+
+UNFINISHED_SQL = ", ".join(str(int(status)) for status in sorted(UNFINISHED))
+WAITING_SQL = f"{int(Status.BLOCKED)}, {int(Status.CREATED)}"
+WAITS_FOR_TIME = f"status = {int(Status.BLOCKED)} AND not_before IS NOT NULL AND (after IS NULL OR after = '[]')"
+NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
+
+
+def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]:
+    """The condition, and what its places stand for. `status` as "+status": no index is chosen for its sake."""
+    conditions, values = ["1"], []
+    if which.queue is not None:
+        conditions.append("queue = ?")
+        values.append(which.queue)
+    if which.node is not None:
+        conditions.append("node = ?")
+        values.append(which.node)
+    if which.ids is not None:
+        # One value for any number of ids: SQLite bounds how many a statement may have.
+        conditions.append("id IN (SELECT value FROM json_each(?))")
+        values.append(orjson.dumps([str(one) for one in which.ids]).decode())
+    if which.statuses is not None:
+        conditions.append(status_is(which.statuses, failed_too=which.failed_too, status=status))
+    for condition, moment in (
+        ("ctime >= ?", which.created_since),
+        ("ctime < ?", which.created_before),
+        ("mtime >= ?", which.changed_since),
+        ("mtime < ?", which.changed_before),
+    ):
+        if moment is not None:
+            conditions.append(condition)
+            values.append(moments.to_milliseconds(moment))
+    for condition, value in (
+        ("unique_key = ?", which.unique_key),
+        ("parent = ?", which.parent),
+        ("seq IN (SELECT follower FROM followers WHERE task = ?)", which.after),
+        ("CASE WHEN rest != '{}' AND json_valid(rest) THEN json_extract(rest, '$.error.code') END = ?",
+         which.error_code),
+    ):  # fmt: skip
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    return " AND ".join(conditions), values
+
+
+def status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "status") -> str:
+    """The condition on a status alone; `failed_too`: or any above 2."""
+    exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
+    return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact

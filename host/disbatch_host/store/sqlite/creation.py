@@ -1,0 +1,116 @@
+"""New tasks: from documents to rows, and from rows into the file.
+
+Responsible for: what a new row holds, and that no task is inserted whose key an unfinished one has. Must not know: who
+creates, where a transaction begins and ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from disbatch_host.errors import StoreRefusedError
+from disbatch_host.model import NOBODY, Document, TaskId
+from disbatch_host.store.sqlite import conditions, fields, json_text, moments, records
+from disbatch_host.store.sqlite.ids import IdSource
+from disbatch_protocol.status import Status
+
+DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: what works on one store works on the other
+# Which unfinished task has a key in a queue, but for the one that wants it.
+FIND_HOLDER = f"""SELECT id FROM tasks
+    WHERE unique_key = ? AND queue = ? AND status IN ({conditions.UNFINISHED_SQL}) AND id IS NOT ? LIMIT 1"""
+
+_INSERT_TASK = f"INSERT INTO tasks ({records.SELECT}) VALUES ({', '.join('?' * len(fields.COLUMNS))})"
+# Of most new tasks: what else there is, is NULL, and to bind a NULL costs the driver more than a value.
+_PLAIN_COLUMNS = (
+    "id", "queue", "status", "node", "priority", "ctime", "mtime", "parameters", "stdout", "stderr", "rest",
+)  # fmt: skip
+_INSERT_PLAIN_TASK = f"INSERT INTO tasks ({', '.join(_PLAIN_COLUMNS)}) VALUES ({', '.join('?' * len(_PLAIN_COLUMNS))})"
+_AGAIN = " ON CONFLICT (id) DO NOTHING"
+
+_NEW_PLAIN_ROW: Mapping[str, Any] = {
+    **dict.fromkeys(_PLAIN_COLUMNS),
+    "status": int(Status.CREATED),
+    "node": str(NOBODY),
+    "priority": 0,
+    "parameters": "{}",
+    "stdout": "",
+    "stderr": "",
+    "rest": "{}",
+}
+_NEW_ROW: Mapping[str, Any] = {**dict.fromkeys(fields.COLUMNS), **_NEW_PLAIN_ROW}
+_ROW_ORDER, _PLAIN_ROW_ORDER = operator.itemgetter(*fields.COLUMNS), operator.itemgetter(*_PLAIN_COLUMNS)
+_ID_AT, _QUEUE_AT, _AFTER_AT, _UNIQUE_KEY_AT = (
+    fields.COLUMNS.index(name) for name in ("id", "queue", "after", "unique_key")
+)
+# With one of these, a new task has a column that is not among the plain ones.
+_RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_PLAIN_COLUMNS}
+
+
+def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list[tuple[Any, ...]]:
+    """The rows of new tasks. Raises StoreRefusedError where a document cannot be stored."""
+    at = moments.to_milliseconds(now)
+    new_ids = ids.take(len(documents))
+    rows = []
+    for new_id, document in zip(new_ids, documents, strict=True):
+        is_plain = _RARE_FIELDS.isdisjoint(document)
+        new_row = _NEW_PLAIN_ROW if is_plain else _NEW_ROW
+        values = {**new_row, "ctime": at, "mtime": at, **fields.columns_of(document)}
+        task_id = document.get("_id")
+        values["id"] = new_id if task_id is None else fields.text_id(task_id)
+        fields.text_id(values["queue"])
+        if not document.keys() <= fields.IN_COLUMNS:
+            values["rest"] = json_text.encode({n: value for n, value in document.items() if n not in fields.IN_COLUMNS})
+        size = len(values["parameters"]) + len(values["stdout"]) + len(values["stderr"]) + len(values["rest"])
+        if not is_plain:
+            size += len(values["after"] or "")
+        if size > DOCUMENT_MAX:
+            raise StoreRefusedError(
+                f"expected a task document of at most {DOCUMENT_MAX} bytes, found {size}; "
+                "put large data into a file and its path into the parameters"
+            )
+        rows.append(_PLAIN_ROW_ORDER(values) if is_plain else _ROW_ORDER(values))
+    return rows
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, again: bool = False) -> list[TaskId]:
+    """Insert new tasks, in this order, but those whose key is held; the ids as `Store.insert_tasks` gives them."""
+    ids: list[TaskId] = []
+    after: list[str] = []
+    for (is_plain, has_key), group in itertools.groupby(rows, key=_kind_of_row):
+        batch = list(group)
+        statement = f"{_INSERT_PLAIN_TASK if is_plain else _INSERT_TASK}{_AGAIN if again else ''}"
+        if has_key:
+            ids += [_insert_with_key(connection, statement, row, again=again) for row in batch]
+        else:
+            connection.executemany(statement, batch)
+            ids += [row[_ID_AT] for row in batch]
+        if not is_plain:
+            after += [row[_AFTER_AT] for row in batch if row[_AFTER_AT] is not None]
+    if after:  # by the trigger as well, but not what comes later in these rows
+        waited_for = "SELECT one.value FROM json_each(?) AS list, json_each(list.value) AS one"
+        connection.execute(
+            f"UPDATE tasks SET awaited = 1 WHERE id IN ({waited_for}) AND awaited IS NOT 1", (f"[{','.join(after)}]",)
+        )
+    return ids
+
+
+def _kind_of_row(row: tuple[Any, ...]) -> tuple[bool, bool]:
+    if len(row) == len(_PLAIN_COLUMNS):
+        return True, False
+    return False, row[_UNIQUE_KEY_AT] is not None
+
+
+def _insert_with_key(connection: sqlite3.Connection, statement: str, row: tuple[Any, ...], *, again: bool) -> TaskId:
+    task_id, key = row[_ID_AT], row[_UNIQUE_KEY_AT]
+    is_there = again and connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).fetchone()
+    if not is_there:
+        holder = connection.execute(FIND_HOLDER, (key, row[_QUEUE_AT], None)).fetchone()
+        if holder is not None:
+            return holder[0]
+    connection.execute(statement, row)
+    return task_id

@@ -1,0 +1,87 @@
+"""JSON that gives back what was put in.
+
+Responsible for: the text of a value, and the value of a text. Must not know: which column holds it. Pure.
+
+Rules:
+1. Dates are {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so that
+   whatever was put in comes out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from disbatch_host.errors import StoreRefusedError
+from disbatch_host.model import Document
+from disbatch_host.store.sqlite import moments
+from disbatch_protocol.faults import kind_of
+
+
+def encode(value: Any) -> str:
+    """Raises StoreRefusedError where a value has no JSON form."""
+    return _encoded_quickly(value) or _encoded_carefully(value)
+
+
+def decode(text: str) -> Any:
+    """Raises ValueError or TypeError where this is no text of JSON."""
+    value = orjson.loads(text)
+    return _unescaped(value) if "$" in text else value
+
+
+def as_object(value: Any) -> Document:
+    """The value itself. Raises TypeError where it is no object."""
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a JSON object, found {kind_of(value)}")
+    return value
+
+
+def _encoded_quickly(value: Any) -> str | None:
+    """The same as the careful way, in one call; None where what came out does not show that it is the same: a null may
+    have been a number that JSON does not have, and a "$" may need one more."""
+    dates = 0
+
+    def write(other: Any) -> Any:
+        nonlocal dates
+        if isinstance(other, datetime):
+            dates += 1
+            return {"$date": moments.to_milliseconds(other)}
+        raise TypeError
+
+    try:
+        text = orjson.dumps(value, default=write, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    except TypeError:
+        return None
+    return text.decode() if text.count(b'"$') == dates and b"null" not in text else None
+
+
+def _encoded_carefully(value: Any) -> str:
+    try:
+        return orjson.dumps(_escaped(value), option=orjson.OPT_NON_STR_KEYS).decode()
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise StoreRefusedError(f"a value cannot be stored as JSON: {error}") from error
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {f"${name}" if str(name).startswith("$") else name: _escaped(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(one) for one in value]
+    if isinstance(value, datetime):
+        return {"$date": moments.to_milliseconds(value)}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124
+        raise StoreRefusedError(f"the number {value} has no JSON form")
+    return value
+
+
+def _unescaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get("$date"), int):
+            return moments.from_milliseconds(value["$date"])
+        return {name[1:] if name.startswith("$$") else name: _unescaped(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_unescaped(one) for one in value]
+    return value

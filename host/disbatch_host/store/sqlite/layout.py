@@ -1,0 +1,195 @@
+"""What this program expects of a file: tables, indexes and triggers, their version, and how a connection is set up.
+
+Responsible for: giving a new file this layout, and bringing an older one to it. Must not know: what is written and
+read, how the file was opened.
+
+Rules:
+1. WAL, so that readers and the writer do not stop each other; synchronous FULL, so that a committed task is on disk.
+2. What queries look at are columns; `parameters`, `stdout` and `stderr` are columns because they are large, `run`
+   because every run writes it; every other field of a task is in `rest`, as JSON. What few tasks have (`after`,
+   `unique_key`, `expires`, `cancel`, `awaited`, `parent`) is NULL in all others, and its indexes hold only those few.
+3. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
+4. Who waits for whom is kept by triggers, so that it is true of rows that people write as well, even of those that
+   cannot be read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from disbatch_host.errors import StoreRefusedError, StoreTooNewError
+from disbatch_host.model import NOBODY
+from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.sqlite import conditions, connections
+from disbatch_protocol.status import Status
+
+_NEW_AFTER, _OLD_AFTER = (f"CASE WHEN json_valid({row}.after) THEN {row}.after END" for row in ("NEW", "OLD"))
+# Of what few tasks have. Each index costs the others only the look at a NULL.
+_CONTROL_LAYOUT = f"""
+CREATE INDEX tasks_due ON tasks (not_before) WHERE {conditions.WAITS_FOR_TIME};
+CREATE INDEX tasks_delayed ON tasks (queue) WHERE {conditions.WAITS_FOR_TIME};
+CREATE INDEX tasks_unique ON tasks (unique_key, queue, status) WHERE unique_key IS NOT NULL;
+CREATE INDEX tasks_expiring ON tasks (expires) WHERE expires IS NOT NULL AND status IN ({conditions.WAITING_SQL});
+CREATE INDEX tasks_cancelled ON tasks (status, node) WHERE cancel IS NOT NULL;
+CREATE INDEX tasks_awaited ON tasks (queue) WHERE awaited = 1 AND status NOT IN ({conditions.UNFINISHED_SQL});
+CREATE INDEX tasks_parent ON tasks (parent) WHERE parent IS NOT NULL;
+-- Which tasks (by `seq`) name this one in their `after`.
+CREATE TABLE followers (
+    task TEXT NOT NULL,
+    follower INTEGER NOT NULL,
+    PRIMARY KEY (task, follower)
+) WITHOUT ROWID;
+CREATE TRIGGER follower_made AFTER INSERT ON tasks WHEN NEW.after IS NOT NULL BEGIN
+    INSERT INTO followers SELECT DISTINCT value, NEW.seq FROM json_each({_NEW_AFTER}) WHERE value IS NOT NULL; \
+    UPDATE tasks SET awaited = 1 WHERE id IN (SELECT value FROM json_each({_NEW_AFTER})) AND awaited IS NOT 1; END;
+CREATE TRIGGER follower_changed AFTER UPDATE OF after ON tasks BEGIN
+    DELETE FROM followers WHERE follower = OLD.seq AND task IN (SELECT value FROM json_each({_OLD_AFTER})); \
+    INSERT INTO followers SELECT DISTINCT value, NEW.seq FROM json_each({_NEW_AFTER}) WHERE value IS NOT NULL; END;
+CREATE TRIGGER follower_gone AFTER DELETE ON tasks WHEN OLD.after IS NOT NULL BEGIN
+    DELETE FROM followers WHERE follower = OLD.seq AND task IN (SELECT value FROM json_each({_OLD_AFTER})); END;
+-- Up to when the rate of a queue is used up, in microseconds.
+CREATE TABLE rates (
+    queue TEXT PRIMARY KEY NOT NULL,
+    used_until INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notes (
+    name TEXT PRIMARY KEY NOT NULL,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+_CONTROL_COLUMNS = (
+    "after TEXT", "unique_key TEXT", "expires INTEGER", "cancel TEXT", "awaited INTEGER", "parent TEXT",
+)  # fmt: skip
+_LAYOUT = f"""
+CREATE TABLE queues (
+    id TEXT PRIMARY KEY NOT NULL,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE nodes (
+    id TEXT PRIMARY KEY NOT NULL,
+    session TEXT,
+    heartbeat_at INTEGER,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE DEFAULT (lower(hex(randomblob(12)))),
+    queue TEXT NOT NULL,
+    status INTEGER NOT NULL DEFAULT {int(Status.CREATED)},
+    node TEXT DEFAULT '{NOBODY}',
+    priority INTEGER NOT NULL DEFAULT 0,
+    ctime INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    mtime INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
+    not_before INTEGER,
+    claim_token TEXT,
+    claimed_at INTEGER,
+    parameters TEXT NOT NULL DEFAULT '{{}}',
+    stdout TEXT NOT NULL DEFAULT '',
+    stderr TEXT NOT NULL DEFAULT '',
+    rest TEXT NOT NULL DEFAULT '{{}}',
+    run TEXT,
+    {", ".join(_CONTROL_COLUMNS)}
+);
+-- What a claim looks for, in its order; holds waiting tasks only, so finished ones cost it nothing.
+CREATE INDEX tasks_waiting ON tasks (queue, priority DESC, seq) WHERE status = {int(Status.CREATED)};
+-- What a node has in hand: clean-up, sweeps, verification.
+CREATE INDEX tasks_in_hand ON tasks (node, status)
+    WHERE status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)});
+-- Counts and lists by queue and status.
+CREATE INDEX tasks_status ON tasks (queue, status);
+CREATE TABLE output (
+    task TEXT NOT NULL,
+    token TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (task, token, stream, number)
+);
+{_CONTROL_LAYOUT}
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+# From each older layout to the next one, statement by statement, in one transaction.
+_MIGRATIONS: Mapping[int, Sequence[str]] = {
+    1: (  # `run` had no column of its own
+        "ALTER TABLE tasks ADD COLUMN run TEXT",
+        """UPDATE tasks SET run = json_extract(rest, '$.run'), rest = json_remove(rest, '$.run')
+           WHERE CASE WHEN json_valid(rest) THEN json_type(rest, '$.run') = 'object' END""",
+    ),
+    2: (  # nobody asked the store for what waits for what, is cancelled, expires or has a key
+        *(f"ALTER TABLE tasks ADD COLUMN {column}" for column in _CONTROL_COLUMNS),
+        "DROP INDEX tasks_due",
+        *_CONTROL_LAYOUT.split(";\n"),
+        *(
+            f"""UPDATE tasks SET {name} = json_extract(rest, '{path}'), rest = json_remove(rest, '$.{name}')
+                WHERE CASE WHEN rest != '{{}}' AND json_valid(rest) THEN json_type(rest, '{path}') IN ({kinds}) END"""
+            for name, path, kinds in (
+                ("after", "$.after", "'array'"),
+                ("unique_key", "$.unique_key", "'text'"),
+                ("expires", '$.expires."$date"', "'integer'"),
+                ("cancel", "$.cancel", "'object'"),
+                ("awaited", "$.awaited", "'true', 'false'"),
+                ("parent", "$.parent", "'text'"),
+            )
+        ),
+        "UPDATE tasks SET awaited = 1 WHERE id IN (SELECT task FROM followers)",
+    ),
+}
+
+
+def prepare(connection: sqlite3.Connection, where: str) -> None:
+    """Set up a connection, and the file where it is new or has an older layout. Raises StoreTooNewError, and
+    StoreRefusedError where the file is another program's."""
+    _check_version(connection, where)
+    if _version(connection) == SCHEMA_VERSION and connection.execute("PRAGMA query_only").fetchone()[0]:
+        return
+    _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+    connection.execute("PRAGMA synchronous = FULL")
+    if _version(connection) == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)
+        if version == 0:  # nobody else was faster
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise StoreRefusedError(f"{where} is a database of some other program; name another file")
+            for statement in _LAYOUT.split(";\n"):
+                connection.execute(statement)
+        elif version < SCHEMA_VERSION:
+            for older in range(version, SCHEMA_VERSION):
+                for statement in _MIGRATIONS[older]:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    _check_version(connection, where)
+
+
+def _check_version(connection: sqlite3.Connection, where: str) -> None:
+    version = _version(connection)
+    if version > SCHEMA_VERSION:
+        raise StoreTooNewError(
+            f"{where} has layout {version}, this program knows {SCHEMA_VERSION} at most; install a newer disbatch-host"
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _retry_while_locked(action: Callable[[], Any]) -> None:
+    """The switch to WAL does not wait for its turn as other statements do: two first opens at once."""
+    deadline = time.monotonic() + connections.BUSY_SECONDS
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,46 @@
+"""How many tasks the rate of a queue lets claim.
+
+Responsible for: up to when each rate is used up, which the table `rates` holds. Must not know: a task, what `maxtotal`
+lets claim, where a transaction begins and ends.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from datetime import datetime
+
+from disbatch_host.model import QueueId
+from disbatch_host.store.sqlite import moments
+from disbatch_protocol.quantities import Rate
+
+
+def granted(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
+    """How many the rate of a queue lets claim now. Each one uses up an interval, from now or from where those before it
+    end; what is used up may lie a burst ahead of now."""
+    interval = _interval(rate)
+    ahead = max(0, _used_until(connection, queue, rate, now) - moments.to_microseconds(now))
+    return (rate.burst * interval - ahead) // interval
+
+
+def use_up(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime, count: int) -> None:
+    """Record that `count` are claimed now."""
+    until = max(_used_until(connection, queue, rate, now), moments.to_microseconds(now)) + count * _interval(rate)
+    connection.execute("INSERT OR REPLACE INTO rates (queue, used_until) VALUES (?, ?)", (queue, until))
+
+
+def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
+    row = connection.execute("SELECT used_until FROM rates WHERE queue = ?", (queue,)).fetchone()
+    if row is None:
+        return 0
+    until, furthest = int(row[0]), moments.to_microseconds(now) + rate.burst * _interval(rate)
+    if until > furthest:
+        # The clock was set back, or the rate was another one. From now on it is as if a whole burst had come just now.
+        until = furthest
+        connection.execute("UPDATE rates SET used_until = ? WHERE queue = ?", (until, queue))
+    return until
+
+
+def _interval(rate: Rate) -> int:
+    """Microseconds, rounded up: never more than the rate allows."""
+    return math.ceil(rate.interval_seconds * 1_000_000)

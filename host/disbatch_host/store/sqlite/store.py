@@ -1,0 +1,536 @@
+"""The embedded store: one SQLite file, any number of processes of one machine.
+
+Responsible for: the interface of `base` on tables, and documents that look as they would in MongoDB. Must not know: who
+calls, what a change means.
+
+Rules:
+1. Every write is one `BEGIN IMMEDIATE` transaction. A transaction that begins by reading and then writes fails with
+   "database is locked" whatever the busy timeout; one that asks for the write lock at once waits for its turn.
+2. The driver's exceptions end in `driver_errors.translated`; none of its types leaves this package.
+3. People also write rows. One that cannot be read costs only itself (`records`, `claims`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from disbatch_host.clock import Clock
+from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from disbatch_host.model import (
+    NOBODY,
+    Document,
+    NodeRecord,
+    OutputChunk,
+    Queue,
+    QueueId,
+    RunChange,
+    RunKey,
+    Task,
+    TaskChange,
+    TaskFilter,
+    TaskId,
+    Want,
+    whole_number,
+)
+from disbatch_host.store.base import Access, Begin
+from disbatch_host.store.sqlite import (
+    claims,
+    conditions,
+    connections,
+    creation,
+    driver_errors,
+    fields,
+    guarded_changes,
+    json_text,
+    layout,
+    moments,
+    records,
+)
+from disbatch_host.store.sqlite.claims import Claims
+from disbatch_host.store.sqlite.ids import IdSource
+from disbatch_host.store.sqlite.watcher import SqliteWatcher
+from disbatch_protocol.status import ENDED, Status
+
+Result = TypeVar("Result")
+
+_TURN_SECONDS = 0.5  # of `connections.BUSY_SECONDS` at a time, so that `hurry` is heard
+_PAGE = 500  # tasks read in one go
+
+_FIND_DUE = f"""SELECT {records.SELECT_WITHOUT_OUTPUT} FROM tasks WHERE seq IN (
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
+        WHERE cancel IS NOT NULL AND status = {int(Status.RUNNING)} AND node = ?1 LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
+        WHERE cancel IS NOT NULL AND status IN ({conditions.WAITING_SQL}, {int(Status.ORPHANED)}) LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_awaited
+        WHERE awaited = 1 AND status NOT IN ({conditions.UNFINISHED_SQL}) LIMIT ?3)
+    UNION ALL
+    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_expiring
+        WHERE expires IS NOT NULL AND status IN ({conditions.WAITING_SQL}) AND expires <= ?2
+        ORDER BY expires LIMIT ?3))"""
+
+
+class SqliteStore:
+    """A store in one file."""
+
+    def __init__(self, path: Path, clock: Clock, access: Access = Access.CREATE) -> None:
+        self._path = path
+        self._clock = clock
+        self._access = access
+        self._connection: sqlite3.Connection | None = None
+        self._ids = IdSource(clock)
+        self._seen_version = 0  # which tells of the commits of other connections
+        self._is_together = False  # a transaction is open, and what is written belongs to it
+        self._shall_hurry = threading.Event()
+        self._claims = Claims()
+
+    @property
+    def description(self) -> str:
+        return f"sqlite://{self._path}"
+
+    @property
+    def is_clock_local(self) -> bool:
+        return True  # one machine, one clock
+
+    def open(self) -> None:
+        if self._connection is not None:
+            return
+        with driver_errors.translated(self._path):
+            connection = connections.open_file(self._path, self._access)
+            try:
+                layout.prepare(connection, self.description)
+                connection.execute(f"PRAGMA busy_timeout = {int(_TURN_SECONDS * 1000)}")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        with driver_errors.translated(self._path), self._transaction():
+            self._is_together = True
+            try:
+                yield
+            finally:
+                self._is_together = False
+
+    def hurry(self) -> None:
+        self._shall_hurry.set()
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def parse_id(self, text: str) -> TaskId | None:
+        return text or None
+
+    def extended_json(self, value: object) -> object:
+        raise TypeError(f"no value of this store is a {type(value).__name__}")
+
+    # --- queues
+
+    def queues(self) -> list[Queue]:
+        return [records.queue_of(*row) for row in self._read("SELECT id, document FROM queues ORDER BY id")]
+
+    def find_queue(self, text: str) -> Queue | None:
+        rows = self._read("SELECT id, document FROM queues WHERE id = ?", (text,))
+        return records.queue_of(*rows[0]) if rows else None
+
+    def insert_queue(self, document: Document) -> QueueId:
+        queue_id = document.get("_id") or self._ids.take(1)[0]
+        encoded = json_text.encode({**document, "_id": queue_id})
+
+        def insert(connection: sqlite3.Connection) -> QueueId:
+            connection.execute("INSERT INTO queues (id, document) VALUES (?, ?)", (fields.text_id(queue_id), encoded))
+            return queue_id
+
+        return self._write(insert, duplicate=f"queue {queue_id!r} exists already; choose another id")
+
+    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
+        def update(connection: sqlite3.Connection) -> bool:
+            row = connection.execute("SELECT document FROM queues WHERE id = ?", (queue,)).fetchone()
+            if row is None:
+                return False
+            try:
+                document = {**json_text.as_object(json_text.decode(row[0])), **set}
+            except records.UNREADABLE as error:
+                raise StoreRefusedError(
+                    f"queue {queue!r} cannot be changed: {records.why_unreadable(error)}; delete it and create it again"
+                ) from error
+            for name in unset:
+                document.pop(name, None)
+            connection.execute("UPDATE queues SET document = ? WHERE id = ?", (json_text.encode(document), queue))
+            return True
+
+        return self._write(update)
+
+    def delete_queue(self, queue: QueueId) -> bool:
+        return self._write(lambda c: c.execute("DELETE FROM queues WHERE id = ?", (queue,)).rowcount > 0)
+
+    # --- tasks, as people and command nodes use them
+
+    def new_ids(self, count: int) -> list[TaskId]:
+        return list(self._ids.take(count))
+
+    def insert_tasks(self, documents: Sequence[Document], *, again: bool = False) -> list[TaskId]:
+        rows = creation.rows_of(documents, self._ids, self.now())
+        return self._write(
+            lambda connection: creation.insert(connection, rows, again=again),
+            duplicate="a task with one of these ids exists already",
+        )
+
+    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        def carry_out(connection: sqlite3.Connection) -> set[TaskId]:
+            return {change.task_id for change in changes if not guarded_changes.apply_to_task(connection, change)}
+
+        return self._write(carry_out)
+
+    def get_task(self, task: TaskId) -> Task | None:
+        rows = self._read(f"SELECT {records.SELECT} FROM tasks WHERE id = ?", (task,))
+        return records.task_of(rows[0]) if rows else None
+
+    def find_tasks(
+        self,
+        which: TaskFilter,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_output: bool = True,
+        in_any_order: bool = False,
+    ) -> Iterator[Task]:
+        columns = records.SELECT if with_output else records.SELECT_WITHOUT_OUTPUT
+        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.failed_too
+        # As the index on queue and status has them: where each page goes on is found at once. Those of one status are
+        # there in the order of creation.
+        is_by_status = in_any_order and which.queue is not None and not is_of_one_status
+        condition, values = conditions.where(which, status="+status" if is_by_status else "status")
+        last: tuple[Any, ...]
+        if is_by_status:
+            beyond, order, last = "(status, seq) > (?, ?)", "status, seq", (-(2**63), -1)
+        elif newest_first and not in_any_order:
+            beyond, order, last = "seq < ?", "seq DESC", (2**63 - 1,)
+        else:
+            beyond, order, last = "seq > ?", "seq", (-1,)
+        statement = f"SELECT seq, {columns} FROM tasks WHERE {condition} AND {beyond} ORDER BY {order} LIMIT ?"
+        left = 2**62 if limit is None else limit
+        while left > 0:
+            rows = self._read(statement, (*values, *last, min(_PAGE, left)))
+            for row in rows:
+                yield records.task_of(row[1:], with_output=with_output)
+            if len(rows) < min(_PAGE, left):
+                return
+            seq, _, _, status, *_ = rows[-1]
+            last, left = (seq,) if len(last) == 1 else (status, seq), left - len(rows)
+
+    def count_tasks(self, which: TaskFilter) -> int:
+        condition, values = conditions.where(which)
+        return int(self._read(f"SELECT count(*) FROM tasks WHERE {condition}", values)[0][0])
+
+    def count_by_status(self) -> dict[QueueId, dict[int, int]]:
+        counts: dict[QueueId, dict[int, int]] = {}
+        for queue, value, count in self._read("SELECT queue, status, count(*) FROM tasks GROUP BY queue, status"):
+            number = whole_number(value)
+            status = int(Status.BLOCKED) if number is None else number  # as `Task.from_document` counts it
+            of_queue = counts.setdefault(queue, {})
+            of_queue[status] = of_queue.get(status, 0) + count
+        return counts
+
+    def delete_tasks(
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+    ) -> int:
+        condition = "" if statuses is None else f"AND {conditions.status_is(statuses, failed_too=failed_too)}"
+
+        def delete(connection: sqlite3.Connection) -> int:
+            deleted = [
+                (task,)
+                for task in tasks
+                if connection.execute(
+                    f"DELETE FROM tasks WHERE id = ? AND awaited IS NOT 1 {condition}", (task,)
+                ).rowcount
+            ]
+            connection.executemany("DELETE FROM output WHERE task = ?", deleted)
+            return len(deleted)
+
+        return self._write(delete)
+
+    def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
+        before = moments.to_milliseconds(moment)
+        ids: list[TaskId] = []
+        for status in (*sorted(ENDED), *self._own_failures(queue)):
+            # In the order of creation, so what comes after the first one that is too young is as well.
+            # Followers of what has failed may still wait for its being run again.
+            is_free = "awaited IS NOT 1" if status == Status.CONCLUDED else "awaited IS NULL"
+            statement = f"""SELECT id, ctime, mtime, {is_free} FROM tasks
+                WHERE queue = ? AND status = ? AND typeof(ctime) = 'integer' AND typeof(mtime) = 'integer'
+                ORDER BY seq"""
+            with driver_errors.translated(self._path):
+                for task_id, ctime, mtime, may_go in self._opened().execute(statement, (queue, int(status))):
+                    if ctime >= before or len(ids) == limit:
+                        break
+                    if mtime < before and may_go:
+                        ids.append(task_id)
+        return ids
+
+    def _own_failures(self, queue: QueueId) -> Iterator[int]:
+        """The statuses above 2 that tasks of the queue have, by steps through the index."""
+        status: int | None = int(Status.FAILED)
+        while status is not None:
+            ((status,),) = self._read("SELECT min(status) FROM tasks WHERE queue = ? AND status > ?", (queue, status))
+            if status is not None:
+                yield status
+
+    def oldest_waiting(self) -> dict[QueueId, datetime]:
+        oldest = {}
+        for queue in self.waiting_queues():
+            firsts = [
+                row
+                for (priority,) in self._read(claims.FIND_PRIORITIES, (queue,))
+                for row in self._read(claims.FIND_OLDEST, (queue, priority))
+            ]
+            if not firsts:
+                continue  # the last one was claimed meanwhile
+            with contextlib.suppress(*records.UNREADABLE):  # which a person has to mend, and `get_task` tells
+                moment = moments.from_milliseconds(min(firsts)[1])
+                if moment is not None:
+                    oldest[queue] = moment
+        return oldest
+
+    def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
+        raise StoreRefusedError(
+            f"expected a store with collections, found the file {self.description}; name the tasks' parameters "
+            "themselves, or use a store at mongodb://"
+        )
+
+    # --- notes
+
+    def read_note(self, name: str) -> Document | None:
+        rows = self._read("SELECT document FROM notes WHERE name = ?", (name,))
+        try:
+            return json_text.as_object(json_text.decode(rows[0][0])) if rows else None
+        except records.UNREADABLE as error:
+            raise StoreRefusedError(
+                f'the note "{name}" in {self.description} cannot be read: {records.why_unreadable(error)}; '
+                "delete its row"
+            ) from error
+
+    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
+        if document is None:
+            return self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)).rowcount > 0)
+        statement = f"INSERT OR {'IGNORE' if is_new else 'REPLACE'} INTO notes (name, document) VALUES (?, ?)"
+        encoded = json_text.encode(document)
+        return self._write(lambda c: c.execute(statement, (name, encoded)).rowcount > 0)
+
+    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
+        for number in itertools.count():
+            rows = self._read(
+                "SELECT data FROM output WHERE task = ? AND token = ? AND stream = ? AND number = ?",
+                (task, token, stream, number),
+            )
+            if not rows:
+                return
+            yield rows[0][0]
+
+    def delete_output(self, task: TaskId, token: str) -> None:
+        self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
+
+    # --- nodes
+
+    def nodes(self) -> list[NodeRecord]:
+        rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes ORDER BY id")
+        return [records.node_of(row, self.now()) for row in rows]
+
+    def get_node(self, node_id: str) -> NodeRecord | None:
+        rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes WHERE id = ?", (node_id,))
+        return records.node_of(rows[0], self.now()) if rows else None
+
+    def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
+        node_id, session, encoded = document["_id"], document.get("session"), json_text.encode(document)
+
+        def put(connection: sqlite3.Connection) -> bool:
+            at = moments.to_milliseconds(self.now())
+            if replacing is None:
+                statement = "INSERT OR IGNORE INTO nodes (id, session, heartbeat_at, document) VALUES (?, ?, ?, ?)"
+                return connection.execute(statement, (node_id, session, at, encoded)).rowcount > 0
+            statement = "UPDATE nodes SET session = ?, heartbeat_at = ?, document = ? WHERE id = ? AND session IS ?"
+            return connection.execute(statement, (session, at, encoded, node_id, replacing.session)).rowcount > 0
+
+        return self._write(put)
+
+    def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def beat(connection: sqlite3.Connection) -> Mapping[str, Any] | None:
+            key = (node_id, session)
+            row = connection.execute("SELECT document FROM nodes WHERE id = ? AND session IS ?", key).fetchone()
+            if row is None:
+                return None
+            # Where it cannot be read: what is the same for its whole life comes back with its next start.
+            before = records.node_document(node_id, row[0])
+            document, at = json_text.encode({**before, **set}), moments.to_milliseconds(self.now())
+            connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
+            return records.requests_of(before)
+
+        return self._write(beat)
+
+    def request_of_node(self, node_id: str, name: str, value: Document | None) -> bool:
+        def request(connection: sqlite3.Connection) -> bool:
+            row = connection.execute("SELECT document FROM nodes WHERE id = ?", (node_id,)).fetchone()
+            if row is None:
+                return False
+            document = records.node_document(node_id, row[0])
+            requests = {**records.requests_of(document), name: value}
+            if value is None:
+                del requests[name]
+            encoded = json_text.encode({**document, "requests": requests})
+            connection.execute("UPDATE nodes SET document = ? WHERE id = ?", (encoded, node_id))
+            return True
+
+        return self._write(request)
+
+    def remove_node(self, node_id: str, session: str | None) -> bool:
+        statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
+        return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
+
+    # --- the hot path of a node
+
+    def waiting_queues(self) -> set[QueueId]:
+        # A step through the index from queue to queue, so the cost is that of the queues, not of the tasks.
+        status = int(Status.CREATED)
+        rows = self._read(
+            f"""WITH RECURSIVE waiting (queue) AS (
+                    SELECT min(queue) FROM tasks WHERE status = {status}
+                    UNION ALL
+                    SELECT (SELECT min(queue) FROM tasks WHERE status = {status} AND queue > waiting.queue)
+                    FROM waiting WHERE waiting.queue IS NOT NULL)
+                SELECT queue FROM waiting WHERE queue IS NOT NULL"""
+        )
+        return {queue for (queue,) in rows}
+
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+        return self._write(
+            # The time in the transaction: one from before the wait for it would let a rate be exceeded.
+            lambda connection: self._claims.carry_out(connection, node_id, wanted, token, begin, self.now())
+        )
+
+    def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
+        def carry_out(connection: sqlite3.Connection) -> set[RunKey]:
+            if chunks:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO output (task, token, stream, number, data) VALUES (?, ?, ?, ?, ?)",
+                    [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
+                )
+            refused = set()
+            for change, new_rows in zip(changes, created, strict=True):
+                if guarded_changes.apply(connection, change):
+                    if new_rows:
+                        creation.insert(connection, new_rows)
+                    guarded_changes.forget_output(connection, change)
+                # Carried out before, and its answer was lost: what it creates was created with it.
+                elif not guarded_changes.is_done_already(connection, change):
+                    refused.add(change.key)
+            return refused
+
+        created = [
+            creation.rows_of(change.creates, self._ids, self.now()) if change.creates else () for change in changes
+        ]
+        return self._write(carry_out)
+
+    def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
+        """Nothing to do: each claim counts, in its own transaction, what is in hand."""
+
+    def promote_due(self, limit: int = 1000) -> int:
+        now = moments.to_milliseconds(self.now())
+        due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ?"
+        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (now,)):
+            return 0  # without a write transaction, as nearly always
+        statement = f"""UPDATE tasks SET status = {int(Status.CREATED)}, node = '{NOBODY}', mtime = ?, not_before = NULL
+            WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
+        return self._write(lambda c: c.execute(statement, (now, now, limit)).rowcount)
+
+    def due(self, node_id: str, limit: int = 500) -> list[Task]:
+        rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
+        return [records.task_of(row, with_output=False) for row in rows]
+
+    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+        statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
+        # What cannot be read waits for a person, not for a node.
+        damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
+        other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
+        return any(
+            self._read(
+                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) {other} LIMIT 1", (queue, *damaged)
+            )
+            or self._read(
+                f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
+                (queue,),
+            )
+            for queue in queues
+        )
+
+    def written_by_others(self) -> bool:
+        try:
+            version = int(self._opened().execute("PRAGMA data_version").fetchone()[0])
+        except (sqlite3.Error, StoreError):
+            return False  # whoever reads or writes next finds out why
+        has_changed, self._seen_version = version != self._seen_version, version
+        return has_changed
+
+    def watch(self, *, ends: bool = True) -> SqliteWatcher:
+        return SqliteWatcher(self._path)
+
+    # --- how everything is read and written
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnreachableError(f"{self.description} is not open")
+        return self._connection
+
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        with driver_errors.translated(self._path):
+            connection = self._opened()
+            return self._in_turn(
+                lambda: connections.with_odd_text(connection, lambda: connection.execute(statement, values).fetchall())
+            )
+
+    def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
+        """One transaction (rule 1), whole or not at all."""
+        with driver_errors.translated(self._path, duplicate):
+            if self._is_together:
+                return action(self._opened())
+            with self._transaction() as connection:
+                return action(connection)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._opened()
+        self._in_turn(lambda: connection.execute("BEGIN IMMEDIATE"))
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _in_turn(self, statement: Callable[[], Result]) -> Result:
+        """What may have to wait for other processes; gives up after `BUSY_SECONDS`, or when told to hurry."""
+        deadline = time.monotonic() + connections.BUSY_SECONDS
+        while True:
+            try:
+                return statement()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or self._shall_hurry.is_set() or time.monotonic() > deadline:
+                    raise
