@@ -74,7 +74,9 @@ class MemoryRecorder:
         self.pieces: dict[str, list[bytes]] = {}
         self.created: list[Document] = []
 
-    def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
+    def record(
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+    ) -> asyncio.Future[bool]:
         for chunk in chunks:
             self.pieces.setdefault(chunk.stream, []).append(chunk.data)
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import itertools
 import logging
 import os
 import signal
@@ -30,11 +29,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host import __version__, environment, explain, logs, machine, policy, run_document, runner
+from disbatch_host import __version__, environment, explain, logs, machine, policy, run_document
+from disbatch_host.claim import Claim
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
-from disbatch_host.model import Document, NodeRecord, Queue, QueueId, RunChange, RunKey, Task, TaskFilter
+from disbatch_host.model import Document, NodeRecord, Queue, QueueId, RunKey, Task, TaskFilter
 from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
 from disbatch_host.process.child import StopReason
 from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
@@ -48,7 +48,6 @@ from disbatch_host.store.base import Store
 from disbatch_host.workers import Worker, WorkerPool
 from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
-from disbatch_protocol.manifest import Mode
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
@@ -59,7 +58,7 @@ if TYPE_CHECKING:  # who serves no metrics need not import what they take
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0  # den-1.0: a node follows queues within one refresh interval
-CLAIM_SECONDS = 0.002  # how long a free place may wait for others to be filled with it
+CLAIM_SECONDS = 0.001  # how long a free place may wait for others to be filled with it
 PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few seconds
 RETENTION_SECONDS = 60.0  # between two looks for ended tasks that their queue does not keep any longer
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
@@ -169,7 +168,7 @@ class Node:
         self._start_failures: Counter[str] = Counter()
         self._shall_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
-        self._places_taken_at_most = 0  # after the last claim
+        self._claim: Claim | None = None  # the one that is on its way
         self._claim_timer: asyncio.TimerHandle | None = None
         self._rate_timer: asyncio.TimerHandle | None = None  # when the rate of a queue lets the next one start
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
@@ -347,49 +346,35 @@ class Node:
         if self._loop.time() < self._hold_claims_until:
             return
         self._shall_look = False
-        classes = self._classes_to_claim()
-        load = self._load()
-        plugins, begun = dict(self._catalog.plugins), dict[Any, tuple[Plugin, Document, Worker | None]]()
-        reserved = {
-            name: self._workers.reserve(plugin) if plugin.manifest.mode is Mode.WORKER else []
-            for name, plugin in plugins.items()
-        }
-        all_reserved = list(itertools.chain.from_iterable(reserved.values()))
-
-        def begin(task: Task, class_name: str) -> RunChange | None:
-            # In the store's thread, so that a task that needs nothing more is Running with the claim itself.
-            plugin = plugins[class_name]
-            beginning = runner.beginning_at_once(task, plugin, self._around, reserved[class_name])
-            if beginning is None:
-                return None
-            run, worker = beginning
-            begun[task.id] = (plugin, run, worker)
-            key = RunKey(task.id, self._settings.node_id, task.token)
-            return run_document.start_change(task, key, run, now=run["started"])
-
+        if not refresh and not self._scheduler.has_room(classes=self._classes_to_claim(), load=self._load()):
+            self._may_have_more = True  # nobody has looked; the next run that ends makes room
+            return
+        self._claim = claim = Claim(self._catalog.plugins, self._workers, self._around)
         try:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
+            classes, load = self._classes_to_claim(), self._load()
             asked_at = self._local_clock.monotonic()
-            result = await self._store_thread.call(
-                lambda store: self._scheduler.round(store, classes=classes, load=load, refresh=refresh, begin=begin),
-                after_records=True,
+            result = await self._store_thread.call_after_records(
+                lambda store, ended: self._scheduler.round(
+                    store, classes=classes, load=load.without(ended), refresh=refresh, begin=claim.begin
+                )
             )
         except StoreError as error:
             self._say_store_trouble(error)
             self._last_refresh = self._loop.time()
-            _give_back_reserved(all_reserved)
             return
+        finally:
+            self._claim = None
+            claim.settle()
         self._scheduler.confirm(result)
         if refresh:
             self._last_refresh = self._loop.time()
             self._queues = result.queues
             self._say_queue_faults()
         self._may_have_more = result.may_have_more
-        self._places_taken_at_most = len(result.tasks) + sum([run.holds_place for run in self._runs])
         for task in result.tasks:
-            self._start_run(task, *begun.get(task.id, ()), asked_at=asked_at)
-        _give_back_reserved(all_reserved)
+            self._start_run(task, *claim.begun.get(task.id, ()), asked_at=asked_at)
         self._look_again_after(result.look_again_seconds)
 
     def _look_again_after(self, seconds: float | None) -> None:
@@ -469,7 +454,7 @@ class Node:
             begun=begun,
             worker=worker,
             asked_at=asked_at,
-            on_place_free=self._look_for_more,
+            on_place_free=self._note_free_place,
         )
         if self._is_stopping.is_set() or plugin.name in self._set_aside:
             run.hold_back()
@@ -497,14 +482,22 @@ class Node:
             del self._runs[run]
             self._look_for_more()
 
+    def _note_free_place(self, run: Run) -> None:
+        if self._claim is not None:  # it may give this place to a task
+            self._claim.reserve_idle(run.plugin)
+        self._look_for_more()
+
     def _look_for_more(self) -> None:
-        """There is a free place. One claim for several costs little more than for one, so while many are taken the
-        next ones are waited for, for a moment."""
+        """There is a free place. One claim for several costs little more than for one, and nothing at all where it goes
+        with their ends, so the other runs are waited for, for a moment."""
         self._shall_look |= self._may_have_more
-        places_taken = sum([run.holds_place for run in self._runs])
-        if not self._may_have_more or 2 * places_taken <= self._places_taken_at_most:
+        if not self._may_have_more:
+            self._wake.set()
+        elif not any(run.holds_place for run in self._runs):
+            self._store_thread.expect_call(CLAIM_SECONDS)
             self._wake.set()
         elif self._claim_timer is None or self._claim_timer.when() < self._loop.time():
+            self._store_thread.expect_call(2 * CLAIM_SECONDS)
             self._claim_timer = self._loop.call_later(CLAIM_SECONDS, self._wake.set)
 
     # --- classes that cannot be started
@@ -779,8 +772,7 @@ class Node:
         while self._runs:
             await asyncio.wait(self._runs.values(), timeout=REFRESH_SECONDS)
             with contextlib.suppress(StoreError):  # nobody waits for it but other nodes; the next second tries again
-                give_free = functools.partial(self._scheduler.give_places_free, load=self._load())
-                await self._store_thread.call(give_free, after_records=True)
+                await self._store_thread.call_after_records(functools.partial(self._give_places_free, self._load()))
             if self._stop_requests > 2 and self._store_thread.is_away:
                 log.error(
                     "the store is away: %d tasks are left as they are, until this node starts again", len(self._runs)
@@ -788,6 +780,9 @@ class Node:
                 self._exit_code = ExitCode.STORE
                 self._store_thread.give_up()
                 return
+
+    def _give_places_free(self, load: policy.Load, store: Store, ended: Sequence[policy.Place]) -> None:
+        self._scheduler.give_places_free(store, load.without(ended))
 
     async def _release(self) -> None:
         try:
@@ -878,11 +873,6 @@ class Node:
             if self._queue_faults.get(queue_id) != fault:
                 log.error("queue %s cannot be run: %s", queue_id, fault, extra=logs.ids(queue=queue_id))
         self._queue_faults = faults
-
-
-def _give_back_reserved(workers: Sequence[Worker]) -> None:
-    for worker in workers:  # those that a run has taken are not reserved any more
-        worker.is_reserved = False
 
 
 def _log_end(run: Run, report: RunReport) -> None:

@@ -6,8 +6,9 @@ know: stores, processes, the event loop.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from disbatch_host.model import NodeRecord, Queue, QueueId
 
@@ -25,6 +26,21 @@ class Load:
     running: Mapping[QueueId, int] = field(default_factory=dict)
     running_of_class: Mapping[str, int] = field(default_factory=dict)
     concurrency_of_class: Mapping[str, int | None] = field(default_factory=dict)  # the plugin's own limit on a node
+
+    def without(self, ended: Sequence[Place]) -> Load:
+        """The same when these runs have ended."""
+        running, of_class = Counter(self.running), Counter(self.running_of_class)
+        running.subtract(place.queue for place in ended)
+        of_class.subtract(place.class_name for place in ended)
+        return replace(self, running=running, running_of_class=of_class)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a run takes up on its node."""
+
+    queue: QueueId
+    class_name: str
 
 
 def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], paused_too: bool = False) -> list[Queue]:

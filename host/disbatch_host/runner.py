@@ -36,6 +36,7 @@ from disbatch_host.launch import LaunchSite
 from disbatch_host.model import Document, OutputChunk, RunChange, RunKey, Task
 from disbatch_host.output import OutputStream
 from disbatch_host.plugins import Plugin
+from disbatch_host.policy import Place
 from disbatch_host.process.child import StopReason, Stream
 from disbatch_host.process.spawn import StartError
 from disbatch_host.workers import Worker, WorkerExecution, WorkerPool
@@ -65,7 +66,10 @@ _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLE
 class Recorder(Protocol):
     """Where a run's changes are made durable."""
 
-    def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]: ...
+    def record(
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+    ) -> asyncio.Future[bool]:
+        """`note`: the `Place` that is free when this is durable."""
 
     async def room(self) -> None:
         """Awaited directly before a large record; see `LARGE_RECORD`."""
@@ -182,7 +186,7 @@ class Run:
         worker: Worker | None = None,
         asked_at: float | None = None,
         listener: Callable[[Stream, bytes], None] | None = None,
-        on_place_free: Callable[[], None] | None = None,
+        on_place_free: Callable[[Run], None] | None = None,
     ) -> None:
         """`begun`: `run` as it stands in the task where it is Running already; else it is Claimed. `worker`: the
         process that was reserved for it. `asked_at`: when the store was asked for it, by the monotonic clock."""
@@ -621,7 +625,8 @@ class Run:
                     not_before=None if delay is None else now + timedelta(seconds=delay),
                     now=now,
                     creates=creates,
-                )
+                ),
+                note=self._place if self.holds_place else None,
             )
             self._leave_place()
             return await answer
@@ -669,10 +674,16 @@ class Run:
         if self.holds_place:
             self.holds_place = False
             if self._on_place_free is not None:
-                self._on_place_free()
+                self._on_place_free(self)
 
-    def _record(self, change: RunChange, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
-        return self._around.recorder.record(change, chunks)
+    @property
+    def _place(self) -> Place:
+        return Place(self._task.queue, self._plugin.name)
+
+    def _record(
+        self, change: RunChange, chunks: Sequence[OutputChunk] = (), *, note: object = None
+    ) -> asyncio.Future[bool]:
+        return self._around.recorder.record(change, chunks, note=note)
 
 
 def _in_short(end: RunEnd) -> str:

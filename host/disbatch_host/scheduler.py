@@ -77,6 +77,10 @@ class Scheduler:
         self._unheard = {token: looks + 1 for token, looks in self._unheard.items() if looks < _STRAY_LOOKS}
         return len(changes) - len(refused)
 
+    def has_room(self, *, classes: frozenset[str], load: Load) -> bool:
+        """Whether a round could claim anything, by the queues as they were read last."""
+        return bool(policy.allot(policy.served(self._queues, node_id=self._node_id, classes=classes), load))
+
     def round(
         self, store: Store, *, classes: frozenset[str], load: Load, refresh: bool, begin: BeginOfClass | None = None
     ) -> Round:

@@ -139,6 +139,7 @@ class Worker:
         self._child: Child | None = None
         self._launch: Launch | None = None
         self._pid_started: int | None = None
+        self._memory: machine.ProcessMemory | None = None
         self._started = self._loop.time()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()  # done when the process has ended
@@ -191,7 +192,11 @@ class Worker:
             return True
         if rules.max_age_seconds is not None and self._loop.time() - self._started >= rules.max_age_seconds:
             return True
-        return rules.max_memory_bytes is not None and machine.memory_bytes(self.pid)[0] > rules.max_memory_bytes
+        return rules.max_memory_bytes is not None and self.memory_bytes()[0] > rules.max_memory_bytes
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Resident bytes of the process now, and at their peak so far; zeros where it is gone."""
+        return (0, 0) if self._memory is None else self._memory.read()
 
     # --- its life
 
@@ -213,6 +218,7 @@ class Worker:
         except BaseException:
             prepared.remove_work_directory()
             raise
+        self._memory = machine.ProcessMemory(self.pid)
         self._child.write(
             self._conversation.hello(host=f"disbatch-host {__version__}", number=self.number), close=False
         )
@@ -289,6 +295,9 @@ class Worker:
             )  # fmt: skip
         if self._launch is not None:
             self._launch.remove_work_directory()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
         self.gone.set_result(None)
         self._on_end(self)
 
@@ -398,7 +407,7 @@ class _Hands:
         pid = self._worker.pid
         facts = {
             "cpu_seconds": round(max(0.0, machine.cpu_seconds(pid) - self._cpu_seconds_before), 6),
-            "peak_memory_bytes": machine.memory_bytes(pid)[1],
+            "peak_memory_bytes": self._worker.memory_bytes()[1],
         }
         self.ended.set_result(ExecutionEnd(end=RunEnd(reason=Reason.DONE, exit_code=exit_code), facts=facts))
 

@@ -291,9 +291,9 @@ while time.monotonic() < end:
     records = []
     record = MemoryRecorder.record
 
-    def count(self: Any, change: Any, chunks: Any = ()) -> Any:
+    def count(self: Any, change: Any, chunks: Any = (), **more: Any) -> Any:
         records.append(change)
-        return record(self, change, chunks)
+        return record(self, change, chunks, **more)
 
     monkeypatch.setattr(MemoryRecorder, "record", count)
     result = run_once(plugin, {})

@@ -19,9 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"*"},
     "__main__": {"cli"},
     "node": {
-        "scheduler", "runner", "workers", "launch", "services", "plugins", "policy", "machine", "environment",
+        "scheduler", "claim", "runner", "workers", "launch", "services", "plugins", "policy", "machine", "environment",
         "explain", "process", "store.base", "errors", "logs", *PURE,
     },
+    "claim": {"runner", "workers", "plugins", *PURE},
     "scheduler": {"policy", "store.base", *PURE},
     "services": {"store.base", "errors", "machine", "logs", *PURE},
     "local_run": {"runner", "workers", "launch", "process", "plugins", "environment", "machine", "errors", *PURE},
@@ -31,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Very many tasks in one go: rows, documents, the store; whoever calls brings what reads JSON of people.
     "bulk": {"store.base", "errors", *PURE},
     "runner": {
-        "execution", "workers", "launch", "process", "output", "effects", "plugins", "machine", "store.base", "errors",
+        "execution", "workers", "launch", "process", "output", "effects", "plugins", "policy", "machine", "store.base",
+        "errors",
         "cpu_limit", "logs", *PURE,
     },
     # What carries out a run knows plugins and processes, never a document, a store or a clock of the store.

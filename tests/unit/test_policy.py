@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from disbatch_host import policy
 from disbatch_host.model import NodeRecord, Queue
-from disbatch_host.policy import Holder, Load
+from disbatch_host.policy import Holder, Load, Place
 from disbatch_protocol.status import TRANSITIONS, Status, is_finished, kind, may_become, name, names, parse
 
 
@@ -72,6 +73,18 @@ def test_contended_slots_go_to_the_queues_that_have_the_fewest() -> None:
     load = Load(max_per_queue=10, max_total=7, running={"busy": 3})
     served = [queue("busy"), queue("a"), queue("b")]
     assert dict(policy.allot(served, load)) == {"a": 2, "b": 2}
+
+
+@given(st.lists(st.sampled_from("ab")), st.lists(st.sampled_from("ab")))
+def test_a_load_without_runs_is_that_of_the_others(running: list[str], ended: list[str]) -> None:
+    def load(queues: list[str]) -> Load:
+        return Load(
+            max_per_queue=100, max_total=1000, running=Counter(queues), running_of_class=Counter(map(str.upper, queues))
+        )
+
+    queues = [queue("a", "A"), queue("b", "B")]
+    less = load(running + ended).without([Place(one, one.upper()) for one in ended])
+    assert policy.allot(queues, less) == policy.allot(queues, load(running))
 
 
 def test_a_queue_is_served_where_pin_ignore_plugin_and_document_allow_it() -> None:

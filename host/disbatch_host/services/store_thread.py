@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
 _TURN_SECONDS = 0.001  # from the beginning of a turn to that of the next; an idle node has none to wait for
-_WATCH_SECONDS = 0.008  # between two looks whether others have written: some 20 µs each, 0.3 % of a core
+_WATCH_SECONDS = 0.007  # between two looks whether others have written: some 20 µs each, 0.3 % of a core
 _KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
 _LARGE_BYTES = 2**16  # smaller records need no room; of each run there is one at most
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reach a store that is away
@@ -50,6 +50,7 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reac
 class _Record:
     change: RunChange | None
     chunks: Sequence[OutputChunk]
+    note: object
     answer: asyncio.Future[bool]
 
     @property
@@ -59,7 +60,7 @@ class _Record:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    function: Callable[[Store], Any]
+    function: Callable[[Store, Sequence[Any]], Any]
     answer: asyncio.Future[Any] = field(repr=False)
     after: int  # not before so many records have their answers
 
@@ -87,6 +88,8 @@ class StoreThread:
         self._recorded = 0  # how many records have been handed in, ever
         self._answered = 0  # how many of them have their answer
         self._last_turn = 0.0
+        self._last_look = 0.0
+        self._expected_until = 0.0  # a call may come until then that records wait for
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
@@ -101,10 +104,13 @@ class StoreThread:
     def start(self) -> None:
         self._thread.start()
 
-    def record(self, change: RunChange | None, chunks: Sequence[OutputChunk] = ()) -> asyncio.Future[bool]:
+    def record(
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+    ) -> asyncio.Future[bool]:
         """Write a change and the pieces before it. The future says True once that is durable, False where the change
-        was refused (somebody else owns the task by now), or raises StoreError where the store will never take it."""
-        record = _Record(change, chunks, self._loop.create_future())
+        was refused (somebody else owns the task by now), or raises StoreError where the store will never take it.
+        `note`: for `call_after_records`."""
+        record = _Record(change, chunks, note, self._loop.create_future())
         size = record.size + _text_size(change)
         if size >= _LARGE_BYTES:
             self._room.take(size, record.answer)
@@ -116,11 +122,19 @@ class StoreThread:
         memory at once while the store is slow, or away."""
         await self._room.some()
 
-    def call(self, function: Callable[[Store], Result], *, after_records: bool = False) -> asyncio.Future[Result]:
-        """Call something with the store. `after_records`: when everything that was recorded before is written, and not
-        at all where that is not possible now; else with the next batch. The future raises what the call raises."""
-        after = self._recorded if after_records else 0
-        return self._submit(_Call(function, self._loop.create_future(), after))
+    def call(self, function: Callable[[Store], Result]) -> asyncio.Future[Result]:
+        """Call something with the store, with the next batch. The future raises what the call raises."""
+        return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
+
+    def call_after_records(self, function: Callable[[Store, Sequence[Any]], Result]) -> asyncio.Future[Result]:
+        """Call something when everything that was recorded before is written, and not at all where that is not possible
+        now. It is given the notes of what was recorded later and is written before it all the same."""
+        return self._submit(_Call(function, self._loop.create_future(), self._recorded))
+
+    def expect_call(self, within_seconds: float) -> None:
+        """A call after records is about to come: what was recorded before waits for it so long, since both together are
+        one commit."""
+        self._expected_until = time.monotonic() + within_seconds
 
     def hurry(self) -> None:
         """The node shall leave soon: an attempt that waits for its turn is not waited for."""
@@ -151,7 +165,9 @@ class StoreThread:
         pause_seconds = _FIRST_RETRY_SECONDS
         while True:
             # What `stop` puts into the inbox may have been taken out in a pause: then nothing more comes to wait for.
-            self._take_in(wait=not (self._records or self._is_stopping))
+            self._take_in(
+                wait=not (self._records or self._is_stopping), timeout=_WATCH_SECONDS if self._can_tell else None
+            )
             self._look_for_changes()
             if not self._records and not self._calls:
                 if self._is_stopping:
@@ -163,9 +179,11 @@ class StoreThread:
             is_written = not batch or self._write_with_calls(batch) or self._write(batch)
             if batch and is_written and self._on_written is not None:
                 self._on_written(time.monotonic() - began)
+            calls = self._take_calls_due(len(batch) if is_written else 0)
+            late = [self._late_notes(call, batch) if is_written else () for call in calls]
             if is_written:
                 self._answered += len(batch)
-            self._carry_out(self._take_calls_due(), is_away=not is_written)
+            self._carry_out(calls, late, is_away=not is_written)
             if not is_written:
                 self._fail(self._calls, StoreUnreachableError("what was recorded before could not be written"))
                 self._calls.clear()
@@ -181,10 +199,10 @@ class StoreThread:
                 self._pause(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LAST_RETRY_SECONDS)
 
-    def _take_in(self, *, wait: bool) -> None:
+    def _take_in(self, *, wait: bool, timeout: float | None = None) -> None:
         """Everything that is in the inbox; where nothing is and `wait`, the first thing that comes."""
         try:
-            item = self._inbox.get(wait, _WATCH_SECONDS if self._can_tell else None)
+            item = self._inbox.get(wait, timeout)
             while True:
                 if isinstance(item, _Record):
                     self._records.append(item)
@@ -196,6 +214,10 @@ class StoreThread:
 
     def _look_for_changes(self) -> None:
         if self._can_tell and self._on_change is not None:
+            now = time.monotonic()
+            if now - self._last_look < _WATCH_SECONDS / 2:
+                return
+            self._last_look = now
             has_changed = self._store.written_by_others()
             self._can_tell = has_changed is not None
             if has_changed:
@@ -208,7 +230,11 @@ class StoreThread:
         if left > 0:
             time.sleep(left)
             self._take_in(wait=False)
+        while not self._calls and (left := self._expected_until - time.monotonic()) > 0:
+            self._take_in(wait=True, timeout=left)
         self._last_turn = time.monotonic()
+        if self._calls:
+            self._expected_until = 0.0
 
     def _take_calls_due(self, written: int = 0) -> list[_Call]:
         """The calls that may be carried out when `written` more records are."""
@@ -239,6 +265,11 @@ class StoreThread:
             batch.append(record)
         return batch
 
+    def _late_notes(self, call: _Call, batch: Sequence[_Record]) -> list[object]:
+        """Of what is written now: what was recorded after the call was made."""
+        late = batch[max(0, call.after - self._answered) :]
+        return [record.note for record in late if record.note is not None]
+
     def _write_with_calls(self, batch: list[_Record]) -> bool:
         """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
         where it was not possible: then it is to be done one after the other, which finds out why."""
@@ -248,7 +279,7 @@ class StoreThread:
         try:
             with self._store.together():
                 refused = self._commit(batch)
-                results = [call.function(self._store) for call in calls]
+                results = [call.function(self._store, self._late_notes(call, batch)) for call in calls]
         except Exception as error:  # whatever it is, it comes again where it can be told apart
             log.debug("a batch was not written together with its calls: %s", error)
             self._calls.extendleft(reversed(calls))
@@ -289,12 +320,13 @@ class StoreThread:
         changes = [record.change for record in batch if record.change is not None]
         return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
-    def _carry_out(self, calls: Sequence[_Call], *, is_away: bool) -> None:
+    def _carry_out(self, calls: Sequence[_Call], late: Sequence[Sequence[object]], *, is_away: bool) -> None:
+        """`late`: the notes that each of them is given."""
         for number, call in enumerate(calls):
             try:
                 if is_away and self._give_up:
                     raise StoreUnreachableError("the store is away and the node is leaving")
-                result = call.function(self._store)
+                result = call.function(self._store, late[number])
             except StoreUnreachableError as error:
                 # The others would find out the same, each after seconds of waiting.
                 self._post(functools.partial(_set_exception, [one.answer for one in calls[number:]], error))

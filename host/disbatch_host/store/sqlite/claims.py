@@ -71,6 +71,7 @@ class Claims:
             found = self._find_waiting(connection, want, count)
             if want.rate is not None and found:
                 rates.use_up(connection, want.queue, want.rate, now, len(found))
+            writes: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # by the columns that are written
             for seq, row, document in found:
                 task = Task.from_document({**document, **claimed})
                 columns = fields.columns_of(claimed)
@@ -78,9 +79,10 @@ class Claims:
                 if change is not None:
                     columns |= guarded_changes.changed_columns(change, row[-1])
                     guarded_changes.forget_output(connection, change)
-                assignments = ", ".join([f"{name} = ?" for name in columns])
-                connection.execute(f"UPDATE tasks SET {assignments} WHERE seq = ?", (*columns.values(), seq))
+                writes.setdefault(tuple(columns), []).append((*columns.values(), seq))
                 tasks.append(task)
+            for names, rows in writes.items():
+                connection.executemany(f"UPDATE tasks SET {conditions.assignments(names)} WHERE seq = ?", rows)
         return tasks
 
     def _find_waiting(

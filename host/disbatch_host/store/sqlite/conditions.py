@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -64,3 +65,8 @@ def status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "stat
     """The condition on a status alone; `failed_too`: or any above 2."""
     exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
     return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact
+
+
+def assignments(columns: Iterable[str]) -> str:
+    """What stands behind SET, with a place for each value."""
+    return ", ".join([f"{name} = ?" for name in columns]) or "id = id"

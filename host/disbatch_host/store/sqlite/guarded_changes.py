@@ -7,6 +7,7 @@ where a transaction begins and ends.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from disbatch_host.model import RunChange, TaskChange, TaskId
@@ -16,21 +17,58 @@ from disbatch_protocol.status import UNFINISHED, Status
 
 def apply(connection: sqlite3.Connection, change: RunChange) -> bool:
     """Carry out one guarded change; False where its guard does not hold."""
-    key = change.key
-    guard = (
-        f"id = ? AND node = ? AND claim_token IS ? AND status IN ({', '.join([str(int(s)) for s in change.statuses])})"
-    )
-    guarded = (key.task_id, key.node, key.token)
     rest = "{}"
-    if not {*change.set, *change.unset} <= fields.IN_COLUMNS:
-        row = connection.execute(f"SELECT rest FROM tasks WHERE {guard}", guarded).fetchone()
+    if not _is_in_columns(change):
+        row = connection.execute(f"SELECT rest FROM tasks WHERE {_guard(change)}", _guarded(change)).fetchone()
         if row is None:
             return False
         rest = row[0]
     columns = changed_columns(change, rest)
-    assignments = ", ".join([f"{name} = ?" for name in columns]) or "id = id"
-    done = connection.execute(f"UPDATE tasks SET {assignments} WHERE {guard}", (*columns.values(), *guarded))
-    return done.rowcount > 0
+    statement = f"UPDATE tasks SET {conditions.assignments(columns)} WHERE {_guard(change)}"
+    return connection.execute(statement, (*columns.values(), *_guarded(change))).rowcount > 0
+
+
+def apply_together(connection: sqlite3.Connection, changes: Sequence[RunChange]) -> bool:
+    """Carry out changes that are alike (`alike`), which costs less than one after the other; False where the guard of
+    one or more does not hold: the others are carried out (`is_done_already`)."""
+    rows = []
+    for change in changes:
+        columns = changed_columns(change, "{}")
+        rows.append((*columns.values(), *_guarded(change)))
+    statement = f"UPDATE tasks SET {conditions.assignments(columns)} WHERE {_guard(changes[0])}"
+    return connection.executemany(statement, rows).rowcount == len(changes)
+
+
+def alike(changes: Sequence[RunChange]) -> Iterator[list[RunChange]]:
+    """The changes in their order, in groups: of several tasks, or of more than one change, all write the same columns,
+    and nothing else is to be done for them."""
+    group: list[RunChange] = []
+    tasks: set[TaskId] = set()
+    last: object = None
+    for change in changes:
+        is_plain = not change.creates and change.forget_output_of is None and _is_in_columns(change)
+        kind = (change.statuses, *change.set, None, *change.unset) if is_plain else None
+        if group and (kind is None or kind != last or change.key.task_id in tasks):
+            yield group
+            group, tasks = [], set()
+        group.append(change)
+        tasks.add(change.key.task_id)
+        last = kind
+    if group:
+        yield group
+
+
+def _is_in_columns(change: RunChange) -> bool:
+    return fields.IN_COLUMNS.issuperset(change.set) and fields.IN_COLUMNS.issuperset(change.unset)
+
+
+def _guard(change: RunChange) -> str:
+    statuses = ", ".join([str(int(one)) for one in change.statuses])
+    return f"id = ? AND node = ? AND claim_token IS ? AND status IN ({statuses})"
+
+
+def _guarded(change: RunChange) -> tuple[Any, ...]:
+    return change.key.task_id, change.key.node, change.key.token
 
 
 def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
@@ -65,13 +103,11 @@ def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
             return False
     if change.set.get("awaited") is False and _has_untold_followers(connection, change.task_id, status):
         return False
-    assignments = [f"{name} = ?" for name in columns]
+    assignments = [conditions.assignments(columns)]
     is_awaited_anew = new_status in (Status.CREATED, Status.BLOCKED) or status == Status.ORPHANED
     if "status" in columns and is_awaited_anew and "awaited" not in columns:
         assignments.append("awaited = CASE WHEN awaited IS NOT NULL THEN 1 END")
-    connection.execute(
-        f"UPDATE tasks SET {', '.join(assignments) or 'id = id'} WHERE seq = ?", (*columns.values(), seq)
-    )
+    connection.execute(f"UPDATE tasks SET {', '.join(assignments)} WHERE seq = ?", (*columns.values(), seq))
     return True
 
 

@@ -433,19 +433,21 @@ class SqliteStore:
                     [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
                 )
             refused = set()
-            for change, new_rows in zip(changes, created, strict=True):
-                if guarded_changes.apply(connection, change):
-                    if new_rows:
-                        creation.insert(connection, new_rows)
-                    guarded_changes.forget_output(connection, change)
-                # Carried out before, and its answer was lost: what it creates was created with it.
-                elif not guarded_changes.is_done_already(connection, change):
-                    refused.add(change.key)
+            for group in guarded_changes.alike(changes):
+                if len(group) > 1 and guarded_changes.apply_together(connection, group):
+                    continue
+                for change in group:
+                    if guarded_changes.apply(connection, change):
+                        if change.creates:
+                            creation.insert(connection, created[id(change)])
+                        guarded_changes.forget_output(connection, change)
+                    # Carried out before, and its answer was lost: what it creates was created with it.
+                    elif not guarded_changes.is_done_already(connection, change):
+                        refused.add(change.key)
             return refused
 
-        created = [
-            creation.rows_of(change.creates, self._ids, self.now()) if change.creates else () for change in changes
-        ]
+        # Before the transaction: what cannot be stored costs nobody its turn.
+        created = {id(one): creation.rows_of(one.creates, self._ids, self.now()) for one in changes if one.creates}
         return self._write(carry_out)
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:

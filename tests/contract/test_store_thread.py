@@ -1,0 +1,116 @@
+"""Group commit, on both stores: what is written together, and what a call is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from disbatch_host.model import RunChange, RunKey, Want, new_task
+from disbatch_host.services.store_thread import StoreThread
+from disbatch_host.store.base import Store
+from disbatch_protocol.status import Status
+
+
+def claimed(store: Store, count: int) -> list[RunKey]:
+    store.insert_tasks([new_task("q", {}, now=store.now()) for _ in range(count)])
+    return [RunKey(task.id, "n1", "t") for task in store.claim("n1", [Want("q", count)], "t")]
+
+
+def start(key: RunKey, token: str = "t") -> RunChange:
+    key = RunKey(key.task_id, key.node, token)
+    return RunChange(key=key, statuses=(Status.CLAIMED,), set={"status": int(Status.RUNNING), "run": {"attempt": 1}})
+
+
+def statuses(store: Store, keys: list[RunKey]) -> list[int]:
+    found = [store.get_task(key.task_id) for key in keys]
+    return [task.status for task in found if task is not None]
+
+
+def carry_out(store: Store, what: Callable[[StoreThread], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        thread = StoreThread(store)
+        try:
+            return await what(thread)
+        finally:
+            await thread.stop()
+
+    return asyncio.run(run())
+
+
+def test_a_call_is_told_what_was_recorded_after_it_and_is_written_before_it(store: Store) -> None:
+    keys = claimed(store, 4)
+
+    def look(store: Store, notes: Any) -> tuple[list[Any], list[int]]:
+        # A look makes the store write what it has in hand.
+        return list(notes), statuses(store, keys[:1])
+
+    async def run(thread: StoreThread) -> None:
+        answers = [thread.record(start(keys[0]), note="before")]
+        call = thread.call_after_records(look)
+        answers += [thread.record(start(keys[1]), note="first"), thread.record(start(keys[2]))]
+        answers += [thread.record(start(keys[3]), note="second")]
+        thread.start()  # so all of it is there at once
+        notes, seen = await call
+        assert notes == ["first", "second"]
+        assert await asyncio.gather(*answers) == [True] * 4
+        # MongoDB has no transactions here, and leaves the changes to the next write.
+        assert seen in ([int(Status.RUNNING)], [int(Status.CLAIMED)])
+
+    carry_out(store, run)
+    assert statuses(store, keys) == [Status.RUNNING] * 4
+
+
+def test_what_was_recorded_waits_for_the_call_that_is_about_to_come(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = claimed(store, 2)
+    commits: list[str] = []
+    together = store.together
+
+    @contextlib.contextmanager
+    def counted() -> Iterator[None]:
+        commits.append("together")
+        with together():
+            yield
+
+    monkeypatch.setattr(store, "together", counted)
+
+    async def run(thread: StoreThread) -> None:
+        thread.start()
+        thread.expect_call(60)
+        answer = thread.record(start(keys[0]), note="ended")
+        await thread.call(lambda _: None)  # any call ends the wait, and this one has no part in the commit
+        assert await answer and commits == []
+        thread.expect_call(60)
+        answer = thread.record(start(keys[1]))
+        assert await thread.call_after_records(lambda _, notes: list(notes)) == []
+        assert await answer and commits == ["together"]
+
+    carry_out(store, run)
+
+
+def test_a_call_that_does_not_come_is_not_waited_for_for_ever(store: Store) -> None:
+    keys = claimed(store, 1)
+
+    async def run(thread: StoreThread) -> None:
+        thread.start()
+        thread.expect_call(0.05)
+        assert await asyncio.wait_for(thread.record(start(keys[0])), 20)
+
+    carry_out(store, run)
+
+
+def test_of_changes_that_are_written_together_the_refused_ones_are_told_apart(store: Store) -> None:
+    keys = claimed(store, 5)
+
+    async def run(thread: StoreThread) -> None:
+        answers = [thread.record(start(key, "other" if number in (1, 3) else "t")) for number, key in enumerate(keys)]
+        thread.start()
+        assert await asyncio.gather(*answers) == [True, False, True, False, True]
+
+    carry_out(store, run)
+    assert statuses(store, keys) == [Status.RUNNING, Status.CLAIMED] * 2 + [Status.RUNNING]
