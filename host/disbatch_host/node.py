@@ -300,9 +300,9 @@ class Node:
             log.warning("of the tasks of an earlier life of node %s, %s", self._settings.node_id, settled)
 
     def _listen_to_signals(self) -> None:
+        self._loop.add_signal_handler(signal.SIGHUP, self._read_again)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.request_stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._read_again)
 
     # --- settings that change while it runs
 
@@ -349,24 +349,26 @@ class Node:
         if not refresh and not self._scheduler.has_room(classes=self._classes_to_claim(), load=self._load()):
             self._may_have_more = True  # nobody has looked; the next run that ends makes room
             return
-        self._claim = claim = Claim(self._catalog.plugins, self._workers, self._around)
         try:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
+            # From here to the call nothing else has its turn: plugins, classes and load are those of one moment.
+            self._claim = claim = Claim(self._catalog.plugins, self._workers, self._around)
             classes, load = self._classes_to_claim(), self._load()
             asked_at = self._local_clock.monotonic()
-            result = await self._store_thread.call_after_records(
-                lambda store, ended: self._scheduler.round(
-                    store, classes=classes, load=load.without(ended), refresh=refresh, begin=claim.begin
+            try:
+                result = await self._store_thread.call_after_records(
+                    lambda store, ended: self._scheduler.round(
+                        store, classes=classes, load=load.without(ended), refresh=refresh, begin=claim.begin
+                    )
                 )
-            )
+            finally:
+                self._claim = None
+                claim.settle()
         except StoreError as error:
             self._say_store_trouble(error)
             self._last_refresh = self._loop.time()
             return
-        finally:
-            self._claim = None
-            claim.settle()
         self._scheduler.confirm(result)
         if refresh:
             self._last_refresh = self._loop.time()
@@ -374,7 +376,7 @@ class Node:
             self._say_queue_faults()
         self._may_have_more = result.may_have_more
         for task in result.tasks:
-            self._start_run(task, *claim.begun.get(task.id, ()), asked_at=asked_at)
+            self._start_run(task, *(claim.begun(task) or ()), asked_at=asked_at)
         self._look_again_after(result.look_again_seconds)
 
     def _look_again_after(self, seconds: float | None) -> None:
@@ -439,8 +441,8 @@ class Node:
     ) -> None:
         if plugin is None:
             # As it was when the task was claimed, or as it has become since; it may even be gone.
-            queue = next(queue for queue in self._queues if queue.id == task.queue)
-            plugin = self._catalog.plugins.get(queue.class_name)
+            queue = next((queue for queue in self._queues if queue.id == task.queue), None)
+            plugin = None if queue is None else self._catalog.plugins.get(queue.class_name)
         if plugin is None:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))

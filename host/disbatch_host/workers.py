@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from disbatch_host import __version__, launch, logs, machine
@@ -78,6 +78,13 @@ class WorkerPool:
         for worker in idle:
             worker.is_reserved = True
         return sorted(idle, key=lambda one: one.idle_since)
+
+    def unreserve(self, workers: Iterable[Worker]) -> None:
+        """What of these no run has taken is free for others."""
+        for worker in workers:
+            worker.is_reserved = False
+        if self._current is not None:
+            self.keep_only(self._current)  # a plugin may have changed meanwhile
 
     def release(self, worker: Worker) -> None:
         """Its task is done, or it was not given one."""

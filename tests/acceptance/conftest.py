@@ -122,6 +122,7 @@ def _terminal(directory: Path) -> Terminal:
     home = directory / "home"
     (home / "plugins").mkdir(parents=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "COLUMNS": "80"}
+    environment |= {name: os.environ[name] for name in ("GOCACHE",) if name in os.environ}  # see tests/conftest.py
     return Terminal(home, environment)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
+from disbatch_host.errors import StoreRefusedError
 from disbatch_host.model import RunChange, RunKey, Want, new_task
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.store.base import Store
@@ -100,6 +102,46 @@ def test_a_call_that_does_not_come_is_not_waited_for_for_ever(store: Store) -> N
         thread.start()
         thread.expect_call(0.05)
         assert await asyncio.wait_for(thread.record(start(keys[0])), 20)
+
+    carry_out(store, run)
+
+
+def test_ends_without_end_do_not_put_off_what_was_recorded(store: Store) -> None:
+    """Each end that made room for a claim put the write off by 2 ms; where no claim came (a node that is drained, say)
+    nothing was written while ends came every millisecond."""
+    keys = claimed(store, 1)
+
+    async def run(thread: StoreThread) -> None:
+        thread.start()
+        thread.expect_call(0.05)
+        answer = thread.record(start(keys[0]))
+        deadline = time.monotonic() + 30
+        while not answer.done() and time.monotonic() < deadline:
+            thread.expect_call(0.05)
+            await asyncio.sleep(0)
+        assert answer.done() and answer.result()
+
+    carry_out(store, run)
+
+
+def test_a_place_is_not_free_where_the_store_has_refused_its_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = claimed(store, 2)
+    commit = store.commit
+
+    def refuse_first(changes: Any, chunks: Any = ()) -> Any:
+        if any(change.key == keys[0] for change in changes):
+            raise StoreRefusedError("too large")
+        return commit(changes, chunks)
+
+    monkeypatch.setattr(store, "commit", refuse_first)
+
+    async def run(thread: StoreThread) -> None:
+        call = thread.call_after_records(lambda _, notes: list(notes))
+        answers = [thread.record(start(key), note=number) for number, key in enumerate(keys)]
+        thread.start()
+        assert await call == [1]
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        assert isinstance(results[0], StoreRefusedError) and results[1] is True
 
     carry_out(store, run)
 

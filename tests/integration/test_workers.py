@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from disbatch_host.model import TaskFilter
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
@@ -73,6 +74,30 @@ for line in sys.stdin.buffer:
 def worker_plugin(cluster: Cluster, program: str = WORKER, **manifest: Any) -> Any:
     cluster.plugin("W", program, file="w.py", mode="worker", **manifest)
     return cluster.queue("W")
+
+
+def test_short_tasks_never_fill_more_places_than_there_are(cluster: Cluster) -> None:
+    """Ends and the claims that they make room for are written together, also those that come while a claim is on its
+    way: a reader never sees more in the node's hands, and no process is started for what another one could take."""
+    quick = "#!/bin/sh\necho ran\n"
+    cluster.plugin("O", quick)
+    queues = [worker_plugin(cluster), cluster.queue("O")]
+    for queue in queues:
+        cluster.store.update_queue(queue, {"maxthreads": 3})
+        cluster.push(queue, *({"n": number} for number in range(300)))
+    in_hand = [
+        TaskFilter(queue=queue, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)})) for queue in queues
+    ]
+    node = cluster.start("--until-idle")
+    seen = Counter[str]()
+    while node.poll() is None:
+        for which in in_hand:
+            seen[str(which.queue)] = max(seen[str(which.queue)], cluster.store.count_tasks(which))
+    assert node.returncode == 0
+    assert seen == {str(queue): 3 for queue in queues}
+    tasks = cluster.tasks()
+    assert len(tasks) == 600 and {task.status for task in tasks} == {Status.CONCLUDED}
+    assert {task.run["worker"] for task in tasks if task.queue == queues[0]} <= {1, 2, 3}
 
 
 def run_all(cluster: Cluster, queue: Any, *parameters: Any, **more: Any) -> list[Any]:

@@ -230,7 +230,8 @@ class StoreThread:
         if left > 0:
             time.sleep(left)
             self._take_in(wait=False)
-        while not self._calls and (left := self._expected_until - time.monotonic()) > 0:
+        until = self._expected_until  # looked at once: new ends that come all the time must not put it off for ever
+        while not self._calls and (left := until - time.monotonic()) > 0:
             self._take_in(wait=True, timeout=left)
         self._last_turn = time.monotonic()
         if self._calls:
@@ -303,10 +304,10 @@ class StoreThread:
             if len(batch) > 1:  # find the one that the store does not want; the others are good
                 return all(self._write([record]) for record in batch)
             log.error("the store refuses a change: %s", error)
-            self._fail(batch, error)
+            self._fail_records(batch, error)
         except Exception as error:  # a defect: the run must hear of it, and the thread must go on for the others
             log.exception("a change could not be written")
-            self._fail(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
+            self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
         self._note_presence()
         return True
 
@@ -335,6 +336,11 @@ class StoreThread:
                 self._post(functools.partial(_set_exception, [call.answer], error))
             else:
                 self._post(functools.partial(_set_results, [(call.answer, result)]))
+
+    def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
+        for record in records:
+            record.note = None  # what it says has not come true
+        self._fail(records, error)
 
     def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:
         self._post(functools.partial(_set_exception, [item.answer for item in items], error))

@@ -1,0 +1,90 @@
+"""Claims whose answer is known only at the second try, with real worker processes, on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from disbatch_host.claim import Claim
+from disbatch_host.clock import SystemClock
+from disbatch_host.errors import StoreUnreachableError
+from disbatch_host.launch import LaunchSite
+from disbatch_host.model import RunChange, RunKey, Task, Want
+from disbatch_host.plugins import load_plugins
+from disbatch_host.runner import Surroundings
+from disbatch_host.services.store_thread import StoreThread
+from disbatch_host.store.base import Store
+from disbatch_host.workers import WorkerPool
+from disbatch_protocol.status import Status
+from helpers.nodes import Cluster
+from integration.test_workers import worker_plugin
+
+
+def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that failed was tried again in two parts. The second claim found no process free, since the first one
+    had taken it, and left the task Claimed; the node took it for Running all the same, started the program, and gave
+    the task back a moment later: it ran twice."""
+    queue = worker_plugin(cluster)
+    ended, waiting = cluster.push(queue, {}, {})
+    (first,) = cluster.store.claim("n1", [Want(queue, 1)], "first")
+    assert first.id == ended
+    together = cluster.store.together
+    failures = ["once"]
+
+    @contextlib.contextmanager
+    def failing() -> Iterator[None]:
+        with together():
+            yield
+            if failures:
+                failures.clear()
+                raise StoreUnreachableError("away for a moment")
+
+    monkeypatch.setattr(cluster.store, "together", failing)
+
+    async def carry_out() -> tuple[list[Task], Claim]:
+        clock = SystemClock()
+        site = LaunchSite(
+            node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
+        )
+        workers, thread = WorkerPool(site), StoreThread(cluster.store)
+        around = Surroundings(
+            machine_name="here", recorder=thread, clock=clock, site=site, workers=workers, trust_seconds=15
+        )
+        plugins = load_plugins([cluster.plugins]).plugins
+        try:
+            workers.release(await workers.acquire(plugins["W"]))
+            claim = Claim(plugins, workers, around)
+            tokens = iter(("one", "two"))
+
+            def ask(store: Store, _: object) -> list[Task]:
+                return store.claim("n1", [Want(queue, 1)], next(tokens), lambda task: claim.begin(task, "W"))
+
+            change = RunChange(key=RunKey(ended, "n1", "first"), statuses=(Status.CLAIMED,), set={"status": 0})
+            answer = thread.record(change)
+            call = thread.call_after_records(ask)
+            thread.start()
+            tasks = await call
+            assert await answer
+            claim.settle()
+            assert workers.size == 1 and (await workers.acquire(plugins["W"])).number == 1
+            return tasks, claim
+        finally:
+            workers.kill()
+            await workers.stop()
+            await thread.stop()
+            site.close()
+
+    tasks, claim = asyncio.run(carry_out())
+    assert not failures
+    # On MongoDB the first claim was carried out, and the node does not know: it is given back as a stray.
+    assert [task.id for task in tasks] in ([waiting], [])
+    for task in tasks:
+        begun = claim.begun(task)
+        assert begun is not None and begun[1]["token"] == task.token == "two"
+        assert cluster.task(waiting).status == Status.RUNNING
