@@ -27,8 +27,9 @@ settings.load_profile("busy machine")
 
 def pytest_configure(config: pytest.Config) -> None:
     # Of all tests together, also those with a home of their own: a Go program is built in a second, not in ten.
-    if config.cache is not None:
-        os.environ.setdefault("GOCACHE", str(config.cache.mkdir("go")))
+    cache = getattr(config, "cache", None)  # it is not there with -p no:cacheprovider
+    if cache is not None:
+        os.environ.setdefault("GOCACHE", str(cache.mkdir("go")))
     _hear_signals()
 
 
