@@ -830,7 +830,7 @@ class Node:
         if not waiting:
             log.info("nothing is left to do")
             return
-        log.warning("nothing is left to do here; %d tasks wait that this node does not run", sum(waiting.values()))
+        log.warning("nothing is left to do here; waiting tasks that this node does not run: %d", sum(waiting.values()))
         queues = {queue.id: queue for queue in self._queues}
         names = sorted(waiting, key=str)
         for queue_id in names[:QUEUES_NAMED_MAX]:

@@ -59,11 +59,11 @@ def test_a_node_that_leaves_says_what_it_leaves(on_store: Terminal, plugin: Plug
     plugin("hello", "exit 0")
     make_queues(on_store)
     log = on_store.fine("--until-idle", "--node-id", "n1", timeout=30).err
-    assert "nothing is left to do here; 5 tasks wait that this node does not run" in log
+    assert "nothing is left to do here; waiting tasks that this node does not run: 5" in log
     for name, note in NOTES.items():
         assert not note or (f"queue {name}, 1 waiting: " in log and note in log)
     on_store.fine("queue", "set", "zero", "maxthreads=1")
-    assert "4 tasks wait that" in on_store.fine("--until-idle", "--node-id", "n1", timeout=30).err
+    assert "does not run: 4" in on_store.fine("--until-idle", "--node-id", "n1", timeout=30).err
 
 
 def test_a_node_whose_id_is_taken_says_one_line(on_store: Terminal, plugin: Plugin) -> None:
