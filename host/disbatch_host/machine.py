@@ -101,15 +101,6 @@ class ProcessMemory:
             self._descriptor = -1
 
 
-def memory_bytes(pid: int) -> tuple[int, int]:
-    """See `ProcessMemory.read`; for one look."""
-    memory = ProcessMemory(pid)
-    try:
-        return memory.read()
-    finally:
-        memory.close()
-
-
 def _kibibytes(status: bytes, name: bytes) -> int:
     """The bytes of a line like `VmRSS:   1234 kB`; 0 where there is none, as for a zombie."""
     _, found, rest = status.partition(name)

@@ -24,7 +24,7 @@ from disbatch_host.plugins import Plugin, examine
 from disbatch_protocol.status import Status
 from helpers.disks import CannotMount, small_disk
 from helpers.nodes import Cluster, public_plugins, write_plugin
-from helpers.processes import assert_group_is_gone, wait_until
+from helpers.processes import assert_group_is_gone, peak_memory, wait_until
 
 MIB = 2**20
 NODE_MEMORY_MAX = 150 * MIB  # at its peak, whatever a plugin does
@@ -256,7 +256,7 @@ def beside_witnesses(cluster: Cluster, **node: Any) -> Iterator[None]:
         task = cluster.wait_for_status(task_id, Status.CONCLUDED)
         assert task.document["stdout"] == f"fine {task_id}\n"
         assert task.run["attempt"] == 1 and task.run["seconds"] < _witness_seconds_max()
-    peak = machine.memory_bytes(process.pid)[1]
+    peak = peak_memory(process.pid)
     assert 0 < peak < NODE_MEMORY_MAX, f"the node needed {peak / MIB:.0f} MiB"
     process.terminate()
     assert process.wait(30) == 0

@@ -16,13 +16,12 @@ import pymongo
 import pymongo.errors
 import pytest
 
-from disbatch_host import machine
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers import nodes
 from helpers.mongod import Mongod
-from helpers.processes import wait_until
+from helpers.processes import peak_memory, wait_until
 from helpers.proxy import Proxy
 
 pytestmark = [pytest.mark.mongodb, pytest.mark.timeout(300)]  # on a machine that is busy with much else
@@ -239,14 +238,14 @@ def test_what_many_tasks_say_while_the_store_is_away_waits_on_disk(
     ids = cluster.push(cluster.queue("Much", maxthreads=count), *({} for _ in range(count)))
     node = cluster.start(url=through(proxy))
     wait_until(lambda: all(cluster.task(one).document["stdout"] for one in ids), 60, "not all have begun")
-    before = machine.memory_bytes(node.pid)[1]
+    before = peak_memory(node.pid)
     proxy.refuse()
     gate.touch()
     wait_until(lambda: said.read_text().count("said") == count, 60, "not all have said it")
     wait_until(lambda: "the store is away" in cluster.log(), 60, "the node does not say that the store is away")
     proxy.mend()
     cluster.wait_for_all(within_seconds=300)
-    grown = machine.memory_bytes(node.pid)[1] - before
+    grown = peak_memory(node.pid) - before
     for task_id in ids:
         pieces = cluster.store.read_output(task_id, cluster.task(task_id).run["token"], "stdout")
         assert sum(len(piece) for piece in pieces) == size + len("begun\n")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from disbatch_host import machine
+
 
 def group_members(group: int) -> list[int]:
     """The living processes of a group; a zombie that only waits for its parent is not living."""
@@ -46,3 +48,12 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 def descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that a process has had resident at most."""
+    memory = machine.ProcessMemory(pid)
+    try:
+        return memory.read()[1]
+    finally:
+        memory.close()

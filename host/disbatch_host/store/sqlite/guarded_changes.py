@@ -40,8 +40,8 @@ def apply_together(connection: sqlite3.Connection, changes: Sequence[RunChange])
 
 
 def alike(changes: Sequence[RunChange]) -> Iterator[list[RunChange]]:
-    """The changes in their order, in groups: of several tasks, or of more than one change, all write the same columns,
-    and nothing else is to be done for them."""
+    """The changes in their order, in groups. Those of a group of more than one are of different tasks, write the same
+    columns, and need nothing else to be done."""
     group: list[RunChange] = []
     tasks: set[TaskId] = set()
     last: object = None

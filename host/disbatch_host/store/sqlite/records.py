@@ -25,12 +25,6 @@ SELECT_WITHOUT_OUTPUT = SELECT.replace("stdout, stderr", "NULL, NULL")
 # What reading a row raises where a column holds what it must not: no JSON, another type, a date out of range.
 UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
-_FIELDS_OF_COLUMNS = frozenset(
-    {
-        "_id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim", "parameters", "stdout",
-        "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent",
-    }
-)  # fmt: skip
 _DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at", "expires"})
 # What stands in for a column that cannot be read.
 _HARMLESS: Mapping[str, str | None] = {
@@ -154,6 +148,6 @@ def why_unreadable(error: Exception) -> str:
 def _without_columns(decoded: Any) -> Document:
     """The fields that have no column; others that a person has put there do not count."""
     document = json_text.as_object(decoded)
-    if _FIELDS_OF_COLUMNS.isdisjoint(document):
+    if fields.IN_COLUMNS.isdisjoint(document):
         return document
-    return {name: value for name, value in document.items() if name not in _FIELDS_OF_COLUMNS}
+    return {name: value for name, value in document.items() if name not in fields.IN_COLUMNS}
