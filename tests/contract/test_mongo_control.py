@@ -153,7 +153,7 @@ def test_who_comes_between_the_key_and_the_task_of_another_makes_the_same_task(
     mongo: MongoStore, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[Any] = []
-    before_call(monkeypatch, mongo, "_create", lambda: answers.append(keyed(second_mongo)))
+    before_call(monkeypatch, mongo._creation, "_create", lambda: answers.append(keyed(second_mongo)))
     answers.append(keyed(mongo))
     assert answers[0] == answers[1]
     assert ids_of(list(mongo.find_tasks(TaskFilter()))) == answers[:1]
@@ -169,7 +169,7 @@ def test_a_client_that_dies_between_the_key_and_its_task_has_nobody_told_of_a_ta
         raise Died
 
     with monkeypatch.context() as dying:
-        dying.setattr(mongo, "_create", die)
+        dying.setattr(mongo._creation, "_create", die)
         dying.setattr(unique_keys.Keys, "release", lambda *_: None)
         with pytest.raises(Died):
             keyed(mongo)
@@ -205,7 +205,7 @@ def test_a_client_that_stood_still_takes_its_task_back_where_its_key_was_taken_o
         raw["disbatch_keys"].update_one({}, {"$set": {"at": NOW}})
         answers.append(keyed(second_mongo))
 
-    before_call(monkeypatch, slow, "_create", stand_still)
+    before_call(monkeypatch, slow._creation, "_create", stand_still)
     assert [keyed(slow)] == answers == unfinished(raw)
     slow.close()
 
@@ -358,7 +358,9 @@ def test_places_of_which_others_were_faster_with_the_task_are_free_at_once(
 ) -> None:
     push(mongo, {}, {})
     without_limit = [Want("q", 2)]  # as a node that has not seen the queue's new limit yet
-    before_call(monkeypatch, mongo, "_take", lambda: ids_of(second_mongo.claim("n2", without_limit, "t2")) and None)
+    before_call(
+        monkeypatch, mongo._claims, "_take", lambda: ids_of(second_mongo.claim("n2", without_limit, "t2")) and None
+    )
     assert mongo.claim("n1", [Want("q", 2, maxtotal=2)], "t1") == []
     assert raw["disbatch_limits"].find_one({"_id": "q"})["held"] == {}
 

@@ -36,7 +36,7 @@ from disbatch_host.model import (
 )
 from disbatch_host.policy import Load
 from disbatch_host.scheduler import Scheduler
-from disbatch_host.store.mongo import MongoStore
+from disbatch_host.store.mongo import MongoStore, waiting
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
 
@@ -141,16 +141,19 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
     takes the queue for empty until its next look."""
     push(mongo, *({} for _ in range(40)))
-    look = MongoStore._waiting
+    look = waiting.first_of
     taken: list[Any] = []
+    is_first = True
 
-    def look_and_be_overtaken(store: MongoStore, queue: Any, count: int, projection: Any = None) -> list[Any]:
-        found = look(store, queue, count, projection)
-        if store is mongo and not taken:
+    def look_and_be_overtaken(tasks: Any, want: Want, count: int, projection: Any = None) -> list[Any]:
+        nonlocal is_first
+        found = look(tasks, want, count, projection)
+        if is_first:
+            is_first = False
             taken.extend(ids_of(second_mongo.claim("n2", [Want("q", 10)], "t2")))
         return found
 
-    monkeypatch.setattr(MongoStore, "_waiting", look_and_be_overtaken)
+    monkeypatch.setattr(waiting, "first_of", look_and_be_overtaken)
     mine = ids_of(mongo.claim("n1", [Want("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)

@@ -40,7 +40,7 @@ NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null ma
 USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
 OWING = {"follow_ups._id": {"$exists": True}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
-# Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`_tell`).
+# Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
 

@@ -45,7 +45,7 @@ class Keys:
        or has died. Whoever comes creates a task under the same id. If the first one lives, its insert finds the id
        there, and both have the same task; if not, nobody was told of a task that never came.
     4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. Should
-       who was about to create it only have stood still, it looks for that after its insert (`_withdraw_overtaken`).
+       who was about to create it only have stood still, it looks for that after its insert (`creation`).
     5. A finished task is run again: its lock is touched first, and says until when the task becomes unfinished
        (`retrying_until`). Whoever reads the lock in between waits for what becomes of it; the change of the task is
        made only while it is not that late yet, by the server's clock. Who dies in between delays others for that long.

@@ -1,0 +1,172 @@
+"""Which waiting tasks a node gets.
+
+Responsible for: finding them in the order of a claim, as many as `maxtotal` and `rate` of their queue allow, and making
+them the node's. Must not know: who claims.
+
+Rules:
+1. It is the spec's second way, in batches: find what is free, write the claim into each that still is, and where not
+   all were, ask which carry the mark.
+2. Where another node was faster, what is missing is picked at random from the next ones, so that two nodes do not go on
+   fighting for the same: the order is then only about kept.
+3. What has ended is written before what is claimed: nobody shall see more in a node's hands than it may have.
+4. A claim whose answer was lost counts as carried out until the store has told how much the node has in hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+
+from disbatch_host.clock import Clock
+from disbatch_host.model import Document, QueueId, RunChange, Task, TaskId, Want
+from disbatch_host.store.base import Begin
+from disbatch_host.store.mongo import forms, waiting
+from disbatch_host.store.mongo.limits import Limits
+from disbatch_host.store.mongo.output_files import OutputFiles
+from disbatch_host.store.mongo.run_changes import RunChanges
+from disbatch_protocol.status import Status
+
+_TRIES = 3  # in one claim, where another node was faster
+_SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
+_DOUBT_SECONDS = (
+    30.0  # a claim whose answer was lost is carried out within it, or never: `store.SOCKET_SECONDS`, and a bit
+)
+
+
+class Claims:
+    """The claims that one store makes."""
+
+    def __init__(
+        self,
+        tasks: Collection[Document],
+        limits: Limits,
+        run_changes: RunChanges,
+        output: OutputFiles,
+        now: Callable[[], datetime],
+        clock: Clock,
+    ) -> None:
+        self._tasks = tasks
+        self._limits = limits
+        self._run_changes = run_changes
+        self._output = output
+        self._now = now
+        self._clock = clock
+        self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # how many more, until when (rule 4)
+
+    def carry_out(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None) -> list[Task]:
+        """One claim, as `Store.claim` promises it."""
+        got: list[list[Task]] = [[] for _ in wanted]
+        most = [want.count for want in wanted]
+        granted: dict[int, int] = {}  # of those that have a limit over all nodes
+        dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server has granted them
+        open_places = list(range(len(wanted)))
+        if any(want.maxtotal is not None for want in wanted):
+            self._run_changes.write_staged()  # a place is free for others when what had it has ended
+        try:
+            for attempt in range(_TRIES):
+                found: dict[int, list[Document]] = {}
+                for place in open_places:
+                    want = wanted[place]
+                    left = most[place] - len(got[place])
+                    if attempt > 0:
+                        found[place] = self._spread_out(want, left)
+                        continue
+                    found[place] = waiting.first_of(self._tasks, want, left)
+                    if want.maxtotal is not None or want.rate is not None:
+                        in_hand = self._in_hand(node_id, want.queue, want.in_hand)
+                        granted[place] = left = len(found[place])  # perhaps, should the answer be lost
+                        granted[place] = left = self._limits.grant(node_id, want, left, in_hand, dates)
+                        most[place], found[place] = left, found[place][:left]
+                chosen = list(itertools.chain.from_iterable(found.values()))
+                won = self._take(chosen, node_id, token, begin, dates)
+                for place, documents in found.items():
+                    got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
+                # All that was found was won: that is enough, or nothing more waits.
+                open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
+                if not open_places:
+                    break
+            for place, count in granted.items():
+                if len(got[place]) < count:  # others were faster: the places are theirs
+                    self._give_back(node_id, wanted[place], len(got[place]))
+        except BaseException:
+            until = self._clock.monotonic() + _DOUBT_SECONDS
+            self._in_doubt |= {(node_id, wanted[place].queue): (count, until) for place, count in granted.items()}
+            raise
+        return list(itertools.chain.from_iterable(got))
+
+    def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
+        """See `Store.hold`."""
+        self._run_changes.write_staged()
+        self._limits.hold(node_id, {queue: self._in_hand(node_id, queue, count) for queue, count in in_hand.items()})
+
+    def _spread_out(self, want: Want, count: int) -> list[Document]:
+        """Some of the next ones (rule 2)."""
+        ids = [one["_id"] for one in waiting.first_of(self._tasks, want, count * _SPREAD, {"priority": 1})]
+        picked = sorted(random.sample(range(len(ids)), min(count, len(ids))))
+        return self._documents([ids[number] for number in picked])
+
+    def _documents(self, ids: Sequence[TaskId]) -> list[Document]:
+        """These tasks, in this order, as far as they are still there."""
+        found = {document["_id"]: document for document in self._tasks.find({"_id": {"$in": list(ids)}})}
+        return [found[task_id] for task_id in ids if task_id in found]
+
+    def _take(
+        self,
+        documents: Sequence[Document],
+        node_id: str,
+        token: str,
+        begin: Begin | None,
+        dates: Mapping[QueueId, datetime],
+    ) -> dict[TaskId, Task]:
+        """Claim those of these tasks that are still free and as they were read."""
+        if not documents:
+            return {}
+        now = self._now()
+        tasks: dict[TaskId, Task] = {}
+        changes: list[RunChange] = []
+        writes: list[UpdateOne] = []
+        for document in documents:
+            claim = {"token": token, "at": dates.get(document["queue"], now)}
+            mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": claim}
+            tasks[document["_id"]] = task = Task.from_document({**document, **mark})
+            change = begin(task) if begin is not None else None
+            free = {
+                "_id": document["_id"],
+                "status": int(Status.CREATED),
+                "node": forms.UNCLAIMED,
+                "mtime": {"$eq": document.get("mtime")},  # every change of state sets it
+            }
+            if change is None:
+                writes.append(UpdateOne(free, {"$set": mark}))
+            else:
+                changes.append(change)
+                writes.append(UpdateOne(free, forms.update({**mark, **change.set}, change.unset)))
+        if not self._run_changes.write_with(writes):
+            marked = {"_id": {"$in": list(tasks)}, "claim.token": token}
+            won = {document["_id"] for document in self._tasks.find(marked, {"_id": 1})}
+            tasks = {task_id: task for task_id, task in tasks.items() if task_id in won}
+        self._output.forget(change for change in changes if change.key.task_id in tasks)
+        return tasks
+
+    def _give_back(self, node_id: str, want: Want, got: int) -> None:
+        """The places of a queue that were granted and not needed."""
+        if want.maxtotal is not None:
+            self._limits.tell(node_id, want.queue, self._in_hand(node_id, want.queue, want.in_hand) + got)
+
+    def _in_hand(self, node_id: str, queue: QueueId, known: int) -> int:
+        """How many tasks of a queue a node has in hand at most. It knows only of those whose claim it has got an answer
+        to: after an answer was lost, the store says how many there are, and for a while there may be more to come."""
+        if (node_id, queue) not in self._in_doubt:
+            return known
+        more, until = self._in_doubt[node_id, queue]
+        found = self._tasks.count_documents({"node": node_id, "status": {"$in": forms.IN_HAND}, "queue": queue})
+        if self._clock.monotonic() < until:
+            return max(known, found) + more
+        if found <= known:  # those that it did not know of were given back
+            del self._in_doubt[node_id, queue]
+        return max(known, found)

@@ -1,0 +1,121 @@
+"""New tasks, each with a `unique_key` at most once among the unfinished ones of its queue.
+
+Responsible for: inserting them, the keys of those that are inserted, and the mark of those that they wait for. Must not
+know: who creates, what a task means.
+
+Rules:
+1. A key is taken before its task is inserted, and released where the insert is known to have failed (`unique_keys`).
+2. Those that a new task waits for are marked before it is inserted and after it. Before: whoever dies after the insert
+   leaves a mark. After: a sweep in between may have found nobody to tell, and taken the mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from pymongo import UpdateOne
+from pymongo import errors as driver
+from pymongo.collection import Collection
+
+from disbatch_host.clock import Clock
+from disbatch_host.model import Document, TaskId
+from disbatch_host.store.mongo import driver_errors, forms, unique_keys
+from disbatch_host.store.mongo.unique_keys import Keys, Lock
+
+_MARKS_AT_ONCE = 10_000  # in one write
+
+
+class Creation:
+    def __init__(self, tasks: Collection[Document], keys: Keys, clock: Clock) -> None:
+        self._tasks = tasks
+        self._keys = keys
+        self._clock = clock
+
+    def insert(self, documents: Sequence[Document], *, again: bool) -> list[TaskId]:
+        """Insert documents, each of which has its `_id`; the ids as `Store.insert_tasks` gives them."""
+        began = self._clock.monotonic()
+        ids = [document["_id"] for document in documents]
+        keys = self._keys_to_take(documents, again=again)
+        locks = self._keys.take({key: ids[places[0]] for key, places in keys.items()})
+        elsewhere: set[int] = set()  # places of those that are not created, since another task is meant
+        for key, places in keys.items():
+            elsewhere |= set(places if locks[key].mark is None else places[1:])
+            for place in places:
+                ids[place] = locks[key].task
+        created = [
+            {**document, "_id": ids[place]} for place, document in enumerate(documents) if place not in elsewhere
+        ]
+        waits_for = list({one for document in created for one in forms.after(document)})
+        ours = {lock.task: key for key, lock in locks.items() if lock.mark is not None}
+        self._mark_awaited(waits_for)
+        try:
+            self._create(created, ours, again=again)
+        except driver.ConnectionFailure:
+            raise  # they may be there or still come, so the keys stay theirs; see `unique_keys.Keys`
+        except Exception:
+            with contextlib.suppress(driver.PyMongoError):
+                self._release_keys_of_missing(locks)
+            raise
+        self._mark_awaited(waits_for)
+        if ours and self._clock.monotonic() - began > unique_keys.KEY_SECONDS / 2:
+            instead = self._withdraw_overtaken(ours)
+            ids = [instead.get(task_id, task_id) for task_id in ids]
+        return ids
+
+    def _keys_to_take(self, documents: Sequence[Document], *, again: bool) -> dict[forms.Key, list[int]]:
+        """Which of the documents want each key: the first of them is to get it."""
+        keyed = {place: key for place, one in enumerate(documents) if (key := forms.key_of(one)) is not None}
+        there: set[TaskId] = set()
+        if again and keyed:  # what an earlier call has created stays what is meant, whoever has the key by now
+            which = {"_id": {"$in": [documents[place]["_id"] for place in keyed]}}
+            there = {one["_id"] for one in self._tasks.find(which, {"_id": 1})}
+        keys: dict[forms.Key, list[int]] = {}
+        for place, key in keyed.items():
+            if documents[place]["_id"] not in there:
+                keys.setdefault(key, []).append(place)
+        return keys
+
+    def _release_keys_of_missing(self, locks: Mapping[forms.Key, Lock]) -> None:
+        """Of the tasks that were to be created, give those keys back whose task is not there."""
+        ours = {lock.task: key for key, lock in locks.items() if lock.mark is not None}
+        found = self._tasks.find({"_id": {"$in": list(ours)}}, {"queue": 1, "unique_key": 1})
+        created = {one["_id"] for one in found if forms.key_of(one) == ours[one["_id"]]}
+        self._keys.release([(key, lock) for key, lock in locks.items() if lock.task not in created])
+
+    def _create(self, documents: Sequence[Document], keys: Mapping[TaskId, forms.Key], *, again: bool) -> None:
+        """Insert them. One that is there already is fine where that is what an earlier call has done, or, of those with
+        a key, somebody else for this one (`unique_keys.Keys`, rule 3)."""
+        try:
+            if documents:
+                self._tasks.insert_many(documents, ordered=False)
+        except driver.BulkWriteError as error:
+            failures = error.details.get("writeErrors", ())
+            doubles = {documents[one["index"]]["_id"] for one in failures if driver_errors.is_same_id(one)}
+            if error.details.get("writeConcernErrors") or len(doubles) < len(failures):
+                raise
+            if not again:
+                found = self._tasks.find({"_id": {"$in": list(doubles)}}, {"queue": 1, "unique_key": 1})
+                if doubles - {one["_id"] for one in found if forms.key_of(one) == keys.get(one["_id"], ())}:
+                    raise
+
+    def _withdraw_overtaken(self, keys: Mapping[TaskId, forms.Key]) -> dict[TaskId, TaskId]:
+        """This process stood still for so long that others took the tasks that it was about to create for lost, and
+        their keys over: take them back where nobody has begun with them. Instead of which there is which other."""
+        instead: dict[TaskId, TaskId] = {}
+        holders = self._keys.holders(list(keys.values()))
+        for task_id, key in keys.items():
+            holder = holders.get(key, task_id)
+            if holder != task_id:
+                untouched = {"_id": task_id, "status": {"$in": forms.WAITING}, "node": forms.UNCLAIMED, "claim": None}
+                if self._tasks.delete_one(untouched).deleted_count:
+                    instead[task_id] = holder
+        return instead
+
+    def _mark_awaited(self, tasks: Sequence[TaskId]) -> None:
+        for start in range(0, len(tasks), _MARKS_AT_ONCE):
+            writes = [
+                UpdateOne({"_id": one, **forms.NOT_MARKED}, {"$set": {"awaited": True}, "$unset": {"telling": ""}})
+                for one in tasks[start : start + _MARKS_AT_ONCE]
+            ]
+            self._tasks.bulk_write(writes, ordered=False)

@@ -1,0 +1,79 @@
+"""Output that is too large for a task's document: GridFS files, as any GridFS reader can read them.
+
+Responsible for: the collections `tasks.files` and `tasks.chunks`, one file for each stream of an attempt. Must not
+know: how large is too large, who reads.
+
+Rules:
+1. Written twice is written once, and an old piece that comes again does not shorten its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from pymongo import UpdateOne
+from pymongo.database import Database
+
+from disbatch_host.model import OUTPUT_CHUNK_SIZE, Document, OutputChunk, RunChange, TaskId
+from disbatch_host.store.mongo import forms
+
+_PIECES_BYTES = 8 * 2**20  # of pieces in one write: the driver copies them twice before it sends them
+_STREAMS = ("stdout", "stderr")
+
+
+class OutputFiles:
+    def __init__(self, database: Database[Document], now: Callable[[], datetime]) -> None:
+        self._files, self._chunks = database["tasks.files"], database["tasks.chunks"]
+        self._now = now
+
+    def write(self, chunks: Sequence[OutputChunk]) -> None:
+        if not chunks:
+            return
+        files: dict[str, UpdateOne] = {}
+        for chunk in chunks:
+            token = chunk.key.token or ""
+            file_id = forms.file_id(chunk.key.task_id, token, chunk.stream)
+            fields = {
+                "chunkSize": OUTPUT_CHUNK_SIZE,
+                "filename": f"{chunk.key.task_id}/{chunk.stream}",
+                "metadata": {"task_id": chunk.key.task_id, "token": token, "stream": chunk.stream},
+            }
+            file = {
+                "$set": fields,
+                "$max": {"length": chunk.number * OUTPUT_CHUNK_SIZE + len(chunk.data)},
+                "$setOnInsert": {"uploadDate": self._now()},
+            }
+            files[file_id] = UpdateOne({"_id": file_id}, file, upsert=True)
+        per_write = _PIECES_BYTES // OUTPUT_CHUNK_SIZE
+        for start in range(0, len(chunks), per_write):
+            self._chunks.bulk_write([forms.piece(chunk) for chunk in chunks[start : start + per_write]], ordered=False)
+        self._files.bulk_write(list(files.values()), ordered=False)
+
+    def piece(self, task: TaskId, token: str, stream: str, number: int) -> bytes | None:
+        found = self._chunks.find_one({"files_id": forms.file_id(task, token, stream), "n": number})
+        return None if found is None else bytes(found["data"])
+
+    def delete(self, task: TaskId, token: str) -> None:
+        """Both streams of an attempt."""
+        self._delete([forms.file_id(task, token, stream) for stream in _STREAMS])
+
+    def delete_of_tasks(self, tasks: Sequence[TaskId]) -> None:
+        """Of all their attempts."""
+        self._delete([one["_id"] for one in self._files.find({"metadata.task_id": {"$in": list(tasks)}}, {"_id": 1})])
+
+    def forget(self, changes: Iterable[RunChange]) -> None:
+        """The attempts that these changes have made past ones, and want forgotten."""
+        self._delete(
+            [
+                forms.file_id(change.key.task_id, change.forget_output_of, stream)
+                for change in changes
+                if change.forget_output_of is not None
+                for stream in _STREAMS
+            ]
+        )
+
+    def _delete(self, files: Sequence[str]) -> None:
+        if files:
+            self._chunks.delete_many({"files_id": {"$in": list(files)}})
+            self._files.delete_many({"_id": {"$in": list(files)}})

@@ -1,0 +1,118 @@
+"""What becomes of runs: the changes of tasks in a node's hands, and what these have printed.
+
+Responsible for: carrying out batches of guarded changes with all that belongs to them, and saying which were refused;
+leaving a batch to a claim that comes right after it, so that both are one trip to the server. Must not know: what a
+change means.
+
+Rules:
+1. Changes are carried out in the order in which they came.
+2. Every batch can be sent again: a change that has been carried out is not called refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+
+from disbatch_host.model import Document, OutputChunk, RunChange, RunKey
+from disbatch_host.store.mongo import forms
+from disbatch_host.store.mongo.follow_ups import FollowUps
+from disbatch_host.store.mongo.output_files import OutputFiles
+
+
+class RunChanges:
+    def __init__(self, tasks: Collection[Document], output: OutputFiles, follow_ups: FollowUps) -> None:
+        self._tasks = tasks
+        self._output = output
+        self._follow_ups = follow_ups
+        self._staged: _Staged | None = None  # what `commit` leaves to the next write of a `together`
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """The first `commit` in the block may be left for what comes next; at the end of the block, `write_staged` has
+        to be called. No transaction: those are for replica sets only, and cost more than they save here."""
+        self._staged = _Staged()
+        try:
+            yield
+        finally:
+            self._staged = None
+
+    def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk]) -> set[RunKey]:
+        """The keys of those that were refused, as `Store.commit` promises it."""
+        self._output.write(chunks)
+        parts = list(forms.in_parts(changes))
+        if self._staged is not None and self._staged.is_fresh and len(parts) == 1 and not _has_sequel(changes):
+            return self._staged.put(parts[0])
+        self.write_staged()
+        refused: set[RunKey] = set()
+        for part in parts:
+            refused |= self._carry_out(part)
+        carried_out = [change for change in changes if change.key not in refused]
+        self._follow_ups.create_of(carried_out)
+        self._output.forget(carried_out)
+        return refused
+
+    def write_staged(self) -> None:
+        """Write by itself what a `commit` has left."""
+        changes, refused = self._take_staged()
+        if changes:
+            refused |= self._carry_out(changes)
+
+    def write_with(self, writes: Sequence[UpdateOne]) -> bool:
+        """Write what a `commit` has left, and these after it; whether each of these was carried out."""
+        staged, refused = self._take_staged()
+        before = self._writes_of(staged)
+        result = self._tasks.bulk_write([*before, *writes], ordered=bool(before))
+        if result.matched_count == len(before) + len(writes):
+            return True
+        if staged:
+            refused |= self._refused(staged)
+        return False
+
+    def _take_staged(self) -> tuple[Sequence[RunChange], set[RunKey]]:
+        return self._staged.take() if self._staged is not None else ((), set())
+
+    def _carry_out(self, changes: Sequence[RunChange]) -> set[RunKey]:
+        """Write changes that one message can hold; what was refused."""
+        result = self._tasks.bulk_write(self._writes_of(changes), ordered=True)
+        return self._refused(changes) if result.matched_count < len(changes) else set()
+
+    def _writes_of(self, changes: Sequence[RunChange]) -> list[UpdateOne]:
+        return [
+            UpdateOne(forms.guard(change), forms.update(self._follow_ups.with_owed(change), change.unset))
+            for change in changes
+        ]
+
+    def _refused(self, changes: Sequence[RunChange]) -> set[RunKey]:
+        """Which of a batch were not carried out: the server tells only how many."""
+        ids = list({change.key.task_id for change in changes})
+        documents = {one["_id"]: one for one in self._tasks.find({"_id": {"$in": ids}}, forms.NOT_LARGE)}
+        # Of several changes of one run the last one decides: what it has left is what can be seen.
+        last = {change.key: change for change in changes}
+        return {key for key, change in last.items() if not forms.shows(documents.get(key.task_id), change)}
+
+
+def _has_sequel(changes: Sequence[RunChange]) -> bool:
+    """Whether more is to be done when they are written."""
+    return any(change.creates or change.forget_output_of is not None for change in changes)
+
+
+class _Staged:
+    """The changes of a `commit` that the next write takes with it."""
+
+    def __init__(self) -> None:
+        self.is_fresh = True  # only the first commit may be left: who makes another one looks at what it says
+        self._changes: Sequence[RunChange] = ()
+        self._refused: set[RunKey] = set()
+
+    def put(self, changes: Sequence[RunChange]) -> set[RunKey]:
+        """What is refused of them stands in the answer when they are written."""
+        self.is_fresh, self._changes, self._refused = False, changes, set()
+        return self._refused
+
+    def take(self) -> tuple[Sequence[RunChange], set[RunKey]]:
+        changes, self._changes = self._changes, ()
+        return changes, self._refused

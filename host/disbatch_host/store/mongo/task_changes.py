@@ -1,0 +1,131 @@
+"""Changes of tasks that are in nobody's hands: by people, and by nodes that settle what is due.
+
+Responsible for: carrying out guarded changes in batches, and saying which were refused. Must not know: what a change
+means, but for two that concern other documents: it may give a task its `unique_key` back, and may take its mark
+`awaited`.
+
+Rules:
+1. A task is changed by one write with its guard in it; the server tells only how many were carried out, so where some
+   were not, the documents are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from bson.objectid import ObjectId
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+
+from disbatch_host.model import Document, TaskChange, TaskId
+from disbatch_host.store.mongo import forms, unique_keys
+from disbatch_host.store.mongo.unique_keys import Keys
+from disbatch_protocol.status import Status
+
+_AT_ONCE = 500  # changes in one write
+_FOLLOWERS_AT_ONCE = 500  # that are looked at for one who was not told
+
+
+class TaskChanges:
+    def __init__(self, tasks: Collection[Document], keys: Keys) -> None:
+        self._tasks = tasks
+        self._keys = keys
+
+    def carry_out(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        """The ids of those that were refused, as `Store.change_tasks` promises it."""
+        refused: set[TaskId] = set()
+        for start in range(0, len(changes), _AT_ONCE):
+            part = changes[start : start + _AT_ONCE]
+            told = [change for change in part if change.set.get("awaited") is False]
+            refused |= self._change([change for change in part if change.set.get("awaited") is not False])
+            refused |= self._tell(told) if told else set()
+        return refused
+
+    def _change(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        if not changes:
+            return set()
+        keys, refused = self._keys_of_retried([change.task_id for change in changes if forms.may_revive(change)])
+        locks = self._keys.take({key: task_id for task_id, key in keys.items()}, to_retry=True)
+        refused |= {task_id for task_id, key in keys.items() if locks[key].task != task_id}
+        written = [change for change in changes if change.task_id not in refused]
+        writes = []
+        for change in written:
+            guard = forms.guard_of_task(change)
+            lock = locks[keys[change.task_id]] if change.task_id in keys else None
+            if lock is not None and lock.until is not None:
+                # Not a moment later than others wait for it: by the server's clock, when it carries the change out.
+                last = lock.until - timedelta(seconds=unique_keys.RETRY_MARGIN_SECONDS)
+                guard["$expr"] = {"$lt": ["$$NOW", {"$literal": last}]}
+            writes.append(UpdateOne(guard, forms.update_of_task(change)))
+        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+            refused |= self._unseen(written)
+        self._keys.end_retry([(key, locks[key]) for key in keys.values()])
+        return refused
+
+    def _keys_of_retried(self, tasks: Sequence[TaskId]) -> tuple[dict[TaskId, forms.Key], set[TaskId]]:
+        """The keys of those of them that have one, one task of each; and the others of the same keys."""
+        keys: dict[TaskId, forms.Key] = {}
+        others: set[TaskId] = set()
+        if tasks:
+            which = {"_id": {"$in": list(tasks)}, "unique_key": {"$type": "string"}}
+            for document in self._tasks.find(which, {"queue": 1, "unique_key": 1}):
+                key = forms.key_of(document)
+                if key in keys.values():
+                    others.add(document["_id"])
+                elif key is not None:
+                    keys[document["_id"]] = key
+        return keys, others
+
+    def _tell(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        """Take the mark `awaited` from tasks whose followers have been told, so that none is overlooked that was
+        created while they were told: the change is announced in the task (`telling`), then is looked for followers that
+        know nothing, then it is made where the announcement still stands. A follower that is created before the look is
+        found by it; the mark that is set after the insert of any other takes the announcement away. Whoever dies in
+        between leaves the task `awaited`."""
+        token = ObjectId()
+        announced = [
+            UpdateOne(
+                forms.guard_of_task(change),
+                forms.update(
+                    {**{name: change.set[name] for name in change.set if name != "awaited"}, "telling": token}, ()
+                ),
+            )
+            for change in changes
+        ]
+        self._tasks.bulk_write(announced, ordered=False)
+        untold: set[TaskId] = set()
+        is_told: Document = {"error.code": "after_failed"}
+        # Who knows that it has concluded does not wait for it any more, nor does who does not mind how it ends.
+        ignorant_of: dict[int | None, Document] = {
+            int(Status.CONCLUDED): {},
+            int(Status.ORPHANED): {"$nor": [is_told]},
+            None: {"$nor": [{**is_told, "after_any": {"$ne": True}}]},
+        }
+        ended: dict[int | None, list[TaskId]] = {}
+        for change in changes:
+            (status, *others) = change.statuses
+            ended.setdefault(status if status in ignorant_of and not others else None, []).append(change.task_id)
+        for kind, ids in ended.items():
+            which = {"after": {"$in": ids}, "status": int(Status.BLOCKED), **ignorant_of[kind]}
+            for follower in self._tasks.find(which, {"after": 1}).limit(_FOLLOWERS_AT_ONCE):
+                untold |= {one for one in forms.after(follower) if one in ids}
+        told = [change for change in changes if change.task_id not in untold]
+        writes = [
+            UpdateOne(
+                {**forms.guard_of_task(change), "telling": token},
+                {"$set": {"awaited": False}, "$unset": {"telling": "", **dict.fromkeys(change.unset, "")}},
+            )
+            for change in told
+        ]
+        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
+            untold |= self._unseen(told)
+        return untold
+
+    def _unseen(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        """Which of a batch were not carried out, as far as can be seen: the server tells only how many."""
+        names = {name for change in changes for name in (*change.set, *change.unset)}
+        ids = [change.task_id for change in changes]
+        found = self._tasks.find({"_id": {"$in": ids}}, dict.fromkeys(names, 1))
+        documents = {document["_id"]: document for document in found}
+        return {change.task_id for change in changes if not forms.shows_change(documents.get(change.task_id), change)}

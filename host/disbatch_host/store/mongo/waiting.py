@@ -1,0 +1,91 @@
+"""Which tasks of a queue are next.
+
+Responsible for: the order of a claim, out of an index that has it only nearly. Must not know: who claims, how many a
+node may have. It only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pymongo import ASCENDING, DESCENDING
+from pymongo.collection import Collection
+
+from disbatch_host.model import Document, QueueId, Want
+from disbatch_host.store.mongo import forms
+from disbatch_protocol.status import Status
+
+_BY_AGE = [("_id", ASCENDING)]
+_NEWEST = [("_id", DESCENDING)]
+_BY_PRIORITY = [("priority", DESCENDING), *_BY_AGE]  # as the index has it, in which a missing one is behind all numbers
+# A missing priority is 0, so the order has three parts, of each of which the index has the order.
+_ABOVE_ZERO: Document = {"priority": {"$gt": 0}}
+_ZERO: Document = {"priority": {"$in": [0, None]}}
+_BELOW_ZERO: Document = {"priority": {"$lt": 0}}
+
+
+def first_of(tasks: Collection[Document], want: Want, count: int, projection: Document | None = None) -> list[Document]:
+    """The first `count` of the queue that are free, in the order of `want`. Those whose priority is no number are the
+    last of all."""
+    if count <= 0:
+        return []
+    waiting = _Waiting(tasks, want.queue, projection)
+    return waiting.newest_first(count) if want.newest_first else waiting.oldest_first(count)
+
+
+class _Waiting:
+    """The tasks of one queue that are free."""
+
+    def __init__(self, tasks: Collection[Document], queue: QueueId, projection: Document | None) -> None:
+        self._tasks = tasks
+        self._projection = projection
+        self._free = {
+            "status": int(Status.CREATED),
+            "queue": {"$eq": queue, "$not": {"$type": "array"}},  # a list would match each of its elements
+            "node": forms.UNCLAIMED,
+            **forms.USABLE_ID,
+        }
+
+    def oldest_first(self, count: int) -> list[Document]:
+        rows = self._find({}, _BY_PRIORITY, count)
+        if all(forms.is_before_zero_or_missing(row.get("priority")) for row in rows):
+            return rows  # nearly always: the index has them in this order
+        chosen: list[Document] = []
+        for part, order in ((_ABOVE_ZERO, _BY_PRIORITY), (_ZERO, _BY_AGE), (_BELOW_ZERO, _BY_PRIORITY)):
+            chosen += self._find(part, order, count - len(chosen))
+        return _with_rest(chosen, rows, count)
+
+    def newest_first(self, count: int) -> list[Document]:
+        head = self._find({}, _BY_PRIORITY, 1, {"priority": 1})
+        if not head or head[0].get("priority") is None:  # and so all others
+            return self._find({"priority": None}, _NEWEST, count) if head else []
+        chosen = self._newest_of_each_priority(_ABOVE_ZERO, count)
+        chosen += self._find(_ZERO, _NEWEST, count - len(chosen))
+        chosen += self._newest_of_each_priority(_BELOW_ZERO, count - len(chosen))
+        rest = self._find({}, _BY_PRIORITY, count) if len(chosen) < count else []
+        return _with_rest(chosen, rest, count)
+
+    def _newest_of_each_priority(self, part: Document, count: int) -> list[Document]:
+        """The index has the newest last within a priority: it is read backwards, from one priority to the next."""
+        chosen: list[Document] = []
+        bounds: Document = dict(part["priority"])
+        while len(chosen) < count and (head := self._find({"priority": bounds}, _BY_PRIORITY, 1, {"priority": 1})):
+            highest = head[0]["priority"]
+            chosen += self._find({"priority": {"$eq": highest}}, _NEWEST, count - len(chosen))
+            bounds["$lt"] = highest
+        return chosen
+
+    def _find(
+        self, priority: Document, order: Sequence[tuple[str, int]], limit: int, projection: Document | None = None
+    ) -> list[Document]:
+        if limit <= 0:  # to the server, 0 means all
+            return []
+        found = self._tasks.find({**self._free, **priority}, projection or self._projection)
+        return list(found.sort(list(order)).limit(limit))
+
+
+def _with_rest(chosen: Sequence[Document], rest: Sequence[Document], count: int) -> list[Document]:
+    """Each once: others may have changed one between two reads, so that both have it."""
+    by_id = {row["_id"]: row for row in chosen}
+    by_id |= {row["_id"]: row for row in rest if row["_id"] not in by_id}
+    return list(by_id.values())[:count]
