@@ -229,6 +229,40 @@ def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: Mon
     assert (stored(mongo, task.id)["status"], stored(mongo, task.id)["stdout"]) == (Status.CONCLUDED, "ab")
 
 
+_CUT = {"closeConnection": True}  # before it is carried out
+_STEPPING_DOWN = {"writeConcernError": {"code": 189, "errmsg": "primary stepped down"}}  # after it
+
+
+@pytest.mark.parametrize("failure", [_CUT, _STEPPING_DOWN])
+def test_ends_and_a_claim_whose_answer_is_lost_are_sent_again_at_once(
+    mongo: MongoStore, mongod_server: Mongod, failure: Any
+) -> None:
+    """They go without the driver's own second try, which costs the server much."""
+    _, first = claim_one(mongo)
+    _, second = claim_one(mongo)
+    waiting = push(mongo, {}, {})
+    ends = [
+        change(key, Status.CLAIMED, Status.CONCLUDED, run={"token": key.token}, mtime=NOW) for key in (first, second)
+    ]
+    gone = RunKey(first.task_id, "n1", "of another claim")
+    with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure), mongo.together():
+        refused = mongo.commit([*ends, change(gone, Status.RUNNING, Status.CONCLUDED, run={}, mtime=NOW)])
+        tasks = mongo.claim("n1", [Want("q", 2)], "t9")
+    assert refused == {gone}
+    assert ids_of(tasks) == waiting
+    assert [stored(mongo, key.task_id)["status"] for key in (first, second)] == [Status.CONCLUDED] * 2
+    with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure):
+        late = [change(RunKey(task.id, "n1", "t9"), Status.CLAIMED, Status.RUNNING, mtime=NOW) for task in tasks]
+        assert mongo.commit(late) == set()
+
+
+def test_more_than_a_command_holds_is_written_all_the_same(mongo: MongoStore) -> None:
+    keys = [claim_one(mongo)[1] for _ in range(4)]
+    long = "x" * 6 * 2**20
+    assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, stdout=long) for key in keys]) == set()
+    assert [len(stored(mongo, key.task_id)["stdout"]) for key in keys] == [len(long)] * 4
+
+
 @pytest.mark.parametrize("command", ["update", "findAndModify", "find", "aggregate", "insert", "distinct", "delete"])
 def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_server: Mongod, command: str) -> None:
     calls: dict[str, Any] = {

@@ -6,8 +6,8 @@ rest is what it is made of:
 - `claims` and `waiting` (which tasks a node gets), `run_changes`, `follow_ups` and `output_files` (what becomes of
   runs), `creation` and `task_changes` (what people and other nodes do to tasks), `nodes`;
 - `unique_keys` and `limits`, what holds over several documents;
-- `server_clock` and `ids`, `forms` (conditions and updates, pure), `layout` (version and indexes), `watcher` (what has
-  changed), `driver_errors` (the driver's exceptions as the host's).
+- `server_clock` and `ids`, `updates` (batches), `forms` (conditions and updates, pure), `layout` (version and
+  indexes), `watcher` (what has changed), `driver_errors` (the driver's exceptions as the host's).
 """
 
 from disbatch_host.store.mongo.store import MongoStore

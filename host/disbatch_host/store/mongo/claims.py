@@ -19,7 +19,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from pymongo import UpdateOne
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
@@ -129,7 +128,7 @@ class Claims:
         now = self._now()
         tasks: dict[TaskId, Task] = {}
         changes: list[RunChange] = []
-        writes: list[UpdateOne] = []
+        updates: list[forms.Update] = []
         for document in documents:
             claim = {"token": token, "at": dates.get(document["queue"], now)}
             mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": claim}
@@ -142,11 +141,11 @@ class Claims:
                 "mtime": {"$eq": document.get("mtime")},  # every change of state sets it
             }
             if change is None:
-                writes.append(UpdateOne(free, {"$set": mark}))
+                updates.append((free, {"$set": mark}))
             else:
                 changes.append(change)
-                writes.append(UpdateOne(free, forms.update({**mark, **change.set}, change.unset)))
-        if not self._run_changes.write_with(writes):
+                updates.append((free, forms.update({**mark, **change.set}, change.unset)))
+        if not self._run_changes.write_with(updates):
             marked = {"_id": {"$in": list(tasks)}, "claim.token": token}
             won = {document["_id"] for document in self._tasks.find(marked, {"_id": 1})}
             tasks = {task_id: task for task_id, task in tasks.items() if task_id in won}

@@ -35,9 +35,25 @@ _AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong passwor
 _UNREACHABLE_CODES = frozenset(
     {6, 7, 43, 50, 64, 89, 91, 133, 134, 175, 189, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
 )
+_NOT_CONFIRMED = 64  # the write has been carried out, and a majority has not said so in time
 INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
 NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: it stays so
 _TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
+
+
+def is_worth_another_try(error: driver.PyMongoError) -> bool:
+    """Whether a write may have been lost on its way, or has met a server that is just not the primary any more. Not
+    where it was carried out and waits for the majority: to send it again would only wait once more."""
+    if isinstance(error, driver.ServerSelectionTimeoutError):
+        return False  # that was a try of some seconds already
+    if isinstance(error, driver.ConnectionFailure):
+        return True
+    if not isinstance(error, driver.OperationFailure):
+        return False
+    details: Mapping[str, Any] = error.details or {}
+    failures = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
+    codes = {error.code, *(one.get("code") for one in failures)}
+    return bool(codes & _UNREACHABLE_CODES) and _NOT_CONFIRMED not in codes
 
 
 @contextlib.contextmanager

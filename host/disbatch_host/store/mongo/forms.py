@@ -55,6 +55,7 @@ CODEC = CodecOptions[Document](
 
 
 Key = tuple[QueueId, str]  # a queue, and the `unique_key` of one of its tasks
+Update = tuple[Document, Document]  # a guard, and what is changed where it holds
 
 
 def guard(change: RunChange) -> Document:

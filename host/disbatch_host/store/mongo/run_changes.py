@@ -14,18 +14,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from pymongo import UpdateOne
 from pymongo.collection import Collection
 
 from disbatch_host.model import Document, OutputChunk, RunChange, RunKey
 from disbatch_host.store.mongo import forms
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.output_files import OutputFiles
+from disbatch_host.store.mongo.updates import Updates
 
 
 class RunChanges:
     def __init__(self, tasks: Collection[Document], output: OutputFiles, follow_ups: FollowUps) -> None:
         self._tasks = tasks
+        self._updates = Updates(tasks)
         self._output = output
         self._follow_ups = follow_ups
         self._staged: _Staged | None = None  # what `commit` leaves to the next write of a `together`
@@ -61,12 +62,11 @@ class RunChanges:
         if changes:
             refused |= self._carry_out(changes)
 
-    def write_with(self, writes: Sequence[UpdateOne]) -> bool:
-        """Write what a `commit` has left, and these after it; whether each of these was carried out."""
+    def write_with(self, updates: Sequence[forms.Update]) -> bool:
+        """Write what a `commit` has left, and these after it; whether each of these was carried out, as far as that can
+        be told from how many were."""
         staged, refused = self._take_staged()
-        before = self._writes_of(staged)
-        result = self._tasks.bulk_write([*before, *writes], ordered=bool(before))
-        if result.matched_count == len(before) + len(writes):
+        if self._updates.send([*self._updates_of(staged), *updates], ordered=bool(staged)):
             return True
         if staged:
             refused |= self._refused(staged)
@@ -77,13 +77,11 @@ class RunChanges:
 
     def _carry_out(self, changes: Sequence[RunChange]) -> set[RunKey]:
         """Write changes that one message can hold; what was refused."""
-        result = self._tasks.bulk_write(self._writes_of(changes), ordered=True)
-        return self._refused(changes) if result.matched_count < len(changes) else set()
+        return set() if self._updates.send(self._updates_of(changes), ordered=True) else self._refused(changes)
 
-    def _writes_of(self, changes: Sequence[RunChange]) -> list[UpdateOne]:
+    def _updates_of(self, changes: Sequence[RunChange]) -> list[forms.Update]:
         return [
-            UpdateOne(forms.guard(change), forms.update(self._follow_ups.with_owed(change), change.unset))
-            for change in changes
+            (forms.guard(change), forms.update(self._follow_ups.with_owed(change), change.unset)) for change in changes
         ]
 
     def _refused(self, changes: Sequence[RunChange]) -> set[RunKey]:

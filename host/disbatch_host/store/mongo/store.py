@@ -6,8 +6,8 @@ not know: who calls, what a change means.
 Rules:
 1. Writes are acknowledged by a majority and journaled; a claim reads from the primary what it has just written.
 2. Every hot query is covered by an index of `layout` (tests hold their plans).
-3. A write whose answer was lost is sent again by the driver once, and by our callers as often as needed: every write
-   here can be made twice.
+3. A write whose answer was lost is sent again once, by the driver or by `updates`, and by our callers as often as
+   needed: every write here can be made twice.
 4. Time is the server's: it dates heartbeats and tells their age itself, and `now` follows it by the monotonic clock, so
    that neither the clocks of nodes nor their jumps matter.
 5. The driver's exceptions end in `_translated`; none of its types leaves this package, but for ids and values that are
