@@ -71,6 +71,15 @@ def test_a_task_of_two_queues_is_run_for_neither(mongo: MongoStore, raw: Any) ->
     assert mongo.claim("n1", [Want("q", 5), Want("other", 5)], "t1") == []
 
 
+@pytest.mark.parametrize("odd", [[{"_id": None}], {"_id": 5}, [5, {"_id": None}]], ids=str)
+def test_a_field_that_looks_like_our_follow_ups_is_left_as_it_is(mongo: MongoStore, raw: Any, odd: Any) -> None:
+    raw["tasks"].insert_one({"_id": "odd", **new_task("other", {}, now=NOW), "follow_ups": odd})
+    (task,) = push(mongo, {}, status=int(Status.BLOCKED), not_before=NOW)
+    mongo.promote_due()
+    assert raw["tasks"].find_one({"_id": "odd"})["follow_ups"] == odd
+    assert [one.id for one in mongo.claim("n1", [Want("q", 1)], "t1")] == [task]
+
+
 @pytest.mark.parametrize(
     "odd",
     [

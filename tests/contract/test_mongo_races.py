@@ -80,7 +80,7 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
 
 
-@pytest.mark.parametrize("other", ["high", True, {"of": 1}, float("nan"), NOW])
+@pytest.mark.parametrize("other", ["high", True, {"of": 1}, [1, 0], float("nan"), NOW], ids=str)
 def test_a_priority_that_is_no_number_keeps_no_task_from_being_claimed(mongo: MongoStore, other: Any) -> None:
     ids = {push(mongo, {}, priority=priority)[0] for priority in (other, 0, -1, 4)}
     claimed = [one for number in range(4) for one in ids_of(mongo.claim("n1", [Want("q", 1)], f"t{number}"))]

@@ -1,15 +1,16 @@
 """Which waiting tasks a node gets.
 
-Responsible for: finding them in the order of a claim, as many as `maxtotal` and `rate` of their queue allow, and making
-them the node's. Must not know: who claims.
+Responsible for: taking the first of those that wait, as many as `maxtotal` and `rate` of their queue allow, and making
+them the node's. Must not know: in which order they come (`waiting`), what `begin` is for.
 
 Rules:
-1. It is the spec's second way, in batches: find what is free, write the claim into each that still is, and where not
-   all were, ask which carry the mark.
+1. It is the spec's second way, in batches: find what is free, write the claim, and what `begin` wants written, into
+   each that still is, and where not all were, ask which carry the mark.
 2. Where another node was faster, what is missing is picked at random from the next ones, so that two nodes do not go on
    fighting for the same: the order is then only about kept.
 3. What has ended is written before what is claimed: nobody shall see more in a node's hands than it may have.
-4. A claim whose answer was lost counts as carried out until the store has told how much the node has in hand.
+4. After a claim whose answer was lost, the node may have more in hand of a queue with a limit than it knows. For
+   `_DOUBT_SECONDS` all that was granted is added to what the store says; then the store's word is enough.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ from disbatch_protocol.status import Status
 
 _TRIES = 3  # in one claim, where another node was faster
 _SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
-_DOUBT_SECONDS = (
-    30.0  # a claim whose answer was lost is carried out within it, or never: `store.SOCKET_SECONDS`, and a bit
-)
+# A claim whose answer was lost is carried out by then, or never: `store.SOCKET_SECONDS`, and more.
+_DOUBT_SECONDS = 30.0
 
 
 class Claims:

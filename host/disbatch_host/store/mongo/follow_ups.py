@@ -62,9 +62,10 @@ class FollowUps:
             if not isinstance(owed, list):
                 continue
             tasks = [one for one in owed if isinstance(one, dict) and one.get("_id") is not None]
+            if not tasks:
+                continue  # another program's
             try:
-                if tasks:
-                    self._tasks.insert_many(tasks, ordered=False)
+                self._tasks.insert_many(tasks, ordered=False)
             except driver.BulkWriteError as error:
                 is_other = any(
                     one.get("code") != driver_errors.DUPLICATE_KEY for one in error.details.get("writeErrors", ())
@@ -72,7 +73,7 @@ class FollowUps:
                 if is_other or error.details.get("writeConcernErrors"):
                     raise  # not confirmed by a majority: they may vanish again, so they stay owed
             # Only what was read above: others may have gone on from there, and the task may owe something else by now.
-            paid = {"follow_ups._id": tasks[0]["_id"]} if tasks else forms.OWING
-            self._tasks.update_one({"_id": document["_id"], **paid}, {"$unset": {"follow_ups": ""}})
+            paid = {"_id": document["_id"], "follow_ups._id": tasks[0]["_id"]}
+            self._tasks.update_one(paid, {"$unset": {"follow_ups": ""}})
             created += len(tasks)
         return created

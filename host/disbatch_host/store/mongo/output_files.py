@@ -63,7 +63,7 @@ class OutputFiles:
         self._delete([one["_id"] for one in self._files.find({"metadata.task_id": {"$in": list(tasks)}}, {"_id": 1})])
 
     def forget(self, changes: Iterable[RunChange]) -> None:
-        """The attempts that these changes have made past ones, and want forgotten."""
+        """The pieces of the earlier attempts that go with these changes."""
         self._delete(
             [
                 forms.file_id(change.key.task_id, change.forget_output_of, stream)

@@ -33,8 +33,9 @@ class RunChanges:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """The first `commit` in the block may be left for what comes next; at the end of the block, `write_staged` has
-        to be called. No transaction: those are for replica sets only, and cost more than they save here."""
+        """The first `commit` in the block may be left for what comes next. Whoever uses it calls `write_staged` at the
+        end of the block, or what was left is lost. No transaction: those are for replica sets only, and cost more than
+        they save here."""
         self._staged = _Staged()
         try:
             yield

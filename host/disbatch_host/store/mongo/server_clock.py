@@ -28,7 +28,7 @@ class ServerClock:
         self._answer = answer if answer.tzinfo is not None else answer.replace(tzinfo=UTC)
 
     def now(self) -> datetime:
-        """To the microsecond, some milliseconds beside the server's own; asks again where that was long ago."""
+        """To the microsecond, some milliseconds beside the server's own; asks it where the last time was long ago."""
         if self._local.monotonic() - self._asked_at > _FOLLOW_SECONDS:
             self.follow()
         return self._answer + timedelta(seconds=self._local.monotonic() - self._asked_at)

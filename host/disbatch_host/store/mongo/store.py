@@ -1,7 +1,7 @@
-"""The cluster's store: any MongoDB that users have, in the documents of den-1.0.
+"""The interface of `base` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
 
-Responsible for: the interface of `base` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`. Must
-not know: who calls, what a change means.
+Responsible for: the connection, the queries that nothing else needs, and the driver's exceptions as ours; all else is
+done by the parts that it puts together. Must not know: who calls, what a change means.
 
 Rules:
 1. Writes are acknowledged by a majority and journaled; a claim reads from the primary what it has just written.
@@ -10,8 +10,8 @@ Rules:
    needed: every write here can be made twice.
 4. Time is the server's: it dates heartbeats and tells their age itself, and `now` follows it by the monotonic clock, so
    that neither the clocks of nodes nor their jumps matter.
-5. The driver's exceptions end in `_translated`; none of its types leaves this package, but for ids and values that are
-   in documents.
+5. The parts raise the driver's exceptions, so each call of them stands in `_translated`, where these end; none of its
+   types leaves this package, but for ids and values that are in documents.
 6. Documents come from anybody. One that cannot be used is left where it is and stops no other.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -71,12 +70,10 @@ from disbatch_host.store.mongo.watcher import MongoWatcher
 from disbatch_host.store.open import redact
 from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
-log = logging.getLogger(__name__)
-
 DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s of the command
 SOCKET_SECONDS = 20.0  # for one answer; a server that is stopped must not hold a node for ever
-_PAGE = 500
+_PAGE = 500  # documents that a cursor gets in one trip
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -127,7 +124,7 @@ class MongoStore:
                 )
                 self._tasks, self._queues = self._database["tasks"], self._database["queues"]
                 self._notes = self._database[layout.LAYOUT_COLLECTION]
-                self._put_together()
+                self._make_parts()
                 layout.check(self._database, self.description)
                 layout.create_indexes(self._database)
                 self._server_clock.follow()
@@ -135,7 +132,7 @@ class MongoStore:
                 self.close()
                 raise
 
-    def _put_together(self) -> None:
+    def _make_parts(self) -> None:
         database, tasks = self._database, self._tasks
         self._keys = Keys(database["disbatch_keys"], tasks, self.now)
         self._nodes = Nodes(database["nodes"])

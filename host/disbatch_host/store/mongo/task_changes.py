@@ -1,12 +1,12 @@
-"""Changes of tasks that are in nobody's hands: by people, and by nodes that settle what is due.
+"""Changes of tasks that no run makes: by people, and by nodes that settle what is due.
 
 Responsible for: carrying out guarded changes in batches, and saying which were refused. Must not know: what a change
 means, but for two that concern other documents: it may give a task its `unique_key` back, and may take its mark
 `awaited`.
 
 Rules:
-1. A task is changed by one write with its guard in it; the server tells only how many were carried out, so where some
-   were not, the documents are read.
+1. Every write has the guard in it. The server tells only how many were carried out, so where some were not, the
+   documents are read.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pymongo import ASCENDING, DESCENDING
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, QueueId, Want
+from disbatch_host.model import Document, QueueId, TaskId, Want
 from disbatch_host.store.mongo import forms
 from disbatch_protocol.status import Status
+
+_Chosen = dict[TaskId, Document]  # in the order of the claim
 
 _BY_AGE = [("_id", ASCENDING)]
 _NEWEST = [("_id", DESCENDING)]
@@ -48,32 +50,37 @@ class _Waiting:
 
     def oldest_first(self, count: int) -> list[Document]:
         rows = self._find({}, _BY_PRIORITY, count)
+        # Zero, less than it and no number would come before a missing one. Nearly always there is nothing of that kind
+        # among the first, and the order of the index is the right one.
         if all(forms.is_before_zero_or_missing(row.get("priority")) for row in rows):
-            return rows  # nearly always: the index has them in this order
-        chosen: list[Document] = []
+            return rows
+        chosen: _Chosen = {}
         for part, order in ((_ABOVE_ZERO, _BY_PRIORITY), (_ZERO, _BY_AGE), (_BELOW_ZERO, _BY_PRIORITY)):
-            chosen += self._find(part, order, count - len(chosen))
-        return _with_rest(chosen, rows, count)
+            chosen |= self._find_more(part, order, count, chosen)
+        return _filled_up(chosen, rows, count)
 
     def newest_first(self, count: int) -> list[Document]:
         head = self._find({}, _BY_PRIORITY, 1, {"priority": 1})
         if not head or head[0].get("priority") is None:  # and so all others
             return self._find({"priority": None}, _NEWEST, count) if head else []
-        chosen = self._newest_of_each_priority(_ABOVE_ZERO, count)
-        chosen += self._find(_ZERO, _NEWEST, count - len(chosen))
-        chosen += self._newest_of_each_priority(_BELOW_ZERO, count - len(chosen))
-        rest = self._find({}, _BY_PRIORITY, count) if len(chosen) < count else []
-        return _with_rest(chosen, rest, count)
+        chosen: _Chosen = {}
+        self._choose_newest_of_each_priority(_ABOVE_ZERO, count, chosen)
+        chosen |= self._find_more(_ZERO, _NEWEST, count, chosen)
+        self._choose_newest_of_each_priority(_BELOW_ZERO, count, chosen)
+        return _filled_up(chosen, self._find({}, _BY_PRIORITY, count) if len(chosen) < count else [], count)
 
-    def _newest_of_each_priority(self, part: Document, count: int) -> list[Document]:
+    def _choose_newest_of_each_priority(self, part: Document, count: int, chosen: _Chosen) -> None:
         """The index has the newest last within a priority: it is read backwards, from one priority to the next."""
-        chosen: list[Document] = []
         bounds: Document = dict(part["priority"])
         while len(chosen) < count and (head := self._find({"priority": bounds}, _BY_PRIORITY, 1, {"priority": 1})):
             highest = head[0]["priority"]
-            chosen += self._find({"priority": {"$eq": highest}}, _NEWEST, count - len(chosen))
+            chosen |= self._find_more({"priority": {"$eq": highest}}, _NEWEST, count, chosen)
             bounds["$lt"] = highest
-        return chosen
+
+    def _find_more(self, priority: Document, order: Sequence[tuple[str, int]], count: int, chosen: _Chosen) -> _Chosen:
+        """As many as are missing. One that is chosen already may be among them: others may have changed it meanwhile,
+        and a priority of another program may be a list."""
+        return {row["_id"]: row for row in self._find(priority, order, count - len(chosen))}
 
     def _find(
         self, priority: Document, order: Sequence[tuple[str, int]], limit: int, projection: Document | None = None
@@ -84,8 +91,6 @@ class _Waiting:
         return list(found.sort(list(order)).limit(limit))
 
 
-def _with_rest(chosen: Sequence[Document], rest: Sequence[Document], count: int) -> list[Document]:
-    """Each once: others may have changed one between two reads, so that both have it."""
-    by_id = {row["_id"]: row for row in chosen}
-    by_id |= {row["_id"]: row for row in rest if row["_id"] not in by_id}
-    return list(by_id.values())[:count]
+def _filled_up(chosen: _Chosen, rest: Sequence[Document], count: int) -> list[Document]:
+    """With those at the end whose priority is no number: no part has them."""
+    return list((chosen | {row["_id"]: row for row in rest if row["_id"] not in chosen}).values())[:count]
