@@ -73,8 +73,9 @@ class Scheduler:
             elif task.token in self._unheard:
                 changes.append(run_document.unheard_change(task, key, now=store.now()))
         refused = store.commit(changes) if changes else ()
-        # A server that was slow may carry a claim out only now, so one look is not enough.
-        self._unheard = {token: looks + 1 for token, looks in self._unheard.items() if looks < _STRAY_LOOKS}
+        # A server that was slow may carry a claim out only now: one look is not enough then.
+        most = _STRAY_LOOKS if store.may_act_late else 0
+        self._unheard = {token: looks + 1 for token, looks in self._unheard.items() if looks < most}
         return len(changes) - len(refused)
 
     def has_room(self, *, classes: frozenset[str], load: Load) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
-from disbatch_host.errors import DuplicateIdError
+from disbatch_host.errors import DuplicateIdError, StoreUnreachableError
 from disbatch_host.model import OutputChunk, RunKey, Task, TaskChange, TaskFilter, Want, new_task
 from disbatch_host.policy import Load
 from disbatch_host.scheduler import Scheduler
@@ -852,3 +852,29 @@ def test_what_failed_is_kept_while_a_follower_may_wait_for_its_being_run_again(s
     assert stored(store, ended)["awaited"] is False
     found = store.ended_before("q", store.now() + timedelta(days=1), 10)
     assert (ended in found) is (status == 1)
+
+
+def test_after_a_claim_that_failed_a_queue_with_a_limit_is_claimed_from_as_soon_as_nothing_can_come_of_it_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a minute it was left alone on SQLite as well, where what was not committed is gone."""
+    store.insert_queue({"_id": "q", "class": "A", "maxthreads": 5, "maxtotal": 5})
+    ids = push(store, {}, {})
+    scheduler = Scheduler("n1")
+
+    def look() -> list[Any]:
+        load = Load(max_per_queue=5, max_total=None)
+        return [task.id for task in scheduler.round(store, classes=frozenset({"A"}), load=load, refresh=True).tasks]
+
+    def fail(*_: Any) -> Any:
+        raise StoreUnreachableError("away")
+
+    with monkeypatch.context() as away, pytest.raises(StoreUnreachableError):
+        away.setattr(store, "claim", fail)
+        look()
+    assert look() == [] and scheduler.may_have_strays
+    looks = 1
+    while scheduler.give_back_strays(store, known=frozenset()) == 0 and scheduler.may_have_strays:
+        looks += 1
+    assert (looks > 1) is store.may_act_late
+    assert look() == ids

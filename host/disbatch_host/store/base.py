@@ -75,6 +75,11 @@ class Store(Protocol):
     def is_clock_local(self) -> bool:
         """Whether `now` is this machine's own clock: then nobody need ask the store for it."""
 
+    @property
+    def may_act_late(self) -> bool:
+        """Whether a write that has failed as unreachable may still be carried out, for about as long as an answer is
+        waited for."""
+
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
 

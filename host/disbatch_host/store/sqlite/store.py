@@ -103,6 +103,10 @@ class SqliteStore:
     def is_clock_local(self) -> bool:
         return True  # one machine, one clock
 
+    @property
+    def may_act_late(self) -> bool:
+        return False  # a transaction that was not committed is rolled back
+
     def open(self) -> None:
         if self._connection is not None:
             return
