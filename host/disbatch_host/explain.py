@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import Any
 
 from disbatch_host import policy
-from disbatch_host.model import NodeRecord, Queue, Task, TaskId, whole_number
+from disbatch_host.model import NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.policy import Load
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
@@ -145,6 +145,27 @@ def queue_obstacles(
     if not able_nodes(queue, alive):
         found += _why_no_node(queue, alive)
     return found
+
+
+def left_waiting(
+    counts: Mapping[QueueId, Mapping[int, int]],
+    queues: Sequence[Queue],
+    nodes: Sequence[NodeRecord],
+    *,
+    served: Set[QueueId],
+    now: datetime,
+) -> list[tuple[QueueId, int, str]]:
+    """The queues with waiting tasks that are not among the `served`: how many, and why, in one line. `counts`: tasks by
+    queue and status."""
+    by_id = {queue.id: queue for queue in queues}
+    left = []
+    for queue_id in sorted(counts.keys() - served, key=str):
+        waiting = counts[queue_id].get(Status.CREATED)
+        if waiting:
+            obstacles = queue_obstacles(by_id.get(queue_id), nodes, now=now, queue_id=str(queue_id))
+            why = "; ".join([one.sentence for one in obstacles]) or "another node runs them"
+            left.append((queue_id, waiting, why))
+    return left
 
 
 def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:

@@ -21,27 +21,26 @@ import logging
 import os
 import signal
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host import __version__, environment, explain, logs, machine, policy, run_document
+from disbatch_host import __version__, environment, explain, logs, node_document, policy, run_document
 from disbatch_host.claim import Claim
+from disbatch_host.classes import Classes
 from disbatch_host.clock import Clock, StoreClock, SystemClock
-from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreUnwritableError
+from disbatch_host.errors import DisbatchError, ExitCode, StoreError, StoreUnwritableError
 from disbatch_host.launch import LaunchSite
+from disbatch_host.membership import Membership
 from disbatch_host.model import Document, NodeRecord, Queue, QueueId, RunKey, Task, TaskFilter
-from disbatch_host.plugins import Catalog, Plugin, PluginScanner, require_directory
+from disbatch_host.plugins import Plugin, require_directory
 from disbatch_host.process.child import StopReason
 from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
 from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
 from disbatch_host.scheduler import Scheduler
-from disbatch_host.services import lost_runs, waiting
-from disbatch_host.services.heartbeats import HeartbeatWatch
+from disbatch_host.services import waiting
 from disbatch_host.services.store_thread import StoreThread
 from disbatch_host.services.watch_thread import WatchThread
 from disbatch_host.store.base import Store
@@ -50,7 +49,6 @@ from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
-from disbatch_protocol.status import Status
 
 if TYPE_CHECKING:  # who serves no metrics need not import what they take
     from disbatch_host.services.metrics import Metrics
@@ -63,9 +61,7 @@ PLUGIN_SCAN_SECONDS = 2.0  # plugin contract: a change takes effect within a few
 RETENTION_SECONDS = 60.0  # between two looks for ended tasks that their queue does not keep any longer
 SWEEP_SECONDS = 5.0  # between two looks for dead nodes; small against dead_after
 SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, process, memory or room left for a start
-BROKEN_NAMED_MAX = 20  # broken plugins that the node's document tells of
 QUEUES_NAMED_MAX = 5  # whose tasks a node leaves, with the reason of each
-START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +77,6 @@ class NodeSettings:
     heartbeat_seconds: float = 1.0
     dead_after_seconds: float = 30.0
     until_idle: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetAside:
-    """A class that this node does not run for now."""
-
-    plugin: Plugin
-    reason: str
-    since: datetime
 
 
 def run_node(
@@ -149,23 +136,17 @@ class Node:
         self._reread = reread
         self._on_report = on_report
         self._metrics = metrics
-        self._machine = machine.Machine.this()
-        self._session = uuid.uuid4().hex
-        self._heartbeats = HeartbeatWatch()
         self._site = LaunchSite(
             node_id=settings.node_id,
             local_clock=self._local_clock,
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
-        self._scanner = PluginScanner(settings.plugin_directories)
-        self._catalog = Catalog()
+        self._classes = Classes(settings.plugin_directories)
         self._scheduler = Scheduler(settings.node_id)
         self._queues: Sequence[Queue] = ()
         self._queue_faults: dict[Any, str] = {}
         self._runs: dict[Run, asyncio.Task[None]] = {}
-        self._set_aside: dict[str, SetAside] = {}
-        self._start_failures: Counter[str] = Counter()
         self._shall_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting for which there was no room
         self._claim: Claim | None = None  # the one that is on its way
@@ -173,7 +154,6 @@ class Node:
         self._rate_timer: asyncio.TimerHandle | None = None  # when the rate of a queue lets the next one start
         self._hold_claims_until = 0.0  # the machine is short of something; see _note_start
         self._last_refresh = float("-inf")
-        self._last_heartbeat = 0.0
         self._drain: Mapping[str, Any] | None = None  # who wants nothing more claimed here, when and why
         self._obeyed_stop: Any = None  # the last request to stop that came through the store
         self._stop_requests = 0
@@ -192,6 +172,7 @@ class Node:
         self._store_thread = StoreThread(
             self._store, on_change=self._on_change, on_written=metrics.note_written if metrics is not None else None
         )
+        self._membership = Membership(self._settings.node_id, self._store_thread, self._local_clock)
         if metrics is not None:
             metrics.watch_store_thread(self._store_thread)
         self._store_thread.start()
@@ -199,10 +180,13 @@ class Node:
         watch: WatchThread | None = None
         try:
             self._listen_to_signals()  # before the id is taken: a signal that comes just then must not leave it behind
-            holder = await self._find_holder()  # before anything is said: a node that cannot start says one line
+            # Before anything is said: a node that cannot start says one line.
+            holder = await self._membership.find_holder(
+                force=self._settings.force, dead_after_seconds=self._settings.dead_after_seconds
+            )
             self._scan_plugins()
             await self._register(holder)
-            await self._settle_earlier_life()
+            await self._membership.settle_earlier_life()
             self._around = self._surroundings()
             services = [
                 self._loop.create_task(self._repeat(lambda: self._settings.heartbeat_seconds, self._heartbeat)),
@@ -244,7 +228,7 @@ class Node:
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
-            machine_name=self._machine.name,
+            machine_name=self._membership.machine.name,
             recorder=self._store_thread,
             clock=self._clock,
             site=self._site,
@@ -253,51 +237,19 @@ class Node:
             extended_json=self._store.extended_json,
         )
 
-    async def _find_holder(self) -> NodeRecord | None:
-        """Who has the node id. Raises NodeIdInUseError where it may not be taken (den-1.0, rule 1)."""
-        holder = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
-        if holder is not None and not self._settings.force:
-            self._refuse_living(holder)
-        return holder
-
     async def _register(self, holder: NodeRecord | None) -> None:
-        """Take the node id from whoever had it. Raises NodeIdInUseError where another was faster."""
         if holder is not None:
             self._drain = holder.requests.get("drain")  # a start anew is no reason to take it back
-        document = self._document()
-        if not await self._store_thread.call(lambda store: store.put_node(document, replacing=holder)):
-            now_held = await self._store_thread.call(lambda store: store.get_node(self._settings.node_id))
-            raise NodeIdInUseError(_in_use(self._settings.node_id, now_held))
-        self._earlier_life = holder
-        self._last_heartbeat = self._loop.time()
-        await self._set_clock()
+        await self._membership.take_id(self._document(), holder)
+        if isinstance(self._clock, StoreClock):
+            moment, at = await self._store_thread.call(lambda store: (store.now(), self._local_clock.monotonic()))
+            self._clock.adjust(moment, at=at)
         log.info(
             "node %s runs on %s with plugins %s",
             self._settings.node_id,
             self._store.description,
-            ", ".join(sorted(self._catalog.plugins)) or "none yet",
+            ", ".join(sorted(self._classes.plugins)) or "none yet",
         )
-
-    def _refuse_living(self, record: NodeRecord) -> None:
-        host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
-        pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
-        holder = policy.Holder(
-            record=record,
-            is_on_this_machine=self._machine.is_same(host),
-            is_process_alive=machine.is_alive(pid, record.document.get("pid_started")),
-        )
-        if not policy.may_take_id(holder, dead_after_seconds=self._settings.dead_after_seconds):
-            raise NodeIdInUseError(_in_use(self._settings.node_id, record))
-
-    async def _settle_earlier_life(self) -> None:
-        """Clean up before the first claim (den-1.0, rule 2)."""
-        # Tasks with this id may be left although no node document is; processes of it can only be here.
-        on_this_machine = self._earlier_life is None or self._machine.is_same(self._earlier_life.document.get("host"))
-        settled = await self._store_thread.call(
-            lambda store: lost_runs.settle(store, self._settings.node_id, is_on_this_machine=on_this_machine)
-        )
-        if settled:
-            log.warning("of the tasks of an earlier life of node %s, %s", self._settings.node_id, settled)
 
     def _listen_to_signals(self) -> None:
         self._loop.add_signal_handler(signal.SIGHUP, self._read_again)
@@ -327,7 +279,7 @@ class Node:
             if getattr(self._settings, field.name) != getattr(before, field.name)
         ]
         log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
-        self._scanner.look_in(self._settings.plugin_directories)
+        self._classes.look_in(self._settings.plugin_directories)
         self._around = self._surroundings()  # for the runs that begin from now on
         self._on_change()
 
@@ -353,7 +305,7 @@ class Node:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
             # From here to the call nothing else has its turn: plugins, classes and load are those of one moment.
-            self._claim = claim = Claim(self._catalog.plugins, self._workers, self._around)
+            self._claim = claim = Claim(self._classes.plugins, self._workers, self._around)
             classes, load = self._classes_to_claim(), self._load()
             asked_at = self._local_clock.monotonic()
             try:
@@ -386,7 +338,7 @@ class Node:
             self._rate_timer = self._loop.call_later(max(seconds, CLAIM_SECONDS), self._on_change)
 
     def _classes_to_claim(self) -> frozenset[str]:
-        return frozenset() if self._drain is not None else frozenset(self._catalog.plugins) - frozenset(self._set_aside)
+        return frozenset() if self._drain is not None else self._classes.usable
 
     async def _settle_due(self) -> None:
         """What is due for tasks that nobody runs, and what is to be cancelled of those that run here."""
@@ -427,7 +379,7 @@ class Node:
             max_total=self._settings.max_total,
             running=Counter(run.task.queue for run in self._runs if run.holds_place),
             running_of_class=Counter(run.plugin.name for run in self._runs if run.holds_place),
-            concurrency_of_class={name: one.manifest.concurrency for name, one in self._catalog.plugins.items()},
+            concurrency_of_class={name: one.manifest.concurrency for name, one in self._classes.plugins.items()},
         )
 
     def _start_run(
@@ -442,7 +394,7 @@ class Node:
         if plugin is None:
             # As it was when the task was claimed, or as it has become since; it may even be gone.
             queue = next((queue for queue in self._queues if queue.id == task.queue), None)
-            plugin = None if queue is None else self._catalog.plugins.get(queue.class_name)
+            plugin = None if queue is None else self._classes.plugins.get(queue.class_name)
         if plugin is None:
             key = RunKey(task.id, self._settings.node_id, task.token)
             self._store_thread.record(run_document.give_back_change(key, now=self._clock.now()))
@@ -458,7 +410,7 @@ class Node:
             asked_at=asked_at,
             on_place_free=self._note_free_place,
         )
-        if self._is_stopping.is_set() or plugin.name in self._set_aside:
+        if self._is_stopping.is_set() or plugin.name in self._classes.set_aside:
             run.hold_back()
         self._runs[run] = self._loop.create_task(self._perform(run))
 
@@ -505,9 +457,8 @@ class Node:
     # --- classes that cannot be started
 
     def _note_start(self, run: Run, report: RunReport) -> None:
-        name = run.plugin.name
         if report.result is RunResult.ENDED and report.why_process_lost is None:
-            self._start_failures.pop(name, None)
+            self._classes.note_success(run.plugin.name)
         reason = report.why_not_started or report.why_process_lost
         if reason is None:
             return
@@ -516,47 +467,12 @@ class Node:
                 log.error("this machine is short of something: %s; nothing is claimed for a moment", reason)
             self._hold_claims_until = self._loop.time() + SHORTAGE_SECONDS
             return
-        self._start_failures[name] += 1
-        if self._start_failures[name] >= START_FAILURES_MAX and name not in self._set_aside:
-            self._set_aside[name] = SetAside(plugin=run.plugin, reason=reason, since=self._clock.now())
-            log.error(
-                "plugin %s is set aside on this node after %d failures in a row: %s; tried again when its files change",
-                name,
-                self._start_failures[name],
-                reason,
-                extra=logs.ids(class_name=name),
-            )
+        self._classes.note_failure(run.plugin, reason, now=self._clock.now())
 
     def _scan_plugins(self) -> None:
-        before = self._catalog
-        self._catalog = self._scanner.scan()
-        if self._catalog is before:
-            return
-        self._workers.keep_only(set(self._catalog.plugins.values()))
-        for name, plugin in self._catalog.plugins.items():
-            known = before.plugins.get(name)
-            if known is not plugin:
-                log.info(
-                    "plugin %s %s: %s", name, plugin.manifest.version or "(no version)", plugin.manifest_path,
-                    extra=logs.ids(class_name=name),
-                )  # fmt: skip
-                for fault in plugin.warnings:
-                    log.warning("plugin %s: %s %s", name, plugin.manifest_path, fault, extra=logs.ids(class_name=name))
-        for name in before.plugins.keys() - self._catalog.plugins.keys():
-            log.warning("plugin %s is gone or broken; its queues wait", name, extra=logs.ids(class_name=name))
-        for broken in self._catalog.broken:
-            if broken not in before.broken:
-                for fault in broken.faults:
-                    log.error(
-                        "plugin left out: %s %s", broken.manifest_path, fault, extra=logs.ids(class_name=broken.name)
-                    )
-        for name, aside in list(self._set_aside.items()):
-            if self._catalog.plugins.get(name) is not aside.plugin:
-                log.info("plugin %s has changed and is tried again", name, extra=logs.ids(class_name=name))
-                del self._set_aside[name]
-                self._start_failures.pop(name, None)
-        self._shall_look = True
-        self._wake.set()
+        if self._classes.scan():
+            self._workers.keep_only(set(self._classes.plugins.values()))
+            self._on_change()
 
     async def _follow_plugins(self) -> None:
         self._scan_plugins()
@@ -568,27 +484,23 @@ class Node:
         if self._metrics is not None:
             self._metrics.note_living(fields)
         try:
-            requests = await self._store_thread.call(
-                lambda store: store.heartbeat(self._settings.node_id, self._session, fields)
-            )
-            await self._set_clock()
+            beat = await self._membership.beat(fields)
         except StoreError as error:
             self._say_store_trouble(error)
             return
         self._say_store_is_well()
         if self._metrics is not None:
             self._metrics.note_store_reached()
-        silent_seconds = self._loop.time() - self._last_heartbeat
-        self._last_heartbeat = self._loop.time()
-        if requests is None:
+        if isinstance(self._clock, StoreClock):
+            self._clock.adjust(beat.store_time, at=beat.at)
+        if beat.requests is None:
             await self._reclaim_id()
             return
-        if silent_seconds > self._settings.dead_after_seconds:
-            log.warning(
-                "this node was silent for %s; other nodes may have taken its tasks", format_duration(silent_seconds)
-            )
+        if beat.silent_seconds > self._settings.dead_after_seconds:
+            silent = format_duration(beat.silent_seconds)
+            log.warning("this node was silent for %s; other nodes may have taken its tasks", silent)
             await self._verify_runs()
-        if self._obey(requests):
+        if self._obey(beat.requests):
             await self._heartbeat()  # whoever asked shall see at once that it was heard
 
     def _obey(self, requests: Mapping[str, Any]) -> bool:
@@ -599,23 +511,21 @@ class Node:
         is_new = (drain is None) is not (self._drain is None)
         if is_new:
             if drain is not None:
-                log.warning("%s wants this node drained%s: it claims nothing more", *_who_and_why(drain))
+                log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
                 log.warning("this node claims tasks again")
                 self._on_change()
         self._drain = drain
         if isinstance(stop, Mapping) and stop != self._obeyed_stop:
             self._obeyed_stop = stop
-            log.warning("%s wants this node stopped%s", *_who_and_why(stop))
+            log.warning("%s wants this node stopped%s", *node_document.who_and_why(stop))
             self.request_stop()
             is_new = True
         return is_new
 
     async def _reclaim_id(self) -> None:
         """The document is not ours any more: deleted by a person (write it again), or the id was taken by force."""
-        document = self._document()
-        if await self._store_thread.call(lambda store: store.put_node(document, replacing=None)):
-            log.warning("the document of node %s was gone; it is written again", self._settings.node_id)
+        if await self._membership.write_again(self._document()):
             return
         log.error(
             "node id %s was taken over by another node; this one stops its tasks and leaves", self._settings.node_id
@@ -647,42 +557,17 @@ class Node:
 
     async def _sweep_lost_runs(self) -> None:
         try:
-            nodes = await self._store_thread.call(lambda store: store.nodes())
-            dead = policy.dead_nodes(
-                nodes,
-                own_id=self._settings.node_id,
-                dead_after_seconds=self._settings.dead_after_seconds,
-                watched_seconds=self._heartbeats.look(nodes, at=self._loop.time()),
-            )
-            if not dead:
-                return
-            swept = await self._store_thread.call(lambda store: [(node.id, self._settle(store, node)) for node in dead])
+            if await self._membership.settle_dead_nodes(dead_after_seconds=self._settings.dead_after_seconds):
+                self._on_change()
         except StoreError as error:
             self._say_store_trouble(error)
-            return
-        for node_id, settled in swept:
-            if settled:
-                log.warning("node %s is dead: of its tasks, %s", node_id, settled, extra=logs.ids(about_node=node_id))
-                self._on_change()
-
-    def _settle(self, store: Store, node: NodeRecord) -> lost_runs.Settled:
-        is_on_this_machine = self._machine.is_same(node.document.get("host"))
-        return lost_runs.settle(store, node.id, is_on_this_machine=is_on_this_machine)
-
-    async def _set_clock(self) -> None:
-        if isinstance(self._clock, StoreClock):
-            moment, at = await self._store_thread.call(lambda store: (store.now(), self._local_clock.monotonic()))
-            self._clock.adjust(moment, at=at)
 
     def _document(self) -> Document:
         return {
-            "_id": self._settings.node_id,
+            **self._membership.identity(),
             "version": f"disbatch-host {__version__}",
             "spec_version": SPEC_VERSION,
             "den_version": SPEC_VERSION,
-            "session": self._session,
-            "host": self._machine.document,
-            "pid_started": machine.process_started(os.getpid()),
             "started": self._clock.now(),
             "requests": {} if self._drain is None else {"drain": self._drain},
             **self._living_fields(),
@@ -698,50 +583,23 @@ class Node:
 
     def _living_fields(self) -> Document:
         """The part of the node's document that each heartbeat renews."""
-        load = self._load()
-        classes = frozenset(self._catalog.plugins)
-        queues = []
-        for queue in policy.served(self._queues, node_id=self._settings.node_id, classes=classes, paused_too=True):
-            limit = policy.limit_of(queue, load)
-            processing = load.running.get(queue.id, 0)
-            queues.append(
-                {
-                    "class": queue.class_name,
-                    "queue": queue.id,
-                    "threads": limit,
-                    "idle": max(0, limit - processing),
-                    "processing": processing,
-                }
-            )
-        return {
-            "state": self._state,
-            "queuetypes": [
-                {
-                    "class": name,
-                    "version": plugin.manifest.version,
-                    **({} if plugin.manifest.concurrency is None else {"concurrency": plugin.manifest.concurrency}),
-                }
-                for name, plugin in self._catalog.plugins.items()
-            ],
-            "broken": [
-                {
-                    "manifest": str(one.manifest_path),
-                    **({} if one.name is None else {"class": one.name}),
-                    "reason": "; ".join(map(str, one.faults)),
-                }
-                for one in self._catalog.broken[:BROKEN_NAMED_MAX]
-            ],
-            "set_aside": [
-                {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in self._set_aside.items()
-            ],
-            "settings": {
-                "heartbeat_seconds": self._settings.heartbeat_seconds,
-                "dead_after_seconds": self._settings.dead_after_seconds,
-                "max": self._settings.max,
-                "max_total": self._settings.max_total,
+        settings = self._settings
+        return node_document.living_fields(
+            state=self._state,
+            classes=self._classes,
+            queues=policy.served(
+                self._queues, node_id=settings.node_id, classes=frozenset(self._classes.plugins), paused_too=True
+            ),
+            load=self._load(),
+            settings={
+                "heartbeat_seconds": settings.heartbeat_seconds,
+                "dead_after_seconds": settings.dead_after_seconds,
+                "max": settings.max,
+                "max_total": settings.max_total,
             },
-            "heartbeat": {"pid": os.getpid(), "running": len(self._runs), "queues": queues},
-        }
+            pid=os.getpid(),
+            running=len(self._runs),
+        )
 
     # --- stop
 
@@ -789,7 +647,7 @@ class Node:
     async def _release(self) -> None:
         try:
             await self._store_thread.call(self._scheduler.give_all_places_free)
-            await self._store_thread.call(lambda store: store.remove_node(self._settings.node_id, self._session))
+            await self._membership.release()
         except StoreError as error:
             log.warning("node id %s could not be released: %s", self._settings.node_id, error)
 
@@ -814,31 +672,25 @@ class Node:
         """Whoever starts a node for what there is to do should not take "nothing is left" for more than it is."""
         served = {queue.id for queue in self._served_queues()}
 
-        def look(store: Store) -> tuple[Mapping[QueueId, Mapping[int, int]], Sequence[NodeRecord], datetime]:
-            return store.count_by_status(), store.nodes(), store.now()
+        def look(store: Store) -> list[tuple[QueueId, int, str]]:
+            return explain.left_waiting(
+                store.count_by_status(), self._queues, store.nodes(), served=served, now=store.now()
+            )
 
         try:
-            counts, nodes, now = await self._store_thread.call(look)
+            left = await self._store_thread.call(look)
         except StoreError as error:
             self._say_store_trouble(error)
             return
-        waiting = {
-            queue_id: count[Status.CREATED]
-            for queue_id, count in counts.items()
-            if queue_id not in served and count.get(Status.CREATED)
-        }
-        if not waiting:
+        if not left:
             log.info("nothing is left to do")
             return
-        log.warning("nothing is left to do here; waiting tasks that this node does not run: %d", sum(waiting.values()))
-        queues = {queue.id: queue for queue in self._queues}
-        names = sorted(waiting, key=str)
-        for queue_id in names[:QUEUES_NAMED_MAX]:
-            obstacles = explain.queue_obstacles(queues.get(queue_id), nodes, now=now, queue_id=str(queue_id))
-            why = "; ".join([one.sentence for one in obstacles]) or "another node runs them"
-            log.warning("queue %s, %d waiting: %s", queue_id, waiting[queue_id], why, extra=logs.ids(queue=queue_id))
-        if len(names) > QUEUES_NAMED_MAX:
-            log.warning("and of %d more queues; `disbatch-host status` shows all", len(names) - QUEUES_NAMED_MAX)
+        total = sum(count for _, count, _ in left)
+        log.warning("nothing is left to do here; waiting tasks that this node does not run: %d", total)
+        for queue_id, count, why in left[:QUEUES_NAMED_MAX]:
+            log.warning("queue %s, %d waiting: %s", queue_id, count, why, extra=logs.ids(queue=queue_id))
+        if len(left) > QUEUES_NAMED_MAX:
+            log.warning("and of %d more queues; `disbatch-host status` shows all", len(left) - QUEUES_NAMED_MAX)
 
     async def _repeat(self, interval_seconds: Callable[[], float], action: Callable[[], Any]) -> None:
         """Call `action` every so often, in a steady rhythm that a slow call does not shift. The interval may change
@@ -857,7 +709,7 @@ class Node:
                 log.exception("a service of the node failed; it goes on at its next turn")
 
     def _say_store_trouble(self, error: StoreError) -> None:
-        self._heartbeats.forget()
+        self._membership.forget_others()
         if not self._is_store_trouble_said:
             self._is_store_trouble_said = True
             what = "cannot be written" if isinstance(error, StoreUnwritableError) else "does not answer"
@@ -904,24 +756,5 @@ _STOP_STEPS = (
 )
 
 
-def _who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:
-    why = request.get("why")
-    return str(request.get("by") or "somebody"), f" ({why})" if why else ""
-
-
 def _in_words(value: object) -> str:
     return ", ".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
-
-
-def _in_use(node_id: str, record: NodeRecord | None) -> str:
-    """The line for a node id that is taken: by whom, and what to do."""
-    if record is None:
-        return f"node id {node_id!r} was taken by another node just now; start again or choose another with --node-id"
-    host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
-    name = host.get("name") if isinstance(host, dict) else None
-    pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
-    age = "never" if record.age_seconds is None else f"{record.age_seconds:.0f} s ago"
-    return (
-        f"node id {node_id!r} is in use by {record.document.get('version', 'a node')} on machine {name or 'unknown'}, "
-        f"process {pid or 'unknown'}, last heartbeat {age}; choose another with --node-id, or take it over with --force"
-    )

@@ -65,6 +65,18 @@ class Watched:
         drawn = self.read().split("\x1b[H")[1:]
         return [plain(frame).replace("\r", "").split("\n") for frame in drawn]
 
+    def wait_for_picture(self, *patterns: str) -> list[str]:
+        """One that shows all of this at once: what is read at different moments need not fit together."""
+        found: list[list[str]] = []
+
+        def is_drawn() -> bool:
+            whole = self.frames()[:-1]  # the last one may be half drawn
+            found[:] = [one for one in whole if all(re.search(each, "\n".join(one), re.M) for each in patterns)]
+            return bool(found)
+
+        wait_until(is_drawn, 30, f"a picture with {patterns} in {self.text[-3000:]!r}")
+        return found[-1]
+
     def write(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
@@ -121,17 +133,13 @@ def busy_cluster(terminal: Terminal, plugin: Plugin) -> None:
 def test_status_watch_shows_what_matters_at_80_columns_and_leaves_on_q(on_store: Terminal, plugin: Plugin) -> None:
     busy_cluster(on_store, plugin)
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "status", "--watch", "--interval", "0.2") as watched:
-        watched.wait_for("25 % a quarter")
-        watched.wait_for("of the newest 3")
-        watched.wait_for("2 of 4")
-        frame = watched.frames()[-1]
+        frame = watched.wait_for_picture(
+            "25 % a quarter", "of the newest 3", r"^n1 +running +2 of 4", r"^migration +1 +2 +0 +0 ",
+            r"^media +0 +0 +0 +3 ", r"^exit_3 +3 +100 % +media +no space left on device"
+        )  # fmt: skip
         assert len(frame) == 24 and all(len(line) == 80 for line in frame), frame
         text = "\n".join(frame)
         assert "queue (3)" in text and "no living node has plugin slwo, did you mean slow?" in text
-        assert re.search(r"^migration +1 +2 +0 +0 ", text, re.M)
-        assert re.search(r"^media +0 +0 +0 +3 ", text, re.M)
-        assert re.search(r"^n1 +running +2 of 4", text, re.M)
-        assert re.search(r"^exit_3 +3 +100 % +media +no space left on device", text, re.M)
         assert re.search(r"^[0-9a-f]{24} +migration +n1 +\d", text, re.M)
         assert text.index("stuck-with") < text.index("migration")  # what nobody runs comes first
         drawn = len(watched.frames())

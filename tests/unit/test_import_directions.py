@@ -19,9 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"*"},
     "__main__": {"cli"},
     "node": {
-        "scheduler", "claim", "runner", "workers", "launch", "services", "plugins", "policy", "machine", "environment",
-        "explain", "process", "store.base", "errors", "logs", *PURE,
+        "scheduler", "claim", "classes", "membership", "node_document", "runner", "workers", "launch", "services",
+        "plugins", "policy", "environment", "explain", "process", "store.base", "errors", "logs", *PURE,
     },
+    "classes": {"plugins", "logs"},
+    "node_document": {"classes", "policy", "model"},
+    # The id of a node and its heartbeat, and what the dead have left: never a run or a plugin.
+    "membership": {"node_document", "services", "policy", "machine", "store.base", "errors", "logs", *PURE},
     "claim": {"runner", "workers", "plugins", *PURE},
     "scheduler": {"policy", "store.base", *PURE},
     "services": {"store.base", "errors", "machine", "logs", *PURE},
