@@ -1,7 +1,8 @@
 """The execution node: everything that lives between its registration and the release of its id.
 
-Responsible for: the order of things (start, rounds, stop), which runs there are, which classes are set aside. Must not
-know: how anything is stored, started or decided; those are `store`, `runner`, `policy`.
+Responsible for: the order of things (start, rounds, stop), and which runs there are. Must not know: how anything is
+stored, started or decided; those are `store`, `runner`, `policy`. What can be run here is known to `classes`, the other
+nodes to `membership`.
 
 The order of the start:  who has the id, plugins, id, lost runs of an earlier life, then services, then the first claim
                          (den-1.0, 1-4).
