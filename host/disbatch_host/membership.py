@@ -4,8 +4,8 @@ Responsible for: taking the id, keeping it by a heartbeat and letting go of it; 
 node, and nodes that are dead, have left. Must not know: runs, what else a node's document says.
 
 Rules:
-1. An id belongs to a session, one life of a node. Every write names it, so a node whose id was taken over changes
-   nothing of the other's document.
+1. An id belongs to a session, one life of a node. Every write of the node's document names it, so a node whose id was
+   taken over changes nothing of the other's.
 2. Whether a node is dead is decided by `policy`, by the store's clock and by what was seen here of its heartbeat.
 """
 
@@ -37,13 +37,13 @@ class Beat:
     """What came of a heartbeat."""
 
     requests: Mapping[str, Any] | None  # what people ask of the node; None: the document is not its own any more
-    silent_seconds: float  # since the one before
+    silent_seconds: float  # since the one before that was answered
     store_time: datetime
     at: float  # of the monotonic clock, when the store said that
 
 
 class Membership:
-    """One life of a node. Everything may raise StoreError. `clock` is the local one, of which only the steady time
+    """One life of a node. What is awaited may raise StoreError. `clock` is the local one, of which only the steady time
     counts."""
 
     def __init__(self, node_id: str, store_thread: StoreThread, clock: Clock) -> None:
@@ -143,4 +143,5 @@ class Membership:
         self._others.forget()
 
     async def release(self) -> None:
+        """Give the id free, where it is still this session's."""
         await self._store_thread.call(lambda store: store.remove_node(self._node_id, self._session))

@@ -455,7 +455,7 @@ class Node:
             self._store_thread.expect_call(2 * CLAIM_SECONDS)
             self._claim_timer = self._loop.call_later(CLAIM_SECONDS, self._wake.set)
 
-    # --- classes that cannot be started
+    # --- plugins
 
     def _note_start(self, run: Run, report: RunReport) -> None:
         if report.result is RunResult.ENDED and report.why_process_lost is None:

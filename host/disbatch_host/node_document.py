@@ -1,4 +1,4 @@
-"""What the document of a node says (den-1.0, nodes): what a node writes of itself, what is read in another one's.
+"""What the document of a node says (den-1.0, nodes): what a node writes of itself, and what is read there.
 
 Responsible for: the forms. Must not know: when they are written, what follows from them. Pure.
 """

@@ -433,17 +433,17 @@ def test_the_newest_of_the_highest_priority_comes_first(mongo: MongoStore, at_on
     assert got == wanted
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2, 4])
-@pytest.mark.parametrize("other", ["high", True, {"of": 1}, [1, 0], float("nan"), NOW], ids=str)
-def test_a_priority_that_is_no_number_is_claimed_newest_first_as_well(
-    mongo: MongoStore, other: Any, at_once: int
+@pytest.mark.parametrize("other", ["high", True, {"of": 1}, [1, 0], [[0], 3], [], float("nan"), NOW], ids=str)
+def test_a_priority_that_is_no_number_is_the_last_and_keeps_no_other_from_its_turn(
+    mongo: MongoStore, other: Any, at_once: int, newest_first: bool
 ) -> None:
-    """A list matches as each of its elements does: it must not be counted twice, or others seem to be no more."""
-    ids = {push(mongo, {}, priority=priority)[0] for priority in (0, other, -1, 4)}
-    want = Want("q", at_once, newest_first=True)
+    """A list matches as each of its elements does: it was counted twice, and others seemed to be no more."""
+    ids = {str(priority): push(mongo, {}, priority=priority)[0] for priority in (other, 0, -1, 4)}
+    want = Want("q", at_once, newest_first=newest_first)
     claims = [ids_of(mongo.claim("n1", [want], f"t{number}")) for number in range(4 // at_once)]
-    assert [len(claim) for claim in claims] == [at_once] * len(claims)
-    assert {one for claim in claims for one in claim} == ids
+    assert [one for claim in claims for one in claim] == [ids["4"], ids["0"], ids["-1"], ids[str(other)]]
 
 
 def test_the_oldest_waiting_is_found_whatever_its_priority(mongo: MongoStore) -> None:

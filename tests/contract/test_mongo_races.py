@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import bson
 import gridfs
 import pymongo
 import pytest
@@ -37,6 +38,7 @@ from disbatch_host.model import (
 from disbatch_host.policy import Load
 from disbatch_host.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore, waiting
+from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
 
@@ -78,13 +80,6 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     assert [ids_of(mongo.claim("n1", [Want("q", 1)], f"t{number}")) for number in range(5)] == [[one] for one in wanted]
     raw["tasks"].update_many({}, {"$set": {"status": -2, "node": -1}, "$unset": {"claim": ""}})
     assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
-
-
-@pytest.mark.parametrize("other", ["high", True, {"of": 1}, [1, 0], float("nan"), NOW], ids=str)
-def test_a_priority_that_is_no_number_keeps_no_task_from_being_claimed(mongo: MongoStore, other: Any) -> None:
-    ids = {push(mongo, {}, priority=priority)[0] for priority in (other, 0, -1, 4)}
-    claimed = [one for number in range(4) for one in ids_of(mongo.claim("n1", [Want("q", 1)], f"t{number}"))]
-    assert len(claimed) == 4 and set(claimed) == ids
 
 
 def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, url: str) -> None:
@@ -229,11 +224,12 @@ def test_a_commit_whose_answer_was_lost_is_sent_again_and_not_refused(mongo: Mon
     assert (stored(mongo, task.id)["status"], stored(mongo, task.id)["stdout"]) == (Status.CONCLUDED, "ab")
 
 
+_MONGOS_ENDS = {"errorCode": 90}  # it is not carried out
 _CUT = {"closeConnection": True}  # before it is carried out
 _STEPPING_DOWN = {"writeConcernError": {"code": 189, "errmsg": "primary stepped down"}}  # after it
 
 
-@pytest.mark.parametrize("failure", [_CUT, _STEPPING_DOWN])
+@pytest.mark.parametrize("failure", [_CUT, _STEPPING_DOWN, _MONGOS_ENDS], ids=["cut", "stepping down", "mongos ends"])
 def test_ends_and_a_claim_whose_answer_is_lost_are_sent_again_at_once(
     mongo: MongoStore, mongod_server: Mongod, failure: Any
 ) -> None:
@@ -256,11 +252,49 @@ def test_ends_and_a_claim_whose_answer_is_lost_are_sent_again_at_once(
         assert mongo.commit(late) == set()
 
 
+def test_what_a_server_that_leaves_does_not_take_is_kept_for_later(mongo: MongoStore, mongod_server: Mongod) -> None:
+    """Called refused, it would be given up."""
+    _, key = claim_one(mongo)
+    with (
+        failing(mongod_server, "alwaysOn", failCommands=["update"], **_MONGOS_ENDS),
+        pytest.raises(StoreUnreachableError),
+    ):
+        mongo.commit([change(key, Status.CLAIMED, Status.RUNNING)])
+
+
 def test_more_than_a_command_holds_is_written_all_the_same(mongo: MongoStore) -> None:
     keys = [claim_one(mongo)[1] for _ in range(4)]
-    long = "x" * 6 * 2**20
+    long = "\N{EURO SIGN}" * 2 * 2**20  # 6 MiB
     assert mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, stdout=long) for key in keys]) == set()
     assert [len(stored(mongo, key.task_id)["stdout"]) for key in keys] == [len(long)] * 4
+    updates = [({"_id": key.task_id}, {"$set": {"stderr": long}}) for key in keys]
+    assert Updates(mongo._tasks).send(updates, ordered=True)
+    assert [len(stored(mongo, key.task_id)["stderr"]) for key in keys] == [len(long)] * 4
+
+
+def test_a_task_that_has_no_room_for_its_claim_stops_no_other(mongo: MongoStore, raw: Any, caplog: Any) -> None:
+    """It made every claim of the node fail, of whatever queue."""
+    task = {"_id": "a large one", **new_task("q", {}, now=NOW), "priority": 1, "ballast": ""}
+    task["ballast"] = "x" * (16 * 2**20 - len(bson.encode(task)) - 10)
+    raw["tasks"].insert_one(task)
+    _, key = claim_one_of_another_queue(mongo)
+    (other,) = push(mongo, {})
+    for number in range(2):
+        with mongo.together():
+            end = change(key, Status.CLAIMED, Status.CONCLUDED, mtime=NOW) if number == 0 else None
+            mongo.commit([] if end is None else [end])
+            tasks = mongo.claim("n1", [Want("q", 2)], f"t{number}")
+        assert ids_of(tasks) == [[other], []][number]
+    assert stored(mongo, key.task_id)["status"] == Status.CONCLUDED
+    assert caplog.text.count("task a large one is not claimed") == 1
+    with pytest.raises(StoreRefusedError, match="16777216"):
+        mongo.commit([change(RunKey(other, "n1", "t0"), Status.CLAIMED, Status.RUNNING, stdout="x" * 2**24)])
+
+
+def claim_one_of_another_queue(mongo: MongoStore) -> tuple[Task, RunKey]:
+    mongo.insert_tasks([new_task("another", {}, now=NOW)])
+    (task,) = mongo.claim("n1", [Want("another", 1)], "t9")
+    return task, RunKey(task.id, "n1", "t9")
 
 
 @pytest.mark.parametrize("command", ["update", "findAndModify", "find", "aggregate", "insert", "distinct", "delete"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo.collection import Collection
 
 from contract.test_mongo_races import failing
@@ -99,7 +100,7 @@ def test_a_node_that_was_stopped_in_the_middle_does_not_cross_out_a_later_debt(
             second_mongo.promote_due()  # the others create 1, then the task is run again
             second_mongo._tasks.update_one(
                 {"_id": key.task_id},
-                {"$set": {"follow_ups": [{"_id": "later", **new_task("next", {"n": 2}, now=NOW)}]}},
+                {"$set": {"follow_ups": [{"_id": ObjectId(), **new_task("next", {"n": 2}, now=NOW)}]}},
             )
         return insert(collection, documents, **options)
 

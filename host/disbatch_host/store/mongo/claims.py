@@ -33,7 +33,7 @@ from disbatch_protocol.status import Status
 
 _TRIES = 3  # in one claim, where another node was faster
 _SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
-# A claim whose answer was lost is carried out by then, or never: `store.SOCKET_SECONDS`, and more.
+# A claim whose answer was lost is carried out by then, or most likely never: `store.SOCKET_SECONDS`, and more.
 _DOUBT_SECONDS = 30.0
 
 

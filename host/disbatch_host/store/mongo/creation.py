@@ -1,4 +1,4 @@
-"""New tasks, by people and command nodes: of those with one `unique_key` at most one that is unfinished in its queue.
+"""New tasks, of people and command nodes; of those with one `unique_key`, at most one in a queue is unfinished.
 
 Responsible for: inserting them, the keys of those that are inserted, and the mark of those that they wait for. Must not
 know: who creates, what a task means.

@@ -31,10 +31,16 @@ def is_same_id(failure: Mapping[str, Any]) -> bool:
 
 UNAUTHORIZED = 13
 _AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong password, Atlas's own for both
-# Network, shutdown, change of primary, write not confirmed in time; a cursor or a plan that has gone meanwhile.
+# Network, shutdown, change of primary, write not confirmed in time, too much to do; a cursor or a plan that has gone
+# meanwhile.
 _UNREACHABLE_CODES = frozenset(
-    {6, 7, 43, 50, 64, 89, 91, 133, 134, 175, 189, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
-)
+    {
+        6, 7, 43, 50, 64, 89, 90, 91, 133, 134, 175, 189, 202, 237, 262, 358, 402, 406, 407, 412, 453, 462,
+        9001, 10107, 11600, 11601, 11602, 13435, 13436,
+    }
+)  # fmt: skip
+# The server's own word for what may be tried again; the first is there only for writes that the driver tries again.
+_RETRY_LABELS = ("RetryableWriteError", "RetryableError", "SystemOverloadedError")
 _NOT_CONFIRMED = 64  # the write has been carried out, and a majority has not said so in time
 INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
 NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: it stays so
@@ -42,8 +48,8 @@ _TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
 
 
 def is_worth_another_try(error: driver.PyMongoError) -> bool:
-    """Whether a write may have been lost on its way, or has met a server that is just not the primary any more. Not
-    where it was carried out and waits for the majority: to send it again would only wait once more."""
+    """Whether a write may have been lost on its way, or has met a server that cannot take it just now. Not where the
+    server says that it was carried out and not confirmed: to send it again would only wait once more."""
     if isinstance(error, driver.ServerSelectionTimeoutError):
         return False  # that was a try of some seconds already
     if isinstance(error, driver.ConnectionFailure):
@@ -53,7 +59,20 @@ def is_worth_another_try(error: driver.PyMongoError) -> bool:
     details: Mapping[str, Any] = error.details or {}
     failures = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
     codes = {error.code, *(one.get("code") for one in failures)}
-    return bool(codes & _UNREACHABLE_CODES) and _NOT_CONFIRMED not in codes
+    return (bool(codes & _UNREACHABLE_CODES) or _has_retry_label(error)) and _NOT_CONFIRMED not in codes
+
+
+def _has_retry_label(error: driver.PyMongoError) -> bool:
+    return any(error.has_error_label(label) for label in _RETRY_LABELS)
+
+
+def too_large(error: driver.BulkWriteError) -> list[int]:
+    """Of a batch that has failed: the places of those that would have made a document too large, where nothing else was
+    the matter; else none."""
+    failures = (error.details or {}).get("writeErrors") or []
+    if (error.details or {}).get("writeConcernErrors") or {one.get("code") for one in failures} - _TOO_LARGE_CODES:
+        return []
+    return [one["index"] for one in failures]
 
 
 @contextlib.contextmanager
@@ -126,7 +145,7 @@ def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
         return StoreRefusedError(f"{where} refuses the user or password; check both, and authSource")
     if error.code == UNAUTHORIZED:
         return StoreRefusedError(f"{where} refuses for want of rights: {short(error)}")
-    if error.code in _UNREACHABLE_CODES or error.has_error_label("RetryableWriteError"):
+    if error.code in _UNREACHABLE_CODES or _has_retry_label(error):
         return StoreUnreachableError(f"{where} cannot answer now: {short(error)}")
     if error.code in _TOO_LARGE_CODES or "BSONObj size" in str(error) or "too large" in str(error):
         return StoreRefusedError(_TOO_LARGE)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bson.objectid import ObjectId
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
@@ -60,10 +61,8 @@ class FollowUps:
         for document in self._tasks.find(which, {"follow_ups": 1}).limit(_AT_ONCE):
             owed = document.get("follow_ups")
             if not isinstance(owed, list):
-                continue
-            tasks = [one for one in owed if isinstance(one, dict) and one.get("_id") is not None]
-            if not tasks:
                 continue  # another program's
+            tasks = [one for one in owed if isinstance(one, dict) and isinstance(one.get("_id"), ObjectId)]
             try:
                 self._tasks.insert_many(tasks, ordered=False)
             except driver.BulkWriteError as error:

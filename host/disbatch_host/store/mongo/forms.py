@@ -30,7 +30,7 @@ from disbatch_host.model import (
 )
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
-_BULK_BYTES = 32 * 2**20  # of one write; the server takes 48 MB
+_BATCH_BYTES = 12 * 2**20  # of changes that go together: a command is a document of 16 MB at most
 
 UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
 IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
@@ -38,7 +38,7 @@ WAITING = [int(Status.BLOCKED), int(Status.CREATED)]
 NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
 # A document as an id cannot be the key of a run, and nobody could type it.
 USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
-OWING = {"follow_ups._id": {"$exists": True}}
+OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
 # Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
@@ -117,15 +117,19 @@ def in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
     part: list[RunChange] = []
     size = 0
     for change in changes:
-        own = sum(len(value) for value in change.set.values() if isinstance(value, (str, bytes))) + 1024
+        own = sum(_bytes(value) for value in change.set.values() if isinstance(value, (str, bytes))) + 1024
         own += len(bson.encode({"": change.creates}, codec_options=CODEC)) if change.creates else 0
-        if part and size + own > _BULK_BYTES:
+        if part and size + own > _BATCH_BYTES:
             yield part
             part, size = [], 0
         part.append(change)
         size += own
     if part:
         yield part
+
+
+def _bytes(value: str | bytes) -> int:
+    return len(value) if isinstance(value, bytes) or value.isascii() else len(value.encode(errors="replace"))
 
 
 def condition(which: TaskFilter) -> Document:

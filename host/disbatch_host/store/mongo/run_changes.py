@@ -12,15 +12,19 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 
+from pymongo import errors as driver
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, OutputChunk, RunChange, RunKey
-from disbatch_host.store.mongo import forms
+from disbatch_host.model import Document, OutputChunk, RunChange, RunKey, TaskId
+from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.output_files import OutputFiles
 from disbatch_host.store.mongo.updates import Updates
+
+log = logging.getLogger(__name__)
 
 
 class RunChanges:
@@ -29,6 +33,7 @@ class RunChanges:
         self._updates = Updates(tasks)
         self._output = output
         self._follow_ups = follow_ups
+        self._too_large: set[TaskId] = set()  # what the log has been told of
         self._staged: _Staged | None = None  # what `commit` leaves to the next write of a `together`
 
     @contextlib.contextmanager
@@ -67,11 +72,23 @@ class RunChanges:
         """Write what a `commit` has left, and these after it; whether each of these was carried out, as far as that can
         be told from how many were."""
         staged, refused = self._take_staged()
-        if self._updates.send([*self._updates_of(staged), *updates], ordered=bool(staged)):
-            return True
+        try:
+            if self._updates.send([*self._updates_of(staged), *updates], ordered=bool(staged)):
+                return True
+        except driver.BulkWriteError as error:
+            too_large = driver_errors.too_large(error)
+            if not too_large or too_large[0] < len(staged):
+                raise
+            for place in too_large:  # it stops no other
+                self._say_too_large(updates[place - len(staged)][0]["_id"])
         if staged:
             refused |= self._refused(staged)
         return False
+
+    def _say_too_large(self, task: TaskId) -> None:
+        if task not in self._too_large:
+            self._too_large.add(task)
+            log.error("task %s is not claimed: its document has no room left; make it smaller or delete it", task)
 
     def _take_staged(self) -> tuple[Sequence[RunChange], set[RunKey]]:
         return self._staged.take() if self._staged is not None else ((), set())

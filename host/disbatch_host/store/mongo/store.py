@@ -176,7 +176,7 @@ class MongoStore:
                 self._run_changes.write_staged()
 
     def hurry(self) -> None:
-        """Nothing to do: no answer is waited for much longer than SOCKET_SECONDS."""
+        """Nothing to do: no answer is waited for much longer than SOCKET_SECONDS, twice."""
 
     def now(self) -> datetime:
         with self._translated():

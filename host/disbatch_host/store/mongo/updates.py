@@ -5,9 +5,11 @@ not know: what they change.
 
 Rules:
 1. The driver's own second try is not used: for it the server keeps a record of every single update of a batch, which is
-   a tenth of all that a short task costs. Every update here has a guard and can be made twice, so the batch itself is
-   sent again, once. What the first try has carried out does not fit its guard any more the second time: so where fewer
-   fit than were sent, whoever sends looks what there is now.
+   a tenth of all that a short task costs. Every update here has a guard, so the batch itself is sent again, once.
+2. What the first try has carried out does not fit its guard any more the second time, or sets the same values again.
+   So where fewer fit than were sent, whoever sends looks what there is now. Should somebody have gone on from there in
+   between, it looks like an update that was refused; should the first try be carried out last, what a run has said is
+   set back until it says more, or ends.
 """
 
 from __future__ import annotations
@@ -32,18 +34,26 @@ class Updates:
         self._collection = collection
 
     def send(self, updates: Sequence[forms.Update], *, ordered: bool) -> bool:
-        """Whether every one of them has found its document, by its guard. `ordered`: one after the other. Raises the
-        driver's exceptions; any of the updates may have been carried out then."""
+        """Whether every one of them has found its document, by its guard, at the last try. `ordered`: one after the
+        other. Raises the driver's exceptions; any of the updates may have been carried out then."""
         if not updates:
             return True
         try:
-            matched = self._send(updates, ordered=ordered)
+            matched = self._send_up_to_twice(updates, ordered=ordered)
+        except driver.DocumentTooLarge:
+            # More than one command can hold: the driver sends it in parts, and refuses what is too large by itself.
+            writes = [UpdateOne(*one) for one in updates]
+            matched = self._collection.bulk_write(writes, ordered=ordered).matched_count
+        return matched == len(updates)
+
+    def _send_up_to_twice(self, updates: Sequence[forms.Update], *, ordered: bool) -> int:
+        try:
+            return self._send(updates, ordered=ordered)
         except driver.PyMongoError as error:
             if not driver_errors.is_worth_another_try(error):
                 raise
             log.debug("updates are sent again: %s", error)
-            matched = self._send(updates, ordered=ordered)
-        return matched == len(updates)
+            return self._send(updates, ordered=ordered)
 
     def _send(self, updates: Sequence[forms.Update], *, ordered: bool) -> int:
         command = {
@@ -52,11 +62,7 @@ class Updates:
             "ordered": ordered,
             "writeConcern": self._collection.write_concern.document,
         }
-        try:
-            reply = self._collection.database.command(command, codec_options=forms.CODEC)
-        except driver.DocumentTooLarge:
-            # More than one command can hold: the driver sends it in parts, and refuses what is too large by itself.
-            return self._collection.bulk_write([UpdateOne(*one) for one in updates], ordered=ordered).matched_count
+        reply = self._collection.database.command(command, codec_options=forms.CODEC)
         concern = reply.get("writeConcernError")
         if reply.get("writeErrors") or concern:
             raise driver.BulkWriteError({**reply, "writeConcernErrors": [concern] if concern else []})

@@ -20,10 +20,12 @@ _Chosen = dict[TaskId, Document]  # in the order of the claim
 _BY_AGE = [("_id", ASCENDING)]
 _NEWEST = [("_id", DESCENDING)]
 _BY_PRIORITY = [("priority", DESCENDING), *_BY_AGE]  # as the index has it, in which a missing one is behind all numbers
-# A missing priority is 0, so the order has three parts, of each of which the index has the order.
-_ABOVE_ZERO: Document = {"priority": {"$gt": 0}}
-_ZERO: Document = {"priority": {"$in": [0, None]}}
-_BELOW_ZERO: Document = {"priority": {"$lt": 0}}
+# A missing priority is 0, so the order has three parts, of each of which the index has the order. A list matches as
+# each of its elements does, and would be in several of them.
+_NO_LIST = {"$not": {"$type": "array"}}
+_ABOVE_ZERO: Document = {"priority": {"$gt": 0, **_NO_LIST}}
+_ZERO: Document = {"priority": {"$in": [0, None], **_NO_LIST}}
+_BELOW_ZERO: Document = {"priority": {"$lt": 0, **_NO_LIST}}
 
 
 def first_of(tasks: Collection[Document], want: Want, count: int, projection: Document | None = None) -> list[Document]:
@@ -74,12 +76,11 @@ class _Waiting:
         bounds: Document = dict(part["priority"])
         while len(chosen) < count and (head := self._find({"priority": bounds}, _BY_PRIORITY, 1, {"priority": 1})):
             highest = head[0]["priority"]
-            chosen |= self._find_more({"priority": {"$eq": highest}}, _NEWEST, count, chosen)
+            chosen |= self._find_more({"priority": {"$eq": highest, **_NO_LIST}}, _NEWEST, count, chosen)
             bounds["$lt"] = highest
 
     def _find_more(self, priority: Document, order: Sequence[tuple[str, int]], count: int, chosen: _Chosen) -> _Chosen:
-        """As many as are missing. One that is chosen already may be among them: others may have changed it meanwhile,
-        and a priority of another program may be a list."""
+        """As many as are missing. One that is chosen already may be among them, where others have changed it."""
         return {row["_id"]: row for row in self._find(priority, order, count - len(chosen))}
 
     def _find(
