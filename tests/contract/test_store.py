@@ -731,3 +731,13 @@ def test_the_stores_clock_is_about_now_in_whole_milliseconds(store: Store) -> No
     now = store.now()
     assert abs((now - datetime.now(UTC)).total_seconds()) < 2
     assert now.microsecond % 1000 == 0
+
+
+def test_a_start_that_was_carried_out_is_refused_once_the_run_was_taken_over(store: Store) -> None:
+    """Its answer was lost, and before it was sent again another node took this one for dead. On SQLite it was told that
+    all was well, and would have started the program."""
+    _, key = claim_one(store)
+    start = change(key, Status.CLAIMED, Status.RUNNING, run={"token": key.token}, mtime=NOW)
+    assert store.commit([start]) == store.commit([start]) == set()
+    assert store.commit([change(key, Status.RUNNING, claim={"token": "settling-1", "at": NOW})]) == set()
+    assert store.commit([start]) == {key}

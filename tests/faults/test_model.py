@@ -422,6 +422,7 @@ class Nodes(RuleBasedStateMachine):
                 may = expected.not_before <= after + self.clock_error
                 if must or (may and found[task_id] == Status.CREATED):
                     expected.status, expected.node, expected.not_before = int(Status.CREATED), None, None
+                    expected.last_change = None  # it does not show any more how it came to wait
         self.look(are_all_there=True)
 
     # Three times the same: hypothesis leaves rules out of its examples at random, and without this one little happens.

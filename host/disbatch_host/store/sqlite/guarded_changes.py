@@ -72,14 +72,21 @@ def _guarded(change: RunChange) -> tuple[Any, ...]:
 
 
 def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
-    """Whether the task shows what the change would have made of it: it was carried out, and its answer was lost."""
+    """Whether the task shows what the change would have made of it: it was carried out, and its answer was lost. Not
+    where somebody has taken the task from that run since: what the change does not touch must be as its guard wants."""
     row = connection.execute(f"SELECT {records.SELECT} FROM tasks WHERE id = ?", (change.key.task_id,)).fetchone()
-    if row is None:
+    if row is None or "status" not in change.set:
         return False
-    document = records.task_of(row).document
+    task = records.task_of(row)
+    touched = {*change.set, *change.unset}
+    if ("node" not in touched and task.node != change.key.node) or (
+        "claim" not in touched and task.token != change.key.token
+    ):
+        return False
+    document = task.document
     return all(name in document and document[name] == value for name, value in change.set.items()) and all(
         name not in document for name in change.unset
-    ) and "status" in change.set  # fmt: skip
+    )
 
 
 def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
