@@ -6,7 +6,8 @@ change means.
 
 Rules:
 1. Changes are carried out in the order in which they came.
-2. Every batch can be sent again: a change that has been carried out is not called refused.
+2. Every batch can be sent again: a change that has been carried out is not called refused, as long as nobody has gone
+   on from there.
 """
 
 from __future__ import annotations
