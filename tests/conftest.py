@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.store.base import Store
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from helpers import mongod, nodes
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import Task
-from disbatch_host.store.base import Store
+from disbatch_host.documents.records import Task
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from helpers.nodes import write_plugin
 from helpers.processes import wait_until

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from contract.test_store import NOW, change, claim_one, push, stored
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents import requests, transitions
+from disbatch_host.documents.changes import OutputChunk, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import Task, new_task
 from disbatch_host.errors import DuplicateIdError, StoreUnreachableError
-from disbatch_host.model import OutputChunk, RunKey, Task, TaskChange, TaskFilter, Want, new_task
-from disbatch_host.policy import Load
-from disbatch_host.scheduler import Scheduler
-from disbatch_host.store.base import Store
+from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
 
 DEADLINE_SECONDS = 60.0
 PAST, FUTURE = datetime(2020, 1, 1, tzinfo=NOW.tzinfo), datetime(2100, 1, 1, tzinfo=NOW.tzinfo)
-REQUEST = run_document.request_of("me@here", "because", now=NOW)
+REQUEST = requests.request_of("me@here", "because", now=NOW)
 UNFINISHED = [-4, -2, -1, 0]
 ENDED = [-5, -3, 1, 2, 7]
 
@@ -44,7 +45,7 @@ def end(store: Store, task_id: Any, status: int = int(Status.CONCLUDED)) -> None
 
 
 def retry(store: Store, task_id: Any) -> TaskChange:
-    wanted = run_document.retry_change(task_of(store, task_id), REQUEST, now=NOW)
+    wanted = transitions.retry_change(task_of(store, task_id), REQUEST, now=NOW)
     assert wanted is not None
     return wanted
 
@@ -288,7 +289,7 @@ def test_a_guard_means_every_failure_where_it_says_so(
 def test_a_task_is_cancelled_by_a_change_or_claimed_but_not_both(store: Store, store_url: str) -> None:
     push(store, *({} for _ in range(60)))
     tasks = list(store.find_tasks(TaskFilter()))
-    changes = [one for one in (run_document.cancel_change(task, REQUEST, now=NOW) for task in tasks) if one]
+    changes = [one for one in (transitions.cancel_change(task, REQUEST, now=NOW) for task in tasks) if one]
 
     def cancel(mine: Store) -> set[Any]:
         return {one.task_id for one in changes if not mine.change_tasks([one])}
@@ -352,7 +353,7 @@ def test_the_mark_of_a_task_stays_while_somebody_waits_who_does_not_know_how_it_
     tell(store, ended)
     waits_on = [one for one in (told, mindless) if stored(store, one)["status"] == Status.BLOCKED]
     (late,) = push(store, {}, status=-4, after=[ended])
-    assert store.change_tasks([run_document.told_change(task_of(store, ended))]) == {ended}
+    assert store.change_tasks([transitions.told_change(task_of(store, ended))]) == {ended}
     assert due_ids(store) == {ended}
     tell(store, ended)
     assert due_ids(store) == set() and (stored(store, late)["status"] == Status.BLOCKED) is (status != 1)
@@ -391,9 +392,9 @@ def tell(store: Store, ended: Any) -> None:
     """What a node does when a task that others wait for has ended."""
     which = TaskFilter(after=ended, statuses=frozenset({int(Status.BLOCKED)}))
     task = task_of(store, ended)
-    changes = [run_document.follow_change(follower, task, now=NOW) for follower in store.find_tasks(which)]
+    changes = [transitions.follow_change(follower, task, now=NOW) for follower in store.find_tasks(which)]
     assert store.change_tasks([one for one in changes if one is not None]) == set()
-    assert store.change_tasks([run_document.told_change(task)]) == set()
+    assert store.change_tasks([transitions.told_change(task)]) == set()
 
 
 def test_a_task_is_run_after_the_last_that_it_waits_for(store: Store) -> None:
@@ -449,7 +450,7 @@ def test_a_change_may_name_whom_a_task_waits_for(store: Store) -> None:
 def test_what_is_cancelled_while_it_runs_is_due_for_its_own_node(store: Store) -> None:
     task, key = claim_one(store)
     store.commit([change(key, Status.CLAIMED, Status.RUNNING)])
-    wanted = run_document.cancel_change(task_of(store, task.id), REQUEST, now=NOW)
+    wanted = transitions.cancel_change(task_of(store, task.id), REQUEST, now=NOW)
     assert wanted is not None and store.change_tasks([wanted]) == set()
     (found,) = store.due("n1")
     assert (found.id, found.token, dict(found.cancel or {})) == (task.id, "t1", REQUEST)
@@ -473,7 +474,7 @@ def test_what_waits_is_due_when_it_has_expired(store: Store, status: int) -> Non
     assert due_ids(store) == ({expired} if status in (-2, -4) else set())
     for task in store.due("n1"):
         assert task.document["expires"] == PAST
-        assert store.change_tasks([run_document.expire_change(task, now=NOW)]) == set()
+        assert store.change_tasks([transitions.expire_change(task, now=NOW)]) == set()
     assert due_ids(store) == set()
 
 
@@ -483,7 +484,7 @@ def test_much_that_is_due_comes_in_pieces(store: Store) -> None:
     for _ in rounds_until(lambda: seen == set(ids)):
         found = store.due("n1", limit=10)
         assert 0 < len(found) <= 30
-        assert store.change_tasks([run_document.expire_change(task, now=NOW) for task in found]) == set()
+        assert store.change_tasks([transitions.expire_change(task, now=NOW) for task in found]) == set()
         seen.update(task.id for task in found)
     assert store.due("n1", limit=10) == []
 
@@ -609,7 +610,7 @@ def test_what_a_dead_node_had_is_free_after_its_tasks_are_settled(store: Store, 
     push(store, *({} for _ in range(5)))
     tasks = store.claim("n1", [Want("q", 2, maxtotal=2)], "t1")
     assert second_store.claim("n2", [Want("q", 2, maxtotal=2)], "t2") == []
-    lost = [run_document.lost_change(task, node="n1", now=NOW) for task in tasks]
+    lost = [transitions.lost_change(task, node="n1", now=NOW) for task in tasks]
     assert second_store.commit(lost) == set()
     second_store.hold("n1", {})
     assert len(second_store.claim("n2", [Want("q", 2, maxtotal=2)], "t3")) == 2

@@ -21,22 +21,13 @@ import pytest
 from bson import ObjectId
 
 from contract.test_store import NOW, change, claim_one, push, stored
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import (
-    NOBODY,
-    OUTPUT_CHUNK_SIZE,
-    OutputChunk,
-    RunChange,
-    RunKey,
-    Task,
-    TaskFilter,
-    Want,
-    new_task,
-)
-from disbatch_host.policy import Load
-from disbatch_host.scheduler import Scheduler
+from disbatch_host.node.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore, waiting
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
@@ -86,7 +77,7 @@ def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mong
     program = """
 import sys
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import new_task
+from disbatch_host.documents.records import new_task
 from disbatch_host.store.mongo import MongoStore
 store = MongoStore(sys.argv[1], SystemClock())
 store.open()
@@ -184,7 +175,7 @@ def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_an
 
     def begin(task: Task, class_name: str) -> RunChange:
         run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
-        return run_document.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+        return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
 
     scheduler = Scheduler("n1")
     heard = scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=True, begin=begin)

@@ -13,9 +13,11 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from disbatch_host import logs, node, policy
+from disbatch_host import logs
 from disbatch_host.clock import SystemClock
-from disbatch_host.node import NodeSettings, run_node
+from disbatch_host.decide import membership
+from disbatch_host.node import node
+from disbatch_host.node.node import NodeSettings, run_node
 from disbatch_host.store.open import open_store
 from helpers.nodes import Cluster
 
@@ -70,7 +72,7 @@ def start_node(
 def main(url: str, plugins: str, node_id: str, clock: str, heartbeat: str, dead_after: str) -> int:
     # Nodes look for dead ones every five seconds, and watch each for four: too long for a test that has to see several.
     node.SWEEP_SECONDS = 0.2
-    policy.CONFIRM_SECONDS = 1.0
+    membership.CONFIRM_SECONDS = 1.0
     logs.set_up("debug", "text", node_id=node_id)
     logging.getLogger("disbatch_host.store").setLevel(logging.INFO)
     settings = NodeSettings(
