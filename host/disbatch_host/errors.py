@@ -36,6 +36,15 @@ class UsageError(DisbatchError):
     exit_code = ExitCode.USAGE
 
 
+class FieldError(UsageError):
+    """The value of one field, or option, cannot be what was given; a command says it under the name of its option."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
 class OutputError(DisbatchError):
     """What a command has to say cannot be written where it should go: a full disk, a closed stdout."""
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.cli.parameters import parse_json
 from disbatch_host.client.importing import mapping
 from disbatch_host.client.importing.creation import Record
 from disbatch_host.client.importing.mapping import (
@@ -17,6 +16,7 @@ from disbatch_host.client.importing.mapping import (
     object_mapper,
     parse_fields,
 )
+from disbatch_host.client.parameters import parse_json
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
 from disbatch_protocol.parameters import ParameterSchema

@@ -10,14 +10,15 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, times
+from disbatch_host.cli import common, render
+from disbatch_host.client import finding
+from disbatch_host.client.finding import Selection
 from disbatch_host.documents.changes import TaskChange, TaskFilter
-from disbatch_host.documents.records import QueueId, Task, TaskId
+from disbatch_host.documents.records import Task
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -25,7 +26,6 @@ from disbatch_protocol import status as statuses
 BATCH = 1000  # tasks in hand at once
 _PASSES = 3  # over what fits: tasks that change meanwhile may be met only then; what comes for ever is not waited for
 _TRIES = 5  # of a change whose task is somebody else's at the same moment
-_NAMED_IN_QUERY = 1000
 
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,44 +63,14 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     """What the options mean. Raises UsageError, and NotFoundError for a queue that nobody knows."""
-    values, failed_too = statuses_of(filters["status"])
-    since, before = filters["since"], filters["before"]
-    now = store.now() if since is not None or before is not None else None
-    return TaskFilter(
-        queue=None if filters["queue"] is None else _queue_id(store, filters["queue"]),
-        statuses=values,
-        failed_too=failed_too,
-        node=filters["node"],
-        created_since=_moment("--since", since, now),
-        created_before=_moment("--before", before, now),
-        error_code=filters["error"],
-        unique_key=filters["unique_key"],
-    )
+    with common.options_named():
+        return finding.filter_of(store, Selection(**filters))
 
 
-def statuses_of(words: Sequence[str]) -> tuple[frozenset[int] | None, bool]:
-    """The statuses that any of the words stands for, None without a word; and whether all above 2 count as well."""
-    values: set[int] = set()
-    failed_too = False
-    for word in [one for given in words for one in given.split(",")]:
-        try:
-            some, failed = statuses.parse(word)
-        except ValueError as error:
-            raise UsageError(f"--status: {error}") from error
-        values |= some
-        failed_too |= failed
-    return (frozenset(values) if words else None), failed_too
-
-
-def _queue_id(store: Store, name: str) -> QueueId:
-    """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
-    if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
-        return name
-    return common.find_queue(store, name).id
-
-
-def _moment(where: str, text: str | None, now: datetime | None) -> datetime | None:
-    return None if text is None or now is None else times.moment_gone_by(where, text, now)
+def statuses_of(words: Sequence[str]) -> frozenset[int] | None:
+    """The statuses that any of the words stands for, None without a word. Raises UsageError."""
+    with common.options_named():
+        return finding.statuses_of(words)[0]
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
@@ -124,20 +94,6 @@ def confirm(question: str, count: int, *, yes: bool, is_explicit: bool) -> None:
             click.confirm(question, abort=True, err=True)
     elif not is_explicit:
         raise UsageError(f"expected --yes, found nobody who could answer: {question}")
-
-
-def named(store: Store, ids: Sequence[str]) -> list[Task]:
-    """The tasks of these ids, each once, in their order. Raises NotFoundError."""
-    parsed = {text: store.parse_id(text) for text in ids}
-    known = [one for one in parsed.values() if one is not None]
-    found: dict[TaskId, Task] = {}
-    for start in range(0, len(known), _NAMED_IN_QUERY):
-        which = TaskFilter(ids=known[start : start + _NAMED_IN_QUERY])
-        found |= {one.id: one for one in store.find_tasks(which, with_output=False)}
-    for text, task_id in parsed.items():
-        if task_id not in found:
-            common.find_task(store, text)  # says that it is not there
-    return list({task_id: found[task_id] for task_id in parsed.values()}.values())
 
 
 def batches(store: Store, which: TaskFilter, is_done: Callable[[Task], bool]) -> Iterator[list[Task]]:

@@ -11,6 +11,7 @@ import click
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.commands.node import DEAD_AFTER_SECONDS
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_named
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -44,7 +45,7 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
     with common.opened_store() as store:
         canceller = _Canceller(store, common.request(reason, store.now()))
         if is_named:
-            code = canceller.cancel_named(selection.named(store, ids), waits=waits)
+            code = canceller.cancel_named(find_named(store, ids), waits=waits)
         else:
             code = canceller.cancel_selected(filters, waits=waits, yes=yes)
         canceller.say_who_may_not_hear()
@@ -52,7 +53,7 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
 
 
 def _check_open(words: Sequence[str]) -> None:
-    values, _ = selection.statuses_of(words)
+    values = selection.statuses_of(words)
     for value in sorted(values or ()):
         if not may_become(value, Status.CANCELLED):
             raise UsageError(

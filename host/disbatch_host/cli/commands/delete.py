@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, selection, times
+from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.main import common_options
+from disbatch_host.client import times
+from disbatch_host.client.finding import find_named
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.errors import ExitCode, UsageError
@@ -37,11 +39,12 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
     if not is_named:
         _check_statuses(filters["status"])
-    age = None if older is None else times.duration("--older", older)
+    with common.options_named():
+        age = None if older is None else times.duration("older", older)
     with common.opened_store() as store:
         deleter = _Deleter(store)
         if is_named:
-            tasks = selection.named(store, ids)
+            tasks = find_named(store, ids)
             return ExitCode.DONE if deleter.delete(tasks) == len(tasks) else ExitCode.FAILED
         which = selection.filter_of(store, filters)
         if age is not None:
@@ -51,7 +54,7 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
 
 
 def _check_statuses(words: tuple[str, ...]) -> None:
-    values, _ = selection.statuses_of(words)
+    values = selection.statuses_of(words)
     if values is None:
         raise UsageError("expected --status with --queue, like --status concluded, found none")
     for value in sorted(values):

@@ -18,9 +18,10 @@ from typing import IO, Any
 import click
 import orjson
 
-from disbatch_host.cli import common, parameters, render
-from disbatch_host.cli.commands.push import PRIORITY_MAX, _Plan, _plugin_of
+from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_queue
 from disbatch_host.client.importing import mapping
 from disbatch_host.client.importing.creation import (
     Counts,
@@ -33,6 +34,8 @@ from disbatch_host.client.importing.creation import (
     create_rows,
 )
 from disbatch_host.client.importing.rows import CsvRows, Format, NdjsonRows, Rows, Source, format_of
+from disbatch_host.client.parameters import check_size, parse_json
+from disbatch_host.client.pushing import PRIORITY_MAX
 from disbatch_host.documents.records import Queue
 from disbatch_host.errors import DisbatchError, ExitCode, OutputError, UsageError
 from disbatch_host.plugin.catalog import Plugin
@@ -95,7 +98,7 @@ def import_(**given: Any) -> int:
         source = None if options.file is None else stack.enter_context(_opened(options.file))
         report = stack.enter_context(_Faults(options))
         store = stack.enter_context(common.opened_store())
-        queue = common.find_queue(store, options.queue)
+        queue = find_queue(store, options.queue)
         run = _Import(store, queue, options, source, report)
         return run.look() if options.dry_run else run.perform()
 
@@ -134,16 +137,7 @@ class _Options:
 
     def fields(self, store: Store) -> Mapping[str, Any]:
         """What all its tasks have beside their parameters."""
-        return _Plan.of(
-            store,
-            delay=self.delay,
-            at=self.at,
-            after=(),
-            after_any=False,
-            expires=self.expires,
-            priority=self.priority,
-            unique_key=None,
-        ).fields
+        return when.plan_of(store, delay=self.delay, at=self.at, expires=self.expires, priority=self.priority).fields
 
     def digest_of(self, queue: Queue, content: bytes, form: str) -> str:
         """Names an import: the same rows, read in the same form, and options that make the same tasks of them."""
@@ -284,7 +278,7 @@ class _Import:
         self._file = file
         self._faults = faults
         self._source = None if file is None else Source(file.file)
-        plugin = _plugin_of(queue, no_check=options.no_check)
+        plugin = known_plugin(queue, no_check=options.no_check)
         self._fields: Sequence[mapping.Field] = ()
         self._rows = self._rows_of(plugin)
         self._maker = self._maker_of(plugin)
@@ -309,7 +303,7 @@ class _Import:
         if found == Format.NDJSON:
             if options.delimiter is not None:
                 raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv says otherwise)")
-            return NdjsonRows(name, self._source, parameters.parse_json)
+            return NdjsonRows(name, self._source, parse_json)
         return CsvRows(name, self._source, _delimiter_of(options.delimiter, name))
 
     def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
@@ -322,10 +316,10 @@ class _Import:
         elif columns is not None:
             self._fields = mapping.of_all_columns(columns)
         if columns is not None:
-            mapper = mapping.csv_mapper(columns, self._fields, schema, constants, parameters.parse_json)
+            mapper = mapping.csv_mapper(columns, self._fields, schema, constants, parse_json)
         else:
             mapper = mapping.object_mapper(
-                self._fields if has_map else None, constants, parameters.parse_json, has_references=self._file is None
+                self._fields if has_map else None, constants, parse_json, has_references=self._file is None
             )
         key = None if options.key_column is None else mapping.key_of_column(columns, options.key_column)
         return TaskMaker(
@@ -333,7 +327,7 @@ class _Import:
             mapper=mapper,
             schema=schema,
             is_checking=not options.no_check,
-            check_size=parameters.check_size,
+            check_size=check_size,
             key=key,
             columns=columns,
             secret_columns=mapping.secret_columns(self._fields, schema),
@@ -474,7 +468,7 @@ class _Import:
 
 
 def _condition_of(text: str | None) -> dict[str, Any]:
-    value = {} if text is None else parameters.parse_json(text, "--filter")
+    value = {} if text is None else parse_json(text, "--filter")
     if not isinstance(value, dict):
         raise UsageError("--filter: expected a JSON object, as MongoDB's find takes it, found something else")
     return value

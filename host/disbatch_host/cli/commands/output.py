@@ -12,6 +12,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -35,7 +36,7 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
     """
     stream = "stderr" if wants_stderr else "stdout"
     with common.opened_store() as store:
-        found = common.find_task(store, id)
+        found = find_task(store, id)
         reader = _OutputReader(store, stream, found.id)
         reader.print_new(found)
         if follow:
@@ -45,7 +46,7 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
                     reader.finish_piece()
                     watcher.wait(_LOOK_SECONDS)
                     began = time.monotonic()
-                    found = common.find_task(store, id)
+                    found = find_task(store, id)
                     reader.print_new(found)
                     # On a store where much happens the watcher wakes us at once, and a large output takes long to read.
                     time.sleep(min(_LOOK_SECONDS_MAX, (time.monotonic() - began) * _PAUSE_FACTOR))

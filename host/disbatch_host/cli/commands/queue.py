@@ -11,6 +11,8 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.client.finding import find_queue
+from disbatch_host.client.requests import check_text
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort
@@ -62,7 +64,7 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
       disbatch-host queue create nightly --class Import --pin db01 --keep 30d
       disbatch-host queue create api --class Call --maxtotal 4 --rate 100/m
     """
-    common.check_id("an id for the queue", id)
+    check_text("an id for the queue", id)
     _check_class(class_name)
     for option, nodes in (("--pin", pin), ("--ignore", ignore)):
         _check_nodes(option, nodes)
@@ -169,7 +171,7 @@ def show(id: str) -> None:
       disbatch-host queue show mail
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
+        found = find_queue(store, id)
         counts = store.count_by_status().get(found.id, {})
         if common.wants_json():
             tasks = {str(status): count for status, count in sorted(counts.items())}
@@ -228,7 +230,7 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
             removed.append(name)
     _check_document({"_id": id, "class": "any", **values})
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
+        found = find_queue(store, id)
         _update(store, found, values, removed)
 
 
@@ -251,7 +253,7 @@ def pause(id: str, reason: str | None) -> None:
       disbatch-host queue pause mail --reason 'the server is down'
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
+        found = find_queue(store, id)
         if found.paused is not None:
             click.echo(f"queue {id} was {_paused_in_words(found.paused)} before", err=True)
         _update(store, found, {"paused": common.request(reason, store.now())}, ())
@@ -267,7 +269,7 @@ def resume(id: str) -> None:
       disbatch-host queue resume mail
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
+        found = find_queue(store, id)
         if found.paused is None:
             click.echo(f"queue {id} is not paused", err=True)
         _update(store, found, {}, ("paused",))
@@ -316,7 +318,7 @@ def delete(id: str, yes: bool) -> None:
       disbatch-host queue delete mail --yes
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
+        found = find_queue(store, id)
         unfinished, _ = statuses.parse("unfinished")
         left = store.count_tasks(TaskFilter(queue=found.id, statuses=unfinished))
         if left and not yes:

@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_named
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -46,14 +47,14 @@ def retry(ids: tuple[str, ...], failed: bool, filters: Mapping[str, Any], reason
     with common.opened_store() as store:
         retrier = _Retrier(store, common.request(reason, store.now()))
         if is_named:
-            retrier.retry(selection.named(store, ids))
+            retrier.retry(find_named(store, ids))
         else:
             retrier.retry_selected(chosen, yes=yes)
         return ExitCode.FAILED if retrier.has_refused else ExitCode.DONE
 
 
 def _check_ended(words: tuple[str, ...]) -> None:
-    values, _ = selection.statuses_of(words)
+    values = selection.statuses_of(words)
     for value in sorted(values or ()):
         if not may_become(value, Status.CREATED) or not statuses.is_finished(value):
             raise UsageError(
@@ -149,7 +150,7 @@ def release(ids: tuple[str, ...]) -> int:
     """
     with common.opened_store() as store:
         now = store.now()
-        tasks = selection.named(store, ids)
+        tasks = find_named(store, ids)
         changed = selection.change(store, tasks, lambda one: transitions.release_change(one, now=now))
         selection.say(store, changed.done, "released", "is released")
         selection.say_gone(store, changed.gone)

@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import common, masking, render, story
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json
@@ -27,7 +28,7 @@ def show(id: str) -> None:
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        found = common.find_task(store, id)
+        found = find_task(store, id)
         if common.wants_json():
             render.print_json(masking.Masker(store).document(found), store.extended_json)
             return

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, selection, times
-from disbatch_host.cli.commands.push import PRIORITY_MAX
+from disbatch_host.cli import common, selection
 from disbatch_host.cli.main import common_options
+from disbatch_host.client import times
+from disbatch_host.client.finding import find_task
+from disbatch_host.client.pushing import PRIORITY_MAX
 from disbatch_host.documents.changes import TaskChange
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import ExitCode, UsageError
@@ -35,7 +37,7 @@ def set_(id: str, changes: tuple[str, ...]) -> int:
       disbatch-host task set 5f0c… expires=
     """
     with common.opened_store() as store:
-        task = common.find_task(store, id)
+        task = find_task(store, id)
         now = store.now()
         values: dict[str, Any] = {}
         for pair in changes:

@@ -21,6 +21,7 @@ import click
 from disbatch_host.cli import common, render
 from disbatch_host.cli.commands import show
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_queue, find_task
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, TaskId
 from disbatch_host.errors import ExitCode, NotFoundError, UsageError
@@ -65,7 +66,7 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
     deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
     with common.opened_store() as store:
         if queue_name is not None:
-            return _wait_for_queue(store, common.find_queue(store, queue_name), deadline)
+            return _wait_for_queue(store, find_queue(store, queue_name), deadline)
         waited = _Waited.of(store, list(_ids(ids)))
         with _bar(waited.total) as shown:
             _look_until(store, deadline, lambda: waited.look(shown))
@@ -119,14 +120,14 @@ class _Waited:
         for text in texts:
             task_id = store.parse_id(text)
             if task_id is None:
-                common.find_task(store, text)  # says so
+                find_task(store, text)  # says so
             ids[task_id] = text
         waited = cls(store=store, open=deque(ids), total=len(ids))
         for some in _in_pieces(list(ids)):
             found = waited.note(some)
             for task_id in some:
                 if task_id not in found:
-                    common.find_task(store, ids[task_id])
+                    find_task(store, ids[task_id])
         waited.open = deque(one for one in waited.open if not statuses.is_finished(waited.status_of[one]))
         return waited
 

@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.main import common_options
+from disbatch_host.client.finding import find_task
 from disbatch_host.decide.why import Snapshot, cause_of
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort, Task, whole_number
@@ -33,7 +34,7 @@ def why(id: str) -> None:
     """
     with common.opened_store() as store:
         found = cause_of(_snapshot(store, id))
-        task = common.find_task(store, id)
+        task = find_task(store, id)
         if common.wants_json():
             document = {"_id": task.id, "reason": str(found.code), "sentence": found.sentence}
             render.print_json(document, store.extended_json)
@@ -43,7 +44,7 @@ def why(id: str) -> None:
 
 
 def _snapshot(store: Store, text: str) -> Snapshot:
-    task = common.find_task(store, text)
+    task = find_task(store, text)
     nodes = store.nodes()
     queue = next((one for one in store.queues() if one.id == task.queue), None)
     in_hand: Counter[str] = Counter()
@@ -59,7 +60,7 @@ def _snapshot(store: Store, text: str) -> Snapshot:
     predecessors = store.find_tasks(TaskFilter(ids=ids), with_output=False) if ids else ()
     return Snapshot(
         # As it is now: what was read around it is then older than the task, never the other way round.
-        task=common.find_task(store, text),
+        task=find_task(store, text),
         queue=queue,
         nodes=nodes,
         now=store.now(),
