@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, selection
-from disbatch_host.cli.commands.node import DEAD_AFTER_SECONDS
 from disbatch_host.cli.main import common_options
 from disbatch_host.client.finding import find_named
+from disbatch_host.decide import readings
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -155,7 +155,7 @@ class _Canceller:
         nodes = {one.id: one for one in self._store.nodes()} if asked else {}
         for node_id in sorted(asked):
             node = nodes.get(node_id)
-            if node is None or node.is_stale(DEAD_AFTER_SECONDS):
+            if node is None or not readings.is_alive(node):
                 why = "is not alive; what it ran is cancelled as soon as another node finds that out"
             elif not node.is_ours:
                 why = f"is of another program ({node.document.get('version')}), which may not stop it"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, render, selection
+from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.commands import show
 from disbatch_host.cli.main import Subcommands, common_options
 from disbatch_protocol.outcome import Reason
@@ -53,7 +53,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
         which = selection.filter_of(store, filters)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
-            masker = masking.Masker(store)
+            masker = common.masker(store)
             for one in tasks[:limit]:
                 render.print_json(masker.document(one), store.extended_json)
         else:
