@@ -69,6 +69,18 @@ class NodeIdInUseError(DisbatchError):
     exit_code = ExitCode.NODE_ID_IN_USE
 
 
+class RowsRefusedError(DisbatchError):
+    """Rows of an import do not fit; it has stopped before them, or has created nothing at all."""
+
+
+class NodeUnreachableError(DisbatchError):
+    """A node cannot do what is asked of it: it is dead, it is stopping, or it belongs to another program."""
+
+
+class NodeNotGoneError(DisbatchError):
+    """A node cannot be deleted: it is alive, or tasks are still in its hands."""
+
+
 class StoreError(DisbatchError):
     """Root of what a store reports."""
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disbatch_host.client import requests
+from disbatch_host.client.masking import Masker
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Document
-from disbatch_host.errors import FieldError, UsageError
+from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.settings import Settings, resolve
 from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
@@ -114,6 +115,14 @@ def options_named() -> Iterator[None]:
         yield
     except FieldError as error:
         raise UsageError(f"--{error.field.replace('_', '-')}: {error.reason}") from error
+
+
+def masker(store: Store) -> Masker:
+    """Masks the secrets of tasks that are shown, as far as their plugins are known here."""
+    found = None
+    with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
+        found = catalog()
+    return Masker(store, found)
 
 
 def count_of(number: int, noun: str) -> str:

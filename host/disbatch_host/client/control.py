@@ -21,7 +21,7 @@ from typing import Any
 
 from disbatch_host.client import times
 from disbatch_host.client.pushing import check_priority
-from disbatch_host.decide.readings import DEAD_AFTER_SECONDS
+from disbatch_host.decide import readings
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -142,7 +142,7 @@ def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[Unreachable
     found = []
     for node_id in asked:
         node = nodes.get(node_id)
-        if node is None or node.is_stale(DEAD_AFTER_SECONDS):
+        if node is None or not readings.is_alive(node):
             found.append(UnreachableNode(id=node_id))
         elif not node.is_ours:
             found.append(UnreachableNode(id=node_id, version=str(node.document.get("version"))))

@@ -21,9 +21,9 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 from click.shell_completion import split_arg_string as split_line
 
-from disbatch_host.cli.commands import node
 from disbatch_host.cli.main import PROGRAM, common_options
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.settings import Settings, resolve
@@ -181,7 +181,7 @@ def _tasks(settings: Settings) -> Iterator[Item]:
 
 def _nodes(settings: Settings) -> Iterator[Item]:
     for record in _stored(settings).nodes():
-        yield record.id, "alive" if not record.is_stale(node.DEAD_AFTER_SECONDS) else "not alive"
+        yield record.id, "alive" if readings.is_alive(record) else "not alive"
 
 
 def _plugins(settings: Settings) -> Iterator[Item]:
@@ -196,7 +196,7 @@ def _classes(settings: Settings) -> Iterator[Item]:
     store = _stored(settings)
     elsewhere: dict[str, str] = {}
     for record in store.nodes():
-        for one in node.records(record.document.get("queuetypes")):
+        for one in readings.records_of(record.document.get("queuetypes")):
             elsewhere.setdefault(str(one.get("class")), f"on node {record.id}")
     for queue in store.queues():
         elsewhere.setdefault(queue.class_name, f"of queue {queue.id}")

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import click
 
-from disbatch_host.cli import common, masking, render, selection
+from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.main import common_options
 from disbatch_host.client.exporting import lines
 from disbatch_host.documents.changes import TaskFilter
@@ -40,7 +40,7 @@ def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> N
     """
     with common.opened_store() as store:
         which = selection.filter_of(store, filters)
-        shown = masking.Masker(store).document
+        shown = common.masker(store).document
         if file in (None, "-"):
             _write(store, which, shown, sys.stdout.buffer, with_output=with_output)
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, render, story
+from disbatch_host.cli import common, render, story
 from disbatch_host.cli.main import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task
@@ -30,7 +30,7 @@ def show(id: str) -> None:
     with common.opened_store() as store:
         found = find_task(store, id)
         if common.wants_json():
-            render.print_json(masking.Masker(store).document(found), store.extended_json)
+            render.print_json(common.masker(store).document(found), store.extended_json)
             return
         _show(store, found)
 
@@ -51,7 +51,7 @@ def _show(store: Store, found: Task) -> None:
     error = document.get("error")
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
-    facts.append(("parameters", _pretty(masking.Masker(store).document(found)["parameters"], store)))
+    facts.append(("parameters", _pretty(common.masker(store).document(found)["parameters"], store)))
     if "progress" in document:
         facts.append(("progress", _progress_in_words(document["progress"])))
     if "result" in document:

@@ -52,9 +52,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
         which = selection.filter_of(store, filters)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
-            from disbatch_host.cli import masking  # noqa: PLC0415  (it reads manifests)
-
-            masker = masking.Masker(store)
+            masker = common.masker(store)
             for one in tasks[:limit]:
                 render.print_json(masker.document(one), store.extended_json)
         else:
