@@ -169,15 +169,3 @@ def _pretty(value: Any, store: Store) -> str:
     import orjson  # noqa: PLC0415
 
     return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
-
-
-def in_short(one: Task) -> str:
-    """Why it failed, in at most 60 characters; nothing where nobody has said so."""
-    if one.fault is not None:
-        return f"damaged: {one.fault}"[:60]
-    error = one.document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    if not isinstance(message, str) or not message.strip():
-        return ""
-    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
-    return line if len(line) <= 60 else f"{line[:57]}..."

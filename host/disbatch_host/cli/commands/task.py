@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, selection
-from disbatch_host.cli.commands import show
 from disbatch_host.cli.main import Subcommands, common_options
-from disbatch_protocol.outcome import Reason
+from disbatch_host.client import history
 
 _LIST_LIMIT = 50
 
@@ -65,8 +64,8 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                     render.status_cell(one.status),
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
-                    render.duration(None if one.run.get("reason") == Reason.LOST else one.run.get("seconds")),
-                    show.in_short(one),
+                    render.duration(None if one.run.get("reason") == history.LOST else one.run.get("seconds")),
+                    history.reason_in_short(one),
                 )
                 for one in tasks[:limit]
             ]
