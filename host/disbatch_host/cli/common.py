@@ -109,12 +109,13 @@ def known_plugins() -> Catalog:
 
 
 @contextlib.contextmanager
-def options_named() -> Iterator[None]:
-    """Errors about a field name the option that it was given by."""
+def options_named(**names: str) -> Iterator[None]:
+    """Errors about a field name the option that it was given by; `names` where that is called otherwise."""
     try:
         yield
     except FieldError as error:
-        raise UsageError(f"--{error.field.replace('_', '-')}: {error.reason}") from error
+        name = names.get(error.field, error.field).replace("_", "-")
+        raise UsageError(f"--{name}: {error.reason}") from error
 
 
 def masker(store: Store) -> Masker:
