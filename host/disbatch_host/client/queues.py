@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.requests import check_text, request
@@ -32,6 +32,19 @@ LISTS = ("nodes_pin", "nodes_ignore")
 LIMITS = ("maxthreads", "maxtotal")
 SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
+
+
+class QueueFields(TypedDict, total=False):
+    """What a queue says beside its id and its class."""
+
+    description: str | None
+    maxthreads: int | None  # most of its tasks at once on each node
+    maxtotal: int | None  # most of its tasks at once over all nodes
+    rate: str | None  # most starts over all nodes: "100/m", "10/30s"
+    sort: str | None  # "fifo", "lifo"
+    keep: str | float | None  # how long its ended tasks are kept: "30d"
+    nodes_pin: Sequence[str]  # the nodes that run its tasks
+    nodes_ignore: Sequence[str]  # the nodes that do not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +97,8 @@ class Queues:
         """How many of its tasks have not ended. Raises NotFoundError."""
         return self._store.count_tasks(TaskFilter(queue=self.get(queue_id).id, statuses=_UNFINISHED))
 
-    def create(self, queue_id: str, class_name: str, **fields: Any) -> Queue:
-        """Create a queue whose tasks the plugin `class_name` runs; `fields` as `set` takes them, but for `class`.
+    def create(self, queue_id: str, class_name: str, **fields: Unpack[QueueFields]) -> Queue:
+        """Create a queue whose tasks the plugin `class_name` runs.
 
         Raises UsageError, FieldError among them, and DuplicateIdError."""
         document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
@@ -93,11 +106,8 @@ class Queues:
         return Queue.from_document(document)
 
     def set(self, queue_id: str, **values: Any) -> Queue:
-        """Change fields of a queue; None removes one. Nodes follow within a second.
-
-        `class` (a keyword of Python: `**{"class": "Mail"}`), `description`; `maxthreads`, at once on each node, and
-        `maxtotal`, over all nodes; `rate`, like "100/m"; `sort`, "fifo" or "lifo"; `keep`, how long ended tasks are
-        kept, like "30d"; `nodes_pin` and `nodes_ignore`, lists of node ids.
+        """Change fields of a queue, those of `QueueFields` and `class` (a keyword of Python: `**{"class": "Mail"}`);
+        None removes one. Nodes follow within a second.
 
         Raises UsageError, FieldError among them, and NotFoundError."""
         fields, removed = changes_of(values)
@@ -131,7 +141,7 @@ class Queues:
         return Queue.from_document({**left, **fields})
 
 
-def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Any) -> Document:
+def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Unpack[QueueFields]) -> Document:
     """The document of a new queue. Raises UsageError, FieldError among them."""
     check_text("an id for the queue", queue_id)
     _check_class(class_name)
