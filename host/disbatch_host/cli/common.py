@@ -18,12 +18,11 @@ import click
 
 from disbatch_host.client import requests
 from disbatch_host.client.masking import Masker
-from disbatch_host.clock import SystemClock
+from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.settings import Settings, resolve
-from disbatch_host.store.contract import Access, Store
-from disbatch_host.store.open import open_store
+from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do
     from disbatch_host.plugin.catalog import Catalog
@@ -51,12 +50,10 @@ def wants_json() -> bool:
 
 @contextlib.contextmanager
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
-    """The store of the settings, open for the length of the block. A file that is not there is only made with
-    `creates`: a slip in a name must not make another store. The default one then looks empty."""
-    given = settings().is_store_given
-    access = Access.CREATE if creates else Access.EXISTING if given else Access.OR_EMPTY
-    is_missing = access is Access.OR_EMPTY and not Path(settings().store_url.removeprefix("sqlite://")).exists()
-    store = open_store(settings().store_url, SystemClock(), access)
+    """The store of the settings, open for the length of the block, as `client.opening` says."""
+    is_default = not settings().is_store_given and not creates
+    is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
+    store = store_of(settings(), creates=creates)
     with saying_that_it_takes_long(store):
         store.open()
     try:
@@ -88,16 +85,8 @@ _LONG_SECONDS = 2.0
 
 
 def catalog() -> Catalog | None:
-    """The plugins that are at hand, for checks that help where they can; None where nobody has named a directory and
-    the default one is not there."""
-    directories = settings().plugins
-    if not settings().are_plugins_given:
-        directories = tuple(one for one in directories if one.is_dir())
-    if not directories:
-        return None
-    from disbatch_host.plugin.catalog import load_plugins  # noqa: PLC0415
-
-    return load_plugins(directories)
+    """The plugins that are at hand, for checks that help where they can; None without any directory."""
+    return catalog_of(settings())
 
 
 def known_plugins() -> Catalog:
@@ -109,12 +98,13 @@ def known_plugins() -> Catalog:
 
 
 @contextlib.contextmanager
-def options_named() -> Iterator[None]:
-    """Errors about a field name the option that it was given by."""
+def options_named(**names: str) -> Iterator[None]:
+    """Errors about a field name the option that it was given by; `names` where that is called otherwise."""
     try:
         yield
     except FieldError as error:
-        raise UsageError(f"--{error.field.replace('_', '-')}: {error.reason}") from error
+        name = names.get(error.field, error.field).replace("_", "-")
+        raise UsageError(f"--{name}: {error.reason}") from error
 
 
 def masker(store: Store) -> Masker:

@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from disbatch_host.client.client import Client
     from disbatch_host.client.finding import Selection
 
-__all__ = ["Selection"]
+__all__ = ["Client", "Selection"]
 
-_HOMES = {"Selection": "finding"}
+_HOMES = {"Client": "client", "Selection": "finding"}
 
 
 def __getattr__(name: str) -> Any:

@@ -102,6 +102,11 @@ def find_task(store: Store, task_id: TaskId) -> Task:
     return task
 
 
+def ids_of(given: TaskId | Iterable[TaskId]) -> list[TaskId]:
+    """One id or several, as a list."""
+    return [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+
+
 def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
     """The tasks of these ids, each once, in their order, without their output. Raises NotFoundError."""
     parsed = {text: store.parse_id(text) for text in map(str, ids)}

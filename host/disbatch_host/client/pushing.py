@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from disbatch_host.client import times
-from disbatch_host.client.finding import find_task
+from disbatch_host.client.finding import find_task, ids_of
 from disbatch_host.client.requests import check_text
 from disbatch_host.client.times import Duration, Moment
 from disbatch_host.clock import SystemClock, to_milliseconds
@@ -36,9 +36,21 @@ PRIORITY_MAX = 2**31 - 1  # what every program that reads the database can hold
 BATCH = 1000  # tasks created in one go
 
 
+class Timing(TypedDict, total=False):
+    """When, in which order and whether at all new tasks are to be run."""
+
+    delay: Duration | None  # not before so long from now
+    at: Moment | None  # not before this time
+    after: Iterable[TaskId]  # not before these tasks have concluded
+    after_any: bool  # or have ended in any way
+    expires: Moment | Duration | None  # cancelled where it was not started by then
+    priority: int | None  # higher first, 0 by default
+    unique_key: str | None  # nothing is created while an unfinished task of the queue has it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """When, in which order and whether at all new tasks are to be run."""
+    """The fields of new tasks that a `Timing` leads to."""
 
     fields: Mapping[str, Any]  # of each document
     unique_key: str | None = None  # of each, as it is in `fields`
@@ -56,13 +68,9 @@ class Plan:
         priority: int | None = None,
         unique_key: str | None = None,
     ) -> Plan:
-        """Not before a `delay` from now, or before the moment `at`; not before the tasks `after` have concluded, or
-        with `after_any` have ended in any way. Cancelled where it was not started when it `expires`. The higher
-        `priority` goes first, 0 by default. Nothing is created while an unfinished task of the queue has the
-        `unique_key`.
-
-        Raises UsageError, FieldError among them, and NotFoundError for a task of `after` that is not there."""
-        after = list(after)
+        """The fields are those of `Timing`. Raises UsageError, FieldError among them, and NotFoundError for a task of
+        `after` that is not there."""
+        after = ids_of(after)
         if delay is not None and at is not None:
             raise UsageError("expected either delay or at, found both")
         if after_any and not after:
