@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from client.documents import put_task
+from disbatch_host.client import Client, Selection
 from disbatch_host.client.complete_file import complete_file
 from disbatch_host.client.exporting import export
 from disbatch_host.client.output import Piece, follow_output, output_pieces
@@ -20,6 +21,7 @@ from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunK
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import NotFoundError, OutputError, UsageError
 from disbatch_host.store.contract import Store
+from disbatch_protocol.parameters import MASK
 from disbatch_protocol.status import Status
 
 
@@ -134,3 +136,23 @@ def test_a_name_that_ends_in_gz_is_compressed_and_what_cannot_be_written_is_said
         pass
     with pytest.raises(OutputError, match="cannot be written: No such file"), complete_file(tmp_path / "no" / "out"):
         pass
+
+
+def test_a_client_exports_a_selection_to_a_file_with_secrets_masked(client: Client, tmp_path: Path) -> None:
+    put_task(client.store, "mail", parameters={"pin": "1234"}, secrets=["/pin"], stdout="said")
+    put_task(client.store, "other")
+    path = tmp_path / "out.ndjson"
+    assert client.export(path, Selection(queue="mail"), with_output=True) == 1
+    line = orjson.loads(path.read_bytes())
+    assert (line["parameters"], line["stdout"]) == ({"pin": MASK}, "said")
+    out = io.BytesIO()
+    assert client.export(out) == 2
+    assert len(out.getvalue().splitlines()) == 2
+
+
+def test_a_client_reads_the_output_of_a_task(client: Client) -> None:
+    task_id = put_task(client.store, status=Status.CONCLUDED, stdout="out", stderr="err")
+    assert b"".join(client.output(task_id)) == b"out"
+    assert b"".join(client.output(str(task_id), "stderr")) == b"err"
+    with pytest.raises(NotFoundError):
+        client.output("none")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from client.documents import put_task
+from disbatch_host.client import Client
 from disbatch_host.client.failures import FailureFacts, find_failures
 from disbatch_host.documents.records import TaskId
+from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
@@ -59,3 +63,12 @@ def test_errors_that_another_program_has_written_count_under_their_status(store:
     put_task(store, status=7, error="a text")
     failed(store, None, 5)
     assert {one.code: one.message for one in find_failures(store).reasons} == {"failed (7)": "", "failed": ""}
+
+
+def test_a_client_finds_failures_of_all_queues_or_of_one_that_is_known(client: Client) -> None:
+    failed(client.store, "a")
+    failed(client.store, "b", queue="deleted")
+    assert [one.code for one in client.failures().reasons] == ["a", "b"]
+    assert [one.code for one in client.failures("deleted").reasons] == ["b"]
+    with pytest.raises(NotFoundError):
+        client.failures("none")

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from disbatch_host.client import Client
 from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import kept, opened, rows_of
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules, Step
@@ -22,6 +23,7 @@ from disbatch_host.errors import OutputError, RowsRefusedError, StoreRefusedErro
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.store.contract import Store
 from disbatch_protocol.parameters import MASK
+from disbatch_protocol.status import Status
 from helpers.nodes import write_plugin
 
 SCHEMA = {
@@ -259,3 +261,49 @@ def test_a_report_on_a_full_disk_ends_with_a_sentence() -> None:
     short.add(RowFault(line=1, reason="x", row=None))  # which is still in memory
     with pytest.raises(OutputError, match="/dev/full cannot be written: No space left"):
         short.close()
+
+
+def test_a_client_imports_a_file_a_stream_and_goes_on_after_a_kill(store: Store, queue: Queue, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("user\nann\nben\n")
+    client = Client(store, None, "me@here")
+
+    def die(progress: Progress) -> None:
+        if progress.step is Step.CREATING:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        client.import_file("mail", path, delay="1h", listeners={"on_progress": die})
+    result = client.import_file("mail", str(path), delay="1h")  # the moment it leads to is another one by now
+    assert (result.is_resumed, result.created) == (True, 2)
+    assert {one.document["status"] for one in tasks(store)} == {Status.BLOCKED}
+    stream = io.BytesIO(b'{"who": "cleo"}\n')
+    faults: list[RowFault] = []
+    result = client.import_file(
+        "mail", stream, Rules(maps=("who=user",), stops=False), priority=3, listeners={"on_fault": faults.append}
+    )
+    assert (result.created, faults) == (1, [])
+    assert (tasks(store)[-1].parameters, tasks(store)[-1].document["priority"]) == ({"user": "cleo"}, 3)
+
+
+def test_one_unique_key_for_all_rows_is_refused(store: Store, queue: Queue, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="key_column"):
+        Client(store, None, "me@here").import_file("mail", tmp_path / "rows.csv", unique_key="one")
+
+
+def test_a_client_knows_the_schema_of_the_plugin(store: Store, queue: Queue, plugin: Plugin, tmp_path: Path) -> None:
+    client = Client(store, load_plugins([plugin.directory.parent]), "me@here")
+    (tmp_path / "rows.ndjson").write_text('{"user": "ann", "tries": "many"}\n')
+    with pytest.raises(RowsRefusedError):
+        client.import_file("mail", tmp_path / "rows.ndjson")
+    assert client.import_file("mail", tmp_path / "rows.ndjson", Rules(is_checking=False)).created == 1
+
+
+@pytest.mark.mongodb
+@pytest.mark.parametrize("store_url", ["mongodb"], indirect=True)
+def test_a_client_imports_a_collection(store: Store, queue: Queue) -> None:
+    client = Client(store, None, "me@here")
+    rules = Rules(maps=("class=kind",))
+    result = client.import_collection("mail", "queues", rules, condition={"_id": "mail"}, priority=1)
+    assert (result.created, parameters(store)) == (1, [{"kind": "mail"}])
+    assert client.import_collection("mail", "queues", rules, condition={"_id": "none"}).created == 0

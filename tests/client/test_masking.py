@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.documents import put_task
+from disbatch_host.client import Client
 from disbatch_host.client.masking import Masker
 from disbatch_host.documents.records import Task
 from disbatch_host.plugin.catalog import load_plugins
@@ -49,3 +50,9 @@ def test_of_a_document_that_cannot_be_read_no_parameter_is_shown(store: Store) -
     shown = Masker(store, None).document(damaged)
     assert (shown["parameters"], shown["fault"]) == (None, damaged.fault)
     assert "swordfish" not in repr(shown)
+
+
+def test_a_client_masks_a_task_or_the_one_of_an_id(client: Client) -> None:
+    found = task(client.store, secrets=["/word"])
+    assert client.masked(found) == client.masked(str(found.id))
+    assert client.masked(found)["parameters"] == {**PARAMETERS, "word": MASK}

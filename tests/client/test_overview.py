@@ -8,6 +8,7 @@ from datetime import timedelta
 import orjson
 
 from client.documents import NEVER_ALIVE, put_node, put_task
+from disbatch_host.client import Client
 from disbatch_host.client.overview import Observer, summary
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.contract import Store
@@ -136,3 +137,11 @@ def test_an_overview_is_json(store: Store) -> None:
     shown = orjson.loads(orjson.dumps(plain_document(document)))
     assert shown.keys() == {"at", "took_seconds", "queues", "nodes", "failures", "failures_seen", "running"}
     assert [len(shown[name]) for name in ("queues", "nodes", "failures", "running")] == [1, 1, 1, 1]
+
+
+def test_a_client_looks_once_or_again_and_again_and_has_the_nodes(client: Client) -> None:
+    put_node(client.store)
+    put_task(client.store, status=Status.CONCLUDED)
+    assert [one.name for one in client.overview().nodes] == [one.id for one in client.nodes.list()] == ["n1"]
+    observer = client.observer()
+    assert (observer.look().per_second, observer.look().per_second) == (None, 0.0)
