@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 4
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint check soak bench clean
+.PHONY: help demo test lint check schemas soak bench clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ lint: $(VENV)/.test ## ruff and mypy --strict
 check: $(VENV)/.run ## validate the bundled plugins
 	@sh plugins/go/build.sh
 	$(BIN)/disbatch-host check --plugins plugins
+
+schemas: $(VENV)/.run ## write schemas/config.json and README's table again from the table of settings
+	$(BIN)/python -m disbatch_host.settings.written .
 
 soak: $(VENV)/.test ## the long tests
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.conftest import Terminal
 from disbatch_host.errors import UsageError
-from disbatch_host.settings import make_node_id
+from disbatch_host.settings.forms import make_node_id
 from disbatch_host.store.open import open_store
 from disbatch_host.store.url import redact
 

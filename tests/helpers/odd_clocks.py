@@ -17,7 +17,8 @@ from disbatch_host import logs
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide import membership
 from disbatch_host.node import node
-from disbatch_host.node.node import NodeSettings, run_node
+from disbatch_host.node.node import run_node
+from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.open import open_store
 from helpers.nodes import Cluster
 
@@ -77,7 +78,7 @@ def main(url: str, plugins: str, node_id: str, clock: str, heartbeat: str, dead_
     logging.getLogger("disbatch_host.store").setLevel(logging.INFO)
     settings = NodeSettings(
         node_id=node_id,
-        plugin_directories=(Path(plugins),),
+        plugins=(Path(plugins),),
         heartbeat_seconds=float(heartbeat),
         dead_after_seconds=float(dead_after),
     )

@@ -24,7 +24,6 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,7 @@ from disbatch_host.process.interface import StopReason
 from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
 from disbatch_host.run.attempt import Run, RunReport, RunResult, Surroundings
 from disbatch_host.run.worker.pool import Worker, WorkerPool
+from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
@@ -71,21 +71,6 @@ SHORTAGE_SECONDS = 5.0  # without claims after the machine had no descriptor, pr
 QUEUES_NAMED_MAX = 5  # whose tasks a node leaves, with the reason of each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSettings:
-    """How a node is to run. Seconds are floats."""
-
-    node_id: str
-    plugin_directories: Sequence[Path]
-    max: int = 10  # of a queue without maxthreads
-    max_total: int | None = None
-    force: bool = False
-    stop_grace_seconds: float | None = None  # None: running tasks may go on to their end
-    heartbeat_seconds: float = 1.0
-    dead_after_seconds: float = 30.0
-    until_idle: bool = False
-
-
 def run_node(
     settings: NodeSettings,
     store: Store,
@@ -101,7 +86,7 @@ def run_node(
 
     Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
     """
-    for directory in settings.plugin_directories:
+    for directory in settings.plugins:
         require_directory(directory)
     close_others_on_exec()
     _ease_garbage_collection()
@@ -149,7 +134,7 @@ class Node:
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
-        self._classes = Classes(settings.plugin_directories)
+        self._classes = Classes(settings.plugins)
         self._scheduler = Scheduler(settings.node_id)
         self._queues: Sequence[Queue] = ()
         self._queue_faults: dict[Any, str] = {}
@@ -286,7 +271,7 @@ class Node:
             if getattr(self._settings, field.name) != getattr(before, field.name)
         ]
         log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
-        self._classes.look_in(self._settings.plugin_directories)
+        self._classes.look_in(self._settings.plugins)
         self._around = self._surroundings()  # for the runs that begin from now on
         self._on_change()
 

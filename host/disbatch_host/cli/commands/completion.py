@@ -21,12 +21,12 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 from click.shell_completion import split_arg_string as split_line
 
-from disbatch_host.cli.commands import node
-from disbatch_host.cli.main import PROGRAM, common_options
+from disbatch_host.cli.frame import PROGRAM, common_options
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.settings import Settings, resolve
+from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
@@ -181,7 +181,7 @@ def _tasks(settings: Settings) -> Iterator[Item]:
 
 def _nodes(settings: Settings) -> Iterator[Item]:
     for record in _stored(settings).nodes():
-        yield record.id, "alive" if not record.is_stale(node.DEAD_AFTER_SECONDS) else "not alive"
+        yield record.id, "alive" if not record.is_stale(readings.DEAD_AFTER_SECONDS) else "not alive"
 
 
 def _plugins(settings: Settings) -> Iterator[Item]:
@@ -196,8 +196,8 @@ def _classes(settings: Settings) -> Iterator[Item]:
     store = _stored(settings)
     elsewhere: dict[str, str] = {}
     for record in store.nodes():
-        for one in node.records(record.document.get("queuetypes")):
-            elsewhere.setdefault(str(one.get("class")), f"on node {record.id}")
+        for class_name in sorted(readings.classes_of(record)):
+            elsewhere.setdefault(class_name, f"on node {record.id}")
     for queue in store.queues():
         elsewhere.setdefault(queue.class_name, f"of queue {queue.id}")
     yield from ((name, words) for name, words in elsewhere.items() if name not in here)
