@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 4
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint check schemas soak bench clean
+.PHONY: help demo test lint check schemas soak bench compare clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ soak: $(VENV)/.test ## the long tests
 
 bench: $(VENV)/.test ## speed, as ratios against something run beside it
 	$(BIN)/python bench/run.py $(ARGS)
+
+compare: $(VENV)/.test ## whether NEW is slower than OLD: make compare OLD=REV [NEW=REV]
+	@test -n "$(OLD)" || { echo "make: expected OLD=REV, as in: make compare OLD=v1.0 NEW=HEAD"; exit 2; }
+	$(BIN)/python bench/compare.py $(OLD) $(or $(NEW),WORKTREE) $(ARGS)
 
 clean: ## forget the environment and what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
