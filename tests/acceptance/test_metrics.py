@@ -24,7 +24,8 @@ from conftest import skip_or_fail
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
 from disbatch_host.metrics.census import INTERVAL_SECONDS, pause_after
-from disbatch_host.metrics.counters import OTHER, QUEUES_MAX, Metrics
+from disbatch_host.metrics.counters import Metrics
+from disbatch_host.metrics.exposition import OTHER, QUEUES_MAX
 from disbatch_host.store.open import open_store
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 from disbatch_protocol.status import Status
@@ -272,7 +273,7 @@ def test_hangup_leaves_the_port_as_it_is_and_says_so(cluster: Cluster) -> None:
 
 
 def test_nothing_is_served_and_nothing_imported_unless_asked_for(cluster: Cluster) -> None:
-    code = "import sys; import disbatch_host.cli.run; print([one for one in sys.modules if 'prometheus' in one])"
+    code = "import sys; import disbatch_host.cli.commands.run; print([one for one in sys.modules if 'prometheus' in one])"
     done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     cluster.plugin("A", "exit 0")

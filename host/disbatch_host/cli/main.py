@@ -62,11 +62,11 @@ class _Commands(click.Group):
             raise UsageError(f"no command {name!r}; {hint}")
         found, command, rest = super().resolve_command(ctx, args)
         if command is not None and ctx.resilient_parsing:  # a shell wants to complete a line
-            from disbatch_host.cli.commands import completion  # noqa: PLC0415
+            from disbatch_host.cli import known_names  # noqa: PLC0415
 
-            completion.furnish(command, None)
+            known_names.furnish(command, None)
             if isinstance(command, Subcommands):
-                command.furnish = completion.furnish
+                command.furnish = known_names.furnish
         return found, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
