@@ -273,7 +273,8 @@ def test_hangup_leaves_the_port_as_it_is_and_says_so(cluster: Cluster) -> None:
 
 
 def test_nothing_is_served_and_nothing_imported_unless_asked_for(cluster: Cluster) -> None:
-    code = "import sys; import disbatch_host.cli.commands.run; print([one for one in sys.modules if 'prometheus' in one])"
+    look = "print([one for one in sys.modules if 'prometheus' in one])"
+    code = f"import sys; import disbatch_host.cli.commands.run; {look}"
     done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     cluster.plugin("A", "exit 0")
