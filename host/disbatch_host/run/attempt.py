@@ -68,9 +68,9 @@ class Recorder(Protocol):
     """Where a run's changes are made durable."""
 
     def record(
-        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        """`note`: the `Place` that is free when this is durable."""
+        """`frees`: the place that is free when this is durable."""
 
     async def room(self) -> None:
         """Awaited directly before a large record; see `LARGE_RECORD`."""
@@ -627,7 +627,7 @@ class Run:
                     now=now,
                     creates=creates,
                 ),
-                note=self._place if self.holds_place else None,
+                frees=self._place if self.holds_place else None,
             )
             self._leave_place()
             return await answer
@@ -682,9 +682,9 @@ class Run:
         return Place(self._task.queue, self._plugin.name)
 
     def _record(
-        self, change: RunChange, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        return self._around.recorder.record(change, chunks, note=note)
+        return self._around.recorder.record(change, chunks, frees=frees)
 
 
 def _in_short(end: RunEnd) -> str:
