@@ -129,20 +129,20 @@ def beginning(task: Task, plugin: Plugin, around: Surroundings) -> Document:
 
 
 def beginning_at_once(
-    task: Task, plugin: Plugin, around: Surroundings, reserved: list[Worker]
+    task: Task, plugin: Plugin, around: Surroundings, worker: Worker | None
 ) -> tuple[Document, Worker | None] | None:
-    """`run` of a task that can become Running as soon as it is claimed: its parameters fit, and nothing has to be
-    prepared first, or it can have one of the worker processes that are reserved, which is taken out of the list. None
-    for any other, and where the check may take its time. Called in the thread of the store, which must not wait."""
+    """`run` of a task that can become Running as soon as it is claimed, and the worker process that it is given: its
+    parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
+    None for any other task, and where the check may take its time. Called in the thread of the store, which must not
+    wait."""
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
-    if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
+    if not (is_oneshot or worker) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
     if has_expired(task, around) or task.cancel is not None:
         return None
     run = beginning(task, plugin, around)
-    if is_oneshot:
+    if is_oneshot or worker is None:
         return run, None
-    worker = reserved.pop()
     return {**run, **worker.facts}, worker
 
 
