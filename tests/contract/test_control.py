@@ -17,7 +17,8 @@ from disbatch_host.documents import requests, transitions
 from disbatch_host.documents.changes import OutputChunk, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Task, new_task
 from disbatch_host.errors import DuplicateIdError, StoreUnreachableError
-from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.quantities import Rate
@@ -829,19 +830,19 @@ def test_places_that_were_taken_before_there_was_a_limit_count_for_it(store: Sto
     """On MongoDB a node used to tell only of what it had claimed while the limit was set, and others went beyond it."""
     store.insert_queue({"_id": "q", "class": "A", "maxthreads": 5})
     push(store, *({} for _ in range(9)))
-    scheduler, classes = Scheduler("n1"), frozenset({"A"})
-    claimed = scheduler.round(store, classes=classes, load=Load(max_per_queue=5, max_total=None), refresh=True)
-    scheduler.confirm(claimed)
+    ledger, classes, idle = ClaimLedger("n1", Pace()), frozenset({"A"}), Load(max_per_queue=5, max_total=None)
+    claimed = ledger.round(ClaimRequest(classes=classes, load=idle, refresh=True), store)
+    ledger.confirm(claimed)
     assert len(claimed.tasks) == 5
     store.update_queue("q", {"maxtotal": 6, "maxthreads": 5})
     busy = Load(max_per_queue=5, max_total=None, running={"q": 5})
-    assert not scheduler.round(store, classes=classes, load=busy, refresh=True).tasks
+    assert not ledger.round(ClaimRequest(classes=classes, load=busy, refresh=True), store).tasks
     got = second_store.claim("n2", [Want("q", 5, maxtotal=6)], "t2")
     assert len(got) == 1
     for task in claimed.tasks:  # when they have ended, their places are free
         end_claim = change(RunKey(task.id, "n1", task.token), Status.CLAIMED, status=int(Status.CANCELLED))
         assert store.commit([end_claim]) == set()
-    scheduler.give_places_free(store, Load(max_per_queue=5, max_total=None))
+    ledger.release_places(store, idle)
     assert len(second_store.claim("n2", [Want("q", 9, maxtotal=6, in_hand=1)], "t3")) == 3  # all that still wait
 
 
@@ -861,11 +862,12 @@ def test_after_a_claim_that_failed_a_queue_with_a_limit_is_claimed_from_as_soon_
     """For a minute it was left alone on SQLite as well, where what was not committed is gone."""
     store.insert_queue({"_id": "q", "class": "A", "maxthreads": 5, "maxtotal": 5})
     ids = push(store, {}, {})
-    scheduler = Scheduler("n1")
+    ledger = ClaimLedger("n1", Pace())
 
     def look() -> list[Any]:
         load = Load(max_per_queue=5, max_total=None)
-        return [task.id for task in scheduler.round(store, classes=frozenset({"A"}), load=load, refresh=True).tasks]
+        request = ClaimRequest(classes=frozenset({"A"}), load=load, refresh=True)
+        return [task.id for task in ledger.round(request, store).tasks]
 
     def fail(*_: Any) -> Any:
         raise StoreUnreachableError("away")
@@ -873,9 +875,9 @@ def test_after_a_claim_that_failed_a_queue_with_a_limit_is_claimed_from_as_soon_
     with monkeypatch.context() as away, pytest.raises(StoreUnreachableError):
         away.setattr(store, "claim", fail)
         look()
-    assert look() == [] and scheduler.may_have_strays
+    assert look() == [] and ledger.has_unanswered_claims
     looks = 1
-    while scheduler.give_back_strays(store, known=frozenset()) == 0 and scheduler.may_have_strays:
+    while ledger.return_orphaned_claims(store, known=frozenset()) == 0 and ledger.has_unanswered_claims:
         looks += 1
     assert (looks > 1) is store.may_act_late
     assert look() == ids

@@ -27,7 +27,9 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import NOBODY, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.starter import Starts
 from disbatch_host.store.mongo import MongoStore, waiting
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
@@ -160,7 +162,7 @@ def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
     ):
         mongo.claim("n1", [Want("q", 2)], "t1")
     assert [stored(mongo, one)["status"] for one in ids] == [Status.CLAIMED] * 2
-    assert Scheduler("n1").give_back_strays(mongo, known=frozenset()) == 2
+    assert ClaimLedger("n1", Pace()).return_orphaned_claims(mongo, known=frozenset()) == 2
     assert ids_of(mongo.claim("n1", [Want("q", 2)], "t2")) == ids
 
 
@@ -173,23 +175,30 @@ def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_an
     (ran,) = push(mongo, {})
     load = Load(max_per_queue=2, max_total=None)
 
-    def begin(task: Task, class_name: str) -> RunChange:
-        run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
-        return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+    class StartAll(Starts):
+        def __init__(self) -> None:
+            self.started = {}
 
-    scheduler = Scheduler("n1")
-    heard = scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=True, begin=begin)
-    scheduler.confirm(heard)
-    assert ids_of(heard.tasks) == [ran] and not scheduler.may_have_strays
+        def start_with_claim(self, task: Task, class_name: str) -> RunChange:
+            run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
+            return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+
+    def request(*, refresh: bool) -> ClaimRequest:
+        return ClaimRequest(classes=frozenset({"C"}), load=load, refresh=refresh, new_starts=StartAll)
+
+    ledger = ClaimLedger("n1", Pace())
+    heard = ledger.round(request(refresh=True), mongo)
+    ledger.confirm(heard)
+    assert ids_of(heard.tasks) == [ran] and not ledger.has_unanswered_claims
     unheard = push(mongo, {}, {})
     with (
         failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
         pytest.raises(StoreUnreachableError),
     ):
-        scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=False, begin=begin)
+        ledger.round(request(refresh=False), mongo)
     assert [stored(mongo, one)["status"] for one in unheard] == [Status.RUNNING] * 2
-    assert scheduler.may_have_strays
-    assert scheduler.give_back_strays(mongo, known=frozenset()) == 2
+    assert ledger.has_unanswered_claims
+    assert ledger.return_orphaned_claims(mongo, known=frozenset()) == 2
     assert stored(mongo, ran)["status"] == Status.RUNNING
     for one in unheard:
         document = stored(mongo, one)
