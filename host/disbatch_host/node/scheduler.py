@@ -73,7 +73,7 @@ class Scheduler:
             if task.status == Status.CLAIMED:
                 changes.append(transitions.give_back_change(key, now=store.now()))
             elif task.token in self._unheard:
-                changes.append(transitions.unheard_change(task, key, now=store.now()))
+                changes.append(transitions.lost_claim_change(task, key, now=store.now()))
         refused = store.commit(changes) if changes else ()
         # A server that was slow may carry a claim out only now: one look is not enough then.
         most = _STRAY_LOOKS if store.may_act_late else 0
