@@ -28,6 +28,7 @@ from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
 from helpers.mongod import Mongod
 from helpers.processes import wait_until
+from helpers.steps import walk
 
 pytestmark = pytest.mark.mongodb
 
@@ -40,10 +41,7 @@ def keyed(store: MongoStore, key: str = "k", **more: Any) -> Any:
 
 
 def finish(store: MongoStore, task_id: Any, status: int = Status.FAILED) -> None:
-    task = store.get_task(task_id)
-    assert task is not None
-    fields = {"status": int(status), "mtime": store.now()}
-    assert store.change_tasks([TaskChange(task_id=task_id, statuses=frozenset({task.status}), set=fields)]) == set()
+    walk(store, task_id, status, mtime=store.now())
 
 
 def retry_of(store: MongoStore, task_id: Any) -> TaskChange:
@@ -133,10 +131,10 @@ def test_pushes_and_retries_of_one_key_never_make_two_unfinished_tasks(
                 keyed(client)
             elif turn % 3 == 1:
                 for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({-2}))):
-                    fields = {"status": 2, "mtime": client.now()}
+                    fields = {"status": -5, "mtime": client.now()}
                     client.change_tasks([TaskChange(task_id=task.id, statuses=frozenset({-2}), set=fields)])
             else:
-                for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({2})), limit=3):
+                for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({-5})), limit=3):
                     again = transitions.retry_change(task, BY, now=client.now())
                     assert again is not None
                     client.change_tasks([again])
@@ -462,7 +460,7 @@ def test_the_oldest_waiting_is_found_whatever_its_priority(mongo: MongoStore) ->
 def told(store: MongoStore, task_id: Any) -> set[Any]:
     task = store.get_task(task_id)
     assert task is not None
-    return store.change_tasks([transitions.told_change(task)])
+    return store.change_tasks([transitions.followers_told_change(task)])
 
 
 def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
@@ -492,7 +490,7 @@ def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
             return Found(found)
 
         racing.setattr(mongo._tasks, "find", find_and_be_overtaken)
-        changes = [transitions.told_change(task) for task in second_mongo.due("n1") if task.id == ended]
+        changes = [transitions.followers_told_change(task) for task in second_mongo.due("n1") if task.id == ended]
         assert len(changes) == 1
         assert mongo.change_tasks(changes) == {ended}
     assert stored(mongo, ended)["awaited"] is True and "telling" not in stored(mongo, ended)

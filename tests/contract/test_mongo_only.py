@@ -81,7 +81,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         "claim with limits": (lambda: mongo.claim("n1", [limited], "t5"), 40),
         "what is due": (lambda: mongo.due("n1"), 10),
         "followers": (lambda: list(mongo.find_tasks(followers)), 5),
-        "told": (lambda: mongo.change_tasks([transitions.told_change(mongo.due("n1")[0])]), 20),
+        "told": (lambda: mongo.change_tasks([transitions.followers_told_change(mongo.due("n1")[0])]), 20),
         "oldest waiting": (mongo.oldest_waiting, 25),
     }
     plans = Plans(raw)

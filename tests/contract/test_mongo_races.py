@@ -30,7 +30,7 @@ from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachable
 from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starts
-from disbatch_host.store.mongo import MongoStore, waiting
+from disbatch_host.store.mongo import MongoStore, claim_order
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
@@ -129,7 +129,7 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
     takes the queue for empty until its next look."""
     push(mongo, *({} for _ in range(40)))
-    look = waiting.first_of
+    look = claim_order.first_of
     taken: list[Any] = []
     is_first = True
 
@@ -141,7 +141,7 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
             taken.extend(ids_of(second_mongo.claim("n2", [Want("q", 10)], "t2")))
         return found
 
-    monkeypatch.setattr(waiting, "first_of", look_and_be_overtaken)
+    monkeypatch.setattr(claim_order, "first_of", look_and_be_overtaken)
     mine = ids_of(mongo.claim("n1", [Want("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
@@ -237,16 +237,14 @@ def test_ends_and_a_claim_whose_answer_is_lost_are_sent_again_at_once(
     _, first = claim_one(mongo)
     _, second = claim_one(mongo)
     waiting = push(mongo, {}, {})
-    ends = [
-        change(key, Status.CLAIMED, Status.CONCLUDED, run={"token": key.token}, mtime=NOW) for key in (first, second)
-    ]
+    ends = [change(key, Status.CLAIMED, Status.FAILED, run={"token": key.token}, mtime=NOW) for key in (first, second)]
     gone = RunKey(first.task_id, "n1", "of another claim")
     with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure), mongo.together():
         refused = mongo.commit([*ends, change(gone, Status.RUNNING, Status.CONCLUDED, run={}, mtime=NOW)])
         tasks = mongo.claim("n1", [Want("q", 2)], "t9")
     assert refused == {gone}
     assert ids_of(tasks) == waiting
-    assert [stored(mongo, key.task_id)["status"] for key in (first, second)] == [Status.CONCLUDED] * 2
+    assert [stored(mongo, key.task_id)["status"] for key in (first, second)] == [Status.FAILED] * 2
     with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure):
         late = [change(RunKey(task.id, "n1", "t9"), Status.CLAIMED, Status.RUNNING, mtime=NOW) for task in tasks]
         assert mongo.commit(late) == set()
@@ -281,11 +279,11 @@ def test_a_task_that_has_no_room_for_its_claim_stops_no_other(mongo: MongoStore,
     (other,) = push(mongo, {})
     for number in range(2):
         with mongo.together():
-            end = change(key, Status.CLAIMED, Status.CONCLUDED, mtime=NOW) if number == 0 else None
+            end = change(key, Status.CLAIMED, Status.FAILED, mtime=NOW) if number == 0 else None
             mongo.commit([] if end is None else [end])
             tasks = mongo.claim("n1", [Want("q", 2)], f"t{number}")
         assert ids_of(tasks) == [[other], []][number]
-    assert stored(mongo, key.task_id)["status"] == Status.CONCLUDED
+    assert stored(mongo, key.task_id)["status"] == Status.FAILED
     assert caplog.text.count("task a large one is not claimed") == 1
     with pytest.raises(StoreRefusedError, match="16777216"):
         mongo.commit([change(RunKey(other, "n1", "t0"), Status.CLAIMED, Status.RUNNING, stdout="x" * 2**24)])

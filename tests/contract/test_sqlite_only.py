@@ -143,7 +143,7 @@ def test_who_waits_for_nothing_stands_in_no_index_of_control(sqlite: SqliteStore
     """What few tasks have costs the others nothing: such an index is empty while nobody has it."""
     push(sqlite, *({} for _ in range(50)))
     for task in sqlite.claim("n1", [Want("q", 20)], "t1"):
-        sqlite.commit([change(RunKey(task.id, "n1", "t1"), Status.CLAIMED, Status.CONCLUDED)])
+        sqlite.commit([change(RunKey(task.id, "n1", "t1"), Status.CLAIMED, Status.FAILED)])
     with sqlite3.connect(file) as by_hand:
         for index, condition in by_hand.execute(
             "SELECT name, substr(sql, instr(sql, ' WHERE ') + 7) FROM sqlite_master WHERE type = 'index' AND name IN "
@@ -256,7 +256,7 @@ def test_keys_hold_for_follow_up_tasks_as_well(sqlite: SqliteStore) -> None:
     _, key = claim_one(sqlite)
     (holder,) = push(sqlite, {}, unique_key="k")
     creates = tuple(new_task("q", {}, now=NOW, **more) for more in ({"unique_key": "k"}, {}, {"after": [holder]}))
-    ended = dataclasses.replace(change(key, Status.CLAIMED, Status.CONCLUDED), creates=creates)
+    ended = dataclasses.replace(change(key, Status.CLAIMED, Status.FAILED), creates=creates)
     assert sqlite.commit([ended]) == set()
     assert [one.id for one in sqlite.find_tasks(TaskFilter(unique_key="k"))] == [holder]
     assert sqlite.count_tasks(TaskFilter()) == 4 and sqlite.count_tasks(TaskFilter(after=holder)) == 1
@@ -406,7 +406,7 @@ def test_a_task_that_cannot_be_read_costs_only_itself(
     assert (shown.status, shown.node, shown.queue) == (Status.CREATED, None, "q")
     assert {task.id for task in sqlite.find_tasks(TaskFilter())} == {before, damaged, behind}
     assert sqlite.count_by_status() == {"q": {-2: 1, -1: 2}}
-    commit = [change(RunKey(one, "n1", "t1"), Status.CLAIMED, Status.CONCLUDED) for one in (before, behind)]
+    commit = [change(RunKey(one, "n1", "t1"), Status.CLAIMED, Status.FAILED) for one in (before, behind)]
     assert sqlite.commit(commit) == set()
     assert not sqlite.has_unfinished(["q"])  # nothing that a node could do
 
@@ -456,11 +456,11 @@ def test_the_end_of_a_run_is_recorded_where_its_row_was_damaged_meanwhile(sqlite
     task, key = claim_one(sqlite)
     with sqlite3.connect(file) as by_hand:
         by_hand.execute("UPDATE tasks SET rest = '{\"note\": oops}'")
-    ended = change(key, Status.CLAIMED, Status.CONCLUDED, result=5)
+    ended = change(key, Status.CLAIMED, Status.FAILED, result=5)
     assert sqlite.commit([ended]) == sqlite.commit([ended]) == set()
     found = sqlite.get_task(task.id)
     assert found is not None and found.fault is None
-    assert (found.status, found.document["result"], found.document["damaged_rest"]) == (1, 5, '{"note": oops}')
+    assert (found.status, found.document["result"], found.document["damaged_rest"]) == (2, 5, '{"note": oops}')
 
 
 @pytest.mark.parametrize("document", ["oops", "[]", "null", "", '{"class": 5}', b"\xff"])

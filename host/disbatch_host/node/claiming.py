@@ -341,7 +341,7 @@ class ClaimLedger:
             if task.status == Status.CLAIMED:
                 changes.append(transitions.give_back_change(key, now=store.now()))
             elif task.token in self._unanswered:
-                changes.append(transitions.unheard_change(task, key, now=store.now()))
+                changes.append(transitions.lost_claim_change(task, key, now=store.now()))
         refused = store.commit(changes) if changes else ()
         # A server that was slow may carry a claim out only now: one look is not enough then.
         most = self._pace.lost_claim_looks if store.may_act_late else 0

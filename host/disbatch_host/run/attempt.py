@@ -44,7 +44,7 @@ from disbatch_host.run.worker.pool import Worker, WorkerExecution, WorkerPool
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.manifest import Manifest, Mode
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -640,7 +640,7 @@ class Run:
             # same; what cannot be stored is named. Follow-up tasks that cannot be created are work that would be lost.
             not_stored = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
             if creates:
-                conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
+                conclusion = conclude(end, self._manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
             accepted = await record(conclusion, not_stored, {}, ())
         if not accepted:
             log.warning(

@@ -115,5 +115,5 @@ def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
             break
     refused = store.change_tasks(changes) if changes else set()
     if is_all and not refused:
-        store.change_tasks([transitions.told_change(ended)])
+        store.change_tasks([transitions.followers_told_change(ended)])
     return len(changes) - len(refused)
