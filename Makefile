@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# Most tests wait for something (a grace, a heartbeat) rather than compute, so more than one a core is not too many.
+# More than one a core: many tests wait for a grace or a heartbeat of a real node, and others compute meanwhile.
 JOBS   ?= 4
 
 .DEFAULT_GOAL = help
@@ -26,7 +26,8 @@ check: $(VENV)/.run ## validate the bundled plugins
 	@sh plugins/go/build.sh
 	$(BIN)/disbatch-host check --plugins plugins
 
-soak: $(VENV)/.test ## the long tests
+soak: $(VENV)/.test ## the long tests, and each command of the acceptance tests as a process of its own
+	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) tests/acceptance $(ARGS)
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 bench: $(VENV)/.test ## speed, as ratios against something run beside it
