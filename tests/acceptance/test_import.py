@@ -70,9 +70,6 @@ def shell(terminal: Terminal, name: str, command: str) -> subprocess.CompletedPr
     )
 
 
-# --- what rows become
-
-
 def test_each_row_of_csv_becomes_a_task_in_the_order_of_the_file(at: Terminal) -> None:
     content = '\ufeffuser,note\r\nmatt,"two\r\nlines, ""quoted"""\r\n\r\nänn,\r\n'
     result = at.fine("task", "import", "q", write(at, "users.csv", content))
@@ -143,8 +140,6 @@ def test_a_finished_import_may_be_made_again_and_makes_new_tasks(at: Terminal) -
     ids = {at.fine("task", "import", "q", name, "--json").json[0]["import_id"] for _ in range(3)}
     assert len(ids) == 3 and {one["_id"] for one in exported(at)} == ids
 
-
-# --- what does not fit
 
 BAD = 'user,tries\nmatt,1\nann\nbob,many\n,2\neve,-1\n"x"y,1\n\xff,3\nzoe,4\n'.encode("latin-1")
 BAD_LINES = [3, 4, 5, 6, 7, 8]
@@ -225,8 +220,6 @@ def test_a_dry_run_shows_the_first_tasks_and_creates_nothing(at: Terminal) -> No
     assert (document["rows"], document["fit"], document["faults"], len(document["tasks"])) == (5, 4, 1, 3)
     assert exported(at) == []
 
-
-# --- a kill in the middle, and two at once
 
 MANY = 60_000
 
@@ -399,9 +392,6 @@ def test_two_hundred_thousand_rows_take_no_more_memory_than_a_batch(at: Terminal
     assert count_of(store) == 200_000
 
 
-# --- from a collection
-
-
 def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) -> None:
     if store_url.startswith("sqlite"):
         line = at.refused(3, "task", "import", "q", "--from-collection", "users", "--map", "a=b")
@@ -430,9 +420,6 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
     result = at("task", "import", "q", "--from-collection", "users", "--map", "n=n", "--unique-key-from", "owner")
     assert result.code == 1 and "collection users:1: expected a unique key in 'owner', found nothing" in result.err
     client.close()
-
-
-# --- wrong use
 
 
 @pytest.mark.parametrize(

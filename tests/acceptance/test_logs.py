@@ -124,9 +124,6 @@ def test_another_form_is_refused(terminal: Terminal, value: str) -> None:
     assert '/log_format: expected "text" or "json", found' in line
 
 
-# --- the form itself
-
-
 def formatted(**more: Any) -> dict[str, Any]:
     fields = {
         "name": "disbatch_host.node",

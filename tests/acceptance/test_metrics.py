@@ -313,9 +313,6 @@ def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_pat
         store.close()
 
 
-# --- what is bounded, without a node
-
-
 def claimed(queue: object, now: datetime, **more: Any) -> Task:
     document = {"_id": "t", "queue": queue, "ctime": now - timedelta(seconds=5), "claim": {"at": now}, **more}
     return Task(id="t", queue=queue, status=int(Status.CLAIMED), node="n1", token="x", document=document)

@@ -102,9 +102,6 @@ def test_the_options_of_a_node_are_taken_from_a_file_in_both_spellings(terminal:
     assert "node fromfile runs on" in terminal.fine("--config", str(config)).err
 
 
-# --- output that cannot be written
-
-
 def shell(terminal: Terminal, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", text.replace("disbatch-host", str(PROGRAM))],

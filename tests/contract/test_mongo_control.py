@@ -16,7 +16,6 @@ import pytest
 from bson import ObjectId
 
 from contract.test_mongo_races import _LOST, failing, ids_of
-from contract.test_store import NOW, change, push, stored
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreUnreachableError
@@ -27,6 +26,7 @@ from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
 from helpers.mongod import Mongod
 from helpers.processes import wait_until
+from helpers.stores import NOW, change, push, stored
 
 pytestmark = pytest.mark.mongodb
 
@@ -96,9 +96,6 @@ def clients(url: str, mongo: MongoStore) -> Iterator[list[MongoStore]]:
     yield stores
     for store in stores:
         store.close()
-
-
-# --- keys
 
 
 def test_of_many_clients_that_push_one_key_at_once_all_get_the_same_task(
@@ -303,9 +300,6 @@ def test_a_key_goes_with_its_task(mongo: MongoStore, raw: Any) -> None:
     assert keyed(mongo, "a") not in ids
 
 
-# --- limits over all nodes
-
-
 def conclude(store: MongoStore, task: Any, node: str) -> None:
     key = RunKey(task.id, node, task.token)
     assert (
@@ -418,9 +412,6 @@ def test_queues_without_limits_write_nothing_about_them(mongo: MongoStore, raw: 
     assert set(raw.list_collection_names()) & {"disbatch_limits", "disbatch_keys"} == set()
 
 
-# --- the order
-
-
 @pytest.mark.parametrize("at_once", [1, 3, 20])
 def test_the_newest_of_the_highest_priority_comes_first(mongo: MongoStore, at_once: int) -> None:
     priorities = [None, 0, 5, -1, 2.5, "missing", 5, -7, None, 0, -1, "missing"]
@@ -453,9 +444,6 @@ def test_the_oldest_waiting_is_found_whatever_its_priority(mongo: MongoStore) ->
     push(mongo, {}, queue="ended", status=1)
     oldest = {"q": NOW - timedelta(minutes=9), "other": NOW - timedelta(minutes=2)}
     assert mongo.oldest_waiting() == oldest
-
-
-# --- who waits for whom
 
 
 def told(store: MongoStore, task_id: Any) -> set[Any]:
@@ -543,9 +531,6 @@ def test_a_task_that_waits_for_the_time_and_for_another_comes_when_both_are_ther
     assert not mongo.has_unfinished([]) and mongo.has_unfinished(["q"])
     assert mongo.promote_due() == 1
     assert [stored(mongo, one)["status"] for one in (both, empty)] == [Status.BLOCKED, Status.CREATED]
-
-
-# --- the rest
 
 
 def test_documents_of_any_collection_are_found_by_extended_json(mongo: MongoStore, raw: Any) -> None:

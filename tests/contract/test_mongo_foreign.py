@@ -12,12 +12,12 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
-from contract.test_store import NOW, change, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.model import RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.status import Status
+from helpers.stores import NOW, change, push
 
 pytestmark = pytest.mark.mongodb
 

@@ -11,7 +11,6 @@ import gridfs
 import pytest
 from bson import Decimal128, ObjectId, Regex
 
-from contract.test_store import NOW, change, claim_one, push
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
@@ -20,11 +19,9 @@ from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one, push
 
 pytestmark = pytest.mark.mongodb
-
-
-# --- plans
 
 
 class Plans:
@@ -114,9 +111,6 @@ def test_counts_are_answered_from_the_index_alone(mongo: MongoStore, raw: Any) -
     assert all("IXSCAN" in entry["planSummary"] and entry["docsExamined"] == 0 for entry in entries), entries
 
 
-# --- documents of other programs
-
-
 def test_documents_of_any_bson_type_are_claimed_and_kept(mongo: MongoStore, raw: Any) -> None:
     other = {"when": NOW, "price": Decimal128("1.10"), "like": Regex("a.b", "i"), "ref": ObjectId()}
     queue = ObjectId()
@@ -151,9 +145,6 @@ def test_field_names_that_would_mean_something_else_are_refused(mongo: MongoStor
     _, key = claim_one(mongo)
     with pytest.raises(StoreRefusedError, match="expected a field name"):
         mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, **{name: 1})])
-
-
-# --- the server
 
 
 def test_a_server_that_goes_and_comes_back(own_mongod: Callable[..., Mongod]) -> None:

@@ -20,7 +20,6 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
@@ -41,6 +40,7 @@ from disbatch_host.store.mongo import MongoStore, waiting
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one, push, stored
 
 pytestmark = pytest.mark.mongodb
 
@@ -65,9 +65,6 @@ CLOCK_ERROR_SECONDS = 0.2  # of a process that asks the server for its time whil
 
 def ids_of(tasks: list[Task]) -> list[Any]:
     return [task.id for task in tasks]
-
-
-# --- the order of claims
 
 
 def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) -> None:
@@ -127,9 +124,6 @@ store.close()
     assert abs((made_at - mongo.now()).total_seconds()) < 10
 
 
-# --- two nodes at one queue
-
-
 def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     mongo: MongoStore, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +147,6 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
     assert mine == sorted(mine)
-
-
-# --- answers that get lost
 
 
 def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
@@ -318,9 +309,6 @@ def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_se
     calls[command]()
 
 
-# --- which changes of a batch were refused
-
-
 def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo: MongoStore) -> None:
     """A sweep puts its own token on the tasks of a dead node; one of them has moved on meanwhile."""
     push(mongo, {}, {})
@@ -350,9 +338,6 @@ def test_a_change_of_nothing_says_whether_the_run_still_owns_its_task(mongo: Mon
     wrong = RunKey(key.task_id, "n1", "wrong")
     nothing = [RunChange(key=one, statuses=(Status.CLAIMED,), set={}) for one in (key, wrong)]
     assert mongo.commit(nothing) == {wrong}
-
-
-# --- what one change cannot do to the others
 
 
 def deep(levels: int) -> Any:
@@ -395,9 +380,6 @@ def test_a_piece_that_is_sent_again_does_not_shorten_the_file(mongo: MongoStore,
     mongo.commit([], pieces[:1])
     bucket = gridfs.GridFSBucket(raw, bucket_name="tasks")
     assert bucket.open_download_stream(f"{task.id}:t1:stdout").read() == b"x" * OUTPUT_CHUNK_SIZE + b"end"
-
-
-# --- time
 
 
 class JumpingClock(SystemClock):
@@ -455,9 +437,6 @@ def test_every_error_of_the_store_is_one_of_ours(mongo: MongoStore) -> None:
     mongo.close()
     with pytest.raises(StoreError):
         mongo.waiting_queues()
-
-
-# --- tasks that a conclusion creates
 
 
 def concluding(mongo: MongoStore, count: int = 2) -> tuple[Any, RunChange]:

@@ -13,13 +13,13 @@ from typing import Any
 import pymongo
 import pytest
 
-from contract.test_store import change, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError, UsageError
 from disbatch_host.model import RunKey, TaskFilter, Want
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import change, push
 
 pytestmark = pytest.mark.mongodb
 
@@ -28,9 +28,6 @@ def opened(url: str) -> MongoStore:
     store = MongoStore(url, SystemClock())
     store.open()
     return store
-
-
-# --- opening
 
 
 def test_an_unreachable_server_is_said_soon_with_host_and_port_and_without_the_password() -> None:
@@ -97,9 +94,6 @@ def test_a_server_that_stops_to_answer_holds_no_call_for_ever(own_mongod: Callab
         store.close()
 
 
-# --- a server that is no replica set and wants a login
-
-
 @pytest.fixture(scope="module")
 def standalone(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
     with own_mongod(is_standalone=True, wants_login=True) as server:
@@ -157,9 +151,6 @@ def test_a_login_that_is_refused_is_said_in_words(standalone: Mongod, login: str
     with pytest.raises(StoreRefusedError) as caught:
         opened(standalone.database_url("x", login=login))
     assert "wr0ng" not in str(caught.value)
-
-
-# --- watching
 
 
 def test_a_watcher_goes_on_after_its_database_was_dropped(mongo: MongoStore, raw: Any) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreRefusedError
 from disbatch_host.model import NOBODY, RunChange, RunKey, TaskChange, TaskFilter, Want, new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
+from helpers.stores import NOW, change, claim_one, push
 
 BUSY_PROCESS = """
 import sys, time

@@ -10,13 +10,13 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from contract.test_mongo_races import failing
-from contract.test_store import NOW, change, claim_one
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.model import RunChange, RunKey, TaskFilter, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one
 
 pytestmark = pytest.mark.mongodb
 

@@ -54,8 +54,6 @@ class Cluster:
         self.directory = directory
         self.processes: list[subprocess.Popen[str]] = []
 
-    # --- what people do
-
     def plugin(self, name: str, program: str, **manifest: Any) -> Path:
         return write_plugin(self.plugins, name, program, **manifest)
 
@@ -80,8 +78,6 @@ class Cluster:
         if task.run["output"][stream]["in_file"]:
             return b"".join(self.store.read_output(task_id, task.run["token"], stream))
         return str(task.document[stream]).encode()
-
-    # --- nodes
 
     def start(
         self,

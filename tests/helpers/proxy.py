@@ -33,8 +33,6 @@ class Proxy:
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="proxy", daemon=True)
 
-    # --- how it fails
-
     def drop_all(self) -> None:
         """Every connection ends now, as when a firewall restarts."""
         with self._lock:
@@ -66,8 +64,6 @@ class Proxy:
             )  # fmt: skip
         if was_black_hole:
             self.drop_all()
-
-    # --- the thread
 
     def _work(self) -> None:
         marked: set[socket.socket] = set()  # connections to the target whose next answer is cut
@@ -132,8 +128,6 @@ class Proxy:
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(each)
                 each.close()
-
-    # --- its life
 
     def __enter__(self) -> Proxy:
         self._thread.start()
