@@ -89,8 +89,8 @@ def in_threads(count: int, act: Callable[[int], None]) -> None:
 
 
 @pytest.fixture
-def clients(url: str, mongo: MongoStore) -> Iterator[list[MongoStore]]:
-    stores = [MongoStore(url, SystemClock()) for _ in range(6)]
+def clients(mongo_url: str, mongo: MongoStore) -> Iterator[list[MongoStore]]:
+    stores = [MongoStore(mongo_url, SystemClock()) for _ in range(6)]
     for store in stores:
         store.open()
     yield stores
@@ -184,7 +184,7 @@ def test_the_key_of_a_task_that_is_gone_is_taken_over_after_a_minute(mongo: Mong
 
 
 def test_a_client_that_stood_still_takes_its_task_back_where_its_key_was_taken_over(
-    url: str, second_mongo: MongoStore, raw: Any, monkeypatch: pytest.MonkeyPatch
+    mongo_url: str, second_mongo: MongoStore, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowClock(SystemClock):
         late = 0.0
@@ -193,7 +193,7 @@ def test_a_client_that_stood_still_takes_its_task_back_where_its_key_was_taken_o
             return super().monotonic() + self.late
 
     clock = SlowClock()
-    slow = MongoStore(url, clock)
+    slow = MongoStore(mongo_url, clock)
     slow.open()
     answers: list[Any] = []
 
@@ -406,6 +406,7 @@ def test_a_clock_that_was_wrong_does_not_stop_a_queue_with_a_rate(mongo: MongoSt
     wait_until(lambda: bool(mongo.claim("n1", [want], "t2")), 10, "nothing is claimed")
 
 
+@pytest.mark.own_database
 def test_queues_without_limits_write_nothing_about_them(mongo: MongoStore, raw: Any) -> None:
     push(mongo, {}, {})
     assert len(mongo.claim("n1", [Want("q", 2)], "t1")) == 2
@@ -565,11 +566,12 @@ def test_a_note_is_not_taken_for_the_layout(mongo: MongoStore, raw: Any) -> None
     assert mongo.read_note("layout") is None
 
 
-def test_a_database_of_an_older_program_is_taken_over(url: str, mongo: MongoStore, raw: Any) -> None:
+@pytest.mark.own_database
+def test_a_database_of_an_older_program_is_taken_over(mongo_url: str, mongo: MongoStore, raw: Any) -> None:
     mongo.close()
     raw["disbatch_host"].update_one({"_id": "layout"}, {"$set": {"version": 2}})
     raw["tasks"].create_index([("not_before", 1)], partialFilterExpression={"not_before": {"$exists": True}})
-    newer = MongoStore(url, SystemClock())
+    newer = MongoStore(mongo_url, SystemClock())
     newer.open()
     assert raw["disbatch_host"].find_one({"_id": "layout"})["version"] == SCHEMA_VERSION
     assert "not_before_1" not in raw["tasks"].index_information()

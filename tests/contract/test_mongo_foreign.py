@@ -161,10 +161,11 @@ def test_a_document_with_every_type_reaches_a_plugin(mongo: MongoStore, raw: Any
     assert b'"2026-04-26T17:59:33.123Z"' in stdin_line(task.document, other=mongo.extended_json)
 
 
-def test_an_index_that_another_program_has_made_does_not_hinder(url: str, raw: Any) -> None:
+@pytest.mark.own_database
+def test_an_index_that_another_program_has_made_does_not_hinder(mongo_url: str, raw: Any) -> None:
     raw["tasks"].create_index([("node", 1), ("status", 1)])
     raw["tasks"].create_index([("not_before", 1)], name="mine")
-    store = MongoStore(url, SystemClock())
+    store = MongoStore(mongo_url, SystemClock())
     store.open()
     push(store, {})
     assert len(store.claim("n1", [Want("q", 1)], "t1")) == 1

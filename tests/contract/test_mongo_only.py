@@ -43,6 +43,7 @@ class Plans:
         return entries
 
 
+@pytest.mark.own_database
 def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, raw: Any) -> None:
     now = mongo.now()
     for status, queue in ((-2, "q"), (1, "q"), (-2, "other"), (7, "other"), (-4, "q")):
@@ -92,6 +93,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         assert examined <= most and looked_at <= 3 * most, (name, examined, looked_at, entries)
 
 
+@pytest.mark.own_database
 def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, raw: Any) -> None:
     for priority in (-1, 0, 5):
         push(mongo, *({} for _ in range(500)), priority=priority)
@@ -105,6 +107,7 @@ def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, 
     assert sum(entry["docsExamined"] for entry in entries) <= 60, entries
 
 
+@pytest.mark.own_database
 def test_counts_are_answered_from_the_index_alone(mongo: MongoStore, raw: Any) -> None:
     push(mongo, *({} for _ in range(300)), status=1)
     entries = Plans(raw).of(mongo.count_by_status)
@@ -174,14 +177,14 @@ def test_a_wrong_password_is_said_as_such(mongod_server: Mongod) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_time_is_the_servers(mongo: MongoStore, url: str) -> None:
+def test_time_is_the_servers(mongo: MongoStore, mongo_url: str) -> None:
     from datetime import datetime, timedelta
 
     class LateClock(SystemClock):
         def now(self) -> datetime:
             return super().now() - timedelta(minutes=5)
 
-    late = MongoStore(url, LateClock())
+    late = MongoStore(mongo_url, LateClock())
     late.open()
     late.put_node({"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}, replacing=None)
     record = mongo.get_node("n1")

@@ -79,7 +79,7 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
 
 
-def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, url: str) -> None:
+def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, mongo_url: str) -> None:
     program = """
 import sys
 from disbatch_host.clock import SystemClock
@@ -93,7 +93,9 @@ for line in sys.stdin:
 store.close()
 """
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", program, mongo_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     made: list[tuple[str, float, float]] = []  # id, and when it began and had ended to be made
@@ -391,9 +393,9 @@ class JumpingClock(SystemClock):
         return super().now() + self.ahead
 
 
-def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: MongoStore) -> None:
+def test_a_local_clock_that_jumps_makes_no_node_look_dead(mongo_url: str, mongo: MongoStore) -> None:
     clock = JumpingClock()
-    store = MongoStore(url, clock)
+    store = MongoStore(mongo_url, clock)
     store.open()
     node = {"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}
     assert store.put_node(node, replacing=None)

@@ -68,8 +68,8 @@ def test_a_url_that_is_none_is_wrong_use(url: str) -> None:
     assert "s3c" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_options_of_the_url_do_not_weaken_what_is_promised(url: str) -> None:
-    store = opened(f"{url}&w=0&journal=false&readPreference=secondaryPreferred&retryWrites=false")
+def test_options_of_the_url_do_not_weaken_what_is_promised(mongo_url: str) -> None:
+    store = opened(f"{mongo_url}&w=0&journal=false&readPreference=secondaryPreferred&retryWrites=false")
     ids = push(store, *({} for _ in range(50)))
     assert [task.id for task in store.claim("n1", [Want("q", 50)], "t1")] == ids
     store.close()
@@ -153,6 +153,7 @@ def test_a_login_that_is_refused_is_said_in_words(standalone: Mongod, login: str
     assert "wr0ng" not in str(caught.value)
 
 
+@pytest.mark.own_database
 def test_a_watcher_goes_on_after_its_database_was_dropped(mongo: MongoStore, raw: Any) -> None:
     push(mongo, {})
     watcher = mongo.watch()

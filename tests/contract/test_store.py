@@ -665,6 +665,7 @@ def test_many_first_opens_at_once_all_succeed(store_url: str) -> None:
     assert failures == []
 
 
+@pytest.mark.own_database
 def test_a_database_that_is_newer_than_the_program_is_refused(store: Store, store_url: str) -> None:
     store.close()
     plant_layout_version(store_url, SCHEMA_VERSION + 1)

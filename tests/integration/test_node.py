@@ -461,21 +461,10 @@ def test_a_machine_without_descriptors_is_no_fault_of_the_plugin(cluster: Cluste
 
 
 @pytest.mark.mongodb
-def test_an_end_that_the_store_finds_too_large_is_recorded_without_its_output(
-    mongod_server: Any, tmp_path: Path
-) -> None:
-    from disbatch_host.clock import SystemClock
-    from disbatch_host.store.open import open_store
-    from helpers import nodes
-
-    with mongod_server.database() as url:
-        store = open_store(url, SystemClock())
-        store.open()
-        with nodes.cluster(url, store, tmp_path) as cluster:
-            cluster.plugin("Big", "head -c 1000000 /dev/zero | tr '\\0' x")
-            (task_id,) = cluster.push(cluster.queue("Big"), {"data": "y" * (15 * 2**20 + 900_000)})
-            cluster.run()
-            task = cluster.task(task_id)
-            assert (task.status, task.run["exit_code"], task.document["stdout"]) == (Status.CONCLUDED, 0, "")
-            assert task.document["error"]["code"] == "not_stored"
-        store.close()
+def test_an_end_that_the_store_finds_too_large_is_recorded_without_its_output(mongo_cluster: Cluster) -> None:
+    mongo_cluster.plugin("Big", "head -c 1000000 /dev/zero | tr '\\0' x")
+    (task_id,) = mongo_cluster.push(mongo_cluster.queue("Big"), {"data": "y" * (15 * 2**20 + 900_000)})
+    mongo_cluster.run()
+    task = mongo_cluster.task(task_id)
+    assert (task.status, task.run["exit_code"], task.document["stdout"]) == (Status.CONCLUDED, 0, "")
+    assert task.document["error"]["code"] == "not_stored"
