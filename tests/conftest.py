@@ -173,6 +173,18 @@ def cluster(store_url: str, store: Store, tmp_path: Path) -> Iterator[nodes.Clus
         yield one
 
 
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongodb)])
+def living(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Living]:
+    """A cluster of each kind with a living node, for all tests of a module that need no node of their own."""
+    directory = tmp_path_factory.mktemp("living")
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite://{directory}/store/test.db"
+        if request.param == "mongodb":
+            url = stack.enter_context(request.getfixturevalue("mongod_server").database())
+        store = stack.enter_context(opened(url))
+        yield stack.enter_context(nodes.living(url, store, directory))
+
+
 @pytest.fixture
 def mongo_cluster(mongo_url: str, mongo: MongoStore, tmp_path: Path) -> Iterator[nodes.Cluster]:
     """For what is only MongoDB's."""
