@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
@@ -22,8 +24,21 @@ NOW = datetime(2026, 4, 26, 17, 59, 33, 123000, tzinfo=UTC)
 PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 60.0
 REQUEST = run_document.request_of("me@here", "because", now=NOW)
+# Marks of tests to which it does not matter what the store is.
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+living_on_sqlite = pytest.mark.parametrize("living", ["sqlite"], indirect=True, scope="module")
+
 UNFINISHED = [-4, -2, -1, 0]
 ENDED = [-5, -3, 1, 2, 7]
+
+
+def one_store_each(fixture: str, name: str, values: Iterable[str]) -> pytest.MarkDecorator:
+    """Every value on SQLite, and the first one on MongoDB as well: that the store keeps what is said has nothing to do
+    with which of them says it."""
+    values = list(values)
+    cases = [("sqlite", value) for value in values]
+    on_mongodb = pytest.param("mongodb", values[0], marks=pytest.mark.mongodb)
+    return pytest.mark.parametrize((fixture, name), [*cases, on_mongodb], indirect=[fixture])
 
 
 def push(store: Store, *parameters: Any, queue: str = "q", **more: Any) -> list[Any]:

@@ -19,9 +19,10 @@ from disbatch_protocol.status import Status
 from helpers.languages import EVENT_PROGRAMS, write_sayer
 from helpers.nodes import Living, write_plugin
 from helpers.processes import wait_until
+from helpers.stores import living_on_sqlite, one_store_each
 
 
-@pytest.mark.parametrize("language", EVENT_PROGRAMS)
+@one_store_each("living", "language", EVENT_PROGRAMS)
 def test_every_event_from_every_language_by_the_contract_alone(
     living: Living, language: str, require: Callable[[str], None]
 ) -> None:
@@ -83,6 +84,7 @@ def test_events_show_in_the_document_while_the_task_runs(living: Living) -> None
     wait_until(is_shown, 20, "the events never showed while the task ran")
 
 
+@living_on_sqlite
 def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(living: Living) -> None:
     program = """
         echo 'hello' >&3; echo '{"type":"dance"}' >&3; echo '[1]' >&3; echo '{"type":"progress","value":2}' >&3
@@ -102,6 +104,7 @@ def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(living: 
     assert 'field "status" belongs to the host' in errors["first"][5]["message"]
 
 
+@living_on_sqlite
 def test_a_million_events_are_bounded_and_cost_a_write_a_second(living: Living) -> None:
     program = """#!/usr/bin/env python3
 import os
@@ -120,6 +123,7 @@ for _ in range(500):
     assert task.run["log_dropped"] == 499_000
 
 
+@living_on_sqlite
 @pytest.mark.parametrize(
     "events, code, status, outcome",
     [
@@ -174,6 +178,7 @@ SAYS_WHY = [  # what is said, what is on stderr, the exit code; and the task's e
 ]  # fmt: skip
 
 
+@living_on_sqlite
 def test_the_error_says_what_made_a_failure_of_the_run(living: Living) -> None:
     """A run with a status of its own and exit 0 failed because "it ended with exit code 0"; an error event without a
     message was no error at all."""
@@ -204,6 +209,7 @@ def test_a_status_that_is_taken_back_while_it_runs_is_gone(living: Living) -> No
     assert "own_status" not in living.wait_for_status(task_id, 1).run
 
 
+@living_on_sqlite
 def test_what_is_left_out_of_an_event_is_noted(living: Living) -> None:
     program = r"""
         echo '{"type":"error","code":5,"message":"m"}' >&3
@@ -230,6 +236,7 @@ def test_a_text_that_is_cut_says_so() -> None:
         assert text == "x" * 16_384 + "… (disbatch-host: 3616 more characters)"
 
 
+@living_on_sqlite
 def test_an_error_that_was_said_before_the_time_limit_is_not_why_it_ended(living: Living) -> None:
     living.plugin("Late", """echo '{"type":"error","code":"x","message":"soon"}' >&3; exec sleep 60""", timeout=0.3)
     task = living.run_one(living.queue("Late"))

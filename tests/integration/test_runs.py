@@ -14,6 +14,7 @@ from disbatch_host.model import NOBODY
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until
+from helpers.stores import living_on_sqlite, on_sqlite, one_store_each
 
 
 def test_success_is_recorded_with_everything_that_is_known_of_the_run(living: Living) -> None:
@@ -39,6 +40,7 @@ def test_a_failure_is_told_by_exit_code_and_the_last_lines_of_stderr(living: Liv
     assert error["message"].splitlines() == [f"line {number}" for number in range(81, 101)]
 
 
+@living_on_sqlite
 def test_a_silent_failure_still_says_what_happened(living: Living) -> None:
     living.plugin("Bad2", "exit 9")
     task = living.run_one(living.queue("Bad2"))
@@ -88,6 +90,7 @@ def test_a_mebibyte_of_parameters_arrives_whole(living: Living) -> None:
     assert json.loads(living.output(task_id))["parameters"] == {"data": "é" * 2**19, "last": True}
 
 
+@living_on_sqlite
 def test_a_background_child_that_keeps_stdout_does_not_keep_the_task(living: Living) -> None:
     living.plugin("Daemon", "sleep 600 & echo started")
     task = living.run_one(living.queue("Daemon"))
@@ -113,6 +116,7 @@ def test_the_document_on_stdin_is_one_line_of_what_is_stored(living: Living) -> 
     assert living.task(task_id).parameters == {"name": "Matt"}
 
 
+@on_sqlite
 def test_the_environment_is_clean_and_has_what_the_contract_promises(cluster: Cluster) -> None:
     home = cluster.plugin("Env", "env -0", env={"LEVEL": "3"}, env_pass=["PASSED_*"], timeout="1h")
     secret = {"SECRET": "s3cret", "PASSED_ON": "yes", "DISBATCH_STORE": "sqlite:///secret.db", "LC_TIME": "C"}
@@ -141,6 +145,7 @@ def test_the_environment_is_clean_and_has_what_the_contract_promises(cluster: Cl
     assert seen["PWD"] == str(home.resolve())
 
 
+@living_on_sqlite
 def test_a_work_directory_is_fresh_private_and_removed_after_success(living: Living) -> None:
     living.plugin("Work", 'pwd; stat -c %a .; ls -A; echo "$DISBATCH_WORK_DIR"; touch left', cwd="work")
     task = living.run_one(living.queue("Work"))
@@ -166,6 +171,7 @@ def test_timeout_is_terminated_and_says_so(living: Living) -> None:
     }
 
 
+@living_on_sqlite
 def test_silence_is_terminated_and_a_deaf_program_is_killed_after_its_grace(living: Living) -> None:
     living.plugin(
         "Deaf2", "trap '' INT; echo begun; while :; do sleep 600; done",
@@ -177,6 +183,7 @@ def test_silence_is_terminated_and_a_deaf_program_is_killed_after_its_grace(livi
     assert "killed 0.3 s after it had been asked to stop" in task.document["error"]["message"]
 
 
+@living_on_sqlite
 def test_exit_codes_mean_what_the_manifest_says(living: Living) -> None:
     living.plugin(
         "Codes",
@@ -256,6 +263,7 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
     wait_until(lambda: not set_aside(), 20, "the class stayed set aside")
 
 
+@living_on_sqlite
 def test_limits_hold(living: Living) -> None:
     living.plugin("Limits", "ulimit -n; ulimit -v; while :; do :; done", limits={"files": 99, "memory": "1G", "cpu": 1})
     task = living.run_one(living.queue("Limits"))
@@ -263,6 +271,7 @@ def test_limits_hold(living: Living) -> None:
     assert (task.status, task.run["signal"] in ("XCPU", "KILL")) == (Status.TERMINATED, True)
 
 
+@on_sqlite
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_run_as_changes_user_groups_and_home_and_its_pipes_can_be_opened(cluster: Cluster) -> None:
     program = 'id -u; id -G; echo "$HOME $USER"; echo opened >/dev/stdout; echo event >/dev/fd/3; stat -c %U "$PWD"'
@@ -304,6 +313,7 @@ def test_a_long_output_grows_in_its_file_while_the_task_runs(living: Living) -> 
     assert living.output(task_id) == b"x" * 2_000_000 + b"last\n"
 
 
+@living_on_sqlite
 def test_utf8_survives_block_borders_and_rubbish_becomes_replacement_characters(living: Living) -> None:
     program = f"#!{sys.executable}\nimport os, time\n" + (
         "for part in (b'caf\\xc3', b'\\xa9 ', b'\\xf0\\x9d', b'\\x84\\x9e ', b'\\xff\\xfe nul:\\0'):\n"
@@ -315,7 +325,7 @@ def test_utf8_survives_block_borders_and_rubbish_becomes_replacement_characters(
     assert task.run["output"]["stdout"]["replaced"] == 2
 
 
-@pytest.mark.parametrize("language", ["bash", "perl", "python", "go", "node"])
+@one_store_each("living", "language", ["bash", "perl", "python", "go", "node"])
 def test_each_language_runs_from_nothing_but_the_contract(living: Living, language: str, require: object) -> None:
     from helpers.languages import write_greeter
 

@@ -14,6 +14,7 @@ from disbatch_host.model import TaskFilter
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until
+from helpers.stores import living_on_sqlite, on_sqlite
 
 # From the contract alone. What it does with a task is its parameter `do`.
 WORKER = r"""#!/usr/bin/env python3
@@ -174,6 +175,7 @@ def test_a_crash_ends_its_own_task_only_and_the_process_is_replaced(living: Livi
 
 
 @pytest.mark.parametrize("limit", ["timeout", "idle_timeout"])
+@living_on_sqlite
 def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(living: Living, limit: str) -> None:
     queue = worker_plugin(living, concurrency=1, **{limit: 1})
     before, slow, after = run_all(living, queue, {"n": 1}, {"do": "sleep"}, {"n": 2})
@@ -184,6 +186,7 @@ def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(living:
 
 
 @pytest.mark.parametrize("do", ["no exit code", "done for another"])
+@living_on_sqlite
 def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(living: Living, do: str) -> None:
     queue = worker_plugin(living, concurrency=1)
     odd, after = run_all(living, queue, {"do": do}, {"n": 2})
@@ -192,6 +195,7 @@ def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(living: 
 
 
 @pytest.mark.parametrize("do", ["close", "close after done"])
+@on_sqlite
 def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: str) -> None:
     """It was never noticed: the task ran for ever, and the class with it where it had one process."""
     queue = worker_plugin(cluster, concurrency=1)
@@ -206,6 +210,7 @@ def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: st
     assert_no_process_is_left(cluster)
 
 
+@on_sqlite
 def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, "exec 3>&-; exec sleep 60", worker={"start_timeout": 50})
     (task_id,) = cluster.push(queue, {})
@@ -225,6 +230,7 @@ def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(living
     assert tasks[3].status == 1 and tasks[3].run["pid"] != tasks[1].run["pid"]
 
 
+@living_on_sqlite
 def test_an_event_with_nothing_in_hand_changes_no_task(living: Living) -> None:
     queue = worker_plugin(living, concurrency=1)
     first, second = run_all(living, queue, {"do": "late event"}, {"n": 2})
@@ -232,6 +238,7 @@ def test_an_event_with_nothing_in_hand_changes_no_task(living: Living) -> None:
     assert "progress" not in first.document
 
 
+@on_sqlite
 def test_workers_are_retired_after_max_tasks(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1, worker={"max_tasks": 3})
     tasks = run_all(cluster, queue, *({"n": n} for n in range(9)))
@@ -240,12 +247,14 @@ def test_workers_are_retired_after_max_tasks(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("rule", [{"max_age": 0.001}, {"max_memory": "1K"}])
+@living_on_sqlite
 def test_workers_are_retired_when_they_are_old_or_large(living: Living, rule: dict[str, Any]) -> None:
     queue = worker_plugin(living, concurrency=1, worker=rule)
     tasks = run_all(living, queue, *({"n": n} for n in range(3)))
     assert len(pids(tasks)) == 3
 
 
+@on_sqlite
 def test_an_idle_worker_ends_by_end_of_file(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, worker={"idle_exit": 0.2})
     (task_id,) = cluster.push(queue, {"n": 1})
@@ -287,6 +296,7 @@ def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(c
     cluster.wait_for_status(waiting, 1)
 
 
+@on_sqlite
 def test_a_changed_plugin_gets_new_processes(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1, version="1")
     (first,) = cluster.push(queue, {"n": 1})
@@ -316,6 +326,7 @@ def test_an_orderly_stop_sees_the_task_through_and_ends_the_processes(cluster: C
     assert_no_process_is_left(cluster)
 
 
+@on_sqlite
 def test_a_stop_while_the_worker_starts_gives_the_task_back(cluster: Cluster) -> None:
     started = cluster.directory / "started"
     queue = worker_plugin(cluster, f"touch {started}; exec sleep 60", kill_grace=0.1)
