@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import own
-from disbatch_host.model import TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from figures import Table, Target
 from place import LINE_PROGRAM, Place
 

@@ -27,9 +27,10 @@ from typing import Any
 import own
 import plot
 from contenders import AT_ONCE
-from disbatch_host import model, run_document
-from disbatch_host.model import Document, RunChange, RunKey, Task, Want
-from disbatch_host.store.base import Store
+from disbatch_host.documents import records, transitions
+from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.records import Document, Task
+from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 from figures import Table, Target
@@ -146,7 +147,7 @@ class Pond:
         return own.push(self._store, self._queue, count, make)
 
     def _waiting_one(self, _: int, now: datetime) -> Document:
-        return model.new_task(self._queue, {"n": next(self._number)}, now=now)
+        return records.new_task(self._queue, {"n": next(self._number)}, now=now)
 
     def _finished_one(self, number: int, now: datetime) -> Document:
         """As a node has left it."""
@@ -156,7 +157,7 @@ class Pond:
             "seconds": 0.002, "reason": "exited", "outcome": "success", "exit_code": 0, "pid": 1000,
         }  # fmt: skip
         more = {"stdout": f'done {{"n":{number}}}\n', "status": int(Status.CONCLUDED), "node": "earlier"}
-        document = model.new_task(self._queue, {"n": number}, now=now)
+        document = records.new_task(self._queue, {"n": number}, now=now)
         return {**document, **more, "claim": {"token": token, "at": now}, "run": run}
 
     def rate(self, measure: str, count: int) -> float:
@@ -189,7 +190,7 @@ class Pond:
     def _begin(self, task: Task) -> RunChange:
         now = self._store.now()
         run = {"attempt": 1, "node": "direct", "token": task.token, "started": now}
-        return run_document.start_change(task, RunKey(task.id, "direct", task.token), run, now=now)
+        return transitions.start_change(task, RunKey(task.id, "direct", task.token), run, now=now)
 
     def _conclusion(self, task: Task) -> RunChange:
         now = self._store.now()

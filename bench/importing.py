@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import own
-from disbatch_host.model import TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from figures import Table, Target
 from memory import bare_interpreter
 from place import Place, peak_memory_megabytes

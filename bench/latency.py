@@ -14,7 +14,7 @@ from collections.abc import Callable
 import contenders
 import own
 from contenders import percentile
-from disbatch_host import model
+from disbatch_host.documents import records
 from figures import Table, Target
 from place import Place
 
@@ -55,7 +55,7 @@ def _of_node(place: Place, kind: str, count: int) -> tuple[list[float], list[flo
             for _ in range(count):
                 time.sleep(random.uniform(*GAP_SECONDS))
                 pushed, began = time.time(), time.perf_counter()
-                (task_id,) = store.insert_tasks([model.new_task(queue, {"n": 1}, now=store.now())])
+                (task_id,) = store.insert_tasks([records.new_task(queue, {"n": 1}, now=store.now())])
                 task = own.wait_for_end(store, task_id, within_seconds=30, every_seconds=_LOOK_SECONDS)
                 seen.append(1000 * (time.perf_counter() - began))
                 ended.append(1000 * (task.run["ended"].timestamp() - pushed))

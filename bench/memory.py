@@ -10,7 +10,7 @@ import sys
 import time
 
 import own
-from disbatch_host.model import TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_protocol.status import Status
 from figures import Table, Target
 from helpers.processes import wait_until

@@ -15,10 +15,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any
 
-from disbatch_host import model
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import Document, Task, TaskFilter
-from disbatch_host.store.base import Store
+from disbatch_host.documents import records
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Document, Task
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -47,7 +48,7 @@ def push(store: Store, queue: Any, count: int, make: Callable[[int, datetime], D
     now = store.now()
 
     def waiting(number: int, now: datetime) -> Document:
-        return model.new_task(queue, {"n": number}, now=now)
+        return records.new_task(queue, {"n": number}, now=now)
 
     ids: list[Any] = []
     for numbers in batches(count):

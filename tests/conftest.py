@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.store.base import Store
+from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.open import open_store
 from disbatch_host.store.sqlite import SqliteStore

@@ -23,8 +23,8 @@ import pytest
 
 from disbatch_host.cli.main import cli
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import Task
-from disbatch_host.store.base import Store
+from disbatch_host.documents.records import Task
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from helpers import in_process
 from helpers.nodes import write_plugin

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from acceptance.conftest import Terminal
-from disbatch_host.cli.settings import make_node_id
 from disbatch_host.errors import UsageError
-from disbatch_host.store.open import open_store, redact
+from disbatch_host.settings import make_node_id
+from disbatch_host.store.open import open_store
+from disbatch_host.store.url import redact
 
 Plugin = Callable[..., Path]
 

@@ -6,7 +6,7 @@ import getpass
 import socket
 
 from acceptance.conftest import Site
-from disbatch_host.model import TaskChange, TaskFilter
+from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_protocol.status import Status
 from helpers.processes import assert_group_is_gone
 

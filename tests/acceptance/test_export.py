@@ -14,8 +14,8 @@ import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import new_task
-from disbatch_host.store.base import Store
+from disbatch_host.documents.records import new_task
+from disbatch_host.store.contract import Store
 from helpers.processes import wait_until
 
 Plugin = Callable[..., Path]

@@ -18,8 +18,8 @@ import pymongo
 import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
-from disbatch_host.model import TaskFilter
-from disbatch_host.store.base import Store
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.store.contract import Store
 from helpers.processes import wait_until
 from helpers.stores import on_sqlite
 

@@ -130,7 +130,7 @@ def test_another_form_is_refused(terminal: Terminal, value: str) -> None:
 
 def formatted(**more: Any) -> dict[str, Any]:
     fields = {
-        "name": "disbatch_host.node",
+        "name": "disbatch_host.node.node",
         "levelname": "ERROR",
         "msg": "it %s",
         "args": ("failed",),

@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from acceptance.conftest import Terminal
 from conftest import skip_or_fail
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import Task
-from disbatch_host.services.census import INTERVAL_SECONDS, pause_after
-from disbatch_host.services.metrics import OTHER, QUEUES_MAX, Metrics
+from disbatch_host.documents.records import Task
+from disbatch_host.metrics.census import INTERVAL_SECONDS, pause_after
+from disbatch_host.metrics.counters import OTHER, QUEUES_MAX, Metrics
 from disbatch_host.store.open import open_store
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 from disbatch_protocol.status import Status

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from acceptance.conftest import Terminal
-from disbatch_host.scaffold import LANGUAGES
+from disbatch_host.plugin.new.scaffold import LANGUAGES
 
 PROGRAMS = {"python": "python3"}
 

@@ -15,7 +15,7 @@ import pytest
 from acceptance.conftest import PROGRAM, Terminal
 
 PAGE = Path(__file__).parents[2] / "docs/plugins.md"
-TEMPLATES = Path(__file__).parents[2] / "host/disbatch_host/templates"
+TEMPLATES = Path(__file__).parents[2] / "host/disbatch_host/plugin/new/templates"
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.conftest import Site
-from disbatch_host.model import TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_protocol.status import Status
 from helpers.processes import wait_until
 

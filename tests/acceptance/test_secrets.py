@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.conftest import Terminal
-from disbatch_host.store.open import redact, without_secrets
+from disbatch_host.store.url import redact, without_secrets
 
 Plugin = Callable[..., Path]
 

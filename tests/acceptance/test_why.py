@@ -12,9 +12,10 @@ import pytest
 
 from acceptance.conftest import Result, Terminal
 from disbatch_host.clock import SystemClock
-from disbatch_host.explain import Code
-from disbatch_host.model import TaskChange, Want
-from disbatch_host.run_document import request_of, retry_change
+from disbatch_host.decide.why import Code
+from disbatch_host.documents.changes import TaskChange, Want
+from disbatch_host.documents.requests import request_of
+from disbatch_host.documents.transitions import retry_change
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 from helpers.processes import wait_until

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import run_document
-from disbatch_host.model import OutputChunk, TaskFilter, Want, new_task
-from disbatch_host.store.base import Store
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import OutputChunk, TaskFilter, Want
+from disbatch_host.documents.records import new_task
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.stores import (
     ENDED,
@@ -33,7 +34,7 @@ from helpers.stores import (
 def test_a_task_is_cancelled_by_a_change_or_claimed_but_not_both(store: Store, store_url: str) -> None:
     push(store, *({} for _ in range(60)))
     tasks = list(store.find_tasks(TaskFilter()))
-    changes = [one for one in (run_document.cancel_change(task, REQUEST, now=NOW) for task in tasks) if one]
+    changes = [one for one in (transitions.cancel_change(task, REQUEST, now=NOW) for task in tasks) if one]
 
     def cancel(mine: Store) -> set[Any]:
         return {one.task_id for one in changes if not mine.change_tasks([one])}
@@ -49,7 +50,7 @@ def test_a_task_is_cancelled_by_a_change_or_claimed_but_not_both(store: Store, s
 def test_what_is_cancelled_while_it_runs_is_due_for_its_own_node(store: Store) -> None:
     task, key = claim_one(store)
     store.commit([change(key, Status.CLAIMED, Status.RUNNING)])
-    wanted = run_document.cancel_change(task_of(store, task.id), REQUEST, now=NOW)
+    wanted = transitions.cancel_change(task_of(store, task.id), REQUEST, now=NOW)
     assert wanted is not None and store.change_tasks([wanted]) == set()
     (found,) = store.due("n1")
     assert (found.id, found.token, dict(found.cancel or {})) == (task.id, "t1", REQUEST)
@@ -73,7 +74,7 @@ def test_what_waits_is_due_when_it_has_expired(store: Store, status: int) -> Non
     assert due_ids(store) == ({expired} if status in (-2, -4) else set())
     for task in store.due("n1"):
         assert task.document["expires"] == PAST
-        assert store.change_tasks([run_document.expire_change(task, now=NOW)]) == set()
+        assert store.change_tasks([transitions.expire_change(task, now=NOW)]) == set()
     assert due_ids(store) == set()
 
 
@@ -83,7 +84,7 @@ def test_much_that_is_due_comes_in_pieces(store: Store) -> None:
     for _ in rounds_until(lambda: seen == set(ids)):
         found = store.due("n1", limit=10)
         assert 0 < len(found) <= 30
-        assert store.change_tasks([run_document.expire_change(task, now=NOW) for task in found]) == set()
+        assert store.change_tasks([transitions.expire_change(task, now=NOW) for task in found]) == set()
         seen.update(task.id for task in found)
     assert store.due("n1", limit=10) == []
 

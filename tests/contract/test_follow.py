@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import run_document
-from disbatch_host.model import Want, new_task
-from disbatch_host.store.base import Store
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import Want
+from disbatch_host.documents.records import new_task
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.stores import (
     ENDED,
@@ -78,7 +79,7 @@ def test_the_mark_of_a_task_stays_while_somebody_waits_who_does_not_know_how_it_
     tell(store, ended)
     waits_on = [one for one in (told, mindless) if stored(store, one)["status"] == Status.BLOCKED]
     (late,) = push(store, {}, status=-4, after=[ended])
-    assert store.change_tasks([run_document.told_change(task_of(store, ended))]) == {ended}
+    assert store.change_tasks([transitions.told_change(task_of(store, ended))]) == {ended}
     assert due_ids(store) == {ended}
     tell(store, ended)
     assert due_ids(store) == set() and (stored(store, late)["status"] == Status.BLOCKED) is (status != 1)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import run_document
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunKey, Want
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.model import RunKey, Want
-from disbatch_host.policy import Load
-from disbatch_host.scheduler import Scheduler
-from disbatch_host.store.base import Store
+from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.store.contract import Store
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
 from helpers.stores import (
@@ -102,7 +102,7 @@ def test_what_a_dead_node_had_is_free_after_its_tasks_are_settled(store: Store, 
     push(store, *({} for _ in range(5)))
     tasks = store.claim("n1", [Want("q", 2, maxtotal=2)], "t1")
     assert second_store.claim("n2", [Want("q", 2, maxtotal=2)], "t2") == []
-    lost = [run_document.lost_change(task, node="n1", now=NOW) for task in tasks]
+    lost = [transitions.lost_change(task, node="n1", now=NOW) for task in tasks]
     assert second_store.commit(lost) == set()
     second_store.hold("n1", {})
     assert len(second_store.claim("n2", [Want("q", 2, maxtotal=2)], "t3")) == 2

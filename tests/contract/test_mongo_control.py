@@ -16,11 +16,12 @@ import pytest
 from bson import ObjectId
 
 from contract.test_mongo_races import _LOST, failing, ids_of
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import RunKey, TaskChange, TaskFilter, Want, new_task
-from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.contract import SCHEMA_VERSION
 from disbatch_host.store.mongo import MongoStore, forms, unique_keys
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
@@ -48,7 +49,7 @@ def finish(store: MongoStore, task_id: Any, status: int = Status.FAILED) -> None
 def retry_of(store: MongoStore, task_id: Any) -> TaskChange:
     task = store.get_task(task_id)
     assert task is not None
-    change = run_document.retry_change(task, BY, now=store.now())
+    change = transitions.retry_change(task, BY, now=store.now())
     assert change is not None
     return change
 
@@ -133,7 +134,7 @@ def test_pushes_and_retries_of_one_key_never_make_two_unfinished_tasks(
                     client.change_tasks([TaskChange(task_id=task.id, statuses=frozenset({-2}), set=fields)])
             else:
                 for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({2})), limit=3):
-                    again = run_document.retry_change(task, BY, now=client.now())
+                    again = transitions.retry_change(task, BY, now=client.now())
                     assert again is not None
                     client.change_tasks([again])
             # One command, and tasks of a single collection in one order: no more than there are at some moment, except
@@ -450,7 +451,7 @@ def test_the_oldest_waiting_is_found_whatever_its_priority(mongo: MongoStore) ->
 def told(store: MongoStore, task_id: Any) -> set[Any]:
     task = store.get_task(task_id)
     assert task is not None
-    return store.change_tasks([run_document.told_change(task)])
+    return store.change_tasks([transitions.told_change(task)])
 
 
 def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
@@ -480,7 +481,7 @@ def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
             return Found(found)
 
         racing.setattr(mongo._tasks, "find", find_and_be_overtaken)
-        changes = [run_document.told_change(task) for task in second_mongo.due("n1") if task.id == ended]
+        changes = [transitions.told_change(task) for task in second_mongo.due("n1") if task.id == ended]
         assert len(changes) == 1
         assert mongo.change_tasks(changes) == {ended}
     assert stored(mongo, ended)["awaited"] is True and "telling" not in stored(mongo, ended)
@@ -491,7 +492,7 @@ def test_who_has_been_told_does_not_keep_a_task_awaited(mongo: MongoStore) -> No
     (follower,) = push(mongo, {}, status=-4, after=[failed, other])
     for ended in (failed, other):
         tasks = [mongo.get_task(follower), mongo.get_task(ended)]
-        change = run_document.follow_change(*tasks, now=mongo.now())  # type: ignore[arg-type]
+        change = transitions.follow_change(*tasks, now=mongo.now())  # type: ignore[arg-type]
         assert change is not None and mongo.change_tasks([change]) == set()
     assert told(mongo, failed) == told(mongo, other) == set()
     document = stored(mongo, failed)
@@ -507,7 +508,7 @@ def test_an_orphaned_task_that_is_cancelled_is_awaited_anew(mongo: MongoStore) -
     (orphaned,) = push(mongo, {}, status=-6, awaited=False)
     task = mongo.get_task(orphaned)
     assert task is not None
-    cancel = run_document.cancel_change(task, BY, now=mongo.now())
+    cancel = transitions.cancel_change(task, BY, now=mongo.now())
     assert cancel is not None and mongo.change_tasks([cancel]) == set()
     assert ids_of(mongo.due("n1")) == [orphaned]
 
@@ -591,7 +592,7 @@ def test_everything_works_on_a_standalone_server(own_mongod: Callable[..., Mongo
         assert ids_of(store.due("n1")) == [task_id]
         ended, waits = store.get_task(task_id), store.get_task(follower)
         assert ended is not None and waits is not None
-        release = run_document.follow_change(waits, ended, now=store.now())
+        release = transitions.follow_change(waits, ended, now=store.now())
         assert release is not None and store.change_tasks([release]) == set()
         assert told(store, task_id) == set()
         assert store.change_tasks([retry_of(store, task_id)]) == set()

@@ -13,7 +13,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunKey, TaskFilter, Want, new_task
+from disbatch_host.documents.changes import RunKey, TaskFilter, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.status import Status

@@ -11,10 +11,11 @@ import gridfs
 import pytest
 from bson import Decimal128, ObjectId, Regex
 
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, Want, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
@@ -78,7 +79,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         "claim with limits": (lambda: mongo.claim("n1", [limited], "t5"), 40),
         "what is due": (lambda: mongo.due("n1"), 10),
         "followers": (lambda: list(mongo.find_tasks(followers)), 5),
-        "told": (lambda: mongo.change_tasks([run_document.told_change(mongo.due("n1")[0])]), 20),
+        "told": (lambda: mongo.change_tasks([transitions.told_change(mongo.due("n1")[0])]), 20),
         "oldest waiting": (mongo.oldest_waiting, 25),
     }
     plans = Plans(raw)

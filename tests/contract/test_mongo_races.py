@@ -20,22 +20,13 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import (
-    NOBODY,
-    OUTPUT_CHUNK_SIZE,
-    OutputChunk,
-    RunChange,
-    RunKey,
-    Task,
-    TaskFilter,
-    Want,
-    new_task,
-)
-from disbatch_host.policy import Load
-from disbatch_host.scheduler import Scheduler
+from disbatch_host.node.scheduler import Scheduler
 from disbatch_host.store.mongo import MongoStore, waiting
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
@@ -177,7 +168,7 @@ def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_an
 
     def begin(task: Task, class_name: str) -> RunChange:
         run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
-        return run_document.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+        return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
 
     scheduler = Scheduler("n1")
     heard = scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=True, begin=begin)

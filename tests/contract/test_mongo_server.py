@@ -14,8 +14,8 @@ import pymongo
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import RunKey, TaskFilter, Want
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError, UsageError
-from disbatch_host.model import RunKey, TaskFilter, Want
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod

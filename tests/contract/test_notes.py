@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.store.base import Store
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from helpers.stores import NOW
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.model import TaskChange
-from disbatch_host.store.base import Store
+from disbatch_host.documents.changes import TaskChange
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.stores import (
     ENDED,

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, new_task
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import NOBODY, RunChange, RunKey, TaskChange, TaskFilter, Want, new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
@@ -24,7 +25,8 @@ BUSY_PROCESS = """
 import sys, time
 from pathlib import Path
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunChange, RunKey, Want, new_task
+from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.status import Status
 

@@ -12,19 +12,10 @@ from typing import Any
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, NodeRecord, new_task
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreTooNewError
-from disbatch_host.model import (
-    NOBODY,
-    OUTPUT_CHUNK_SIZE,
-    NodeRecord,
-    OutputChunk,
-    RunChange,
-    RunKey,
-    TaskFilter,
-    Want,
-    new_task,
-)
-from disbatch_host.store.base import SCHEMA_VERSION, Store
+from disbatch_host.store.contract import SCHEMA_VERSION, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers.stores import NOW, change, claim_one, push, stored

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import RunChange, RunKey, Want, new_task
-from disbatch_host.services.store_thread import StoreThread
-from disbatch_host.store.base import Store
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from disbatch_host.documents.changes import TaskFilter, Want
+from disbatch_host.documents.records import new_task
 from disbatch_host.errors import DuplicateIdError
-from disbatch_host.model import TaskFilter, Want, new_task
-from disbatch_host.store.base import Store
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.stores import (
     ENDED,

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.local_run import LocalHost
-from disbatch_host.plugins import PluginScanner
+from disbatch_host.plugin.catalog import PluginScanner
+from disbatch_host.trial.local_host import LocalHost
 from helpers.nodes import write_plugin
 
 

@@ -9,8 +9,9 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from contract.test_mongo_races import failing
+from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
+from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.model import RunChange, RunKey, TaskFilter, new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod

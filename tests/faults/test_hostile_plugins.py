@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from conftest import skip_or_fail
-from disbatch_host import machine
-from disbatch_host.model import Task
-from disbatch_host.plugins import Plugin, examine
+from disbatch_host.documents.records import Task
+from disbatch_host.plugin.catalog import Plugin, examine
+from disbatch_host.process import machine
 from disbatch_protocol.status import Status
 from helpers.disks import CannotMount, small_disk
 from helpers.nodes import Cluster, public_plugins, write_plugin

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import machine
-from disbatch_host.model import RunChange, RunKey
+from disbatch_host.documents.changes import RunChange, RunKey
+from disbatch_host.process import machine
 from disbatch_protocol.status import Status
 from helpers import accounts
 from helpers.accounts import Account

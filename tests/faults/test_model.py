@@ -25,13 +25,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunChange, RunKey, Task, TaskFilter, new_task
-from disbatch_host.policy import Load
-from disbatch_host.scheduler import Scheduler
-from disbatch_host.services import lost_runs
-from disbatch_host.store.base import Store
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
+from disbatch_host.documents.records import Task, new_task
+from disbatch_host.node.duties import lost_runs
+from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol import status as statuses
@@ -248,7 +249,7 @@ class Nodes(RuleBasedStateMachine):
             "started": now,
         }
         hand.stage = "starting"
-        change = run_document.start_change(hand.task, hand.key, hand.run, now=now)
+        change = transitions.start_change(hand.task, hand.key, hand.run, now=now)
 
         def answer(is_accepted: bool) -> None:
             if is_accepted:
@@ -262,14 +263,14 @@ class Nodes(RuleBasedStateMachine):
     def give_back(self, pick: int) -> None:
         node, hand = self.pick(pick, "claimed")
         hand.stage = "ending"
-        self.hand_in(node, hand, run_document.give_back_change(hand.key, now=node.now()), lambda _: None)
+        self.hand_in(node, hand, transitions.give_back_change(hand.key, now=node.now()), lambda _: None)
 
     @precondition(lambda self: self.hands("running"))
     @rule(pick=PICK, fate=FATE)
     def say(self, pick: int, fate: str) -> None:
         node, hand = self.pick(pick, "running")
         hand.said += 1
-        change = run_document.progress_change(hand.key, {"stdout": f"{hand.key.token} {hand.said}"})
+        change = transitions.progress_change(hand.key, {"stdout": f"{hand.key.token} {hand.said}"})
         self.hand_in(node, hand, change, lambda _: None)
         self.do_write(node, fate)
 
@@ -303,7 +304,7 @@ class Nodes(RuleBasedStateMachine):
                 for _ in range(children)
             ]
         delay = conclusion.delay_seconds
-        change = run_document.end_change(
+        change = transitions.end_change(
             hand.task,
             hand.key,
             left=Status.RUNNING,

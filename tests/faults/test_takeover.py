@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import machine
+from disbatch_host.process import machine
 from disbatch_protocol.status import Status
 from helpers import accounts
 from helpers.accounts import Account

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disbatch_host import machine
+from disbatch_host.process import machine
 
 # Writes a line for its start and one for its end, and in between says again and again that it lives, until the gate
 # of its node and life is there. One source for both modes; a SIGTERM alone does not end it where the parameters say so.

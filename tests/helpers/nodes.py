@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import jsonschema
 
-from disbatch_host import model
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import Task, TaskFilter
-from disbatch_host.store.base import Store
+from disbatch_host.documents import records
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Task
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
@@ -65,7 +66,7 @@ class Cluster:
 
     def push(self, queue: Any, *parameters: Any, **more: Any) -> list[Any]:
         now = SystemClock().now()
-        return self.store.insert_tasks([model.new_task(queue, one, now=now, **more) for one in parameters])
+        return self.store.insert_tasks([records.new_task(queue, one, now=now, **more) for one in parameters])
 
     def task(self, task_id: Any) -> Task:
         task = self.store.get_task(task_id)

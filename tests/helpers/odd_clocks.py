@@ -13,9 +13,11 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from disbatch_host import logs, node, policy
+from disbatch_host import logs
 from disbatch_host.clock import SystemClock
-from disbatch_host.node import NodeSettings, run_node
+from disbatch_host.decide import membership
+from disbatch_host.node import node
+from disbatch_host.node.node import NodeSettings, run_node
 from disbatch_host.store.open import open_store
 from helpers.nodes import Cluster
 
@@ -85,7 +87,7 @@ def _quicken() -> None:
     """Nodes look for dead ones every five seconds, and watch each for four: too long for a test that has to see
     several. Becomes an argument of `run_node` as soon as that takes the intervals of a node."""
     node.SWEEP_SECONDS = 0.2
-    policy.CONFIRM_SECONDS = 1.0
+    membership.CONFIRM_SECONDS = 1.0
 
 
 if __name__ == "__main__":

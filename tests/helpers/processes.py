@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from disbatch_host import machine
+from disbatch_host.process import machine
 
 
 def group_members(group: int) -> list[int]:

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import run_document
 from disbatch_host.clock import SystemClock
-from disbatch_host.model import RunChange, RunKey, Task, TaskChange, TaskFilter, Want, new_task
-from disbatch_host.store.base import Store
+from disbatch_host.documents import requests, transitions
+from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import Task, new_task
+from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 
 NOW = datetime(2026, 4, 26, 17, 59, 33, 123000, tzinfo=UTC)
 PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 60.0
-REQUEST = run_document.request_of("me@here", "because", now=NOW)
+REQUEST = requests.request_of("me@here", "because", now=NOW)
 # Marks of tests to which it does not matter what the store is.
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 living_on_sqlite = pytest.mark.parametrize("living", ["sqlite"], indirect=True, scope="module")
@@ -78,7 +79,7 @@ def end(store: Store, task_id: Any, status: int = int(Status.CONCLUDED)) -> None
 
 
 def retry(store: Store, task_id: Any) -> TaskChange:
-    wanted = run_document.retry_change(task_of(store, task_id), REQUEST, now=NOW)
+    wanted = transitions.retry_change(task_of(store, task_id), REQUEST, now=NOW)
     assert wanted is not None
     return wanted
 
@@ -133,6 +134,6 @@ def tell(store: Store, ended: Any) -> None:
     """What a node does when a task that others wait for has ended."""
     which = TaskFilter(after=ended, statuses=frozenset({int(Status.BLOCKED)}))
     task = task_of(store, ended)
-    changes = [run_document.follow_change(follower, task, now=NOW) for follower in store.find_tasks(which)]
+    changes = [transitions.follow_change(follower, task, now=NOW) for follower in store.find_tasks(which)]
     assert store.change_tasks([one for one in changes if one is not None]) == set()
-    assert store.change_tasks([run_document.told_change(task)]) == set()
+    assert store.change_tasks([transitions.told_change(task)]) == set()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from disbatch_host import bundled
-from disbatch_host.local_run import run_once
-from disbatch_host.plugins import Catalog, load_plugins
+from disbatch_host.plugin.catalog import Catalog, load_plugins
+from disbatch_host.plugin.new import bundled
+from disbatch_host.trial.local_host import run_once
 from disbatch_protocol.status import Status
 
 NAMES = (

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.process import child as child_module
-from disbatch_host.process.child import PIPE_SIZE, Child, Deadlines, ProcessEnd, StopReason, Stream
+from disbatch_host.process.child import PIPE_SIZE, Child
+from disbatch_host.process.interface import Command, Deadlines, Environment, ProcessEnd, StartError, StopReason, Stream
 from disbatch_host.process.poller import Poller
-from disbatch_host.process.spawn import Command, Environment, StartError, close_others_on_exec
+from disbatch_host.process.spawn import close_others_on_exec
 from disbatch_host.process.spawner import Spawner
 from helpers.processes import assert_group_is_gone, descriptors
 

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from disbatch_host.claim import Claim
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.records import Task
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.launch import LaunchSite
-from disbatch_host.model import RunChange, RunKey, Task, Want
-from disbatch_host.plugins import load_plugins
-from disbatch_host.runner import Surroundings
-from disbatch_host.services.store_thread import StoreThread
-from disbatch_host.store.base import Store
-from disbatch_host.workers import WorkerPool
+from disbatch_host.node.claim import Claim
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.plugin.catalog import load_plugins
+from disbatch_host.plugin.program import LaunchSite
+from disbatch_host.run.attempt import Surroundings
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 from integration.test_workers import worker_plugin

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.effects import EventEffects
-from disbatch_host.local_run import MemoryRecorder, run_once
-from disbatch_host.model import Task
-from disbatch_host.plugins import load_plugins
+from disbatch_host.documents.records import Task
+from disbatch_host.plugin.catalog import load_plugins
+from disbatch_host.run.events import EventEffects
+from disbatch_host.trial.local_host import MemoryRecorder, run_once
 from disbatch_protocol.events import parse_line
 from disbatch_protocol.status import Status
 from helpers.languages import EVENT_PROGRAMS, write_sayer

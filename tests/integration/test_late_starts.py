@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from disbatch_host import run_document, runner
 from disbatch_host.clock import SystemClock
-from disbatch_host.launch import LaunchSite
-from disbatch_host.model import RunChange, RunKey, Task, Want
-from disbatch_host.plugins import load_plugins
-from disbatch_host.runner import Run, RunReport, RunResult, Surroundings
-from disbatch_host.services.store_thread import StoreThread
-from disbatch_host.workers import WorkerPool
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.records import Task
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.plugin.catalog import load_plugins
+from disbatch_host.plugin.program import LaunchSite
+from disbatch_host.run import attempt
+from disbatch_host.run.attempt import Run, RunReport, RunResult, Surroundings
+from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 
@@ -43,8 +45,8 @@ async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begu
 
     def begin(task: Task) -> RunChange:
         nonlocal run
-        run = runner.beginning(task, plugin, around)
-        return run_document.start_change(task, RunKey(task.id, "n1", task.token), run, now=clock.now())
+        run = attempt.beginning(task, plugin, around)
+        return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=clock.now())
 
     try:
         claim = recorder.call(lambda store: store.claim("n1", [Want("Touch", 1)], "t1", begin if begun else None))

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.machine import Machine, process_started
-from disbatch_host.model import NOBODY, Want, new_task
+from disbatch_host.documents.changes import Want
+from disbatch_host.documents.records import NOBODY, new_task
+from disbatch_host.process.machine import Machine, process_started
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, documents
 from helpers.processes import assert_group_is_gone, wait_until
@@ -398,7 +399,7 @@ def test_what_a_node_does_not_know_of_its_pid_is_found_by_the_processes_environm
     queue = cluster.queue("Safe")
     (task_id,) = cluster.push(queue, {})
     (task,) = cluster.store.claim("n1", [Want(queue, 1)], "t")
-    from disbatch_host.model import RunChange, RunKey
+    from disbatch_host.documents.changes import RunChange, RunKey
 
     change = RunChange(
         key=RunKey(task.id, "n1", "t"),
@@ -433,7 +434,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     queue = cluster.queue("Echo", maxthreads=1)
     mine, other = cluster.push(queue, {}, {})
     cluster.store.claim("n1", [Want(queue, 2)], "lost answer")
-    from disbatch_host.scheduler import Scheduler
+    from disbatch_host.node.scheduler import Scheduler
 
     assert Scheduler("n1").give_back_strays(cluster.store, known=frozenset({str(mine)})) == 1
     assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]

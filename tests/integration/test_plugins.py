@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.errors import UsageError
-from disbatch_host.plugins import Catalog, PluginScanner, load_plugins
+from disbatch_host.plugin.catalog import Catalog, PluginScanner, load_plugins
 from helpers.nodes import write_plugin
 
 

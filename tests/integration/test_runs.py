@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from disbatch_host.model import NOBODY
+from disbatch_host.documents.records import NOBODY
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until

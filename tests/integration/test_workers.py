@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.model import TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.bulk import mapping
-from disbatch_host.bulk.importing import Record
-from disbatch_host.bulk.mapping import Field, RowError, csv_mapper, key_of_column, object_mapper, parse_fields
 from disbatch_host.cli.parameters import parse_json
+from disbatch_host.client.importing import mapping
+from disbatch_host.client.importing.creation import Record
+from disbatch_host.client.importing.mapping import (
+    Field,
+    RowError,
+    csv_mapper,
+    key_of_column,
+    object_mapper,
+    parse_fields,
+)
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
 from disbatch_protocol.parameters import ParameterSchema

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host import run_document
-from disbatch_host.model import Queue, Sort, Task, TaskChange
+from disbatch_host.documents import requests, transitions
+from disbatch_host.documents.changes import TaskChange
+from disbatch_host.documents.records import Queue, Sort, Task
 from disbatch_protocol.quantities import Rate, parse_rate
 from disbatch_protocol.status import Status, is_finished, may_become
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 BEFORE = NOW - timedelta(hours=1)
-REQUEST = run_document.request_of("kim@desk", "wrong list", now=NOW)
+REQUEST = requests.request_of("kim@desk", "wrong list", now=NOW)
 EVERY_STATUS = [*(int(status) for status in Status), 7]
 
 
@@ -33,7 +34,7 @@ def after(change: TaskChange, before: Task) -> dict[str, Any]:
 @pytest.mark.parametrize("status", EVERY_STATUS)
 def test_a_cancel_ends_what_has_not_started_asks_what_runs_and_leaves_what_has_ended(status: int) -> None:
     one = task(status, run={"attempt": 2}, claim={"token": "t"}, not_before=NOW)
-    change = run_document.cancel_change(one, REQUEST, now=NOW)
+    change = transitions.cancel_change(one, REQUEST, now=NOW)
     if status == Status.RUNNING:
         assert change is not None and dict(change.set) == {"cancel": REQUEST} and change.unset == ()
     elif may_become(status, Status.CANCELLED):
@@ -54,7 +55,7 @@ def test_a_cancel_ends_what_has_not_started_asks_what_runs_and_leaves_what_has_e
 def test_a_retry_takes_everything_that_has_ended_back_and_keeps_how_it_ended(status: int) -> None:
     run = {"attempt": 3, "started": BEFORE, "reason": "exited", "exit_code": 4}
     one = task(status, run=run, attempts=[{"status": -4, "attempt": 2}], error={"code": "x", "message": "m"}, result=1)
-    change = run_document.retry_change(one, REQUEST, now=NOW)
+    change = transitions.retry_change(one, REQUEST, now=NOW)
     if not is_finished(status):
         assert change is None
         return
@@ -71,7 +72,7 @@ def test_a_retry_takes_everything_that_has_ended_back_and_keeps_how_it_ended(sta
 
 def test_a_retry_of_what_was_cancelled_before_its_first_attempt_counts_none() -> None:
     one = task(Status.CANCELLED, run={"cancelled": REQUEST}, error={"code": "cancelled", "message": "m"})
-    change = run_document.retry_change(one, REQUEST, now=NOW)
+    change = transitions.retry_change(one, REQUEST, now=NOW)
     assert change is not None
     again = Task.from_document(after(change, one))
     assert again.attempts == [] and again.run == {} and again.next_attempt == 1 and again.attempts_forgiven == 0
@@ -87,18 +88,18 @@ def ended(task_id: str, status: int) -> Task:
 
 def test_a_follower_is_created_when_the_last_one_that_it_waits_for_has_concluded() -> None:
     one = follower()
-    change = run_document.follow_change(one, ended("a", Status.CONCLUDED), now=NOW)
+    change = transitions.follow_change(one, ended("a", Status.CONCLUDED), now=NOW)
     assert change is not None and change.mtime == BEFORE and "status" not in change.set
     left = after(change, one)
     assert left["after"] == ["b"]
     one = Task.from_document(left)
-    change = run_document.follow_change(one, ended("b", Status.CONCLUDED), now=NOW)
+    change = transitions.follow_change(one, ended("b", Status.CONCLUDED), now=NOW)
     assert change is not None and change.set["status"] == Status.CREATED and "after" not in after(change, one)
 
 
 def test_a_follower_that_is_also_delayed_stays_blocked_until_its_time() -> None:
     one = follower(after=["a"], not_before=NOW + timedelta(hours=1))
-    change = run_document.follow_change(one, ended("a", Status.CONCLUDED), now=NOW)
+    change = transitions.follow_change(one, ended("a", Status.CONCLUDED), now=NOW)
     assert change is not None and "status" not in change.set
     assert "after" not in after(change, one) and "not_before" in after(change, one)
 
@@ -106,31 +107,31 @@ def test_a_follower_that_is_also_delayed_stays_blocked_until_its_time() -> None:
 @pytest.mark.parametrize("status", [Status.FAILED, 9, Status.TERMINATED, Status.CANCELLED, Status.ORPHANED])
 def test_a_follower_of_what_failed_waits_on_and_says_why_until_that_has_concluded(status: int) -> None:
     one = follower(after=["a"])
-    change = run_document.follow_change(one, ended("a", status), now=NOW)
+    change = transitions.follow_change(one, ended("a", status), now=NOW)
     assert change is not None and "status" not in change.set and "after" not in change.unset
     left = after(change, one)
     assert left["error"]["code"] == "after_failed" and left["error"]["task"] == "a" and left["after"] == ["a"]
     told = Task.from_document(left)
-    assert run_document.follow_change(told, ended("a", status), now=NOW) is None
-    change = run_document.follow_change(told, ended("a", Status.CONCLUDED), now=NOW)
+    assert transitions.follow_change(told, ended("a", status), now=NOW) is None
+    change = transitions.follow_change(told, ended("a", Status.CONCLUDED), now=NOW)
     assert change is not None and "error" not in after(change, told) and change.set["status"] == Status.CREATED
 
 
 def test_a_follower_that_does_not_mind_runs_after_any_end_but_not_while_nobody_knows_the_end() -> None:
     one = follower(after=["a"], after_any=True)
     for status in (Status.FAILED, 5, Status.TERMINATED, Status.CANCELLED, Status.CONCLUDED):
-        change = run_document.follow_change(one, ended("a", status), now=NOW)
+        change = transitions.follow_change(one, ended("a", status), now=NOW)
         assert change is not None and change.set["status"] == Status.CREATED
-    change = run_document.follow_change(one, ended("a", Status.ORPHANED), now=NOW)
+    change = transitions.follow_change(one, ended("a", Status.ORPHANED), now=NOW)
     assert change is not None and "status" not in change.set and change.set["error"]["code"] == "after_failed"
 
 
 def test_the_reason_of_a_follower_names_the_task_that_still_keeps_it_waiting() -> None:
     one = follower()
-    change = run_document.follow_change(one, ended("a", Status.FAILED), now=NOW)
+    change = transitions.follow_change(one, ended("a", Status.FAILED), now=NOW)
     assert change is not None
     told = Task.from_document(after(change, one))
-    change = run_document.follow_change(told, ended("b", Status.CONCLUDED), now=NOW)
+    change = transitions.follow_change(told, ended("b", Status.CONCLUDED), now=NOW)
     assert change is not None
     left = after(change, told)
     assert left["after"] == ["a"] and left["error"]["task"] == "a"

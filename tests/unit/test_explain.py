@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from disbatch_host import explain, policy
-from disbatch_host.explain import Code, Snapshot
-from disbatch_host.model import NodeRecord, Queue, Task
+from disbatch_host.decide import placement
+from disbatch_host.decide.why import Code, Snapshot, Why, cause_of
+from disbatch_host.documents.records import NodeRecord, Queue, Task
 from disbatch_protocol.status import Status
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
@@ -30,8 +30,8 @@ def task(status: int = Status.CREATED, **fields: Any) -> Task:
     return Task.from_document({"_id": "t1", "queue": "q", "status": int(status), "node": -1, "mtime": NOW, **fields})
 
 
-def why(one: Task | None = None, queue_: Queue | None = None, *nodes: NodeRecord, **more: Any) -> explain.Why:
-    return explain.why(Snapshot(task=one or task(), queue=queue_ or queue(), nodes=nodes or (node(),), now=NOW, **more))
+def why(one: Task | None = None, queue_: Queue | None = None, *nodes: NodeRecord, **more: Any) -> Why:
+    return cause_of(Snapshot(task=one or task(), queue=queue_ or queue(), nodes=nodes or (node(),), now=NOW, **more))
 
 
 @given(
@@ -52,7 +52,7 @@ def test_a_limit_is_named_exactly_where_the_policy_of_the_node_allots_nothing(
 ) -> None:
     """What the node knows itself and what it publishes lead to the same decision."""
     one = queue(maxthreads=maxthreads)
-    load = policy.Load(
+    load = placement.Load(
         max_per_queue=max_per_queue,
         max_total=max_total,
         running={"q": here, "other": in_other_queue},
@@ -66,12 +66,12 @@ def test_a_limit_is_named_exactly_where_the_policy_of_the_node_allots_nothing(
         heartbeat={
             "running": here + in_other_queue,
             "queues": [
-                {"class": "A", "queue": "q", "threads": policy.limit_of(one, load), "processing": here},
+                {"class": "A", "queue": "q", "threads": placement.limit_of(one, load), "processing": here},
                 {"class": "A", "queue": "other", "threads": 9, "processing": in_other_queue},
             ],
         },
     )
-    has_room = bool(policy.allot([one], load))
+    has_room = bool(placement.allot([one], load))
     assert (why(None, one, record).code is Code.TURN) is has_room
 
 

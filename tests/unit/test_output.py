@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host.model import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
-from disbatch_host.output import OutputStream
+from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_host.run.output import OutputStream
 
 MIB = 2**20
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host import policy
-from disbatch_host.model import NodeRecord, Queue
-from disbatch_host.policy import Holder, Load, Place
+from disbatch_host.decide import membership, placement
+from disbatch_host.decide.membership import Holder
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents.changes import Place
+from disbatch_host.documents.records import NodeRecord, Queue
 from disbatch_protocol.status import TRANSITIONS, Status, is_finished, kind, may_become, name, names, parse
 
 
@@ -51,9 +53,9 @@ def test_allotments_keep_every_limit_and_leave_no_slot_unused(
         running_of_class=of_class,
         concurrency_of_class=concurrency,
     )
-    given_to = dict(policy.allot(served, load))
+    given_to = dict(placement.allot(served, load))
     assert all(count > 0 for count in given_to.values())
-    open_slots = {one.id: max(0, policy.limit_of(one, load) - running[one.id]) for one in served}
+    open_slots = {one.id: max(0, placement.limit_of(one, load) - running[one.id]) for one in served}
     assert all(count <= open_slots[queue_id] for queue_id, count in given_to.items())
     if max_total is not None:
         assert sum(given_to.values()) <= max(0, max_total - sum(running.values()))
@@ -72,7 +74,7 @@ def test_allotments_keep_every_limit_and_leave_no_slot_unused(
 def test_contended_slots_go_to_the_queues_that_have_the_fewest() -> None:
     load = Load(max_per_queue=10, max_total=7, running={"busy": 3})
     served = [queue("busy"), queue("a"), queue("b")]
-    assert dict(policy.allot(served, load)) == {"a": 2, "b": 2}
+    assert dict(placement.allot(served, load)) == {"a": 2, "b": 2}
 
 
 @given(st.lists(st.sampled_from("ab")), st.lists(st.sampled_from("ab")))
@@ -84,7 +86,7 @@ def test_a_load_without_runs_is_that_of_the_others(running: list[str], ended: li
 
     queues = [queue("a", "A"), queue("b", "B")]
     less = load(running + ended).without([Place(one, one.upper()) for one in ended])
-    assert policy.allot(queues, less) == policy.allot(queues, load(running))
+    assert placement.allot(queues, less) == placement.allot(queues, load(running))
 
 
 def test_a_queue_is_served_where_pin_ignore_plugin_and_document_allow_it() -> None:
@@ -96,14 +98,14 @@ def test_a_queue_is_served_where_pin_ignore_plugin_and_document_allow_it() -> No
         queue("unknown", "Z"),
         queue("broken", maxthreads=-1),
     ]
-    served = policy.served(all_queues, node_id="n1", classes=frozenset({"A"}))
+    served = placement.served(all_queues, node_id="n1", classes=frozenset({"A"}))
     assert [one.id for one in served] == ["fine", "pinned"]
 
 
 def test_an_id_is_free_when_its_process_here_is_gone_or_its_heartbeat_elsewhere_is_stale() -> None:
     def may(age_seconds: float | None, *, here: bool, alive: bool, **more: Any) -> bool:
         holder = Holder(record=node(age_seconds, **more), is_on_this_machine=here, is_process_alive=alive)
-        return policy.may_take_id(holder, dead_after_seconds=30)
+        return membership.may_take_id(holder, dead_after_seconds=30)
 
     assert may(0, here=True, alive=False)
     assert not may(1000, here=True, alive=True)
@@ -123,7 +125,7 @@ def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:
         node(10, node_id="hasty", settings={"dead_after_seconds": 5}),
     ]
     watched = {one.id: 5.0 for one in nodes}
-    dead = policy.dead_nodes(nodes, own_id="me", dead_after_seconds=30, watched_seconds=watched)
+    dead = membership.dead_nodes(nodes, own_id="me", dead_after_seconds=30, watched_seconds=watched)
     assert [one.id for one in dead] == ["dead", "hasty"]
 
 
@@ -143,7 +145,7 @@ def test_an_old_date_alone_makes_no_node_dead(
     age_seconds: float, watched_seconds: float, heartbeat_seconds: float, is_dead: bool
 ) -> None:
     one = node(age_seconds, node_id="n2", settings={"heartbeat_seconds": heartbeat_seconds})
-    dead = policy.dead_nodes([one], own_id="me", dead_after_seconds=30, watched_seconds={"n2": watched_seconds})
+    dead = membership.dead_nodes([one], own_id="me", dead_after_seconds=30, watched_seconds={"n2": watched_seconds})
     assert (dead == [one]) is is_dead
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host.effects import EventEffects
-from disbatch_host.model import Task
+from disbatch_host.documents.records import Task
+from disbatch_host.run.events import EventEffects
 from disbatch_protocol import schemas
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import EventReader, parse_line

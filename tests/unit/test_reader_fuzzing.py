@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disbatch_host.effects import EventEffects
-from disbatch_host.model import Task
+from disbatch_host.documents.records import Task
+from disbatch_host.run.events import EventEffects
 from disbatch_protocol import schemas
 from disbatch_protocol.events import DEPTH_MAX, LINE_KEPT, LINE_MAX, BadLine, EventReader, parse_line
 from disbatch_protocol.faults import Severity

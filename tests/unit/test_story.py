@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from disbatch_host.cli import story
-from disbatch_host.model import Task
+from disbatch_host.documents.records import Task
 from disbatch_protocol.status import Status
 
 T = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)

@@ -16,13 +16,13 @@ from typing import Any
 
 import click
 
-from disbatch_host import run_document
-from disbatch_host.cli.settings import Settings, resolve
 from disbatch_host.clock import SystemClock
+from disbatch_host.documents import requests
+from disbatch_host.documents.records import Document, Queue, Task
 from disbatch_host.errors import NotFoundError, UsageError
-from disbatch_host.model import Document, Queue, Task
-from disbatch_host.plugins import Catalog, load_plugins
-from disbatch_host.store.base import Access, Store
+from disbatch_host.plugin.catalog import Catalog, load_plugins
+from disbatch_host.settings import Settings, resolve
+from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.faults import near_name
 
@@ -139,7 +139,7 @@ def request(reason: str | None, now: datetime) -> Document:
     """Who asks, when, and why, as documents hold it. Raises UsageError where the reason cannot be shown."""
     if reason is not None:
         check_id("a reason", reason)
-    return run_document.request_of(who(), reason, now=now)
+    return requests.request_of(who(), reason, now=now)
 
 
 def reason_option(function: Any) -> Any:

@@ -38,7 +38,7 @@ _COMMANDS = {
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
     "queue": ("queue", "queue", "Create, list, show, change, pause and delete queues."),
     "task": ("task", "task", "Push, list, show, cancel and delete tasks, run them again, wait for them."),
-    "node": ("nodes", "node", "List and show nodes, drain and stop them."),
+    "node": ("node", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show what waits, runs and has ended, and which nodes are alive."),
     "completion": ("completion", "completion", "Print the script that makes a shell complete commands and ids."),
 }
@@ -119,13 +119,13 @@ class Subcommands(click.Group):
 
 
 def _imported(module: str, attribute: str) -> click.Command:
-    command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.{module}"), attribute)
+    command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.commands.{module}"), attribute)
     return command
 
 
 def _furnished(command: click.Command | None, context: click.Context, group: str | None) -> click.Command | None:
     if command is not None and context.resilient_parsing:  # a shell wants to complete a line
-        from disbatch_host.cli import completion  # noqa: PLC0415
+        from disbatch_host.cli.commands import completion  # noqa: PLC0415
 
         completion.furnish(command, group)
     return command
@@ -207,7 +207,7 @@ def cli(context: click.Context, /, **node_options: Any) -> int | None:
                 f"{', '.join(given)} is for running a node, not for the command {context.invoked_subcommand!r}"
             )
         return None
-    from disbatch_host.cli.run import run  # noqa: PLC0415
+    from disbatch_host.cli.commands.run import run  # noqa: PLC0415
 
     return run(context.ensure_object(dict), node_options)
 
@@ -262,7 +262,7 @@ def _run(arguments: list[str]) -> int:
 
 def _complete() -> int:
     """A shell asks, through variables, how a line may go on."""
-    from disbatch_host.cli import completion  # noqa: PLC0415
+    from disbatch_host.cli.commands import completion  # noqa: PLC0415
 
     completion.register()
     try:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.cli import common
+from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError
-from disbatch_host.model import Task
-from disbatch_host.plugins import Plugin
-from disbatch_host.store.base import Store
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.store.contract import Store
 from disbatch_protocol.parameters import masked_at
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from disbatch_host import explain
-from disbatch_host.cli import nodes
-from disbatch_host.cli.status import totals, why_waiting
+from disbatch_host.cli.commands import node
+from disbatch_host.cli.commands.status import totals, why_waiting
 from disbatch_host.clock import Clock
-from disbatch_host.explain import Code
-from disbatch_host.model import NodeRecord, Queue, QueueId, Task, TaskFilter, whole_number
-from disbatch_host.store.base import Store
+from disbatch_host.decide import readings
+from disbatch_host.decide.why import Code
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, whole_number
+from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
@@ -263,21 +264,21 @@ def _running_facts(task: Task, now: datetime) -> RunningFacts:
 
 def _node_facts(record: NodeRecord) -> NodeFacts:
     document = record.document
-    served = nodes.heartbeat_queues(record)
+    served = node.heartbeat_queues(record)
     heartbeat, settings, host = (_object(document.get(name)) for name in ("heartbeat", "settings", "host"))
     running = whole_number(heartbeat.get("running"))
-    is_alive = not record.is_stale(nodes.DEAD_AFTER_SECONDS)
+    is_alive = not record.is_stale(node.DEAD_AFTER_SECONDS)
     request = record.requests.get("stop" if record.state == "stopping" else "drain")
-    notes = [f"{one.get('class')} set aside: {one.get('reason')}" for one in nodes.records(document.get("set_aside"))]
-    broken = [f"{name} broken: {reason}" for name, reason in explain.broken_of(record).items()]
+    notes = [f"{one.get('class')} set aside: {one.get('reason')}" for one in node.records(document.get("set_aside"))]
+    broken = [f"{name} broken: {reason}" for name, reason in readings.broken_of(record).items()]
     if isinstance(request, Mapping) and record.state != "running":
         notes.insert(0, f"asked by {request.get('by')}{': ' + str(request['why']) if request.get('why') else ''}")
     return NodeFacts(
         name=record.id,
         state=record.state if is_alive else "dead",
         is_alive=is_alive,
-        running=sum(nodes.number(one, "processing") for one in served) if running is None else running,
-        threads=sum(nodes.number(one, "threads") for one in served),
+        running=sum(node.number(one, "processing") for one in served) if running is None else running,
+        threads=sum(node.number(one, "threads") for one in served),
         max_total=whole_number(settings.get("max_total")),
         age_seconds=record.age_seconds,
         machine=str(host.get("name") or ""),

@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, moments, render
+from disbatch_host.cli import common, render, times
+from disbatch_host.documents.changes import TaskChange, TaskFilter
+from disbatch_host.documents.records import QueueId, Task, TaskId
 from disbatch_host.errors import UsageError
-from disbatch_host.model import QueueId, Task, TaskChange, TaskFilter, TaskId
-from disbatch_host.store.base import Store
+from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
 BATCH = 1000  # tasks in hand at once
@@ -99,7 +100,7 @@ def _queue_id(store: Store, name: str) -> QueueId:
 
 
 def _moment(where: str, text: str | None, now: datetime | None) -> datetime | None:
-    return None if text is None or now is None else moments.moment_gone_by(where, text, now)
+    return None if text is None or now is None else times.moment_gone_by(where, text, now)
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:

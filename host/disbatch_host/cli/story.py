@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from disbatch_host.cli import render
-from disbatch_host.model import Task
+from disbatch_host.documents.records import Task
 from disbatch_protocol import status as statuses
 from disbatch_protocol.outcome import Reason
 from disbatch_protocol.status import Status

@@ -26,10 +26,9 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from disbatch_host.process.interface import Command, Deadlines, ProcessEnd, StartError, StopReason, Stream
 from disbatch_host.process.poller import Poller
-from disbatch_host.process.spawn import Command, StartError
 from disbatch_host.process.spawner import Spawner
 
 PIPE_SIZE = 2**16  # bytes that a pipe holds by default
@@ -37,54 +36,6 @@ READ_SIZE = PIPE_SIZE  # bytes a read
 BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
 LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
 DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
-
-
-class Stream(StrEnum):
-    """What a child writes to: descriptors 1, 2 and 3."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
-    EVENTS = "events"
-
-
-class StopReason(StrEnum):
-    """Why this host stopped a process. Nothing else makes `ProcessEnd.stopped` anything but None."""
-
-    TIMEOUT = "timeout"
-    IDLE_TIMEOUT = "idle_timeout"
-    CANCELLED = "cancelled"
-    SHUTDOWN = "shutdown"
-    LOST = "lost"  # somebody else owns the task by now
-    REPLACED = "replaced"  # a worker that cannot go on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlines:
-    """When and how a process is stopped. Seconds; None: never."""
-
-    timeout_seconds: float | None = None  # from start to end
-    idle_timeout_seconds: float | None = None  # longest silence on stdout, stderr and events
-    kill_grace_seconds: float = 10.0  # from the stop signal to SIGKILL
-    stop_signal: signal.Signals = signal.SIGTERM
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessEnd:
-    """How a process ended. Exactly one of `exit_code` and `signal` is given."""
-
-    exit_code: int | None
-    signal: int | None
-    stopped: StopReason | None  # why this host stopped it, where it did
-    killed: bool  # it had to be SIGKILL
-    # It ended, or closed its stdin, before it had read everything. Said only of more than a pipe holds: of less it
-    # would depend on who was faster.
-    stdin_unread: bool
-    stdin_left_bytes: int  # of what was written to its stdin, how much it had not read; 0 where its stdin was closed
-    output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
-    cpu_seconds: float  # user and system, with the children that it has waited for
-    # Largest resident size of one process of it, as the kernel counts it: from the fork on, so a program that stays
-    # smaller than this host shows the host's size.
-    peak_memory_bytes: int
 
 
 @dataclass(slots=True)

@@ -21,12 +21,11 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from disbatch_host.errors import PluginError
+from disbatch_host.process.interface import Command, StartError
 
 EVENT_DESCRIPTOR = 3
 
@@ -51,74 +50,6 @@ _SIGNALS_TO_RESET = tuple(
         "XFSZ",
     ]
 )
-
-
-_SHORTAGES = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-)
-
-
-class StartError(PluginError):
-    """A program could not be started; the message says which and why."""
-
-    def __init__(self, message: str, *, errno: int | None = None) -> None:
-        super().__init__(message)
-        self._errno = errno
-
-    @property
-    def is_busy(self) -> bool:
-        """Its file is being written just now; a moment later it may start."""
-        return self._errno == errno.ETXTBSY
-
-    @property
-    def is_machines_fault(self) -> bool:
-        """No descriptor, process, memory or room on a disk was left: not this program's fault, and any other would
-        fail as well."""
-        return self._errno in _SHORTAGES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """The user that a program runs as."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The variables of a program. Programs of one plugin share nearly all of them, so they are encoded once."""
-
-    variables: Mapping[str, str] = field(repr=False)
-    encoded: tuple[bytes, ...] = field(repr=False)  # as exec takes them: NAME=value
-
-    @classmethod
-    def of(cls, variables: Mapping[str, str]) -> Environment:
-        """An environment of these variables."""
-        return cls(dict(variables), _encoded(variables))
-
-    def extended(self, more: Mapping[str, str]) -> Environment:
-        """With these as well; what is there under the same name is replaced."""
-        variables = {**self.variables, **more}
-        if len(variables) != len(self.variables) + len(more):
-            return Environment.of(variables)
-        return Environment(variables, self.encoded + _encoded(more))
-
-
-def _encoded(variables: Mapping[str, str]) -> tuple[bytes, ...]:
-    return tuple([os.fsencode(f"{name}={value}") for name, value in variables.items()])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """What to start."""
-
-    argv: Sequence[str]  # argv[0] is the path of the program
-    directory: Path
-    environment: Environment = field(repr=False)
-    limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
-    account: Account | None = None
 
 
 def spawn(command: Command, descriptors: tuple[int, int, int, int]) -> int:

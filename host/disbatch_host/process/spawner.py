@@ -16,7 +16,8 @@ import signal
 import threading
 from collections import deque
 
-from disbatch_host.process.spawn import Command, spawn
+from disbatch_host.process.interface import Command
+from disbatch_host.process.spawn import spawn
 
 _THREADS = 2  # the rest of the time belongs to the programs
 

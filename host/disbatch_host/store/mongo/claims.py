@@ -23,8 +23,9 @@ from datetime import datetime
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
-from disbatch_host.model import Document, QueueId, RunChange, Task, TaskId, Want
-from disbatch_host.store.base import Begin
+from disbatch_host.documents.changes import RunChange, Want
+from disbatch_host.documents.records import Document, QueueId, Task, TaskId
+from disbatch_host.store.contract import Begin
 from disbatch_host.store.mongo import forms, waiting
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.output_files import OutputFiles

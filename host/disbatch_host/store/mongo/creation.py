@@ -19,7 +19,7 @@ from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
-from disbatch_host.model import Document, TaskId
+from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.store.mongo import driver_errors, forms, unique_keys
 from disbatch_host.store.mongo.unique_keys import Keys, Lock
 

@@ -17,7 +17,7 @@ from bson.errors import BSONError
 from pymongo import errors as driver
 
 from disbatch_host.errors import DuplicateIdError, StoreError, StoreRefusedError, StoreUnreachableError, UsageError
-from disbatch_host.store.open import without_secrets
+from disbatch_host.store.url import without_secrets
 
 log = logging.getLogger(__name__)
 

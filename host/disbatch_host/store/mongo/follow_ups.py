@@ -19,7 +19,8 @@ from bson.objectid import ObjectId
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, QueueId, RunChange
+from disbatch_host.documents.changes import RunChange
+from disbatch_host.documents.records import Document, QueueId
 from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_host.store.mongo.ids import IdSource
 

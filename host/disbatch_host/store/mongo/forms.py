@@ -16,18 +16,9 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo import UpdateOne
 
+from disbatch_host.documents.changes import OutputChunk, RunChange, TaskChange, TaskFilter
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, QueueId, TaskId
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import (
-    NOBODY,
-    Document,
-    NodeRecord,
-    OutputChunk,
-    QueueId,
-    RunChange,
-    TaskChange,
-    TaskFilter,
-    TaskId,
-)
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
 _BATCH_BYTES = 12 * 2**20  # of changes that go together: a command is a document of 16 MB at most

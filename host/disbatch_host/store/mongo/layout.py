@@ -15,9 +15,9 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo import errors as driver
 from pymongo.database import Database
 
+from disbatch_host.documents.records import Document, whole_number
 from disbatch_host.errors import StoreTooNewError
-from disbatch_host.model import Document, whole_number
-from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.contract import SCHEMA_VERSION
 from disbatch_host.store.mongo import driver_errors
 from disbatch_protocol.status import Status
 

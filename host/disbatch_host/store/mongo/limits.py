@@ -9,7 +9,8 @@ from typing import Any
 from pymongo import ReturnDocument
 from pymongo import errors as driver
 
-from disbatch_host.model import Document, QueueId, Want
+from disbatch_host.documents.changes import Want
+from disbatch_host.documents.records import Document, QueueId
 from disbatch_protocol.quantities import Rate
 
 

@@ -17,7 +17,7 @@ from pymongo import ReturnDocument
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, NodeRecord
+from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.store.mongo import forms
 
 

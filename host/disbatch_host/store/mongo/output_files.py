@@ -15,7 +15,8 @@ from datetime import datetime
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from disbatch_host.model import OUTPUT_CHUNK_SIZE, Document, OutputChunk, RunChange, TaskId
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange
+from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.store.mongo import forms
 
 _PIECES_BYTES = 8 * 2**20  # of pieces in one write: the driver copies them twice before it sends them

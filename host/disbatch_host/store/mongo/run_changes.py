@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, OutputChunk, RunChange, RunKey, TaskId
+from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey
+from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.output_files import OutputFiles

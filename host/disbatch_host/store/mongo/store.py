@@ -36,24 +36,10 @@ from pymongo.read_preferences import ReadPreference
 
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
+from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
-from disbatch_host.model import (
-    NOBODY,
-    Document,
-    NodeRecord,
-    OutputChunk,
-    Queue,
-    QueueId,
-    RunChange,
-    RunKey,
-    Task,
-    TaskChange,
-    TaskFilter,
-    TaskId,
-    Want,
-    whole_number,
-)
-from disbatch_host.store.base import Begin
+from disbatch_host.store.contract import Begin
 from disbatch_host.store.mongo import driver_errors, forms, layout
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -67,7 +53,7 @@ from disbatch_host.store.mongo.server_clock import ServerClock
 from disbatch_host.store.mongo.task_changes import TaskChanges
 from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_host.store.mongo.watcher import MongoWatcher
-from disbatch_host.store.open import redact
+from disbatch_host.store.url import redact
 from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
 DEFAULT_DATABASE = "disbatch"

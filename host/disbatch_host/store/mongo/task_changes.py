@@ -18,7 +18,8 @@ from bson.objectid import ObjectId
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, TaskChange, TaskId
+from disbatch_host.documents.changes import TaskChange
+from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.store.mongo import forms, unique_keys
 from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_protocol.status import Status

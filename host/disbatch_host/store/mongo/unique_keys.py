@@ -12,7 +12,7 @@ from bson.objectid import ObjectId
 from pymongo import DeleteOne, UpdateOne
 from pymongo import errors as driver
 
-from disbatch_host.model import Document, TaskId, whole_number
+from disbatch_host.documents.records import Document, TaskId, whole_number
 from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_protocol.status import is_finished
 

@@ -21,7 +21,7 @@ from pymongo import UpdateOne
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document
+from disbatch_host.documents.records import Document
 from disbatch_host.store.mongo import driver_errors, forms
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pymongo import ASCENDING, DESCENDING
 from pymongo.collection import Collection
 
-from disbatch_host.model import Document, QueueId, TaskId, Want
+from disbatch_host.documents.changes import Want
+from disbatch_host.documents.records import Document, QueueId, TaskId
 from disbatch_host.store.mongo import forms
 from disbatch_protocol.status import Status
 

@@ -12,7 +12,7 @@ from typing import Any
 import pymongo
 from pymongo import errors as driver
 
-from disbatch_host.model import Document
+from disbatch_host.documents.records import Document
 from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_protocol.status import Status
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from disbatch_host.model import Document, QueueId, Task, Want
-from disbatch_host.store.base import Begin
+from disbatch_host.documents.changes import Want
+from disbatch_host.documents.records import Document, QueueId, Task
+from disbatch_host.store.contract import Begin
 from disbatch_host.store.sqlite import conditions, connections, fields, guarded_changes, rates, records
 from disbatch_protocol.status import Status
 

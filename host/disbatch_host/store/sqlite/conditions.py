@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from disbatch_host.model import NOBODY, TaskFilter
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import NOBODY
 from disbatch_host.store.sqlite import moments
 from disbatch_protocol.status import UNFINISHED, Status
 

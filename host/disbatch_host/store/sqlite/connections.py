@@ -15,7 +15,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
-from disbatch_host.store.base import Access
+from disbatch_host.store.contract import Access
 
 Result = TypeVar("Result")
 

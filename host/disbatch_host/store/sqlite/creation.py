@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.documents.records import NOBODY, Document, TaskId
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import NOBODY, Document, TaskId
 from disbatch_host.store.sqlite import conditions, fields, json_text, moments, records
 from disbatch_host.store.sqlite.ids import IdSource
 from disbatch_protocol.status import Status

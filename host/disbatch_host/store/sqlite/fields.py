@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from disbatch_host.documents.records import NOBODY, whole_number
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import NOBODY, whole_number
 from disbatch_host.store.sqlite import json_text, moments
 from disbatch_protocol.faults import kind_of
 

@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from disbatch_host.model import RunChange, TaskChange, TaskId
+from disbatch_host.documents.changes import RunChange, TaskChange
+from disbatch_host.documents.records import TaskId
 from disbatch_host.store.sqlite import conditions, creation, fields, json_text, moments, records
 from disbatch_protocol.status import UNFINISHED, Status
 

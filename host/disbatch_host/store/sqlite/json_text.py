@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
+from disbatch_host.documents.records import Document
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.model import Document
 from disbatch_host.store.sqlite import moments
 from disbatch_protocol.faults import kind_of
 

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from disbatch_host.documents.records import NOBODY
 from disbatch_host.errors import StoreRefusedError, StoreTooNewError
-from disbatch_host.model import NOBODY
-from disbatch_host.store.base import SCHEMA_VERSION
+from disbatch_host.store.contract import SCHEMA_VERSION
 from disbatch_host.store.sqlite import conditions, connections
 from disbatch_protocol.status import Status
 

@@ -10,7 +10,7 @@ import math
 import sqlite3
 from datetime import datetime
 
-from disbatch_host.model import QueueId
+from disbatch_host.documents.records import QueueId
 from disbatch_host.store.sqlite import moments
 from disbatch_protocol.quantities import Rate
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from disbatch_host.model import NOBODY, Document, NodeRecord, Queue, QueueId, Task
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task
 from disbatch_host.store.sqlite import fields, json_text, moments
 
 SELECT = ", ".join(fields.COLUMNS)

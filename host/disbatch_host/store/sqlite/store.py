@@ -25,24 +25,10 @@ from typing import Any, TypeVar
 import orjson
 
 from disbatch_host.clock import Clock
+from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.model import (
-    NOBODY,
-    Document,
-    NodeRecord,
-    OutputChunk,
-    Queue,
-    QueueId,
-    RunChange,
-    RunKey,
-    Task,
-    TaskChange,
-    TaskFilter,
-    TaskId,
-    Want,
-    whole_number,
-)
-from disbatch_host.store.base import Access, Begin
+from disbatch_host.store.contract import Access, Begin
 from disbatch_host.store.sqlite import (
     claims,
     conditions,

@@ -1,1 +1,0 @@
-"""Very many tasks in one go: made from the rows of a file or from documents, and written out again."""

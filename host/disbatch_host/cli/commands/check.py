@@ -1,0 +1,288 @@
+"""`disbatch-host check` and `disbatch-host plugins`: what is known of plugins, and what comes of trying them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import click
+
+from disbatch_host.cli import common, render
+from disbatch_host.cli.main import common_options
+from disbatch_host.errors import ExitCode, UsageError
+from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
+from disbatch_host.trial import trials
+from disbatch_host.trial.trials import Finding, Verdict
+from disbatch_protocol.faults import Fault, Severity, near_name
+from disbatch_protocol.quantities import format_duration
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[PLUGIN]...")
+@click.option("--run", "wants_run", is_flag=True, help="Run each example of the manifests as well.")
+@click.option("--torture", is_flag=True, help="And do to each plugin what production will do to it.")
+@click.option("--junit", type=click.Path(dir_okay=False), metavar="FILE", help="Write the results as JUnit XML.")
+@common_options
+def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | None) -> int:
+    """Validate plugins: by name, by directory, or all of the plugin directories.
+
+    Without an option nothing of a plugin is run. --run runs its examples, each exactly as a node would. --torture does
+    so too, and then tries what production will do to it: 1 MiB of parameters, odd text, two at once, no input, being
+    stopped; for workers also two tasks in a row, a crash, an orderly end.
+
+    \b
+      disbatch-host check
+      disbatch-host check ./plugins/mail --run
+      disbatch-host check Mail::Move --torture --junit check.xml
+
+    Exit codes: 0 fine (there may be hints), 1 errors, 2 nothing found, or not all that was named.
+    """
+    found = _find(names)
+    if not found:
+        where = ", ".join(str(one) for one in common.settings().plugins)
+        raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
+    reports = []
+    with render.progress("trying plugins", total=len(found)) as advance:
+        for one in found:
+            reports.append(Report(one, _trials_of(one, wants_run=wants_run or torture, wants_torture=torture)))
+            advance(1)
+    if junit is not None:
+        write_junit(Path(junit), reports)
+    if common.wants_json():
+        for report in reports:
+            render.print_json({**_document_of(report.plugin), "ok": report.is_fine, **_trial_documents(report)})
+    else:
+        _print_reports(reports)
+    return ExitCode.DONE if all(report.is_fine for report in reports) else ExitCode.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is known of one plugin after the levels that were asked for."""
+
+    plugin: Plugin | BrokenPlugin
+    findings: Sequence[Finding]
+
+    @property
+    def name(self) -> str:
+        return _name_of(self.plugin)
+
+    @property
+    def is_fine(self) -> bool:
+        return isinstance(self.plugin, Plugin) and all(one.verdict is not Verdict.FAILED for one in self.findings)
+
+
+def _trials_of(one: Plugin | BrokenPlugin, *, wants_run: bool, wants_torture: bool) -> list[Finding]:
+    if not isinstance(one, Plugin) or not wants_run:
+        return []
+    findings = trials.run_examples(one)
+    return [*findings, *trials.torture(one)] if wants_torture else findings
+
+
+def _print_reports(reports: Sequence[Report]) -> None:
+    rows = [(report.name, _result_cell(report), _in_here(report.plugin.manifest_path)) for report in reports]
+    render.print_table(("plugin", "result", "manifest"), rows)
+    if any(report.findings for report in reports):
+        click.echo()
+        results = [
+            (report.name, finding.trial, (str(finding.verdict), _STYLES[finding.verdict]), f"{finding.seconds:.2f} s")
+            for report in reports
+            for finding in report.findings
+        ]
+        render.print_table(("plugin", "trial", "result", "time"), results, right=(3,))
+    for report in reports:
+        where = render.printable(_in_here(report.plugin.manifest_path))
+        for fault in _faults_of(report.plugin):
+            style = "red" if fault.severity is Severity.ERROR else "yellow"
+            separator = " " if fault.pointer else ": "
+            click.echo(
+                f"{click.style(str(fault.severity), fg=style)}: {where}{separator}{render.printable(str(fault))}"
+            )
+        for finding in report.findings:
+            if finding.message:
+                word = "error" if finding.verdict is Verdict.FAILED else str(finding.verdict)
+                style = _STYLES[finding.verdict]
+                text = render.printable(f"{finding.trial}: {finding.message}")
+                click.echo(f"{click.style(word, fg=style)}: {where}: {text}")
+                for line in finding.output.splitlines():
+                    click.echo(f"    {render.printable(line)}")
+
+
+_STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.HINT: "yellow", Verdict.SKIPPED: "bright_black"}
+
+
+def _trial_documents(report: Report) -> dict[str, Any]:
+    if not report.findings:
+        return {}
+    return {"trials": [{**dataclasses.asdict(one), "verdict": str(one.verdict)} for one in report.findings]}
+
+
+def write_junit(path: Path, reports: Sequence[Report]) -> None:
+    """The results as JUnit XML: a suite for each plugin, a case for the static check and for each trial. Raises
+    UsageError where the file cannot be written."""
+    root = ElementTree.Element("testsuites", name="disbatch-host check")
+    for report in reports:
+        errors = [fault for fault in _faults_of(report.plugin) if fault.severity is Severity.ERROR]
+        failed = [one for one in report.findings if one.verdict is Verdict.FAILED]
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=_xml_text(report.name),
+            tests=str(1 + len(report.findings)),
+            failures=str(bool(errors) + len(failed)),
+            skipped=str(sum(one.verdict is Verdict.SKIPPED for one in report.findings)),
+            time=f"{sum(one.seconds for one in report.findings):.3f}",
+            file=_xml_text(_in_here(report.plugin.manifest_path)),
+        )
+        case = ElementTree.SubElement(suite, "testcase", classname=_xml_text(report.name), name="static", time="0")
+        if errors:
+            failure = ElementTree.SubElement(case, "failure", message=_xml_text(str(errors[0])))
+            failure.text = _xml_text("\n".join(map(str, errors)))
+        for one in report.findings:
+            case = ElementTree.SubElement(
+                suite,
+                "testcase",
+                classname=_xml_text(report.name),
+                name=_xml_text(one.trial),
+                time=f"{one.seconds:.3f}",
+            )
+            if one.verdict is Verdict.FAILED:
+                failure = ElementTree.SubElement(case, "failure", message=_xml_text(one.message))
+                failure.text = _xml_text(f"{one.message}\n{one.output}".rstrip())
+            elif one.verdict is Verdict.SKIPPED:
+                ElementTree.SubElement(case, "skipped", message=_xml_text(one.message))
+            elif one.message:
+                ElementTree.SubElement(case, "system-out").text = _xml_text(one.message)
+    ElementTree.indent(root)
+    try:
+        ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; name another file with --junit") from error
+
+
+def _xml_text(text: str) -> str:
+    """Without what XML 1.0 has no way to write."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+@click.command()
+@common_options
+def plugins() -> None:
+    """Show what a node here would serve.
+
+    \b
+      disbatch-host plugins
+      disbatch-host --plugins /opt/disbatch/plugins plugins --json
+    """
+    catalog = load_plugins(common.settings().plugins)
+    usable = sorted(catalog.plugins.values(), key=lambda one: one.name)
+    if common.wants_json():
+        for one in usable:
+            render.print_json(_document_of(one))
+        return
+    if not usable:
+        click.echo("no usable plugin; `disbatch-host check` says why")
+    else:
+        rows = [
+            (
+                one.name,
+                one.manifest.version,
+                one.manifest.mode,
+                format_duration(one.manifest.timeout_seconds) if one.manifest.timeout_seconds else "-",
+                one.manifest.retry.max or "-",
+                one.manifest.concurrency,
+                one.manifest.description,
+            )
+            for one in usable
+        ]
+        columns = ("class", "version", "mode", "timeout", "retries", "at once", "description")
+        render.print_table(columns, rows, right=(4, 5))
+    if catalog.broken:
+        click.echo(f"{len(catalog.broken)} left out; `disbatch-host check` says why", err=True)
+
+
+def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
+    """The plugins of these names or directories; all where none is named. Raises UsageError for a name without one."""
+    if not names:
+        return _all_of(load_plugins(common.settings().plugins))
+    found: dict[Path, Plugin | BrokenPlugin] = {}
+    for name in names:
+        path = Path(name)
+        if path.name == "plugin.json" and path.is_file():
+            path = path.parent
+        if path.is_dir():
+            matches = _all_of(load_plugins([path]))
+        else:
+            matches = [one for one in _all_of(common.known_plugins()) if _name_of(one) == name]
+        if not matches:
+            raise UsageError(_not_found(name))
+        found.update({one.manifest_path: one for one in matches})
+    return list(found.values())
+
+
+def _not_found(name: str) -> str:
+    where = ", ".join(str(one) for one in common.settings().plugins)
+    near = near_name(name, [_name_of(one) for one in _all_of(common.known_plugins())])
+    hint = f"did you mean {near!r}?" if near else "name a directory with --plugins DIR"
+    return f"no plugin {name!r} found below {where}; {hint}"
+
+
+def _all_of(catalog: Catalog) -> list[Plugin | BrokenPlugin]:
+    return sorted([*catalog.plugins.values(), *catalog.broken], key=lambda one: one.manifest_path)
+
+
+def _name_of(one: Plugin | BrokenPlugin) -> str:
+    return one.known_as if isinstance(one, BrokenPlugin) else one.name
+
+
+def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:
+    return one.warnings if isinstance(one, Plugin) else one.faults
+
+
+def _result_cell(report: Report) -> tuple[str, str]:
+    if isinstance(report.plugin, BrokenPlugin):
+        return _count(len(_faults_of(report.plugin)), "fault"), "red"
+    failed = sum(one.verdict is Verdict.FAILED for one in report.findings)
+    if failed:
+        return f"{failed} of {_count(len(report.findings), 'trial')} failed", "red"
+    warnings = len(_faults_of(report.plugin)) + sum(one.verdict is Verdict.HINT for one in report.findings)
+    return (f"fine, {_count(warnings, 'hint')}", "yellow") if warnings else ("fine", "green")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _in_here(path: Path) -> str:
+    """The path as the person would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _document_of(one: Plugin | BrokenPlugin) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": _name_of(one),
+        "manifest": str(one.manifest_path),
+        "ok": isinstance(one, Plugin),
+    }
+    if isinstance(one, Plugin):
+        manifest = one.manifest
+        document |= {
+            "version": manifest.version,
+            "description": manifest.description,
+            "mode": str(manifest.mode),
+            "command": one.argv,
+            "idempotent": manifest.idempotent,
+            "concurrency": manifest.concurrency,
+            "timeout_seconds": manifest.timeout_seconds,
+        }
+    document["faults"] = [
+        {"severity": str(f.severity), "pointer": f.pointer, "message": f.message, "hint": f.hint}
+        for f in _faults_of(one)
+    ]
+    return document

@@ -1,0 +1,209 @@
+"""`disbatch-host exec`: one task, no node, no database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from disbatch_host.cli import common, parameters, render
+from disbatch_host.cli.main import common_options
+from disbatch_host.documents.records import Document
+from disbatch_host.errors import ExitCode, NotFoundError, PluginError
+from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
+from disbatch_host.process.interface import Stream
+from disbatch_host.trial.local_host import Input, LocalHost, run_once
+from disbatch_protocol import status as statuses
+from disbatch_protocol.faults import Severity, near_name
+from disbatch_protocol.outcome import Outcome
+from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
+
+
+@click.command("exec")
+@click.argument("plugin")
+@click.argument("json_text", metavar="[JSON]", required=False)
+@click.option(
+    "-p",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter, as in `task push`: KEY=VALUE, KEY:=JSON, KEY=@FILE.",
+)
+@click.option("--events", is_flag=True, help="Show what comes on descriptor 3, on stderr.")
+@click.option(
+    "--show-input", is_flag=True, help="Show what the plugin would get and how it would be started; run nothing."
+)
+@common_options
+def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
+    """Run one task of a plugin exactly as a node would; its output comes live.
+
+    \b
+      disbatch-host exec Text::Count -p path=/etc/hosts
+      disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
+      disbatch-host exec ./plugins/mail - < parameters.json
+      disbatch-host exec ./plugins/mail -p user:='"0815"' -p text=@mail.txt
+      disbatch-host exec ./plugins/mail -p user=matt --events
+      disbatch-host exec ./plugins/mail -p user=matt --show-input
+
+    PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
+    resulting task document is printed instead of the output. Exit code 0 where the task concluded well, else 1.
+    """
+    found = find_plugin(plugin)
+    values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
+    if show_input:
+        return _show_input(found, values)
+    live = _Live(shows_output=not common.wants_json(), shows_events=events)
+    result = run_once(found, values, listener=live.receive)
+    live.finish()
+    document = result.document
+    _tell_event_errors(result.run.get("event_errors"))
+    if common.wants_json():
+        more = {"follow_ups": list(result.follow_ups)} if result.follow_ups else {}
+        render.print_json({**document, **more, "parameters": found.schema.masked(values)})
+        return ExitCode.DONE if result.succeeded else ExitCode.FAILED
+    if result.follow_ups:
+        count = len(result.follow_ups)
+        click.echo(f"disbatch-host: a node would create {count} follow-up task{'s' if count > 1 else ''}", err=True)
+    if not result.succeeded:
+        click.echo(f"disbatch-host: {_end_in_words(document)}", err=True)
+        return ExitCode.FAILED
+    return ExitCode.DONE
+
+
+def _show_input(plugin: Plugin, values: Any) -> int:
+    faults = plugin.schema.check(values)
+    shown = asyncio.run(_describe(plugin, values))
+    command = shown.command
+    if common.wants_json():
+        render.print_json(
+            {
+                "command": list(command.argv),
+                "directory": str(command.directory),
+                "environment": dict(command.environment.variables),
+                "stdin": shown.stdin,
+                "faults": [str(fault) for fault in faults],
+            }
+        )
+    else:
+        click.echo(f"command    {shlex.join(command.argv)}")
+        click.echo(f"directory  {command.directory}")
+        for number, (name, value) in enumerate(sorted(command.environment.variables.items())):
+            click.echo(f"{'' if number else 'variables':9}  {name}={value}")
+        for number, line in enumerate(shown.stdin.splitlines()):
+            click.echo(f"{'' if number else 'stdin':9}  {line}")
+    for fault in faults:
+        click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
+    return ExitCode.FAILED if faults else ExitCode.DONE
+
+
+async def _describe(plugin: Plugin, values: Any) -> Input:
+    return LocalHost().describe(plugin, values)
+
+
+def _tell_event_errors(errors: Mapping[str, Any] | None) -> None:
+    """Say what came on descriptor 3 and had no effect: of a node, it is in `run.event_errors`."""
+    if not errors:
+        return
+    count, first = errors["count"], errors["first"]
+    what = "1 thing" if count == 1 else f"{count} things"
+    line = f": {json.dumps(first[0]['line'], ensure_ascii=False):.80}" if first and "line" in first[0] else ""
+    why = f", the first: {first[0]['message']}{line}" if first else ""
+    text = f"disbatch-host: {what} on descriptor 3 had no effect{why}"
+    click.echo(render.printable(text), err=True)
+
+
+def _end_in_words(document: Document) -> str:
+    run, error = document.get("run", {}), document.get("error") or {}
+    if "exit_code" not in run and "signal" not in run and document["status"] == Status.CREATED and not error:
+        return "stopped before it was started"
+    snooze = run.get("snooze") or {}
+    if run.get("outcome") == Outcome.SNOOZE:
+        after = f"to run again in {format_duration(snooze['seconds'])}" if "seconds" in snooze else "to run again later"
+        why = f": {snooze['message']}" if snooze.get("message") else ""
+        return render.printable(f"{statuses.name(int(document['status']))}: {after}{why}")
+    message = str(error.get("message", "")).strip()
+    code = f"exit code {run['exit_code']}" if "exit_code" in run else ""
+    if message.startswith("disbatch-host:"):
+        why = message.splitlines()[0].removeprefix("disbatch-host: ")
+    elif error.get("code") not in (None, f"exit_{run.get('exit_code')}"):
+        why = f"{error['code']}: {message.splitlines()[0] if message else ''}".rstrip(": ")
+    else:  # what is on stderr has just been seen; only what the host itself has to say is new
+        why = code
+    status = statuses.name(int(document["status"]))
+    return f"{status}{': ' if why else ''}{why}"
+
+
+def find_plugin(name: str) -> Plugin:
+    """The plugin of this name, or in this directory. Raises NotFoundError, PluginError with its faults."""
+    path = Path(name)
+    if path.is_dir() and ("/" in name or (path / "plugin.json").exists()):
+        catalog = load_plugins([path])
+        candidates: list[Plugin | BrokenPlugin] = [*catalog.plugins.values(), *catalog.broken]
+        if not candidates:
+            raise NotFoundError(f"no plugin.json in {name}; name the directory that holds it")
+        if len(candidates) > 1:
+            raise NotFoundError(
+                f"expected one plugin in {name}, found {len(candidates)}; name one of their directories"
+            )
+        return _usable(candidates[0])
+    catalog = common.known_plugins()
+    if name in catalog.plugins:
+        return catalog.plugins[name]
+    return _usable(_broken_of(catalog, name))
+
+
+def _broken_of(catalog: Catalog, name: str) -> BrokenPlugin:
+    for one in catalog.broken:
+        if name in (one.name, one.manifest_path.parent.name):
+            return one
+    near = near_name(name, catalog.plugins)
+    where = ", ".join(str(one) for one in common.settings().plugins)
+    hint = (
+        f"did you mean {near!r}?"
+        if near
+        else "`disbatch-host plugins` shows those there are; --plugins DIR names others"
+    )
+    raise NotFoundError(f"no plugin {name!r} below {where}; {hint}")
+
+
+def _usable(one: Plugin | BrokenPlugin) -> Plugin:
+    if isinstance(one, Plugin):
+        return one
+    faults = "; ".join(str(fault) for fault in one.faults if fault.severity is Severity.ERROR)
+    raise PluginError(f"{one.manifest_path} cannot be used: {faults}")
+
+
+class _Live:
+    """Prints what comes, as it comes; events line by line, so that they stand out from stderr."""
+
+    def __init__(self, *, shows_output: bool, shows_events: bool) -> None:
+        self._shows_output = shows_output
+        self._shows_events = shows_events
+        self._rest = b""
+
+    def receive(self, stream: Stream, data: bytes) -> None:
+        if stream is not Stream.EVENTS:
+            if self._shows_output:
+                target = sys.stdout if stream is Stream.STDOUT else sys.stderr
+                target.buffer.write(data)
+                target.buffer.flush()
+        elif self._shows_events:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._print_event(line)
+
+    def finish(self) -> None:
+        if self._rest:
+            self._print_event(self._rest)
+
+    def _print_event(self, line: bytes) -> None:
+        sys.stdout.flush()
+        sys.stderr.buffer.write(b"event: " + line + b"\n")
+        sys.stderr.buffer.flush()

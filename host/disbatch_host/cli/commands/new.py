@@ -1,0 +1,61 @@
+"""`disbatch-host new`: a working plugin to begin with."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from disbatch_host.cli import common, render
+from disbatch_host.cli.main import common_options
+from disbatch_host.errors import ExitCode, UsageError
+from disbatch_host.plugin.new import scaffold
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest wants it
+
+
+@click.command()
+@click.argument("name")
+@click.option("--lang", required=True, type=click.Choice(list(scaffold.LANGUAGES)), help="What it is written in.")
+@click.option("--worker", is_flag=True, help="In worker mode: one process for many tasks (not for bash and sh).")
+@common_options
+def new(name: str, lang: str, worker: bool) -> int:
+    """Write a new plugin: manifest with parameters and examples, program, helper library, README.
+
+    \b
+      disbatch-host new Greet --lang python
+      disbatch-host new Mail::Move --lang bash --plugins /opt/disbatch/plugins
+
+    NAME is the class that queues use. The plugin goes into a directory of its own below the plugin directory
+    (./plugins); nothing that is there is overwritten.
+    """
+    if not _NAME.fullmatch(name) or not scaffold.directory_name(name):
+        raise UsageError(
+            f"expected a class name like Greet or Mail::Move (letters, digits, _ . : -), found {name!r}; "
+            "the directory is chosen with --plugins DIR"
+        )
+    if worker and not scaffold.LANGUAGES[lang].has_worker_mode:
+        raise UsageError(f"a plugin in {lang} has no worker mode; leave --worker out, or choose another language")
+    made = scaffold.write(name, lang, common.settings().plugins[0], is_worker=worker)
+    if common.wants_json():
+        render.print_json(
+            {"name": name, "directory": str(made.directory), "files": [str(file) for file in made.files],
+             "notice": made.notice}
+        )  # fmt: skip
+        return ExitCode.DONE
+    for file in made.files:
+        click.echo(f"wrote {_in_here(file)}")
+    if made.notice:
+        click.echo(f"disbatch-host: {made.notice}", err=True)
+    where = _in_here(made.directory)
+    where = where if where.startswith(("/", ".")) else f"./{where}"
+    where = shlex.quote(where)
+    click.echo(f"\nTry it:\n  disbatch-host check {where} --run\n  disbatch-host exec {where} -p name=Matt --events")
+    return ExitCode.DONE
+
+
+def _in_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,182 @@
+"""`disbatch-host task show`: all that is known of a task, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from disbatch_host.cli import common, masking, render, story
+from disbatch_host.cli.main import common_options
+from disbatch_host.documents.records import Task
+from disbatch_host.store.contract import Store
+from disbatch_protocol.document import PROTECTED, to_json
+from disbatch_protocol.quantities import format_size
+
+_TAIL_LINES = 10  # of each stream
+
+
+@click.command()
+@click.argument("id")
+@common_options
+def show(id: str) -> None:
+    """Show a task: what has happened to it and when, what ran, how it ended, and why.
+
+    \b
+      disbatch-host task show 5f0c…
+    """
+    with common.opened_store() as store:
+        found = common.find_task(store, id)
+        if common.wants_json():
+            render.print_json(masking.Masker(store).document(found), store.extended_json)
+            return
+        _show(store, found)
+
+
+def _show(store: Store, found: Task) -> None:
+    document, run = found.document, found.run
+    facts: list[tuple[str, Any]] = [
+        ("task", found.id),
+        ("queue", found.queue),
+        ("status", render.status_cell(found.status)),
+    ]
+    if found.fault is not None:
+        facts.append(("damaged", (f"{found.fault}; no node runs it like that", "red")))
+    facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
+    facts += story.told(found, now=store.now())
+    if run.get("attempt"):
+        facts += _run_facts(run)
+    error = document.get("error")
+    if isinstance(error, Mapping):
+        facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
+    facts.append(("parameters", _pretty(masking.Masker(store).document(found)["parameters"], store)))
+    if "progress" in document:
+        facts.append(("progress", _progress_in_words(document["progress"])))
+    if "result" in document:
+        facts.append(("result", _pretty(document["result"], store)))
+    own = {name: value for name, value in document.items() if name not in PROTECTED and name != "secrets"}
+    facts += [(name, _shortened(_pretty(value, store))) for name, value in own.items()]
+    if document.get("log"):
+        facts.append(("log", _log_in_words(document["log"], store)))
+    for stream in ("stdout", "stderr"):
+        facts.append((stream, _tail_of(document.get(stream), run, stream)))
+    render.print_facts(facts)
+
+
+def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    plugin = run.get("plugin")
+    if isinstance(plugin, Mapping):
+        ran = f"{plugin.get('class')} {plugin.get('version') or ''}".rstrip() + f" from {plugin.get('directory')}"
+    else:
+        ran = "-"
+    facts: list[tuple[str, Any]] = [
+        ("ran", ran),
+        (
+            "attempt",
+            f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host')}, process {run.get('pid', '-')}",
+        ),
+    ]
+    if "cpu_seconds" in run:
+        memory = format_size(run.get("peak_memory_bytes", 0))
+        memory = f"at most {memory} memory" if run.get("peak_memory_is_bound") else f"{memory} memory at its peak"
+        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU, {memory}"))
+    notes = [text for name, text in _NOTES.items() if run.get(name)]
+    if "work_directory" in run:
+        notes.append(f"its work directory was kept: {run['work_directory']}")
+    snooze = run.get("snooze")
+    if isinstance(snooze, Mapping):
+        why = f": {snooze['message']}" if snooze.get("message") else ""
+        notes.append(f"it asked for {render.duration(snooze.get('seconds'))} of sleep{why}")
+    if run.get("own_status"):
+        notes.append(f"it gave itself status {run['own_status']}")
+    notes += _event_notes(run.get("event_errors"))
+    if run.get("log_dropped"):
+        notes.append(f"the {run['log_dropped']} oldest entries of its log had to go")
+    if notes:
+        facts.append(("notes", "\n".join(notes)))
+    return facts
+
+
+def _event_notes(errors: Any) -> list[str]:
+    if not isinstance(errors, Mapping):
+        return []
+    first = [one for one in errors.get("first", ()) if isinstance(one, Mapping)]
+    lines = [f"{errors.get('count')} lines on descriptor 3 were no events, or were refused:"]
+    for one in first[:_EVENT_ERRORS_SHOWN]:
+        line = f" {render.printable(str(one['line']))!r:.60}" if one.get("line") else ""
+        lines.append(f"  {one.get('message')}{line}")
+    return lines
+
+
+def _progress_in_words(progress: Any) -> str:
+    if not isinstance(progress, Mapping):
+        return str(progress)
+    value, message = progress.get("value"), progress.get("message")
+    parts = [f"{100 * value:.0f} %"] if isinstance(value, (int, float)) else []
+    return ", ".join([*parts, str(message)] if message else parts) or "-"
+
+
+def _log_in_words(log: Any, store: Store) -> str:
+    entries = list(log) if isinstance(log, (list, tuple)) else [log]
+    lines = []
+    if len(entries) > _TAIL_LINES:
+        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: `disbatch-host task show ID --json`)")
+    for entry in entries[-_TAIL_LINES:]:
+        if isinstance(entry, Mapping) and "message" in entry and "level" in entry:
+            fields = " ".join(f"{name}={value}" for name, value in (entry.get("fields") or {}).items())
+            text = f"{render.moment(entry.get('time'))} {str(entry['level']).upper():7} {entry['message']} {fields}"
+        else:
+            text = _pretty(entry, store)
+        lines.append(render.printable(text).rstrip().replace("\n", " "))
+    return "\n".join(lines)
+
+
+_EVENT_ERRORS_SHOWN = 3
+_FREE_FIELD_MAX = 2000  # characters of a field that the plugin, or somebody else, has added
+_NOTES = {
+    "stdin_unread": "it did not read all of its stdin",
+    "output_held_open": "a background child still held its output after it had ended, and was killed",
+    "killed": "it did not stop when asked to, and was killed",
+}
+
+
+def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
+    if not isinstance(text, str) or not text:
+        return "(nothing)"
+    output = run.get("output")
+    facts = output.get(stream) if isinstance(output, Mapping) else None
+    lines = text.rstrip("\n").split("\n")
+    shown = [render.printable(line)[:500] for line in lines[-_TAIL_LINES:]]
+    option = " --stderr" if stream == "stderr" else ""
+    if isinstance(facts, Mapping) and facts.get("in_file"):
+        shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output ID{option}`)")
+    elif len(lines) > _TAIL_LINES:
+        shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")
+    return "\n".join(shown)
+
+
+def _shortened(text: str) -> str:
+    return (
+        text
+        if len(text) <= _FREE_FIELD_MAX
+        else f"{text[:_FREE_FIELD_MAX]}… (all: `disbatch-host task show ID --json`)"
+    )
+
+
+def _pretty(value: Any, store: Store) -> str:
+    import orjson  # noqa: PLC0415
+
+    return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
+
+
+def in_short(one: Task) -> str:
+    """Why it failed, in at most 60 characters; nothing where nobody has said so."""
+    if one.fault is not None:
+        return f"damaged: {one.fault}"[:60]
+    error = one.document.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    if not isinstance(message, str) or not message.strip():
+        return ""
+    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
+    return line if len(line) <= 60 else f"{line[:57]}..."

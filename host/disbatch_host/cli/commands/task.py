@@ -1,0 +1,76 @@
+"""`disbatch-host task …`"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from disbatch_host.cli import common, masking, render, selection
+from disbatch_host.cli.commands import show
+from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_protocol.outcome import Reason
+
+_LIST_LIMIT = 50
+
+_ELSEWHERE = {
+    "cancel": "cancel.cancel",
+    "delete": "delete.delete",
+    "export": "export.export",
+    "import": "import_.import_",
+    "output": "output.output",
+    "push": "push.push",
+    "release": "retry.release",
+    "retry": "retry.retry",
+    "set": "task_set.set_",
+    "show": "show.show",
+    "wait": "wait.wait",
+    "why": "why.why",
+}
+
+
+@click.group(cls=Subcommands, elsewhere=_ELSEWHERE)
+@common_options
+def task() -> None:
+    """Push, list, show, cancel and delete tasks, run them again, read their output, and wait for them."""
+
+
+@task.command("list")
+@selection.filter_options
+@click.option(
+    "--limit", type=click.IntRange(1), default=_LIST_LIMIT, show_default=True, metavar="N", help="At most so many."
+)
+@common_options
+def list_(filters: Mapping[str, Any], limit: int) -> None:
+    """List tasks, the newest first.
+
+    \b
+      disbatch-host task list --queue mail --status failed --since 2h
+      disbatch-host task list --error timeout --before 2026-11-25 --limit 1000 --json
+    """
+    with common.opened_store() as store:
+        which = selection.filter_of(store, filters)
+        tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
+        if common.wants_json():
+            masker = masking.Masker(store)
+            for one in tasks[:limit]:
+                render.print_json(masker.document(one), store.extended_json)
+        else:
+            now = store.now()
+            rows = [
+                (
+                    one.id,
+                    one.queue,
+                    render.status_cell(one.status),
+                    one.node or "-",
+                    render.age(one.document.get("ctime"), now),
+                    render.duration(None if one.run.get("reason") == Reason.LOST else one.run.get("seconds")),
+                    show.in_short(one),
+                )
+                for one in tasks[:limit]
+            ]
+            columns = ("task", "queue", "status", "node", "created", "ran", "error")
+            render.print_table(columns, rows)
+        if len(tasks) > limit:
+            click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)

@@ -1,0 +1,108 @@
+"""Whole task documents as lines of JSON, with their output however long it is, in bounded memory.
+
+Responsible for: going through very many tasks, and writing one of them. Must not know: terminals, files, what of a
+task is secret.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
+from disbatch_host.documents.records import Document, Task, whole_number
+from disbatch_host.store.contract import Store
+from disbatch_protocol.document import plain_document
+from disbatch_protocol.status import is_finished
+
+_GROUP_TASKS = 500  # read with their output in one go
+_GROUP_BYTES = 16 * 2**20  # of output that is in the documents of a group
+_STREAMS = ("stdout", "stderr")
+
+Shown = Callable[[Task], Mapping[str, Any]]
+
+
+def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -> Iterator[tuple[bytes, bool]]:
+    """The lines of the tasks in the order of their creation, in pieces; True beside the last piece of each line.
+
+    `shown` gives a task's document as it may be seen. `with_output`: stdout and stderr are the whole of what was kept;
+    else what the document has of them, which is at most their first 1 MiB. A task that is deleted meanwhile is left
+    out."""
+    for found in _with_documents(store, which):
+        document = dict(shown(found))
+        if not with_output:
+            yield orjson.dumps(plain_document(document, other=store.extended_json)) + b"\n", True
+            continue
+        for name in _STREAMS:
+            document.pop(name, None)
+        # A stream may be larger than memory: its text is written piece by piece, at the end of the object.
+        yield orjson.dumps(plain_document(document, other=store.extended_json))[:-1], False
+        for name in _STREAMS:
+            yield b',"' + name.encode() + b'":"', False
+            for text in _decoded(output_pieces(store, found, name)):
+                yield orjson.dumps(text)[1:-1], False
+            yield b'"', False
+        yield b"}\n", True
+
+
+def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
+    """The whole of a stream, as far as it is there: where it has outgrown the document, its pieces."""
+    output = task.run.get("output")
+    facts = output.get(stream) if isinstance(output, Mapping) else None
+    token = task.run.get("token")
+    is_in_file = isinstance(facts, Mapping) and facts.get("in_file")
+    if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
+        pieces = store.read_output(task.id, token, stream)
+        first = next(pieces, None)
+        if first is not None:
+            yield from itertools.chain((first,), pieces)
+            return
+    text = task.document.get(stream)
+    yield text.encode("utf-8", "replace") if isinstance(text, str) else b""
+
+
+def _decoded(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Text of bytes; a character may cross two pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", True)
+
+
+def _with_documents(store: Store, which: TaskFilter) -> Iterator[Task]:
+    """The tasks, with the output that is in their documents: a megabyte each, so never many of them at once."""
+    group: list[Task] = []
+    size = 0
+    for found in store.find_tasks(which, with_output=False):
+        own = _output_size(found.document)
+        if group and (len(group) == _GROUP_TASKS or size + own > _GROUP_BYTES):
+            yield from _read(store, group)
+            group, size = [], 0
+        group.append(found)
+        size += own
+    if group:
+        yield from _read(store, group)
+
+
+def _read(store: Store, group: list[Task]) -> Iterator[Task]:
+    ids = [one.id for one in group]
+    yield from store.find_tasks(TaskFilter(ids=ids))
+
+
+def _output_size(document: Document | Mapping[str, Any]) -> int:
+    """The most that the document of a task can hold of its output, in bytes."""
+    run = document.get("run")
+    if not isinstance(run, Mapping):  # not run by this program: most of them wait and have none
+        return 0 if document.get("node") in (None, -1) else INLINE_OUTPUT_MAX
+    output = run.get("output")
+    output = output if isinstance(output, Mapping) else {}
+    total = 0
+    for name in _STREAMS:
+        facts = output.get(name)
+        size = whole_number(facts.get("bytes")) if isinstance(facts, Mapping) else None
+        total += INLINE_OUTPUT_MAX if size is None else min(size, INLINE_OUTPUT_MAX)
+    return total

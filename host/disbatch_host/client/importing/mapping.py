@@ -1,0 +1,246 @@
+"""What becomes which parameter: from a row of a file, or a document, to the parameters of a task.
+
+Responsible for: reading `column=field` and checking it against what is known before the first row; making parameters of
+rows, quickly. Must not know: where rows come from, stores, terminals.
+
+Rules:
+1. What can be said once for all rows is said before the first of them, as UsageError; what is wrong with one row is a
+   `RowError`.
+2. No message holds a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from disbatch_host.client.importing.rows import ReadJson, duplicates
+from disbatch_host.errors import UsageError
+from disbatch_protocol.faults import near_name
+from disbatch_protocol.parameters import ParameterSchema
+
+Row = Any  # a list of texts, one for each column, or an object
+Mapper = Callable[[Row], dict[str, Any]]
+_REFERENCE = "document."  # what begins the value of a parameter that is taken from the document, as in Disbatch 4
+_NOT_THERE = object()
+
+
+class RowError(Exception):
+    """A row that does not fit; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One `column=field`."""
+
+    column: str  # of an object: a name, or names with dots that lead to what is below
+    path: tuple[str, ...]  # of the parameter: its name, or the names that lead to it
+    is_json: bool = False  # `column:=field`
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def parse_fields(texts: Sequence[str], columns: Sequence[str] | None) -> list[Field]:
+    """`column=field` and `column:=field`. With `columns` (of a header) the names may hold "=" themselves, and one that
+    is not among them raises UsageError, as do two that set the same parameter."""
+    fields = [_parse_field(text, columns) for text in texts]
+    seen: dict[tuple[str, ...], Field] = {}
+    for field in fields:
+        for size in range(1, len(field.path) + 1):
+            other = seen.get(field.path[:size])
+            if other is not None:
+                raise UsageError(f"--map: both {other.column!r} and {field.column!r} would become {other.name!r}")
+        longer = next((other for path, other in seen.items() if path[: len(field.path)] == field.path), None)
+        if longer is not None:
+            raise UsageError(f"--map: {field.column!r} would become {field.name!r}, which is to hold {longer.name!r}")
+        seen[field.path] = field
+    return fields
+
+
+def _parse_field(text: str, columns: Sequence[str] | None) -> Field:
+    splits = [index for index, one in enumerate(text) if one == "=" and index > 0]
+    found = None
+    for index in splits:
+        is_json = text[index - 1] == ":" and not (columns and text[:index] in columns)
+        column, field = text[: index - is_json], text[index + 1 :]
+        if found is None or (columns and column in columns):
+            found = (column, field, is_json)
+        if columns is None or column in columns:
+            break
+    if found is None or not found[0] or not all(found[1].split(".")):
+        raise UsageError(f"expected --map column=field (or column:=field, where it holds JSON), found {text!r:.80}")
+    column, field, is_json = found
+    if columns is not None:
+        require_column("--map", column, columns)
+    return Field(column=column, path=tuple(field.split(".")), is_json=is_json)
+
+
+def require_column(option: str, column: str, columns: Sequence[str]) -> None:
+    """Raises UsageError where the header does not name this column, or names two so."""
+    if column not in columns:
+        near = near_name(column, columns)
+        there_are = ", ".join(map(repr, columns))
+        hint = f"did you mean {near!r}?" if near else f"there are {there_are:.300}"
+        raise UsageError(f"{option}: no column {column!r} in the header; {hint}")
+    if list(columns).count(column) > 1:
+        raise UsageError(f"{option}: the header has more than one column {column!r}; give them different names")
+
+
+def of_all_columns(columns: Sequence[str]) -> list[Field]:
+    """Without --map: each column becomes the parameter of its name."""
+    if double := duplicates(columns):
+        raise UsageError(f"the header has more than one column {double[0]!r}; give them different names, or use --map")
+    if "" in columns:
+        raise UsageError(f"column {columns.index('') + 1} of the header has no name; give it one, or use --map")
+    return [Field(column=column, path=(column,)) for column in columns]
+
+
+def csv_mapper(
+    columns: Sequence[str],
+    fields: Sequence[Field],
+    schema: ParameterSchema | None,
+    constants: Mapping[str, Any],
+    read_json: ReadJson,
+) -> Mapper:
+    """Parameters of a list of texts.
+
+    A field is read as JSON where it is said so, or where the schema names a type for it that is not text. One that is
+    empty is left out; but where no schema is known, or the schema requires a text, it is an empty text.
+    """
+    plans = []
+    for field in fields:
+        types = frozenset() if schema is None else schema.types_at(field.path)
+        is_json = field.is_json or bool(types and "string" not in types)
+        is_known = schema is not None and not schema.is_open
+        keeps_empty = not is_json and (not is_known or (schema is not None and schema.requires(field.path)))
+        expected = " or ".join(sorted(types)) if is_json and types else "JSON"
+        plans.append((columns.index(field.column), field, is_json, keeps_empty, expected))
+    whole = [index for index, *_ in plans] == list(range(len(columns)))
+    if whole and all(keeps and not is_json and len(field.path) == 1 for _, field, is_json, keeps, _ in plans):
+        names = [field.path[0] for _, field, *_ in plans]
+        return lambda row: {**dict(zip(names, row, strict=True)), **constants}
+
+    def parameters(row: Row) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for index, field, is_json, keeps_empty, expected in plans:
+            value: Any = row[index]
+            if not value and not keeps_empty:
+                continue
+            if is_json:
+                where = f"column {field.column!r}"
+                try:
+                    value = read_json(value.encode(), where)
+                except UsageError as error:
+                    is_digits = value.removeprefix("-").isdigit()  # too large, which the reader says
+                    shown = str(error) if is_digits else f"{where}: expected {expected}, found {value!r:.60}"
+                    raise RowError(shown) from error
+            _put(made, field.path, value)
+        made.update(constants)
+        return made
+
+    return parameters
+
+
+def object_mapper(
+    fields: Sequence[Field] | None, constants: Mapping[str, Any], read_json: ReadJson, *, has_references: bool = False
+) -> Mapper:
+    """Parameters of an object. `fields` None: it is them. What an object does not have is left out. With references, a
+    constant "document.name" stands for what the object has there, and without fields there is nothing else."""
+    references = [
+        Field(column=value.removeprefix(_REFERENCE), path=(name,))
+        for name, value in constants.items()
+        if has_references and isinstance(value, str) and value.startswith(_REFERENCE)
+    ]
+    fixed = {name: value for name, value in constants.items() if name not in {field.name for field in references}}
+    if fields is None and not has_references:
+        return (lambda row: {**row, **fixed}) if fixed else (lambda row: row)
+    wanted = [*(fields or ()), *references]
+
+    def parameters(row: Row) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for field in wanted:
+            value = value_at(row, field.column)
+            if value is _NOT_THERE:
+                continue
+            if field.is_json:
+                if not isinstance(value, str):
+                    raise RowError(f"{field.column!r}: expected a text that holds JSON, found another value")
+                try:
+                    value = read_json(value.encode("utf-8", "replace"), f"{field.column!r}")
+                except UsageError as error:
+                    raise RowError(str(error)) from error
+            _put(made, field.path, value)
+        made.update(fixed)
+        return made
+
+    return parameters
+
+
+def value_at(row: Mapping[str, Any], name: str) -> Any:
+    """What an object has under a name, or under names with dots; `_NOT_THERE` where it has nothing."""
+    found = row.get(name, _NOT_THERE)
+    if found is not _NOT_THERE or "." not in name:
+        return found
+    found = row
+    for step in name.split("."):
+        if isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            found = found.get(step, _NOT_THERE) if isinstance(found, Mapping) else _NOT_THERE
+        if found is _NOT_THERE:
+            break
+    return found
+
+
+def is_there(made: Any, field: Field) -> bool:
+    """Whether parameters have what a field was to become."""
+    for step in field.path:
+        if not isinstance(made, dict) or step not in made:
+            return False
+        made = made[step]
+    return True
+
+
+def _put(made: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for step in path[:-1]:
+        made = made.setdefault(step, {})
+    made[path[-1]] = value
+
+
+def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row], str]:
+    """What gives the unique key of a row. Raises UsageError where the header has no such column."""
+    if columns is not None:
+        require_column("--unique-key-from", column, columns)
+        index = columns.index(column)
+
+        def of_list(row: Row) -> str:
+            if not (value := row[index]):
+                raise RowError(f"expected a unique key in column {column!r}, found nothing")
+            return str(value)
+
+        return of_list
+
+    def of_object(row: Row) -> str:
+        value = value_at(row, column)
+        if value is _NOT_THERE or value is None or value == "":
+            raise RowError(f"expected a unique key in {column!r}, found nothing")
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise RowError(f"expected a text or a number as unique key in {column!r}, found another value")
+        return str(value)
+
+    return of_object
+
+
+def secret_columns(fields: Sequence[Field], schema: ParameterSchema | None) -> frozenset[str]:
+    """The columns whose values are secret by the schema."""
+    found = set()
+    for field in fields:
+        nested: Any = "x"
+        for step in reversed(field.path):
+            nested = {step: nested}
+        if schema is not None and schema.secrets(nested):
+            found.add(field.column)
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""Decisions as pure functions over snapshots; one place elsewhere carries each out."""

@@ -1,0 +1,77 @@
+"""Who may have a node id, and which nodes are dead. Pure.
+
+Responsible for: these decisions, and how long other nodes' heartbeats have not changed by this node's own monotonic
+clock. Must not know: stores, processes, the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from disbatch_host.documents.records import NodeRecord
+
+# For how long an old heartbeat is watched before its node is taken for dead: time enough for the node to renew it.
+CONFIRM_SECONDS = 4.0
+CONFIRM_HEARTBEATS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A node id's record, and what is known of its process."""
+
+    record: NodeRecord
+    is_on_this_machine: bool
+    is_process_alive: bool  # means something only on this machine
+
+
+def may_take_id(holder: Holder, *, dead_after_seconds: float) -> bool:
+    """Whether a starting node may have the id without force (den-1.0, rule 1).
+
+    On this machine the process itself is asked: a node that was killed a second ago may start again at once, one that
+    is only stopped (SIGSTOP) may not. For any other machine the heartbeat is all that there is.
+    """
+    if holder.is_on_this_machine:
+        return not holder.is_process_alive
+    return holder.record.is_stale(dead_after_seconds)
+
+
+def dead_nodes(
+    nodes: Sequence[NodeRecord], *, own_id: str, dead_after_seconds: float, watched_seconds: Mapping[str, float]
+) -> list[NodeRecord]:
+    """The nodes whose tasks another node should settle. Only nodes of this program: what an old heartbeat of another
+    program means, only that program knows.
+
+    `watched_seconds`: for how long, by its own monotonic clock and with a store that answered, the caller has seen each
+    node's heartbeat not change. An old date alone proves nothing: when a clock has jumped, or the store was away for
+    everybody, all heartbeats look old until their nodes' next turn.
+    """
+
+    def is_dead(node: NodeRecord) -> bool:
+        watched = watched_seconds.get(node.id, 0.0)
+        if node.is_stale(dead_after_seconds):
+            return watched >= max(CONFIRM_SECONDS, CONFIRM_HEARTBEATS * node.heartbeat_seconds(1.0))
+        # A date that lies in the future of a clock which was put back says nothing either.
+        return watched > node.dead_after_seconds(dead_after_seconds)
+
+    return [node for node in nodes if node.id != own_id and node.is_ours and is_dead(node)]
+
+
+class HeartbeatWatch:
+    """For how long the heartbeats of other nodes have not changed: what dates alone cannot tell."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, float]] = {}  # what it was, and since when it has been that
+
+    def look(self, nodes: Sequence[NodeRecord], *, at: float) -> dict[str, float]:
+        """Seconds by node id. `at`: the monotonic time of this look."""
+        seen = {}
+        for node in nodes:
+            mark, since = self._seen.get(node.id, (None, at))
+            seen[node.id] = (node.heartbeat_mark, since if mark == node.heartbeat_mark else at)
+        self._seen = seen
+        return {node_id: at - since for node_id, (_, since) in seen.items()}
+
+    def forget(self) -> None:
+        """The store was away, so nobody could renew a heartbeat: earlier observations count for nothing."""
+        self._seen.clear()

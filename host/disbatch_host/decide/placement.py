@@ -1,0 +1,86 @@
+"""How many tasks of which queue a node claims. Pure.
+
+Responsible for: which queues a node serves, its load, and sharing its places among queues. Must not know: stores,
+processes, the event loop.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from disbatch_host.documents.changes import Place
+from disbatch_host.documents.records import Queue, QueueId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a node runs and may run, at one moment. Running counts what it has claimed as well."""
+
+    max_per_queue: int  # for queues without `maxthreads`
+    max_total: int | None  # over all queues
+    running: Mapping[QueueId, int] = field(default_factory=dict)
+    running_of_class: Mapping[str, int] = field(default_factory=dict)
+    concurrency_of_class: Mapping[str, int | None] = field(default_factory=dict)  # the plugin's own limit on a node
+
+    def without(self, ended: Sequence[Place]) -> Load:
+        """The same when these runs have ended."""
+        running, of_class = Counter(self.running), Counter(self.running_of_class)
+        running.subtract(place.queue for place in ended)
+        of_class.subtract(place.class_name for place in ended)
+        return replace(self, running=running, running_of_class=of_class)
+
+
+def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], paused_too: bool = False) -> list[Queue]:
+    """The queues that this node may run tasks of: pinned here or nowhere, not ignored, usable, plugin at hand, and not
+    paused (unless `paused_too`)."""
+    return [
+        queue
+        for queue in queues
+        if queue.fault is None
+        and queue.class_name in classes
+        and queue.is_for(node_id)
+        and (paused_too or queue.paused is None)
+    ]
+
+
+def limit_of(queue: Queue, load: Load) -> int:
+    """How many of the queue's tasks may run here at once (den-1.0, `maxthreads`)."""
+    return load.max_per_queue if queue.maxthreads is None else queue.maxthreads
+
+
+def is_contended(queues: Sequence[Queue], load: Load) -> bool:
+    """Whether these queues may take places from each other: by a limit of the node or of a plugin."""
+    concurrency = (load.concurrency_of_class.get(queue.class_name) for queue in queues)
+    return load.max_total is not None or any(limit is not None for limit in concurrency)
+
+
+def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:
+    """How many more tasks to claim of each of these queues, none of them zero.
+
+    Where the limits of the node or of a plugin do not let every queue have its own, the slots go one by one to the
+    queue that has the fewest: no queue waits for another one to be empty.
+    """
+    open_slots = {queue.id: max(0, limit_of(queue, load) - load.running.get(queue.id, 0)) for queue in queues}
+    of_class = {
+        queue.class_name: concurrency - load.running_of_class.get(queue.class_name, 0)
+        for queue in queues
+        if (concurrency := load.concurrency_of_class.get(queue.class_name)) is not None
+    }
+    total = None if load.max_total is None else load.max_total - sum(load.running.values())
+    given: dict[QueueId, int] = {}
+    if not is_contended(queues, load):
+        return [(queue.id, open_slots[queue.id]) for queue in queues if open_slots[queue.id]]
+    candidates = list(queues)
+    while candidates and (total is None or total > 0):
+        queue = min(candidates, key=lambda one: load.running.get(one.id, 0) + given.get(one.id, 0))
+        if open_slots[queue.id] <= given.get(queue.id, 0) or of_class.get(queue.class_name, 1) <= 0:
+            candidates.remove(queue)
+            continue
+        given[queue.id] = given.get(queue.id, 0) + 1
+        if queue.class_name in of_class:
+            of_class[queue.class_name] -= 1
+        if total is not None:
+            total -= 1
+    return [(queue.id, given[queue.id]) for queue in queues if queue.id in given]

@@ -1,0 +1,81 @@
+"""What a node document tells other nodes and people: its plugins, its faults, its load. Pure.
+
+Responsible for: reading documents that any program or person may have written. Must not know: stores, terminals, what
+is concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents.records import NodeRecord, Queue, whole_number
+
+DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
+_DEFAULT_MAX = 10  # of a node that does not publish its own
+
+
+def classes_to_claim(node: NodeRecord) -> frozenset[str]:
+    """The classes whose tasks a node claims, as it publishes them."""
+    if node.state != "running":
+        return frozenset()
+    return classes_of(node) - set_aside_of(node).keys()
+
+
+def classes_of(node: NodeRecord) -> frozenset[str]:
+    """Every class that a node has a plugin for."""
+    return frozenset(str(one.get("class")) for one in records_of(node.document.get("queuetypes")))
+
+
+def set_aside_of(node: NodeRecord) -> dict[str, str]:
+    """The classes that it does not run for now, and why."""
+    return {str(one.get("class")): str(one.get("reason")) for one in records_of(node.document.get("set_aside"))}
+
+
+def broken_of(node: NodeRecord) -> dict[str, str]:
+    """The plugins that it cannot use, and why. One whose manifest does not even tell its name goes by its directory's,
+    as it would if it were whole."""
+    return {
+        str(one.get("class") or PurePath(str(one.get("manifest"))).parent.name): str(one.get("reason"))
+        for one in records_of(node.document.get("broken"))
+    }
+
+
+def records_of(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def load_of(node: NodeRecord, queue: Queue) -> Load:
+    """What a node runs and may run, as far as it publishes that."""
+    settings, heartbeat = object_of(node, "settings"), object_of(node, "heartbeat")
+    running: Counter[Any] = Counter()
+    of_class: Counter[str] = Counter()
+    threads = None
+    for one in records_of(heartbeat.get("queues")):
+        processing = whole_number(one.get("processing")) or 0
+        is_same = one.get("queue") == queue.id
+        running[queue.id if is_same else str(one.get("queue"))] += processing
+        of_class[str(one.get("class"))] += processing
+        if is_same:
+            threads = whole_number(one.get("threads"))
+    # Runs of queues that it does not serve any more are in no entry of its heartbeat.
+    running[None] = max(0, (whole_number(heartbeat.get("running")) or 0) - running.total())
+    max_per_queue = whole_number(settings.get("max"))
+    return Load(
+        max_per_queue=max_per_queue if max_per_queue is not None else _DEFAULT_MAX if threads is None else threads,
+        max_total=whole_number(settings.get("max_total")),
+        running=running,
+        running_of_class=of_class,
+        concurrency_of_class={
+            str(one.get("class")): whole_number(one.get("concurrency"))
+            for one in records_of(node.document.get("queuetypes"))
+        },
+    )
+
+
+def object_of(node: NodeRecord, name: str) -> Mapping[str, Any]:
+    value = node.document.get(name)
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,25 @@
+"""Who asks for something, when and why, as documents hold it. Imports nothing of ours but types. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from disbatch_host.documents.records import Document
+
+
+def request_of(by: str, why: str | None, *, now: datetime) -> Document:
+    """Who asks for something, when, and why: `cancel` and `retried` of a task, `paused` of a queue, `requests` of a
+    node."""
+    return {"at": now, "by": by, **({"why": why} if why else {})}
+
+
+def with_cancel(run: Mapping[str, Any], request: Mapping[str, Any]) -> Document:
+    """`run` with who has cancelled the task, when and why. Before the first attempt there is nothing else in it."""
+    return {**run, "cancelled": dict(request)}
+
+
+def cancelled_in_words(request: Mapping[str, Any]) -> str:
+    why = request.get("why")
+    return f"it was cancelled by {request.get('by') or 'somebody'}{f': {why}' if why else ''}"

@@ -1,0 +1,92 @@
+"""What a task document says of its runs: the shapes of `run`, `attempts` and `error` (schemas/task.json). Pure.
+
+Responsible for: the entry of an attempt that has ended, and the error of a run whose plugin named none. Must not know:
+processes, stores, the event loop.
+
+Rules:
+1. `run` describes the current or the last attempt, whole; `attempts` every earlier one, in short.
+2. A finished task tells any reader what ran, how it ended and why, without this program: `reason` is a closed list,
+   `error.message` is a sentence or the plugin's own last lines.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.requests import cancelled_in_words
+from disbatch_protocol.manifest import Manifest
+from disbatch_protocol.outcome import Reason, RunEnd, Said, means_success
+from disbatch_protocol.quantities import format_duration
+
+ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the first ones go first
+STDERR_LINES = 20  # of a failed run's stderr that make its error; a traceback's useful line is the last
+STDERR_BYTES = 4096
+
+_FROM_RUN_TO_ATTEMPT = (
+    "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
+    "cancelled",
+)  # fmt: skip
+
+
+def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] | None, status: int) -> list[Any]:
+    """`attempts`, with the run that has just ended added."""
+    entry = {name: run[name] for name in _FROM_RUN_TO_ATTEMPT if name in run}
+    entry["status"] = status
+    if error is not None:
+        entry["error"] = {name: error[name] for name in ("code", "message") if name in error}
+    return [*task.attempts, entry][-ATTEMPTS_MAX:]
+
+
+def error_of(
+    end: RunEnd,
+    *,
+    manifest: Manifest,
+    stderr: str,
+    was_killed: bool,
+    said: Said,
+    fault: str | None = None,
+    cancel: Mapping[str, Any] | None = None,
+) -> Document:
+    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `said` is
+    what made a failure of an end that is none by itself, `fault` what the host has to say beyond exit code and
+    signal, `cancel` who wanted it cancelled."""
+    grace = format_duration(manifest.kill_grace_seconds)
+    killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
+    timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
+    sentences = {
+        Reason.TIMEOUT: f"it ran longer than its timeout of {timeout}{killed}",
+        Reason.IDLE_TIMEOUT: f"it was silent for longer than its idle_timeout of {idle}{killed}",
+        Reason.SHUTDOWN: f"its node was stopped while it ran{killed}",
+        Reason.CANCELLED: f"{cancelled_in_words(cancel or {})}{killed}",
+        Reason.LOST: "its node was away for so long that the task was given to another",
+    }
+    if end.reason in sentences:
+        error = {"code": str(end.reason), "message": f"disbatch-host: {sentences[end.reason]}"}
+    elif fault is not None:
+        error = {"code": str(end.reason), "message": f"disbatch-host: {fault}"}
+    elif end.signal is not None:
+        name = signal_name(end.signal)
+        hint = " (out of memory?)" if end.signal == signal.SIGKILL else ""
+        error = {"code": f"signal_{name}", "message": f"disbatch-host: it was ended by signal {name}{hint}"}
+    else:
+        code, sentence = f"exit_{end.exit_code}", f"it ended with exit code {end.exit_code} and nothing on stderr"
+        if means_success(end, manifest):
+            if said.error:
+                code, sentence = "error", "the plugin reported an error without saying which, and nothing on stderr"
+            elif said.status is not None:
+                code, sentence = f"status_{said.status}", f"the plugin reported status {said.status}"
+        return {"code": code, "message": stderr or f"disbatch-host: {sentence}"}
+    if stderr:
+        error["detail"] = stderr
+    return error
+
+
+def signal_name(number: int) -> str:
+    """`KILL` for 9; real-time signals by number."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)

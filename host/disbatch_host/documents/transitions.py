@@ -1,0 +1,299 @@
+"""Every change of a task's status, each naming the status that it leaves. Pure.
+
+Responsible for: what claims, runs, time, the end of another task and people make of a task document. Must not know:
+processes, stores, the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
+from disbatch_host.documents.records import NOBODY, Document, Task
+from disbatch_host.documents.requests import cancelled_in_words, with_cancel
+from disbatch_host.documents.run_record import attempts_with
+from disbatch_protocol.outcome import Conclusion, Outcome, Reason
+from disbatch_protocol.status import Status, is_finished, may_become
+from disbatch_protocol.status import name as status_name
+
+# What a new attempt begins without; `log` goes on over all attempts.
+_OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
+
+
+def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
+    """Claimed → Running: durable before the process starts (promise 2). The output of an earlier attempt goes."""
+    earlier = task.run.get("token")
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED,),
+        set={"status": int(Status.RUNNING), "mtime": now, "run": dict(run), "stdout": "", "stderr": ""},
+        unset=_OF_ONE_ATTEMPT,
+        forget_output_of=earlier if isinstance(earlier, str) else None,
+    )
+
+
+def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
+    """What has come up while it runs: output, the pid."""
+    return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
+
+
+def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
+    """Claimed → Created: never started."""
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED,),
+        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        unset=("claim",),
+    )
+
+
+def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
+    claimed."""
+    fields: Document = {"status": int(Status.CREATED), "node": NOBODY, "mtime": now}
+    if task.run:
+        fields["run"] = dict(task.run)
+    unset = ("claim",) if task.run else ("claim", "run")
+    return RunChange(key=key, statuses=(Status.RUNNING,), set=fields, unset=unset)
+
+
+def unheard_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, where the node that made it so has not heard of it and so has started nothing. What the
+    document said of an attempt before is gone; its number stays."""
+    run = {
+        **task.run,
+        "ended": now,
+        "reason": str(Reason.START_FAILED),
+        "outcome": str(Outcome.RETURNED),
+        "attempt_used": False,
+    }
+    message = "disbatch-host: the store's answer to the claim was lost; nothing was started"
+    return end_change(
+        task,
+        key,
+        left=Status.RUNNING,
+        run=run,
+        conclusion=Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False),
+        error={"code": str(Reason.START_FAILED), "message": message},
+        fields={},
+        not_before=None,
+        now=now,
+    )
+
+
+def end_change(
+    task: Task,
+    key: RunKey,
+    *,
+    left: Status,
+    run: Mapping[str, Any],
+    conclusion: Conclusion,
+    error: Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    not_before: datetime | None,
+    now: datetime,
+    creates: Sequence[Document] = (),
+) -> RunChange:
+    """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
+    concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
+    names a delay; `creates` are its follow-up tasks."""
+    changes: Document = {**fields, "status": conclusion.status, "mtime": now, "run": dict(run)}
+    unset = []
+    if error is not None:
+        changes["error"] = dict(error)
+    if conclusion.status in (Status.CREATED, Status.BLOCKED):
+        changes["node"] = NOBODY
+        changes["attempts"] = attempts_with(task, run, error, conclusion.status)
+        unset.append("claim")
+    if not_before is not None:
+        changes["not_before"] = not_before
+    if conclusion.status == Status.CANCELLED:
+        unset.append("cancel")  # it is done; of any other end that waits on, it is still to be done
+    return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
+
+
+def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
+    """What becomes of a task that a node has left behind (design, "Lost runs").
+
+    Claimed: certainly not started, back to Created. Running: perhaps started; run again where the plugin has said that
+    this does no harm, else Orphaned, for a person to decide.
+    """
+    key = RunKey(task.id, node, task.token)
+    if task.status == Status.CLAIMED:
+        return give_back_change(key, now=now)
+    run = {**task.run, "ended": now, "reason": str(Reason.LOST)}
+    started = run.get("started")
+    if isinstance(started, datetime):
+        run["seconds"] = max(0.0, (now - started).total_seconds())
+    if task.run.get("idempotent") is True:
+        run |= {"outcome": str(Outcome.RETURNED), "attempt_used": True}
+        error = {
+            "code": "lost",
+            "message": f"disbatch-host: node {node} was lost while this task ran; it is run again",
+        }
+        conclusion = Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, delay_seconds=None, attempt_used=True)
+    else:
+        run |= {"outcome": str(Outcome.ORPHANED), "attempt_used": True}
+        message = (
+            f"disbatch-host: node {node} was lost while this task ran; whether it has done its work is not known, "
+            "and its plugin does not say that running it twice does no harm"
+        )
+        error = {"code": "lost", "message": message}
+        conclusion = Conclusion(outcome=Outcome.ORPHANED, status=Status.ORPHANED, delay_seconds=None, attempt_used=True)
+    return end_change(
+        task,
+        key,
+        left=Status.RUNNING,
+        run=run,
+        conclusion=conclusion,
+        error=error,
+        fields={},
+        not_before=None,
+        now=now,
+    )
+
+
+def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
+    """What `task cancel` makes of a task as it was read; None where it has ended.
+
+    Not started, or orphaned: Cancelled at once. Running: the request is noted, for the node that runs it.
+    """
+    if task.status == Status.RUNNING:
+        return TaskChange(task_id=task.id, statuses=frozenset({int(Status.RUNNING)}), set={"cancel": dict(request)})
+    if not may_become(task.status, Status.CANCELLED):
+        return None
+    return unstarted_end_change(
+        task,
+        code="cancelled",
+        message=cancelled_in_words(request),
+        more={"run": with_cancel(task.run, request)},
+        now=now,
+    )
+
+
+def expire_change(task: Task, *, now: datetime) -> TaskChange:
+    """A waiting task whose `expires` has come: Cancelled, by nobody; unless it was changed since it was read."""
+    message = "it expired while it waited for its next attempt" if task.run.get("attempt") else _EXPIRED
+    change = unstarted_end_change(task, code="expired", message=message, more={}, now=now)
+    mtime = task.document.get("mtime")
+    return replace(change, mtime=mtime if isinstance(mtime, datetime) else None)
+
+
+def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:
+    """Claimed → Cancelled: somebody had asked for it while an earlier attempt ran."""
+    error = {"code": "cancelled", "message": f"disbatch-host: {cancelled_in_words(request)}"}
+    run = with_cancel(task.run, request)
+    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, "run": run}
+    return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim", "cancel"))
+
+
+def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
+    """Claimed → Cancelled: it expired before anybody could start it."""
+    error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}
+    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error}
+    return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
+
+
+_EXPIRED = "it was not started before it expired"
+
+
+def unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
+    """Waiting, Claimed or Orphaned → Cancelled."""
+    error = {"code": code, "message": f"disbatch-host: {message}"}
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(task.status)}),
+        set={"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, **more},
+        unset=("claim", "cancel", "not_before"),
+    )
+
+
+def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
+    """What `task retry` makes of a task as it was read: Created again, with all the attempts that its plugin's `retry`
+    grants a new task; None where it has not ended. Its last attempt goes into `attempts`."""
+    if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
+        return None
+    fields: Document = {
+        "status": int(Status.CREATED),
+        "node": NOBODY,
+        "mtime": now,
+        "retried": {**request, "attempts": task.last_attempt},
+    }
+    if task.run.get("attempt"):
+        error = task.document.get("error")
+        fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
+    if "cancelled" in task.run:  # is told by `attempts`
+        fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
+    mtime = task.document.get("mtime")
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(task.status)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set=fields,
+        unset=("claim", "cancel", "not_before", "error", "result", "progress", "expires"),
+    )
+
+
+def release_change(task: Task, *, now: datetime) -> TaskChange | None:
+    """What `task release` makes of a task as it was read: Created, whatever it waits for; None where it is not
+    Blocked."""
+    if task.status != Status.BLOCKED:
+        return None
+    error = task.document.get("error")
+    is_waiting_error = isinstance(error, Mapping) and error.get("code") == "after_failed"
+    mtime = task.document.get("mtime")
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        unset=("after", "after_any", "not_before", *(("error",) if is_waiting_error else ())),
+    )
+
+
+def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange | None:
+    """What the end of a task makes of one that waits for it; None where nothing changes.
+
+    It waits no longer where the other has concluded well, or where it does not mind (`after_any`). Else it stays
+    Blocked, with the reason, until the other is run again and concludes, or a person cancels or releases it.
+    """
+    after = follower.document.get("after")
+    waits_for = list(after) if isinstance(after, (list, tuple)) else []
+    error = follower.document.get("error")
+    is_about_ended = isinstance(error, Mapping) and error.get("task") == str(ended.id)
+    unset: list[str] = []
+    if ended.status == Status.CONCLUDED or (follower.document.get("after_any") and ended.status != Status.ORPHANED):
+        left = [one for one in waits_for if one != ended.id]
+        fields: Document = {"mtime": now}
+        if left:
+            fields["after"] = left
+        else:
+            unset.append("after")
+            if "not_before" not in follower.document:
+                fields["status"] = int(Status.CREATED)
+        if is_about_ended or not left:
+            unset.append("error")
+    elif is_about_ended:
+        return None
+    else:
+        message = (
+            f"disbatch-host: task {ended.id}, which it waits for, has ended as {status_name(ended.status)}; it waits "
+            f"until that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
+        )
+        fields = {"mtime": now, "error": {"code": "after_failed", "message": message, "task": str(ended.id)}}
+    mtime = follower.document.get("mtime")
+    return TaskChange(
+        task_id=follower.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=mtime if isinstance(mtime, datetime) else None,
+        set=fields,
+        unset=tuple(unset),
+    )
+
+
+def told_change(ended: Task) -> TaskChange:
+    """All that wait for this task know how it has ended."""
+    return TaskChange(task_id=ended.id, statuses=frozenset({int(ended.status)}), set={"awaited": False})

@@ -1,0 +1,1 @@
+"""What Prometheus reads of a node: counters, a census of the store, and the server that answers."""

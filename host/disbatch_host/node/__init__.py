@@ -1,0 +1,1 @@
+"""The execution node: its life, its runs, its claims, its duties."""

@@ -1,0 +1,1 @@
+"""What a node does again and again, besides claiming and running."""

@@ -1,0 +1,85 @@
+"""What the document of a node says (den-1.0, nodes): what a node writes of itself, and what is read there.
+
+Responsible for: the forms. Must not know: when they are written, what follows from them. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from disbatch_host.decide import placement
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents.records import Document, NodeRecord, Queue
+from disbatch_host.plugin.classes import Classes
+
+BROKEN_NAMED_MAX = 20  # broken plugins that a node's document tells of
+
+
+def living_fields(
+    *,
+    state: str,
+    classes: Classes,
+    queues: Sequence[Queue],
+    load: Load,
+    settings: Mapping[str, Any],
+    pid: int,
+    running: int,
+) -> Document:
+    """What each heartbeat renews. `queues`: those that the node serves; `settings`: those that others are to see."""
+    return {
+        "state": state,
+        "queuetypes": [
+            {
+                "class": name,
+                "version": plugin.manifest.version,
+                **({} if plugin.manifest.concurrency is None else {"concurrency": plugin.manifest.concurrency}),
+            }
+            for name, plugin in classes.plugins.items()
+        ],
+        "broken": [
+            {
+                "manifest": str(one.manifest_path),
+                **({} if one.name is None else {"class": one.name}),
+                "reason": "; ".join(map(str, one.faults)),
+            }
+            for one in classes.broken[:BROKEN_NAMED_MAX]
+        ],
+        "set_aside": [
+            {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in classes.set_aside.items()
+        ],
+        "settings": dict(settings),
+        "heartbeat": {"pid": pid, "running": running, "queues": [_of_queue(queue, load) for queue in queues]},
+    }
+
+
+def _of_queue(queue: Queue, load: Load) -> Document:
+    limit = placement.limit_of(queue, load)
+    processing = load.running.get(queue.id, 0)
+    return {
+        "class": queue.class_name,
+        "queue": queue.id,
+        "threads": limit,
+        "idle": max(0, limit - processing),
+        "processing": processing,
+    }
+
+
+def in_use(node_id: str, record: NodeRecord | None) -> str:
+    """The line for a node id that is taken: by whom, and what to do. None: by somebody who has gone again."""
+    if record is None:
+        return f"node id {node_id!r} was taken by another node just now; start again or choose another with --node-id"
+    host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
+    name = host.get("name") if isinstance(host, dict) else None
+    pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
+    age = "never" if record.age_seconds is None else f"{record.age_seconds:.0f} s ago"
+    return (
+        f"node id {node_id!r} is in use by {record.document.get('version', 'a node')} on machine {name or 'unknown'}, "
+        f"process {pid or 'unknown'}, last heartbeat {age}; choose another with --node-id, or take it over with --force"
+    )
+
+
+def who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a request in a node's document: who has made it, and " (the reason)" where there is one."""
+    why = request.get("why")
+    return str(request.get("by") or "somebody"), f" ({why})" if why else ""

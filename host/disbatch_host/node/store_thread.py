@@ -1,0 +1,373 @@
+"""The thread that owns the node's store: group commit for the runs, and calls for everything else.
+
+Responsible for: taking all changes that have gathered, writing them as one batch, and telling each run whether its
+change was carried out; keeping what could not be written while the store is away. Must not know: what a change means.
+
+Rules:
+1. The store is used by this thread alone. Everything goes in through `record` and `call`, from the event loop, and
+   comes back to the event loop.
+2. While nothing is to be done, the thread looks now and then whether others have written (`Store.written_by_others`).
+3. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
+4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
+   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
+   decides.
+5. What waits in memory is bounded: who has much to record asks for `room` first, and keeps it on disk until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey
+from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
+from disbatch_host.node.write_budget import Room
+from disbatch_host.store.contract import Store
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
+_BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
+_TURN_SECONDS = 0.001  # from the beginning of a turn to that of the next; an idle node has none to wait for
+_WATCH_SECONDS = 0.007  # between two looks whether others have written: some 20 µs each, 0.3 % of a core
+_KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
+_LARGE_BYTES = 2**16  # smaller records need no room; of each run there is one at most
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reach a store that is away
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    change: RunChange | None
+    chunks: Sequence[OutputChunk]
+    note: object
+    answer: asyncio.Future[bool]
+
+    @property
+    def size(self) -> int:
+        return sum(len(chunk.data) for chunk in self.chunks)
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    function: Callable[[Store, Sequence[Any]], Any]
+    answer: asyncio.Future[Any] = field(repr=False)
+    after: int  # not before so many records have their answers
+
+
+class StoreThread:
+    """The store behind a queue of changes and calls. Made and used in the thread of the event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_change: Callable[[], None] | None = None,
+        on_written: Callable[[float], None] | None = None,
+    ) -> None:
+        """`on_change` is called in the event loop when somebody else has written, where the store can tell.
+        `on_written` is told, in the thread, how many seconds each batch took that was written."""
+        self._store = store
+        self._on_change = on_change
+        self._on_written = on_written
+        self._can_tell = on_change is not None
+        self._loop = asyncio.get_running_loop()
+        self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: look around
+        self._records: deque[_Record] = deque()  # taken out of the inbox, not written yet
+        self._calls: deque[_Call] = deque()
+        self._recorded = 0  # how many records have been handed in, ever
+        self._answered = 0  # how many of them have their answer
+        self._last_turn = 0.0
+        self._last_look = 0.0
+        self._expected_until = 0.0  # a call may come until then that records wait for
+        self._is_stopping = False
+        self._give_up = False
+        self.is_away = False  # the store could not be reached at the last attempt
+        self._room = Room(_KEPT_BYTES_MAX)
+        self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+
+    @property
+    def records_waiting(self) -> int:
+        """How many records are not written yet, as far as this thread of the caller can see."""
+        return self._recorded - self._answered
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def record(
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+    ) -> asyncio.Future[bool]:
+        """Write a change and the pieces before it. The future says True once that is durable, False where the change
+        was refused (somebody else owns the task by now), or raises StoreError where the store will never take it.
+        `note`: for `call_after_records`."""
+        record = _Record(change, chunks, note, self._loop.create_future())
+        size = record.size + _text_size(change)
+        if size >= _LARGE_BYTES:
+            self._room.take(size, record.answer)
+        self._recorded += 1
+        return self._submit(record)
+
+    async def room(self) -> None:
+        """To be awaited directly before a record that is large, so that not everything that runs have to say is in
+        memory at once while the store is slow, or away."""
+        await self._room.some()
+
+    def call(self, function: Callable[[Store], Result]) -> asyncio.Future[Result]:
+        """Call something with the store, with the next batch. The future raises what the call raises."""
+        return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
+
+    def call_after_records(self, function: Callable[[Store, Sequence[Any]], Result]) -> asyncio.Future[Result]:
+        """Call something when everything that was recorded before is written, and not at all where that is not possible
+        now. It is given the notes of what was recorded later and is written before it all the same."""
+        return self._submit(_Call(function, self._loop.create_future(), self._recorded))
+
+    def expect_call(self, within_seconds: float) -> None:
+        """A call after records is about to come: what was recorded before waits for it so long, since both together are
+        one commit."""
+        self._expected_until = time.monotonic() + within_seconds
+
+    def hurry(self) -> None:
+        """The node shall leave soon: an attempt that waits for its turn is not waited for."""
+        self._store.hurry()
+
+    def give_up(self) -> None:
+        """From now on, what cannot be written at the next attempt fails instead of being tried again."""
+        self._give_up = True
+        self._inbox.put(None)
+
+    async def stop(self) -> None:
+        """End the thread after everything that was handed in has been done, or has failed at one more attempt."""
+        self._is_stopping = True
+        self.give_up()
+        if self._thread.is_alive():
+            await self._loop.run_in_executor(None, self._thread.join)
+
+    def _submit(self, item: _Record | _Call) -> asyncio.Future[Any]:
+        if self._is_stopping:
+            item.answer.set_exception(StoreUnreachableError("the store is closed: the node has stopped"))
+        else:
+            self._inbox.put(item)
+        return item.answer
+
+    # --- in the thread
+
+    def _work(self) -> None:
+        pause_seconds = _FIRST_RETRY_SECONDS
+        while True:
+            # What `stop` puts into the inbox may have been taken out in a pause: then nothing more comes to wait for.
+            self._take_in(
+                wait=not (self._records or self._is_stopping), timeout=_WATCH_SECONDS if self._can_tell else None
+            )
+            self._look_for_changes()
+            if not self._records and not self._calls:
+                if self._is_stopping:
+                    return
+                continue
+            self._gather()
+            batch = self._take_batch()
+            began = time.monotonic()
+            is_written = not batch or self._write_with_calls(batch) or self._write(batch)
+            if batch and is_written and self._on_written is not None:
+                self._on_written(time.monotonic() - began)
+            calls = self._take_calls_due(len(batch) if is_written else 0)
+            late = [self._late_notes(call, batch) if is_written else () for call in calls]
+            if is_written:
+                self._answered += len(batch)
+            self._carry_out(calls, late, is_away=not is_written)
+            if not is_written:
+                self._fail(self._calls, StoreUnreachableError("what was recorded before could not be written"))
+                self._calls.clear()
+            if is_written:
+                pause_seconds = _FIRST_RETRY_SECONDS
+            elif self._give_up:
+                log.error("%d changes could not be written before the node stopped", len(batch) + len(self._records))
+                self._fail([*batch, *self._records], StoreUnreachableError("the store could not be reached"))
+                self._answered += len(batch) + len(self._records)
+                self._records.clear()
+            else:
+                self._records.extendleft(reversed(batch))
+                self._pause(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LAST_RETRY_SECONDS)
+
+    def _take_in(self, *, wait: bool, timeout: float | None = None) -> None:
+        """Everything that is in the inbox; where nothing is and `wait`, the first thing that comes."""
+        try:
+            item = self._inbox.get(wait, timeout)
+            while True:
+                if isinstance(item, _Record):
+                    self._records.append(item)
+                elif item is not None:
+                    self._calls.append(item)
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _look_for_changes(self) -> None:
+        if self._can_tell and self._on_change is not None:
+            now = time.monotonic()
+            if now - self._last_look < _WATCH_SECONDS / 2:
+                return
+            self._last_look = now
+            has_changed = self._store.written_by_others()
+            self._can_tell = has_changed is not None
+            if has_changed:
+                self._post(self._on_change)
+
+    def _gather(self) -> None:
+        """While there is much to do, let a moment pass between two turns: a commit costs about the same for one change
+        as for five."""
+        left = self._last_turn + _TURN_SECONDS - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+            self._take_in(wait=False)
+        until = self._expected_until  # looked at once: new ends that come all the time must not put it off for ever
+        while not self._calls and (left := until - time.monotonic()) > 0:
+            self._take_in(wait=True, timeout=left)
+        self._last_turn = time.monotonic()
+        if self._calls:
+            self._expected_until = 0.0
+
+    def _take_calls_due(self, written: int = 0) -> list[_Call]:
+        """The calls that may be carried out when `written` more records are."""
+        answered = self._answered + written
+        due = [call for call in self._calls if call.after <= answered]
+        self._calls = deque([call for call in self._calls if call.after > answered])
+        return due
+
+    def _pause(self, seconds: float) -> None:
+        """Until the next attempt. Not cut short by new records, which could not be written either, but by a call or by
+        the wish to give up."""
+        deadline = time.monotonic() + seconds
+        while not self._give_up and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                item = self._inbox.get(timeout=left)
+                if isinstance(item, _Record):
+                    self._records.append(item)
+                elif item is not None:
+                    self._calls.append(item)
+                    return
+
+    def _take_batch(self) -> list[_Record]:
+        batch: list[_Record] = []
+        size = 0
+        while self._records and len(batch) < _BATCH_MAX and size < _BATCH_CHUNK_BYTES_MAX:
+            record = self._records.popleft()
+            size += record.size
+            batch.append(record)
+        return batch
+
+    def _late_notes(self, call: _Call, batch: Sequence[_Record]) -> list[object]:
+        """Of what is written now: what was recorded after the call was made."""
+        late = batch[max(0, call.after - self._answered) :]
+        return [record.note for record in late if record.note is not None]
+
+    def _write_with_calls(self, batch: list[_Record]) -> bool:
+        """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
+        where it was not possible: then it is to be done one after the other, which finds out why."""
+        calls = self._take_calls_due(len(batch)) if any(call.after for call in self._calls) else []
+        if not calls:
+            return False
+        try:
+            with self._store.together():
+                refused = self._commit(batch)
+                results = [call.function(self._store, self._late_notes(call, batch)) for call in calls]
+        except Exception as error:  # whatever it is, it comes again where it can be told apart
+            log.debug("a batch was not written together with its calls: %s", error)
+            self._calls.extendleft(reversed(calls))
+            return False
+        answers = [*_answers(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
+        self._post(functools.partial(_set_results, answers))
+        self._note_presence()
+        return True
+
+    def _write(self, batch: list[_Record]) -> bool:
+        """Whether every record of the batch has its answer; False: the store is away, nothing has one."""
+        try:
+            self._post(functools.partial(_set_results, _answers(batch, self._commit(batch))))
+        except StoreUnreachableError as error:
+            if not self.is_away:
+                what = "cannot be written" if isinstance(error, StoreUnwritableError) else "is away"
+                log.warning("the store %s, running tasks go on and what they say is kept: %s", what, error)
+            self.is_away = True
+            return False
+        except StoreError as error:
+            if len(batch) > 1:  # find the one that the store does not want; the others are good
+                return all(self._write([record]) for record in batch)
+            log.error("the store refuses a change: %s", error)
+            self._fail_records(batch, error)
+        except Exception as error:  # a defect: the run must hear of it, and the thread must go on for the others
+            log.exception("a change could not be written")
+            self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
+        self._note_presence()
+        return True
+
+    def _note_presence(self) -> None:
+        if self.is_away:
+            log.warning("the store is back")
+        self.is_away = False
+
+    def _commit(self, batch: list[_Record]) -> Set[RunKey]:
+        """Write a batch; what of it was refused."""
+        changes = [record.change for record in batch if record.change is not None]
+        return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
+
+    def _carry_out(self, calls: Sequence[_Call], late: Sequence[Sequence[object]], *, is_away: bool) -> None:
+        """`late`: the notes that each of them is given."""
+        for number, call in enumerate(calls):
+            try:
+                if is_away and self._give_up:
+                    raise StoreUnreachableError("the store is away and the node is leaving")
+                result = call.function(self._store, late[number])
+            except StoreUnreachableError as error:
+                # The others would find out the same, each after seconds of waiting.
+                self._post(functools.partial(_set_exception, [one.answer for one in calls[number:]], error))
+                return
+            except Exception as error:
+                self._post(functools.partial(_set_exception, [call.answer], error))
+            else:
+                self._post(functools.partial(_set_results, [(call.answer, result)]))
+
+    def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
+        for record in records:
+            record.note = None  # what it says has not come true
+        self._fail(records, error)
+
+    def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:
+        self._post(functools.partial(_set_exception, [item.answer for item in items], error))
+
+    def _post(self, callback: Callable[[], Any]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            log.debug("an answer of the store came after the event loop had ended")
+
+
+def _answers(batch: Sequence[_Record], refused: Set[RunKey]) -> list[tuple[asyncio.Future[Any], Any]]:
+    return [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
+
+
+def _text_size(change: RunChange | None) -> int:
+    """About how many bytes a change holds: what else there is in it is small, or bounded by the run."""
+    return 0 if change is None else sum([len(value) for value in change.set.values() if isinstance(value, str)])
+
+
+def _set_results(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for answer, result in answers:
+        if not answer.done():  # cancelled while it waited
+            answer.set_result(result)
+
+
+def _set_exception(answers: Sequence[asyncio.Future[Any]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)

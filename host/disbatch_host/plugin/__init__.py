@@ -1,0 +1,1 @@
+"""A plugin on disk, and what its program is promised. Never a task document."""

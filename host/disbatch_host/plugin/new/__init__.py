@@ -1,0 +1,1 @@
+"""New plugins: the bundled ones and the templates that `disbatch-host new` writes."""

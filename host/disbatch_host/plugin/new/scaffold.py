@@ -1,0 +1,160 @@
+"""A new plugin from nothing: the files that `disbatch-host new` writes.
+
+Responsible for: which files a plugin in each language has, and writing them so that it runs as it is. Must not know:
+the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from disbatch_host.errors import UsageError
+from disbatch_host.plugin.new import bundled
+
+_BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """What a plugin in this language is made of."""
+
+    suffix: str  # of the program
+    helper: str  # below the bundled plugins; copied beside the program
+    helper_as: str  # under this name
+    has_worker_mode: bool = True
+    requires: Sequence[str] = ()  # programs that the helper library needs
+    is_built: bool = False
+
+
+LANGUAGES: Mapping[str, Language] = {
+    "bash": Language(
+        suffix=".bash", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False, requires=("awk",)
+    ),
+    "sh": Language(
+        suffix=".sh", helper="shell/disbatch.sh", helper_as="disbatch.sh", has_worker_mode=False, requires=("awk",)
+    ),
+    "python": Language(
+        suffix=".py", helper="python/disbatch_plugin/disbatch_plugin.py", helper_as="disbatch_plugin.py"
+    ),
+    "perl": Language(suffix=".pl", helper="perl/DisbatchPlugin.pm", helper_as="DisbatchPlugin.pm"),
+    "node": Language(suffix=".cjs", helper="node/disbatch.cjs", helper_as="disbatch.cjs"),
+    "go": Language(suffix="", helper="go/disbatch/disbatch.go", helper_as="disbatch/disbatch.go", is_built=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaffold:
+    """What was written."""
+
+    directory: Path
+    files: Sequence[Path]
+    notice: str = ""  # what is left to do before it runs
+
+
+def directory_name(name: str) -> str:
+    """The directory of a class: `Mail::Move` is in `mail-move`."""
+    return "-".join(part for part in name.replace("::", "-").replace(":", "-").split("-") if part).lower()
+
+
+def write(name: str, language_name: str, parent: Path, *, is_worker: bool = False) -> Scaffold:
+    """Write a plugin of class `name` into a new directory below `parent`. Raises UsageError where it is there already
+    or cannot be written; then nothing is left behind."""
+    language = LANGUAGES[language_name]
+    home = parent / directory_name(name)
+    if home.exists() or home.is_symlink():
+        raise UsageError(f"{home} is there already; choose another name, or remove it")
+    program = _program_name(home.name, language_name)
+    try:
+        home.mkdir(mode=0o755, parents=True)
+        try:
+            files = _write_files(home, name, language_name, program, is_worker=is_worker)
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{error.filename or home} cannot be written: {error.strerror}") from error
+    return Scaffold(directory=home, files=files, notice=_build(home) if language.is_built else "")
+
+
+def _program_name(name: str, language_name: str) -> str:
+    """After its directory, unless another file is called so, or Python would import it in the place of another
+    module: a name with a hyphen cannot be imported."""
+    language = LANGUAGES[language_name]
+    program = f"{name}{language.suffix}"
+    others = {language.helper_as.partition("/")[0], "plugin.json", "README.md", "build.sh", "go.mod", "main.go"}
+    is_module = language_name == "python" and name in sys.stdlib_module_names
+    return f"{name}-plugin{language.suffix}" if program in others or is_module else program
+
+
+def _write_files(home: Path, name: str, language_name: str, program: str, *, is_worker: bool) -> list[Path]:
+    language = LANGUAGES[language_name]
+    source = "main.go" if language.is_built else program
+    values = {
+        "NAME": name,
+        "PROGRAM": program,
+        "DIRECTORY": home.name,
+        "REQUIRES": f'\n  "requires": {json.dumps(list(language.requires))},' if language.requires else "",
+        "MODE": '\n  "mode": "worker",' if is_worker else "",
+        "BUILD": "Build it, now and after each change: `./build.sh`.\n\n" if language.is_built else "",
+    }
+    described = [
+        (source, "the program"),
+        (language.helper_as, "the helper library: one file, to be copied, not changed"),
+    ]
+    if language.is_built:
+        described += [("build.sh", f"builds `{program}`, which `plugin.json` names")]
+    values["FILES"] = "\n".join(f"| `{file}` | {what} |" for file, what in described)
+    texts = {
+        "plugin.json": _template("plugin.json"),
+        source: _template(language_name),
+        "README.md": _template("README.md"),
+    }
+    if language.is_built:
+        texts |= {"build.sh": _template("go-build.sh"), "go.mod": "module example/plugin\n\ngo 1.18\n"}
+    written = [_write(home / file, _filled(text, values)) for file, text in texts.items()]
+    helper = (bundled.source_directory() / language.helper).read_text(encoding="utf-8")
+    written.append(_write(home / language.helper_as, helper))
+    for file in (program, "build.sh"):
+        if (home / file).exists():
+            (home / file).chmod(0o755)
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)  # writable by the owner alone, whatever the umask is: others are refused
+    path.parent.chmod(0o755)
+    return path
+
+
+def _template(name: str) -> str:
+    return (resources.files("disbatch_host.plugin.new") / "templates" / f"{name}.in").read_text(encoding="utf-8")
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _build(home: Path) -> str:
+    """Build the program; why it is not built yet, where that is so."""
+    build = shlex.quote(str(home / "build.sh"))
+    if shutil.which("go") is None:
+        return f"there is no go in PATH here: run {build} where there is"
+    built = subprocess.run(
+        ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+    )
+    if built.returncode == 0:
+        return ""
+    lines = built.stderr.strip().splitlines() or ["no reason given"]
+    return f"it could not be built ({lines[0]}): run {build}"

@@ -1,0 +1,285 @@
+"""What the events of one run have done: to the task document so far, to its end, and to what comes after it. Pure.
+
+Responsible for: `progress`, `log`, `result`, `error`, free fields, `run.event_errors`, follow-up tasks; and what the
+conclusion must know of it (`Said`). Must not know: processes, stores, when anything is written.
+
+Rules:
+1. Bounded, whatever a plugin says: the log keeps its newest entries, the faults their first ones, free fields and
+   follow-up tasks have a limit for the whole run; what exceeds it is refused with a note, never dropped in silence.
+2. Nothing here fails a task, with one exception: follow-up tasks that cannot be created are lost work, so a run that
+   asked for more than the limit does not succeed.
+3. `changed_fields` gives what is new since the last call, so that a million events cost as many writes as there are
+   turns of the writer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from disbatch_host.documents.records import Document, Task
+from disbatch_protocol.document import PROTECTED
+from disbatch_protocol.events import (
+    BadLine,
+    ErrorSaid,
+    Event,
+    FollowUp,
+    FollowUps,
+    Log,
+    OwnStatus,
+    Progress,
+    Result,
+    SetFields,
+    Snooze,
+)
+from disbatch_protocol.outcome import Said
+
+LOG_ENTRIES_MAX = 1000  # newest ones; what a person can read, and what may be written again each second
+LOG_BYTES_MAX = 2**18
+TEXT_MAX = 2**14  # characters of a message in the document; long ones belong to stdout
+SET_BYTES_MAX = 2**20  # of all free fields that a run sets, so that the document stays far below 16 MB
+FOLLOW_UPS_MAX = 10_000  # tasks of one run
+FOLLOW_UP_BYTES_MAX = 4 * 2**20  # of their parameters: they are written together with the conclusion
+ERRORS_KEPT = 20  # of the lines that were no events
+
+
+class EventEffects:
+    """Take each event as it comes; ask for what is new when it is time to write."""
+
+    def __init__(self, task: Task) -> None:
+        self._fields: Document = {}
+        self._changed: set[str] = set()
+        self._log: deque[tuple[int, Any]] = deque()  # (bytes, entry)
+        self._log_bytes = 0
+        self._log_dropped = 0
+        self._set_sizes: dict[str, int] = {}
+        self._set_bytes = 0  # their sum; a plugin may set a hundred thousand fields in one line
+        self._error: ErrorSaid | None = None
+        self._snooze: Snooze | None = None
+        self._own_status: int | None = None
+        self._has_said_status = False
+        self._result_status: int | None = None
+        self._follow_ups: list[FollowUp] = []
+        self._follow_up_bytes = 0
+        self._follow_ups_refused = 0
+        self._bad_lines = 0
+        self._bad_kept: list[Document] = []
+        self._is_touched = False  # by an event of this run
+        for entry in _entries_of(task.document.get("log")):  # of earlier attempts, and of other programs
+            self._append(entry)
+        self._fields.clear()
+        self._changed.clear()
+        self._log_dropped = 0
+
+    def take(self, event: Event | BadLine, *, now: datetime) -> None:
+        """One more event, heard at `now`."""
+        self._is_touched = True
+        match event:
+            case Progress(value=value, message=message):
+                progress: Document = {"value": value}
+                if message is not None:
+                    progress["message"] = _cut(message)
+                self._set("progress", progress)
+            case Log():
+                self._append(_log_entry(event, now))
+            case OwnStatus(status=status):
+                self._own_status = status or None
+                self._has_said_status = True
+            case SetFields(fields=fields, faults=faults):
+                for name, value in fields.items():
+                    self._set_free(name, value)
+                self._note_all(faults)
+            case Result(value=value, status=status):
+                self._result_status = status
+                self._set("result", value)
+            case ErrorSaid(faults=faults):
+                self._error = event
+                if event.message is not None:  # else its end will say what to write
+                    self._set("error", _error_document(event))
+                self._note_all(faults)
+            case Snooze():
+                self._snooze = event
+            case FollowUps(tasks=tasks, faults=faults):
+                for task in tasks:
+                    self._follow(task)
+                self._note_all(faults)
+            case BadLine(start=start, message=message):
+                self._note(message, start)
+            case _:  # `ready` and `done` outside of worker mode
+                self._note(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
+
+    def changed_fields(self) -> Document:
+        """Top-level fields with their values as they are now, for those that have changed since the last call."""
+        fields = {name: self._value(name) for name in self._changed}
+        self._changed.clear()
+        return fields
+
+    def all_fields(self) -> Document:
+        """The same for everything that any event of this run has touched; for the last write."""
+        self._changed.clear()
+        fields = {name: self._value(name) for name in self._fields}
+        fields.pop("error", None)  # the conclusion says which error counts
+        return fields
+
+    def run_facts(self) -> Document:
+        """For `run` in the document; empty where there is nothing to say. `own_status` None: it was taken back."""
+        facts: Document = {}
+        if not self._is_touched:
+            return facts
+        if self._has_said_status:
+            facts["own_status"] = self._own_status
+        if self._snooze is not None:
+            facts["snooze"] = {"seconds": self._snooze.seconds}
+            if self._snooze.message is not None:
+                facts["snooze"]["message"] = _cut(self._snooze.message)
+        if self._log_dropped:
+            facts["log_dropped"] = self._log_dropped
+        if self._bad_lines:
+            facts["event_errors"] = {"count": self._bad_lines, "first": list(self._bad_kept)}
+        return facts
+
+    @property
+    def size(self) -> int:
+        """About how many bytes a write of everything has."""
+        return self._log_bytes + self._set_bytes + self._size_of_result
+
+    @property
+    def said(self) -> Said:
+        """What the conclusion must know."""
+        if not self._is_touched:
+            return _NOTHING_SAID
+        if self._follow_ups_refused:
+            return Said(error=True, retry=False, status=self._status)
+        return Said(
+            error=self._error is not None,
+            retry=self._error.retry if self._error is not None else None,
+            snooze_seconds=self._snooze.seconds if self._snooze is not None else None,
+            status=self._status,
+        )
+
+    @property
+    def error(self) -> Document | None:
+        """Why it fails, as the plugin has said it (perhaps without a `message`), or as rule 2 wants it said."""
+        if self._follow_ups_refused:
+            message = (
+                f"disbatch-host: it asked for more follow-up tasks than one run may create ({FOLLOW_UPS_MAX} tasks, "
+                f"{FOLLOW_UP_BYTES_MAX} bytes of parameters); none were created"
+            )
+            return {"code": "follow_ups", "message": message}
+        return _error_document(self._error) if self._error is not None else None
+
+    @property
+    def follow_ups(self) -> Sequence[FollowUp]:
+        """What is to be created if the run succeeds, in the order in which it was said."""
+        return self._follow_ups
+
+    @property
+    def _status(self) -> int | None:
+        return self._result_status if self._result_status is not None else self._own_status
+
+    @property
+    def _size_of_result(self) -> int:
+        return _size(self._fields["result"]) if "result" in self._changed else 0
+
+    def _value(self, name: str) -> Any:
+        return [entry for _, entry in self._log] if name == "log" else self._fields[name]
+
+    def _set(self, name: str, value: Any) -> None:
+        self._fields[name] = value
+        self._changed.add(name)
+
+    def _set_free(self, name: str, value: Any) -> None:
+        if name in PROTECTED:
+            self._note(f'field "{name}" belongs to the host and is left as it is; choose another name')
+            return
+        if not name or name.startswith("$") or "." in name:
+            self._note(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
+            return
+        size = len(name) + _size(value)
+        total = self._set_bytes - self._set_sizes.get(name, 0) + size
+        if total > SET_BYTES_MAX:
+            self._note(f'field "{name:.60}" is not set: all that a run sets may have {SET_BYTES_MAX} bytes together')
+            return
+        self._set_sizes[name] = size
+        self._set_bytes = total
+        self._set(name, value)
+
+    def _append(self, entry: Any) -> None:
+        size = _size(entry)
+        self._log.append((size, entry))
+        self._log_bytes += size
+        while len(self._log) > LOG_ENTRIES_MAX or self._log_bytes > LOG_BYTES_MAX:
+            self._log_bytes -= self._log.popleft()[0]
+            self._log_dropped += 1
+        self._set("log", None)
+
+    def _follow(self, task: FollowUp) -> None:
+        size = len(task.queue) + _size(task.parameters)
+        if len(self._follow_ups) >= FOLLOW_UPS_MAX or self._follow_up_bytes + size > FOLLOW_UP_BYTES_MAX:
+            self._follow_ups_refused += 1
+            if self._follow_ups_refused == 1:
+                self._note(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
+            return
+        self._follow_up_bytes += size
+        self._follow_ups.append(task)
+
+    def _note_all(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            self._note(message)
+
+    def _note(self, message: str, start: bytes | None = None) -> None:
+        self._bad_lines += 1
+        if len(self._bad_kept) < ERRORS_KEPT:
+            entry: Document = {"message": _cut(message)}
+            if start is not None:
+                entry["line"] = start.decode("utf-8", "replace")
+            self._bad_kept.append(entry)
+
+
+_NOTHING_SAID = Said()
+
+
+def _log_entry(event: Log, now: datetime) -> Document:
+    entry: Document = {"time": now, "level": str(event.level), "message": _cut(event.message)}
+    if event.fields:
+        if _size(event.fields) <= TEXT_MAX:
+            entry["fields"] = dict(event.fields)
+        else:
+            entry["message"] = f"{entry['message']} (disbatch-host: its fields were too large for the log)"
+    return entry
+
+
+def _error_document(event: ErrorSaid) -> Document:
+    error: Document = {}
+    if event.code or event.message is not None:
+        error["code"] = event.code or "error"
+    if event.message is not None:
+        error["message"] = _cut(event.message)
+    if event.detail is not None:
+        error["detail"] = _cut(event.detail, 4 * TEXT_MAX)
+    if event.retry is not None:
+        error["retry"] = event.retry
+    return error
+
+
+def _cut(text: str, limit: int = TEXT_MAX) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… (disbatch-host: {len(text) - limit} more characters)"
+
+
+def _entries_of(log: Any) -> Sequence[Any]:
+    """What is in a document's `log`; den-1.0 leaves the field free, so it may be anything."""
+    if log is None or log == "":
+        return ()
+    return log if isinstance(log, (list, tuple)) else (log,)
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a value takes in the document."""
+    try:
+        return len(orjson.dumps(value, default=str))
+    except (TypeError, ValueError):
+        return len(str(value))

@@ -1,0 +1,364 @@
+"""What a run prints, on its way into the task: decoded, bounded, and ready to be written in pieces.
+
+Responsible for: turning the bytes of one stream into the text of the document (its first 1 MiB) and, where it is more,
+into the pieces of an output file; keeping head and tail where it exceeds `max_output`. The one place where a plugin's
+bytes become text. Must not know: processes, stores, tasks.
+
+Rules:
+1. Memory is bounded whatever is printed: at most INLINE_OUTPUT_MAX and a small buffer a stream; the rest waits in
+   unlinked spool files of at most `max_output`, so a slow store never stops a plugin.
+2. Decoding is UTF-8 across block borders; what is no UTF-8 becomes U+FFFD and is counted.
+3. Past `max_output` the head stays, the tail is a ring, and the middle becomes one line that says how much is missing.
+   The head is the first half, the tail the second: how it began and how it ended explain most failures.
+4. A spool that cannot be written (disk full) ends the keeping, never the run: the rest is counted and said.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_protocol.quantities import format_size
+
+log = logging.getLogger(__name__)
+
+_REPLACEMENT = "\ufffd"
+_REPLACEMENT_BYTES = _REPLACEMENT.encode()
+_TAIL_IN_MEMORY_MAX = 2**20  # bytes of tail that are held in memory before a spool file takes it
+_GAP_LINE_MAX = 512  # bytes that the line about a gap may need
+_UNSPOOLED_MAX = 2**20 + 2 * _GAP_LINE_MAX  # bytes: of a tail in memory nothing is lost, whatever the disk does
+_TAIL_BLOCK = 2**20  # bytes of the tail that are decoded at a time
+
+
+class OutputStream:
+    """One of a run's two output streams. Feed it bytes; ask it for text and pieces; finish it once."""
+
+    def __init__(self, *, max_bytes: int, spool_directory: Path | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._spool_directory = spool_directory
+        self._decoder: codecs.IncrementalDecoder | None = None  # made with the first byte that is not ASCII
+        self._head_left = max_bytes // 2
+        self._tail: _Tail | None = None  # made when the head is full
+        self._inline = bytearray()  # valid UTF-8
+        self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
+        self._spool_size = 0
+        self._unspooled = bytearray()  # the end of the text where no disk takes it any more
+        self._taken = 0  # bytes of the spool that `take_chunks` has given out
+        self._chunk_number = 0
+        self._ends_with_newline = True
+        self._spool_fault: str | None = None
+        self._is_finished = False
+        self.bytes_seen = 0  # what the plugin has written
+        self.dropped_bytes = 0  # of those, what is not kept
+        self.replaced = 0  # how many U+FFFD stand for something that was no UTF-8
+        self.version = 0  # grows with every change of the inline text
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether the document holds only the beginning, and the pieces the whole."""
+        return self._spool is not None
+
+    @property
+    def pending_chunk_bytes(self) -> int:
+        """How much waits to be taken as pieces."""
+        return self._spool_size + len(self._unspooled) - self._taken
+
+    @property
+    def held_bytes(self) -> int:
+        """How much the next write of it may take: the document's part, and what waits to be taken as pieces."""
+        return len(self._inline) + self.pending_chunk_bytes
+
+    def feed(self, data: bytes) -> None:
+        """More of the stream, any block of bytes."""
+        self.bytes_seen += len(data)
+        if self._head_left:
+            head = data[: self._head_left]
+            self._head_left -= len(head)
+            self._keep(head)
+            data = data[len(head) :]
+        if data:
+            if self._tail is None:
+                self._tail = _Tail(self._max_bytes - self._max_bytes // 2, self._spool_directory)
+            try:
+                self._tail.append(data)
+            except OSError as error:
+                self._lose_spool(error)
+
+    def finish(self) -> None:
+        """The stream has ended: what waits in the tail and in the decoder belongs to the text now."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        missing = self._tail.missing_bytes if self._tail is not None else 0
+        self.dropped_bytes += missing
+        if self.dropped_bytes:
+            if self._decoder is not None:
+                self._decoder.reset()  # a character that the gap cuts is part of the gap
+            if self._spool_fault is not None:
+                self._make_room_for_gap_line()
+            self._keep_clean(self._gap_line().encode())
+        dropped_before = self.dropped_bytes
+        if self._tail is not None:
+            for number, block in enumerate(self._tail.blocks()):
+                self._keep(_from_first_character(block) if number == 0 and missing else block)
+        self._keep(b"", final=True)
+        if self.dropped_bytes > dropped_before:  # the disk is full only now
+            self._make_room_for_gap_line()
+            self._keep_clean(self._gap_line().encode())
+        if self._tail is not None:
+            self._tail.close()
+
+    def inline_text(self) -> str:
+        """What belongs into the document now: all of it, or its first 1 MiB."""
+        return self._inline.decode("utf-8")
+
+    def last_lines(self, lines: int, max_bytes: int) -> str:
+        """The last lines that are at hand, for an error message. Before `finish` only of what the document holds."""
+        if self._spool is not None:
+            size = self._spool_size + len(self._unspooled)
+            recent = self._read_spool(max_bytes, max(0, size - max_bytes))
+        else:
+            recent = bytes(self._inline[-max_bytes:])
+        text = recent.decode("utf-8", "ignore")
+        return "\n".join(text.rstrip().splitlines()[-lines:])
+
+    def take_chunks(self, max_bytes: int) -> list[tuple[int, bytes]]:
+        """The next pieces (number, data) of up to `max_bytes` together; each is given out once. Only whole pieces
+        until the stream is finished."""
+        chunks = []
+        taken = 0
+        while self._spool is not None and taken < max_bytes:
+            size = min(OUTPUT_CHUNK_SIZE, self.pending_chunk_bytes)
+            if size == 0 or (size < OUTPUT_CHUNK_SIZE and not self._is_finished):
+                break
+            chunks.append((self._chunk_number, self._read_spool(size, self._taken)))
+            self._chunk_number += 1
+            self._taken += size
+            taken += size
+        return chunks
+
+    def summary(self) -> dict[str, Any]:
+        """For `run.output` in the document."""
+        summary: dict[str, Any] = {"bytes": self.bytes_seen, "in_file": self.is_in_file}
+        if self.dropped_bytes:
+            summary["dropped_bytes"] = self.dropped_bytes
+        if self.replaced:
+            summary["replaced"] = self.replaced
+        return summary
+
+    def close(self) -> None:
+        """Let go of the spool. Closing twice is fine."""
+        if self._tail is not None:
+            self._tail.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _keep(self, data: bytes, *, final: bool = False) -> None:
+        if self._decoder is None:
+            if data.isascii():
+                self._keep_clean(data)
+                return
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        pending = self._decoder.getstate()[0]
+        text = self._decoder.decode(data, final)
+        if _REPLACEMENT in text:
+            self.replaced += text.count(_REPLACEMENT) - (pending + data).count(_REPLACEMENT_BYTES)
+        self._keep_clean(text.encode("utf-8"))
+
+    def _keep_clean(self, clean: bytes) -> None:
+        """Keep what is valid UTF-8."""
+        if not clean:
+            return
+        self._ends_with_newline = clean.endswith(b"\n")
+        if self._spool is None:
+            if len(self._inline) + len(clean) <= INLINE_OUTPUT_MAX:
+                self._inline += clean
+                self.version += 1
+                return
+            if not self._open_spool():
+                self.dropped_bytes += len(clean)
+                return
+            self._inline += clean[: INLINE_OUTPUT_MAX - len(self._inline)]
+            _cut_to_characters(self._inline)
+            self.version += 1
+        self._write_spool(clean)
+
+    def _open_spool(self) -> bool:
+        if self._spool_fault is not None:
+            return False
+        spool = None
+        try:
+            spool = _temporary_file(self._spool_directory)
+            _write_all(spool.fileno(), bytes(self._inline), 0)
+        except OSError as error:
+            if spool is not None:
+                spool.close()
+            self._lose_spool(error)
+            return False
+        self._spool = spool
+        self._spool_size = len(self._inline)
+        return True
+
+    def _read_spool(self, size: int, position: int) -> bytes:
+        assert self._spool is not None
+        data = os.pread(self._spool.fileno(), min(size, max(0, self._spool_size - position)), position)
+        start = position + len(data) - self._spool_size
+        return data if len(data) == size else data + bytes(self._unspooled[start : start + size - len(data)])
+
+    def _write_spool(self, clean: bytes) -> None:
+        assert self._spool is not None
+        if self._spool_fault is None:
+            try:
+                _write_all(self._spool.fileno(), clean, self._spool_size)
+                self._spool_size += len(clean)
+                return
+            except OSError as error:
+                self._lose_spool(error)
+        if self._is_finished and len(self._unspooled) + len(clean) <= _UNSPOOLED_MAX:
+            self._unspooled += clean
+        else:
+            self.dropped_bytes += len(clean)
+
+    def _lose_spool(self, error: OSError) -> None:
+        if self._spool_fault is None:
+            self._spool_fault = error.strerror or str(error)
+            log.error("output can no longer be kept on disk: %s", self._spool_fault)
+        if not self._is_finished:  # else the tail is being read just now
+            self._head_left = 0
+            if self._tail is None:
+                self._tail = _Tail(0, self._spool_directory)
+            self._tail.discard()
+
+    def _make_room_for_gap_line(self) -> None:
+        if self._spool is not None:
+            return
+        before = len(self._inline)
+        del self._inline[INLINE_OUTPUT_MAX - _GAP_LINE_MAX :]
+        _cut_to_characters(self._inline)
+        self._ends_with_newline = self._inline.endswith(b"\n")
+        self.dropped_bytes += before - len(self._inline)
+
+    def _gap_line(self) -> str:
+        start = "" if self._ends_with_newline else "\n"
+        if self._spool_fault is not None:
+            reason = f"the host could not keep it: {self._spool_fault}"
+        else:
+            reason = f"max_output is {format_size(self._max_bytes)}"
+        return f"{start}disbatch-host: {self.dropped_bytes} bytes of output are left out here ({reason})\n"
+
+
+class _Tail:
+    """The last `limit` bytes of what was appended: in memory while it is little, then a ring in a spool file."""
+
+    def __init__(self, limit: int, spool_directory: Path | None) -> None:
+        self._limit = limit
+        self._spool_directory = spool_directory
+        self._blocks: deque[bytes] = deque()
+        self._held = 0  # bytes in _blocks
+        self._file: IO[bytes] | None = None
+        self._total = 0
+        self._is_discarding = False
+
+    @property
+    def missing_bytes(self) -> int:
+        return self._total if self._is_discarding else max(0, self._total - self._limit)
+
+    def append(self, data: bytes) -> None:
+        self._total += len(data)
+        if self._is_discarding:
+            return
+        if self._file is not None:
+            self._write_ring(data, self._total - len(data))
+            return
+        self._blocks.append(data)
+        self._held += len(data)
+        # Whole blocks that the limit has passed by; the rest is cut in `blocks`.
+        while self._blocks and self._held - len(self._blocks[0]) >= self._limit:
+            self._held -= len(self._blocks.popleft())
+        if self._held > _TAIL_IN_MEMORY_MAX and self._limit > _TAIL_IN_MEMORY_MAX:
+            self._move_to_file()
+
+    def blocks(self) -> Iterator[bytes]:
+        """What is kept, oldest first."""
+        if self._is_discarding:
+            return
+        if self._file is None:
+            kept = b"".join(self._blocks)
+            yield kept[max(0, len(kept) - self._limit) :]
+            return
+        descriptor = self._file.fileno()
+        position = max(0, self._total - self._limit)
+        while position < self._total:
+            start = position % self._limit
+            size = min(_TAIL_BLOCK, self._total - position, self._limit - start)
+            yield os.pread(descriptor, size, start)
+            position += size
+
+    def discard(self) -> None:
+        """Keep nothing any more; only count."""
+        self._is_discarding = True
+        self.close()
+
+    def close(self) -> None:
+        self._blocks.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _move_to_file(self) -> None:
+        self._file = _temporary_file(self._spool_directory)
+        position = self._total - self._held
+        for block in self._blocks:
+            self._write_ring(block, position)
+            position += len(block)
+        self._blocks.clear()
+
+    def _write_ring(self, data: bytes, position: int) -> None:
+        assert self._file is not None
+        skipped = max(0, len(data) - self._limit)  # a block larger than the ring: only its end can stay
+        rest = memoryview(data)[skipped:]
+        position += skipped
+        while rest:
+            start = position % self._limit
+            part = rest[: self._limit - start]
+            _write_all(self._file.fileno(), part, start)
+            rest = rest[len(part) :]
+            position += len(part)
+
+
+def _temporary_file(directory: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(prefix="disbatch-", dir=directory, buffering=0)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, position)
+        rest = rest[written:]
+        position += written
+
+
+def _cut_to_characters(text: bytearray) -> None:
+    """Remove an incomplete character from the end of what is valid UTF-8 otherwise."""
+    for back in range(1, min(4, len(text)) + 1):
+        byte = text[-back]
+        if byte & 0xC0 == 0x80:
+            continue  # inside a character: look for its first byte
+        length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+        if length > back:
+            del text[-back:]
+        return
+
+
+def _from_first_character(block: bytes) -> bytes:
+    """Without the rest of a character whose beginning is gone."""
+    rest = 0
+    while rest < min(3, len(block)) and block[rest] & 0xC0 == 0x80:
+        rest += 1
+    return block[rest:]

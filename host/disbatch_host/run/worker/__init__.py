@@ -1,0 +1,1 @@
+"""Worker mode: processes that take many tasks, one at a time."""

@@ -1,1 +1,0 @@
-"""Services of a node: each has `start()` and `stop()`, and stopping twice is fine."""
