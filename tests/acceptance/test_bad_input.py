@@ -201,6 +201,7 @@ def test_a_place_where_no_file_can_be_made(terminal: Terminal) -> None:
         assert f"sqlite://{path} cannot be opened" in line and hint in line
 
 
+@pytest.mark.own_database
 def test_a_database_that_is_newer_than_the_program(on_store: Terminal, store_url: str) -> None:
     from contract.test_store import plant_layout_version
 

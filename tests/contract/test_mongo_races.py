@@ -20,7 +20,6 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
@@ -34,6 +33,7 @@ from disbatch_host.store.mongo import MongoStore, claim_order
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one, push, stored
 
 pytestmark = pytest.mark.mongodb
 
@@ -60,9 +60,6 @@ def ids_of(tasks: list[Task]) -> list[Any]:
     return [task.id for task in tasks]
 
 
-# --- the order of claims
-
-
 def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) -> None:
     (none,) = push(mongo, {})
     (low,) = push(mongo, {}, priority=-5)
@@ -75,7 +72,7 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
 
 
-def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, url: str) -> None:
+def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, mongo_url: str) -> None:
     program = """
 import sys
 from disbatch_host.clock import SystemClock
@@ -89,7 +86,9 @@ for line in sys.stdin:
 store.close()
 """
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", program, mongo_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     made: list[tuple[str, float, float]] = []  # id, and when it began and had ended to be made
@@ -120,9 +119,6 @@ store.close()
     assert abs((made_at - mongo.now()).total_seconds()) < 10
 
 
-# --- two nodes at one queue
-
-
 def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     mongo: MongoStore, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,9 +142,6 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
     assert mine == sorted(mine)
-
-
-# --- answers that get lost
 
 
 def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
@@ -316,9 +309,6 @@ def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_se
     calls[command]()
 
 
-# --- which changes of a batch were refused
-
-
 def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo: MongoStore) -> None:
     """A sweep puts its own token on the tasks of a dead node; one of them has moved on meanwhile."""
     push(mongo, {}, {})
@@ -348,9 +338,6 @@ def test_a_change_of_nothing_says_whether_the_run_still_owns_its_task(mongo: Mon
     wrong = RunKey(key.task_id, "n1", "wrong")
     nothing = [RunChange(key=one, statuses=(Status.CLAIMED,), set={}) for one in (key, wrong)]
     assert mongo.commit(nothing) == {wrong}
-
-
-# --- what one change cannot do to the others
 
 
 def deep(levels: int) -> Any:
@@ -395,9 +382,6 @@ def test_a_piece_that_is_sent_again_does_not_shorten_the_file(mongo: MongoStore,
     assert bucket.open_download_stream(f"{task.id}:t1:stdout").read() == b"x" * OUTPUT_CHUNK_SIZE + b"end"
 
 
-# --- time
-
-
 class JumpingClock(SystemClock):
     """A machine whose clock is set while the program runs."""
 
@@ -407,9 +391,9 @@ class JumpingClock(SystemClock):
         return super().now() + self.ahead
 
 
-def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: MongoStore) -> None:
+def test_a_local_clock_that_jumps_makes_no_node_look_dead(mongo_url: str, mongo: MongoStore) -> None:
     clock = JumpingClock()
-    store = MongoStore(url, clock)
+    store = MongoStore(mongo_url, clock)
     store.open()
     node = {"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}
     assert store.put_node(node, replacing=None)
@@ -453,9 +437,6 @@ def test_every_error_of_the_store_is_one_of_ours(mongo: MongoStore) -> None:
     mongo.close()
     with pytest.raises(StoreError):
         mongo.waiting_queues()
-
-
-# --- tasks that a conclusion creates
 
 
 def concluding(mongo: MongoStore, count: int = 2) -> tuple[Any, RunChange]:

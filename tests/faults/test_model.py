@@ -187,8 +187,6 @@ class Nodes(RuleBasedStateMachine):
         self.do_push("again", 2)
         self.do_push("retry", 1)
 
-    # --- what happens
-
     @precondition(lambda self: sum(one.status == Status.CREATED for one in self.tasks.values()) < 4)
     @rule(queue=st.sampled_from(sorted(QUEUES)), count=st.integers(1, 3))
     def push(self, queue: str, count: int) -> None:
@@ -456,8 +454,6 @@ class Nodes(RuleBasedStateMachine):
         else:
             self.do_claim(node, is_lost=False)
 
-    # --- how it is done
-
     def read_queues(self, node: Node) -> None:
         nothing = Load(max_per_queue=0, max_total=0)
         node.ledger.round(ClaimRequest(classes=frozenset(QUEUES), load=nothing), node.store)
@@ -531,8 +527,6 @@ class Nodes(RuleBasedStateMachine):
             elif is_settled:
                 one.status = int(Status.ORPHANED)
         self.look()
-
-    # --- the promises
 
     def look(self, *, are_all_there: bool = False) -> None:
         """Hold every task against the model. `are_all_there`: no follow-up task may be missing any more."""

@@ -30,12 +30,16 @@ def assert_group_is_gone(group: int, within_seconds: float = 5.0) -> None:
 
 
 def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, what: str = "the condition") -> None:
-    """Poll until the condition holds; fails with `what` where it does not in time."""
-    deadline = time.monotonic() + within_seconds
+    """Poll until the condition holds; fails with `what` where it does not in time.
+
+    The longer it takes, the longer are the pauses: what everybody waits for is not to be held up by who waits.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > within_seconds:
             raise AssertionError(f"after {within_seconds} s: {what}")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, waited / 10), 0.05))
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

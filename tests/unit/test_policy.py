@@ -162,9 +162,6 @@ def test_any_queue_document_can_be_read(document: dict[str, Any]) -> None:
     assert read.fault is not None or (read.class_name and (read.maxthreads is None or read.maxthreads >= 0))
 
 
-# --- the status table
-
-
 def test_the_table_knows_every_status_and_nothing_leads_out_of_it() -> None:
     assert set(TRANSITIONS) == set(Status)
     assert {new for follows in TRANSITIONS.values() for new in follows} <= set(Status)
