@@ -93,7 +93,7 @@ class Parts:
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds
         self.stopping.grace_seconds = stop_grace_seconds
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
-        self.runs.around = self._surroundings(settings)
+        self.runs.context = self._surroundings(settings)
         self.note_change()
 
     def note_change(self) -> None:

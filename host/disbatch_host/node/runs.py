@@ -49,19 +49,19 @@ class PlaceListener(Protocol):
 
 
 class Runs:
-    """The registry. Used in the event loop. `around` is for the runs that start from now on."""
+    """The registry. Used in the event loop. `context` is for the runs that start from now on."""
 
     def __init__(
         self,
-        around: Surroundings,
+        context: Surroundings,
         store_thread: StoreThread,
         classes: Classes,
         *,
         on_report: Callable[[Run, RunReport], None] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.around = around
-        self._node_id = around.site.node_id
+        self.context = context
+        self._node_id = context.site.node_id
         self._store_thread = store_thread
         self._classes = classes
         self._on_report = on_report
@@ -129,7 +129,7 @@ class Runs:
         run = Run(
             task,
             plugin,
-            self.around,
+            self.context,
             begun=begun,
             worker=worker,
             asked_at=asked_at,
@@ -230,7 +230,7 @@ class Runs:
         if reason is None:
             return
         if not report.is_machines_fault:
-            self._classes.note_failure(run.plugin, reason, now=self.around.clock.now())
+            self._classes.note_failure(run.plugin, reason, now=self.context.clock.now())
         elif self._listener is not None:
             self._listener.on_shortage(reason)
 

@@ -33,9 +33,9 @@ class Starter:
     """What makes tasks Running with one claim: the plugins as they were, and idle worker processes. The event loop puts
     processes in, also while the claim is on its way; the store's thread takes them out."""
 
-    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, around: Surroundings) -> None:
+    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: Surroundings) -> None:
         self.plugins = plugins
-        self.around = around
+        self.context = context
         self._workers = workers
         self._reserved: list[Worker] = []  # the event loop's
         self._sent: SimpleQueue[Worker] = SimpleQueue()
@@ -73,7 +73,7 @@ class Starts:
     def __init__(self, starter: Starter) -> None:
         self._starter = starter
         self._plugins = starter.plugins
-        self._around = starter.around
+        self._context = starter.context
         self._seen = 0  # of the processes that have arrived
         self._idle: dict[str, list[Worker]] = {}  # by class; the one that was busy last at the end
         self.started: dict[TaskId, Started] = {}
@@ -87,14 +87,14 @@ class Starts:
         earlier = self.started.pop(task.id, None)
         if earlier is not None and earlier.worker is not None:
             idle.append(earlier.worker)
-        beginning = attempt.beginning_at_once(task, plugin, self._around, idle[-1] if idle else None)
+        beginning = attempt.beginning_at_once(task, plugin, self._context, idle[-1] if idle else None)
         if beginning is None:
             return None
         run, worker = beginning
         if worker is not None:
             idle.pop()
         self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
-        key = RunKey(task.id, self._around.site.node_id, task.token)
+        key = RunKey(task.id, self._context.site.node_id, task.token)
         return transitions.start_change(task, key, run, now=run["started"])
 
     def _idle_of(self, class_name: str) -> list[Worker]:
