@@ -21,7 +21,7 @@ from disbatch_host.client.masking import Masker
 from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
-from disbatch_host.settings import Settings, resolve
+from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do

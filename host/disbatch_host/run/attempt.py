@@ -44,7 +44,7 @@ from disbatch_host.run.worker.pool import Worker, WorkerExecution, WorkerPool
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.manifest import Manifest, Mode
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -68,9 +68,9 @@ class Recorder(Protocol):
     """Where a run's changes are made durable."""
 
     def record(
-        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        """`note`: the `Place` that is free when this is durable."""
+        """`frees`: the place that is free when this is durable."""
 
     async def room(self) -> None:
         """Awaited directly before a large record; see `LARGE_RECORD`."""
@@ -129,20 +129,20 @@ def beginning(task: Task, plugin: Plugin, around: Surroundings) -> Document:
 
 
 def beginning_at_once(
-    task: Task, plugin: Plugin, around: Surroundings, reserved: list[Worker]
+    task: Task, plugin: Plugin, around: Surroundings, worker: Worker | None
 ) -> tuple[Document, Worker | None] | None:
-    """`run` of a task that can become Running as soon as it is claimed: its parameters fit, and nothing has to be
-    prepared first, or it can have one of the worker processes that are reserved, which is taken out of the list. None
-    for any other, and where the check may take its time. Called in the thread of the store, which must not wait."""
+    """`run` of a task that can become Running as soon as it is claimed, and the worker process that it is given: its
+    parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
+    None for any other task, and where the check may take its time. Called in the thread of the store, which must not
+    wait."""
     is_oneshot = plugin.manifest.mode is Mode.ONESHOT
-    if not (is_oneshot or reserved) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
+    if not (is_oneshot or worker) or plugin.schema.may_be_slow or plugin.schema.check(task.parameters):
         return None
     if has_expired(task, around) or task.cancel is not None:
         return None
     run = beginning(task, plugin, around)
-    if is_oneshot:
+    if is_oneshot or worker is None:
         return run, None
-    worker = reserved.pop()
     return {**run, **worker.facts}, worker
 
 
@@ -627,7 +627,7 @@ class Run:
                     now=now,
                     creates=creates,
                 ),
-                note=self._place if self.holds_place else None,
+                frees=self._place if self.holds_place else None,
             )
             self._leave_place()
             return await answer
@@ -640,7 +640,7 @@ class Run:
             # same; what cannot be stored is named. Follow-up tasks that cannot be created are work that would be lost.
             not_stored = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
             if creates:
-                conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
+                conclusion = conclude(end, self._manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
             accepted = await record(conclusion, not_stored, {}, ())
         if not accepted:
             log.warning(
@@ -682,9 +682,9 @@ class Run:
         return Place(self._task.queue, self._plugin.name)
 
     def _record(
-        self, change: RunChange, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        return self._around.recorder.record(change, chunks, note=note)
+        return self._around.recorder.record(change, chunks, frees=frees)
 
 
 def _in_short(end: RunEnd) -> str:

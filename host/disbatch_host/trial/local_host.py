@@ -19,7 +19,7 @@ from typing import Any
 
 from disbatch_host.clock import Clock, SystemClock
 from disbatch_host.documents import records
-from disbatch_host.documents.changes import OutputChunk, RunChange
+from disbatch_host.documents.changes import OutputChunk, Place, RunChange
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
@@ -80,7 +80,7 @@ class MemoryRecorder:
         self.created: list[Document] = []
 
     def record(
-        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
         for chunk in chunks:
             self.pieces.setdefault(chunk.stream, []).append(chunk.data)
