@@ -136,7 +136,7 @@ def why_waiting(
     queue: Queue | None, total: Mapping[str, int], records: Sequence[NodeRecord], now: datetime
 ) -> list[Why]:
     """Why no node runs the queue's tasks; empty where one can, or where none waits and no node is there either."""
-    found = why.queue_obstacles(queue, records, now=now, dead_after_seconds=node.DEAD_AFTER_SECONDS)
+    found = why.queue_obstacles(queue, records, now=now)
     if queue is not None and not any(why.code is Code.SET_ASIDE for why in found):
         # Others run them, so it is no reason why nothing happens; but somebody has to mend it.
         alive = (one for one in records if not one.is_stale(node.DEAD_AFTER_SECONDS) and queue.is_for(one.id))

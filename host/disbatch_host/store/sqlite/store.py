@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import orjson
 
 from disbatch_host.clock import Clock
-from disbatch_host.documents import transitions
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
@@ -450,7 +450,7 @@ class SqliteStore:
         due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ?"
         if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (at,)):
             return 0  # without a write transaction, as nearly always
-        columns = fields.columns_of(transitions.promoted_fields(now=now))
+        columns = fields.columns_of(steps.promoted_fields(now=now))
         statement = f"""UPDATE tasks SET {conditions.assignments(columns)}, not_before = NULL
             WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
         return self._write(lambda c: c.execute(statement, (*columns.values(), at, limit)).rowcount)
