@@ -1,4 +1,4 @@
-"""The interface of `base` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
+"""The protocols of `contract` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
 
 Responsible for: the connection, the queries that nothing else needs, and the driver's exceptions as ours; all else is
 done by the parts that it puts together. Must not know: who calls, what a change means.
