@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from disbatch_host.client.client import Client
     from disbatch_host.client.finding import Selection
+    from disbatch_host.client.importing.importer import Rules
 
-__all__ = ["Client", "Selection"]
+__all__ = ["Client", "Rules", "Selection"]
 
-_HOMES = {"Client": "client", "Selection": "finding"}
+_HOMES = {"Client": "client", "Rules": "importing.importer", "Selection": "finding"}
 
 
 def __getattr__(name: str) -> Any:

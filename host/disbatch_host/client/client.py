@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -25,13 +26,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import IO, TYPE_CHECKING, Any, Unpack
 
 from disbatch_host.client import allowed, control, finding, history, parameters, times, waiting
 from disbatch_host.client import why as reasons
 from disbatch_host.client.control import Changes
+from disbatch_host.client.failures import FAILURES_MAX, Failures, find_failures
 from disbatch_host.client.finding import Selection
 from disbatch_host.client.history import Event
+from disbatch_host.client.masking import Masker
 from disbatch_host.client.nodes import Nodes
 from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing, plugin_of
@@ -39,6 +42,7 @@ from disbatch_host.client.queues import Queues
 from disbatch_host.client.requests import request
 from disbatch_host.client.times import Duration
 from disbatch_host.client.waiting import OnProgress, Waited
+from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -46,7 +50,10 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings import resolve
 from disbatch_host.store.contract import Store
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an overview or an import is not what most programs need
+    from disbatch_host.client.importing.from_source import Listeners
+    from disbatch_host.client.importing.importer import Imported, Rules
+    from disbatch_host.client.overview import Observer, Overview
     from disbatch_host.plugin.catalog import Catalog
 
 Tasks = Selection | TaskId | Iterable[TaskId]  # a selection, one id, or ids
@@ -215,6 +222,101 @@ class Client:
     def history(self, task_id: TaskId) -> list[Event]:
         """What has happened to a task, in the order of time. Raises NotFoundError."""
         return history.history_of(self.get(task_id))
+
+    def output(self, task_id: TaskId, stream: str = "stdout") -> Iterator[bytes]:
+        """All that a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
+        from disbatch_host.client.output import output_pieces  # noqa: PLC0415
+
+        return output_pieces(self.store, self.get(task_id), stream)
+
+    def masked(self, task: Task | TaskId) -> Document:
+        """A task's document as it can be shown: its secret parameters are masked, as far as the document or the plugins
+        that are known here name them. For many tasks use `masker`. Raises NotFoundError."""
+        found = task if isinstance(task, Task) else self.get(task)
+        return self.masker().document(found)
+
+    def masker(self) -> Masker:
+        """Masks the secrets of any number of tasks; reads the queues once."""
+        return Masker(self.store, self._catalog)
+
+    def overview(self) -> Overview:
+        """What is going on in the cluster now. Rates need two looks: see `observer`."""
+        return self.observer().look()
+
+    def observer(self) -> Observer:
+        """Looks at the cluster again and again, and compares with its last look."""
+        from disbatch_host.client.overview import Observer  # noqa: PLC0415
+
+        return Observer(self.store, SystemClock())
+
+    def failures(self, queue: str | None = None, *, limit: int = FAILURES_MAX) -> Failures:
+        """Why the newest of all failed tasks, or of a queue's, have failed: by error code, with count, queues, and an
+        example. `limit` is about how many tasks are read. Raises NotFoundError for a queue that nobody knows."""
+        queue_id = None if queue is None else finding.queue_id(self.store, queue)
+        return find_failures(self.store, queue=queue_id, limit=limit)
+
+    def import_file(
+        self,
+        queue: str,
+        source: str | os.PathLike[str] | IO[bytes],
+        rules: Rules | None = None,
+        *,
+        form: str | None = None,
+        delimiter: str | None = None,
+        begins_again: bool = False,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`, by
+        default what the name or the first bytes tell), plain or compressed. The same call after a kill goes on where
+        the import was, unless it `begins_again`.
+
+        Raises RowsRefusedError where rows do not fit and the rules stop at them, UsageError for what can be said before
+        the first row, NotFoundError."""
+        from disbatch_host.client.importing import from_source, importer  # noqa: PLC0415
+
+        return from_source.import_file(
+            self.store, self._catalog, finding.find_queue(self.store, queue), source, rules or importer.Rules(), timing,
+            listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again,
+        )  # fmt: skip
+
+    def import_collection(
+        self,
+        queue: str,
+        collection: str,
+        rules: Rules,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each document of a MongoDB collection that fits the condition. It cannot be resumed. Raises
+        as `import_file` does, and StoreRefusedError where the store has no collections."""
+        from disbatch_host.client.importing import from_source  # noqa: PLC0415
+
+        return from_source.import_collection(
+            self.store, self._catalog, finding.find_queue(self.store, queue), collection, condition or {}, rules,
+            timing, listeners or {},
+        )  # fmt: skip
+
+    def export(
+        self,
+        to: str | os.PathLike[str] | IO[bytes],
+        which: Selection | TaskFilter | None = None,
+        *,
+        with_output: bool = False,
+        on_progress: Callable[[int], object] = lambda _: None,
+    ) -> int:
+        """Write tasks as NDJSON, secrets masked, to an open file or one of this name, which it has only when everything
+        is in it; how many there were. `with_output`: all of stdout and stderr. Raises as `find` does, and OutputError
+        where the file cannot be written."""
+        from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
+
+        meant, shown = self._filter(which or Selection()), self.masker().document
+        with contextlib.ExitStack() as stack:
+            if isinstance(to, (str, os.PathLike)):
+                to = stack.enter_context(complete_file.complete_file(to))
+            return exporting.export(self.store, meant, shown, to, with_output=with_output, on_progress=on_progress)
 
     def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
         found = finding.find_queue(self.store, queue)

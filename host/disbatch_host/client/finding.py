@@ -43,7 +43,7 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
     since, before = selection.since, selection.before
     now = store.now() if since is not None or before is not None else None
     return TaskFilter(
-        queue=None if selection.queue is None else _queue_id(store, selection.queue),
+        queue=None if selection.queue is None else queue_id(store, selection.queue),
         statuses=values,
         failed_too=failed_too,
         node=selection.node,
@@ -70,7 +70,7 @@ def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] 
     return (frozenset(values) if words else None), failed_too
 
 
-def _queue_id(store: Store, name: str) -> QueueId:
+def queue_id(store: Store, name: str) -> QueueId:
     """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
     if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
         return name

@@ -32,8 +32,14 @@ class Report:
         try:
             self._file.write(orjson.dumps(line) + b"\n")
         except OSError as error:
-            raise OutputError(f"--report: {self._path} cannot be written: {error.strerror}") from error
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Closing twice is fine."""
-        self._file.close()
+        """Raises OutputError where the last of it cannot be written. Closing twice is fine."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(f"--report: {self._path} cannot be written: {error.strerror}")
