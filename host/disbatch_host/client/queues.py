@@ -186,10 +186,10 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_class(name: str) -> None:
+def _check_class(name: Any) -> None:
     from disbatch_protocol.manifest import NAME_PATTERN  # noqa: PLC0415  (a list of queues needs no manifests)
 
-    if NAME_PATTERN.fullmatch(name) is None:
+    if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:
         raise UsageError(
             "expected a class, the name of a plugin like Greet or Mail::Move (letters, digits, _ . : -), "
             f"found {name!r:.80}"
