@@ -52,10 +52,10 @@ def test_a_call_is_told_what_was_recorded_after_it_and_is_written_before_it(stor
         return list(notes), statuses(store, keys[:1])
 
     async def run(thread: StoreThread) -> None:
-        answers = [thread.record(start(keys[0]), note="before")]
+        answers = [thread.record(start(keys[0]), frees="before")]
         call = thread.call_after_records(look)
-        answers += [thread.record(start(keys[1]), note="first"), thread.record(start(keys[2]))]
-        answers += [thread.record(start(keys[3]), note="second")]
+        answers += [thread.record(start(keys[1]), frees="first"), thread.record(start(keys[2]))]
+        answers += [thread.record(start(keys[3]), frees="second")]
         thread.start()  # so all of it is there at once
         notes, seen = await call
         assert notes == ["first", "second"]
@@ -85,7 +85,7 @@ def test_what_was_recorded_waits_for_the_call_that_is_about_to_come(
     async def run(thread: StoreThread) -> None:
         thread.start()
         thread.expect_call(60)
-        answer = thread.record(start(keys[0]), note="ended")
+        answer = thread.record(start(keys[0]), frees="ended")
         await thread.call(lambda _: None)  # any call ends the wait, and this one has no part in the commit
         assert await answer and commits == []
         thread.expect_call(60)
@@ -138,7 +138,7 @@ def test_a_place_is_not_free_where_the_store_has_refused_its_end(store: Store, m
 
     async def run(thread: StoreThread) -> None:
         call = thread.call_after_records(lambda _, notes: list(notes))
-        answers = [thread.record(start(key), note=number) for number, key in enumerate(keys)]
+        answers = [thread.record(start(key), frees=number) for number, key in enumerate(keys)]
         thread.start()
         assert await call == [1]
         results = await asyncio.gather(*answers, return_exceptions=True)

@@ -16,8 +16,9 @@ from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.node.claim import Claim
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.plugin.program import LaunchSite
-from disbatch_host.run.attempt import Surroundings
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
@@ -50,17 +51,24 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
 
     async def carry_out() -> tuple[list[Task], Claim]:
         clock = SystemClock()
-        site = LaunchSite(
+        processes = process_host()
+        site = ProgramSite(
             node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
         )
-        workers, thread = WorkerPool(site), StoreThread(cluster.store)
-        around = Surroundings(
-            machine_name="here", recorder=thread, clock=clock, site=site, workers=workers, trust_seconds=15
+        workers, thread = WorkerPool(site, processes), StoreThread(cluster.store)
+        context = RunContext(
+            machine_name="here",
+            recorder=thread,
+            clock=clock,
+            site=site,
+            processes=processes,
+            workers=workers,
+            trust_seconds=15,
         )
         plugins = load_plugins([cluster.plugins]).plugins
         try:
             workers.release(await workers.acquire(plugins["W"]))
-            claim = Claim(plugins, workers, around)
+            claim = Claim(plugins, workers, context)
             tokens = iter(("one", "two"))
 
             def ask(store: Store, _: object) -> list[Task]:
@@ -79,7 +87,7 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
             workers.kill()
             await workers.stop()
             await thread.stop()
-            site.close()
+            processes.close()
 
     tasks, claim = asyncio.run(carry_out())
     assert not failures

@@ -15,19 +15,19 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.run import attempt
-from disbatch_host.run.attempt import Surroundings
-from disbatch_host.run.worker.pool import Worker, WorkerPool
-from disbatch_protocol.manifest import Mode
+from disbatch_host.run import starting
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
 
 
 class Claim:
     """Made in the event loop before the store is asked, and settled there afterwards."""
 
-    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, around: Surroundings) -> None:
+    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: RunContext) -> None:
         self._plugins = dict(plugins)
         self._workers = workers
-        self._around = around
+        self._context = context
         self._free: dict[str, list[Worker]] = {name: [] for name in plugins}  # reserved, and not given a task yet
         self._reserved: list[Worker] = []
         self._begun: dict[TaskId, tuple[Plugin, Document, Worker | None]] = {}
@@ -36,8 +36,7 @@ class Claim:
 
     def reserve_idle(self, plugin: Plugin) -> None:
         """Keep the idle processes of this plugin for the claim. Also while the store's thread is at it."""
-        is_used = plugin.manifest.mode is Mode.WORKER and not plugin.schema.may_be_slow
-        if is_used and self._plugins.get(plugin.name) is plugin:
+        if not plugin.schema.may_be_slow and self._plugins.get(plugin.name) is plugin:
             idle = self._workers.reserve(plugin)
             self._reserved += idle
             self._free[plugin.name] += idle
@@ -50,12 +49,12 @@ class Claim:
         _, _, worker = self._begun.pop(task.id, (None, None, None))
         if worker is not None:
             self._free[class_name].append(worker)
-        beginning = attempt.beginning_at_once(task, plugin, self._around, self._free[class_name])
+        beginning = starting.start_with_claim(task, plugin, self._context, self._free[class_name])
         if beginning is None:
             return None
         run, worker = beginning
         self._begun[task.id] = (plugin, run, worker)
-        key = RunKey(task.id, self._around.site.node_id, task.token)
+        key = RunKey(task.id, self._context.site.node_id, task.token)
         return transitions.start_change(task, key, run, now=run["started"])
 
     def begun(self, task: Task) -> tuple[Plugin, Document, Worker | None] | None:

@@ -28,7 +28,9 @@ from disbatch_host.errors import NodeIdInUseError
 from disbatch_host.node import node_document
 from disbatch_host.node.duties import lost_runs
 from disbatch_host.node.store_thread import StoreThread
-from disbatch_host.process.machine import Machine, is_alive, process_started
+from disbatch_host.process.facts import process_started
+from disbatch_host.process.leftovers import is_alive
+from disbatch_host.process.machine import Machine
 from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)

@@ -46,11 +46,14 @@ from disbatch_host.node.watch_thread import WatchThread
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.catalog import Plugin, require_directory
 from disbatch_host.plugin.classes import Classes
-from disbatch_host.plugin.program import LaunchSite
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
 from disbatch_host.process.interface import StopReason
-from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
-from disbatch_host.run.attempt import Run, RunReport, RunResult, Surroundings
-from disbatch_host.run.worker.pool import Worker, WorkerPool
+from disbatch_host.process.this_process import close_others_on_exec, hide_from_same_user
+from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
 from disbatch_host.store.contract import Store
 from disbatch_protocol import SPEC_VERSION
 from disbatch_protocol import status as statuses
@@ -143,7 +146,8 @@ class Node:
         self._reread = reread
         self._on_report = on_report
         self._metrics = metrics
-        self._site = LaunchSite(
+        self._processes = process_host()
+        self._site = ProgramSite(
             node_id=settings.node_id,
             local_clock=self._local_clock,
             host_environment=environment.host_environment(),
@@ -174,7 +178,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._is_stopping = asyncio.Event()
-        self._workers = WorkerPool(self._site)
+        self._workers = WorkerPool(self._site, self._processes)
         metrics = self._metrics
         self._store_thread = StoreThread(
             self._store, on_change=self._on_change, on_written=metrics.note_written if metrics is not None else None
@@ -194,7 +198,7 @@ class Node:
             self._scan_plugins()
             await self._register(holder)
             await self._membership.settle_earlier_life()
-            self._around = self._surroundings()
+            self._context = self._run_context()
             services = [
                 self._loop.create_task(self._repeat(lambda: self._settings.heartbeat_seconds, self._heartbeat)),
                 self._loop.create_task(self._repeat(lambda: REFRESH_SECONDS, self._settle_due)),
@@ -217,7 +221,7 @@ class Node:
             self._workers.kill()
             await self._release()
             await self._store_thread.stop()
-            self._site.close()
+            self._processes.close()
         return int(self._exit_code)
 
     async def _work(self) -> None:
@@ -233,12 +237,13 @@ class Node:
 
     # --- start
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
+    def _run_context(self) -> RunContext:
+        return RunContext(
             machine_name=self._membership.machine.name,
             recorder=self._store_thread,
             clock=self._clock,
             site=self._site,
+            processes=self._processes,
             workers=self._workers,
             trust_seconds=self._settings.dead_after_seconds / 2,
             extended_json=self._store.extended_json,
@@ -287,7 +292,7 @@ class Node:
         ]
         log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
         self._classes.look_in(self._settings.plugin_directories)
-        self._around = self._surroundings()  # for the runs that begin from now on
+        self._context = self._run_context()  # for the runs that begin from now on
         self._on_change()
 
     # --- claiming
@@ -312,7 +317,7 @@ class Node:
             if self._scheduler.may_have_strays and refresh:
                 await self._give_back_strays()
             # From here to the call nothing else has its turn: plugins, classes and load are those of one moment.
-            self._claim = claim = Claim(self._classes.plugins, self._workers, self._around)
+            self._claim = claim = Claim(self._classes.plugins, self._workers, self._context)
             classes, load = self._classes_to_claim(), self._load()
             asked_at = self._local_clock.monotonic()
             try:
@@ -411,8 +416,8 @@ class Node:
         run = Run(
             task,
             plugin,
-            self._around,
-            begun=begun,
+            self._context,
+            running=begun,
             worker=worker,
             asked_at=asked_at,
             on_place_free=self._note_free_place,

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey
+from disbatch_host.documents.changes import OutputChunk, Place, RunChange, RunKey
 from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
 from disbatch_host.node.write_budget import Room
 from disbatch_host.store.contract import Store
@@ -50,7 +50,7 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reac
 class _Record:
     change: RunChange | None
     chunks: Sequence[OutputChunk]
-    note: object
+    frees: Place | None
     answer: asyncio.Future[bool]
 
     @property
@@ -60,7 +60,7 @@ class _Record:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    function: Callable[[Store, Sequence[Any]], Any]
+    function: Callable[[Store, Sequence[Place]], Any]
     answer: asyncio.Future[Any] = field(repr=False)
     after: int  # not before so many records have their answers
 
@@ -105,12 +105,12 @@ class StoreThread:
         self._thread.start()
 
     def record(
-        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
         """Write a change and the pieces before it. The future says True once that is durable, False where the change
         was refused (somebody else owns the task by now), or raises StoreError where the store will never take it.
-        `note`: for `call_after_records`."""
-        record = _Record(change, chunks, note, self._loop.create_future())
+        `frees`: for `call_after_records`."""
+        record = _Record(change, chunks, frees, self._loop.create_future())
         size = record.size + _text_size(change)
         if size >= _LARGE_BYTES:
             self._room.take(size, record.answer)
@@ -126,9 +126,9 @@ class StoreThread:
         """Call something with the store, with the next batch. The future raises what the call raises."""
         return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
 
-    def call_after_records(self, function: Callable[[Store, Sequence[Any]], Result]) -> asyncio.Future[Result]:
+    def call_after_records(self, function: Callable[[Store, Sequence[Place]], Result]) -> asyncio.Future[Result]:
         """Call something when everything that was recorded before is written, and not at all where that is not possible
-        now. It is given the notes of what was recorded later and is written before it all the same."""
+        now. It is given the places freed by what was recorded later and is written before it all the same."""
         return self._submit(_Call(function, self._loop.create_future(), self._recorded))
 
     def expect_call(self, within_seconds: float) -> None:
@@ -180,7 +180,7 @@ class StoreThread:
             if batch and is_written and self._on_written is not None:
                 self._on_written(time.monotonic() - began)
             calls = self._take_calls_due(len(batch) if is_written else 0)
-            late = [self._late_notes(call, batch) if is_written else () for call in calls]
+            late = [self._places_freed(call, batch) if is_written else () for call in calls]
             if is_written:
                 self._answered += len(batch)
             self._carry_out(calls, late, is_away=not is_written)
@@ -266,10 +266,10 @@ class StoreThread:
             batch.append(record)
         return batch
 
-    def _late_notes(self, call: _Call, batch: Sequence[_Record]) -> list[object]:
+    def _places_freed(self, call: _Call, batch: Sequence[_Record]) -> list[Place]:
         """Of what is written now: what was recorded after the call was made."""
         late = batch[max(0, call.after - self._answered) :]
-        return [record.note for record in late if record.note is not None]
+        return [record.frees for record in late if record.frees is not None]
 
     def _write_with_calls(self, batch: list[_Record]) -> bool:
         """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
@@ -280,7 +280,7 @@ class StoreThread:
         try:
             with self._store.together():
                 refused = self._commit(batch)
-                results = [call.function(self._store, self._late_notes(call, batch)) for call in calls]
+                results = [call.function(self._store, self._places_freed(call, batch)) for call in calls]
         except Exception as error:  # whatever it is, it comes again where it can be told apart
             log.debug("a batch was not written together with its calls: %s", error)
             self._calls.extendleft(reversed(calls))
@@ -321,8 +321,8 @@ class StoreThread:
         changes = [record.change for record in batch if record.change is not None]
         return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
-    def _carry_out(self, calls: Sequence[_Call], late: Sequence[Sequence[object]], *, is_away: bool) -> None:
-        """`late`: the notes that each of them is given."""
+    def _carry_out(self, calls: Sequence[_Call], late: Sequence[Sequence[Place]], *, is_away: bool) -> None:
+        """`late`: the places that each of them is given."""
         for number, call in enumerate(calls):
             try:
                 if is_away and self._give_up:
@@ -339,7 +339,7 @@ class StoreThread:
 
     def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
         for record in records:
-            record.note = None  # what it says has not come true
+            record.frees = None  # it was not written
         self._fail(records, error)
 
     def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:

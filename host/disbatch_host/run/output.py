@@ -75,6 +75,16 @@ class OutputStream:
         """How much the next write of it may take: the document's part, and what waits to be taken as pieces."""
         return len(self._inline) + self.pending_chunk_bytes
 
+    @property
+    def given_bytes(self) -> int:
+        """How many of the bytes that the plugin has written are, from the first on, in what `inline_text` and
+        `take_chunks` have given out: what need not be said again once that is durable. Never too many. Until
+        `finish`."""
+        # One byte or more became each U+FFFD, which has three; a piece may end within a character.
+        if self._spool is None:
+            return max(0, len(self._inline) - 2 * self.replaced)
+        return max(0, self._taken - 2 * self.replaced - 3)
+
     def feed(self, data: bytes) -> None:
         """More of the stream, any block of bytes."""
         self.bytes_seen += len(data)
