@@ -86,7 +86,6 @@ class Run:
         self._context = context
         self._on_place_free = on_place_free
         self.holds_place = True  # whether it counts as one of those that run at once
-        self._loop = asyncio.get_running_loop()
         key = RunKey(task.id, context.site.node_id, task.token)
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
         self._recording = Recording(
@@ -99,7 +98,7 @@ class Run:
         if worker is not None:
             worker.take()
         self._execution: Execution | None = None  # once it is started
-        self._stop_before_start: asyncio.Future[StopReason] = self._loop.create_future()
+        self._stop_before_start: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._is_held_back = False
         self._is_lost = False
 
@@ -190,7 +189,7 @@ class Run:
             )
         if modes.needs_worker(plugin):
             try:
-                self._worker = await self._acquire_worker()
+                self._worker = await self._context.workers.acquire_unless(self._stop_before_start, plugin)
             except StartError as error:
                 return await self._return_unstarted(error, Status.CLAIMED)
         if self._should_not_start:
@@ -214,20 +213,6 @@ class Run:
             self._release_worker()
             return RunReport(result=RunResult.REFUSED)
         return None
-
-    async def _acquire_worker(self) -> Worker | None:
-        """A process that is ready for the task; None where it was told to stop in the meantime. Raises StartError."""
-        acquiring = self._loop.create_task(self._context.workers.acquire(self.plugin))
-        # Where this run is stopped, or cancelled, nobody asks how that ended; asyncio would complain.
-        acquiring.add_done_callback(lambda done: done.cancelled() or done.exception())
-        either: list[asyncio.Future[Any]] = [acquiring, self._stop_before_start]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not acquiring.done():
-            acquiring.cancel()
-            await asyncio.wait({acquiring})
-            if acquiring.cancelled() or acquiring.exception() is not None:
-                return None
-        return acquiring.result()
 
     def _release_worker(self) -> None:
         if self._worker is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import ProgramSite
@@ -55,6 +56,19 @@ class WorkerPool:
                 self._forget(worker)
             raise
         return worker
+
+    async def acquire_unless(self, stopped: asyncio.Future[Any], plugin: Plugin) -> Worker | None:
+        """The same; None where `stopped` is done before it is ready."""
+        acquiring = asyncio.get_running_loop().create_task(self.acquire(plugin))
+        # Where the caller is stopped, or cancelled, nobody asks how that ended; asyncio would complain.
+        acquiring.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({acquiring, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not acquiring.done():
+            acquiring.cancel()
+            await asyncio.wait({acquiring})
+            if acquiring.cancelled() or acquiring.exception() is not None:
+                return None
+        return acquiring.result()
 
     def reserve(self, plugin: Plugin) -> list[Worker]:
         """All idle processes of this plugin, the one that was busy last at the end. Nobody else gets them until they
