@@ -470,7 +470,7 @@ class Node:
 
     def _note_start(self, run: Run, report: RunReport) -> None:
         if report.result is RunResult.ENDED and report.why_process_lost is None:
-            self._classes.note_success(run.plugin.name)
+            self._classes.forget_failures(run.plugin.name)
         reason = report.why_not_started or report.why_process_lost
         if reason is None:
             return
@@ -479,7 +479,7 @@ class Node:
                 log.error("this machine is short of something: %s; nothing is claimed for a moment", reason)
             self._hold_claims_until = self._loop.time() + SHORTAGE_SECONDS
             return
-        self._classes.note_failure(run.plugin, reason, now=self._clock.now())
+        self._classes.count_failure(run.plugin, reason, now=self._clock.now())
 
     def _scan_plugins(self) -> None:
         if self._classes.scan():

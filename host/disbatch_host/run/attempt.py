@@ -300,7 +300,7 @@ class Run:
             execution.clean_up()
             report = RunReport(result=RunResult.REFUSED)
         elif ended.was_not_reached:
-            why = "was gone before it had read its task; the next one is started anew"
+            why = "was gone before it had read its task; a new one will be started"
             report = await self._return_unstarted(StartError(why), Status.RUNNING)
         else:
             await self._recording.record_pieces()

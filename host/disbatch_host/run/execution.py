@@ -42,7 +42,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Who hears what a run says while it runs."""
+    """The callbacks that hear what a run says while it runs."""
 
     receive: Callable[[Stream, bytes], None]  # stdout and stderr, and descriptor 3 as it came
     hear: Callable[[Event | BadLine], None]

@@ -194,7 +194,7 @@ class Worker:
     def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand:
         """Give it a task. Raises StartError where it is gone."""
         if self._process is None or not self.can_take_task:
-            raise StartError("was gone before it could be given its task; the next one is started anew")
+            raise StartError("was gone before it could be given its task; a new one will be started")
         shared = program.shared_of(self.plugin, self._site)
         line = self._conversation.hand_over(
             task_line,
