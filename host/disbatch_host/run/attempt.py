@@ -240,7 +240,7 @@ class Run:
         assignment = Assignment(
             task_id=str(task.id),
             queue=str(task.queue),
-            attempt=task.next_attempt,
+            attempt=state.run["attempt"],
             note=starting.note_of(task, state.run),
         )
         execution = modes.execution_of(

@@ -67,19 +67,13 @@ def ending_of(state: RunState, ended: ExecutionEnd, when: When, *, work_director
 
     `work_directory`: its own one, which is kept unless it has succeeded; the document names it then.
     """
-    streams = dict(state.streams)
-    facts: Document = {
-        **ended.facts,
-        **state.events.run_facts(),
-        "output": {str(stream): output.summary() for stream, output in streams.items()},
-    }
-    run = {name: value for name, value in {**state.run, **facts}.items() if value is not None}
+    run = state.run_with({**ended.facts, **state.events.run_facts()})
+    run["output"] = {str(stream): output.summary() for stream, output in state.streams}
     conclusion = _conclude(state, ended.end, when)
     is_success = conclusion.outcome is Outcome.SUCCESS
-    fields = {
-        **state.events.all_fields(),
-        **{str(stream): output.inline_text() for stream, output in streams.items()},
-    }
+    fields = state.events.all_fields()
+    for stream, output in state.streams:
+        fields[str(stream)] = output.inline_text()
     return Ending(
         end=ended.end,
         left=Status.RUNNING,
@@ -152,7 +146,7 @@ def _conclude(state: RunState, end: RunEnd, when: When) -> Conclusion:
     return conclude(
         end,
         state.plugin.manifest,
-        attempt=state.task.next_attempt - state.task.attempts_forgiven,
+        attempt=state.run["attempt"] - state.task.attempts_forgiven,
         chance=when.chance,
         said=state.events.said,
     )

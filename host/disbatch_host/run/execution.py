@@ -98,13 +98,16 @@ class Execution(Protocol):
         """Remove what a successful run leaves behind."""
 
 
+_NOTHING_HEARD = dict.fromkeys(Stream, 0)
+
+
 class HeardSoFar:
     """How far each stream of a process has been heard, so that bytes that are said again count once."""
 
     __slots__ = ("_ends",)
 
     def __init__(self) -> None:
-        self._ends = dict.fromkeys(Stream, 0)
+        self._ends = _NOTHING_HEARD.copy()
 
     def new_part(self, stream: Stream, offset: int, data: bytes) -> bytes:
         """What of `data`, which begins at `offset` of the stream, has not been heard before."""

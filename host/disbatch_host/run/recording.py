@@ -56,7 +56,7 @@ def news_of(state: RunState, *, pid_started: int | None = None) -> News:
         facts["pid_started"] = pid_started
     # A process that was replaced is in `run` already, and not yet in the document.
     if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
-        state.take_facts(facts)
+        state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
     for stream, output in state.streams:
         if output.version != state.written[stream]:

@@ -21,7 +21,9 @@ from disbatch_host.run.output import OutputStream
 class RunState:
     """One attempt at one task."""
 
-    __slots__ = ("cancel", "events", "is_pid_written", "key", "plugin", "run", "stderr", "stdout", "task", "written")
+    __slots__ = (
+        "cancel", "events", "is_pid_written", "key", "plugin", "run", "stderr", "stdout", "streams", "task", "written",
+    )  # fmt: skip
 
     def __init__(self, task: Task, plugin: Plugin, key: RunKey, run: Document, *, spool_directory: Path) -> None:
         self.task = task
@@ -31,15 +33,11 @@ class RunState:
         max_bytes = plugin.manifest.max_output_bytes
         self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
         self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
+        self.streams = (Stream.STDOUT, self.stdout), (Stream.STDERR, self.stderr)
         self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}  # versions of the streams' text in the document
         self.events = EventEffects(task)
         self.is_pid_written = "pid_started" in run
         self.cancel: Mapping[str, Any] | None = None  # who wants it cancelled, when and why
-
-    @property
-    def streams(self) -> tuple[tuple[Stream, OutputStream], ...]:
-        """Those that are kept."""
-        return (Stream.STDOUT, self.stdout), (Stream.STDERR, self.stderr)
 
     @property
     def log_ids(self) -> dict[str, Any]:
@@ -52,9 +50,9 @@ class RunState:
             pid=self.run.get("pid"),
         )
 
-    def take_facts(self, facts: Mapping[str, Any]) -> None:
-        """More of `run`; None takes back what was written earlier."""
-        self.run = {name: value for name, value in {**self.run, **facts}.items() if value is not None}
+    def run_with(self, facts: Mapping[str, Any]) -> Document:
+        """`run` with more facts; None takes back what was written earlier."""
+        return {name: value for name, value in {**self.run, **facts}.items() if value is not None}
 
     def close(self) -> None:
         """Let go of the spools. Closing twice is fine."""
