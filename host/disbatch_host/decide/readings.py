@@ -45,7 +45,24 @@ def broken_of(node: NodeRecord) -> dict[str, str]:
 
 
 def records_of(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list in a document that any program may have written."""
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def is_alive(node: NodeRecord) -> bool:
+    """Whether its heartbeat is recent enough."""
+    return not node.is_stale(DEAD_AFTER_SECONDS)
+
+
+def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
+    """What its last heartbeat says of each queue that it serves."""
+    return records_of(object_of(node, "heartbeat").get("queues"))
+
+
+def number(record: Mapping[str, Any], name: str) -> int:
+    """A count in such a record; 0 where there is none."""
+    value = record.get(name)
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def load_of(node: NodeRecord, queue: Queue) -> Load:

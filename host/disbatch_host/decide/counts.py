@@ -1,0 +1,43 @@
+"""How many tasks there are under the words that people know, from the counts of single statuses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from disbatch_protocol.status import Status
+
+COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
+
+_WORDS: Mapping[int, str] = MappingProxyType(
+    {
+        Status.CREATED: "waiting",
+        Status.BLOCKED: "waiting",
+        Status.CLAIMED: "running",
+        Status.RUNNING: "running",
+        Status.CONCLUDED: "concluded",
+        Status.TERMINATED: "terminated",
+        Status.CANCELLED: "cancelled",
+        Status.ORPHANED: "orphaned",
+    }
+)
+
+
+def totals(counts: Mapping[int, int]) -> dict[str, int]:
+    """The counts of single statuses, gathered under `COLUMNS`. Statuses that nobody has named are left out."""
+    total = dict.fromkeys(COLUMNS, 0)
+    for value, count in counts.items():
+        word = "failed" if value >= Status.FAILED else _WORDS.get(value)
+        if word is not None:
+            total[word] += count
+    return total
+
+
+def unwanted(total: Mapping[str, int]) -> int:
+    """Every end that nobody asked for."""
+    return total["failed"] + total["terminated"] + total["orphaned"]
+
+
+def ended(total: Mapping[str, int]) -> int:
+    """Every end."""
+    return total["concluded"] + total["cancelled"] + unwanted(total)
