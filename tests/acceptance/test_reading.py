@@ -56,7 +56,8 @@ def shared() -> Iterator[Path]:
 # not even reach the interpreter, so all is imported first.
 _AS_SOMEBODY = """
 import os, jsonschema, referencing
-from disbatch_host.cli import main, nodes, push, queue, status, task
+from disbatch_host.cli import main
+from disbatch_host.cli.commands import node, push, queue, status, task
 from disbatch_host.store import sqlite
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)

@@ -138,7 +138,7 @@ def test_follow_ups_are_created_with_a_success_alone(tmp_path: Path) -> None:
 def test_an_end_that_the_store_refuses_is_recorded_without_what_it_said(tmp_path: Path) -> None:
     state = a_state(tmp_path)
     finished(state, b"out")
-    found = without_what_it_said(ending_of(state, ended(WELL), WHEN), "too large")
+    found = without_what_it_said(state, ending_of(state, ended(WELL), WHEN), "too large")
     change = found.change(state)
     assert change.set["status"] == Status.CONCLUDED and "stdout" not in change.set
     assert change.set["error"]["code"] == "not_stored" and "too large" in change.set["error"]["message"]
@@ -148,7 +148,7 @@ def test_a_success_whose_follow_ups_the_store_refuses_has_failed(tmp_path: Path)
     """Its work directory was removed for the success that it was, so the document must not name it as kept: once, it
     did."""
     state, found = with_follow_up(tmp_path)
-    refused = without_what_it_said(found, "too large")
+    refused = without_what_it_said(state, found, "too large")
     change = refused.change(state)
     assert change.creates == () and change.set["status"] == Status.FAILED
     assert change.set["run"]["outcome"] == "permanent" == str(refused.conclusion.outcome)

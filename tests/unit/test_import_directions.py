@@ -25,12 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"client", "decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
     "cli.commands.run": {"node", "metrics", "settings", "store.contract", "store.open", "plugin", "cli", *GROUND},
     "cli.commands.demo": {
-        "node", "run", "client", "documents", "store.contract", "store.open", "plugin", "cli", *GROUND,
+        "node", "run", "client", "documents", "settings", "store.contract", "store.open", "plugin", "cli", *GROUND,
     },
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
     "cli.commands.exec": {"trial", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
-    "settings": {"errors", "cli.exposure"},
+    "settings": {"errors"},
     "metrics": {"documents", "store.contract", "errors"},
     "trial": {"run", "plugin", *PROCESS, "documents", *GROUND},
     "node": {

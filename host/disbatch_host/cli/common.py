@@ -21,7 +21,7 @@ from disbatch_host.documents import requests
 from disbatch_host.documents.records import Document, Queue, Task
 from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.plugin.catalog import Catalog, load_plugins
-from disbatch_host.settings import Settings, resolve
+from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.faults import near_name

@@ -317,7 +317,7 @@ class Run:
         try:
             accepted = await self._leave_place_with(found.change(self._state))
         except StoreRefusedError as refusal:  # its place was left all the same
-            found = ending.without_what_it_said(found, str(refusal))
+            found = ending.without_what_it_said(self._state, found, str(refusal))
             accepted = await self._record(found.change(self._state))
         if not accepted:
             log.warning(

@@ -16,7 +16,7 @@ from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document
 from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.state import RunState
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.status import Status
 
 # Ends that this host has brought about: what the plugin said of an error before is not why it ended.
@@ -101,13 +101,13 @@ def ending_without_start(state: RunState, reason: Reason, message: str, when: Wh
     )
 
 
-def without_what_it_said(ending: Ending, refusal: str) -> Ending:
+def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Ending:
     """The same end where the store does not take it: too large together with what others have put into the document,
     say. How it ended must be recorded all the same; what cannot be stored is named. Follow-up tasks that cannot be
     created are work that would be lost, so such a run has failed."""
     conclusion, run = ending.conclusion, ending.run
     if ending.follow_ups:
-        conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
+        conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
         run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
     return replace(ending, conclusion=conclusion, run=run, error=error, fields={}, follow_ups=())

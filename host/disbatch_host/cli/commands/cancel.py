@@ -10,7 +10,7 @@ import click
 
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.commands.node import DEAD_AFTER_SECONDS
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, selection, times
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.errors import ExitCode, UsageError

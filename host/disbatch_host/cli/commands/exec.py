@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, parameters, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins

@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 
 from disbatch_host.cli import common, masking, render, selection
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.exporting import lines
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import OutputError, UsageError

@@ -20,7 +20,7 @@ import orjson
 
 from disbatch_host.cli import common, parameters, render
 from disbatch_host.cli.commands.push import PRIORITY_MAX, _Plan, _plugin_of
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.importing import mapping
 from disbatch_host.client.importing.creation import (
     Counts,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.errors import DisbatchError, NotFoundError

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, parameters, render, times
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.clock import SystemClock, to_milliseconds
 from disbatch_host.documents.records import Document, Queue, TaskId, new_task
 from disbatch_host.errors import DisbatchError, OutputError, UsageError

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort
 from disbatch_host.errors import NotFoundError, UsageError
-from disbatch_host.settings import NODE_ID_PATTERN
+from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, masking, render, story
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json

@@ -10,7 +10,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.commands import node
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.decide import readings, why
 from disbatch_host.decide.why import Code, Why
 from disbatch_host.documents.records import NodeRecord, Queue

@@ -9,7 +9,7 @@ import click
 
 from disbatch_host.cli import common, masking, render, selection
 from disbatch_host.cli.commands import show
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_protocol.outcome import Reason
 
 _LIST_LIMIT = 50

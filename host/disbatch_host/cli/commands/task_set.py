@@ -10,7 +10,7 @@ import click
 
 from disbatch_host.cli import common, selection, times
 from disbatch_host.cli.commands.push import PRIORITY_MAX
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.changes import TaskChange
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import ExitCode, UsageError

@@ -20,7 +20,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.commands import show
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, TaskId
 from disbatch_host.errors import ExitCode, NotFoundError, UsageError

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.decide.why import Snapshot, cause_of
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort, Task, whole_number

@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 import orjson
 
 from disbatch_host.clock import Clock
+from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.contract import Access, Begin
 from disbatch_host.store.sqlite import (
@@ -444,26 +445,28 @@ class SqliteStore:
         """Nothing to do: each claim counts, in its own transaction, what is in hand."""
 
     def promote_due(self, limit: int = 1000) -> int:
-        now = moments.to_milliseconds(self.now())
+        now = self.now()
+        at = moments.to_milliseconds(now)
         due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ?"
-        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (now,)):
+        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (at,)):
             return 0  # without a write transaction, as nearly always
-        statement = f"""UPDATE tasks SET status = {int(Status.CREATED)}, node = '{NOBODY}', mtime = ?, not_before = NULL
+        columns = fields.columns_of(transitions.promoted_fields(now=now))
+        statement = f"""UPDATE tasks SET {conditions.assignments(columns)}, not_before = NULL
             WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
-        return self._write(lambda c: c.execute(statement, (now, now, limit)).rowcount)
+        return self._write(lambda c: c.execute(statement, (*columns.values(), at, limit)).rowcount)
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
         rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
         return [records.task_of(row, with_output=False) for row in rows]
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
-        statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
+        active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # What cannot be read waits for a person, not for a node.
         damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
         other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
         return any(
             self._read(
-                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) {other} LIMIT 1", (queue, *damaged)
+                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
             )
             or self._read(
                 f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
