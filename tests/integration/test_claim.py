@@ -58,7 +58,7 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
             node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
         )
         workers, thread = WorkerPool(site, processes), StoreThread(cluster.store)
-        around = RunContext(
+        context = RunContext(
             machine_name="here",
             recorder=thread,
             clock=clock,
@@ -70,7 +70,7 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
         plugins = load_plugins([cluster.plugins]).plugins
         try:
             workers.release(await workers.acquire(plugins["W"]))
-            ledger, starter = ClaimLedger("n1", Pace()), Starter(plugins, workers, around)
+            ledger, starter = ClaimLedger("n1", Pace()), Starter(plugins, workers, context)
             full = Load(max_per_queue=1, max_total=None, running={queue: 1})
             ledger.round(ClaimRequest(classes=frozenset("W"), load=full, refresh=True), cluster.store)
             load = Load(max_per_queue=1, max_total=None)

@@ -88,10 +88,12 @@ class Starts:
         earlier = self.started.pop(task.id, None)
         if earlier is not None and earlier.worker is not None:
             idle.append(earlier.worker)
-        found = starting.start_with_claim(task, plugin, self._context, idle)
-        if found is None:
+        start = starting.start_with_claim(task, plugin, self._context, idle[-1] if idle else None)
+        if start is None:
             return None
-        run, worker = found
+        run, worker = start
+        if worker is not None:
+            idle.pop()
         self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
         key = RunKey(task.id, self._context.site.node_id, task.token)
         return transitions.start_change(task, key, run, now=run["started"])

@@ -107,8 +107,7 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
     created are work that would be lost, so such a run has failed."""
     conclusion, run = ending.conclusion, ending.run
     if ending.follow_ups:
-        manifest = state.plugin.manifest
-        conclusion = conclude(ending.end, manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
+        conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
         run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
     return replace(ending, conclusion=conclusion, run=run, error=error, fields={}, follow_ups=())

@@ -42,21 +42,21 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime
 
 
 def start_with_claim(
-    task: Task, plugin: Plugin, context: RunContext, reserved: list[Worker]
+    task: Task, plugin: Plugin, context: RunContext, worker: Worker | None
 ) -> tuple[Document, Worker | None] | None:
-    """`run` of a task that can become Running as soon as it is claimed: its parameters fit, and nothing has to be
-    prepared first, or it can have one of the worker processes that are reserved, which is taken out of the list. None
-    for any other, and where the check may take its time. Called in the thread of the store, which must not wait."""
+    """`run` of a task that can become Running as soon as it is claimed, and the worker process that it is given: its
+    parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
+    None for any other task, and where the check may take its time. Called in the thread of the store, which must not
+    wait."""
     needs_worker = modes.needs_worker(plugin)
-    if (needs_worker and not reserved) or not checking.fits_at_once(task, plugin):
+    if (needs_worker and worker is None) or not checking.fits_at_once(task, plugin):
         return None
     now = context.clock.now()
     if checking.has_expired(task, now) or task.cancel is not None:
         return None
     run = run_fields(task, plugin, context, now=now)
-    if not needs_worker:
+    if not needs_worker or worker is None:
         return run, None
-    worker = reserved.pop()
     return {**run, **worker.facts}, worker
 
 
