@@ -1,5 +1,5 @@
-"""docs/your-own-script.md, typed as it stands, from top to bottom in one shell: each `sh` block must succeed, each command
-of a `console` block must show what the page shows, on stdout and stderr together."""
+"""docs/your-own-script.md, typed as it stands, from top to bottom in one shell: each `sh` block must succeed, each
+command of a `console` block must show what the page shows, on stdout and stderr together."""
 
 from __future__ import annotations
 
