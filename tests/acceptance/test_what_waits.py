@@ -33,7 +33,7 @@ NOTES = {
     "typo": "no living node has plugin helo, did you mean hello?",
     "pinned": "pinned to n9, which is not alive",
     "ignored": "ignored by n1; no other living node has plugin hello",
-    "pinless": "pinned to n1, where no plugin other is",
+    "pinless": "pinned to n1, where there is no plugin other",
     "zero": "maxthreads is 0, so none of its tasks is started",
 }
 

@@ -310,7 +310,7 @@ def test_a_task_that_another_has_in_its_document_is_held(asker: Asker) -> None:
 def test_an_expired_task_is_said_to_be_expired_and_then_cancelled(asker: Asker) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {}, expires=SystemClock().now())
-    asker.wait_for(task_id, "expired", "it has expired")
+    asker.wait_for(task_id, "expired", "it expired")
     asker.start()
     asker.cluster.wait_for_status(task_id, Status.CANCELLED)
     assert "cancelled (it was not started before it expired)" in asker.ask(task_id)[1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract.test_store import NOW, push, stored
-from disbatch_host.documents import transitions
+from disbatch_host.documents import steps, transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, Want
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import TRANSITIONS, ImpossibleStepError, Status, kind, may_become
@@ -57,17 +57,17 @@ def test_a_step_that_the_table_has_not_reaches_no_store(store: Store, construct:
 def test_a_claim_takes_only_what_may_become_claimed(store: Store) -> None:
     tasks = {status: push(store, {}, status=status)[0] for status in EVERY}
     claimed = store.claim("n1", [Want("q", len(EVERY))], "t1")
-    assert [task.id for task in claimed] == [tasks[transitions.CLAIM.left]]
+    assert [task.id for task in claimed] == [tasks[steps.CLAIM.left]]
     found = {status: stored(store, task_id)["status"] for status, task_id in tasks.items()}
-    assert found == {**{one: one for one in EVERY}, transitions.CLAIM.left: transitions.CLAIM.new}
+    assert found == {**{one: one for one in EVERY}, steps.CLAIM.left: steps.CLAIM.new}
 
 
 def test_only_what_may_be_created_again_is_promoted(store: Store) -> None:
     tasks = {status: push(store, {}, status=status, not_before=NOW)[0] for status in EVERY}
     assert store.promote_due() == 1
     found = {status: stored(store, task_id)["status"] for status, task_id in tasks.items()}
-    assert found == {**{one: one for one in EVERY}, transitions.PROMOTE.left: transitions.PROMOTE.new}
-    promoted = stored(store, tasks[transitions.PROMOTE.left])
+    assert found == {**{one: one for one in EVERY}, steps.PROMOTE.left: steps.PROMOTE.new}
+    promoted = stored(store, tasks[steps.PROMOTE.left])
     assert promoted["node"] == -1 and "not_before" not in promoted and promoted["mtime"] != NOW
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
     "cli.commands.exec": {"trial", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
-    "settings": {"errors"},
+    "settings": {"documents.records", "errors"},
     "metrics": {"documents", "store.contract", "errors"},
     "trial": {"run", "plugin", *PROCESS, "documents", *GROUND},
     "node": {

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from disbatch_host.documents import transitions
+from disbatch_host.documents import steps, transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
 from disbatch_host.documents.records import Task
 from disbatch_protocol.outcome import (
@@ -158,10 +158,10 @@ def test_each_change_by_people_and_by_time_makes_a_step_of_the_table_or_none(sta
 
 def test_what_stores_write_by_themselves_is_said_here() -> None:
     at = NOW - timedelta(seconds=1)
-    assert (Step(Status(-2), Status(-1)), Step(Status(-4), Status(-2))) == (transitions.CLAIM, transitions.PROMOTE)
+    assert (Step(Status(-2), Status(-1)), Step(Status(-4), Status(-2))) == (steps.CLAIM, steps.PROMOTE)
     claimed = {"status": -1, "mtime": NOW, "node": "n1", "claim": {"token": "t", "at": at}}
-    assert transitions.claimed_fields("n1", "t", at=at, now=NOW) == claimed
-    assert transitions.promoted_fields(now=NOW) == {"status": -2, "mtime": NOW, "node": -1}
+    assert steps.claimed_fields("n1", "t", at=at, now=NOW) == claimed
+    assert steps.promoted_fields(now=NOW) == {"status": -2, "mtime": NOW, "node": -1}
 
 
 LOST = [
@@ -282,10 +282,10 @@ def is_exempt(module: str, function: str) -> bool:
     )
 
 
-def test_only_transitions_set_the_status_of_a_task() -> None:
+def test_only_one_place_sets_the_status_of_a_task() -> None:
     found = [(module, function) for module, tree in modules() for function in status_writes(module, tree)]
-    assert ("documents.transitions", "_entering") in found and ("documents.records", "new_task") in found
-    assert [one for one in found if not is_exempt(*one)] == [("documents.transitions", "_entering")]
+    assert ("documents.steps", "entering") in found and ("documents.records", "new_task") in found
+    assert [one for one in found if not is_exempt(*one)] == [("documents.steps", "entering")]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def dead_nodes(
     def is_dead(node: NodeRecord) -> bool:
         watched = watched_seconds.get(node.id, 0.0)
         if node.is_stale(dead_after_seconds):
-            return watched >= max(confirm_seconds, confirm_heartbeats * node.heartbeat_seconds(1.0))
+            return watched >= max(confirm_seconds, confirm_heartbeats * node.heartbeat_seconds())
         # A date that lies in the future of a clock which was put back says nothing either.
         return watched > node.dead_after_seconds(dead_after_seconds)
 

@@ -4,9 +4,8 @@ Responsible for: what claims, runs, time, the end of another task and people mak
 processes, stores, the event loop.
 
 Rules:
-1. The `status` of a task that exists is set here and nowhere else (`_entering`), and only by a step that
-   `disbatch_protocol.status.TRANSITIONS` has: any other raises ImpossibleStepError. Stores write the changes that they
-   are given, and what `claimed_fields` and `promoted_fields` say.
+1. The `status` of a task that exists is set by these changes and by the steps of `steps`, and by nothing else; a step
+   that `disbatch_protocol.status.TRANSITIONS` does not have raises ImpossibleStepError.
 2. What becomes of a run that has ended, or was lost, is decided by `disbatch_protocol.outcome.conclude`; this module
    writes its conclusion down.
 """
@@ -22,32 +21,14 @@ from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
 from disbatch_host.documents.records import NOBODY, Document, Task
 from disbatch_host.documents.requests import cancelled_in_words, with_cancel
 from disbatch_host.documents.run_record import attempts_with
+from disbatch_host.documents.steps import entering
 from disbatch_protocol.outcome import Conclusion, ExitRule, Outcome, Reason, RetryPolicy, RunEnd, conclude
-from disbatch_protocol.status import WAITING, Status, Step, is_finished, may_become
+from disbatch_protocol.status import WAITING, Status, is_finished, may_become
 from disbatch_protocol.status import name as status_name
-
-# The two steps that stores make by themselves, of many tasks at once.
-CLAIM = Step(Status.CREATED, Status.CLAIMED)
-PROMOTE = Step(Status.BLOCKED, Status.CREATED)
 
 # What a new attempt begins without; `log` goes on over all attempts.
 _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
 _EXPIRED = "it was not started before it expired"
-
-
-def _entering(new: int, now: datetime) -> Document:
-    """What every change to a status sets."""
-    return {"status": int(new), "mtime": now}
-
-
-def claimed_fields(node_id: str, token: str, *, at: datetime, now: datetime) -> Document:
-    """What a claim (`CLAIM`) sets. `at`: the time that counts for the rate of the queue."""
-    return {**_entering(CLAIM.new, now), "node": node_id, "claim": {"token": token, "at": at}}
-
-
-def promoted_fields(*, now: datetime) -> Document:
-    """What the promotion of a task that is due (`PROMOTE`) sets; its `not_before` goes."""
-    return {**_entering(PROMOTE.new, now), "node": NOBODY}
 
 
 def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
@@ -56,7 +37,7 @@ def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: dateti
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
-        set={**_entering(Status.RUNNING, now), "run": dict(run), "stdout": "", "stderr": ""},
+        set={**entering(Status.RUNNING, now), "run": dict(run), "stdout": "", "stderr": ""},
         unset=_OF_ONE_ATTEMPT,
         forget_output_of=earlier if isinstance(earlier, str) else None,
     )
@@ -72,7 +53,7 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
-        set={**_entering(Status.CREATED, now), "node": NOBODY},
+        set={**entering(Status.CREATED, now), "node": NOBODY},
         unset=("claim",),
     )
 
@@ -80,7 +61,7 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
 def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
     claimed."""
-    fields: Document = {**_entering(Status.CREATED, now), "node": NOBODY}
+    fields: Document = {**entering(Status.CREATED, now), "node": NOBODY}
     if task.run:
         fields["run"] = dict(task.run)
     unset = ("claim",) if task.run else ("claim", "run")
@@ -103,7 +84,7 @@ def end_change(
     """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
     concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
     names a delay; `creates` are its follow-up tasks."""
-    changes: Document = {**fields, **_entering(conclusion.status, now), "run": dict(run)}
+    changes: Document = {**fields, **entering(conclusion.status, now), "run": dict(run)}
     unset = []
     if error is not None:
         changes["error"] = dict(error)
@@ -215,7 +196,7 @@ def _unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[
     return TaskChange(
         task_id=task.id,
         statuses=frozenset({int(task.status)}),
-        set={**_entering(Status.CANCELLED, now), "node": NOBODY, "error": error, **more},
+        set={**entering(Status.CANCELLED, now), "node": NOBODY, "error": error, **more},
         unset=("claim", "cancel", "not_before"),
     )
 
@@ -223,14 +204,14 @@ def _unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[
 def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:
     """Claimed → Cancelled: somebody had asked for it while an earlier attempt ran."""
     error = {"code": "cancelled", "message": f"disbatch-host: {cancelled_in_words(request)}"}
-    fields = {**_entering(Status.CANCELLED, now), "node": NOBODY, "error": error, "run": with_cancel(task.run, request)}
+    fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error, "run": with_cancel(task.run, request)}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim", "cancel"))
 
 
 def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Cancelled: it expired before anybody could start it."""
     error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}
-    fields = {**_entering(Status.CANCELLED, now), "node": NOBODY, "error": error}
+    fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
 
 
@@ -240,7 +221,7 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
         return None
     fields: Document = {
-        **_entering(Status.CREATED, now),
+        **entering(Status.CREATED, now),
         "node": NOBODY,
         "retried": {**request, "attempts": task.last_attempt},
     }
@@ -269,7 +250,7 @@ def release_change(task: Task, *, now: datetime) -> TaskChange | None:
         task_id=task.id,
         statuses=frozenset({int(Status.BLOCKED)}),
         mtime=_mtime_of(task),
-        set={**_entering(Status.CREATED, now), "node": NOBODY},
+        set={**entering(Status.CREATED, now), "node": NOBODY},
         unset=("after", "after_any", "not_before", *(("error",) if is_waiting_error else ())),
     )
 
@@ -293,7 +274,7 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
         else:
             unset.append("after")
             if "not_before" not in follower.document:
-                fields |= _entering(Status.CREATED, now)
+                fields |= entering(Status.CREATED, now)
         if is_about_ended or not left:
             unset.append("error")
     elif is_about_ended:

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from disbatch_host.documents.records import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, MAX_PER_QUEUE
 from disbatch_protocol.quantities import parse_duration
 
 DEFAULT_CONFIG = Path("/etc/disbatch/host.json")
@@ -97,9 +98,9 @@ SETTINGS: tuple[Setting, ...] = (
         name="max",
         kind=Kind.COUNT,
         metavar="N",
-        help="Most tasks at once of a queue without maxthreads (10).",
+        help=f"Most tasks at once of a queue without maxthreads ({MAX_PER_QUEUE}).",
         description="Most tasks at once of a queue that has no maxthreads.",
-        default=10,
+        default=MAX_PER_QUEUE,
     ),
     Setting(
         name="max_total",
@@ -125,17 +126,17 @@ SETTINGS: tuple[Setting, ...] = (
         name="heartbeat",
         kind=Kind.DURATION,
         metavar="S",
-        help="Interval of the heartbeat (1).",
+        help=f"Interval of the heartbeat ({HEARTBEAT_SECONDS:g}).",
         description="Interval of the heartbeat.",
-        default="1s",
+        default=f"{HEARTBEAT_SECONDS:g}s",
     ),
     Setting(
         name="dead_after",
         kind=Kind.DURATION,
         metavar="S",
-        help="Age of its heartbeat at which others take this node for dead (30).",
+        help=f"Age of its heartbeat at which others take this node for dead ({DEAD_AFTER_SECONDS:g}).",
         description="Age of its heartbeat at which other nodes take this node for dead.",
-        default="30s",
+        default=f"{DEAD_AFTER_SECONDS:g}s",
     ),
     Setting(
         name="until_idle",

@@ -13,7 +13,7 @@ from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, TaskId
-from disbatch_host.documents.transitions import CLAIM
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.mongo import forms
 
 _Chosen = dict[TaskId, Document]  # in the order of the claim

@@ -23,10 +23,10 @@ from datetime import datetime
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
-from disbatch_host.documents import transitions
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import RunChange, Want
 from disbatch_host.documents.records import Document, QueueId, Task, TaskId
-from disbatch_host.documents.transitions import CLAIM
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.contract import Begin
 from disbatch_host.store.mongo import claim_order, forms
 from disbatch_host.store.mongo.limits import Limits
@@ -132,7 +132,7 @@ class Claims:
         changes: list[RunChange] = []
         updates: list[forms.Update] = []
         for document in documents:
-            mark = transitions.claimed_fields(node_id, token, at=dates.get(document["queue"], now), now=now)
+            mark = steps.claimed_fields(node_id, token, at=dates.get(document["queue"], now), now=now)
             tasks[document["_id"]] = task = Task.from_document({**document, **mark})
             change = begin(task) if begin is not None else None
             free = {

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from disbatch_host.documents import transitions
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, Task
-from disbatch_host.documents.transitions import CLAIM
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.contract import Begin
 from disbatch_host.store.sqlite import conditions, connections, fields, guarded_changes, rates, records
 
@@ -57,7 +57,7 @@ class Claims:
         now: datetime,
     ) -> list[Task]:
         """One claim, as `Store.claim` promises it, in a transaction; `now` is a time in it."""
-        claimed = transitions.claimed_fields(node_id, token, at=now, now=now)
+        claimed = steps.claimed_fields(node_id, token, at=now, now=now)
         tasks = []
         for want in wanted:
             count = want.count

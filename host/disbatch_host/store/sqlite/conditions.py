@@ -16,7 +16,7 @@ import orjson
 
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NOBODY
-from disbatch_host.documents.transitions import PROMOTE
+from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.store.sqlite import moments
 from disbatch_protocol.status import IN_HAND, UNFINISHED, WAITING, Status
 
