@@ -70,7 +70,7 @@ class Bench:
     async def close(self) -> None:
         await self.end_runs()
         await self.parts.store_thread.stop()
-        self.parts.site.close()
+        self.parts.processes.close()
         self._store_of_node.close()
         self.store.close()
 

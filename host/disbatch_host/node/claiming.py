@@ -192,7 +192,7 @@ class Claiming:
 
     def _start(self, task: Task, started: Started | None, asked_at: float) -> None:
         if started is not None:
-            self._runs.start(task, started.plugin, asked_at=asked_at, begun=started.run, worker=started.worker)
+            self._runs.start(task, started.plugin, asked_at=asked_at, running=started.run, worker=started.worker)
             return
         # Its plugin as it was when the task was claimed, or as it has become since; it may even be gone.
         queue = next((queue for queue in self.queues if queue.id == task.queue), None)

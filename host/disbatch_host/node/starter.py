@@ -15,9 +15,10 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.run import attempt
-from disbatch_host.run.attempt import Surroundings
-from disbatch_host.run.worker.pool import Worker, WorkerPool
+from disbatch_host.run import starting
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Starter:
     """What makes tasks Running with one claim: the plugins as they were, and idle worker processes. The event loop puts
     processes in, also while the claim is on its way; the store's thread takes them out."""
 
-    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: Surroundings) -> None:
+    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: RunContext) -> None:
         self.plugins = plugins
         self.context = context
         self._workers = workers
@@ -87,10 +88,10 @@ class Starts:
         earlier = self.started.pop(task.id, None)
         if earlier is not None and earlier.worker is not None:
             idle.append(earlier.worker)
-        beginning = attempt.beginning_at_once(task, plugin, self._context, idle[-1] if idle else None)
-        if beginning is None:
+        start = starting.start_with_claim(task, plugin, self._context, idle[-1] if idle else None)
+        if start is None:
             return None
-        run, worker = beginning
+        run, worker = start
         if worker is not None:
             idle.pop()
         self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
