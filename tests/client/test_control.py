@@ -17,6 +17,7 @@ from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
+from helpers.steps import walk
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,12 @@ def outcomes(changes: Changes) -> dict[TaskId, Outcome]:
 
 def change_behind(store: Store, task_id: TaskId, **fields: Any) -> None:
     """What somebody else does meanwhile."""
-    any_status = frozenset(range(-6, 10))
     fields = {"mtime": store.now() + timedelta(seconds=1), **fields}
-    assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
+    if "status" in fields:
+        walk(store, task_id, int(fields.pop("status")), **fields)
+    else:
+        any_status = frozenset(range(-6, 10))
+        assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
 
 
 def test_what_waits_is_cancelled_and_what_runs_is_asked_to_stop(client: Client, store: Store) -> None:
