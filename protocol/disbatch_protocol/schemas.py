@@ -24,6 +24,6 @@ def load(name: str) -> dict[str, Any]:
 
 def directory() -> Path:
     """Where the schemas lie."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).parent
     installed = package / "schemas"
     return installed if installed.is_dir() else package.parent.parent / "schemas"

@@ -109,7 +109,7 @@ def options_named(**names: str) -> Iterator[None]:
 
 def masker(store: Store) -> Masker:
     """Masks the secrets of tasks that are shown, as far as their plugins are known here."""
-    from disbatch_host.client.masking import Masker  # noqa: PLC0415  (only where parameters are shown)
+    from disbatch_host.client.masking import Masker  # noqa: PLC0415
 
     found = None
     with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
