@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# Most tests wait for something (a grace, a heartbeat) rather than compute, so more than one a core is not too many.
+# More than one a core: many tests wait for a grace or a heartbeat of a real node, and others compute meanwhile.
 JOBS   ?= 4
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint check soak bench clean
+.PHONY: help demo test lint check schemas soak bench compare clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ help: ## what there is
 demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled plugins; shows what was done
 	@$(BIN)/disbatch-host demo
 
-test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; about 10 minutes on two cores
+test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
@@ -26,11 +26,19 @@ check: $(VENV)/.run ## validate the bundled plugins
 	@sh plugins/go/build.sh
 	$(BIN)/disbatch-host check --plugins plugins
 
-soak: $(VENV)/.test ## the long tests
+schemas: $(VENV)/.run ## write schemas/config.json and README's table again from the table of settings
+	$(BIN)/python -m disbatch_host.settings.written .
+
+soak: $(VENV)/.test ## the long tests, and each command of the acceptance tests as a process of its own
+	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) tests/acceptance $(ARGS)
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 bench: $(VENV)/.test ## speed, as ratios against something run beside it
 	$(BIN)/python bench/run.py $(ARGS)
+
+compare: $(VENV)/.test ## whether NEW is slower than OLD: make compare OLD=REV [NEW=REV]
+	@test -n "$(OLD)" || { echo "make: expected OLD=REV, as in: make compare OLD=v1.0 NEW=HEAD"; exit 2; }
+	$(BIN)/python bench/compare.py $(OLD) $(or $(NEW),WORKTREE) $(ARGS)
 
 clean: ## forget the environment and what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin

@@ -116,13 +116,8 @@ class Table:
             print(f"  {text}", flush=True)
 
     def as_text(self) -> str:
-        lines = [("", *_HEADINGS)]
-        lines += [(row.what, *row.cells()) for row in self.rows.values()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        text = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        return "\n".join([*text, *self.notices])
+        lines = [("", *_HEADINGS), *((row.what, *row.cells()) for row in self.rows.values())]
+        return "\n".join([*aligned(lines), *self.notices])
 
     def as_markdown(self) -> str:
         lines = [f"| what | {' | '.join(_HEADINGS)} | command |", "|---" * (len(_HEADINGS) + 2) + "|"]
@@ -132,6 +127,12 @@ class Table:
 
 
 _HEADINGS = ("measured (median, min..max)", "beside it", "ratio (median, min..max)", "target", "verdict")
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text, each column as wide as its widest cell."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def number(value: float) -> str:

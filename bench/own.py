@@ -6,13 +6,10 @@ Must not know: what the figures are compared with.
 from __future__ import annotations
 
 import contextlib
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 from disbatch_host.clock import SystemClock
@@ -23,13 +20,11 @@ from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
-from helpers.processes import wait_until
+from node_process import NodeProcess
 from place import Place
 
 COMMAND = [sys.executable, "-m", "disbatch_host"]
 BATCH = 10_000  # documents handed to a store in one go
-START_SECONDS = 30.0  # for a node to say that it is there
-STOP_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -62,61 +57,19 @@ def batches(count: int) -> Iterator[range]:
         yield range(start, min(start + BATCH, count))
 
 
-class Node:
-    """A node in the background; stopped in an orderly way at the end of the block."""
+class Node(NodeProcess):
+    """A node of the working tree."""
 
     def __init__(self, place: Place, url: str, *options: str, node_id: str = "bench") -> None:
-        self._place = place
-        self._url = url
-        self._id = node_id
-        self._options = options
-
-    def __enter__(self) -> Node:
-        self._log = (self._place.directory / f"{self._id}.log").open("w+b")
-        self._process = subprocess.Popen(
-            [
-                *COMMAND, "--store", self._url, "--plugins", str(self._place.plugins), "--node-id", self._id,
-                "--log-level", "warning", *self._options,
-            ],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
-        return self
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        log = place.directory / f"{node_id}.log"
+        super().__init__(COMMAND, url=url, plugins=place.plugins, log=log, node_id=node_id, options=options)
 
     def wait_until_there(self, store: Store) -> None:
-        """Until its document is in the store, its services run, and it has had a first look at the queues."""
-        wait_until(lambda: self._is_there(store), START_SECONDS, f"the node did not start:\n{self._log_text()}")
+        def heartbeat(node_id: str) -> Any:
+            record = store.get_node(node_id)
+            return None if record is None else record.document.get("heartbeat")
 
-    def _is_there(self, store: Store) -> bool:
-        assert self._process.poll() is None, f"the node has ended:\n{self._log_text()}"
-        record = store.get_node(self._id)
-        heartbeat = record.document.get("heartbeat") if record is not None else None
-        return isinstance(heartbeat, Mapping) and bool(heartbeat.get("queues"))
-
-    def stop(self) -> None:
-        """Ask it to see its tasks through and to leave."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(STOP_SECONDS)
-
-    def _log_text(self) -> str:
-        self._log.seek(0)
-        return self._log.read()[-4000:].decode(errors="replace")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.stop()
-        finally:
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            self._log.close()
+        self.wait_for_heartbeat(heartbeat)
 
 
 def rate(place: Place, kind: str, class_name: str, *, at_once: int, tasks: int, nodes: int = 1) -> float:

@@ -6,18 +6,23 @@ Where a program or package is missing, tests are skipped with the reason; with D
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pymongo
 import pytest
 from hypothesis import HealthCheck, settings
 
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.contract import Store
+from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.open import open_store
+from disbatch_host.store.sqlite import SqliteStore
 from helpers import mongod, nodes
 
 # How long an example takes says nothing on a machine that is busy with the other tests.
@@ -26,6 +31,7 @@ settings.load_profile("busy machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "own_database: gets a new MongoDB database, not one that was emptied")
     # Of all tests together, also those with a home of their own: a Go program is built in a second, not in ten.
     cache = getattr(config, "cache", None)  # it is not there with -p no:cacheprovider
     if cache is not None:
@@ -80,35 +86,107 @@ def mongod_server(own_mongod: Callable[..., mongod.Mongod]) -> Iterator[mongod.M
         yield running
 
 
+@pytest.fixture(scope="session")
+def shared_database(mongod_server: mongod.Mongod) -> Iterator[mongod.SharedDatabase]:
+    """One database for all tests of this process, each of which finds it empty: a new one costs 14 indexes."""
+    with mongod_server.database() as url, mongod.SharedDatabase(url) as shared:
+        yield shared
+
+
+@pytest.fixture
+def mongo_url(request: pytest.FixtureRequest, mongod_server: mongod.Mongod) -> Iterator[str]:
+    """The URL of an empty database; a new one for a test with the mark `own_database`."""
+    if request.node.get_closest_marker("own_database"):
+        with mongod_server.database() as url:
+            yield url
+        return
+    shared: mongod.SharedDatabase = request.getfixturevalue("shared_database")
+    yield shared.emptied()
+
+
+@pytest.fixture
+def raw(mongo_url: str) -> Iterator[Any]:
+    """The database as any other program sees it."""
+    with pymongo.MongoClient(mongo_url, tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    """Where the file of an empty store may be made."""
+    return tmp_path / "test.db"
+
+
 @pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongodb)])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store of each kind."""
     if request.param == "sqlite":
-        yield f"sqlite://{tmp_path}/store/test.db"
-        return
-    server: mongod.Mongod = request.getfixturevalue("mongod_server")
-    with server.database() as url:
-        yield url
+        return f"sqlite://{tmp_path}/store/test.db"
+    url: str = request.getfixturevalue("mongo_url")
+    return url
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[Any]:
+    """A store; closed at the end."""
+    one = open_store(url, SystemClock())
+    one.open()
+    yield one
+    one.close()
 
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Store]:
-    one = open_store(store_url, SystemClock())
-    one.open()
-    yield one
-    one.close()
+    with opened(store_url) as one:
+        yield one
 
 
 @pytest.fixture
 def second_store(store_url: str, store: Store) -> Iterator[Store]:
     """Another process's view of the same store."""
-    one = open_store(store_url, SystemClock())
-    one.open()
-    yield one
-    one.close()
+    with opened(store_url) as one:
+        yield one
+
+
+@pytest.fixture
+def mongo(mongo_url: str) -> Iterator[MongoStore]:
+    with opened(mongo_url) as one:
+        yield one
+
+
+@pytest.fixture
+def second_mongo(mongo_url: str, mongo: MongoStore) -> Iterator[MongoStore]:
+    """Another process's view of the same database."""
+    with opened(mongo_url) as one:
+        yield one
+
+
+@pytest.fixture
+def sqlite(sqlite_file: Path) -> Iterator[SqliteStore]:
+    with opened(f"sqlite://{sqlite_file}") as one:
+        yield one
 
 
 @pytest.fixture
 def cluster(store_url: str, store: Store, tmp_path: Path) -> Iterator[nodes.Cluster]:
     with nodes.cluster(store_url, store, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongodb)])
+def living(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Living]:
+    """A cluster of each kind with a living node, for all tests of a module that need no node of their own."""
+    directory = tmp_path_factory.mktemp("living")
+    with contextlib.ExitStack() as stack:
+        url = f"sqlite://{directory}/store/test.db"
+        if request.param == "mongodb":
+            url = stack.enter_context(request.getfixturevalue("mongod_server").database())
+        store = stack.enter_context(opened(url))
+        yield stack.enter_context(nodes.living(url, store, directory))
+
+
+@pytest.fixture
+def mongo_cluster(mongo_url: str, mongo: MongoStore, tmp_path: Path) -> Iterator[nodes.Cluster]:
+    """For what is only MongoDB's."""
+    with nodes.cluster(mongo_url, mongo, tmp_path) as one:
         yield one

@@ -4,4 +4,4 @@ The package is the node, its stores and the command line. What a plugin and a ta
 `disbatch_protocol`, which does no I/O; who may import whom is written in `docs/internals.md` and held by a test.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

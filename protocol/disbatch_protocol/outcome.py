@@ -79,6 +79,10 @@ class Said:
     status: int | None = None  # the last one, 2 or above
 
 
+# What counts as said of a success that came to nothing, such as one whose follow-up tasks cannot be stored.
+FAILED_FOR_GOOD = Said(error=True, retry=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitRule:
     """What an exit code means. `status` only for failures."""

@@ -2,7 +2,8 @@
 
 Rules:
 1. Status values live here and nowhere else; a bare -2 in other code is a mistake.
-2. A change of status that is not in TRANSITIONS does not happen. Stores guard with it, policies consult it.
+2. A change of status that is not in TRANSITIONS cannot be described: `check_step` and `Step` raise, and every change
+   that the host constructs goes through one of them. What stores write is such a change, or derived from a `Step`.
 3. Every status of 2 and above is "concluded with errors"; 2 is the plain failure, the others are the plugin's own.
 
 Source: den-1.0, "tasks".
@@ -10,7 +11,8 @@ Source: den-1.0, "tasks".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 
@@ -49,12 +51,14 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
     }
 )
 
-UNFINISHED = frozenset({Status.BLOCKED, Status.CREATED, Status.CLAIMED, Status.RUNNING})
+WAITING = frozenset({Status.BLOCKED, Status.CREATED})
+IN_HAND = frozenset({Status.CLAIMED, Status.RUNNING})  # of a node
+UNFINISHED = WAITING | IN_HAND
 
 # The words of the terminal (`task list --status`), each a test over one status value.
 _GROUPS: Mapping[str, frozenset[Status]] = MappingProxyType(
     {
-        "waiting": frozenset({Status.CREATED, Status.BLOCKED}),
+        "waiting": WAITING,
         "unfinished": UNFINISHED,
         "finished": ENDED | {Status.ORPHANED},
     }
@@ -75,6 +79,34 @@ def may_become(old: int, new: int) -> bool:
         return kind(new) in TRANSITIONS[kind(old)]
     except ValueError:
         return False
+
+
+_STEPS = frozenset((old, new) for old, follows in TRANSITIONS.items() for new in follows)
+
+
+class ImpossibleStepError(ValueError):
+    """A change of status that TRANSITIONS does not allow: a mistake in the program that describes it."""
+
+
+def check_step(left: Iterable[int], new: int) -> None:
+    """Raise ImpossibleStepError where a task of any status in `left` may not become `new`."""
+    for old in left:
+        # Each change of each task is checked: a look into a set is a third of the cost of asking for both kinds.
+        if (old, new) not in _STEPS and not may_become(old, new):
+            raise ImpossibleStepError(
+                f"expected a change of status that TRANSITIONS allows, found one from {name(old)} to {name(new)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change of status by its name. Raises ImpossibleStepError where TRANSITIONS does not have it."""
+
+    left: Status
+    new: Status
+
+    def __post_init__(self) -> None:
+        check_step((self.left,), self.new)
 
 
 def is_finished(status: int) -> bool:

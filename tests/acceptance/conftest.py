@@ -1,4 +1,9 @@
-"""The program as its users have it: the installed command, in a directory of its own, with a clean environment."""
+"""The program as its users have it: its commands, in a directory of their own, with a clean environment.
+
+Commands run within this process (`helpers/in_process.py`). Processes of the installed program are nodes, commands whose
+promise is about a process (`terminal.as_process`, and whatever a test starts itself), and with
+DISBATCH_TESTS_AS_PROCESS=1 all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +13,26 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import click
 import pytest
 
+from disbatch_host.cli.main import cli
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
+from helpers import in_process
 from helpers.nodes import write_plugin
 from helpers.processes import wait_until
 
 PROGRAM = Path(sys.executable).with_name("disbatch-host")
+ARE_PROCESSES = os.environ.get("DISBATCH_TESTS_AS_PROCESS") == "1"
+_NO_NODE = frozenset({*cli.list_commands(click.Context(cli)), "--help", "-h", "--version"})
 
 
 @dataclass
@@ -43,8 +53,18 @@ class Terminal:
 
     directory: Path
     environment: dict[str, str]
+    is_process: bool = field(default=ARE_PROCESSES, kw_only=True)
+
+    @property
+    def as_process(self) -> Self:
+        """The same somebody, whose commands are processes."""
+        return replace(self, is_process=True)
 
     def __call__(self, *arguments: str, stdin: str = "", timeout: float = 60) -> Result:
+        """`timeout` is for processes; what takes too long in this one is ended by the time limit of the test."""
+        if not (self.is_process or self._runs_node(arguments)):
+            done = in_process.run(arguments, directory=self.directory, environment=self.environment, stdin=stdin)
+            return Result(*done)
         done = subprocess.run(
             [str(PROGRAM), *arguments],
             input=stdin,
@@ -56,6 +76,12 @@ class Terminal:
             check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)
+
+    def _runs_node(self, arguments: Sequence[str]) -> bool:
+        """A node, which is always a process, runs where neither a command is named nor help or a completion asked for,
+        and in the demo."""
+        is_node = _NO_NODE.isdisjoint(arguments) and "_DISBATCH_HOST_COMPLETE" not in self.environment
+        return is_node or "demo" in arguments
 
     def fine(self, *arguments: str, **more: Any) -> Result:
         """A command that must succeed."""

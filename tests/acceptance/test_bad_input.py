@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.conftest import Terminal
 from disbatch_host.errors import UsageError
-from disbatch_host.settings import make_node_id
+from disbatch_host.settings.forms import make_node_id
 from disbatch_host.store.open import open_store
 from disbatch_host.store.url import redact
 
@@ -201,6 +201,7 @@ def test_a_place_where_no_file_can_be_made(terminal: Terminal) -> None:
         assert f"sqlite://{path} cannot be opened" in line and hint in line
 
 
+@pytest.mark.own_database
 def test_a_database_that_is_newer_than_the_program(on_store: Terminal, store_url: str) -> None:
     from contract.test_store import plant_layout_version
 

@@ -6,9 +6,10 @@ import getpass
 import socket
 
 from acceptance.conftest import Site
-from disbatch_host.documents.changes import TaskChange, TaskFilter
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_protocol.status import Status
 from helpers.processes import assert_group_is_gone
+from helpers.steps import walk
 
 ME = f"{getpass.getuser()}@{socket.gethostname()}"
 
@@ -110,12 +111,8 @@ def test_an_orphaned_task_can_be_cancelled(site: Site) -> None:
 
 def make_orphaned(site: Site, task_id: str) -> None:
     """As a lost node leaves a task."""
-    change = TaskChange(
-        task_id=site.task(task_id).id,
-        statuses=frozenset({int(Status.CREATED)}),
-        set={"status": int(Status.ORPHANED), "run": {"attempt": 1, "token": "t", "node": "n9", "reason": "lost"}},
-    )
-    assert site.store.change_tasks([change]) == set()
+    run = {"attempt": 1, "token": "t", "node": "n9", "reason": "lost"}
+    walk(site.store, site.task(task_id).id, Status.ORPHANED, run=run)
 
 
 def test_wrong_use_changes_nothing(site: Site) -> None:

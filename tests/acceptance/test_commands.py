@@ -12,6 +12,7 @@ import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 Plugin = Callable[..., Path]
 
@@ -34,6 +35,7 @@ def test_from_a_dropped_program_to_a_result(on_store: Terminal, plugin: Plugin) 
         assert text in shown
 
 
+@on_sqlite
 def test_parameters_are_typed_in_every_documented_way(on_store: Terminal, plugin: Plugin) -> None:
     plugin("hello", "cat")
     on_store.fine("queue", "create", "q", "--class", "hello")
@@ -49,6 +51,7 @@ def test_parameters_are_typed_in_every_documented_way(on_store: Terminal, plugin
     }  # fmt: skip
 
 
+@on_sqlite
 def test_ndjson_makes_a_task_a_line_and_stops_at_the_first_that_does_not_fit(
     on_store: Terminal, plugin: Plugin
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 Plugin = Callable[..., Path]
 
@@ -96,6 +97,7 @@ def test_commands_that_change_what_is_there_complete_its_ids(on_store: Terminal)
         assert offered(on_store, "disbatch-host task list --node ") == ["n1"]
 
 
+@on_sqlite
 def test_bash_gets_what_it_lacks_of_a_word_that_it_has_taken_apart(on_store: Terminal, plugin: Plugin) -> None:
     plugin("Mail::Move", "cat >/dev/null")
     assert offered(on_store, "disbatch-host queue create q --class Mail::") == ["Move"]
@@ -111,6 +113,7 @@ def test_the_store_that_stands_earlier_in_the_line_counts(terminal: Terminal, st
     assert not (terminal.directory / ".local").exists(), "no store is made to look into it"
 
 
+@on_sqlite
 def test_other_shells_are_told_a_word_about_each_id(on_store: Terminal) -> None:
     on_store.fine("queue", "create", "mail", "--class", "Move")
     assert offered(on_store, "disbatch-host queue show ", shell="zsh") == ["plain", "mail", "Move"]

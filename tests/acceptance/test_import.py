@@ -21,6 +21,7 @@ from acceptance.conftest import PROGRAM, Terminal
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.store.contract import Store
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 Plugin = Callable[..., Path]
 
@@ -70,9 +71,6 @@ def shell(terminal: Terminal, name: str, command: str) -> subprocess.CompletedPr
     )
 
 
-# --- what rows become
-
-
 def test_each_row_of_csv_becomes_a_task_in_the_order_of_the_file(at: Terminal) -> None:
     content = '\ufeffuser,note\r\nmatt,"two\r\nlines, ""quoted"""\r\n\r\nänn,\r\n'
     result = at.fine("task", "import", "q", write(at, "users.csv", content))
@@ -81,6 +79,7 @@ def test_each_row_of_csv_becomes_a_task_in_the_order_of_the_file(at: Terminal) -
     assert {one["status"] for one in exported(at)} == {-2}
 
 
+@on_sqlite
 def test_the_same_rows_come_in_every_form(at: Terminal) -> None:
     lines = '{"a": "1", "b": "2"}\n{"a": "3", "b": "4"}\n'
     semicolons, tabs = "a;b\n1;2\n3;4\n", "a\tb\n1\t2\n3\t4\n"
@@ -99,6 +98,7 @@ def test_the_same_rows_come_in_every_form(at: Terminal) -> None:
     assert parameters(at) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}] * 8
 
 
+@on_sqlite
 def test_a_map_names_parameters_and_p_gives_all_of_them_the_same(at: Terminal) -> None:
     name = write(at, "a.csv", 'E-Mail,Tries,Other\nm@example.com,3,x\na@example.com,"",y\n')
     maps = ("--map", "E-Mail=to.address", "--map", "Tries:=tries")
@@ -110,6 +110,7 @@ def test_a_map_names_parameters_and_p_gives_all_of_them_the_same(at: Terminal) -
     ]
 
 
+@on_sqlite
 def test_a_schema_says_what_is_json_and_what_may_be_left_out(at: Terminal, plugin: Plugin) -> None:
     plugin("mail", "cat", parameters=SCHEMA)
     at.fine("queue", "create", "mail", "--class", "mail")
@@ -144,12 +145,11 @@ def test_a_finished_import_may_be_made_again_and_makes_new_tasks(at: Terminal) -
     assert len(ids) == 3 and {one["_id"] for one in exported(at)} == ids
 
 
-# --- what does not fit
-
 BAD = 'user,tries\nmatt,1\nann\nbob,many\n,2\neve,-1\n"x"y,1\n\xff,3\nzoe,4\n'.encode("latin-1")
 BAD_LINES = [3, 4, 5, 6, 7, 8]
 
 
+@on_sqlite
 def test_where_a_row_does_not_fit_nothing_is_created(at: Terminal, plugin: Plugin) -> None:
     plugin("mail", "cat", parameters=SCHEMA)
     at.fine("queue", "create", "mail", "--class", "mail")
@@ -170,6 +170,7 @@ def test_where_a_row_does_not_fit_nothing_is_created(at: Terminal, plugin: Plugi
     assert (summary["created"], summary["faults"], summary["import_id"]) == (0, 6, None)
 
 
+@on_sqlite
 def test_with_skip_all_others_are_created(at: Terminal, plugin: Plugin) -> None:
     plugin("mail", "cat", parameters={**SCHEMA, "properties": {**SCHEMA["properties"], "password": {}}})
     at.fine("queue", "create", "mail", "--class", "mail")
@@ -183,6 +184,7 @@ def test_with_skip_all_others_are_created(at: Terminal, plugin: Plugin) -> None:
     assert at.fine("task", "import", "mail", name, "--on-error", "skip", "--no-check", "--json").json[0]["created"] == 4
 
 
+@on_sqlite
 def test_stderr_shows_twenty_faults_and_the_report_all(at: Terminal) -> None:
     name = write(at, "a.ndjson", "{}\n" + "[1]\n" * 50)
     result = at("task", "import", "q", name)
@@ -194,6 +196,7 @@ def test_stderr_shows_twenty_faults_and_the_report_all(at: Terminal) -> None:
     assert len((at.directory / "all.ndjson").read_text().splitlines()) == 50
 
 
+@on_sqlite
 def test_no_secret_is_in_what_is_said_of_rows(at: Terminal, plugin: Plugin) -> None:
     plugin("mail", "cat", parameters=SCHEMA)
     at.fine("queue", "create", "mail", "--class", "mail")
@@ -212,6 +215,7 @@ def test_no_secret_is_in_what_is_said_of_rows(at: Terminal, plugin: Plugin) -> N
     assert "s3cret" not in at.fine("task", "export").out
 
 
+@on_sqlite
 def test_a_dry_run_shows_the_first_tasks_and_creates_nothing(at: Terminal) -> None:
     name = write(at, "a.csv", "n\n1\n2\n3\n4\n5,6\n")
     result = at("task", "import", "q", name, "--dry-run", "--map", "n:=n", "--unique-key-from", "n", "--priority", "3")
@@ -226,9 +230,7 @@ def test_a_dry_run_shows_the_first_tasks_and_creates_nothing(at: Terminal) -> No
     assert exported(at) == []
 
 
-# --- a kill in the middle, and two at once
-
-MANY = 60_000
+MANY = 30_000
 
 
 def many_rows(terminal: Terminal, count: int = MANY) -> str:
@@ -290,6 +292,7 @@ def test_ctrl_c_says_how_far_it_was_and_the_same_command_goes_on(at: Terminal, s
     assert all_numbers(store) == list(range(MANY))
 
 
+@on_sqlite
 def test_a_file_that_somebody_writes_to_meanwhile_is_not_imported_further(at: Terminal, store: Store) -> None:
     process = start(at, "q", many_rows(at))
     wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
@@ -399,9 +402,6 @@ def test_two_hundred_thousand_rows_take_no_more_memory_than_a_batch(at: Terminal
     assert count_of(store) == 200_000
 
 
-# --- from a collection
-
-
 def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) -> None:
     if store_url.startswith("sqlite"):
         line = at.refused(3, "task", "import", "q", "--from-collection", "users", "--map", "a=b")
@@ -430,9 +430,6 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
     result = at("task", "import", "q", "--from-collection", "users", "--map", "n=n", "--unique-key-from", "owner")
     assert result.code == 1 and "collection users:1: expected a unique key in 'owner', found nothing" in result.err
     client.close()
-
-
-# --- wrong use
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from acceptance.conftest import Terminal
 from disbatch_host import logs
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 ALWAYS = {"time", "level", "message", "logger", "node"}
 IDS = {"task", "queue", "class", "attempt", "pid", "about_node"}
@@ -49,6 +50,7 @@ def work(cluster: Cluster) -> dict[str, Any]:
     return ids
 
 
+@on_sqlite
 def test_a_line_of_json_for_each_record_with_its_ids(cluster: Cluster) -> None:
     ids = work(cluster)
     cluster.run("--log-format", "json", "--log-level", "debug")
@@ -67,6 +69,7 @@ def test_a_line_of_json_for_each_record_with_its_ids(cluster: Cluster) -> None:
     assert sum(one["message"].startswith("plugin left out") for one in found) == 1
 
 
+@on_sqlite
 def test_the_text_form_says_the_same_and_shows_no_fields(cluster: Cluster) -> None:
     ids = work(cluster)
     cluster.run("--log-level", "debug", node_id="n1")
@@ -95,6 +98,7 @@ def test_a_node_that_tells_of_another_one_says_which(cluster: Cluster) -> None:
     assert second.wait(30) == 0
 
 
+@on_sqlite
 def test_the_form_follows_the_configuration_file(cluster: Cluster) -> None:
     config = cluster.directory / "host.json"
     config.write_text(json.dumps({"log_format": "json"}))
@@ -122,9 +126,6 @@ def test_another_form_is_refused(terminal: Terminal, value: str) -> None:
     (terminal.directory / "host.json").write_text(json.dumps({"log_format": value}))
     line = terminal.refused(2, "--config", "host.json")
     assert '/log_format: expected "text" or "json", found' in line
-
-
-# --- the form itself
 
 
 def formatted(**more: Any) -> dict[str, Any]:
@@ -167,6 +168,7 @@ def test_unknown_ids_are_left_out() -> None:
     assert set(formatted()) == ALWAYS
 
 
+@on_sqlite
 def test_a_log_that_cannot_be_written_does_not_stop_the_node(cluster: Cluster, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

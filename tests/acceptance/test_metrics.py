@@ -24,7 +24,8 @@ from conftest import skip_or_fail
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
 from disbatch_host.metrics.census import INTERVAL_SECONDS, pause_after
-from disbatch_host.metrics.counters import OTHER, QUEUES_MAX, Metrics
+from disbatch_host.metrics.counters import Metrics
+from disbatch_host.metrics.exposition import OTHER, QUEUES_MAX
 from disbatch_host.store.open import open_store
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 from disbatch_protocol.status import Status
@@ -32,6 +33,7 @@ from helpers import nodes
 from helpers.mongod import Mongod
 from helpers.nodes import COMMAND, Cluster
 from helpers.processes import assert_group_is_gone, wait_until
+from helpers.stores import on_sqlite
 
 
 class Scrape:
@@ -167,6 +169,7 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
         fetch(f"{url}/metrics")
 
 
+@on_sqlite
 def test_what_is_there_and_what_is_not(cluster: Cluster) -> None:
     process = cluster.start("--metrics", "127.0.0.1:0")
     url = url_of(cluster)
@@ -186,6 +189,7 @@ def test_what_is_there_and_what_is_not(cluster: Cluster) -> None:
     assert process.wait(30) == 0
 
 
+@on_sqlite
 def test_connections_that_say_nothing_do_not_hold_up_others_nor_the_end(cluster: Cluster) -> None:
     process = cluster.start("--metrics", "127.0.0.1:0")
     url = url_of(cluster)
@@ -226,6 +230,7 @@ def test_metrics_are_for_a_node_only(terminal: Terminal) -> None:
     assert "is for running a node" in terminal.refused(2, "--metrics", ":9100", "status")
 
 
+@on_sqlite
 def test_a_port_in_use_is_said_before_the_node_takes_its_id(cluster: Cluster) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -237,6 +242,7 @@ def test_a_port_in_use_is_said_before_the_node_takes_its_id(cluster: Cluster) ->
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "", "localhost"])
+@on_sqlite
 def test_every_form_of_an_address(cluster: Cluster, host: str) -> None:
     if host == "[::1]" and not _has_ipv6():
         skip_or_fail("no IPv6 here")
@@ -256,6 +262,7 @@ def _has_ipv6() -> bool:
         return False
 
 
+@on_sqlite
 def test_hangup_leaves_the_port_as_it_is_and_says_so(cluster: Cluster) -> None:
     config = cluster.directory / "host.json"
     config.write_text(json.dumps({"metrics": "127.0.0.1:0", "max": 3}))
@@ -271,8 +278,10 @@ def test_hangup_leaves_the_port_as_it_is_and_says_so(cluster: Cluster) -> None:
     assert process.wait(30) == 0
 
 
+@on_sqlite
 def test_nothing_is_served_and_nothing_imported_unless_asked_for(cluster: Cluster) -> None:
-    code = "import sys; import disbatch_host.cli.run; print([one for one in sys.modules if 'prometheus' in one])"
+    look = "print([one for one in sys.modules if 'prometheus' in one])"
+    code = f"import sys; import disbatch_host.cli.commands.run; {look}"
     done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     cluster.plugin("A", "exit 0")
@@ -311,9 +320,6 @@ def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_pat
             process.terminate()
             assert process.wait(30) == 0
         store.close()
-
-
-# --- what is bounded, without a node
 
 
 def claimed(queue: object, now: datetime, **more: Any) -> Task:

@@ -46,9 +46,6 @@ def unit() -> configparser.ConfigParser:
     return parser
 
 
-# --- the page
-
-
 def test_what_can_be_typed_does_what_the_page_shows(
     terminal: Terminal, tmp_path: Path, require: Callable[[str], None]
 ) -> None:
@@ -141,9 +138,6 @@ def test_what_the_page_points_to_is_there() -> None:
         assert (DOCS / file).exists() if file else heading in headings, target
 
 
-# --- the unit
-
-
 def test_the_unit_gives_the_node_the_time_that_it_takes() -> None:
     service = unit()["Service"]
     program, *words = service["ExecStart"].split()
@@ -175,9 +169,6 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     )
     about_it = [line for line in done.stderr.splitlines() if copy.name in line]
     assert about_it == [] and done.returncode == 0, done.stderr
-
-
-# --- the rights
 
 
 @pytest.mark.mongodb

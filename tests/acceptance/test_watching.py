@@ -25,6 +25,7 @@ from acceptance.conftest import PROGRAM, Terminal
 from helpers import mongod
 from helpers.processes import wait_until
 from helpers.proxy import Proxy
+from helpers.stores import on_sqlite
 
 Plugin = Callable[..., Path]
 
@@ -150,6 +151,7 @@ def test_status_watch_shows_what_matters_at_80_columns_and_leaves_on_q(on_store:
         assert "Traceback" not in watched.text
 
 
+@on_sqlite
 def test_status_watch_leaves_on_ctrl_c_and_when_it_is_terminated(on_store: Terminal, plugin: Plugin) -> None:
     on_store.fine("queue", "create", "q", "--class", "hello")
     with on_terminal(on_store, 80, 24, "status", "--watch") as watched:
@@ -162,6 +164,7 @@ def test_status_watch_leaves_on_ctrl_c_and_when_it_is_terminated(on_store: Termi
         assert (watched.leaves(), watched.is_as_before()) == (0, True)
 
 
+@on_sqlite
 def test_status_watch_follows_the_size_of_its_terminal(on_store: Terminal) -> None:
     on_store.fine("queue", "create", "q", "--class", "hello")
     with on_terminal(on_store, 80, 24, "status", "--watch", "--interval", "60") as watched:
@@ -225,6 +228,7 @@ def test_status_json_says_how_long_the_oldest_waits_and_why(on_store: Terminal) 
     assert document["oldest_waiting_seconds"] >= 0 and document["oldest_waiting"].startswith("20")
 
 
+@on_sqlite
 def test_wait_shows_a_bar_that_counts_the_bad_ones(on_store: Terminal, plugin: Plugin) -> None:
     gate = on_store.directory / "gate"
     plugin("mixed", 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done; case $task in *bad*) exit 3;; esac',

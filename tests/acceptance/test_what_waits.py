@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from acceptance.conftest import PROGRAM, Terminal
+from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.store.contract import Access
+from disbatch_host.store.open import open_store
+from disbatch_protocol.status import Status
 from helpers.processes import wait_until
 
 Plugin = Callable[..., Path]
@@ -28,7 +33,7 @@ NOTES = {
     "typo": "no living node has plugin helo, did you mean hello?",
     "pinned": "pinned to n9, which is not alive",
     "ignored": "ignored by n1; no other living node has plugin hello",
-    "pinless": "pinned to n1, where no plugin other is",
+    "pinless": "pinned to n1, where there is no plugin other",
     "zero": "maxthreads is 0, so none of its tasks is started",
 }
 
@@ -106,6 +111,13 @@ def test_a_lost_task_is_not_said_to_have_run_until_it_was_found(on_store: Termin
     assert " ago  -    node n1 was lost" in line
 
 
+def concluded_in_demo(place: Path) -> int:
+    (file,) = place.glob("disbatch-demo-*/disbatch.db")
+    with contextlib.closing(open_store(f"sqlite://{file}", SystemClock(), Access.EXISTING)) as store:
+        store.open()
+        return int(store.count_tasks(TaskFilter(statuses=frozenset({int(Status.CONCLUDED)}))))
+
+
 def test_a_demo_that_is_stopped_says_so(terminal: Terminal, tmp_path: Path) -> None:
     terminal.environment["TMPDIR"] = str(tmp_path)
     terminal.environment["PATH"] = "/usr/bin:/bin"  # what takes long to build is not what this is about
@@ -115,7 +127,7 @@ def test_a_demo_that_is_stopped_says_so(terminal: Terminal, tmp_path: Path) -> N
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         wait_until(lambda: "a node runs them" in (tmp_path / "out").read_text(), 90)
-        time.sleep(1)  # some have run by now; how many does not matter
+        wait_until(lambda: concluded_in_demo(tmp_path) > 0, 60, "no task of the demo has run")
         os.kill(demo.pid, signal.SIGINT)
         assert demo.wait(60) == 130
     text = (tmp_path / "out").read_text()

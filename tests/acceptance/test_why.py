@@ -28,6 +28,10 @@ class Asker:
         self.cluster = cluster
         self._terminal = terminal
 
+    def start(self, *options: str, node_id: str = "n1") -> None:
+        """A node that beats often: `pass_rounds` waits for it."""
+        self.cluster.start("--heartbeat", "0.3", *options, node_id=node_id)
+
     def ask(self, task_id: Any) -> tuple[str, str]:
         """The code, and the sentence."""
         result: Result = self._terminal.fine("task", "why", str(task_id), "--store", self.cluster.url, "--json")
@@ -97,12 +101,12 @@ def test_no_node_is_alive(asker: Asker) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {})
     asker.wait_for(task_id, "no_node", "no node is alive")
-    asker.cluster.start()
+    asker.start()
     asker.starts(task_id)
 
 
 def test_there_is_no_such_queue(asker: Asker) -> None:
-    asker.cluster.start()
+    asker.start()
     (task_id,) = asker.cluster.push("quik", {})
     asker.wait_for(task_id, "no_queue", "there is no queue quik")
     asker.cluster.queue("quick", "quik")
@@ -112,7 +116,7 @@ def test_there_is_no_such_queue(asker: Asker) -> None:
 def test_a_queue_that_cannot_be_used(asker: Asker) -> None:
     asker.cluster.queue("quick", maxthreads="many")
     (task_id,) = asker.cluster.push("quick", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "queue_fault", '"maxthreads" must be a whole number')
     asker.cluster.store.update_queue("quick", {"maxthreads": 1})
     asker.starts(task_id)
@@ -122,7 +126,7 @@ def test_a_paused_queue_is_said_with_who_and_why(asker: Asker) -> None:
     request = request_of("ann@desk", "the mail server moves", now=SystemClock().now())
     asker.cluster.queue("quick", paused=request)
     (task_id,) = asker.cluster.push("quick", {})
-    asker.cluster.start()
+    asker.start()
     wait_until(lambda: asker.cluster.store.get_node("n1") is not None, 20)
     words = ("it waits: queue quick is paused by ann@desk, ", "ago: the mail server moves")
     assert "no node" not in asker.wait_for(task_id, "paused", *words)
@@ -134,7 +138,7 @@ def test_a_paused_queue_is_said_with_who_and_why(asker: Asker) -> None:
 def test_a_limit_of_0(asker: Asker, limit: str) -> None:
     asker.cluster.queue("quick", **{limit: 0})
     (task_id,) = asker.cluster.push("quick", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, limit, f"{limit} is 0")
     asker.cluster.store.update_queue("quick", {limit: 1})
     asker.starts(task_id)
@@ -143,7 +147,7 @@ def test_a_limit_of_0(asker: Asker, limit: str) -> None:
 def test_no_node_has_the_plugin(asker: Asker) -> None:
     asker.cluster.queue("quikc")
     (task_id,) = asker.cluster.push("quikc", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "no_plugin", "no living node has plugin quikc, did you mean quick?")
     asker.cluster.plugin("quikc", "exit 0")
     asker.starts(task_id)
@@ -153,7 +157,7 @@ def test_a_broken_plugin_is_said_with_its_fault(asker: Asker) -> None:
     home = asker.cluster.plugin("weak", "exit 0", timeout="soon")
     asker.cluster.queue("weak")
     (task_id,) = asker.cluster.push("weak", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "broken", "plugin weak is broken on node n1: ", "timeout")
     (home / "plugin.json").write_text("{")  # it does not even tell its name now
     asker.wait_for(task_id, "broken", "plugin weak is broken on node n1: not valid JSON")
@@ -166,7 +170,7 @@ def test_a_plugin_that_was_set_aside_is_said_with_its_reason(asker: Asker) -> No
     (home / "run.sh").write_bytes(b"\x7fELF and no more")  # which no look at the files can tell
     asker.cluster.queue("weak")
     (task_id,) = asker.cluster.push("weak", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "set_aside", "plugin weak is set aside on node n1: ", "run.sh")
     asker.cluster.plugin("weak", "exit 0")
     asker.starts(task_id)
@@ -176,16 +180,16 @@ def test_pinned_to_a_node_that_is_not_there_and_ignored_by_the_one_that_is(asker
     asker.cluster.queue("quick", "pinned", nodes_pin=["n2"])
     asker.cluster.queue("quick", "ignored", nodes_ignore=["n1"])
     (pinned,), (ignored,) = asker.cluster.push("pinned", {}), asker.cluster.push("ignored", {})
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(pinned, "pinned", "its queue is pinned to n2, which is not alive")
     asker.wait_for(ignored, "ignored", "its queue is ignored by n1; no other living node has plugin quick")
-    asker.cluster.start(node_id="n2")
+    asker.start(node_id="n2")
     asker.starts(pinned)
     asker.starts(ignored)
 
 
 def test_a_drained_node_is_said_with_who_and_why(asker: Asker) -> None:
-    asker.cluster.start()
+    asker.start()
     wait_until(lambda: asker.cluster.store.get_node("n1") is not None, 20)
     request = request_of("ann@desk", "new disks", now=SystemClock().now())
     asker.cluster.store.request_of_node("n1", "drain", request)
@@ -198,7 +202,7 @@ def test_a_drained_node_is_said_with_who_and_why(asker: Asker) -> None:
 
 
 def test_maxthreads_is_reached(asker: Asker) -> None:
-    asker.cluster.start()
+    asker.start()
     with busy_task(asker, "gated", maxthreads=1):
         first, second = asker.cluster.push("gated", {}, {})
         asker.wait_for(first, "maxthreads", "n1 runs 1 of 1 (maxthreads of the queue)")
@@ -207,7 +211,7 @@ def test_maxthreads_is_reached(asker: Asker) -> None:
 
 
 def test_the_max_of_the_node_is_reached(asker: Asker) -> None:
-    asker.cluster.start("--max", "1")
+    asker.start("--max", "1")
     with busy_task(asker, "gated"):
         (task_id,) = asker.cluster.push("gated", {})
         asker.wait_for(task_id, "maxthreads", "n1 runs 1 of 1 (--max of the node)")
@@ -215,7 +219,7 @@ def test_the_max_of_the_node_is_reached(asker: Asker) -> None:
 
 
 def test_the_max_total_of_the_node_is_reached_by_another_queue(asker: Asker) -> None:
-    asker.cluster.start("--max-total", "1")
+    asker.start("--max-total", "1")
     with busy_task(asker, "gated"):
         asker.cluster.queue("quick")
         (task_id,) = asker.cluster.push("quick", {})
@@ -229,7 +233,7 @@ def test_the_concurrency_of_the_plugin_is_reached_by_another_queue(asker: Asker)
     asker.cluster.plugin("single", program, concurrency=1, env={"GATE": str(gate)})
     for name in ("a", "b"):
         asker.cluster.queue("single", name)
-    asker.cluster.start()
+    asker.start()
     (first,) = asker.cluster.push("a", {})
     wait_until(lambda: asker.cluster.task(first).status == Status.RUNNING, 20)
     (task_id,) = asker.cluster.push("b", {})
@@ -239,9 +243,9 @@ def test_the_concurrency_of_the_plugin_is_reached_by_another_queue(asker: Asker)
 
 
 def test_maxtotal_is_reached_on_another_node(asker: Asker) -> None:
-    asker.cluster.start()
+    asker.start()
     with busy_task(asker, "gated", maxtotal=1):
-        asker.cluster.start(node_id="n2")
+        asker.start(node_id="n2")
         wait_until(lambda: len(asker.cluster.store.nodes()) == 2, 20)
         (task_id,) = asker.cluster.push("gated", {})
         asker.wait_for(task_id, "maxtotal", "the maxtotal of its queue is reached: 1 of 1 run (1 on n1)")
@@ -250,7 +254,7 @@ def test_maxtotal_is_reached_on_another_node(asker: Asker) -> None:
 
 def test_the_rate_is_reached(asker: Asker) -> None:
     asker.cluster.queue("quick", rate="1/h")
-    asker.cluster.start()
+    asker.start()
     (first,) = asker.cluster.push("quick", {})
     asker.starts(first)
     second, third = asker.cluster.push("quick", {}, {})
@@ -264,7 +268,7 @@ def test_not_due_yet(asker: Asker) -> None:
     asker.cluster.queue("quick")
     later = SystemClock().now() + timedelta(hours=1)
     (task_id,) = asker.cluster.push("quick", {}, status=int(Status.BLOCKED), not_before=later)
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "not_due", "it is not due until ", ", in 59m", status=Status.BLOCKED)
     change = TaskChange(
         task_id=task_id, statuses=frozenset({int(Status.BLOCKED)}), set={"not_before": SystemClock().now()}
@@ -280,7 +284,7 @@ def test_what_waits_for_another_task_says_which_and_that_it_has_failed(asker: As
     asker.cluster.queue("quick")
     (first,) = asker.cluster.push("shaky", {})
     (task_id,) = asker.cluster.push("quick", {}, status=int(Status.BLOCKED), after=[first])
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "after", f"it waits for task {first} (created) to conclude", status=Status.BLOCKED)
     asker.cluster.store.update_queue("shaky", {}, ["paused"])
     asker.cluster.wait_for_status(first, Status.FAILED)
@@ -296,7 +300,7 @@ def test_what_waits_for_another_task_says_which_and_that_it_has_failed(asker: As
 def test_a_task_that_another_has_in_its_document_is_held(asker: Asker) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {}, node="n7")
-    asker.cluster.start()
+    asker.start()
     asker.wait_for(task_id, "held", "names node n7")
     change = TaskChange(task_id=task_id, statuses=frozenset({int(Status.CREATED)}), set={"node": -1})
     assert not asker.cluster.store.change_tasks([change])
@@ -306,8 +310,8 @@ def test_a_task_that_another_has_in_its_document_is_held(asker: Asker) -> None:
 def test_an_expired_task_is_said_to_be_expired_and_then_cancelled(asker: Asker) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {}, expires=SystemClock().now())
-    asker.wait_for(task_id, "expired", "it has expired")
-    asker.cluster.start()
+    asker.wait_for(task_id, "expired", "it expired")
+    asker.start()
     asker.cluster.wait_for_status(task_id, Status.CANCELLED)
     assert "cancelled (it was not started before it expired)" in asker.ask(task_id)[1]
 

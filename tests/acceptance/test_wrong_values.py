@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
+from helpers.stores import on_sqlite
 
 Plugin = Callable[..., Path]
 
@@ -70,6 +71,7 @@ def test_any_printable_id_is_an_id(on_store: Terminal, queue_id: str) -> None:
 @pytest.mark.parametrize(
     "command", [["task", "push", "q", "-p", "a=\udcff"], ["task", "show", "\udcff"], ["exec", "x", "-p", "a=\udcff"]]
 )
+@on_sqlite
 def test_bytes_that_are_no_utf_8_are_wrong_use(on_store: Terminal, command: list[str]) -> None:
     assert "expected arguments in UTF-8, found the byte 0xff" in on_store.refused(2, *command)
 
@@ -100,9 +102,6 @@ def test_the_options_of_a_node_are_taken_from_a_file_in_both_spellings(terminal:
         '{"node-id": "fromfile", "max-total": 3, "max": 2, "until_idle": true, "stop-grace": "1s", "log_level": "info"}'
     )
     assert "node fromfile runs on" in terminal.fine("--config", str(config)).err
-
-
-# --- output that cannot be written
 
 
 def shell(terminal: Terminal, text: str) -> subprocess.CompletedProcess[str]:
@@ -139,6 +138,7 @@ def test_a_plugin_whose_output_nobody_reads_is_stopped(terminal: Terminal, plugi
     assert (done.stdout, done.stderr) == ("y\n", "")
 
 
+@on_sqlite
 def test_lines_become_tasks_as_they_come(on_store: Terminal) -> None:
     on_store.fine("queue", "create", "q", "--class", "A")
     push = subprocess.Popen(

@@ -16,7 +16,6 @@ import pytest
 from bson import ObjectId
 
 from contract.test_mongo_races import _LOST, failing, ids_of
-from contract.test_store import NOW, change, push, stored
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunKey, TaskChange, TaskFilter, Want
@@ -28,6 +27,8 @@ from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
 from helpers.mongod import Mongod
 from helpers.processes import wait_until
+from helpers.steps import walk
+from helpers.stores import NOW, change, push, stored
 
 pytestmark = pytest.mark.mongodb
 
@@ -40,10 +41,7 @@ def keyed(store: MongoStore, key: str = "k", **more: Any) -> Any:
 
 
 def finish(store: MongoStore, task_id: Any, status: int = Status.FAILED) -> None:
-    task = store.get_task(task_id)
-    assert task is not None
-    fields = {"status": int(status), "mtime": store.now()}
-    assert store.change_tasks([TaskChange(task_id=task_id, statuses=frozenset({task.status}), set=fields)]) == set()
+    walk(store, task_id, status, mtime=store.now())
 
 
 def retry_of(store: MongoStore, task_id: Any) -> TaskChange:
@@ -90,16 +88,13 @@ def in_threads(count: int, act: Callable[[int], None]) -> None:
 
 
 @pytest.fixture
-def clients(url: str, mongo: MongoStore) -> Iterator[list[MongoStore]]:
-    stores = [MongoStore(url, SystemClock()) for _ in range(6)]
+def clients(mongo_url: str, mongo: MongoStore) -> Iterator[list[MongoStore]]:
+    stores = [MongoStore(mongo_url, SystemClock()) for _ in range(6)]
     for store in stores:
         store.open()
     yield stores
     for store in stores:
         store.close()
-
-
-# --- keys
 
 
 def test_of_many_clients_that_push_one_key_at_once_all_get_the_same_task(
@@ -133,10 +128,10 @@ def test_pushes_and_retries_of_one_key_never_make_two_unfinished_tasks(
                 keyed(client)
             elif turn % 3 == 1:
                 for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({-2}))):
-                    fields = {"status": 2, "mtime": client.now()}
+                    fields = {"status": -5, "mtime": client.now()}
                     client.change_tasks([TaskChange(task_id=task.id, statuses=frozenset({-2}), set=fields)])
             else:
-                for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({2})), limit=3):
+                for task in client.find_tasks(TaskFilter(queue="q", statuses=frozenset({-5})), limit=3):
                     again = transitions.retry_change(task, BY, now=client.now())
                     assert again is not None
                     client.change_tasks([again])
@@ -188,7 +183,7 @@ def test_the_key_of_a_task_that_is_gone_is_taken_over_after_a_minute(mongo: Mong
 
 
 def test_a_client_that_stood_still_takes_its_task_back_where_its_key_was_taken_over(
-    url: str, second_mongo: MongoStore, raw: Any, monkeypatch: pytest.MonkeyPatch
+    mongo_url: str, second_mongo: MongoStore, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowClock(SystemClock):
         late = 0.0
@@ -197,7 +192,7 @@ def test_a_client_that_stood_still_takes_its_task_back_where_its_key_was_taken_o
             return super().monotonic() + self.late
 
     clock = SlowClock()
-    slow = MongoStore(url, clock)
+    slow = MongoStore(mongo_url, clock)
     slow.open()
     answers: list[Any] = []
 
@@ -302,9 +297,6 @@ def test_a_key_goes_with_its_task(mongo: MongoStore, raw: Any) -> None:
     assert mongo.delete_tasks(ids, statuses=frozenset({2})) == 1
     assert {one["_id"]["key"] for one in raw["disbatch_keys"].find()} == {"b", "c"}
     assert keyed(mongo, "a") not in ids
-
-
-# --- limits over all nodes
 
 
 def conclude(store: MongoStore, task: Any, node: str) -> None:
@@ -413,13 +405,11 @@ def test_a_clock_that_was_wrong_does_not_stop_a_queue_with_a_rate(mongo: MongoSt
     wait_until(lambda: bool(mongo.claim("n1", [want], "t2")), 10, "nothing is claimed")
 
 
+@pytest.mark.own_database
 def test_queues_without_limits_write_nothing_about_them(mongo: MongoStore, raw: Any) -> None:
     push(mongo, {}, {})
     assert len(mongo.claim("n1", [Want("q", 2)], "t1")) == 2
     assert set(raw.list_collection_names()) & {"disbatch_limits", "disbatch_keys"} == set()
-
-
-# --- the order
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 20])
@@ -456,13 +446,10 @@ def test_the_oldest_waiting_is_found_whatever_its_priority(mongo: MongoStore) ->
     assert mongo.oldest_waiting() == oldest
 
 
-# --- who waits for whom
-
-
 def told(store: MongoStore, task_id: Any) -> set[Any]:
     task = store.get_task(task_id)
     assert task is not None
-    return store.change_tasks([transitions.told_change(task)])
+    return store.change_tasks([transitions.followers_told_change(task)])
 
 
 def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
@@ -492,7 +479,7 @@ def test_a_follower_that_comes_while_others_are_told_is_not_overlooked(
             return Found(found)
 
         racing.setattr(mongo._tasks, "find", find_and_be_overtaken)
-        changes = [transitions.told_change(task) for task in second_mongo.due("n1") if task.id == ended]
+        changes = [transitions.followers_told_change(task) for task in second_mongo.due("n1") if task.id == ended]
         assert len(changes) == 1
         assert mongo.change_tasks(changes) == {ended}
     assert stored(mongo, ended)["awaited"] is True and "telling" not in stored(mongo, ended)
@@ -546,9 +533,6 @@ def test_a_task_that_waits_for_the_time_and_for_another_comes_when_both_are_ther
     assert [stored(mongo, one)["status"] for one in (both, empty)] == [Status.BLOCKED, Status.CREATED]
 
 
-# --- the rest
-
-
 def test_documents_of_any_collection_are_found_by_extended_json(mongo: MongoStore, raw: Any) -> None:
     ids = raw["people"].insert_many([{"n": n, "at": NOW + timedelta(days=n), "x": {"y": "a"}} for n in range(5)])
     first, *_ = ids.inserted_ids
@@ -581,11 +565,12 @@ def test_a_note_is_not_taken_for_the_layout(mongo: MongoStore, raw: Any) -> None
     assert mongo.read_note("layout") is None
 
 
-def test_a_database_of_an_older_program_is_taken_over(url: str, mongo: MongoStore, raw: Any) -> None:
+@pytest.mark.own_database
+def test_a_database_of_an_older_program_is_taken_over(mongo_url: str, mongo: MongoStore, raw: Any) -> None:
     mongo.close()
     raw["disbatch_host"].update_one({"_id": "layout"}, {"$set": {"version": 2}})
     raw["tasks"].create_index([("not_before", 1)], partialFilterExpression={"not_before": {"$exists": True}})
-    newer = MongoStore(url, SystemClock())
+    newer = MongoStore(mongo_url, SystemClock())
     newer.open()
     assert raw["disbatch_host"].find_one({"_id": "layout"})["version"] == SCHEMA_VERSION
     assert "not_before_1" not in raw["tasks"].index_information()

@@ -12,13 +12,13 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
-from contract.test_store import NOW, change, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunKey, TaskFilter, Want
 from disbatch_host.documents.records import new_task
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.status import Status
+from helpers.stores import NOW, change, push
 
 pytestmark = pytest.mark.mongodb
 
@@ -162,10 +162,11 @@ def test_a_document_with_every_type_reaches_a_plugin(mongo: MongoStore, raw: Any
     assert b'"2026-04-26T17:59:33.123Z"' in stdin_line(task.document, other=mongo.extended_json)
 
 
-def test_an_index_that_another_program_has_made_does_not_hinder(url: str, raw: Any) -> None:
+@pytest.mark.own_database
+def test_an_index_that_another_program_has_made_does_not_hinder(mongo_url: str, raw: Any) -> None:
     raw["tasks"].create_index([("node", 1), ("status", 1)])
     raw["tasks"].create_index([("not_before", 1)], name="mine")
-    store = MongoStore(url, SystemClock())
+    store = MongoStore(mongo_url, SystemClock())
     store.open()
     push(store, {})
     assert len(store.claim("n1", [Want("q", 1)], "t1")) == 1

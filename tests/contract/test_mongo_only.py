@@ -11,7 +11,6 @@ import gridfs
 import pytest
 from bson import Decimal128, ObjectId, Regex
 
-from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskFilter, Want
@@ -21,11 +20,9 @@ from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one, push
 
 pytestmark = pytest.mark.mongodb
-
-
-# --- plans
 
 
 class Plans:
@@ -47,6 +44,7 @@ class Plans:
         return entries
 
 
+@pytest.mark.own_database
 def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, raw: Any) -> None:
     now = mongo.now()
     for status, queue in ((-2, "q"), (1, "q"), (-2, "other"), (7, "other"), (-4, "q")):
@@ -81,7 +79,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         "claim with limits": (lambda: mongo.claim("n1", [limited], "t5"), 40),
         "what is due": (lambda: mongo.due("n1"), 10),
         "followers": (lambda: list(mongo.find_tasks(followers)), 5),
-        "told": (lambda: mongo.change_tasks([transitions.told_change(mongo.due("n1")[0])]), 20),
+        "told": (lambda: mongo.change_tasks([transitions.followers_told_change(mongo.due("n1")[0])]), 20),
         "oldest waiting": (mongo.oldest_waiting, 25),
     }
     plans = Plans(raw)
@@ -96,6 +94,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
         assert examined <= most and looked_at <= 3 * most, (name, examined, looked_at, entries)
 
 
+@pytest.mark.own_database
 def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, raw: Any) -> None:
     for priority in (-1, 0, 5):
         push(mongo, *({} for _ in range(500)), priority=priority)
@@ -109,13 +108,11 @@ def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, 
     assert sum(entry["docsExamined"] for entry in entries) <= 60, entries
 
 
+@pytest.mark.own_database
 def test_counts_are_answered_from_the_index_alone(mongo: MongoStore, raw: Any) -> None:
     push(mongo, *({} for _ in range(300)), status=1)
     entries = Plans(raw).of(mongo.count_by_status)
     assert all("IXSCAN" in entry["planSummary"] and entry["docsExamined"] == 0 for entry in entries), entries
-
-
-# --- documents of other programs
 
 
 def test_documents_of_any_bson_type_are_claimed_and_kept(mongo: MongoStore, raw: Any) -> None:
@@ -154,9 +151,6 @@ def test_field_names_that_would_mean_something_else_are_refused(mongo: MongoStor
         mongo.commit([change(key, Status.CLAIMED, Status.RUNNING, **{name: 1})])
 
 
-# --- the server
-
-
 def test_a_server_that_goes_and_comes_back(own_mongod: Callable[..., Mongod]) -> None:
     with own_mongod() as server:
         store = MongoStore(server.database_url("gone"), SystemClock())
@@ -184,14 +178,14 @@ def test_a_wrong_password_is_said_as_such(mongod_server: Mongod) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_time_is_the_servers(mongo: MongoStore, url: str) -> None:
+def test_time_is_the_servers(mongo: MongoStore, mongo_url: str) -> None:
     from datetime import datetime, timedelta
 
     class LateClock(SystemClock):
         def now(self) -> datetime:
             return super().now() - timedelta(minutes=5)
 
-    late = MongoStore(url, LateClock())
+    late = MongoStore(mongo_url, LateClock())
     late.open()
     late.put_node({"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}, replacing=None)
     record = mongo.get_node("n1")

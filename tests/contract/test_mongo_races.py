@@ -20,18 +20,20 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from contract.test_store import NOW, change, claim_one, push, stored
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import NOBODY, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.node.scheduler import Scheduler
-from disbatch_host.store.mongo import MongoStore, waiting
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.starter import Starts
+from disbatch_host.store.mongo import MongoStore, claim_order
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one, push, stored
 
 pytestmark = pytest.mark.mongodb
 
@@ -58,9 +60,6 @@ def ids_of(tasks: list[Task]) -> list[Any]:
     return [task.id for task in tasks]
 
 
-# --- the order of claims
-
-
 def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) -> None:
     (none,) = push(mongo, {})
     (low,) = push(mongo, {}, priority=-5)
@@ -73,7 +72,7 @@ def test_a_task_without_priority_has_priority_zero(mongo: MongoStore, raw: Any) 
     assert ids_of(mongo.claim("n1", [Want("q", 5)], "t")) == wanted
 
 
-def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, url: str) -> None:
+def test_tasks_that_several_processes_push_within_a_second_keep_their_order(mongo: MongoStore, mongo_url: str) -> None:
     program = """
 import sys
 from disbatch_host.clock import SystemClock
@@ -87,7 +86,9 @@ for line in sys.stdin:
 store.close()
 """
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", program, mongo_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     made: list[tuple[str, float, float]] = []  # id, and when it began and had ended to be made
@@ -118,16 +119,13 @@ store.close()
     assert abs((made_at - mongo.now()).total_seconds()) < 10
 
 
-# --- two nodes at one queue
-
-
 def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     mongo: MongoStore, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
     takes the queue for empty until its next look."""
     push(mongo, *({} for _ in range(40)))
-    look = waiting.first_of
+    look = claim_order.first_of
     taken: list[Any] = []
     is_first = True
 
@@ -139,14 +137,11 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
             taken.extend(ids_of(second_mongo.claim("n2", [Want("q", 10)], "t2")))
         return found
 
-    monkeypatch.setattr(waiting, "first_of", look_and_be_overtaken)
+    monkeypatch.setattr(claim_order, "first_of", look_and_be_overtaken)
     mine = ids_of(mongo.claim("n1", [Want("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)
     assert mine == sorted(mine)
-
-
-# --- answers that get lost
 
 
 def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
@@ -160,7 +155,7 @@ def test_tasks_of_a_claim_that_the_node_never_heard_of_can_be_given_back(
     ):
         mongo.claim("n1", [Want("q", 2)], "t1")
     assert [stored(mongo, one)["status"] for one in ids] == [Status.CLAIMED] * 2
-    assert Scheduler("n1").give_back_strays(mongo, known=frozenset()) == 2
+    assert ClaimLedger("n1", Pace()).return_orphaned_claims(mongo, known=frozenset()) == 2
     assert ids_of(mongo.claim("n1", [Want("q", 2)], "t2")) == ids
 
 
@@ -173,23 +168,30 @@ def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_an
     (ran,) = push(mongo, {})
     load = Load(max_per_queue=2, max_total=None)
 
-    def begin(task: Task, class_name: str) -> RunChange:
-        run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
-        return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+    class StartAll(Starts):
+        def __init__(self) -> None:
+            self.started = {}
 
-    scheduler = Scheduler("n1")
-    heard = scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=True, begin=begin)
-    scheduler.confirm(heard)
-    assert ids_of(heard.tasks) == [ran] and not scheduler.may_have_strays
+        def start_with_claim(self, task: Task, class_name: str) -> RunChange:
+            run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
+            return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
+
+    def request(*, refresh: bool) -> ClaimRequest:
+        return ClaimRequest(classes=frozenset({"C"}), load=load, refresh=refresh, new_starts=StartAll)
+
+    ledger = ClaimLedger("n1", Pace())
+    heard = ledger.round(request(refresh=True), mongo)
+    ledger.confirm(heard)
+    assert ids_of(heard.tasks) == [ran] and not ledger.has_unanswered_claims
     unheard = push(mongo, {}, {})
     with (
         failing(mongod_server, {"times": 1}, failCommands=["update"], writeConcernError=_LOST),
         pytest.raises(StoreUnreachableError),
     ):
-        scheduler.round(mongo, classes=frozenset({"C"}), load=load, refresh=False, begin=begin)
+        ledger.round(request(refresh=False), mongo)
     assert [stored(mongo, one)["status"] for one in unheard] == [Status.RUNNING] * 2
-    assert scheduler.may_have_strays
-    assert scheduler.give_back_strays(mongo, known=frozenset()) == 2
+    assert ledger.has_unanswered_claims
+    assert ledger.return_orphaned_claims(mongo, known=frozenset()) == 2
     assert stored(mongo, ran)["status"] == Status.RUNNING
     for one in unheard:
         document = stored(mongo, one)
@@ -228,16 +230,14 @@ def test_ends_and_a_claim_whose_answer_is_lost_are_sent_again_at_once(
     _, first = claim_one(mongo)
     _, second = claim_one(mongo)
     waiting = push(mongo, {}, {})
-    ends = [
-        change(key, Status.CLAIMED, Status.CONCLUDED, run={"token": key.token}, mtime=NOW) for key in (first, second)
-    ]
+    ends = [change(key, Status.CLAIMED, Status.FAILED, run={"token": key.token}, mtime=NOW) for key in (first, second)]
     gone = RunKey(first.task_id, "n1", "of another claim")
     with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure), mongo.together():
         refused = mongo.commit([*ends, change(gone, Status.RUNNING, Status.CONCLUDED, run={}, mtime=NOW)])
         tasks = mongo.claim("n1", [Want("q", 2)], "t9")
     assert refused == {gone}
     assert ids_of(tasks) == waiting
-    assert [stored(mongo, key.task_id)["status"] for key in (first, second)] == [Status.CONCLUDED] * 2
+    assert [stored(mongo, key.task_id)["status"] for key in (first, second)] == [Status.FAILED] * 2
     with failing(mongod_server, {"times": 1}, failCommands=["update"], **failure):
         late = [change(RunKey(task.id, "n1", "t9"), Status.CLAIMED, Status.RUNNING, mtime=NOW) for task in tasks]
         assert mongo.commit(late) == set()
@@ -272,11 +272,11 @@ def test_a_task_that_has_no_room_for_its_claim_stops_no_other(mongo: MongoStore,
     (other,) = push(mongo, {})
     for number in range(2):
         with mongo.together():
-            end = change(key, Status.CLAIMED, Status.CONCLUDED, mtime=NOW) if number == 0 else None
+            end = change(key, Status.CLAIMED, Status.FAILED, mtime=NOW) if number == 0 else None
             mongo.commit([] if end is None else [end])
             tasks = mongo.claim("n1", [Want("q", 2)], f"t{number}")
         assert ids_of(tasks) == [[other], []][number]
-    assert stored(mongo, key.task_id)["status"] == Status.CONCLUDED
+    assert stored(mongo, key.task_id)["status"] == Status.FAILED
     assert caplog.text.count("task a large one is not claimed") == 1
     with pytest.raises(StoreRefusedError, match="16777216"):
         mongo.commit([change(RunKey(other, "n1", "t0"), Status.CLAIMED, Status.RUNNING, stdout="x" * 2**24)])
@@ -309,9 +309,6 @@ def test_a_cut_connection_is_said_as_such_or_mended(mongo: MongoStore, mongod_se
     calls[command]()
 
 
-# --- which changes of a batch were refused
-
-
 def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo: MongoStore) -> None:
     """A sweep puts its own token on the tasks of a dead node; one of them has moved on meanwhile."""
     push(mongo, {}, {})
@@ -341,9 +338,6 @@ def test_a_change_of_nothing_says_whether_the_run_still_owns_its_task(mongo: Mon
     wrong = RunKey(key.task_id, "n1", "wrong")
     nothing = [RunChange(key=one, statuses=(Status.CLAIMED,), set={}) for one in (key, wrong)]
     assert mongo.commit(nothing) == {wrong}
-
-
-# --- what one change cannot do to the others
 
 
 def deep(levels: int) -> Any:
@@ -388,9 +382,6 @@ def test_a_piece_that_is_sent_again_does_not_shorten_the_file(mongo: MongoStore,
     assert bucket.open_download_stream(f"{task.id}:t1:stdout").read() == b"x" * OUTPUT_CHUNK_SIZE + b"end"
 
 
-# --- time
-
-
 class JumpingClock(SystemClock):
     """A machine whose clock is set while the program runs."""
 
@@ -400,9 +391,9 @@ class JumpingClock(SystemClock):
         return super().now() + self.ahead
 
 
-def test_a_local_clock_that_jumps_makes_no_node_look_dead(url: str, mongo: MongoStore) -> None:
+def test_a_local_clock_that_jumps_makes_no_node_look_dead(mongo_url: str, mongo: MongoStore) -> None:
     clock = JumpingClock()
-    store = MongoStore(url, clock)
+    store = MongoStore(mongo_url, clock)
     store.open()
     node = {"_id": "n1", "session": "s", "heartbeat": {"pid": 1}}
     assert store.put_node(node, replacing=None)
@@ -446,9 +437,6 @@ def test_every_error_of_the_store_is_one_of_ours(mongo: MongoStore) -> None:
     mongo.close()
     with pytest.raises(StoreError):
         mongo.waiting_queues()
-
-
-# --- tasks that a conclusion creates
 
 
 def concluding(mongo: MongoStore, count: int = 2) -> tuple[Any, RunChange]:

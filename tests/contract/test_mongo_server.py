@@ -13,13 +13,13 @@ from typing import Any
 import pymongo
 import pytest
 
-from contract.test_store import change, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunKey, TaskFilter, Want
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError, UsageError
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import change, push
 
 pytestmark = pytest.mark.mongodb
 
@@ -28,9 +28,6 @@ def opened(url: str) -> MongoStore:
     store = MongoStore(url, SystemClock())
     store.open()
     return store
-
-
-# --- opening
 
 
 def test_an_unreachable_server_is_said_soon_with_host_and_port_and_without_the_password() -> None:
@@ -71,8 +68,8 @@ def test_a_url_that_is_none_is_wrong_use(url: str) -> None:
     assert "s3c" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_options_of_the_url_do_not_weaken_what_is_promised(url: str) -> None:
-    store = opened(f"{url}&w=0&journal=false&readPreference=secondaryPreferred&retryWrites=false")
+def test_options_of_the_url_do_not_weaken_what_is_promised(mongo_url: str) -> None:
+    store = opened(f"{mongo_url}&w=0&journal=false&readPreference=secondaryPreferred&retryWrites=false")
     ids = push(store, *({} for _ in range(50)))
     assert [task.id for task in store.claim("n1", [Want("q", 50)], "t1")] == ids
     store.close()
@@ -95,9 +92,6 @@ def test_a_server_that_stops_to_answer_holds_no_call_for_ever(own_mongod: Callab
         server.signal(signal.SIGCONT)
         assert store.waiting_queues() == {"q"}
         store.close()
-
-
-# --- a server that is no replica set and wants a login
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +153,7 @@ def test_a_login_that_is_refused_is_said_in_words(standalone: Mongod, login: str
     assert "wr0ng" not in str(caught.value)
 
 
-# --- watching
-
-
+@pytest.mark.own_database
 def test_a_watcher_goes_on_after_its_database_was_dropped(mongo: MongoStore, raw: Any) -> None:
     push(mongo, {})
     watcher = mongo.watch()

@@ -1,4 +1,4 @@
-"""Notes that only one of several may make."""
+"""Notes: small documents of the store, among them such as only one of several may make."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
+from helpers.stores import NOW
 
 
 def test_a_new_note_is_written_only_where_there_is_none(store: Store, second_store: Store) -> None:
@@ -37,3 +38,16 @@ def test_of_many_that_make_a_note_at_the_same_moment_one_does(store: Store, stor
         thread.join(60)
     assert sorted(written) == [False] * 5 + [True]
     assert store.read_note("race") is not None
+
+
+def test_a_note_is_as_it_was_written_last_until_it_is_removed(store: Store, second_store: Store) -> None:
+    assert store.read_note("chore") is None
+    first = {"at": NOW, "by": "n1", "list": [1, {"$x": None}]}
+    store.write_note("chore", first)
+    store.write_note("other", {"n": 1})
+    assert second_store.read_note("chore") == first
+    second_store.write_note("chore", {"by": "n2"})
+    assert store.read_note("chore") == {"by": "n2"}
+    store.write_note("chore", None)
+    store.write_note("chore", None)
+    assert second_store.read_note("chore") is None and store.read_note("other") == {"n": 1}

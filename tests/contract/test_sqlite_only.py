@@ -6,14 +6,12 @@ import dataclasses
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contract.test_store import NOW, change, claim_one, push
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import NOBODY, new_task
@@ -21,6 +19,7 @@ from disbatch_host.errors import StoreRefusedError
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
+from helpers.stores import NOW, change, claim_one, push
 
 BUSY_PROCESS = """
 import sys, time
@@ -53,23 +52,10 @@ print(ended)
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "test.db"
-
-
-@pytest.fixture
-def sqlite(file: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(file, SystemClock())
-    store.open()
-    yield store
-    store.close()
-
-
-def test_six_processes_on_one_file_never_find_it_locked(sqlite: SqliteStore, file: Path) -> None:
+def test_six_processes_on_one_file_never_find_it_locked(sqlite: SqliteStore, sqlite_file: Path) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", BUSY_PROCESS, str(file), f"n{number}"],
+            [sys.executable, "-c", BUSY_PROCESS, str(sqlite_file), f"n{number}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for number in range(6)
@@ -84,8 +70,8 @@ def test_six_processes_on_one_file_never_find_it_locked(sqlite: SqliteStore, fil
     assert sqlite.count_tasks(TaskFilter(statuses=frozenset({-1, 0}))) == 0
 
 
-def test_a_row_inserted_by_hand_is_a_conforming_task(sqlite: SqliteStore, file: Path) -> None:
-    with sqlite3.connect(file) as by_hand:
+def test_a_row_inserted_by_hand_is_a_conforming_task(sqlite: SqliteStore, sqlite_file: Path) -> None:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("""INSERT INTO tasks (queue, parameters) VALUES ('q', '{"name": "Matt"}')""")
         by_hand.execute("INSERT INTO tasks (queue, node) VALUES ('q', NULL)")
         by_hand.execute("INSERT INTO tasks (queue, node, rest) VALUES ('q', -1, '{\"log\": [], \"note\": 1}')")
@@ -97,7 +83,9 @@ def test_a_row_inserted_by_hand_is_a_conforming_task(sqlite: SqliteStore, file: 
     assert len({task.id for task in tasks}) == 3
 
 
-def test_no_hot_statement_reads_all_tasks(sqlite: SqliteStore, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hot_statement_reads_all_tasks(
+    sqlite: SqliteStore, sqlite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every statement that a node's round makes, with its plan: no scan of tasks, no sort of them."""
     for status in (-2, 1, -4):
         push(sqlite, *({} for _ in range(300)), status=status)
@@ -139,12 +127,12 @@ def test_no_hot_statement_reads_all_tasks(sqlite: SqliteStore, file: Path, monke
     assert looked_at >= 25
 
 
-def test_who_waits_for_nothing_stands_in_no_index_of_control(sqlite: SqliteStore, file: Path) -> None:
+def test_who_waits_for_nothing_stands_in_no_index_of_control(sqlite: SqliteStore, sqlite_file: Path) -> None:
     """What few tasks have costs the others nothing: such an index is empty while nobody has it."""
     push(sqlite, *({} for _ in range(50)))
     for task in sqlite.claim("n1", [Want("q", 20)], "t1"):
-        sqlite.commit([change(RunKey(task.id, "n1", "t1"), Status.CLAIMED, Status.CONCLUDED)])
-    with sqlite3.connect(file) as by_hand:
+        sqlite.commit([change(RunKey(task.id, "n1", "t1"), Status.CLAIMED, Status.FAILED)])
+    with sqlite3.connect(sqlite_file) as by_hand:
         for index, condition in by_hand.execute(
             "SELECT name, substr(sql, instr(sql, ' WHERE ') + 7) FROM sqlite_master WHERE type = 'index' AND name IN "
             "('tasks_due', 'tasks_delayed', 'tasks_unique', 'tasks_expiring', 'tasks_cancelled', 'tasks_awaited', "
@@ -179,14 +167,14 @@ LAYOUT_2 = f"{LAYOUT_1}ALTER TABLE tasks ADD COLUMN run TEXT; PRAGMA user_versio
 
 
 @pytest.mark.parametrize("layout", [LAYOUT_1, LAYOUT_2], ids=["1", "2"])
-def test_a_file_of_an_older_layout_becomes_one_of_this_and_loses_nothing(file: Path, layout: str) -> None:
+def test_a_file_of_an_older_layout_becomes_one_of_this_and_loses_nothing(sqlite_file: Path, layout: str) -> None:
     fields = {
         "a": '{"note": {"$$x": 1}, "error": {"code": "timeout"}}',
         "b": '{"after": ["a", "gone"], "unique_key": "k", "expires": {"$date": 5000}, "parent": "a", "log": [1]}',
         "c": '{"after": "a", "unique_key": 5, "awaited": false, "cancel": {"at": {"$date": 1}, "by": "me"}}',
         "d": "oops",
     }
-    old = sqlite3.connect(file)
+    old = sqlite3.connect(sqlite_file)
     old.executescript(layout)
     for task_id, rest in fields.items():
         old.execute("INSERT INTO tasks (id, queue, status, rest) VALUES (?, 'q', -4, ?)", (task_id, rest))
@@ -196,7 +184,7 @@ def test_a_file_of_an_older_layout_becomes_one_of_this_and_loses_nothing(file: P
     old.execute(f"UPDATE tasks SET not_before = 5, {run} WHERE id = 'a'")
     old.commit()
     old.close()
-    store = SqliteStore(file, SystemClock())
+    store = SqliteStore(sqlite_file, SystemClock())
     store.open()
     a, b, c, d = (dict(task.document) for task in store.find_tasks(TaskFilter()))
     assert (a["note"], a["error"], a["run"], a["awaited"]) == ({"$x": 1}, {"code": "timeout"}, {"attempt": 2}, True)
@@ -208,9 +196,9 @@ def test_a_file_of_an_older_layout_becomes_one_of_this_and_loses_nothing(file: P
     assert {task.id for task in store.due("n1")} == {"b", "c"}  # expired, and to be cancelled
     assert store.promote_due() == 1
     store.close()
-    fresh = file.with_name("fresh.db")
+    fresh = sqlite_file.with_name("fresh.db")
     SqliteStore(fresh, SystemClock()).open()
-    assert [layout_of(one) for one in (file, fresh)] == [layout_of(fresh)] * 2
+    assert [layout_of(one) for one in (sqlite_file, fresh)] == [layout_of(fresh)] * 2
 
 
 def layout_of(file: Path) -> list[Any]:
@@ -225,9 +213,9 @@ def layout_of(file: Path) -> list[Any]:
         return [names, columns, connection.execute("PRAGMA user_version").fetchall()]
 
 
-def test_a_row_inserted_by_hand_may_wait_for_others(sqlite: SqliteStore, file: Path) -> None:
+def test_a_row_inserted_by_hand_may_wait_for_others(sqlite: SqliteStore, sqlite_file: Path) -> None:
     (a,) = push(sqlite, {})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute(
             f"""INSERT INTO tasks (id, queue, status, after) VALUES ('x', 'q', -4, '["{a}", null, "{a}"]')"""
         )
@@ -236,12 +224,12 @@ def test_a_row_inserted_by_hand_may_wait_for_others(sqlite: SqliteStore, file: P
     awaited, damaged = sqlite.get_task(a), sqlite.get_task("y")
     assert awaited is not None and awaited.document["awaited"] is True
     assert damaged is not None and damaged.fault is not None and '"after"' in damaged.fault
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("UPDATE tasks SET after = ? WHERE id = 'y'", (f'["{a}"]',))
         by_hand.execute("DELETE FROM tasks WHERE id = 'x'")
     assert [task.id for task in sqlite.find_tasks(TaskFilter(after=a))] == ["y"]
     assert sqlite.delete_tasks(["y"]) == 1
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         assert by_hand.execute("SELECT count(*) FROM followers").fetchone() == (0,)
 
 
@@ -256,7 +244,7 @@ def test_keys_hold_for_follow_up_tasks_as_well(sqlite: SqliteStore) -> None:
     _, key = claim_one(sqlite)
     (holder,) = push(sqlite, {}, unique_key="k")
     creates = tuple(new_task("q", {}, now=NOW, **more) for more in ({"unique_key": "k"}, {}, {"after": [holder]}))
-    ended = dataclasses.replace(change(key, Status.CLAIMED, Status.CONCLUDED), creates=creates)
+    ended = dataclasses.replace(change(key, Status.CLAIMED, Status.FAILED), creates=creates)
     assert sqlite.commit([ended]) == set()
     assert [one.id for one in sqlite.find_tasks(TaskFilter(unique_key="k"))] == [holder]
     assert sqlite.count_tasks(TaskFilter()) == 4 and sqlite.count_tasks(TaskFilter(after=holder)) == 1
@@ -267,8 +255,8 @@ def test_a_file_has_no_collections(sqlite: SqliteStore) -> None:
         sqlite.documents_of("users", {})
 
 
-def test_a_note_that_cannot_be_read_is_told(sqlite: SqliteStore, file: Path) -> None:
-    with sqlite3.connect(file) as by_hand:
+def test_a_note_that_cannot_be_read_is_told(sqlite: SqliteStore, sqlite_file: Path) -> None:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("INSERT INTO notes VALUES ('n', 'oops')")
     with pytest.raises(StoreRefusedError, match='note "n"'):
         sqlite.read_note("n")
@@ -291,9 +279,9 @@ class StandingClock(SystemClock):
     [Rate(1, 1.0), Rate(7, 1.0), Rate(100, 60.0), Rate(1000, 1.0), Rate(3, 0.05), Rate(10, 0.1), Rate(1, 86400.0)],
     ids=str,
 )
-def test_a_rate_is_used_up_but_never_exceeded(file: Path, rate: Rate) -> None:
+def test_a_rate_is_used_up_but_never_exceeded(sqlite_file: Path, rate: Rate) -> None:
     clock = StandingClock()
-    store = SqliteStore(file, clock)
+    store = SqliteStore(sqlite_file, clock)
     store.open()
     push(store, *({} for _ in range(4 * rate.count + 20)))
     step = timedelta(milliseconds=max(1, int(rate.seconds * 1000 / 97)))
@@ -308,9 +296,9 @@ def test_a_rate_is_used_up_but_never_exceeded(file: Path, rate: Rate) -> None:
     store.close()
 
 
-def test_what_a_rate_grants_and_nobody_uses_is_not_used_up(file: Path) -> None:
+def test_what_a_rate_grants_and_nobody_uses_is_not_used_up(sqlite_file: Path) -> None:
     clock, rate = StandingClock(), Rate(100, 1.0)  # ten at once
-    store = SqliteStore(file, clock)
+    store = SqliteStore(sqlite_file, clock)
     store.open()
     claim = lambda token, count: len(store.claim("n1", [Want("q", count, rate=rate)], token))  # noqa: E731
     for _ in range(3):
@@ -321,9 +309,9 @@ def test_what_a_rate_grants_and_nobody_uses_is_not_used_up(file: Path) -> None:
 
 
 @pytest.mark.parametrize("ahead", [timedelta(days=-400), timedelta(days=400)], ids=["back", "forth"])
-def test_a_rate_goes_on_after_the_clock_was_set(file: Path, ahead: timedelta) -> None:
+def test_a_rate_goes_on_after_the_clock_was_set(sqlite_file: Path, ahead: timedelta) -> None:
     clock, rate = StandingClock(), Rate(1, 60.0)
-    store = SqliteStore(file, clock)
+    store = SqliteStore(sqlite_file, clock)
     store.open()
     push(store, {}, {}, {})
     claim = lambda token, one=rate: len(store.claim("n1", [Want("q", 9, rate=one)], token))  # noqa: E731
@@ -339,9 +327,9 @@ def test_a_rate_goes_on_after_the_clock_was_set(file: Path, ahead: timedelta) ->
     store.close()
 
 
-def test_ids_rise_whatever_the_clock_does(file: Path) -> None:
+def test_ids_rise_whatever_the_clock_does(sqlite_file: Path) -> None:
     clock = StandingClock()
-    store = SqliteStore(file, clock)
+    store = SqliteStore(sqlite_file, clock)
     ids = store.new_ids(100_000)  # more than there are numbers in a millisecond
     for seconds in (0, -3600, 0.5, 7200):
         clock.at += timedelta(seconds=seconds)
@@ -391,10 +379,10 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("column", "value"), [(column, value) for column in DAMAGE for value in DAMAGE[column]])
 def test_a_task_that_cannot_be_read_costs_only_itself(
-    sqlite: SqliteStore, file: Path, caplog: pytest.LogCaptureFixture, column: str, value: Any
+    sqlite: SqliteStore, sqlite_file: Path, caplog: pytest.LogCaptureFixture, column: str, value: Any
 ) -> None:
     before, damaged, behind = push(sqlite, {"n": 1}, {"n": 2}, {"n": 3})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         if column == "claimed_at":
             by_hand.execute("UPDATE tasks SET claim_token = 'x' WHERE id = ?", (damaged,))
         by_hand.execute(f"UPDATE tasks SET {column} = ? WHERE id = ?", (value, damaged))
@@ -406,24 +394,24 @@ def test_a_task_that_cannot_be_read_costs_only_itself(
     assert (shown.status, shown.node, shown.queue) == (Status.CREATED, None, "q")
     assert {task.id for task in sqlite.find_tasks(TaskFilter())} == {before, damaged, behind}
     assert sqlite.count_by_status() == {"q": {-2: 1, -1: 2}}
-    commit = [change(RunKey(one, "n1", "t1"), Status.CLAIMED, Status.CONCLUDED) for one in (before, behind)]
+    commit = [change(RunKey(one, "n1", "t1"), Status.CLAIMED, Status.FAILED) for one in (before, behind)]
     assert sqlite.commit(commit) == set()
     assert not sqlite.has_unfinished(["q"])  # nothing that a node could do
 
 
-def test_a_task_that_was_mended_is_claimed(sqlite: SqliteStore, file: Path) -> None:
+def test_a_task_that_was_mended_is_claimed(sqlite: SqliteStore, sqlite_file: Path) -> None:
     (task,) = push(sqlite, {})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("UPDATE tasks SET parameters = '{' WHERE id = ?", (task,))
     assert sqlite.claim("n1", [Want("q", 1)], "t1") == [] and not sqlite.has_unfinished(["q"])
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("UPDATE tasks SET parameters = '{}' WHERE id = ?", (task,))
     assert [one.id for one in sqlite.claim("n1", [Want("q", 1)], "t2")] == [task] and sqlite.has_unfinished(["q"])
 
 
-def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, file: Path) -> None:
+def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, sqlite_file: Path) -> None:
     damaged, behind = push(sqlite, {}, {})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         latin = "CAST(x'7b2261223a22fc227d' AS TEXT)"
         by_hand.execute(f"UPDATE tasks SET parameters = {latin} WHERE id = ?", (damaged,))
         by_hand.execute(f"INSERT INTO queues VALUES ('latin', {latin})")
@@ -432,10 +420,10 @@ def test_text_that_is_no_utf_8_costs_only_its_row(sqlite: SqliteStore, file: Pat
     assert [queue.fault is None for queue in sqlite.queues()] == [False]
 
 
-def test_what_a_column_says_wins_over_the_rest_of_a_row(sqlite: SqliteStore, file: Path) -> None:
+def test_what_a_column_says_wins_over_the_rest_of_a_row(sqlite: SqliteStore, sqlite_file: Path) -> None:
     """`rest` with an `_id`, a status or a node of its own left the row Claimed after an orderly stop."""
     (task_id,) = push(sqlite, {})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         rest = '{"_id": "zz", "status": 1, "node": "evil", "claim": {"token": "x"}, "run": 1, "queue": "w", "note": 5}'
         by_hand.execute("UPDATE tasks SET rest = ?", (rest,))
     found = sqlite.get_task(task_id)
@@ -452,23 +440,25 @@ def test_what_a_column_says_wins_over_the_rest_of_a_row(sqlite: SqliteStore, fil
     assert sqlite.count_by_status() == {"q": {-2: 1}}
 
 
-def test_the_end_of_a_run_is_recorded_where_its_row_was_damaged_meanwhile(sqlite: SqliteStore, file: Path) -> None:
+def test_the_end_of_a_run_is_recorded_where_its_row_was_damaged_meanwhile(
+    sqlite: SqliteStore, sqlite_file: Path
+) -> None:
     task, key = claim_one(sqlite)
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("UPDATE tasks SET rest = '{\"note\": oops}'")
-    ended = change(key, Status.CLAIMED, Status.CONCLUDED, result=5)
+    ended = change(key, Status.CLAIMED, Status.FAILED, result=5)
     assert sqlite.commit([ended]) == sqlite.commit([ended]) == set()
     found = sqlite.get_task(task.id)
     assert found is not None and found.fault is None
-    assert (found.status, found.document["result"], found.document["damaged_rest"]) == (1, 5, '{"note": oops}')
+    assert (found.status, found.document["result"], found.document["damaged_rest"]) == (2, 5, '{"note": oops}')
 
 
 @pytest.mark.parametrize("document", ["oops", "[]", "null", "", '{"class": 5}', b"\xff"])
 def test_a_queue_that_cannot_be_read_has_a_fault_and_costs_no_other(
-    sqlite: SqliteStore, file: Path, document: Any
+    sqlite: SqliteStore, sqlite_file: Path, document: Any
 ) -> None:
     sqlite.insert_queue({"_id": "good", "class": "A"})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("INSERT INTO queues VALUES ('bad', ?)", (document,))
     bad, good = sqlite.queues()
     assert (bad.id, good.id, good.fault) == ("bad", "good", None) and bad.fault
@@ -479,9 +469,9 @@ def test_a_queue_that_cannot_be_read_has_a_fault_and_costs_no_other(
     assert sqlite.delete_queue("bad")
 
 
-def test_the_id_of_a_queue_is_its_column(sqlite: SqliteStore, file: Path) -> None:
+def test_the_id_of_a_queue_is_its_column(sqlite: SqliteStore, sqlite_file: Path) -> None:
     """A document without `_id` stopped the node."""
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("""INSERT INTO queues VALUES ('bare', '{"class": "D::Small"}')""")
         by_hand.execute("""INSERT INTO queues VALUES ('other', '{"_id": "x", "class": "D::Small"}')""")
     assert [(queue.id, queue.class_name, queue.fault) for queue in sqlite.queues()] == [
@@ -491,11 +481,11 @@ def test_the_id_of_a_queue_is_its_column(sqlite: SqliteStore, file: Path) -> Non
 
 @pytest.mark.parametrize(("column", "value"), [("document", "oops"), ("document", "[]"), ("heartbeat_at", "now")])
 def test_a_node_that_cannot_be_read_is_one_that_nobody_knows_and_mends_itself(
-    sqlite: SqliteStore, file: Path, column: str, value: str
+    sqlite: SqliteStore, sqlite_file: Path, column: str, value: str
 ) -> None:
     for name in ("a", "b"):
         assert sqlite.put_node({"_id": name, "session": name}, replacing=None)
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute(f"UPDATE nodes SET {column} = ? WHERE id = 'a'", (value,))
     assert [(node.id, node.session) for node in sqlite.nodes()] == [("a", "a"), ("b", "b")]
     assert sqlite.heartbeat("a", "a", {"heartbeat": {"pid": 1}}) is not None
@@ -503,8 +493,8 @@ def test_a_node_that_cannot_be_read_is_one_that_nobody_knows_and_mends_itself(
     assert node is not None and node.document["heartbeat"]["pid"] == 1 and node.age_seconds is not None
 
 
-def test_a_status_that_is_no_number_is_counted_as_blocked(sqlite: SqliteStore, file: Path) -> None:
+def test_a_status_that_is_no_number_is_counted_as_blocked(sqlite: SqliteStore, sqlite_file: Path) -> None:
     push(sqlite, {}, {})
-    with sqlite3.connect(file) as by_hand:
+    with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.execute("UPDATE tasks SET status = 'done' WHERE seq = 1")
     assert sqlite.count_by_status() == {"q": {-2: 1, -4: 1}}

@@ -13,38 +13,12 @@ import pytest
 
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
-from disbatch_host.documents.records import NOBODY, NodeRecord, Task, new_task
+from disbatch_host.documents.records import NOBODY, NodeRecord, new_task
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreTooNewError
 from disbatch_host.store.contract import SCHEMA_VERSION, Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
-
-NOW = datetime(2026, 4, 26, 17, 59, 33, 123000, tzinfo=UTC)
-
-
-def push(store: Store, *parameters: Any, queue: str = "q", **more: Any) -> list[Any]:
-    return store.insert_tasks([new_task(queue, one, now=NOW, **more) for one in parameters])
-
-
-def claim_one(store: Store, token: str = "t1", node: str = "n1") -> tuple[Task, RunKey]:
-    """Push a task and claim it."""
-    push(store, {})
-    (task,) = store.claim(node, [Want("q", 1)], token)
-    return task, RunKey(task.id, node, token)
-
-
-def change(key: RunKey, left: Status, new: Status | None = None, **fields: Any) -> RunChange:
-    status = {} if new is None else {"status": int(new)}
-    return RunChange(key=key, statuses=(left,), set={**status, **fields})
-
-
-def stored(store: Store, task_id: Any) -> dict[str, Any]:
-    task = store.get_task(task_id)
-    assert task is not None
-    return dict(task.document)
-
-
-# --- creation and reading
+from helpers.stores import NOW, change, claim_one, push, stored
 
 
 def test_a_new_task_is_as_den_1_0_wants_it(store: Store) -> None:
@@ -164,9 +138,6 @@ def test_deleted_tasks_are_gone_with_their_output(store: Store) -> None:
     assert list(store.read_output(task.id, "t1", "stdout")) == []
 
 
-# --- claims
-
-
 def test_a_claim_marks_the_task_and_gives_it_back(store: Store) -> None:
     push(store, {"n": 1})
     (task,) = store.claim("n1", [Want("q", 10)], "t1")
@@ -275,9 +246,6 @@ def test_many_claimers_at_once_share_without_overlap(store: Store, store_url: st
     for thread in threads:
         thread.join()
     assert len(got) == len(set(got)) == total
-
-
-# --- guarded changes
 
 
 def test_a_change_is_carried_out_where_key_and_status_hold(store: Store) -> None:
@@ -392,7 +360,18 @@ def test_an_empty_commit_is_fine(store: Store) -> None:
     assert store.insert_tasks([]) == []
 
 
-# --- tasks that a change creates
+def test_a_second_commit_of_one_turn_comes_after_the_first_and_loses_nothing_of_it(store: Store) -> None:
+    """On MongoDB the changes of the first one are left to the next write; another commit in between, as when a dead
+    node's tasks are settled in the same turn, took their place, and runs that had ended stayed Running for ever."""
+    first, first_key = claim_one(store)
+    second, second_key = claim_one(store, token="t2")
+    with store.together():
+        refused = store.commit([change(first_key, Status.CLAIMED, status=int(Status.CREATED), node=-1)])
+        also_refused = store.commit([change(second_key, Status.CLAIMED, Status.RUNNING)])
+        assert store.commit([change(first_key, Status.CLAIMED, Status.RUNNING)]) == {first_key}
+    assert refused == also_refused == set()
+    assert stored(store, first.id)["status"] == Status.CREATED
+    assert stored(store, second.id)["status"] == Status.RUNNING
 
 
 def follow_up(**parameters: Any) -> dict[str, Any]:
@@ -433,9 +412,6 @@ def test_in_a_batch_each_change_creates_its_own(store: Store) -> None:
     assert [task.document["parameters"]["n"] for task in store.find_tasks(TaskFilter(queue="next"))] == [0, 2]
 
 
-# --- output pieces
-
-
 def test_pieces_come_back_in_order_and_written_twice_is_written_once(store: Store) -> None:
     task, key = claim_one(store)
     first, last = b"x" * (OUTPUT_CHUNK_SIZE - 1) + b"\xc3", b"\xa9 end"
@@ -452,7 +428,7 @@ def test_pieces_come_back_in_order_and_written_twice_is_written_once(store: Stor
 def test_a_new_attempt_takes_the_pieces_of_the_earlier_one_with_it(store: Store) -> None:
     task, key = claim_one(store)
     store.commit([], [OutputChunk(key=key, stream=name, number=0, data=b"x") for name in ("stdout", "stderr")])
-    refused = RunChange(key=key, statuses=(Status.RUNNING,), set={"status": 0}, forget_output_of="t1")
+    refused = RunChange(key=key, statuses=(Status.RUNNING,), set={"status": 1}, forget_output_of="t1")
     assert store.commit([refused]) == {key}
     assert list(store.read_output(task.id, "t1", "stdout")) == [b"x"]
     assert (
@@ -469,9 +445,6 @@ def test_forty_mebibytes_of_pieces_in_one_commit(store: Store) -> None:
     pieces = [OutputChunk(key=key, stream="stdout", number=n, data=data) for n, data in enumerate(blocks)]
     assert store.commit([], pieces) == set()
     assert list(store.read_output(task.id, "t1", "stdout")) == blocks
-
-
-# --- blocked tasks
 
 
 def test_what_is_due_is_promoted_and_the_rest_is_not(store: Store) -> None:
@@ -512,9 +485,6 @@ def test_unfinished_is_what_waits_or_runs(store: Store, fields: dict[str, Any], 
     assert store.has_unfinished(["another"]) is store.has_unfinished([]) is False
 
 
-# --- queues
-
-
 def test_queues_come_and_go(store: Store) -> None:
     document = {"_id": "mail", "class": "Mail", "maxthreads": 5, "nodes_pin": ["n1"], "ctime": NOW, "x": {"$y": 1}}
     assert store.insert_queue(document) == "mail"
@@ -538,9 +508,6 @@ def test_a_queue_without_id_gets_one_and_is_found_by_its_text(store: Store) -> N
     push(store, {}, queue=queue_id)
     assert store.waiting_queues() == {queue_id}
     assert [task.queue for task in store.claim("n1", [Want(queue_id, 1)], "t1")] == [queue_id]
-
-
-# --- nodes
 
 
 def node_document(session: str, **more: Any) -> dict[str, Any]:
@@ -611,9 +578,6 @@ def test_of_many_nodes_that_want_one_id_exactly_one_gets_it(store: Store, store_
     assert [record_of(store).session] == won
 
 
-# --- waking
-
-
 @pytest.fixture
 def watcher(store: Store) -> Iterator[Any]:
     one = store.watch()
@@ -657,9 +621,6 @@ def test_closing_ends_a_wait_of_another_thread(watcher: Any) -> None:
     watcher.close()
 
 
-# --- the store itself
-
-
 def test_opening_and_closing_twice_is_fine_and_everything_is_still_there(store: Store, store_url: str) -> None:
     (task_id,) = push(store, {"n": 1})
     store.open()
@@ -695,6 +656,7 @@ def test_many_first_opens_at_once_all_succeed(store_url: str) -> None:
     assert failures == []
 
 
+@pytest.mark.own_database
 def test_a_database_that_is_newer_than_the_program_is_refused(store: Store, store_url: str) -> None:
     store.close()
     plant_layout_version(store_url, SCHEMA_VERSION + 1)

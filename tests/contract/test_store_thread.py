@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.documents.changes import RunChange, RunKey, Want
+from disbatch_host.documents.changes import Place, RunChange, RunKey, Want
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError
 from disbatch_host.node.store_thread import StoreThread
@@ -47,18 +47,18 @@ def carry_out(store: Store, what: Callable[[StoreThread], Awaitable[Any]]) -> An
 def test_a_call_is_told_what_was_recorded_after_it_and_is_written_before_it(store: Store) -> None:
     keys = claimed(store, 4)
 
-    def look(store: Store, notes: Any) -> tuple[list[Any], list[int]]:
+    def look(store: Store, freed: Any) -> tuple[list[Any], list[int]]:
         # A look makes the store write what it has in hand.
-        return list(notes), statuses(store, keys[:1])
+        return list(freed), statuses(store, keys[:1])
 
     async def run(thread: StoreThread) -> None:
-        answers = [thread.record(start(keys[0]), note="before")]
+        answers = [thread.record(start(keys[0]), frees=Place("q", "before"))]
         call = thread.call_after_records(look)
-        answers += [thread.record(start(keys[1]), note="first"), thread.record(start(keys[2]))]
-        answers += [thread.record(start(keys[3]), note="second")]
+        answers += [thread.record(start(keys[1]), frees=Place("q", "first")), thread.record(start(keys[2]))]
+        answers += [thread.record(start(keys[3]), frees=Place("q", "second"))]
         thread.start()  # so all of it is there at once
-        notes, seen = await call
-        assert notes == ["first", "second"]
+        freed, seen = await call
+        assert freed == [Place("q", "first"), Place("q", "second")]
         assert await asyncio.gather(*answers) == [True] * 4
         # MongoDB has no transactions here, and leaves the changes to the next write.
         assert seen in ([int(Status.RUNNING)], [int(Status.CLAIMED)])
@@ -85,12 +85,12 @@ def test_what_was_recorded_waits_for_the_call_that_is_about_to_come(
     async def run(thread: StoreThread) -> None:
         thread.start()
         thread.expect_call(60)
-        answer = thread.record(start(keys[0]), note="ended")
+        answer = thread.record(start(keys[0]), frees=Place("q", "ended"))
         await thread.call(lambda _: None)  # any call ends the wait, and this one has no part in the commit
         assert await answer and commits == []
         thread.expect_call(60)
         answer = thread.record(start(keys[1]))
-        assert await thread.call_after_records(lambda _, notes: list(notes)) == []
+        assert await thread.call_after_records(lambda _, freed: list(freed)) == []
         assert await answer and commits == ["together"]
 
     carry_out(store, run)
@@ -137,10 +137,10 @@ def test_a_place_is_not_free_where_the_store_has_refused_its_end(store: Store, m
     monkeypatch.setattr(store, "commit", refuse_first)
 
     async def run(thread: StoreThread) -> None:
-        call = thread.call_after_records(lambda _, notes: list(notes))
-        answers = [thread.record(start(key), note=number) for number, key in enumerate(keys)]
+        call = thread.call_after_records(lambda _, freed: list(freed))
+        answers = [thread.record(start(key), frees=Place("q", str(number))) for number, key in enumerate(keys)]
         thread.start()
-        assert await call == [1]
+        assert await call == [Place("q", "1")]
         results = await asyncio.gather(*answers, return_exceptions=True)
         assert isinstance(results[0], StoreRefusedError) and results[1] is True
 

@@ -4,18 +4,13 @@ limits do not notice. That dead nodes are found all the same shows that somebody
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from disbatch_host.clock import SystemClock
-from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
-from helpers import nodes
-from helpers.mongod import Mongod
 from helpers.nodes import Cluster
 from helpers.odd_clocks import OddClock, start_node
 from helpers.processes import assert_group_is_gone, wait_until
@@ -28,16 +23,6 @@ def clock(tmp_path: Path) -> OddClock:
     one = OddClock(tmp_path / "clock")
     one.set(0)
     return one
-
-
-@pytest.fixture
-def mongo_cluster(mongod_server: Mongod, tmp_path: Path) -> Iterator[Cluster]:
-    with mongod_server.database() as url:
-        store = open_store(url, SystemClock())
-        store.open()
-        with nodes.cluster(url, store, tmp_path) as one:
-            yield one
-        store.close()
 
 
 class Held:

@@ -166,9 +166,6 @@ def test_what_passes_and_what_does_not_are_told_apart(tmp_path: Path) -> None:
     assert sqlite3.sqlite_version_info > (3, 35)
 
 
-# --- the temporary directory: spools of large output, work directories
-
-
 def test_a_full_temporary_directory_loses_the_middle_of_large_outputs_and_says_so(
     cluster: nodes.Cluster, disk: SmallDisk
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,40 +9,17 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from contract.test_mongo_races import failing
-from contract.test_store import NOW, change, claim_one
-from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
+from helpers.stores import NOW, change, claim_one
 
 pytestmark = pytest.mark.mongodb
 
 _LOST = {"code": 64, "errmsg": "waiting for replication timed out"}
-
-
-@pytest.fixture
-def url(mongod_server: Mongod) -> Iterator[str]:
-    with mongod_server.database() as url:
-        yield url
-
-
-@pytest.fixture
-def mongo(url: str) -> Iterator[MongoStore]:
-    store = MongoStore(url, SystemClock())
-    store.open()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def second_mongo(url: str) -> Iterator[MongoStore]:
-    store = MongoStore(url, SystemClock())
-    store.open()
-    yield store
-    store.close()
 
 
 def conclusion(key: RunKey, *children: Any) -> RunChange:

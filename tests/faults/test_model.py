@@ -30,8 +30,9 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
-from disbatch_host.node.scheduler import Scheduler
+from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.sqlite import SqliteStore
@@ -130,7 +131,7 @@ class Handed:
 class Node:
     id: str
     store: Store
-    scheduler: Scheduler
+    ledger: ClaimLedger
     hands: list[Hand] = field(default_factory=list)
     handed: list[Handed] = field(default_factory=list)
     skew: timedelta = timedelta(0)
@@ -168,7 +169,7 @@ class Nodes(RuleBasedStateMachine):
         self.eye = open_one()
         for name in QUEUES:
             self.eye.insert_queue({"_id": name, "class": name})
-        self.nodes = [Node(node_id, open_one(), Scheduler(node_id)) for node_id in NODES]
+        self.nodes = [Node(node_id, open_one(), ClaimLedger(node_id, Pace())) for node_id in NODES]
         # Each connection has its own estimate of the server's clock, and corrects it from time to time.
         self.clock_error = timedelta(seconds=0 if isinstance(self.eye, SqliteStore) else 2)
         self.tasks: dict[Any, Expected] = {}
@@ -185,8 +186,6 @@ class Nodes(RuleBasedStateMachine):
         self.do_push("once", 2)
         self.do_push("again", 2)
         self.do_push("retry", 1)
-
-    # --- what happens
 
     @precondition(lambda self: sum(one.status == Status.CREATED for one in self.tasks.values()) < 4)
     @rule(queue=st.sampled_from(sorted(QUEUES)), count=st.integers(1, 3))
@@ -210,7 +209,7 @@ class Nodes(RuleBasedStateMachine):
         load = Load(max_per_queue=MAX_PER_QUEUE, max_total=None, running=Counter(h.task.queue for h in node.hands))
         room = {queue: MAX_PER_QUEUE - load.running.get(queue, 0) for queue in QUEUES}
         waiting = Counter(one.queue for one in self.tasks.values() if one.status == Status.CREATED)
-        got = node.scheduler.round(node.store, classes=frozenset(QUEUES), load=load, refresh=False).tasks
+        got = node.ledger.round(ClaimRequest(classes=frozenset(QUEUES), load=load), node.store).tasks
         assert Counter(task.queue for task in got) == +Counter({q: min(room[q], waiting[q]) for q in QUEUES})
         for task in got:
             expected = self.tasks[task.id]
@@ -228,7 +227,7 @@ class Nodes(RuleBasedStateMachine):
         node = nodes[pick % len(nodes)]
         known = frozenset(str(hand.task.id) for hand in node.hands)
         strays = self.strays_of(node)
-        count = node.scheduler.give_back_strays(node.store, known=known)
+        count = node.ledger.return_orphaned_claims(node.store, known=known)
         for one in strays:
             one.status, one.node, one.token = int(Status.CREATED), None, None
         assert count == len(strays)
@@ -377,7 +376,7 @@ class Nodes(RuleBasedStateMachine):
 
     def do_start_again(self, node: Node) -> None:
         self.settle(node.store, node.id)
-        node.scheduler = Scheduler(node.id)
+        node.ledger = ClaimLedger(node.id, Pace())
         node.is_up = True
         self.read_queues(node)
 
@@ -455,12 +454,10 @@ class Nodes(RuleBasedStateMachine):
         else:
             self.do_claim(node, is_lost=False)
 
-    # --- how it is done
-
     def read_queues(self, node: Node) -> None:
         nothing = Load(max_per_queue=0, max_total=0)
-        node.scheduler.round(node.store, classes=frozenset(QUEUES), load=nothing, refresh=False)
-        node.scheduler._queues = node.store.queues()  # without promoting what is due: that is a step of its own
+        node.ledger.round(ClaimRequest(classes=frozenset(QUEUES), load=nothing), node.store)
+        node.ledger._queues = node.store.queues()  # without promoting what is due: that is a step of its own
 
     def hands(self, stage: str) -> list[tuple[Node, Hand]]:
         """Those that the next step of this stage may be taken with."""
@@ -530,8 +527,6 @@ class Nodes(RuleBasedStateMachine):
             elif is_settled:
                 one.status = int(Status.ORPHANED)
         self.look()
-
-    # --- the promises
 
     def look(self, *, are_all_there: bool = False) -> None:
         """Hold every task against the model. `are_all_there`: no follow-up task may be missing any more."""

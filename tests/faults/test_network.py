@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,8 +135,9 @@ def network_faults(proxy: Proxy, load: Load, chance: random.Random) -> dict[str,
             load.wait_for_more(2)
 
     def during(fault: Callable[[], None]) -> None:
+        wanted = proxy.noticed + chance.randint(1, 6)
         fault()
-        time.sleep(chance.uniform(0.5, 2))  # that long it lasts
+        wait_until(lambda: proxy.noticed >= wanted, 60, "the node does not notice")
         proxy.mend()
 
     def lose_answers(command: str) -> None:
@@ -175,9 +175,14 @@ def test_however_the_network_fails_everything_runs_once_and_is_written_once(
 
 
 def server_faults(server: Mongod, load: Load, chance: random.Random) -> dict[str, Callable[[], None]]:
+    def until_it_is_noticed() -> None:
+        before = load.cluster.log().count("the store is away")
+        wait_until(lambda: load.cluster.log().count("the store is away") > before, 60, "the node does not notice")
+
     def kill() -> None:
         server.kill()
-        time.sleep(chance.uniform(0, 2))  # for so long it is away
+        if chance.random() < 0.5:  # else it is back before anybody could tell
+            until_it_is_noticed()
         server.start()
 
     def step_down() -> None:
@@ -188,7 +193,7 @@ def server_faults(server: Mongod, load: Load, chance: random.Random) -> dict[str
 
     def slow() -> None:
         server.signal(signal.SIGSTOP)
-        time.sleep(chance.uniform(1.5, 4))
+        until_it_is_noticed()
         server.signal(signal.SIGCONT)
 
     return {"killed": kill, "stepped down": step_down, "slow": slow}

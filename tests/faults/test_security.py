@@ -206,9 +206,6 @@ def test_spools_have_no_name_and_the_database_is_its_owners_alone(cluster: Clust
     assert process.wait(30) == 0
 
 
-# --- passwords of the store
-
-
 @pytest.fixture(scope="module")
 def server_with_login(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
     with own_mongod(is_standalone=True, wants_login=True) as server:

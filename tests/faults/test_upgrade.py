@@ -35,7 +35,7 @@ def test_hangup_reads_the_configuration_again(cluster: Cluster) -> None:
     process.send_signal(signal.SIGHUP)
     assert cluster.wait_for_status(of_more, Status.CONCLUDED).document["stdout"] == "more\n"
     log = cluster.log()
-    for said in ("max is 5", "heartbeat_seconds is 0.2", "dead_after_seconds is 90.0", f"plugin_directories is {more}"):
+    for said in ("max is 5", "heartbeat_seconds is 0.2", "dead_after_seconds is 90.0", f"plugins is {more}"):
         assert said in log
     assert "max_total is" not in log, "what an option says, the file does not change"
     wait_until(lambda: f"task {of_more} of queue More: success" in cluster.log(), 20, "the level of the log is old")

@@ -34,6 +34,7 @@ _PREFIX = "disbatch-mongod-"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # loaded here: between fork and exec is no time for it
 _names = itertools.count(1)
+_MANY = 1000  # documents: deleting them one by one, out of each index, takes longer than making the indexes
 
 
 class MongodMissing(Exception):
@@ -148,6 +149,40 @@ class Mongod:
         self.kill()  # nobody wants its data any more
         shutil.rmtree(self._directory, ignore_errors=True)
         os.close(self._lock)
+
+
+class SharedDatabase:
+    """A database that tests use one after the other, with the indexes that the first one has made.
+
+    What is in it is deleted before a test, not after it: by then the processes of the test before have ended, and what
+    they had on its way is done.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(url)
+
+    def emptied(self) -> str:
+        """Its URL; nothing is in it now."""
+        database = self._client.get_default_database()
+        wait_until(lambda: not self._is_written_to(database.name), 60, "a process of an earlier test still writes")
+        for name in database.list_collection_names(filter={"name": {"$not": {"$regex": "^system\\."}}}):
+            collection = database[name]
+            if collection.estimated_document_count() > _MANY:
+                collection.drop()  # a store that is opened makes its indexes again
+            else:
+                collection.delete_many({})
+        return self._url
+
+    def _is_written_to(self, name: str) -> bool:
+        wanted = {"ns": {"$regex": f"^{name}\\."}, "op": {"$in": ["insert", "update", "remove"]}}
+        return bool(list(self._client.admin.aggregate([{"$currentOp": {}}, {"$match": wanted}])))
+
+    def __enter__(self) -> SharedDatabase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
 
 def start_mongod(*, is_standalone: bool = False, wants_login: bool = False) -> Mongod:

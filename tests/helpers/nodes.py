@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonschema
 
@@ -25,6 +26,8 @@ from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document
 from helpers.processes import wait_until
+
+AnyCluster = TypeVar("AnyCluster", bound="Cluster")
 
 COMMAND = [sys.executable, "-m", "disbatch_host"]
 
@@ -55,8 +58,6 @@ class Cluster:
         self.directory = directory
         self.processes: list[subprocess.Popen[str]] = []
 
-    # --- what people do
-
     def plugin(self, name: str, program: str, **manifest: Any) -> Path:
         return write_plugin(self.plugins, name, program, **manifest)
 
@@ -81,8 +82,6 @@ class Cluster:
         if task.run["output"][stream]["in_file"]:
             return b"".join(self.store.read_output(task_id, task.run["token"], stream))
         return str(task.document[stream]).encode()
-
-    # --- nodes
 
     def start(
         self,
@@ -125,6 +124,14 @@ class Cluster:
         log = self.log(node_id)
         assert code == 0, log
         return log
+
+    def finish(self, *task_ids: Any) -> None:
+        """See to it that these tasks end."""
+        self.run()
+
+    def own_name(self, name: str) -> str:
+        """The name of a plugin, made one that no other test has where others have plugins here."""
+        return name
 
     def run_one(self, queue: Any, parameters: Any = None, **more: Any) -> Task:
         """Push one task, run it, and read it."""
@@ -172,15 +179,68 @@ class Cluster:
             process.wait()
 
 
+class Living(Cluster):
+    """A cluster whose node n1 lives for many tests, each with plugins and queues of its own."""
+
+    def __init__(self, url: str, store: Store, directory: Path) -> None:
+        super().__init__(url, store, directory)
+        self._numbers = itertools.count(1)
+
+    def begin(self) -> None:
+        self.start("--stop-grace", "0")
+        wait_until(lambda: self.store.get_node("n1"), 30, "node n1 never came")
+
+    def end(self) -> None:
+        (node,) = self.processes
+        node.terminate()
+        assert node.wait(30) == 0
+
+    def plugin(self, name: str, program: str, **manifest: Any) -> Path:
+        """One that the node knows at once; its name must be new."""
+        assert not (self.plugins / name).exists(), f"another test has a plugin {name}"
+        home = super().plugin(name, program, **manifest)
+        self.look_at_plugins()
+        return home
+
+    def own_name(self, name: str) -> str:
+        return f"{name}{next(self._numbers)}"
+
+    def look_at_plugins(self) -> None:
+        self.processes[0].send_signal(signal.SIGHUP)
+
+    def finish(self, *task_ids: Any) -> None:
+        for task_id in task_ids:
+            wait_until(lambda one=task_id: statuses.is_finished(self.task(one).status), 60, f"{task_id} never ended")
+
+    def run_one(self, queue: Any, parameters: Any = None, **more: Any) -> Task:
+        assert not more, "its node has the options that it has"
+        (task_id,) = self.push(queue, {} if parameters is None else parameters)
+        self.finish(task_id)
+        return self.task(task_id)
+
+
 @contextlib.contextmanager
 def cluster(url: str, store: Store, directory: Path) -> Iterator[Cluster]:
-    one = Cluster(url, store, directory)
+    with _watched(Cluster(url, store, directory)) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def living(url: str, store: Store, directory: Path) -> Iterator[Living]:
+    with _watched(Living(url, store, directory)) as one:
+        one.begin()
+        yield one
+        one.end()
+
+
+@contextlib.contextmanager
+def _watched(one: AnyCluster) -> Iterator[AnyCluster]:
     try:
         yield one
         one.check_documents()
     finally:
         one.stop_all()
-        for log in sorted(directory.glob("*.log")):
+        for log in sorted(one.directory.glob("*.log")):
             print(f"--- {log.name}\n{log.read_text()}")  # pytest shows it where the test has failed
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from disbatch_host import logs
 from disbatch_host.clock import SystemClock
-from disbatch_host.decide import membership
-from disbatch_host.node import node
-from disbatch_host.node.node import NodeSettings, run_node
+from disbatch_host.node.node import run_node
+from disbatch_host.node.pace import Pace
+from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.open import open_store
 from helpers.nodes import Cluster
 
@@ -70,19 +70,18 @@ def start_node(
 
 
 def main(url: str, plugins: str, node_id: str, clock: str, heartbeat: str, dead_after: str) -> int:
-    # Nodes look for dead ones every five seconds, and watch each for four: too long for a test that has to see several.
-    node.SWEEP_SECONDS = 0.2
-    membership.CONFIRM_SECONDS = 1.0
     logs.set_up("debug", "text", node_id=node_id)
     logging.getLogger("disbatch_host.store").setLevel(logging.INFO)
     settings = NodeSettings(
         node_id=node_id,
-        plugin_directories=(Path(plugins),),
+        plugins=(Path(plugins),),
         heartbeat_seconds=float(heartbeat),
         dead_after_seconds=float(dead_after),
     )
     odd = OddClock(Path(clock))
-    return run_node(settings, open_store(url, odd), clock=odd)
+    # Nodes look for dead ones every five seconds, and watch each for four: too long for a test that has to see several.
+    pace = Pace(sweep_seconds=0.2, confirm_seconds=1.0)
+    return run_node(settings, open_store(url, odd), clock=odd, pace=pace)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from disbatch_host.process import machine
-
 
 def group_members(group: int) -> list[int]:
     """The living processes of a group; a zombie that only waits for its parent is not living."""
@@ -32,12 +30,16 @@ def assert_group_is_gone(group: int, within_seconds: float = 5.0) -> None:
 
 
 def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, what: str = "the condition") -> None:
-    """Poll until the condition holds; fails with `what` where it does not in time."""
-    deadline = time.monotonic() + within_seconds
+    """Poll until the condition holds; fails with `what` where it does not in time.
+
+    The longer it takes, the longer are the pauses: what everybody waits for is not to be held up by who waits.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > within_seconds:
             raise AssertionError(f"after {within_seconds} s: {what}")
-        time.sleep(0.01)
+        time.sleep(min(max(0.01, waited / 10), 0.05))
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
@@ -52,8 +54,5 @@ def descriptors() -> set[str]:
 
 def peak_memory(pid: int) -> int:
     """Bytes that a process has had resident at most."""
-    memory = machine.ProcessMemory(pid)
-    try:
-        return memory.read()[1]
-    finally:
-        memory.close()
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return int(found[1]) * 1024 if found is not None else 0

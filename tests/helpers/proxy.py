@@ -30,10 +30,9 @@ class Proxy:
         self._cut_answers = 0  # of so many of the next answers that matter only the beginning arrives
         self._cut_after: bytes = b""
         self.answers_cut = 0
+        self.noticed = 0  # how often somebody has run into `refuse` or `swallow`
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="proxy", daemon=True)
-
-    # --- how it fails
 
     def drop_all(self) -> None:
         """Every connection ends now, as when a firewall restarts."""
@@ -67,8 +66,6 @@ class Proxy:
         if was_black_hole:
             self.drop_all()
 
-    # --- the thread
-
     def _work(self) -> None:
         marked: set[socket.socket] = set()  # connections to the target whose next answer is cut
         while not self._is_closed.is_set():
@@ -90,6 +87,7 @@ class Proxy:
         except BlockingIOError:
             return
         if self._is_refusing:
+            self.noticed += 1
             client.close()
             return
         try:
@@ -107,7 +105,9 @@ class Proxy:
         destination = self._peers[source]
         try:
             data = source.recv(_BLOCK)
-            if data and not self._is_black_hole:
+            if data and self._is_black_hole:
+                self.noticed += 1
+            elif data:
                 if source in marked:
                     marked.discard(source)
                     self.answers_cut += 1
@@ -132,8 +132,6 @@ class Proxy:
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(each)
                 each.close()
-
-    # --- its life
 
     def __enter__(self) -> Proxy:
         self._thread.start()

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import RunChange, RunKey, Want
-from disbatch_host.documents.records import Task
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.node.claim import Claim
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest, ClaimResult
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.starter import Starter
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.plugin.program import LaunchSite
-from disbatch_host.run.attempt import Surroundings
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
-from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
 from integration.test_workers import worker_plugin
@@ -48,44 +51,49 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
 
     monkeypatch.setattr(cluster.store, "together", failing)
 
-    async def carry_out() -> tuple[list[Task], Claim]:
+    async def carry_out() -> ClaimResult:
         clock = SystemClock()
-        site = LaunchSite(
+        processes = process_host()
+        site = ProgramSite(
             node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
         )
-        workers, thread = WorkerPool(site), StoreThread(cluster.store)
-        around = Surroundings(
-            machine_name="here", recorder=thread, clock=clock, site=site, workers=workers, trust_seconds=15
+        workers, thread = WorkerPool(site, processes), StoreThread(cluster.store)
+        context = RunContext(
+            machine_name="here",
+            recorder=thread,
+            clock=clock,
+            site=site,
+            processes=processes,
+            workers=workers,
+            trust_seconds=15,
         )
         plugins = load_plugins([cluster.plugins]).plugins
         try:
             workers.release(await workers.acquire(plugins["W"]))
-            claim = Claim(plugins, workers, around)
-            tokens = iter(("one", "two"))
-
-            def ask(store: Store, _: object) -> list[Task]:
-                return store.claim("n1", [Want(queue, 1)], next(tokens), lambda task: claim.begin(task, "W"))
-
+            ledger, starter = ClaimLedger("n1", Pace()), Starter(plugins, workers, context)
+            full = Load(max_per_queue=1, max_total=None, running={queue: 1})
+            ledger.round(ClaimRequest(classes=frozenset("W"), load=full, refresh=True), cluster.store)
+            load = Load(max_per_queue=1, max_total=None)
+            request = ClaimRequest(classes=frozenset("W"), load=load, new_starts=starter.new_starts)
             change = RunChange(key=RunKey(ended, "n1", "first"), statuses=(Status.CLAIMED,), set={"status": 0})
             answer = thread.record(change)
-            call = thread.call_after_records(ask)
+            call = thread.call_after_records(partial(ledger.round, request))
             thread.start()
-            tasks = await call
+            result = await call
             assert await answer
-            claim.settle()
+            starter.release()
             assert workers.size == 1 and (await workers.acquire(plugins["W"])).number == 1
-            return tasks, claim
+            return result
         finally:
             workers.kill()
             await workers.stop()
             await thread.stop()
-            site.close()
+            processes.close()
 
-    tasks, claim = asyncio.run(carry_out())
+    result = asyncio.run(carry_out())
     assert not failures
-    # On MongoDB the first claim was carried out, and the node does not know: it is given back as a stray.
-    assert [task.id for task in tasks] in ([waiting], [])
-    for task in tasks:
-        begun = claim.begun(task)
-        assert begun is not None and begun[1]["token"] == task.token == "two"
+    # On MongoDB the first claim was carried out, and the node does not know: it is an orphaned claim.
+    assert [task.id for task in result.tasks] in ([waiting], [])
+    for task in result.tasks:
+        assert result.started[task.id].run["token"] == task.token == result.token
         assert cluster.task(waiting).status == Status.RUNNING

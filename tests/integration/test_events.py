@@ -17,26 +17,26 @@ from disbatch_host.trial.local_host import MemoryRecorder, run_once
 from disbatch_protocol.events import parse_line
 from disbatch_protocol.status import Status
 from helpers.languages import EVENT_PROGRAMS, write_sayer
-from helpers.nodes import Cluster, write_plugin
+from helpers.nodes import Living, write_plugin
 from helpers.processes import wait_until
+from helpers.stores import living_on_sqlite, one_store_each
 
 
-@pytest.mark.parametrize("language", EVENT_PROGRAMS)
+@one_store_each("living", "language", EVENT_PROGRAMS)
 def test_every_event_from_every_language_by_the_contract_alone(
-    cluster: Cluster, language: str, require: Callable[[str], None]
+    living: Living, language: str, require: Callable[[str], None]
 ) -> None:
-    name = write_sayer(cluster.plugins, language, require).name
-    queue = cluster.queue(name)
-    cluster.queue("Nobody", "next")
+    name = write_sayer(living.plugins, language, require).name
+    living.look_at_plugins()
+    queue = living.queue(name)
+    if living.store.find_queue("next") is None:
+        living.queue("Nobody", "next")
     cases = ("tell", "status", "error", "snooze", "tasks")
-    told, status, error, snoozed, parent = cluster.push(queue, *({"case": case} for case in cases))
-    node = cluster.start()
+    told, status, error, snoozed, parent = living.push(queue, *({"case": case} for case in cases))
     for task_id, final in ((told, 1), (status, 7), (error, 2), (snoozed, -4), (parent, 1)):
-        cluster.wait_for_status(task_id, final)
-    node.terminate()
-    assert node.wait(20) == 0
+        living.wait_for_status(task_id, final)
 
-    document = cluster.task(told).document
+    document = living.task(told).document
     assert document["progress"] == {"value": 0.5, "message": "half"}
     (entry,) = document["log"]
     assert isinstance(entry.pop("time"), datetime)
@@ -44,34 +44,33 @@ def test_every_event_from_every_language_by_the_contract_alone(
     assert (document["mailbox"], document["result"]) == ("x", {"answer": 42})
     assert "error" not in document and "event_errors" not in document["run"]
 
-    assert cluster.task(status).run["own_status"] == 7
-    assert cluster.task(error).document["error"] == {"code": "auth_failed", "message": "no such user", "retry": False}
-    assert cluster.task(error).run["outcome"] == "permanent"
+    assert living.task(status).run["own_status"] == 7
+    assert living.task(error).document["error"] == {"code": "auth_failed", "message": "no such user", "retry": False}
+    assert living.task(error).run["outcome"] == "permanent"
 
-    asleep = cluster.task(snoozed)
+    asleep = living.task(snoozed)
     assert (asleep.run["outcome"], asleep.run["attempt_used"], asleep.next_attempt) == ("snooze", False, 1)
     assert asleep.run["snooze"] == {"seconds": 3600, "message": "quota"}
     assert 3500 < (asleep.document["not_before"] - asleep.run["ended"]).total_seconds() <= 3600
     assert "error" not in asleep.document
 
-    first, second = cluster.tasks(queue="next")
+    first, second = (one for one in living.tasks(queue="next") if one.document["parent"] == str(parent))
     assert (first.document["parameters"], second.document["parameters"]) == ({"n": 1}, {})
     assert {first.status, second.status} == {Status.CREATED} and first.document["parent"] == str(parent)
-    assert "follow_ups" not in cluster.task(parent).document
+    assert "follow_ups" not in living.task(parent).document
 
 
-def test_events_show_in_the_document_while_the_task_runs(cluster: Cluster) -> None:
+def test_events_show_in_the_document_while_the_task_runs(living: Living) -> None:
     program = """
         echo '{"type":"progress","value":0.1}' >&3; echo '{"type":"set","fields":{"phase":"one"}}' >&3
         echo '{"type":"status","status":5}' >&3; echo '{"type":"result","value":1}' >&3
         echo '{"type":"error","message":"so far"}' >&3; echo '{"type":"log","message":"begun"}' >&3
         exec sleep 60"""
-    cluster.plugin("Slow", program)
-    (task_id,) = cluster.push(cluster.queue("Slow"), {})
-    cluster.start()
+    living.plugin("Slow", program)
+    (task_id,) = living.push(living.queue("Slow"), {})
 
     def is_shown() -> bool:
-        document = cluster.task(task_id).document
+        document = living.task(task_id).document
         return (
             document["status"] == 0
             and document.get("progress") == {"value": 0.1}
@@ -85,15 +84,16 @@ def test_events_show_in_the_document_while_the_task_runs(cluster: Cluster) -> No
     wait_until(is_shown, 20, "the events never showed while the task ran")
 
 
-def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(cluster: Cluster) -> None:
+@living_on_sqlite
+def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(living: Living) -> None:
     program = """
         echo 'hello' >&3; echo '{"type":"dance"}' >&3; echo '[1]' >&3; echo '{"type":"progress","value":2}' >&3
         head -c 2000000 /dev/zero | tr '\\0' x >&3; echo >&3
         echo '{"type":"set","fields":{"status":1,"node":"x","good":1,"a.b":2,"$c":3}}' >&3
         echo '{"type":"done","exit":3}' >&3
         printf '{"type":"result","value":"last line without a line feed"}' >&3"""
-    cluster.plugin("Clumsy", program)
-    task = cluster.run_one(cluster.queue("Clumsy"))
+    living.plugin("Clumsy", program)
+    task = living.run_one(living.queue("Clumsy"))
     assert (task.status, task.document["result"], task.document["good"]) == (1, "last line without a line feed", 1)
     errors = task.run["event_errors"]
     assert errors["count"] == 10
@@ -104,7 +104,8 @@ def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(cluster:
     assert 'field "status" belongs to the host' in errors["first"][5]["message"]
 
 
-def test_a_million_events_are_bounded_and_cost_a_write_a_second(cluster: Cluster) -> None:
+@living_on_sqlite
+def test_a_million_events_are_bounded_and_cost_a_write_a_second(living: Living) -> None:
     program = """#!/usr/bin/env python3
 import os
 block = b"".join(b'{"type":"progress","value":%f}\\n{"type":"log","message":"line %d"}\\n' % (n / 1e3, n)
@@ -114,14 +115,15 @@ for _ in range(500):
     while rest:
         rest = rest[os.write(3, rest):]
 """
-    cluster.plugin("Talkative", program, file="run.py")
-    task = cluster.run_one(cluster.queue("Talkative"))
+    living.plugin("Talkative", program, file="run.py")
+    task = living.run_one(living.queue("Talkative"))
     assert (task.status, task.document["progress"]) == (1, {"value": 0.999})
     log = task.document["log"]
     assert len(log) == 1000 and log[-1]["message"] == "line 999"
     assert task.run["log_dropped"] == 499_000
 
 
+@living_on_sqlite
 @pytest.mark.parametrize(
     "events, code, status, outcome",
     [
@@ -140,14 +142,14 @@ for _ in range(500):
     ],
 )
 def test_events_and_exit_codes_that_disagree_end_as_the_contract_says(
-    cluster: Cluster, events: list[str], code: int, status: int, outcome: str
+    living: Living, events: list[str], code: int, status: int, outcome: str
 ) -> None:
     says = "".join(f"echo '{event}' >&3\n" for event in events)
     retry = {"max": 1, "delay": 900} if outcome == "retry" else {}
-    cluster.plugin("Mixed", f"{says}exit {code}", **({"retry": retry} if retry else {}))
-    (task_id,) = cluster.push(cluster.queue("Mixed"), {})
-    cluster.start()
-    task = cluster.wait_for_status(task_id, status)
+    name = living.own_name("Mixed")
+    living.plugin(name, f"{says}exit {code}", **({"retry": retry} if retry else {}))
+    (task_id,) = living.push(living.queue(name), {})
+    task = living.wait_for_status(task_id, status)
     assert (task.run["exit_code"], task.run["outcome"]) == (code, outcome)
     if "result" in events[0]:
         assert task.document["result"] == 1
@@ -176,44 +178,45 @@ SAYS_WHY = [  # what is said, what is on stderr, the exit code; and the task's e
 ]  # fmt: skip
 
 
-def test_the_error_says_what_made_a_failure_of_the_run(cluster: Cluster) -> None:
+@living_on_sqlite
+def test_the_error_says_what_made_a_failure_of_the_run(living: Living) -> None:
     """A run with a status of its own and exit 0 failed because "it ended with exit code 0"; an error event without a
     message was no error at all."""
-    for number, (event, stderr, code, _) in enumerate(SAYS_WHY):
-        says = f"printf '%s' '{stderr}' >&2; echo '{event}' >&3; exit {code}"
-        cluster.push(cluster.queue("Says", f"q{number}"), {"says": says})
-    cluster.plugin("Says", """#!/usr/bin/env python3
+    queue = living.queue("Says")
+    says = [
+        {"says": f"printf '%s' '{stderr}' >&2; echo '{event}' >&3; exit {code}"} for event, stderr, code, _ in SAYS_WHY
+    ]
+    ids = living.push(queue, *says)
+    living.plugin("Says", """#!/usr/bin/env python3
 import json, os, sys
 os.execv("/bin/sh", ["sh", "-c", json.load(sys.stdin)["parameters"]["says"]])
 """, file="run.py")  # fmt: skip
-    cluster.run()
-    found = {str(task.queue): task.document["error"] for task in cluster.tasks()}
-    assert [(found[f"q{n}"]["code"], found[f"q{n}"]["message"]) for n in range(len(SAYS_WHY))] == [
-        said for _, _, _, said in SAYS_WHY
-    ]
+    living.finish(*ids)
+    found = [living.task(one).document["error"] for one in ids]
+    assert [(one["code"], one["message"]) for one in found] == [said for _, _, _, said in SAYS_WHY]
 
 
-def test_a_status_that_is_taken_back_while_it_runs_is_gone(cluster: Cluster) -> None:
+def test_a_status_that_is_taken_back_while_it_runs_is_gone(living: Living) -> None:
     """The last write of `run` kept what the one before it had said."""
     program = """
         echo '{"type":"status","status":5}' >&3
         until [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.05; done
         echo '{"type":"status","status":0}' >&3"""
-    directory = cluster.plugin("Changes", program)
-    (task_id,) = cluster.push(cluster.queue("Changes"), {})
-    cluster.start()
-    wait_until(lambda: cluster.task(task_id).run.get("own_status") == 5, 20, "its status never showed")
+    directory = living.plugin("Changes", program)
+    (task_id,) = living.push(living.queue("Changes"), {})
+    wait_until(lambda: living.task(task_id).run.get("own_status") == 5, 20, "its status never showed")
     (directory / "go").touch()
-    assert "own_status" not in cluster.wait_for_status(task_id, 1).run
+    assert "own_status" not in living.wait_for_status(task_id, 1).run
 
 
-def test_what_is_left_out_of_an_event_is_noted(cluster: Cluster) -> None:
+@living_on_sqlite
+def test_what_is_left_out_of_an_event_is_noted(living: Living) -> None:
     program = r"""
         echo '{"type":"error","code":5,"message":"m"}' >&3
         printf '%s\n' '{"type":"set","fields":{"a\u0000":1,"good":2,"a.b":3}}' >&3
         echo '{"type":"tasks","tasks":[{"queue":"x","priority":5},{"queue":"x","delay":3}]}' >&3"""
-    cluster.plugin("Clumsy", program)
-    task = cluster.run_one(cluster.queue("Clumsy"))
+    living.plugin("Clumsy2", program)
+    task = living.run_one(living.queue("Clumsy2"))
     assert (task.status, task.document["good"]) == (2, 2)
     assert task.document["error"] == {"code": "error", "message": "m"}
     messages = [one["message"] for one in task.run["event_errors"]["first"]]
@@ -233,28 +236,30 @@ def test_a_text_that_is_cut_says_so() -> None:
         assert text == "x" * 16_384 + "… (disbatch-host: 3616 more characters)"
 
 
-def test_an_error_that_was_said_before_the_time_limit_is_not_why_it_ended(cluster: Cluster) -> None:
-    cluster.plugin("Late", """echo '{"type":"error","code":"x","message":"soon"}' >&3; exec sleep 60""", timeout=0.3)
-    task = cluster.run_one(cluster.queue("Late"))
+@living_on_sqlite
+def test_an_error_that_was_said_before_the_time_limit_is_not_why_it_ended(living: Living) -> None:
+    living.plugin("Late", """echo '{"type":"error","code":"x","message":"soon"}' >&3; exec sleep 60""", timeout=0.3)
+    task = living.run_one(living.queue("Late"))
     assert (task.status, task.document["error"]["code"]) == (Status.TERMINATED, "timeout")
     assert task.document["error"]["said"] == {"code": "x", "message": "soon"}
 
 
-def test_follow_up_tasks_are_created_only_by_success_and_run(cluster: Cluster) -> None:
+def test_follow_up_tasks_are_created_only_by_success_and_run(living: Living) -> None:
     says = """echo '{"type":"tasks","tasks":[{"queue":"Step","parameters":{"n":1}}]}' >&3"""
-    cluster.plugin("Fails", f"{says}; exit 1")
-    cluster.plugin("Works", f"{says}; exit 0")
-    cluster.plugin("Step", "cat")
-    cluster.queue("Step")
-    (failed,) = cluster.push(cluster.queue("Fails"), {})
-    (worked,) = cluster.push(cluster.queue("Works"), {})
-    cluster.run()
-    assert cluster.task(failed).status == Status.FAILED
-    (step,) = cluster.tasks(queue="Step")
+    living.plugin("Fails", f"{says}; exit 1")
+    living.plugin("Works", f"{says}; exit 0")
+    living.plugin("Step", "cat")
+    living.queue("Step")
+    (failed,) = living.push(living.queue("Fails"), {})
+    (worked,) = living.push(living.queue("Works"), {})
+    living.finish(failed, worked)
+    assert living.task(failed).status == Status.FAILED
+    wait_until(lambda: [one.status for one in living.tasks(queue="Step")] == [Status.CONCLUDED], 20, "no step")
+    (step,) = living.tasks(queue="Step")
     assert (step.status, step.document["parent"]) == (Status.CONCLUDED, str(worked))
 
 
-def test_more_follow_up_tasks_than_a_run_may_create_is_a_failure_and_creates_none(cluster: Cluster) -> None:
+def test_more_follow_up_tasks_than_a_run_may_create_is_a_failure_and_creates_none(living: Living) -> None:
     program = """#!/usr/bin/env python3
 import json, os
 line = json.dumps({"type": "tasks", "tasks": [{"queue": "q"}] * 1000}).encode() + b"\\n"
@@ -262,20 +267,20 @@ with os.fdopen(3, "wb") as events:
     for _ in range(11):
         events.write(line)
 """
-    cluster.plugin("Flood", program, file="run.py", retry={"max": 3})
-    task = cluster.run_one(cluster.queue("Flood"))
+    living.plugin("Flood", program, file="run.py", retry={"max": 3})
+    task = living.run_one(living.queue("Flood"))
     assert (task.status, task.document["error"]["code"]) == (Status.FAILED, "follow_ups")
-    assert cluster.tasks(queue="q") == []
+    assert living.tasks(queue="q") == []
 
 
-def test_a_log_that_another_program_has_begun_goes_on(cluster: Cluster) -> None:
-    cluster.plugin("Logs", """echo '{"type":"log","message":"mine"}' >&3""")
-    queue = cluster.queue("Logs")
+def test_a_log_that_another_program_has_begun_goes_on(living: Living) -> None:
+    living.plugin("Logs", """echo '{"type":"log","message":"mine"}' >&3""")
+    queue = living.queue("Logs")
     entries: list[Any] = ["by hand", {"at": 1}]
-    with_list, with_text, empty = (cluster.push(queue, {}, log=log)[0] for log in (entries, "by hand", []))
-    cluster.run()
+    with_list, with_text, empty = (living.push(queue, {}, log=log)[0] for log in (entries, "by hand", []))
+    living.finish(with_list, with_text, empty)
     for task_id, before in ((with_list, entries), (with_text, ["by hand"]), (empty, [])):
-        log = cluster.task(task_id).document["log"]
+        log = living.task(task_id).document["log"]
         assert (log[:-1], log[-1]["message"]) == (before, "mine")
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from disbatch_protocol.status import Status
 from helpers.languages import CASE_PROGRAMS, write_cases
 from helpers.nodes import Cluster
 from helpers.processes import assert_group_is_gone
+from helpers.stores import one_store_each
 
 
-@pytest.mark.parametrize("language", CASE_PROGRAMS)
+@one_store_each("store_url", "language", CASE_PROGRAMS)
 def test_every_end_is_recorded_as_the_contract_says(
     cluster: Cluster, language: str, require: Callable[[str], None]
 ) -> None:

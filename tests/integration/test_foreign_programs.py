@@ -12,6 +12,7 @@ import pytest
 
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
+from helpers.stores import on_sqlite
 
 NAGIOS = Path("/usr/lib/nagios/plugins")  # Debian: monitoring-plugins-basic
 CNI = Path("/usr/lib/cni")  # Debian: containernetworking-plugins
@@ -32,11 +33,13 @@ def manifest(cluster: Cluster, name: str, command: list[str], **more: Any) -> st
     return name
 
 
+@on_sqlite
 def test_wc_counts_the_task(cluster: Cluster) -> None:
     task = cluster.run_one(manifest(cluster, "Count", ["wc", "-l"]))
     assert (task.status, task.document["stdout"].strip()) == (Status.CONCLUDED, "1")
 
 
+@on_sqlite
 def test_sha256sum_of_a_file_and_of_one_that_is_not_there(cluster: Cluster) -> None:
     file = cluster.directory / "file"
     file.write_bytes(b"abc")
@@ -50,6 +53,7 @@ def test_sha256sum_of_a_file_and_of_one_that_is_not_there(cluster: Cluster) -> N
     assert "No such file or directory" in failed.document["error"]["message"]
 
 
+@on_sqlite
 def test_gzip_t_tells_a_good_archive_from_a_broken_one(cluster: Cluster) -> None:
     (cluster.directory / "good.gz").write_bytes(gzip.compress(b"x" * 1000))
     (cluster.directory / "bad.gz").write_bytes(gzip.compress(b"x" * 1000)[:-9])
@@ -63,6 +67,7 @@ def test_gzip_t_tells_a_good_archive_from_a_broken_one(cluster: Cluster) -> None
 
 
 @pytest.mark.skipif(not NAGIOS.is_dir(), reason="monitoring-plugins-basic is not installed")
+@on_sqlite
 def test_a_nagios_check_says_its_state_by_its_status(cluster: Cluster) -> None:
     file = cluster.directory / "file"
     file.write_text("x")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.nodes import Cluster, write_plugin
+from helpers.stores import one_store_each
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -177,7 +178,7 @@ def test_the_go_library_by_its_own_tests(require: Callable[[str], None]) -> None
 
 
 @pytest.mark.parametrize("mode", ["oneshot", "worker"])
-@pytest.mark.parametrize("language", CONFORMANCE)
+@one_store_each("store_url", "language", CONFORMANCE)
 def test_one_source_serves_both_modes(
     cluster: Cluster, language: str, mode: str, require: Callable[[str], None]
 ) -> None:
@@ -220,7 +221,7 @@ printf '%s|%s\n' "$name" "$times"
 """
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@one_store_each("store_url", "shell", ["/bin/sh", "/bin/bash"])
 def test_the_shell_library_says_every_event(cluster: Cluster, shell: str) -> None:
     home = cluster.plugin("Shell", SHELL.format(shell=shell))
     shutil.copy(PLUGINS / "shell/disbatch.sh", home)

@@ -14,7 +14,8 @@ import pytest
 
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import NOBODY, new_task
-from disbatch_host.process.machine import Machine, process_started
+from disbatch_host.process.facts import process_started
+from disbatch_host.process.machine import Machine
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, documents
 from helpers.processes import assert_group_is_gone, wait_until
@@ -25,9 +26,6 @@ TRACE = 'echo "$DISBATCH_TASK_ID" >>{trace}'
 
 def starts(trace: Path) -> Counter[str]:
     return Counter(trace.read_text().split()) if trace.exists() else Counter()
-
-
-# --- what is run and what is not
 
 
 def test_documents_inserted_by_hand_are_run_and_come_out_conforming(cluster: Cluster) -> None:
@@ -168,9 +166,6 @@ def test_the_nodes_document_is_what_den_1_0_describes(cluster: Cluster) -> None:
     assert cluster.store.get_node("n1") is None
 
 
-# --- the id
-
-
 def test_an_id_that_a_living_node_holds_is_refused_in_one_line_and_force_takes_it(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
     cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.05; done")
@@ -216,9 +211,6 @@ def test_the_id_of_a_node_of_another_machine_is_held_by_its_heartbeat(cluster: C
     assert "machine far" in cluster.log()
     record = cluster.store.get_node("n1")
     assert record is not None and record.session == "x"
-
-
-# --- stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -276,9 +268,6 @@ def test_a_second_signal_stops_running_tasks_and_a_third_kills_them(cluster: Clu
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     assert (cluster.task(hard).status, cluster.task(hard).run["signal"]) == (Status.TERMINATED, "KILL")
-
-
-# --- crashes
 
 
 def test_after_a_crash_every_task_is_accounted_for(cluster: Cluster) -> None:
@@ -376,9 +365,6 @@ def test_tasks_of_a_living_node_or_of_another_program_are_not_touched(cluster: C
     assert documents([cluster.task(task_id)]) == documents([before])
 
 
-# --- several nodes
-
-
 def test_two_nodes_share_two_thousand_tasks_and_none_is_started_twice(cluster: Cluster) -> None:
     trace = cluster.directory / "trace"
     cluster.plugin("Quick", TRACE.format(trace=trace))
@@ -449,9 +435,11 @@ def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     queue = cluster.queue("Echo", maxthreads=1)
     mine, other = cluster.push(queue, {}, {})
     cluster.store.claim("n1", [Want(queue, 2)], "lost answer")
-    from disbatch_host.node.scheduler import Scheduler
+    from disbatch_host.node.claiming import ClaimLedger
+    from disbatch_host.node.pace import Pace
 
-    assert Scheduler("n1").give_back_strays(cluster.store, known=frozenset({str(mine)})) == 1
+    ledger = ClaimLedger("n1", Pace())
+    assert ledger.return_orphaned_claims(cluster.store, known=frozenset({str(mine)})) == 1
     assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]
 
 
@@ -477,21 +465,10 @@ def test_a_machine_without_descriptors_is_no_fault_of_the_plugin(cluster: Cluste
 
 
 @pytest.mark.mongodb
-def test_an_end_that_the_store_finds_too_large_is_recorded_without_its_output(
-    mongod_server: Any, tmp_path: Path
-) -> None:
-    from disbatch_host.clock import SystemClock
-    from disbatch_host.store.open import open_store
-    from helpers import nodes
-
-    with mongod_server.database() as url:
-        store = open_store(url, SystemClock())
-        store.open()
-        with nodes.cluster(url, store, tmp_path) as cluster:
-            cluster.plugin("Big", "head -c 1000000 /dev/zero | tr '\\0' x")
-            (task_id,) = cluster.push(cluster.queue("Big"), {"data": "y" * (15 * 2**20 + 900_000)})
-            cluster.run()
-            task = cluster.task(task_id)
-            assert (task.status, task.run["exit_code"], task.document["stdout"]) == (Status.CONCLUDED, 0, "")
-            assert task.document["error"]["code"] == "not_stored"
-        store.close()
+def test_an_end_that_the_store_finds_too_large_is_recorded_without_its_output(mongo_cluster: Cluster) -> None:
+    mongo_cluster.plugin("Big", "head -c 1000000 /dev/zero | tr '\\0' x")
+    (task_id,) = mongo_cluster.push(mongo_cluster.queue("Big"), {"data": "y" * (15 * 2**20 + 900_000)})
+    mongo_cluster.run()
+    task = mongo_cluster.task(task_id)
+    assert (task.status, task.run["exit_code"], task.document["stdout"]) == (Status.CONCLUDED, 0, "")
+    assert task.document["error"]["code"] == "not_stored"

@@ -12,8 +12,9 @@ import pytest
 
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_protocol.status import Status
-from helpers.nodes import Cluster
+from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until
+from helpers.stores import living_on_sqlite, on_sqlite
 
 # From the contract alone. What it does with a task is its parameter `do`.
 WORKER = r"""#!/usr/bin/env python3
@@ -72,8 +73,9 @@ for line in sys.stdin.buffer:
 
 
 def worker_plugin(cluster: Cluster, program: str = WORKER, **manifest: Any) -> Any:
-    cluster.plugin("W", program, file="w.py", mode="worker", **manifest)
-    return cluster.queue("W")
+    name = cluster.own_name("W")
+    cluster.plugin(name, program, file="w.py", mode="worker", **manifest)
+    return cluster.queue(name)
 
 
 def test_short_tasks_never_fill_more_places_than_there_are(cluster: Cluster) -> None:
@@ -100,9 +102,9 @@ def test_short_tasks_never_fill_more_places_than_there_are(cluster: Cluster) -> 
     assert {task.run["worker"] for task in tasks if task.queue == queues[0]} <= {1, 2, 3}
 
 
-def run_all(cluster: Cluster, queue: Any, *parameters: Any, **more: Any) -> list[Any]:
+def run_all(cluster: Cluster, queue: Any, *parameters: Any) -> list[Any]:
     ids = cluster.push(queue, *parameters)
-    cluster.run(**more)
+    cluster.finish(*ids)
     return [cluster.task(task_id) for task_id in ids]
 
 
@@ -146,23 +148,23 @@ def test_one_process_takes_many_tasks_each_with_its_own_output(cluster: Cluster)
     assert_no_process_is_left(cluster)
 
 
-def test_exit_codes_events_and_large_output_are_those_of_a_oneshot_run(cluster: Cluster) -> None:
-    queue = worker_plugin(cluster, concurrency=1, timeout="1h")
+def test_exit_codes_events_and_large_output_are_those_of_a_oneshot_run(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1, timeout="1h")
     fail, events, error, much, fine = run_all(
-        cluster, queue, {"do": "fail"}, {"do": "events", "n": 7}, {"do": "error"}, {"do": "much"}, {"n": 9}
+        living, queue, {"do": "fail"}, {"do": "events", "n": 7}, {"do": "error"}, {"do": "much"}, {"n": 9}
     )
     assert (fail.status, fail.run["exit_code"], fail.document["error"]["code"]) == (2, 3, "exit_3")
     assert events.document["result"]["n"] == 7 and events.document["log"][0]["message"] == "hello"
     assert events.document["result"]["deadline"] > events.run["started"].timestamp() + 3500
     assert (error.status, error.document["error"]["message"]) == (2, "no luck")
-    assert cluster.output(much.id).endswith(b"x" * 3 * 2**20)
+    assert living.output(much.id).endswith(b"x" * 3 * 2**20)
     assert fine.document["stdout"].startswith("task 9 ") and len(pids([fail, events, error, much, fine])) == 1
 
 
-def test_a_crash_ends_its_own_task_only_and_the_process_is_replaced(cluster: Cluster) -> None:
-    queue = worker_plugin(cluster, concurrency=1)
+def test_a_crash_ends_its_own_task_only_and_the_process_is_replaced(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1)
     before, crash, left, nothing, after = run_all(
-        cluster, queue, {"n": 1}, {"do": "crash"}, {"do": "leave", "code": 4}, {"do": "leave"}, {"n": 2}
+        living, queue, {"n": 1}, {"do": "crash"}, {"do": "leave", "code": 4}, {"do": "leave"}, {"n": 2}
     )
     assert (before.status, after.status) == (1, 1)
     assert (crash.status, crash.run["signal"], crash.run["reason"]) == (Status.TERMINATED, "SEGV", "signaled")
@@ -173,9 +175,10 @@ def test_a_crash_ends_its_own_task_only_and_the_process_is_replaced(cluster: Clu
 
 
 @pytest.mark.parametrize("limit", ["timeout", "idle_timeout"])
-def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(cluster: Cluster, limit: str) -> None:
-    queue = worker_plugin(cluster, concurrency=1, **{limit: 1})
-    before, slow, after = run_all(cluster, queue, {"n": 1}, {"do": "sleep"}, {"n": 2})
+@living_on_sqlite
+def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(living: Living, limit: str) -> None:
+    queue = worker_plugin(living, concurrency=1, **{limit: 1})
+    before, slow, after = run_all(living, queue, {"n": 1}, {"do": "sleep"}, {"n": 2})
     assert (before.status, slow.status, after.status) == (1, Status.TERMINATED, 1)
     assert (slow.run["reason"], slow.document["error"]["code"]) == (limit, limit)
     assert before.run["pid"] == slow.run["pid"] != after.run["pid"]
@@ -183,14 +186,16 @@ def test_a_time_limit_stops_the_process_and_the_next_task_gets_a_new_one(cluster
 
 
 @pytest.mark.parametrize("do", ["no exit code", "done for another"])
-def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(cluster: Cluster, do: str) -> None:
-    queue = worker_plugin(cluster, concurrency=1)
-    odd, after = run_all(cluster, queue, {"do": do}, {"n": 2})
+@living_on_sqlite
+def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(living: Living, do: str) -> None:
+    queue = worker_plugin(living, concurrency=1)
+    odd, after = run_all(living, queue, {"do": do}, {"n": 2})
     assert (odd.run["reason"], odd.status, after.status) == ("worker_exited", Status.TERMINATED, 1)
     assert "done" in odd.document["error"]["message"] and odd.run["pid"] != after.run["pid"]
 
 
 @pytest.mark.parametrize("do", ["close", "close after done"])
+@on_sqlite
 def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: str) -> None:
     """It was never noticed: the task ran for ever, and the class with it where it had one process."""
     queue = worker_plugin(cluster, concurrency=1)
@@ -205,6 +210,7 @@ def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: st
     assert_no_process_is_left(cluster)
 
 
+@on_sqlite
 def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, "exec 3>&-; exec sleep 60", worker={"start_timeout": 50})
     (task_id,) = cluster.push(queue, {})
@@ -214,9 +220,9 @@ def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> 
     assert cluster.task(task_id).status == Status.CREATED
 
 
-def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(cluster: Cluster) -> None:
-    queue = worker_plugin(cluster, concurrency=1)
-    tasks = run_all(cluster, queue, {"n": 0}, {"do": "twice", "n": 1}, {"n": 2}, {"n": 3})
+def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1)
+    tasks = run_all(living, queue, {"n": 0}, {"do": "twice", "n": 1}, {"n": 2}, {"n": 3})
     assert tasks[1].status == 1
     for task in tasks:
         if task.status == 1:
@@ -224,13 +230,15 @@ def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(cluste
     assert tasks[3].status == 1 and tasks[3].run["pid"] != tasks[1].run["pid"]
 
 
-def test_an_event_with_nothing_in_hand_changes_no_task(cluster: Cluster) -> None:
-    queue = worker_plugin(cluster, concurrency=1)
-    first, second = run_all(cluster, queue, {"do": "late event"}, {"n": 2})
+@living_on_sqlite
+def test_an_event_with_nothing_in_hand_changes_no_task(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1)
+    first, second = run_all(living, queue, {"do": "late event"}, {"n": 2})
     assert (first.status, second.status) == (1, 1)
     assert "progress" not in first.document
 
 
+@on_sqlite
 def test_workers_are_retired_after_max_tasks(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1, worker={"max_tasks": 3})
     tasks = run_all(cluster, queue, *({"n": n} for n in range(9)))
@@ -239,12 +247,14 @@ def test_workers_are_retired_after_max_tasks(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("rule", [{"max_age": 0.001}, {"max_memory": "1K"}])
-def test_workers_are_retired_when_they_are_old_or_large(cluster: Cluster, rule: dict[str, Any]) -> None:
-    queue = worker_plugin(cluster, concurrency=1, worker=rule)
-    tasks = run_all(cluster, queue, *({"n": n} for n in range(3)))
+@living_on_sqlite
+def test_workers_are_retired_when_they_are_old_or_large(living: Living, rule: dict[str, Any]) -> None:
+    queue = worker_plugin(living, concurrency=1, worker=rule)
+    tasks = run_all(living, queue, *({"n": n} for n in range(3)))
     assert len(pids(tasks)) == 3
 
 
+@on_sqlite
 def test_an_idle_worker_ends_by_end_of_file(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, worker={"idle_exit": 0.2})
     (task_id,) = cluster.push(queue, {"n": 1})
@@ -286,6 +296,7 @@ def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(c
     cluster.wait_for_status(waiting, 1)
 
 
+@on_sqlite
 def test_a_changed_plugin_gets_new_processes(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1, version="1")
     (first,) = cluster.push(queue, {"n": 1})
@@ -315,6 +326,7 @@ def test_an_orderly_stop_sees_the_task_through_and_ends_the_processes(cluster: C
     assert_no_process_is_left(cluster)
 
 
+@on_sqlite
 def test_a_stop_while_the_worker_starts_gives_the_task_back(cluster: Cluster) -> None:
     started = cluster.directory / "started"
     queue = worker_plugin(cluster, f"touch {started}; exec sleep 60", kill_grace=0.1)

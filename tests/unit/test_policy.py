@@ -16,6 +16,8 @@ from disbatch_host.documents.changes import Place
 from disbatch_host.documents.records import NodeRecord, Queue
 from disbatch_protocol.status import TRANSITIONS, Status, is_finished, kind, may_become, name, names, parse
 
+CONFIRM: Any = {"confirm_seconds": 4.0, "confirm_heartbeats": 3}
+
 
 def queue(queue_id: str, class_name: str = "A", **fields: Any) -> Queue:
     return Queue.from_document({"_id": queue_id, "class": class_name, **fields})
@@ -125,7 +127,7 @@ def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:
         node(10, node_id="hasty", settings={"dead_after_seconds": 5}),
     ]
     watched = {one.id: 5.0 for one in nodes}
-    dead = membership.dead_nodes(nodes, own_id="me", dead_after_seconds=30, watched_seconds=watched)
+    dead = membership.dead_nodes(nodes, own_id="me", dead_after_seconds=30, watched_seconds=watched, **CONFIRM)
     assert [one.id for one in dead] == ["dead", "hasty"]
 
 
@@ -145,7 +147,8 @@ def test_an_old_date_alone_makes_no_node_dead(
     age_seconds: float, watched_seconds: float, heartbeat_seconds: float, is_dead: bool
 ) -> None:
     one = node(age_seconds, node_id="n2", settings={"heartbeat_seconds": heartbeat_seconds})
-    dead = membership.dead_nodes([one], own_id="me", dead_after_seconds=30, watched_seconds={"n2": watched_seconds})
+    watched = {"n2": watched_seconds}
+    dead = membership.dead_nodes([one], own_id="me", dead_after_seconds=30, watched_seconds=watched, **CONFIRM)
     assert (dead == [one]) is is_dead
 
 
@@ -157,9 +160,6 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 def test_any_queue_document_can_be_read(document: dict[str, Any]) -> None:
     read = Queue.from_document({"_id": "q", **document})
     assert read.fault is not None or (read.class_name and (read.maxthreads is None or read.maxthreads >= 0))
-
-
-# --- the status table
 
 
 def test_the_table_knows_every_status_and_nothing_leads_out_of_it() -> None:

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from disbatch_host import __version__
 from disbatch_host.cli.exposure import hide_passwords
+from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_protocol.faults import near_name
-
-PROGRAM = "disbatch-host"
-INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
 
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
@@ -43,93 +39,6 @@ _COMMANDS = {
     "completion": ("completion", "completion", "Print the script that makes a shell complete commands and ids."),
 }
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def common_options(function: Function) -> Function:
-    """The options that every command takes, before or after it; what is given last wins."""
-    for option in reversed(
-        (
-            click.option("--store", metavar="URL", expose_value=False, callback=_remember, help=_HELP["store"]),
-            click.option("--config", metavar="FILE", expose_value=False, callback=_remember, help=_HELP["config"]),
-            click.option(
-                "--plugins", metavar="DIR", multiple=True, expose_value=False, callback=_remember, help=_HELP["plugins"]
-            ),
-            click.option("--json", is_flag=True, expose_value=False, callback=_remember, help=_HELP["json"]),
-            click.option("--debug", is_flag=True, expose_value=False, callback=_remember, help=_HELP["debug"]),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-_HELP = {
-    "store": "Where the tasks are: sqlite:///path/to/file.db or mongodb://host/database.",
-    "config": "A JSON file with the options' names as keys.",
-    "plugins": "A directory of plugins; may be given several times. Default: ./plugins.",
-    "json": "Print JSON, one document a line.",
-    "debug": "Show a traceback where something fails.",
-}
-
-
-def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    options: dict[str, Any] = context.find_root().ensure_object(dict)
-    name = str(parameter.name)
-    if value in (None, (), False):
-        return
-    if value == "" or (parameter.multiple and "" in value):
-        raise UsageError(
-            f"--{name}: expected {parameter.make_metavar(context)}, found an empty text; is a variable unset?"
-        )
-    options[name] = (*options.get(name, ()), *value) if parameter.multiple else value
-
-
-class Subcommands(click.Group):
-    """A group of commands, which says in one line what there is where none is named.
-
-    `elsewhere`: commands that are in modules of their own, imported when one of them is called; name → module.attribute
-    below this package.
-    """
-
-    def __init__(self, *arguments: Any, elsewhere: Mapping[str, str] | None = None, **more: Any) -> None:
-        super().__init__(*arguments, **{"no_args_is_help": False, **more})
-        self._elsewhere = elsewhere or {}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._elsewhere})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = self._elsewhere.get(cmd_name)
-        return super().get_command(ctx, cmd_name) if place is None else _imported(*place.split("."))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, _furnished(command, ctx, self.name), rest
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            if error.ctx is ctx and error.message.startswith("Missing command"):
-                there_are = ", ".join(self.list_commands(ctx))
-                raise UsageError(f"expected a command after '{ctx.command_path}': one of {there_are}") from None
-            raise
-
-
-def _imported(module: str, attribute: str) -> click.Command:
-    command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.commands.{module}"), attribute)
-    return command
-
-
-def _furnished(command: click.Command | None, context: click.Context, group: str | None) -> click.Command | None:
-    if command is not None and context.resilient_parsing:  # a shell wants to complete a line
-        from disbatch_host.cli.commands import completion  # noqa: PLC0415
-
-        completion.furnish(command, group)
-    return command
-
 
 class _Commands(click.Group):
     """Finds a command's module when the command is called, and the near name of one that there is not."""
@@ -141,7 +50,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[cmd_name]
-        return _imported(module, attribute)
+        return imported(module, attribute)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -152,7 +61,13 @@ class _Commands(click.Group):
             hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_COMMANDS)}"
             raise UsageError(f"no command {name!r}; {hint}")
         found, command, rest = super().resolve_command(ctx, args)
-        return found, _furnished(command, ctx, None), rest
+        if command is not None and ctx.resilient_parsing:  # a shell wants to complete a line
+            from disbatch_host.cli import known_names  # noqa: PLC0415
+
+            known_names.furnish(command, None)
+            if isinstance(command, Subcommands):
+                command.furnish = known_names.furnish
+        return found, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, so that --help does not import every module.
@@ -167,33 +82,19 @@ class _Commands(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
-        "`disbatch-host completion --help` tells how your shell completes commands, options and ids."
+        "`disbatch-host completion --help` shows how to make your shell complete commands, options and ids."
     ),
 )
 @common_options
-@click.option("--node-id", metavar="ID", help="Of this node; unique in the cluster. Default: from the host name.")
-@click.option(
-    "--max", type=click.IntRange(1), metavar="N", help="Most tasks at once of a queue without maxthreads (10)."
-)
-@click.option("--max-total", type=click.IntRange(1), metavar="N", help="Most tasks at once on this node.")
-@click.option("--force", is_flag=True, help="Take over a node id that looks alive.")
-@click.option(
-    "--stop-grace", metavar="S", help="On an orderly stop, how long running tasks may go on (default: to their end)."
-)
-@click.option("--heartbeat", metavar="S", help="Interval of the heartbeat (1).")
-@click.option("--dead-after", metavar="S", help="Age of its heartbeat at which others take this node for dead (30).")
-@click.option("--until-idle", is_flag=True, help="Leave when no task of a queue it serves is waiting or running.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged (info).")
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="How: lines of text, or JSON objects (text).")
-@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics for Prometheus and /healthz there (off).")
+@node_options
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
-def cli(context: click.Context, /, **node_options: Any) -> int | None:
+def cli(context: click.Context, /, **for_node: Any) -> int | None:
     """Run a Disbatch execution node, or talk to a cluster with one of the commands.
 
-    Without a command, a node runs until SIGTERM or Ctrl-C, then begins no more tasks and sees the running ones through.
-    A second Ctrl-C asks those to stop at once (what is deaf is killed after its plugin's kill_grace, 10 s), a third
-    kills them.
+    Without a command, a node runs until SIGTERM or Ctrl-C, then starts no more tasks and finishes the running ones.
+    A second Ctrl-C asks those to stop at once (programs that ignore it are killed after their plugin's kill_grace,
+    10 s), a third kills them.
 
     \b
       disbatch-host --plugins ./plugins
@@ -201,7 +102,7 @@ def cli(context: click.Context, /, **node_options: Any) -> int | None:
       disbatch-host task push mail -p user=matt
     """
     if context.invoked_subcommand is not None:
-        given = [f"--{name.replace('_', '-')}" for name, value in node_options.items() if value not in (None, False)]
+        given = [f"--{name.replace('_', '-')}" for name, value in for_node.items() if value not in (None, False)]
         if given:
             raise UsageError(
                 f"{', '.join(given)} is for running a node, not for the command {context.invoked_subcommand!r}"
@@ -209,7 +110,7 @@ def cli(context: click.Context, /, **node_options: Any) -> int | None:
         return None
     from disbatch_host.cli.commands.run import run  # noqa: PLC0415
 
-    return run(context.ensure_object(dict), node_options)
+    return run(context.ensure_object(dict), for_node)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -47,7 +47,7 @@ from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import UsageError
-from disbatch_host.settings import resolve
+from disbatch_host.settings.values import resolve
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # an overview or an import is not what most programs need

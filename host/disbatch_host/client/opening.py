@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from disbatch_host.clock import SystemClock
-from disbatch_host.settings import Settings
+from disbatch_host.settings.values import Settings
 from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
 

@@ -22,7 +22,7 @@ from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Queue
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
-from disbatch_host.settings import NODE_ID_PATTERN
+from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name

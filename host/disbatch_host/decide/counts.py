@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import ENDED, IN_HAND, WAITING, Status, name
 
 COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
 
 _WORDS: Mapping[int, str] = MappingProxyType(
     {
-        Status.CREATED: "waiting",
-        Status.BLOCKED: "waiting",
-        Status.CLAIMED: "running",
-        Status.RUNNING: "running",
-        Status.CONCLUDED: "concluded",
-        Status.TERMINATED: "terminated",
-        Status.CANCELLED: "cancelled",
-        Status.ORPHANED: "orphaned",
+        **dict.fromkeys(WAITING, "waiting"),
+        **dict.fromkeys(IN_HAND, "running"),  # what is claimed starts in a moment
+        **{status: name(status) for status in (*ENDED, Status.ORPHANED)},
     }
 )
 

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 
 from disbatch_host.documents.records import NodeRecord
 
-# For how long an old heartbeat is watched before its node is taken for dead: time enough for the node to renew it.
-CONFIRM_SECONDS = 4.0
-CONFIRM_HEARTBEATS = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
@@ -37,20 +33,27 @@ def may_take_id(holder: Holder, *, dead_after_seconds: float) -> bool:
 
 
 def dead_nodes(
-    nodes: Sequence[NodeRecord], *, own_id: str, dead_after_seconds: float, watched_seconds: Mapping[str, float]
+    nodes: Sequence[NodeRecord],
+    *,
+    own_id: str,
+    dead_after_seconds: float,
+    watched_seconds: Mapping[str, float],
+    confirm_seconds: float,
+    confirm_heartbeats: int,
 ) -> list[NodeRecord]:
     """The nodes whose tasks another node should settle. Only nodes of this program: what an old heartbeat of another
     program means, only that program knows.
 
     `watched_seconds`: for how long, by its own monotonic clock and with a store that answered, the caller has seen each
     node's heartbeat not change. An old date alone proves nothing: when a clock has jumped, or the store was away for
-    everybody, all heartbeats look old until their nodes' next turn.
+    everybody, all heartbeats look old until their nodes' next turn. So an old one must have been watched for
+    `confirm_seconds` and for `confirm_heartbeats` intervals of its node.
     """
 
     def is_dead(node: NodeRecord) -> bool:
         watched = watched_seconds.get(node.id, 0.0)
         if node.is_stale(dead_after_seconds):
-            return watched >= max(CONFIRM_SECONDS, CONFIRM_HEARTBEATS * node.heartbeat_seconds(1.0))
+            return watched >= max(confirm_seconds, confirm_heartbeats * node.heartbeat_seconds())
         # A date that lies in the future of a clock which was put back says nothing either.
         return watched > node.dead_after_seconds(dead_after_seconds)
 

@@ -6,7 +6,6 @@ processes, the event loop.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,10 +24,13 @@ class Load:
     concurrency_of_class: Mapping[str, int | None] = field(default_factory=dict)  # the plugin's own limit on a node
 
     def without(self, ended: Sequence[Place]) -> Load:
-        """The same when these runs have ended."""
-        running, of_class = Counter(self.running), Counter(self.running_of_class)
-        running.subtract(place.queue for place in ended)
-        of_class.subtract(place.class_name for place in ended)
+        """The same once these runs have ended."""
+        if not ended:
+            return self
+        running, of_class = dict(self.running), dict(self.running_of_class)
+        for place in ended:
+            running[place.queue] = running.get(place.queue, 0) - 1
+            of_class[place.class_name] = of_class.get(place.class_name, 0) - 1
         return replace(self, running=running, running_of_class=of_class)
 
 
@@ -54,6 +56,19 @@ def is_contended(queues: Sequence[Queue], load: Load) -> bool:
     """Whether these queues may take places from each other: by a limit of the node or of a plugin."""
     concurrency = (load.concurrency_of_class.get(queue.class_name) for queue in queues)
     return load.max_total is not None or any(limit is not None for limit in concurrency)
+
+
+def has_room(queues: Sequence[Queue], load: Load) -> bool:
+    """Whether `allot` would give any of these queues a place, for callers that need not know how many."""
+    if load.max_total is not None and sum(load.running.values()) >= load.max_total:
+        return False
+    for queue in queues:
+        concurrency = load.concurrency_of_class.get(queue.class_name)
+        if concurrency is not None and load.running_of_class.get(queue.class_name, 0) >= concurrency:
+            continue
+        if limit_of(queue, load) > load.running.get(queue.id, 0):
+            return True
+    return False
 
 
 def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:

@@ -12,10 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from disbatch_host.decide.placement import Load
-from disbatch_host.documents.records import NodeRecord, Queue, whole_number
-
-DEAD_AFTER_SECONDS = 30.0  # for nodes that do not say themselves
-_DEFAULT_MAX = 10  # of a node that does not publish its own
+from disbatch_host.documents.records import MAX_PER_QUEUE, NodeRecord, Queue, whole_number
 
 
 def classes_to_claim(node: NodeRecord) -> frozenset[str]:
@@ -51,7 +48,7 @@ def records_of(value: Any) -> list[Mapping[str, Any]]:
 
 def is_alive(node: NodeRecord) -> bool:
     """Whether its heartbeat is recent enough."""
-    return not node.is_stale(DEAD_AFTER_SECONDS)
+    return not node.is_stale()
 
 
 def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
@@ -82,7 +79,7 @@ def load_of(node: NodeRecord, queue: Queue) -> Load:
     running[None] = max(0, (whole_number(heartbeat.get("running")) or 0) - running.total())
     max_per_queue = whole_number(settings.get("max"))
     return Load(
-        max_per_queue=max_per_queue if max_per_queue is not None else _DEFAULT_MAX if threads is None else threads,
+        max_per_queue=max_per_queue if max_per_queue is not None else MAX_PER_QUEUE if threads is None else threads,
         max_total=whole_number(settings.get("max_total")),
         running=running,
         running_of_class=of_class,

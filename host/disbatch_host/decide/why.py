@@ -19,24 +19,22 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from disbatch_host.decide import placement
 from disbatch_host.decide.readings import (
-    DEAD_AFTER_SECONDS,
     broken_of,
     classes_of,
     classes_to_claim,
+    is_alive,
     load_of,
     set_aside_of,
 )
+from disbatch_host.decide.words import ago, asked_by, by_whom, error_line, have, it_has, one_line, since, some
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import Rate, format_duration
 from disbatch_protocol.status import Status
-
-_NAMED_MAX = 3  # nodes or tasks that a sentence names
 
 
 class Code(StrEnum):
@@ -126,7 +124,6 @@ def queue_obstacles(
     *,
     now: datetime,
     queue_id: str = "",
-    dead_after_seconds: float = DEAD_AFTER_SECONDS,
 ) -> list[Why]:
     """What keeps every node from starting tasks of a queue, limits that are reached aside; empty where one can start
     them. Several where several things have to be mended."""
@@ -136,16 +133,16 @@ def queue_obstacles(
         return [Why(Code.QUEUE_FAULT, f"queue {queue.id} cannot be used: {queue.fault}", queue.fault)]
     found = []
     if queue.paused is not None:
-        found.append(Why(Code.PAUSED, f"queue {queue.id} is paused{_by_whom(queue.paused, now)}"))
+        found.append(Why(Code.PAUSED, f"queue {queue.id} is paused{by_whom(queue.paused, now)}"))
     if queue.maxthreads == 0:
         found.append(Why(Code.MAXTHREADS, "maxthreads is 0, so none of its tasks is started"))
     if queue.maxtotal == 0:
         found.append(Why(Code.MAXTOTAL, "maxtotal is 0, so none of its tasks is started"))
-    alive = [one for one in nodes if not one.is_stale(dead_after_seconds)]
+    alive = [one for one in nodes if is_alive(one)]
     if not alive:
         last = min(nodes, key=lambda one: one.age_seconds or 0.0, default=None)
         age = None if last is None else last.age_seconds
-        more = f" (the last heartbeat was that of {last.id}, {_ago(age)})" if last is not None and age else ""
+        more = f" (the last heartbeat was that of {last.id}, {ago(age)})" if last is not None and age else ""
         return [*found, Why(Code.NO_NODE, f"no node is alive{more}", "no node is alive")]
     if not able_nodes(queue, alive):
         found += _why_no_node(queue, alive)
@@ -189,21 +186,19 @@ def _joined(causes: Sequence[Why]) -> str:
     return "; ".join(cause.sentence for cause in causes)
 
 
-# What the task's own status says
-
-
 def _state(snapshot: Snapshot) -> Why | None:
     task, now = snapshot.task, snapshot.now
     if task.fault is not None:
         return Why(Code.DAMAGED, f"its document is damaged, and no node runs it like that: {task.fault}")
     if task.status == Status.RUNNING:
         cancel = task.cancel
-        more = "" if cancel is None else f"; its cancellation was asked for{_by_whom(cancel, now)}"
-        return Why(Code.RUNNING, f"it runs on node {task.node}, since {_since(task.run.get('started'), now)}{more}")
+        more = "" if cancel is None else f"; its cancellation was requested{by_whom(cancel, now)}"
+        seconds = since(task.run.get("started"), now)
+        return Why(Code.RUNNING, f"it has been running on node {task.node} for {seconds}{more}")
     if task.status == Status.CLAIMED:
         claim = task.document.get("claim")
         at = claim.get("at") if isinstance(claim, Mapping) else task.document.get("mtime")
-        return Why(Code.CLAIMED, f"node {task.node} claimed it {_since(at, now)} ago and is about to start it")
+        return Why(Code.CLAIMED, f"node {task.node} claimed it {since(at, now)} ago and is about to start it")
     if task.status == Status.ORPHANED:
         return Why(
             Code.ENDED,
@@ -211,29 +206,17 @@ def _state(snapshot: Snapshot) -> Why | None:
             "retry` or `task cancel` decides what becomes of it",
         )
     if statuses.is_finished(task.status):
-        if task.status not in _NAMED and task.status < Status.FAILED:
+        if task.status not in frozenset(Status) and task.status < Status.FAILED:
             return Why(Code.HELD, f"it has status {task.status}, which no node touches")
         mtime = task.document.get("mtime")
-        ago = f" {_since(mtime, now)} ago" if isinstance(mtime, datetime) else ""
-        return Why(Code.ENDED, f"it has ended{ago}: {statuses.name(task.status)}{_error_of(task)}")
+        when = f" {since(mtime, now)} ago" if isinstance(mtime, datetime) else ""
+        return Why(Code.ENDED, f"it ended{when}: {statuses.name(task.status)}{error_line(task.document)}")
     expires = task.document.get("expires")
     if isinstance(expires, datetime) and expires <= now:
-        return Why(Code.EXPIRED, f"it has expired {_since(expires, now)} ago; the next node that looks cancels it")
+        return Why(Code.EXPIRED, f"it expired {since(expires, now)} ago; the next node that looks cancels it")
     if task.status == Status.CREATED and task.node is not None:
         return Why(Code.HELD, f"its document names node {task.node} although it waits, so no other node may claim it")
     return None
-
-
-_NAMED = frozenset(Status)
-
-
-def _error_of(task: Task) -> str:
-    error = task.document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    if not isinstance(message, str) or not message.strip() or task.status == Status.CONCLUDED:
-        return ""
-    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
-    return f" ({line[:200]})"
 
 
 def _waits_for(snapshot: Snapshot) -> Why | None:
@@ -254,7 +237,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
         moment = not_before.astimezone().isoformat(sep=" ", timespec="seconds")
         in_seconds = format_duration((not_before - now).total_seconds())
         return Why(Code.NOT_DUE, f"it is not due until {moment}, in {in_seconds}{which}")
-    return Why(Code.NOT_DUE, f"it has been due for {_since(not_before, now)}; the next node that looks releases it")
+    return Why(Code.NOT_DUE, f"it has been due for {since(not_before, now)}; the next node that looks releases it")
 
 
 _DELAYS = {
@@ -282,27 +265,13 @@ def _waits_for_tasks(snapshot: Snapshot, waits_for: Sequence[TaskId]) -> Why:
     if failed:
         return Why(
             Code.AFTER_FAILED,
-            f"it waits for {_some(failed)}, which {_have(failed)} not ended well; `disbatch-host task retry` of "
-            f"{'that one' if len(failed) == 1 else 'those'} lets it go on when {_it(failed)} concluded",
+            f"it waits for {some(failed)}, which {have(failed)} not ended well; `disbatch-host task retry` of "
+            f"{'that one' if len(failed) == 1 else 'those'} lets it go on when {it_has(failed)} concluded",
         )
     if gone:
-        return Why(Code.AFTER_FAILED, f"it waits for {_some(gone)}, which {_is(gone)} not there any more: for ever")
-    return Why(Code.AFTER, f"it waits for {_some(open_)} to {'end' if after_any else 'conclude'}")
-
-
-def _have(names: Sequence[str]) -> str:
-    return "has" if len(names) == 1 else "have"
-
-
-def _it(names: Sequence[str]) -> str:
-    return "it has" if len(names) == 1 else "they have"
-
-
-def _is(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-# Why no node runs the queue
+        exist = "exists" if len(gone) == 1 else "exist"
+        return Why(Code.AFTER_FAILED, f"it waits for {some(gone)}, which no longer {exist}: it would wait forever")
+    return Why(Code.AFTER, f"it waits for {some(open_)} to {'end' if after_any else 'conclude'}")
 
 
 def _why_no_node(queue: Queue, alive: Sequence[NodeRecord]) -> list[Why]:
@@ -314,26 +283,26 @@ def _why_no_node(queue: Queue, alive: Sequence[NodeRecord]) -> list[Why]:
     if idle:
         words = [f"{one.id} is {one.state}{_drained_by(one)}" for one in idle]
         others = "" if len(alive) == len(idle) else "; no other living node runs its tasks"
-        found.append(Why(Code.DRAINING, f"node {'; node '.join(words[:_NAMED_MAX])}{_and_more(words)}{others}"))
+        found.append(Why(Code.DRAINING, f"node {some(words, '; node ')}{others}"))
     aside = [one for one in meant if name in set_aside_of(one)]
     if aside:
-        words = [f"{one.id}: {_one_line(set_aside_of(one)[name])}" for one in aside]
-        sentence = f"plugin {name} is set aside on node {'; on node '.join(words[:_NAMED_MAX])}{_and_more(words)}"
+        words = [f"{one.id}: {one_line(set_aside_of(one)[name])}" for one in aside]
+        sentence = f"plugin {name} is set aside on node {some(words, '; on node ')}"
         found.append(Why(Code.SET_ASIDE, sentence, f"set aside on {', '.join(one.id for one in aside)}, see below"))
     broken = [one for one in meant if name in broken_of(one)]
     if broken:
-        words = [f"{one.id}: {_one_line(broken_of(one)[name])}" for one in broken]
-        sentence = f"plugin {name} is broken on node {'; on node '.join(words[:_NAMED_MAX])}{_and_more(words)}"
-        found.append(Why(Code.BROKEN, sentence, f"plugin {name} is broken on {_some([one.id for one in broken])}"))
+        words = [f"{one.id}: {one_line(broken_of(one)[name])}" for one in broken]
+        sentence = f"plugin {name} is broken on node {some(words, '; on node ')}"
+        found.append(Why(Code.BROKEN, sentence, f"plugin {name} is broken on {some([one.id for one in broken])}"))
     if found:
         return found
     if queue.nodes_pin and not meant:
-        not_alive = "which is not alive" if len(queue.nodes_pin) == 1 else "of which none is alive"
-        return [_of_queue(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, {not_alive}")]
+        not_alive = "which is not alive" if len(queue.nodes_pin) == 1 else "none of which is alive"
+        return [_of_queue(Code.PINNED, f"pinned to {some(queue.nodes_pin)}, {not_alive}")]
     if queue.nodes_pin:
-        return [_of_queue(Code.PINNED, f"pinned to {_some(queue.nodes_pin)}, where no plugin {name} is")]
+        return [_of_queue(Code.PINNED, f"pinned to {some(queue.nodes_pin)}, where there is no plugin {name}")]
     if having:
-        ignored = _some([one.id for one in having])
+        ignored = some([one.id for one in having])
         return [_of_queue(Code.IGNORED, f"ignored by {ignored}; no other living node has plugin {name}")]
     near = near_name(name, sorted({one for node in alive for one in classes_of(node)}))
     return [Why(Code.NO_PLUGIN, f"no living node has plugin {name}{f', did you mean {near}?' if near else ''}")]
@@ -345,41 +314,32 @@ def _of_queue(code: Code, note: str) -> Why:
 
 def _drained_by(node: NodeRecord) -> str:
     request = node.requests.get("drain" if node.state != "stopping" else "stop")
-    return f" ({_who(request)})" if isinstance(request, Mapping) else ""
-
-
-# Limits that are reached
+    return f" ({asked_by(request)})" if isinstance(request, Mapping) else ""
 
 
 def _limit(snapshot: Snapshot, queue: Queue) -> Why:
     """Nothing is in the way but limits and the tasks before it."""
-    able = able_nodes(queue, [one for one in snapshot.nodes if not one.is_stale(DEAD_AFTER_SECONDS)])
+    able = able_nodes(queue, [one for one in snapshot.nodes if is_alive(one)])
     full = {node.id: _fullness(queue, node) for node in able}
     before = _before(snapshot)
     in_hand = sum(snapshot.in_hand.values())
     if queue.maxtotal is not None and in_hand >= queue.maxtotal:
-        where = _some([f"{count} on {node}" for node, count in sorted(snapshot.in_hand.items())])
+        where = some([f"{count} on {node}" for node, count in sorted(snapshot.in_hand.items())])
         sentence = f"the maxtotal of its queue is reached: {in_hand} of {queue.maxtotal} run ({where}){before}"
         return Why(Code.MAXTOTAL, f"it waits: {sentence}")
     reached = [why for why in full.values() if why is not None]
     if len(reached) == len(full):
         words = [why.sentence for why in reached]
-        return Why(
-            reached[0].code, f"it waits: no node has room: {'; '.join(words[:_NAMED_MAX])}{_and_more(words)}{before}"
-        )
+        return Why(reached[0].code, f"it waits: no node has room: {some(words, '; ')}{before}")
     if queue.rate is not None:
         rate = f"{queue.rate.count} in {format_duration(queue.rate.seconds)}"
         return Why(Code.RATE, f"it waits: the rate of its queue is {rate}{_by_rate(snapshot, queue.rate)}")
     with_room = [node_id for node_id, why in full.items() if why is None]
     if snapshot.ahead:
-        return Why(Code.TURN, f"it waits its turn{before}; {_some(with_room)} {_has_room(with_room)}")
+        return Why(Code.TURN, f"it waits its turn{before}; {some(with_room)} {have(with_room)} room")
     return Why(
-        Code.TURN, f"nothing is in its way: {_some(with_room)} {_has_room(with_room)} and will claim it in a moment"
+        Code.TURN, f"nothing is in its way: {some(with_room)} {have(with_room)} room and will claim it in a moment"
     )
-
-
-def _has_room(names: Sequence[str]) -> str:
-    return f"{_have(names)} room"
 
 
 def _fullness(queue: Queue, node: NodeRecord) -> Why | None:
@@ -415,48 +375,3 @@ def _by_rate(snapshot: Snapshot, rate: Rate) -> str:
         seconds = format_duration((snapshot.ahead + 1) * rate.interval_seconds)
         return f"{_before(snapshot)}, so it starts in about {seconds}"
     return f", and it is the next one, within {format_duration(rate.interval_seconds)}"
-
-
-# Words
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED_MAX]) + _and_more(names)
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]}…"
-
-
-_LINE_MAX = 300  # characters of a reason
-
-
-def _by_whom(request: Mapping[str, Any], now: datetime) -> str:
-    """` by matt@host 3 s ago: maintenance`, as far as that is known."""
-    at = request.get("at")
-    since = f", {_since(at, now)} ago" if isinstance(at, datetime) else ""
-    by = f" by {request['by']}" if request.get("by") else ""
-    why = f": {request['why']}" if request.get("why") else ""
-    return f"{by}{since}{why}"
-
-
-def _who(request: Mapping[str, Any]) -> str:
-    why = f": {request['why']}" if request.get("why") else ""
-    return f"asked by {request.get('by') or 'somebody'}{why}"
-
-
-def _since(moment: Any, now: datetime) -> str:
-    """How long ago."""
-    if not isinstance(moment, datetime):
-        return "some time"
-    seconds = max(0.0, (now - moment).total_seconds())
-    return format_duration(seconds if seconds < 1 else round(seconds))
-
-
-def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{format_duration(round(seconds))} ago"

@@ -3,8 +3,11 @@
 Responsible for: saying what is to be written and under which condition. Must not know: which store there is, how
 anything is written, who calls.
 
-Rule: every change of a running task is conditional on its `RunKey` (task id, node and the token of this attempt) and
-on the status that it leaves (promise 3: a dead run cannot speak).
+Rules:
+1. Every change of a running task is conditional on its `RunKey` (task id, node and the token of this attempt) and on
+   the status that it leaves (promise 3: a dead run cannot speak).
+2. A change that sets `status` can only be constructed where each status that it may leave may become that one
+   (`disbatch_protocol.status.TRANSITIONS`); any other raises ImpossibleStepError. `transitions` makes them.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 from disbatch_host.documents.records import Document, QueueId, TaskId
 from disbatch_protocol.quantities import Rate
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import Status, check_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,12 @@ class TaskChange:
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if "status" in self.set:
+            check_step(self.statuses, self.set["status"])
+            if self.failed_too:
+                check_step((Status.FAILED,), self.set["status"])
+
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
@@ -88,6 +97,10 @@ class RunChange:
     unset: tuple[str, ...] = ()
     creates: tuple[Document, ...] = field(default=(), repr=False)  # tasks, exactly once, together with this change
     forget_output_of: str | None = None  # the token of an earlier attempt whose output pieces go with this change
+
+    def __post_init__(self) -> None:
+        if "status" in self.set:
+            check_step(self.statuses, self.set["status"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ QueueId = Any  # a string, or an ObjectId that another program has generated
 
 NOBODY = -1  # a task's `node` while nobody has claimed it
 
+# What holds for a node that was told nothing else, and for one whose document does not say.
+MAX_PER_QUEUE = 10  # tasks at once of a queue without `maxthreads`
+HEARTBEAT_SECONDS = 1.0
+DEAD_AFTER_SECONDS = 30.0  # age of its heartbeat at which others take it for dead
+
 
 class Sort(StrEnum):
     """In which order the tasks of a queue that have the same priority are claimed."""
@@ -211,17 +216,17 @@ class NodeRecord:
         version = self.document.get("version")
         return isinstance(version, str) and version.startswith("disbatch-host ")
 
-    def is_stale(self, default_dead_after_seconds: float) -> bool:
+    def is_stale(self, default_dead_after_seconds: float = DEAD_AFTER_SECONDS) -> bool:
         """Whether the heartbeat is older than the age that the node itself has set (or the default)."""
         return self.age_seconds is None or self.age_seconds > self.dead_after_seconds(default_dead_after_seconds)
 
-    def dead_after_seconds(self, default: float) -> float:
+    def dead_after_seconds(self, default: float = DEAD_AFTER_SECONDS) -> float:
         """The age of its heartbeat at which it wants to be taken for dead."""
         return self._setting("dead_after_seconds", default)
 
-    def heartbeat_seconds(self, default: float) -> float:
+    def heartbeat_seconds(self) -> float:
         """The interval of its heartbeat."""
-        return self._setting("heartbeat_seconds", default)
+        return self._setting("heartbeat_seconds", HEARTBEAT_SECONDS)
 
     @property
     def heartbeat_mark(self) -> object:

@@ -2,12 +2,18 @@
 
 Responsible for: what claims, runs, time, the end of another task and people make of a task document. Must not know:
 processes, stores, the event loop.
+
+Rules:
+1. The `status` of a task that exists is set by these changes and by the steps of `steps`, and by nothing else; a step
+   that `disbatch_protocol.status.TRANSITIONS` does not have raises ImpossibleStepError.
+2. What becomes of a run that has ended, or was lost, is decided by `disbatch_protocol.outcome.conclude`; this module
+   writes its conclusion down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,12 +21,14 @@ from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
 from disbatch_host.documents.records import NOBODY, Document, Task
 from disbatch_host.documents.requests import cancelled_in_words, with_cancel
 from disbatch_host.documents.run_record import attempts_with
-from disbatch_protocol.outcome import Conclusion, Outcome, Reason
-from disbatch_protocol.status import Status, is_finished, may_become
+from disbatch_host.documents.steps import entering
+from disbatch_protocol.outcome import Conclusion, ExitRule, Outcome, Reason, RetryPolicy, RunEnd, conclude
+from disbatch_protocol.status import WAITING, Status, is_finished, may_become
 from disbatch_protocol.status import name as status_name
 
 # What a new attempt begins without; `log` goes on over all attempts.
 _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
+_EXPIRED = "it was not started before it expired"
 
 
 def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
@@ -29,7 +37,7 @@ def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: dateti
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
-        set={"status": int(Status.RUNNING), "mtime": now, "run": dict(run), "stdout": "", "stderr": ""},
+        set={**entering(Status.RUNNING, now), "run": dict(run), "stdout": "", "stderr": ""},
         unset=_OF_ONE_ATTEMPT,
         forget_output_of=earlier if isinstance(earlier, str) else None,
     )
@@ -45,7 +53,7 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
-        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        set={**entering(Status.CREATED, now), "node": NOBODY},
         unset=("claim",),
     )
 
@@ -53,35 +61,11 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
 def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
     claimed."""
-    fields: Document = {"status": int(Status.CREATED), "node": NOBODY, "mtime": now}
+    fields: Document = {**entering(Status.CREATED, now), "node": NOBODY}
     if task.run:
         fields["run"] = dict(task.run)
     unset = ("claim",) if task.run else ("claim", "run")
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields, unset=unset)
-
-
-def unheard_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
-    """Running → Created, where the node that made it so has not heard of it and so has started nothing. What the
-    document said of an attempt before is gone; its number stays."""
-    run = {
-        **task.run,
-        "ended": now,
-        "reason": str(Reason.START_FAILED),
-        "outcome": str(Outcome.RETURNED),
-        "attempt_used": False,
-    }
-    message = "disbatch-host: the store's answer to the claim was lost; nothing was started"
-    return end_change(
-        task,
-        key,
-        left=Status.RUNNING,
-        run=run,
-        conclusion=Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False),
-        error={"code": str(Reason.START_FAILED), "message": message},
-        fields={},
-        not_before=None,
-        now=now,
-    )
 
 
 def end_change(
@@ -100,11 +84,11 @@ def end_change(
     """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
     concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
     names a delay; `creates` are its follow-up tasks."""
-    changes: Document = {**fields, "status": conclusion.status, "mtime": now, "run": dict(run)}
+    changes: Document = {**fields, **entering(conclusion.status, now), "run": dict(run)}
     unset = []
     if error is not None:
         changes["error"] = dict(error)
-    if conclusion.status in (Status.CREATED, Status.BLOCKED):
+    if conclusion.status in WAITING:
         changes["node"] = NOBODY
         changes["attempts"] = attempts_with(task, run, error, conclusion.status)
         unset.append("claim")
@@ -113,6 +97,13 @@ def end_change(
     if conclusion.status == Status.CANCELLED:
         unset.append("cancel")  # it is done; of any other end that waits on, it is still to be done
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
+
+
+def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, where the store's answer to the claim that made it so was lost: the node does not know of it,
+    and has started nothing. What the document said of an attempt before is gone; its number stays."""
+    message = "disbatch-host: the store's answer to the claim was lost; nothing was started"
+    return _change_of_lost(task, key, Reason.START_FAILED, {Outcome.RETURNED: message}, now=now)
 
 
 def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
@@ -124,36 +115,54 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
     key = RunKey(task.id, node, task.token)
     if task.status == Status.CLAIMED:
         return give_back_change(key, now=now)
-    run = {**task.run, "ended": now, "reason": str(Reason.LOST)}
+    lost = f"disbatch-host: node {node} was lost while this task ran"
+    messages = {
+        Outcome.RETURNED: f"{lost}; it is run again",
+        Outcome.ORPHANED: (
+            f"{lost}; whether it has done its work is not known, and its plugin does not say that running it twice "
+            "does no harm"
+        ),
+    }
+    return _change_of_lost(task, key, Reason.LOST, messages, now=now)
+
+
+def _change_of_lost(
+    task: Task, key: RunKey, reason: Reason, messages: Mapping[Outcome, str], *, now: datetime
+) -> RunChange:
+    """The end of a run that nobody has seen end, as `conclude` decides it; `messages` says it of each outcome."""
+    rules = _RecordedRules(idempotent=task.run.get("idempotent") is True)
+    # Neither the number of the attempt nor chance counts for these reasons.
+    conclusion = conclude(RunEnd(reason=reason), rules, attempt=1, chance=0.0)
+    run = {
+        **task.run,
+        "ended": now,
+        "reason": str(reason),
+        "outcome": str(conclusion.outcome),
+        "attempt_used": conclusion.attempt_used,
+    }
     started = run.get("started")
-    if isinstance(started, datetime):
+    if reason is Reason.LOST and isinstance(started, datetime):
         run["seconds"] = max(0.0, (now - started).total_seconds())
-    if task.run.get("idempotent") is True:
-        run |= {"outcome": str(Outcome.RETURNED), "attempt_used": True}
-        error = {
-            "code": "lost",
-            "message": f"disbatch-host: node {node} was lost while this task ran; it is run again",
-        }
-        conclusion = Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, delay_seconds=None, attempt_used=True)
-    else:
-        run |= {"outcome": str(Outcome.ORPHANED), "attempt_used": True}
-        message = (
-            f"disbatch-host: node {node} was lost while this task ran; whether it has done its work is not known, "
-            "and its plugin does not say that running it twice does no harm"
-        )
-        error = {"code": "lost", "message": message}
-        conclusion = Conclusion(outcome=Outcome.ORPHANED, status=Status.ORPHANED, delay_seconds=None, attempt_used=True)
     return end_change(
         task,
         key,
         left=Status.RUNNING,
         run=run,
         conclusion=conclusion,
-        error=error,
+        error={"code": str(reason), "message": messages[conclusion.outcome]},
         fields={},
         not_before=None,
         now=now,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RecordedRules:
+    """Of its plugin's manifest, what a run has recorded: all that decides what becomes of one that was lost."""
+
+    idempotent: bool
+    exit_codes: Mapping[int, ExitRule] = field(default_factory=dict)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
@@ -165,7 +174,7 @@ def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> T
         return TaskChange(task_id=task.id, statuses=frozenset({int(Status.RUNNING)}), set={"cancel": dict(request)})
     if not may_become(task.status, Status.CANCELLED):
         return None
-    return unstarted_end_change(
+    return _unstarted_end_change(
         task,
         code="cancelled",
         message=cancelled_in_words(request),
@@ -177,38 +186,33 @@ def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> T
 def expire_change(task: Task, *, now: datetime) -> TaskChange:
     """A waiting task whose `expires` has come: Cancelled, by nobody; unless it was changed since it was read."""
     message = "it expired while it waited for its next attempt" if task.run.get("attempt") else _EXPIRED
-    change = unstarted_end_change(task, code="expired", message=message, more={}, now=now)
-    mtime = task.document.get("mtime")
-    return replace(change, mtime=mtime if isinstance(mtime, datetime) else None)
+    change = _unstarted_end_change(task, code="expired", message=message, more={}, now=now)
+    return replace(change, mtime=_mtime_of(task))
+
+
+def _unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
+    """Waiting, Claimed or Orphaned → Cancelled."""
+    error = {"code": code, "message": f"disbatch-host: {message}"}
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(task.status)}),
+        set={**entering(Status.CANCELLED, now), "node": NOBODY, "error": error, **more},
+        unset=("claim", "cancel", "not_before"),
+    )
 
 
 def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:
     """Claimed → Cancelled: somebody had asked for it while an earlier attempt ran."""
     error = {"code": "cancelled", "message": f"disbatch-host: {cancelled_in_words(request)}"}
-    run = with_cancel(task.run, request)
-    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, "run": run}
+    fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error, "run": with_cancel(task.run, request)}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim", "cancel"))
 
 
 def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Cancelled: it expired before anybody could start it."""
     error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}
-    fields = {"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error}
+    fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
-
-
-_EXPIRED = "it was not started before it expired"
-
-
-def unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
-    """Waiting, Claimed or Orphaned → Cancelled."""
-    error = {"code": code, "message": f"disbatch-host: {message}"}
-    return TaskChange(
-        task_id=task.id,
-        statuses=frozenset({int(task.status)}),
-        set={"status": int(Status.CANCELLED), "node": NOBODY, "mtime": now, "error": error, **more},
-        unset=("claim", "cancel", "not_before"),
-    )
 
 
 def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
@@ -217,21 +221,19 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
         return None
     fields: Document = {
-        "status": int(Status.CREATED),
+        **entering(Status.CREATED, now),
         "node": NOBODY,
-        "mtime": now,
         "retried": {**request, "attempts": task.last_attempt},
     }
     if task.run.get("attempt"):
         error = task.document.get("error")
         fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
-    if "cancelled" in task.run:  # is told by `attempts`
+    if "cancelled" in task.run:  # `attempts` tells that
         fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
-    mtime = task.document.get("mtime")
     return TaskChange(
         task_id=task.id,
         statuses=frozenset({int(task.status)}),
-        mtime=mtime if isinstance(mtime, datetime) else None,
+        mtime=_mtime_of(task),
         set=fields,
         unset=("claim", "cancel", "not_before", "error", "result", "progress", "expires"),
     )
@@ -244,12 +246,11 @@ def release_change(task: Task, *, now: datetime) -> TaskChange | None:
         return None
     error = task.document.get("error")
     is_waiting_error = isinstance(error, Mapping) and error.get("code") == "after_failed"
-    mtime = task.document.get("mtime")
     return TaskChange(
         task_id=task.id,
         statuses=frozenset({int(Status.BLOCKED)}),
-        mtime=mtime if isinstance(mtime, datetime) else None,
-        set={"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
+        mtime=_mtime_of(task),
+        set={**entering(Status.CREATED, now), "node": NOBODY},
         unset=("after", "after_any", "not_before", *(("error",) if is_waiting_error else ())),
     )
 
@@ -257,7 +258,7 @@ def release_change(task: Task, *, now: datetime) -> TaskChange | None:
 def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange | None:
     """What the end of a task makes of one that waits for it; None where nothing changes.
 
-    It waits no longer where the other has concluded well, or where it does not mind (`after_any`). Else it stays
+    It no longer waits where the other has concluded, or where any end will do (`after_any`). Otherwise it stays
     Blocked, with the reason, until the other is run again and concludes, or a person cancels or releases it.
     """
     after = follower.document.get("after")
@@ -273,7 +274,7 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
         else:
             unset.append("after")
             if "not_before" not in follower.document:
-                fields["status"] = int(Status.CREATED)
+                fields |= entering(Status.CREATED, now)
         if is_about_ended or not left:
             unset.append("error")
     elif is_about_ended:
@@ -284,16 +285,21 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
             f"until that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
         )
         fields = {"mtime": now, "error": {"code": "after_failed", "message": message, "task": str(ended.id)}}
-    mtime = follower.document.get("mtime")
     return TaskChange(
         task_id=follower.id,
         statuses=frozenset({int(Status.BLOCKED)}),
-        mtime=mtime if isinstance(mtime, datetime) else None,
+        mtime=_mtime_of(follower),
         set=fields,
         unset=tuple(unset),
     )
 
 
-def told_change(ended: Task) -> TaskChange:
-    """All that wait for this task know how it has ended."""
+def followers_told_change(ended: Task) -> TaskChange:
+    """All tasks that wait for this one know how it ended."""
     return TaskChange(task_id=ended.id, statuses=frozenset({int(ended.status)}), set={"awaited": False})
+
+
+def _mtime_of(task: Task) -> datetime | None:
+    """As it was read: the guard of a change that must not overwrite another one."""
+    mtime = task.document.get("mtime")
+    return mtime if isinstance(mtime, datetime) else None

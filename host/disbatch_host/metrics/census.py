@@ -17,15 +17,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from disbatch_host.documents.records import QueueId
 from disbatch_host.errors import StoreError
-from disbatch_host.store.contract import Store
+from disbatch_host.store.contract import Connection, Nodes, Tasks
 
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0  # between two counts, at least
 PAUSE_PER_SECOND = 20.0  # rule 3: seconds of rest for each second that a count takes
+
+
+class CountedStore(Connection, Tasks, Nodes, Protocol):
+    """What is asked of a store to count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +52,10 @@ def pause_after(took_seconds: float) -> float:
 class CensusTaker:
     """Counts in a thread of its own, which begins with the first question."""
 
-    def __init__(self, new_store: Callable[[], Store]) -> None:
+    def __init__(self, new_store: Callable[[], CountedStore]) -> None:
         """`new_store` gives a store that nobody else uses, not opened yet."""
         self._new_store = new_store
-        self._store: Store | None = None
+        self._store: CountedStore | None = None
         self._is_open = False
         self._thread: threading.Thread | None = None
         self._change = threading.Condition()

@@ -15,57 +15,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter as Count
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from disbatch_host import __version__
 from disbatch_host.documents.records import Task
+from disbatch_host.metrics import exposition
 from disbatch_host.metrics.census import Census
-from disbatch_protocol import status as statuses
+from disbatch_host.metrics.exposition import OTHER, Labels, StoreThreadView
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
-
-QUEUES_MAX = 200
-CLASSES_MAX = 200
-NODES_MAX = 200
-OTHER = "other"
 
 RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 WAIT_BUCKETS = (0.01, 0.1, 1, 10, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
 WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 _NEVER_STARTED = frozenset({Reason.PARAMETERS, Reason.START_FAILED})
-
-
-class StoreThreadView(Protocol):
-    """What there is to see of the store thread, from any thread."""
-
-    @property
-    def records_waiting(self) -> int: ...
-
-    @property
-    def is_away(self) -> bool: ...
-
-
-class _Labels:
-    """A bounded set of names."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._of: dict[object, str] = {}
-
-    def of(self, name: object) -> str:
-        label = self._of.get(name)
-        if label is None:
-            if len(self._of) >= self._most:
-                return OTHER
-            label = self._of[name] = str(name)
-        return label
 
 
 class Metrics:
@@ -75,7 +44,7 @@ class Metrics:
     def __init__(self, node_id: str, *, store_kind: str) -> None:
         self._node_id = node_id
         self._store_kind = store_kind
-        self._queues, self._classes, self._nodes = _Labels(QUEUES_MAX), _Labels(CLASSES_MAX), _Labels(NODES_MAX)
+        self._labels = Labels()
         self._living: Mapping[str, Any] = {}  # as the last heartbeat told it
         self._reached_at: float | None = None  # monotonic; when a heartbeat was last written
         self._store_thread: StoreThreadView | None = None
@@ -113,8 +82,6 @@ class Metrics:
         self._waits_of: dict[object, Histogram] = {}
         self._census: Census | None = None
 
-    # --- told by the node
-
     def note_claimed(self, task: Task) -> None:
         """A task was claimed. Those that were tried before, or put off, have waited for something else as well."""
         claim, ctime = task.document.get("claim"), task.document.get("ctime")
@@ -123,7 +90,7 @@ class Metrics:
             return
         waits = self._waits_of.get(task.queue)
         if waits is None:
-            label = self._queues.of(task.queue)
+            label = self._labels.queues.of(task.queue)
             waits = self._waits.labels(label)
             if label != OTHER:  # else this table would have no bound
                 self._waits_of[task.queue] = waits
@@ -138,7 +105,7 @@ class Metrics:
         key = (queue, class_name, conclusion.outcome, reason)
         found = self._ended_of.get(key)
         if found is None:
-            labels = self._queues.of(queue), self._classes.of(class_name)
+            labels = self._labels.queues.of(queue), self._labels.classes.of(class_name)
             found = (
                 self._ended.labels(*labels, str(conclusion.outcome), str(reason or "")),
                 self._seconds.labels(labels[1]),
@@ -164,8 +131,6 @@ class Metrics:
     def watch_store_thread(self, store_thread: StoreThreadView) -> None:
         """Where to look, at a scrape, for how the store thread gets on."""
         self._store_thread = store_thread
-
-    # --- asked from outside
 
     @property
     def silent_seconds(self) -> float | None:
@@ -195,88 +160,7 @@ class Metrics:
                 "python": ".".join(map(str, sys.version_info[:3])),
             },
         )
-        yield from self._of_store_thread()
-        yield from self._of_node(self._living)
+        yield from exposition.of_store(self._store_thread, self.silent_seconds)
+        yield from exposition.of_node(self._living, self._labels)
         if self._census is not None:
-            yield from self._of_census(self._census)
-
-    def _of_store_thread(self) -> Iterable[Metric]:
-        thread = self._store_thread
-        if thread is not None:
-            yield GaugeMetricFamily(
-                "disbatch_store_records_waiting", "Changes that are not written yet.", value=thread.records_waiting
-            )
-            yield GaugeMetricFamily(
-                "disbatch_store_away", "1 while changes cannot be written.", value=int(thread.is_away)
-            )
-        silent = self.silent_seconds
-        if silent is not None:
-            yield GaugeMetricFamily(
-                "disbatch_store_silent_seconds", "Since a heartbeat was last written.", value=silent
-            )
-
-    def _of_node(self, living: Mapping[str, Any]) -> Iterable[Metric]:
-        if not living:
-            return
-        heartbeat = living["heartbeat"]
-        yield GaugeMetricFamily("disbatch_node_runs", "Runs in hand on this node.", value=heartbeat["running"])
-        state = GaugeMetricFamily("disbatch_node_state", "1 for the state that the node is in.", labels=("state",))
-        state.add_metric((str(living["state"]),), 1)
-        yield state
-        running, limits = Count[str](), Count[str]()
-        for queue in heartbeat["queues"]:
-            label = self._queues.of(queue["queue"])
-            running[label] += queue["processing"]
-            limits[label] += queue["threads"]
-        yield _gauge("disbatch_node_running", "Tasks in hand on this node, by queue.", "queue", running)
-        yield _gauge("disbatch_node_limit", "How many it may have in hand at once, by queue.", "queue", limits)
-        total = living["settings"]["max_total"]
-        if total is not None:
-            yield GaugeMetricFamily("disbatch_node_limit_total", "How many over all queues.", value=total)
-        plugins = {
-            "usable": len(living["queuetypes"]) - len(living["set_aside"]),
-            "set_aside": len(living["set_aside"]),
-            "broken": len(living["broken"]),
-        }
-        yield _gauge("disbatch_plugins", "Plugins of this node, by what it can do with them.", "state", plugins)
-        aside = {self._classes.of(one["class"]): 1 for one in living["set_aside"]}
-        yield _gauge("disbatch_plugin_set_aside", "1 for each class that this node does not run.", "class", aside)
-
-    def _of_census(self, census: Census) -> Iterable[Metric]:
-        tasks, oldest, ages = Count[tuple[str, str]](), dict[str, float](), dict[str, float]()
-        for queue, counts in census.by_status.items():
-            for status, count in counts.items():
-                tasks[self._queues.of(queue), _status_word(status)] += count
-        family = GaugeMetricFamily("disbatch_tasks", "Tasks in the store.", labels=("queue", "status"))
-        for labels, count in tasks.items():
-            family.add_metric(labels, count)
-        yield family
-        # Counted a moment ago, and older by that moment since.
-        since = time.monotonic() - census.at
-        for queue, age in census.oldest_waiting_seconds.items():
-            label = self._queues.of(queue)
-            oldest[label] = max(age + since, oldest.get(label, 0.0))
-        for node, age in census.heartbeat_age_seconds.items():
-            label = self._nodes.of(node)
-            ages[label] = max(age, ages.get(label, 0.0))
-        yield _gauge("disbatch_oldest_waiting_seconds", "Age of the oldest task that waits.", "queue", oldest)
-        yield _gauge("disbatch_heartbeat_age_seconds", "Of each node's last heartbeat.", "node", ages)
-        yield GaugeMetricFamily(
-            "disbatch_census_timestamp_seconds", "When the store was last counted.", value=time.time() - since
-        )
-        yield GaugeMetricFamily("disbatch_census_seconds", "How long that took.", value=census.took_seconds)
-
-
-def _gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, help_text, labels=(label,))
-    for text, value in values.items():
-        family.add_metric((text,), value)
-    return family
-
-
-def _status_word(status: int) -> str:
-    """One word for all failures that plugins have named, and one for what nobody has: few labels."""
-    try:
-        return statuses.kind(status).name.lower()
-    except ValueError:
-        return OTHER
+            yield from exposition.of_census(self._census, self._labels)

@@ -6,6 +6,7 @@ Responsible for: the forms. Must not know: when they are written, what follows f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from disbatch_host.decide import placement
@@ -16,17 +17,27 @@ from disbatch_host.plugin.classes import Classes
 BROKEN_NAMED_MAX = 20  # broken plugins that a node's document tells of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSettings:
+    """The settings of a node that its document shows to others."""
+
+    heartbeat_seconds: float
+    dead_after_seconds: float
+    max: int
+    max_total: int | None
+
+
 def living_fields(
     *,
     state: str,
     classes: Classes,
     queues: Sequence[Queue],
     load: Load,
-    settings: Mapping[str, Any],
+    settings: ShownSettings,
     pid: int,
     running: int,
 ) -> Document:
-    """What each heartbeat renews. `queues`: those that the node serves; `settings`: those that others are to see."""
+    """What each heartbeat renews. `queues`: those that the node serves."""
     return {
         "state": state,
         "queuetypes": [
@@ -48,7 +59,7 @@ def living_fields(
         "set_aside": [
             {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in classes.set_aside.items()
         ],
-        "settings": dict(settings),
+        "settings": asdict(settings),
         "heartbeat": {"pid": pid, "running": running, "queues": [_of_queue(queue, load) for queue in queues]},
     }
 

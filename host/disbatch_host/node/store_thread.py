@@ -9,9 +9,9 @@ Rules:
 2. While nothing is to be done, the thread looks now and then whether others have written (`Store.written_by_others`).
 3. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
 4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
-   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
+   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
    decides.
-5. What waits in memory is bounded: who has much to record asks for `room` first, and keeps it on disk until then.
+5. What waits in memory is bounded: a run with much to record awaits `room` first, and keeps it on disk until then.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey
+from disbatch_host.documents.changes import OutputChunk, Place, RunChange, RunKey
 from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
-from disbatch_host.node.write_budget import Room
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.write_budget import WriteBudget
 from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)
@@ -39,18 +40,15 @@ Result = TypeVar("Result")
 
 _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
-_TURN_SECONDS = 0.001  # from the beginning of a turn to that of the next; an idle node has none to wait for
-_WATCH_SECONDS = 0.007  # between two looks whether others have written: some 20 µs each, 0.3 % of a core
 _KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
 _LARGE_BYTES = 2**16  # smaller records need no room; of each run there is one at most
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0  # between attempts to reach a store that is away
 
 
 @dataclass(slots=True, eq=False)
 class _Record:
     change: RunChange | None
     chunks: Sequence[OutputChunk]
-    note: object
+    frees: Place | None
     answer: asyncio.Future[bool]
 
     @property
@@ -60,7 +58,7 @@ class _Record:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    function: Callable[[Store, Sequence[Any]], Any]
+    function: Callable[[Store, Sequence[Place]], Any]
     answer: asyncio.Future[Any] = field(repr=False)
     after: int  # not before so many records have their answers
 
@@ -74,12 +72,14 @@ class StoreThread:
         *,
         on_change: Callable[[], None] | None = None,
         on_written: Callable[[float], None] | None = None,
+        pace: Pace = Pace(),
     ) -> None:
         """`on_change` is called in the event loop when somebody else has written, where the store can tell.
         `on_written` is told, in the thread, how many seconds each batch took that was written."""
         self._store = store
         self._on_change = on_change
         self._on_written = on_written
+        self._pace = pace
         self._can_tell = on_change is not None
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: look around
@@ -93,7 +93,7 @@ class StoreThread:
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
-        self._room = Room(_KEPT_BYTES_MAX)
+        self._write_budget = WriteBudget(_KEPT_BYTES_MAX)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
 
     @property
@@ -105,30 +105,30 @@ class StoreThread:
         self._thread.start()
 
     def record(
-        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, note: object = None
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
         """Write a change and the pieces before it. The future says True once that is durable, False where the change
         was refused (somebody else owns the task by now), or raises StoreError where the store will never take it.
-        `note`: for `call_after_records`."""
-        record = _Record(change, chunks, note, self._loop.create_future())
+        `frees`: the place that is free once that is written; see `call_after_records`."""
+        record = _Record(change, chunks, frees, self._loop.create_future())
         size = record.size + _text_size(change)
         if size >= _LARGE_BYTES:
-            self._room.take(size, record.answer)
+            self._write_budget.take(size, record.answer)
         self._recorded += 1
         return self._submit(record)
 
     async def room(self) -> None:
-        """To be awaited directly before a record that is large, so that not everything that runs have to say is in
-        memory at once while the store is slow, or away."""
-        await self._room.some()
+        """Awaited directly before a large record, so that the output of all runs is not in memory at once while the
+        store is slow, or away."""
+        await self._write_budget.wait_for_room()
 
     def call(self, function: Callable[[Store], Result]) -> asyncio.Future[Result]:
         """Call something with the store, with the next batch. The future raises what the call raises."""
         return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
 
-    def call_after_records(self, function: Callable[[Store, Sequence[Any]], Result]) -> asyncio.Future[Result]:
+    def call_after_records(self, function: Callable[[Store, Sequence[Place]], Result]) -> asyncio.Future[Result]:
         """Call something when everything that was recorded before is written, and not at all where that is not possible
-        now. It is given the notes of what was recorded later and is written before it all the same."""
+        now. It is given the places that are freed by what was recorded later and is written before it all the same."""
         return self._submit(_Call(function, self._loop.create_future(), self._recorded))
 
     def expect_call(self, within_seconds: float) -> None:
@@ -137,7 +137,7 @@ class StoreThread:
         self._expected_until = time.monotonic() + within_seconds
 
     def hurry(self) -> None:
-        """The node shall leave soon: an attempt that waits for its turn is not waited for."""
+        """The node is to leave soon: an attempt that waits for its turn is not waited for."""
         self._store.hurry()
 
     def give_up(self) -> None:
@@ -159,15 +159,12 @@ class StoreThread:
             self._inbox.put(item)
         return item.answer
 
-    # --- in the thread
-
     def _work(self) -> None:
-        pause_seconds = _FIRST_RETRY_SECONDS
+        pause_seconds = self._pace.first_retry_seconds
         while True:
             # What `stop` puts into the inbox may have been taken out in a pause: then nothing more comes to wait for.
-            self._take_in(
-                wait=not (self._records or self._is_stopping), timeout=_WATCH_SECONDS if self._can_tell else None
-            )
+            timeout = self._pace.watch_seconds if self._can_tell else None
+            self._take_in(wait=not (self._records or self._is_stopping), timeout=timeout)
             self._look_for_changes()
             if not self._records and not self._calls:
                 if self._is_stopping:
@@ -180,15 +177,15 @@ class StoreThread:
             if batch and is_written and self._on_written is not None:
                 self._on_written(time.monotonic() - began)
             calls = self._take_calls_due(len(batch) if is_written else 0)
-            late = [self._late_notes(call, batch) if is_written else () for call in calls]
+            freed = [self._freed_late(call, batch) if is_written else () for call in calls]
             if is_written:
                 self._answered += len(batch)
-            self._carry_out(calls, late, is_away=not is_written)
+            self._carry_out(calls, freed, is_away=not is_written)
             if not is_written:
                 self._fail(self._calls, StoreUnreachableError("what was recorded before could not be written"))
                 self._calls.clear()
             if is_written:
-                pause_seconds = _FIRST_RETRY_SECONDS
+                pause_seconds = self._pace.first_retry_seconds
             elif self._give_up:
                 log.error("%d changes could not be written before the node stopped", len(batch) + len(self._records))
                 self._fail([*batch, *self._records], StoreUnreachableError("the store could not be reached"))
@@ -197,7 +194,7 @@ class StoreThread:
             else:
                 self._records.extendleft(reversed(batch))
                 self._pause(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, _LAST_RETRY_SECONDS)
+                pause_seconds = min(2 * pause_seconds, self._pace.last_retry_seconds)
 
     def _take_in(self, *, wait: bool, timeout: float | None = None) -> None:
         """Everything that is in the inbox; where nothing is and `wait`, the first thing that comes."""
@@ -215,7 +212,7 @@ class StoreThread:
     def _look_for_changes(self) -> None:
         if self._can_tell and self._on_change is not None:
             now = time.monotonic()
-            if now - self._last_look < _WATCH_SECONDS / 2:
+            if now - self._last_look < self._pace.watch_seconds / 2:
                 return
             self._last_look = now
             has_changed = self._store.written_by_others()
@@ -226,7 +223,7 @@ class StoreThread:
     def _gather(self) -> None:
         """While there is much to do, let a moment pass between two turns: a commit costs about the same for one change
         as for five."""
-        left = self._last_turn + _TURN_SECONDS - time.monotonic()
+        left = self._last_turn + self._pace.turn_seconds - time.monotonic()
         if left > 0:
             time.sleep(left)
             self._take_in(wait=False)
@@ -266,10 +263,10 @@ class StoreThread:
             batch.append(record)
         return batch
 
-    def _late_notes(self, call: _Call, batch: Sequence[_Record]) -> list[object]:
-        """Of what is written now: what was recorded after the call was made."""
+    def _freed_late(self, call: _Call, batch: Sequence[_Record]) -> list[Place]:
+        """The places that this batch frees, as far as it was recorded after the call was made."""
         late = batch[max(0, call.after - self._answered) :]
-        return [record.note for record in late if record.note is not None]
+        return [record.frees for record in late if record.frees is not None]
 
     def _write_with_calls(self, batch: list[_Record]) -> bool:
         """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
@@ -280,7 +277,7 @@ class StoreThread:
         try:
             with self._store.together():
                 refused = self._commit(batch)
-                results = [call.function(self._store, self._late_notes(call, batch)) for call in calls]
+                results = [call.function(self._store, self._freed_late(call, batch)) for call in calls]
         except Exception as error:  # whatever it is, it comes again where it can be told apart
             log.debug("a batch was not written together with its calls: %s", error)
             self._calls.extendleft(reversed(calls))
@@ -321,13 +318,13 @@ class StoreThread:
         changes = [record.change for record in batch if record.change is not None]
         return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
-    def _carry_out(self, calls: Sequence[_Call], late: Sequence[Sequence[object]], *, is_away: bool) -> None:
-        """`late`: the notes that each of them is given."""
+    def _carry_out(self, calls: Sequence[_Call], freed: Sequence[Sequence[Place]], *, is_away: bool) -> None:
+        """`freed`: the places that each of them is given."""
         for number, call in enumerate(calls):
             try:
                 if is_away and self._give_up:
                     raise StoreUnreachableError("the store is away and the node is leaving")
-                result = call.function(self._store, late[number])
+                result = call.function(self._store, freed[number])
             except StoreUnreachableError as error:
                 # The others would find out the same, each after seconds of waiting.
                 self._post(functools.partial(_set_exception, [one.answer for one in calls[number:]], error))
@@ -339,7 +336,7 @@ class StoreThread:
 
     def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
         for record in records:
-            record.note = None  # what it says has not come true
+            record.frees = None  # its run still stands in the store
         self._fail(records, error)
 
     def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:

@@ -6,17 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Watcher
-
-_WAIT_SECONDS = 5.0  # only how often the thread looks whether it shall end, should closing the watcher not wake it
 
 
 class WatchThread:
     """Calls `wake` in the event loop, soon after each change of the store and at most once for many."""
 
-    def __init__(self, watcher: Watcher, wake: Callable[[], None]) -> None:
+    def __init__(self, watcher: Watcher, wake: Callable[[], None], *, pace: Pace = Pace()) -> None:
         self._watcher = watcher
         self._wake = wake
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
@@ -33,7 +33,7 @@ class WatchThread:
 
     def _work(self) -> None:
         while not self._is_stopping.is_set():
-            if self._watcher.wait(_WAIT_SECONDS) and not self._is_stopping.is_set():
+            if self._watcher.wait(self._pace.watcher_seconds) and not self._is_stopping.is_set():
                 try:
                     self._loop.call_soon_threadsafe(self._wake)
                 except RuntimeError:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, results, selection
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control, times
 from disbatch_host.client.control import Outcome
 from disbatch_host.client.finding import find_named

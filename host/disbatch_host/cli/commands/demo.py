@@ -14,15 +14,16 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import INTERRUPTED, common_options
+from disbatch_host.cli.frame import INTERRUPTED, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, new_task
 from disbatch_host.errors import ExitCode, PluginError, UsageError
-from disbatch_host.node.node import NodeSettings, run_node
+from disbatch_host.node.node import run_node
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.plugin.new import bundled
 from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
@@ -109,7 +110,7 @@ def _run_node(store: Store, plugins: Path, total: int) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    settings = NodeSettings(node_id=_NODE_ID, plugin_directories=[plugins], max_total=_AT_ONCE, until_idle=True)
+    settings = NodeSettings(node_id=_NODE_ID, plugins=[plugins], max_total=_AT_ONCE, until_idle=True)
     console = Console(stderr=True)
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -9,7 +9,7 @@ from typing import IO, Any
 import click
 
 from disbatch_host.cli import common, render, selection
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client import exporting
 from disbatch_host.client.complete_file import complete_file
 from disbatch_host.documents.changes import TaskFilter

@@ -13,7 +13,7 @@ import click
 
 from disbatch_host.cli import common, parameters, render, when
 from disbatch_host.cli.commands.push import known_plugin
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import OpenFile, kept, opened, rows_of

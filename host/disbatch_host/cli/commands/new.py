@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.new import scaffold
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.node_table import NONE_YET, life_cell, print_nodes
 from disbatch_host.client.nodes import Asked, Nodes, to_json
 from disbatch_host.decide import readings

@@ -8,7 +8,7 @@ import sys
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.output import Piece, follow_output, output_pieces
 from disbatch_host.documents.records import TaskId

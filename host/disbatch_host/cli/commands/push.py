@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disbatch_host.cli import common, parameters, render, when
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.pushing import (
     BATCH,

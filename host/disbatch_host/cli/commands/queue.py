@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client.queues import (
     LIMIT_MAX,
     LIMITS,

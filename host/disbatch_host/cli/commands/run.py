@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host import logs
-from disbatch_host.cli import common
+from disbatch_host.cli import common, exposure
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
-from disbatch_host.node.node import NodeSettings, run_node
+from disbatch_host.node.node import run_node
 from disbatch_host.plugin.catalog import require_directory
-from disbatch_host.settings import Settings, resolve
+from disbatch_host.settings.values import NodeSettings, Settings, Source, resolve
 from disbatch_host.store.contract import Access
 from disbatch_host.store.open import open_store
 
@@ -24,26 +24,30 @@ log = logging.getLogger(__name__)
 
 
 def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
-    """Run a node until it is told to stop; its exit code. SIGHUP makes it settle its settings anew: the options and
+    """Run a node until it is told to stop; its exit code. SIGHUP makes it settle its settings again: the options and
     variables are what they were, the configuration file may have changed."""
     if options.get("json"):
         raise UsageError("--json is for commands that read, not for running a node")
     given = {**options, **{name: value for name, value in node_options.items() if value is not None}}
     settings = resolve(given)
-    logs.set_up(settings.log_level, settings.log_format, node_id=settings.node_id)
-    if settings.store_exposure is not None:  # commands that are over in a moment do not say it each time
-        log.warning("%s", settings.store_exposure)
+    logs.set_up(settings.log_level, settings.log_format, node_id=settings.node.node_id)
+    exposed = _exposure(settings)
+    if exposed is not None:  # commands that are over in a moment do not say it each time
+        log.warning("%s", exposed)
 
     def reread() -> NodeSettings:
         changed = resolve(given)
         for directory in changed.plugins:
             require_directory(directory)
-        logs.change(changed.log_level, changed.log_format, node_id=settings.node_id)
-        for name in ("store_url", "node_id", "metrics"):
-            if getattr(changed, name) != getattr(settings, name):
-                what = name.removesuffix("_url")
+        logs.change(changed.log_level, changed.log_format, node_id=settings.node.node_id)
+        for what, before, now in (
+            ("store", settings.store_url, changed.store_url),
+            ("node_id", settings.node.node_id, changed.node.node_id),
+            ("metrics", settings.metrics, changed.metrics),
+        ):
+            if before != now:
                 log.warning('"%s" has changed, which takes effect when the node is started again', what)
-        return _of_node(changed, node_options)
+        return changed.node
 
     for directory in settings.plugins:
         require_directory(directory)
@@ -51,7 +55,7 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
     with _served_metrics(settings) as metrics:  # first: a port that cannot be had is said before anything has begun
         with common.saying_that_it_takes_long(store):
             store.open()
-        return run_node(_of_node(settings, node_options), store, reread=reread, metrics=metrics)
+        return run_node(settings.node, store, reread=reread, metrics=metrics)
 
 
 @contextlib.contextmanager
@@ -65,7 +69,7 @@ def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
     from disbatch_host.metrics.server import MetricsServer  # noqa: PLC0415
 
     kind = settings.store_url.partition(":")[0].partition("+")[0]
-    metrics = Metrics(settings.node_id, store_kind=kind)
+    metrics = Metrics(settings.node.node_id, store_kind=kind)
     census = CensusTaker(lambda: open_store(settings.store_url, SystemClock(), Access.EXISTING))
     server = MetricsServer(*settings.metrics, metrics=metrics, census=census)
     log.info("metrics are served at %s", server.url)
@@ -76,15 +80,10 @@ def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
         server.stop()
 
 
-def _of_node(settings: Settings, node_options: Mapping[str, Any]) -> NodeSettings:
-    return NodeSettings(
-        node_id=settings.node_id,
-        plugin_directories=settings.plugins,
-        max=settings.max,
-        max_total=settings.max_total,
-        force=bool(node_options["force"]),
-        stop_grace_seconds=settings.stop_grace_seconds,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        dead_after_seconds=settings.dead_after_seconds,
-        until_idle=settings.until_idle,
-    )
+def _exposure(settings: Settings) -> str | None:
+    """How others can see the password of the store, in a sentence."""
+    if settings.store_source is Source.OPTION:
+        return exposure.in_arguments(settings.store_url)
+    if settings.store_source is Source.FILE:
+        return exposure.in_file(settings.store_url, settings.config_path)
+    return None

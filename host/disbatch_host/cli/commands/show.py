@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, story
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store

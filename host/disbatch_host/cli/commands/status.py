@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.node_table import NONE_YET, print_nodes
 from disbatch_host.client.overview import QueueSummary, summary
 from disbatch_host.decide import readings

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render, selection
-from disbatch_host.cli.main import Subcommands, common_options
+from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client import history
 
 _LIST_LIMIT = 50

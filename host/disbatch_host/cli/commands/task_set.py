@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, results
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client import control
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.pushing import PRIORITY_MAX

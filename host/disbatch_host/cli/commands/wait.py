@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.waiting import OnProgress, Progress, Waited, wait_for_queue, wait_for_tasks
 from disbatch_host.errors import ExitCode, UsageError

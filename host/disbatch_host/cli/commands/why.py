@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from disbatch_host.cli import common, render
-from disbatch_host.cli.main import common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 

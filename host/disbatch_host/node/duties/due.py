@@ -1,14 +1,14 @@
-"""What is due for tasks that no node has in hand: the ends that others wait for, what expires, what is to be cancelled,
-and ended tasks that their queue does not keep any longer.
+"""The duty that does what is due for waiting and ended tasks: they expire, are cancelled, or others wait for their end;
+and that cancels runs of this node when somebody wants that.
 
-Responsible for: finding them (`Store.due` and the store's indexes do the looking) and writing what `run_document`
-decides. Any node does it; all of them may do it at once. Must not know: runs, processes, the event loop; called in the
-store's thread.
+Responsible for: finding these tasks (`Store.due` does the looking) and writing what `documents.transitions` decides.
+Any node does it; all of them may do it at once. Must not know: processes, how runs work.
 
 Rules:
 1. Every write is guarded, so two nodes that do the same thing do it once. What was refused comes with the next look.
 2. Each call does a bounded piece: the store's thread has others to serve.
-3. An end is told to all who wait for it before its mark `awaited` is taken away: whoever dies in between leaves it.
+3. An end is told to all followers before its mark `awaited` is taken away: a node that dies in between leaves the mark,
+   and another node goes on.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
-from disbatch_host.documents.records import Queue, Task
+from disbatch_host.documents.records import Task
+from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.runs import Runs
+from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
 _FOLLOWERS = 1000  # told in one call
-_TELL_SECONDS = 0.2  # spent on that in one call: heartbeats and claims wait for so long
-_DELETED = 500  # ended tasks deleted in one call
 
 _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
-_ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +41,39 @@ class Settled:
     changed: int = 0  # tasks
 
 
-def settle_due(store: Store, node_id: str) -> Settled:
-    """Do what is due now."""
+class Due:
+    """See `rounds.Duty`."""
+
+    def __init__(self, store_thread: StoreThread, runs: Runs, claiming: Claiming, pace: Pace) -> None:
+        self._store_thread = store_thread
+        self._runs = runs
+        self._claiming = claiming
+        self._pace = pace
+        self._node_id = runs.context.site.node_id
+
+    @property
+    def interval_seconds(self) -> float:
+        return self._pace.due_seconds
+
+    async def turn(self) -> None:
+        """One look. What is left comes with the next."""
+        settled = await self._store_thread.call(
+            lambda store: settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
+        )
+        if settled.changed:
+            self._claiming.note_change()  # others may wait no longer
+        self._runs.cancel(settled.to_stop)
+
+
+def settle_due(store: Store, node_id: str, *, tell_seconds: float) -> Settled:
+    """Do what is due now. `tell_seconds`: how long followers may be told about ends in this call. Called in the store's
+    thread."""
     found = store.due(node_id)
     if not found:
         return Settled()
     now = store.now()
     changed = 0
-    deadline = time.monotonic() + _TELL_SECONDS
+    deadline = time.monotonic() + tell_seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
     for task in found:
@@ -90,14 +115,5 @@ def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
             break
     refused = store.change_tasks(changes) if changes else set()
     if is_all and not refused:
-        store.change_tasks([transitions.told_change(ended)])
+        store.change_tasks([transitions.followers_told_change(ended)])
     return len(changes) - len(refused)
-
-
-def delete_ended(store: Store, queue: Queue) -> int:
-    """Delete some of the queue's tasks that ended longer ago than it keeps them; how many. Orphaned ones stay: nobody
-    has decided about them yet."""
-    if queue.keep_seconds is None:
-        return 0
-    ids = store.ended_before(queue.id, store.now() - timedelta(seconds=queue.keep_seconds), _DELETED)
-    return store.delete_tasks(ids, statuses=_ENDED, failed_too=True) if ids else 0

@@ -1,7 +1,9 @@
-"""Settling what a dead node has left: its claimed and running tasks, and on this machine its processes.
+"""The duty that looks for dead nodes and settles what they have left: claimed and running tasks, and processes on this
+machine. An earlier life of this node is settled in the same way.
 
-Responsible for: finding these tasks, killing what still runs for them here, and writing what becomes of each
-(`run_document.lost_change` decides). Must not know: how it was found out that the node is dead.
+Responsible for: watching the heartbeats of other nodes (`decide.membership` decides who is dead), killing what still
+runs here for their tasks, and writing what becomes of each task (`transitions.lost_change` decides). Must not know:
+this node's own runs.
 
 Rules:
 1. First a fence: the token of the claim is changed, so that the node, should it live after all, can no longer record
@@ -20,18 +22,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disbatch_host import logs
+from disbatch_host.clock import Clock
+from disbatch_host.decide import membership
+from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
-from disbatch_host.documents.records import Task
-from disbatch_host.process import machine
+from disbatch_host.documents.records import NodeRecord, Task
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.process import leftovers
+from disbatch_host.process.machine import Machine
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
 _BATCH = 500  # tasks settled in one commit
-_KILL_WAIT_SECONDS = 5.0  # for killed processes to be gone; only one in uninterruptible sleep takes longer
-_KILL_POLL_SECONDS = 0.01
 
 
 @dataclass(slots=True)
@@ -52,8 +58,72 @@ class Settled:
         )
 
 
-def settle(store: Store, node_id: str, *, is_on_this_machine: bool) -> Settled:
-    """Settle every task that carries this node's id and is Claimed or Running. Called with the store's thread."""
+class LostRuns:
+    """See `rounds.Duty`."""
+
+    def __init__(
+        self,
+        node_id: str,
+        this_machine: Machine,
+        store_thread: StoreThread,
+        clock: Clock,
+        *,
+        on_settled: Callable[[], None],
+        pace: Pace,
+    ) -> None:
+        """`clock`: of this machine, of which only the steady time counts. `on_settled` is called when tasks may have
+        gone back to their queues."""
+        self.dead_after_seconds = float("inf")  # a setting, which may change
+        self.interval_seconds = pace.sweep_seconds
+        self._node_id = node_id
+        self._machine = this_machine
+        self._store_thread = store_thread
+        self._clock = clock
+        self._on_settled = on_settled
+        self._pace = pace
+        self._others = HeartbeatWatch()
+
+    async def turn(self) -> None:
+        """Look for nodes that are dead, and settle what they have left."""
+        nodes = await self._store_thread.call(lambda store: store.nodes())
+        dead = membership.dead_nodes(
+            nodes,
+            own_id=self._node_id,
+            dead_after_seconds=self.dead_after_seconds,
+            watched_seconds=self._others.look(nodes, at=self._clock.monotonic()),
+            confirm_seconds=self._pace.confirm_seconds,
+            confirm_heartbeats=self._pace.confirm_heartbeats,
+        )
+        if not dead:
+            return
+        swept = await self._store_thread.call(lambda store: [(node.id, self._settle(store, node)) for node in dead])
+        for node_id, settled in swept:
+            if settled:
+                log.warning("node %s is dead: of its tasks, %s", node_id, settled, extra=logs.ids(about_node=node_id))
+        if any(settled for _, settled in swept):
+            self._on_settled()
+
+    async def settle_earlier_life(self, record: NodeRecord | None) -> None:
+        """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life has left, if
+        any. Tasks with this id may be left although no document is; their processes can only be on this machine."""
+        is_on_this_machine = record is None or self._machine.is_same(record.document.get("host"))
+        settled = await self._store_thread.call(
+            lambda store: settle(store, self._node_id, is_on_this_machine=is_on_this_machine, pace=self._pace)
+        )
+        if settled:
+            log.warning("of the tasks of an earlier life of node %s, %s", self._node_id, settled)
+
+    def forget_others(self) -> None:
+        """The store was away: what was seen of other nodes' heartbeats counts for nothing."""
+        self._others.forget()
+
+    def _settle(self, store: Store, node: NodeRecord) -> Settled:
+        is_on_this_machine = self._machine.is_same(node.document.get("host"))
+        return settle(store, node.id, is_on_this_machine=is_on_this_machine, pace=self._pace)
+
+
+def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace = Pace()) -> Settled:
+    """Settle every task that carries this node's id and is Claimed or Running. Called in the store's thread."""
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
     while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
@@ -61,7 +131,7 @@ def settle(store: Store, node_id: str, *, is_on_this_machine: bool) -> Settled:
         if not fenced:
             break  # somebody else is at it; what is left comes with the next look
         if is_on_this_machine:
-            kill_leftovers(node_id, fenced)
+            kill_leftovers(node_id, fenced, pace)
         changes = [transitions.lost_change(task, node=node_id, now=store.now()) for task in fenced]
         refused = store.commit(changes)
         for task, change in zip(fenced, changes, strict=True):
@@ -94,7 +164,7 @@ def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
     ]
 
 
-def kill_leftovers(node_id: str, tasks: list[Task]) -> None:
+def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> None:
     """Kill the process groups that an earlier life of the node has started for these tasks, and wait until they are
     gone."""
     running = [task for task in tasks if task.status == Status.RUNNING]
@@ -105,18 +175,14 @@ def kill_leftovers(node_id: str, tasks: list[Task]) -> None:
         for task in running
         if isinstance(pid := task.run.get("pid"), int) and isinstance(started := task.run.get("pid_started"), int)
     }
-    processes = {(pid, started) for pid, started, _ in machine.find_runs(node_id, {str(t.id) for t in running})}
-    alive = {(pid, started) for pid, started in groups | processes if machine.is_alive(pid, started)}
+    processes = {(pid, started) for pid, started, _ in leftovers.find_runs(node_id, {str(t.id) for t in running})}
+    alive = {(pid, started) for pid, started in groups | processes if leftovers.is_alive(pid, started)}
     for pid, started in alive:
         log.warning(
             "process %d is left from an earlier life of node %s; it is killed", pid, node_id,
             extra=logs.ids(pid=pid, about_node=node_id),
         )  # fmt: skip
-        machine.kill(pid, started)
-    _wait(lambda: not any(machine.is_alive(pid, started) for pid, started in alive))
-
-
-def _wait(is_done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _KILL_WAIT_SECONDS
-    while not is_done() and time.monotonic() < deadline:
-        time.sleep(_KILL_POLL_SECONDS)
+        leftovers.kill(pid, started)
+    deadline = time.monotonic() + pace.kill_wait_seconds
+    while any(leftovers.is_alive(pid, started) for pid, started in alive) and time.monotonic() < deadline:
+        time.sleep(pace.kill_poll_seconds)

@@ -1,7 +1,7 @@
 """Which waiting tasks a node gets.
 
 Responsible for: taking the first of those that wait, as many as `maxtotal` and `rate` of their queue allow, and making
-them the node's. Must not know: in which order they come (`waiting`), what `begin` is for.
+them the node's. Must not know: in which order they come (`claim_order`), what `begin` is for.
 
 Rules:
 1. It is the spec's second way, in batches: find what is free, write the claim, and what `begin` wants written, into
@@ -23,14 +23,15 @@ from datetime import datetime
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import RunChange, Want
 from disbatch_host.documents.records import Document, QueueId, Task, TaskId
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.contract import Begin
-from disbatch_host.store.mongo import forms, waiting
+from disbatch_host.store.mongo import claim_order, forms
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.output_files import OutputFiles
 from disbatch_host.store.mongo.run_changes import RunChanges
-from disbatch_protocol.status import Status
 
 _TRIES = 3  # in one claim, where another node was faster
 _SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
@@ -76,7 +77,7 @@ class Claims:
                     if attempt > 0:
                         found[place] = self._spread_out(want, left)
                         continue
-                    found[place] = waiting.first_of(self._tasks, want, left)
+                    found[place] = claim_order.first_of(self._tasks, want, left)
                     if want.maxtotal is not None or want.rate is not None:
                         in_hand = self._in_hand(node_id, want.queue, want.in_hand)
                         granted[place] = left = len(found[place])  # perhaps, should the answer be lost
@@ -106,7 +107,7 @@ class Claims:
 
     def _spread_out(self, want: Want, count: int) -> list[Document]:
         """Some of the next ones (rule 2)."""
-        ids = [one["_id"] for one in waiting.first_of(self._tasks, want, count * _SPREAD, {"priority": 1})]
+        ids = [one["_id"] for one in claim_order.first_of(self._tasks, want, count * _SPREAD, {"priority": 1})]
         picked = sorted(random.sample(range(len(ids)), min(count, len(ids))))
         return self._documents([ids[number] for number in picked])
 
@@ -131,13 +132,12 @@ class Claims:
         changes: list[RunChange] = []
         updates: list[forms.Update] = []
         for document in documents:
-            claim = {"token": token, "at": dates.get(document["queue"], now)}
-            mark = {"status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": claim}
+            mark = steps.claimed_fields(node_id, token, at=dates.get(document["queue"], now), now=now)
             tasks[document["_id"]] = task = Task.from_document({**document, **mark})
             change = begin(task) if begin is not None else None
             free = {
                 "_id": document["_id"],
-                "status": int(Status.CREATED),
+                "status": int(CLAIM.left),
                 "node": forms.UNCLAIMED,
                 "mtime": {"$eq": document.get("mtime")},  # every change of state sets it
             }

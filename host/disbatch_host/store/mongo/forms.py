@@ -19,13 +19,13 @@ from pymongo import UpdateOne
 from disbatch_host.documents.changes import OutputChunk, RunChange, TaskChange, TaskFilter
 from disbatch_host.documents.records import NOBODY, Document, NodeRecord, QueueId, TaskId
 from disbatch_host.errors import StoreRefusedError
+from disbatch_protocol import status
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
 _BATCH_BYTES = 12 * 2**20  # of changes that go together: a command is a document of 16 MB at most
 
 UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
-IN_HAND = [int(Status.CLAIMED), int(Status.RUNNING)]
-WAITING = [int(Status.BLOCKED), int(Status.CREATED)]
+IN_HAND, WAITING = (sorted(int(one) for one in statuses) for statuses in (status.IN_HAND, status.WAITING))
 NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
 # A document as an id cannot be the key of a run, and nobody could type it.
 USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
@@ -51,7 +51,7 @@ Update = tuple[Document, Document]  # a guard, and what is changed where it hold
 
 def guard(change: RunChange) -> Document:
     key = change.key
-    statuses = [int(status) for status in change.statuses]
+    statuses = [int(one) for one in change.statuses]
     return {
         "_id": key.task_id,
         "node": key.node,
@@ -87,7 +87,7 @@ def shows(document: Document | None, change: RunChange) -> bool:
         return False
     if "claim" not in touched and token != key.token:
         return False
-    if "status" not in touched and document.get("status") not in [int(status) for status in change.statuses]:
+    if "status" not in touched and document.get("status") not in [int(one) for one in change.statuses]:
         return False
     # `run` tells this attempt from any other; `status`, `node`, `claim` and `mtime` this change from the others of the
     # attempt. What the plugin has said is left out: it may be large, and tells nothing more.
@@ -148,7 +148,7 @@ def condition(which: TaskFilter) -> Document:
 def status_condition(statuses: frozenset[int] | None, failed_too: bool) -> Document:
     if statuses is None:
         return {}
-    exact = sorted(int(status) for status in statuses)
+    exact = sorted(int(one) for one in statuses)
     condition: Document = {"status": exact[0] if len(exact) == 1 else {"$in": exact}}
     return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if failed_too else condition
 
@@ -176,8 +176,9 @@ def update_of_task(change: TaskChange) -> Any:
 
 def may_revive(change: TaskChange) -> bool:
     """Whether it may make a task unfinished that was not."""
-    status = change.set.get("status")
-    return status in UNFINISHED and (change.failed_too or any(is_finished(one) for one in change.statuses))
+    return change.set.get("status") in UNFINISHED and (
+        change.failed_too or any(is_finished(one) for one in change.statuses)
+    )
 
 
 def shows_change(document: Document | None, change: TaskChange) -> bool:

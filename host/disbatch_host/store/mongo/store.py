@@ -1,4 +1,4 @@
-"""The interface of `base` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
+"""The protocols of `contract` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
 
 Responsible for: the connection, the queries that nothing else needs, and the driver's exceptions as ours; all else is
 done by the parts that it puts together. Must not know: who calls, what a change means.
@@ -36,8 +36,10 @@ from pymongo.read_preferences import ReadPreference
 
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
+from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import Begin
 from disbatch_host.store.mongo import driver_errors, forms, layout
@@ -414,16 +416,13 @@ class MongoStore:
 
     def promote_due(self, limit: int = 1000) -> int:
         now = self.now()
-        due = {"status": int(Status.BLOCKED), "not_before": {"$lte": now}, "after": forms.NOT_AFTER}
+        due = {"status": int(PROMOTE.left), "not_before": {"$lte": now}, "after": forms.NOT_AFTER}
         with self._translated():
             created = self._follow_ups.create_all()
             ids = [one["_id"] for one in self._tasks.find(due, {"_id": 1}).sort("not_before").limit(limit)]
             if not ids:
                 return created
-            update = {
-                "$set": {"status": int(Status.CREATED), "node": NOBODY, "mtime": now},
-                "$unset": {"not_before": ""},
-            }
+            update = {"$set": steps.promoted_fields(now=now), "$unset": {"not_before": ""}}
             return created + self._tasks.update_many({"_id": {"$in": ids}, **due}, update).modified_count
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:

@@ -15,30 +15,30 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, Task
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.contract import Begin
 from disbatch_host.store.sqlite import conditions, connections, fields, guarded_changes, rates, records
-from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
 _FIND_WAITING = f"""SELECT seq, {records.SELECT} FROM tasks
-    WHERE queue = ? AND status = {int(Status.CREATED)} AND {conditions.NOBODY_SQL} ORDER BY priority DESC, seq"""
+    WHERE queue = ? AND status = {int(CLAIM.left)} AND {conditions.NOBODY_SQL} ORDER BY priority DESC, seq"""
 _FIND_NEWEST_WAITING = f"""SELECT seq, {records.SELECT} FROM tasks INDEXED BY tasks_waiting
-    WHERE queue = ? AND status = {int(Status.CREATED)} AND priority = ? AND {conditions.NOBODY_SQL} ORDER BY seq DESC"""
+    WHERE queue = ? AND status = {int(CLAIM.left)} AND priority = ? AND {conditions.NOBODY_SQL} ORDER BY seq DESC"""
 # A step through the index from priority to priority, so the cost is that of the priorities, not of the tasks.
 FIND_PRIORITIES = f"""WITH RECURSIVE waiting (priority) AS (
-        SELECT max(priority) FROM tasks WHERE queue = ?1 AND status = {int(Status.CREATED)}
+        SELECT max(priority) FROM tasks WHERE queue = ?1 AND status = {int(CLAIM.left)}
         UNION ALL
         SELECT (SELECT max(priority) FROM tasks
-                WHERE queue = ?1 AND status = {int(Status.CREATED)} AND priority < waiting.priority)
+                WHERE queue = ?1 AND status = {int(CLAIM.left)} AND priority < waiting.priority)
         FROM waiting WHERE waiting.priority IS NOT NULL)
     SELECT priority FROM waiting WHERE priority IS NOT NULL"""
 FIND_OLDEST = f"""SELECT seq, ctime FROM tasks INDEXED BY tasks_waiting
-    WHERE queue = ? AND status = {int(Status.CREATED)} AND priority = ? ORDER BY seq LIMIT 1"""
-_COUNT_IN_HAND = f"""SELECT count(*) FROM tasks
-    WHERE queue = ? AND status IN ({int(Status.CLAIMED)}, {int(Status.RUNNING)})"""
+    WHERE queue = ? AND status = {int(CLAIM.left)} AND priority = ? ORDER BY seq LIMIT 1"""
+_COUNT_IN_HAND = f"SELECT count(*) FROM tasks WHERE queue = ? AND status IN ({conditions.IN_HAND_SQL})"
 
 
 class Claims:
@@ -57,9 +57,7 @@ class Claims:
         now: datetime,
     ) -> list[Task]:
         """One claim, as `Store.claim` promises it, in a transaction; `now` is a time in it."""
-        claimed = {
-            "status": int(Status.CLAIMED), "node": node_id, "mtime": now, "claim": {"token": token, "at": now},
-        }  # fmt: skip
+        claimed = steps.claimed_fields(node_id, token, at=now, now=now)
         tasks = []
         for want in wanted:
             count = want.count

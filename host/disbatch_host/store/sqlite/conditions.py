@@ -16,12 +16,14 @@ import orjson
 
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NOBODY
+from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.store.sqlite import moments
-from disbatch_protocol.status import UNFINISHED, Status
+from disbatch_protocol.status import IN_HAND, UNFINISHED, WAITING, Status
 
-UNFINISHED_SQL = ", ".join(str(int(status)) for status in sorted(UNFINISHED))
-WAITING_SQL = f"{int(Status.BLOCKED)}, {int(Status.CREATED)}"
-WAITS_FOR_TIME = f"status = {int(Status.BLOCKED)} AND not_before IS NOT NULL AND (after IS NULL OR after = '[]')"
+UNFINISHED_SQL, WAITING_SQL, IN_HAND_SQL = (
+    ", ".join(str(int(status)) for status in sorted(statuses)) for statuses in (UNFINISHED, WAITING, IN_HAND)
+)
+WAITS_FOR_TIME = f"status = {int(PROMOTE.left)} AND not_before IS NOT NULL AND (after IS NULL OR after = '[]')"
 NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
 
 

@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file, any number of processes of one machine.
 
-Responsible for: the interface of `base` on tables, and documents that look as they would in MongoDB. Must not know: who
-calls, what a change means.
+Responsible for: the protocols of `contract` on tables, and documents that look as they would in MongoDB. Must not know:
+who calls, what a change means.
 
 Rules:
 1. Every write is one `BEGIN IMMEDIATE` transaction. A transaction that begins by reading and then writes fails with
@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 import orjson
 
 from disbatch_host.clock import Clock
+from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.contract import Access, Begin
 from disbatch_host.store.sqlite import (
@@ -78,7 +79,7 @@ class SqliteStore:
         self._ids = IdSource(clock)
         self._seen_version = 0  # which tells of the commits of other connections
         self._is_together = False  # a transaction is open, and what is written belongs to it
-        self._shall_hurry = threading.Event()
+        self._is_hurried = threading.Event()
         self._claims = Claims()
 
     @property
@@ -121,7 +122,7 @@ class SqliteStore:
                 self._is_together = False
 
     def hurry(self) -> None:
-        self._shall_hurry.set()
+        self._is_hurried.set()
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -131,8 +132,6 @@ class SqliteStore:
 
     def extended_json(self, value: object) -> object:
         raise TypeError(f"no value of this store is a {type(value).__name__}")
-
-    # --- queues
 
     def queues(self) -> list[Queue]:
         return [records.queue_of(*row) for row in self._read("SELECT id, document FROM queues ORDER BY id")]
@@ -171,8 +170,6 @@ class SqliteStore:
 
     def delete_queue(self, queue: QueueId) -> bool:
         return self._write(lambda c: c.execute("DELETE FROM queues WHERE id = ?", (queue,)).rowcount > 0)
-
-    # --- tasks, as people and command nodes use them
 
     def new_ids(self, count: int) -> list[TaskId]:
         return list(self._ids.take(count))
@@ -306,8 +303,6 @@ class SqliteStore:
             "themselves, or use a store at mongodb://"
         )
 
-    # --- notes
-
     def read_note(self, name: str) -> Document | None:
         rows = self._read("SELECT document FROM notes WHERE name = ?", (name,))
         try:
@@ -337,8 +332,6 @@ class SqliteStore:
 
     def delete_output(self, task: TaskId, token: str) -> None:
         self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
-
-    # --- nodes
 
     def nodes(self) -> list[NodeRecord]:
         rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes ORDER BY id")
@@ -394,8 +387,6 @@ class SqliteStore:
         statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
         return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
 
-    # --- the hot path of a node
-
     def waiting_queues(self) -> set[QueueId]:
         # A step through the index from queue to queue, so the cost is that of the queues, not of the tasks.
         status = int(Status.CREATED)
@@ -444,26 +435,28 @@ class SqliteStore:
         """Nothing to do: each claim counts, in its own transaction, what is in hand."""
 
     def promote_due(self, limit: int = 1000) -> int:
-        now = moments.to_milliseconds(self.now())
+        now = self.now()
+        at = moments.to_milliseconds(now)
         due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ?"
-        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (now,)):
+        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (at,)):
             return 0  # without a write transaction, as nearly always
-        statement = f"""UPDATE tasks SET status = {int(Status.CREATED)}, node = '{NOBODY}', mtime = ?, not_before = NULL
+        columns = fields.columns_of(steps.promoted_fields(now=now))
+        statement = f"""UPDATE tasks SET {conditions.assignments(columns)}, not_before = NULL
             WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
-        return self._write(lambda c: c.execute(statement, (now, now, limit)).rowcount)
+        return self._write(lambda c: c.execute(statement, (*columns.values(), at, limit)).rowcount)
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
         rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
         return [records.task_of(row, with_output=False) for row in rows]
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
-        statuses = ", ".join(str(int(s)) for s in (Status.CREATED, Status.CLAIMED, Status.RUNNING))
+        active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # What cannot be read waits for a person, not for a node.
         damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
         other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
         return any(
             self._read(
-                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({statuses}) {other} LIMIT 1", (queue, *damaged)
+                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
             )
             or self._read(
                 f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
@@ -476,14 +469,12 @@ class SqliteStore:
         try:
             version = int(self._opened().execute("PRAGMA data_version").fetchone()[0])
         except (sqlite3.Error, StoreError):
-            return False  # whoever reads or writes next finds out why
+            return False  # the next read or write finds out why
         has_changed, self._seen_version = version != self._seen_version, version
         return has_changed
 
     def watch(self, *, ends: bool = True) -> SqliteWatcher:
         return SqliteWatcher(self._path)
-
-    # --- how everything is read and written
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -524,5 +515,5 @@ class SqliteStore:
             try:
                 return statement()
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or self._shall_hurry.is_set() or time.monotonic() > deadline:
+                if "locked" not in str(error) or self._is_hurried.is_set() or time.monotonic() > deadline:
                     raise

@@ -13,8 +13,8 @@ from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, TaskId
+from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.mongo import forms
-from disbatch_protocol.status import Status
 
 _Chosen = dict[TaskId, Document]  # in the order of the claim
 
@@ -45,7 +45,7 @@ class _Waiting:
         self._tasks = tasks
         self._projection = projection
         self._free = {
-            "status": int(Status.CREATED),
+            "status": int(CLAIM.left),
             "queue": {"$eq": queue, "$not": {"$type": "array"}},  # a list would match each of its elements
             "node": forms.UNCLAIMED,
             **forms.USABLE_ID,

@@ -1,0 +1,113 @@
+"""What every command is made with: the options that all of them take, those of a node, and groups of commands.
+
+Responsible for: making options from the table of settings, and finding commands in modules of their own. Must not know:
+which commands there are.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from disbatch_host.errors import UsageError
+from disbatch_host.settings.table import SETTINGS, Kind, Setting
+
+PROGRAM = "disbatch-host"
+INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_Option = Callable[[Any], Any]
+
+
+def common_options(function: Function) -> Function:
+    """The options that every command takes, before or after it; what is given last wins."""
+    options = [
+        *(_option_of(one, expose_value=False, callback=_remember) for one in SETTINGS if one.is_for_every_command),
+        click.option("--json", is_flag=True, expose_value=False, callback=_remember, help=_JSON_HELP),
+        click.option("--debug", is_flag=True, expose_value=False, callback=_remember, help=_DEBUG_HELP),
+    ]
+    return _with(options, function)
+
+
+def node_options(function: Function) -> Function:
+    """The options for running a node."""
+    return _with([_option_of(one) for one in SETTINGS if not one.is_for_every_command], function)
+
+
+_JSON_HELP = "Print JSON, one document per line."
+_DEBUG_HELP = "Show a traceback where something fails."
+
+
+def _with(options: Iterable[_Option], function: Function) -> Function:
+    for option in reversed(list(options)):
+        function = option(function)
+    return function
+
+
+def _option_of(setting: Setting, **more: Any) -> _Option:
+    if setting.kind is Kind.FLAG:
+        return click.option(setting.option, is_flag=True, help=setting.help, **more)
+    if setting.kind is Kind.CHOICE:
+        more["type"] = click.Choice(setting.choices)
+    elif setting.kind is Kind.COUNT:
+        more["type"] = click.IntRange(1)
+    is_multiple = setting.kind is Kind.DIRECTORIES
+    return click.option(setting.option, metavar=setting.metavar, multiple=is_multiple, help=setting.help, **more)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    options: dict[str, Any] = context.find_root().ensure_object(dict)
+    name = str(parameter.name)
+    if value in (None, (), False):
+        return
+    if value == "" or (parameter.multiple and "" in value):
+        raise UsageError(
+            f"--{name}: expected {parameter.make_metavar(context)}, found an empty text; is a variable unset?"
+        )
+    options[name] = (*options.get(name, ()), *value) if parameter.multiple else value
+
+
+class Subcommands(click.Group):
+    """A group of commands that answers with one line naming them where none is given.
+
+    `elsewhere`: commands in modules of their own, imported when one of them is called; name → module.attribute below
+    `cli.commands`. `furnish` completes the parameters of a command, where a shell asks for that.
+    """
+
+    def __init__(self, *arguments: Any, elsewhere: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*arguments, **{"no_args_is_help": False, **more})
+        self._elsewhere = elsewhere or {}
+        self.furnish: Callable[[click.Command, str | None], Any] | None = None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._elsewhere.get(cmd_name)
+        return super().get_command(ctx, cmd_name) if place is None else imported(*place.split("."))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and self.furnish is not None:
+            self.furnish(command, self.name)
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.ctx is ctx and error.message.startswith("Missing command"):
+                there_are = ", ".join(self.list_commands(ctx))
+                raise UsageError(f"expected a command after '{ctx.command_path}': one of {there_are}") from None
+            raise
+
+
+def imported(module: str, attribute: str) -> click.Command:
+    """A command from a module below `cli.commands`, imported now."""
+    command: click.Command = getattr(importlib.import_module(f"disbatch_host.cli.commands.{module}"), attribute)
+    return command

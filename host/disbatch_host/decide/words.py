@@ -1,0 +1,72 @@
+"""The words of which the sentences of `why` are made. Pure.
+
+Responsible for: lists, ages and requests as people read them. Must not know: what is said about which task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
+
+_NAMED_MAX = 3  # nodes or tasks that a sentence names
+_LINE_MAX = 300  # characters of a reason
+_ERROR_MAX = 200  # characters of a task's error
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return separator.join(names[:_NAMED_MAX]) + more
+
+
+def have(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def it_has(names: Sequence[str]) -> str:
+    return "it has" if len(names) == 1 else "they have"
+
+
+def one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LINE_MAX else f"{line[:_LINE_MAX]}…"
+
+
+def by_whom(request: Mapping[str, Any], now: datetime) -> str:
+    """` by matt@host, 3s ago: maintenance`, as far as that is known."""
+    at = request.get("at")
+    when = f", {since(at, now)} ago" if isinstance(at, datetime) else ""
+    by = f" by {request['by']}" if request.get("by") else ""
+    why = f": {request['why']}" if request.get("why") else ""
+    return f"{by}{when}{why}"
+
+
+def asked_by(request: Mapping[str, Any]) -> str:
+    why = f": {request['why']}" if request.get("why") else ""
+    return f"asked by {request.get('by') or 'somebody'}{why}"
+
+
+def error_line(document: Mapping[str, Any]) -> str:
+    """The last line of a task's error, in parentheses; empty where there is none, and of a success."""
+    error = document.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    if not isinstance(message, str) or not message.strip() or document.get("status") == Status.CONCLUDED:
+        return ""
+    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
+    return f" ({line[:_ERROR_MAX]})"
+
+
+def since(moment: Any, now: datetime) -> str:
+    """How much time has passed."""
+    if not isinstance(moment, datetime):
+        return "some time"
+    seconds = max(0.0, (now - moment).total_seconds())
+    return format_duration(seconds if seconds < 1 else round(seconds))
+
+
+def ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{format_duration(round(seconds))} ago"

@@ -1,0 +1,160 @@
+"""The duty that renews the node's document, and obeys what people ask of the node in it.
+
+Responsible for: the heartbeat; drain, resume and stop; noticing that the node was silent for too long, or that its id
+belongs to another node. Must not know: how the document is stored, how runs are stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from disbatch_host import __version__
+from disbatch_host.clock import Clock, StoreClock
+from disbatch_host.decide import placement
+from disbatch_host.documents.records import Document
+from disbatch_host.node import node_document
+from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.membership import Membership
+from disbatch_host.node.node_document import ShownSettings
+from disbatch_host.node.runs import Runs
+from disbatch_host.node.stopping import Stopping
+from disbatch_host.node.store_health import StoreHealth
+from disbatch_host.plugin.classes import Classes
+from disbatch_protocol import SPEC_VERSION
+from disbatch_protocol.quantities import format_duration
+
+if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
+    from disbatch_host.metrics.counters import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """See `rounds.Duty`. `settings` may be replaced at any time."""
+
+    def __init__(
+        self,
+        settings: ShownSettings,
+        membership: Membership,
+        runs: Runs,
+        claiming: Claiming,
+        classes: Classes,
+        stopping: Stopping,
+        health: StoreHealth,
+        clock: Clock,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`clock`: the store's, which is set by what the store says at each heartbeat."""
+        self.settings = settings
+        self._membership = membership
+        self._runs = runs
+        self._claiming = claiming
+        self._classes = classes
+        self._stopping = stopping
+        self._health = health
+        self._clock = clock
+        self._metrics = metrics
+        self._node_id = runs.context.site.node_id
+        self._drain: Mapping[str, Any] | None = None  # who wants nothing more claimed here, when and why
+        self._obeyed_stop: object = None  # the last request to stop that was obeyed
+
+    @property
+    def interval_seconds(self) -> float:
+        return self.settings.heartbeat_seconds
+
+    async def turn(self) -> None:
+        """One heartbeat, and another after each that has brought a request: people see at once that it was heard."""
+        while await self._beat():
+            pass
+
+    async def _beat(self) -> bool:
+        """Whether a request was new."""
+        fields = self._living_fields()
+        if self._metrics is not None:
+            self._metrics.note_living(fields)
+        beat = await self._membership.beat(fields)
+        self._health.note_write()
+        if self._metrics is not None:
+            self._metrics.note_store_reached()
+        if isinstance(self._clock, StoreClock):
+            self._clock.adjust(beat.store_time, at=beat.at)
+        if beat.requests is None:
+            await self._reclaim_id()
+            return False
+        if beat.silent_seconds > self.settings.dead_after_seconds:
+            silent = format_duration(beat.silent_seconds)
+            log.warning("this node was silent for %s; other nodes may have taken its tasks", silent)
+            await self._runs.verify()
+        return self._obey(beat.requests)
+
+    def set_drain(self, request: Mapping[str, Any] | None) -> None:
+        """Somebody wants nothing more claimed here, or, with None, nobody does."""
+        self._drain = request
+        self._claiming.is_drained = request is not None
+
+    def _obey(self, requests: Mapping[str, Any]) -> bool:
+        """What people ask of this node through its document (`node drain | resume | stop`). Whether any of it was
+        new."""
+        drain, stop = requests.get("drain"), requests.get("stop")
+        drain = drain if isinstance(drain, Mapping) else None
+        is_new = (drain is None) is not (self._drain is None)
+        self.set_drain(drain)
+        if is_new:
+            if drain is not None:
+                log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
+            else:
+                log.warning("this node claims tasks again")
+                self._claiming.note_change()
+        if isinstance(stop, Mapping) and stop != self._obeyed_stop:
+            self._obeyed_stop = stop
+            log.warning("%s wants this node stopped%s", *node_document.who_and_why(stop))
+            self._stopping.request()
+            is_new = True
+        return is_new
+
+    async def _reclaim_id(self) -> None:
+        """The document is not this session's any more: deleted by a person (write it again), or the id was taken by
+        force."""
+        if not await self._membership.write_again(self.document()):
+            log.error("node id %s was taken over by another node; this one stops its tasks and leaves", self._node_id)
+            self._stopping.lose_id()
+
+    def document(self) -> Document:
+        """The node's document, whole, as it is when the node registers."""
+        return {
+            **self._membership.identity(),
+            "version": f"disbatch-host {__version__}",
+            "spec_version": SPEC_VERSION,
+            "den_version": SPEC_VERSION,
+            "started": self._clock.now(),
+            "requests": {} if self._drain is None else {"drain": self._drain},
+            **self._living_fields(),
+        }
+
+    def _living_fields(self) -> Document:
+        """The part of the document that each heartbeat renews."""
+        return node_document.living_fields(
+            state=self._state,
+            classes=self._classes,
+            queues=placement.served(
+                self._claiming.queues,
+                node_id=self._node_id,
+                classes=frozenset(self._classes.plugins),
+                paused_too=True,
+            ),
+            load=self._runs.load,
+            settings=self.settings,
+            pid=os.getpid(),
+            running=len(self._runs),
+        )
+
+    @property
+    def _state(self) -> str:
+        if self._claiming.is_stopped:
+            return "stopping"
+        if self._drain is not None:
+            return "draining" if self._runs else "drained"
+        return "running"

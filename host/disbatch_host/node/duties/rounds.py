@@ -1,0 +1,65 @@
+"""Repeats the duties of a node, each at its own interval, until the node stops.
+
+Responsible for: the rhythm, and that a duty which fails is carried out again at its next turn. Must not know: what the
+duties are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from disbatch_host.errors import StoreError
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.store_health import StoreHealth
+
+log = logging.getLogger(__name__)
+
+
+class Duty(Protocol):
+    """Something that a node does again and again."""
+
+    @property
+    def interval_seconds(self) -> float:
+        """From the beginning of one turn to that of the next. It may change at any time."""
+
+    async def turn(self) -> None:
+        """Do it once. May raise StoreError; the next turn tries again."""
+
+
+class Rounds:
+    """A service: the duties, each in a task of its own. Used in the event loop."""
+
+    def __init__(self, duties: Sequence[Duty], health: StoreHealth, pace: Pace) -> None:
+        self._duties = duties
+        self._health = health
+        self._pace = pace
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Every duty has its first turn one interval from now."""
+        self._tasks = [self._loop.create_task(self._repeat(duty)) for duty in self._duties]
+
+    async def stop(self) -> None:
+        """End them, also in the middle of a turn. Stopping twice is fine."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, duty: Duty) -> None:
+        """In a steady rhythm, which a slow turn does not shift."""
+        due = self._loop.time()
+        while True:
+            last = due
+            while (left := last + duty.interval_seconds - self._loop.time()) > 0:
+                await asyncio.sleep(min(left, self._pace.refresh_seconds))  # the interval may have changed by then
+            due = max(last + duty.interval_seconds, self._loop.time())
+            try:
+                await duty.turn()
+            except StoreError as error:
+                self._health.note_trouble(error)
+            except Exception:
+                log.exception("a service of the node failed; it goes on at its next turn")

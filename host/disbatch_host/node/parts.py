@@ -1,0 +1,116 @@
+"""The parts of a node, put together.
+
+Responsible for: who is given whom, and passing on settings that change while the node runs. Must not know: the order in
+which anything starts or stops.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disbatch_host.clock import Clock, StoreClock
+from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.duties.due import Due
+from disbatch_host.node.duties.heartbeat import Heartbeat
+from disbatch_host.node.duties.lost_runs import LostRuns
+from disbatch_host.node.duties.plugins import PluginScan
+from disbatch_host.node.duties.retention import Retention
+from disbatch_host.node.duties.rounds import Rounds
+from disbatch_host.node.idle import Idle
+from disbatch_host.node.membership import Membership
+from disbatch_host.node.node_document import ShownSettings
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.runs import Runs
+from disbatch_host.node.stopping import Stopping
+from disbatch_host.node.store_health import StoreHealth
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.plugin import environment
+from disbatch_host.plugin.classes import Classes
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.store.contract import Store
+
+if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
+    from disbatch_host.metrics.counters import Metrics
+
+
+class Parts:
+    """Made in the event loop. The parts that begin to work by themselves do so when they are started."""
+
+    def __init__(
+        self,
+        node_id: str,
+        directories: Sequence[Path],
+        settings: ShownSettings,
+        store: Store,
+        clock: Clock,
+        pace: Pace,
+        *,
+        on_report: Callable[[Run, RunReport], None] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`directories`: of plugins. `clock` is this machine's."""
+        self._store = store
+        # What other nodes compare the dates in documents with.
+        self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
+        self.processes = process_host()
+        self.site = ProgramSite(
+            node_id=node_id,
+            local_clock=clock,
+            host_environment=environment.host_environment(),
+            temporary_directory=Path(tempfile.gettempdir()),
+        )
+        self.classes = classes = Classes(directories)
+        self.workers = workers = WorkerPool(self.site, self.processes)
+        on_written = metrics.note_written if metrics is not None else None
+        self.store_thread = thread = StoreThread(store, on_change=self.note_change, on_written=on_written, pace=pace)
+        if metrics is not None:
+            metrics.watch_store_thread(thread)
+        self.membership = Membership(node_id, thread, clock)
+        self.lost_runs = LostRuns(
+            node_id, self.membership.machine, thread, clock, on_settled=self.note_change, pace=pace
+        )
+        health = StoreHealth(self.lost_runs.forget_others)
+        self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
+        self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
+        self.stopping = Stopping(runs, claiming, workers, thread, pace)
+        self.heartbeat = Heartbeat(
+            settings, self.membership, runs, claiming, classes, self.stopping, health, self.clock, metrics
+        )
+        self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
+        due, retention = Due(thread, runs, claiming, pace), Retention(thread, claiming, pace)
+        self.duties = Rounds([self.heartbeat, due, self.lost_runs, self.plugin_scan, retention], health, pace)
+        self.idle = Idle(runs, claiming, thread, health)
+        self.change(settings, directories, stop_grace_seconds=None)
+
+    def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
+        """These settings count from now on."""
+        self.classes.look_in(directories)
+        self.heartbeat.settings = settings
+        self.lost_runs.dead_after_seconds = settings.dead_after_seconds
+        self.stopping.grace_seconds = stop_grace_seconds
+        self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
+        self.runs.context = self._run_context(settings)
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Something may have changed in the store."""
+        self.claiming.note_change()
+
+    def _run_context(self, settings: ShownSettings) -> RunContext:
+        return RunContext(
+            machine_name=self.membership.machine.name,
+            recorder=self.store_thread,
+            clock=self.clock,
+            site=self.site,
+            processes=self.processes,
+            workers=self.workers,
+            trust_seconds=settings.dead_after_seconds / 2,
+            extended_json=self._store.extended_json,
+        )

@@ -1,0 +1,264 @@
+"""The runs of a node: which there are, how many places they take, and how they are stopped.
+
+Responsible for: starting a run for a claimed task and noting how it went; the load, kept up to date as runs come and
+go; holding back, cancelling, stopping and verifying them. Must not know: which task is claimed next, how a run works.
+
+A run may leave its place before it has ended: as soon as its end is on the way into the store, the next task may be
+claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from disbatch_host.decide.placement import Load
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Document, QueueId, Task
+from disbatch_host.errors import StoreError
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.plugin.classes import Classes
+from disbatch_host.process.interface import StopReason
+from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.process import Worker
+from disbatch_protocol import status as statuses
+from disbatch_protocol.outcome import Outcome
+
+if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
+    from disbatch_host.metrics.counters import Metrics
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+
+
+class PlaceListener(Protocol):
+    """Fills the places that runs leave."""
+
+    def on_place_free(self, plugin: Plugin) -> None:
+        """A run of this plugin has left its place; its end is on the way into the store."""
+
+    def on_end(self) -> None:
+        """A run has ended, whether it had left its place before or not."""
+
+    def on_shortage(self, why: str) -> None:
+        """A run could not start for want of descriptors, processes, memory or room on this machine."""
+
+
+class Runs:
+    """The registry. Used in the event loop. `context` is for the runs that start from now on."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        store_thread: StoreThread,
+        classes: Classes,
+        *,
+        on_report: Callable[[Run, RunReport], None] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.context = context
+        self._node_id = context.site.node_id
+        self._store_thread = store_thread
+        self._classes = classes
+        self._on_report = on_report
+        self._metrics = metrics
+        self._listener: PlaceListener | None = None
+        self._runs: dict[Run, asyncio.Task[None]] = {}
+        self._places_taken = 0
+        self._running: dict[QueueId, int] = {}  # places, by queue; none of them zero
+        self._running_of_class: dict[str, int] = {}
+        self._max_per_queue = 0
+        self._max_total: int | None = 0
+        self._concurrency_of_class: dict[str, int | None] = {}
+        self._is_held_back = False
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def places_taken(self) -> int:
+        """How many runs hold a place: those whose end is not on the way into the store yet."""
+        return self._places_taken
+
+    @property
+    def task_ids(self) -> frozenset[str]:
+        return frozenset(str(run.task.id) for run in self._runs)
+
+    @property
+    def load(self) -> Load:
+        """A snapshot, for any thread."""
+        return Load(
+            max_per_queue=self._max_per_queue,
+            max_total=self._max_total,
+            running=self._running.copy(),
+            running_of_class=self._running_of_class.copy(),
+            concurrency_of_class=self._concurrency_of_class,
+        )
+
+    def listen(self, listener: PlaceListener) -> None:
+        """From now on, tell this one about free places."""
+        self._listener = listener
+
+    def limit(self, *, max_per_queue: int, max_total: int | None) -> None:
+        """The settings that limit the load: of a queue without `maxthreads`, and of all queues together."""
+        self._max_per_queue, self._max_total = max_per_queue, max_total
+
+    def note_plugins(self) -> None:
+        """The classes have been read again."""
+        # A new table each time: an earlier snapshot may be in use.
+        self._concurrency_of_class = {
+            name: plugin.manifest.concurrency for name, plugin in self._classes.plugins.items()
+        }
+
+    def start(
+        self,
+        task: Task,
+        plugin: Plugin,
+        *,
+        asked_at: float,
+        running: Document | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
+        if self._metrics is not None:
+            self._metrics.note_claimed(task)
+        run = Run(
+            task,
+            plugin,
+            self.context,
+            running=running,
+            worker=worker,
+            asked_at=asked_at,
+            on_place_free=self._on_place_free,
+        )
+        if self._is_held_back or plugin.name in self._classes.set_aside:
+            run.hold_back()
+        self._places_taken += 1
+        self._running[task.queue] = self._running.get(task.queue, 0) + 1
+        self._running_of_class[plugin.name] = self._running_of_class.get(plugin.name, 0) + 1
+        self._runs[run] = asyncio.get_running_loop().create_task(self._perform(run))
+
+    def cancel(self, tasks: Sequence[Task]) -> None:
+        """Cancel the runs of these tasks, each as its own request says."""
+        runs = {str(run.task.id): run for run in self._runs} if tasks else {}
+        for task in tasks:
+            run = runs.get(str(task.id))
+            if run is not None and run.task.token == task.token and task.cancel is not None:
+                run.cancel(task.cancel)
+
+    def hold_back(self) -> None:
+        """Start no program from now on; runs whose program has started go on."""
+        self._is_held_back = True
+        for run in self._runs:
+            run.hold_back()
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop all runs, each with the grace of its plugin."""
+        for run in list(self._runs):
+            run.stop(reason)
+
+    def kill(self, reason: StopReason) -> None:
+        """Kill all runs."""
+        for run in list(self._runs):
+            run.kill(reason)
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Until all have ended, or for so long."""
+        if self._runs:
+            await asyncio.wait(self._runs.values(), timeout=timeout_seconds)
+
+    async def verify(self) -> None:
+        """Stop the runs whose tasks were given to other nodes while this one was silent; they would find out only when
+        they write. Raises StoreError."""
+        runs = {str(run.task.id): run for run in self._runs}
+        if not runs:
+            return
+        which = TaskFilter(ids=[run.task.id for run in runs.values()])
+        tasks = await self._store_thread.call(lambda store: list(store.find_tasks(which, with_output=False)))
+        found = {str(task.id): task for task in tasks}
+        for task_id, run in runs.items():
+            task = found.get(task_id)
+            if task is None or task.node != self._node_id or task.token != run.task.token:
+                log.warning("task %s was taken over; its process is stopped", task_id, extra=run.log_ids)
+                run.stop(StopReason.LOST)
+
+    async def _perform(self, run: Run) -> None:
+        try:
+            report = await run.perform()
+        except StoreError as error:
+            log.error("task %s: its run could not be recorded: %s", run.task.id, error, extra=run.log_ids)
+        except Exception:
+            # A defect here must not take the other runs down. The task stays Running and is settled as a lost run
+            # when this node starts again; anything else that could be said about it would be a guess.
+            log.exception("task %s: the run failed in the host itself", run.task.id, extra=run.log_ids)
+        else:
+            self._note_report(run, report)
+        finally:
+            del self._runs[run]
+            if run.holds_place:
+                self._leave_place(run)
+            if self._listener is not None:
+                self._listener.on_end()
+
+    def _on_place_free(self, run: Run) -> None:
+        self._leave_place(run)
+        if self._listener is not None:
+            self._listener.on_place_free(run.plugin)
+
+    def _leave_place(self, run: Run) -> None:
+        self._places_taken -= 1
+        _count_down(self._running, run.task.queue)
+        _count_down(self._running_of_class, run.plugin.name)
+
+    def _note_report(self, run: Run, report: RunReport) -> None:
+        self._note_start(run, report)
+        _log_end(run, report)
+        if self._metrics is not None:
+            self._metrics.note_ended(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
+        if self._on_report is not None:
+            self._on_report(run, report)
+
+    def _note_start(self, run: Run, report: RunReport) -> None:
+        """Whether its class can be started."""
+        if report.result is RunResult.ENDED and report.why_process_lost is None:
+            self._classes.forget_failures(run.plugin.name)
+        reason = report.why_not_started or report.why_process_lost
+        if reason is None:
+            return
+        if not report.is_machines_fault:
+            self._classes.count_failure(run.plugin, reason, now=self.context.clock.now())
+        elif self._listener is not None:
+            self._listener.on_shortage(reason)
+
+
+def _count_down(counts: dict[Key, int], key: Key) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
+
+
+def _log_end(run: Run, report: RunReport) -> None:
+    """A line for each run that did not simply succeed; all of them with --log-level debug."""
+    conclusion = report.conclusion
+    if conclusion is None:
+        return
+    level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    log.log(
+        level,
+        "task %s of queue %s: %s (%s), now %s",
+        run.task.id,
+        run.task.queue,
+        conclusion.outcome,
+        report.how,
+        statuses.name(conclusion.status),
+        extra=run.log_ids,
+    )

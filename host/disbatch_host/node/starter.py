@@ -1,0 +1,106 @@
+"""The tasks that become Running with their claim: in which worker process, where they need one.
+
+Responsible for: making a claimed task Running in the same commit where nothing has to be prepared first, and handing
+idle worker processes from the event loop to the store's thread for that. Must not know: which tasks are claimed, how
+they are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunChange, RunKey
+from disbatch_host.documents.records import Document, Task, TaskId
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.run import starting
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """How a task became Running with its claim."""
+
+    plugin: Plugin
+    run: Document  # `run` as it stands in the task
+    worker: Worker | None  # the process that was given to it
+
+
+class Starter:
+    """What makes tasks Running with one claim: the plugins as they were, and idle worker processes. The event loop puts
+    processes in, also while the claim is on its way; the store's thread takes them out."""
+
+    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: RunContext) -> None:
+        self.plugins = plugins
+        self.context = context
+        self._workers = workers
+        self._reserved: list[Worker] = []  # the event loop's
+        self._sent: SimpleQueue[Worker] = SimpleQueue()
+        self._arrived: list[Worker] = []  # the store thread's
+        for plugin in plugins.values():
+            self.reserve_idle(plugin)
+
+    def reserve_idle(self, plugin: Plugin) -> None:
+        """Keep the idle processes of this plugin for the claim. In the event loop."""
+        if not self._workers.size or plugin.schema.may_be_slow or self.plugins.get(plugin.name) is not plugin:
+            return  # its tasks cannot become Running with their claim
+        idle = self._workers.reserve(plugin)
+        self._reserved += idle
+        for worker in idle:
+            self._sent.put(worker)
+
+    def release(self) -> None:
+        """The claim has been answered: no process is kept for it any longer. In the event loop."""
+        self._workers.unreserve(self._reserved)
+
+    def new_starts(self) -> Starts:
+        """For one try of the claim: every process that was reserved is free for it. In the store's thread."""
+        return Starts(self)
+
+    def arrived(self) -> Sequence[Worker]:
+        """All processes that were reserved up to now. In the store's thread."""
+        while not self._sent.empty():
+            self._arrived.append(self._sent.get())
+        return self._arrived
+
+
+class Starts:
+    """The tasks that one claim makes Running. Used in the store's thread."""
+
+    def __init__(self, starter: Starter) -> None:
+        self._starter = starter
+        self._plugins = starter.plugins
+        self._context = starter.context
+        self._seen = 0  # of the processes that have arrived
+        self._idle: dict[str, list[Worker]] = {}  # by class; the one that was busy last at the end
+        self.started: dict[TaskId, Started] = {}
+
+    def start_with_claim(self, task: Task, class_name: str) -> RunChange | None:
+        """See `Store.claim`, which may ask twice for a task."""
+        plugin = self._plugins.get(class_name)
+        if plugin is None:
+            return None
+        idle = self._idle_of(class_name)
+        earlier = self.started.pop(task.id, None)
+        if earlier is not None and earlier.worker is not None:
+            idle.append(earlier.worker)
+        start = starting.start_with_claim(task, plugin, self._context, idle[-1] if idle else None)
+        if start is None:
+            return None
+        run, worker = start
+        if worker is not None:
+            idle.pop()
+        self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
+        key = RunKey(task.id, self._context.site.node_id, task.token)
+        return transitions.start_change(task, key, run, now=run["started"])
+
+    def _idle_of(self, class_name: str) -> list[Worker]:
+        arrived = self._starter.arrived()
+        for worker in arrived[self._seen :]:
+            self._idle.setdefault(worker.plugin.name, []).append(worker)
+        self._seen = len(arrived)
+        return self._idle.setdefault(class_name, [])

@@ -1,0 +1,91 @@
+"""How a node stops: what each request to stop means for its runs, and seeing them through.
+
+Responsible for: the three steps of a stop, the grace, and the exit code. Must not know: who asks for the stop, what is
+left to be closed when no run is left (`node` knows the order).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from disbatch_host.errors import ExitCode, StoreError
+from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.pace import Pace
+from disbatch_host.node.runs import Runs
+from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.process.interface import StopReason
+from disbatch_host.run.worker.pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+_KILL = 3  # from the third request on
+
+_STEPS = (
+    "%d tasks run on to their end; once more stops them",
+    "%d tasks are asked to stop now, and killed after the kill_grace of their plugin; once more kills them now",
+    "%d tasks are killed",
+)
+
+
+class Stopping:
+    """Used in the event loop."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        claiming: Claiming,
+        workers: WorkerPool,
+        store_thread: StoreThread,
+        pace: Pace,
+    ) -> None:
+        self.grace_seconds: float | None = (
+            None  # a setting, which may change; None: running tasks may go on to their end
+        )
+        self.exit_code = ExitCode.DONE
+        self._runs = runs
+        self._claiming = claiming
+        self._workers = workers
+        self._store_thread = store_thread
+        self._pace = pace
+        self._requests = 0
+
+    def request(self) -> None:
+        """The first time: claim nothing more and see the running tasks through. The second: stop them now, with their
+        grace. The third: kill them, and give up on a store that is away."""
+        self._requests += 1
+        self._claiming.stop()
+        self._runs.hold_back()
+        if self._requests == _KILL - 1:
+            self._runs.stop(StopReason.SHUTDOWN)
+        elif self._requests >= _KILL:
+            self._runs.kill(StopReason.SHUTDOWN)
+            self._workers.kill()
+            self._store_thread.hurry()
+        if self._runs:
+            log.info("stopping: %s", _STEPS[min(self._requests, _KILL) - 1] % len(self._runs))
+
+    def lose_id(self) -> None:
+        """The node id belongs to another node now: so do the tasks."""
+        self.exit_code = ExitCode.NODE_ID_IN_USE
+        self._runs.stop(StopReason.LOST)
+        self.request()
+
+    async def finish_runs(self) -> None:
+        """Until no run is left; or, at the third request, until the ends of those that are left cannot be recorded."""
+        self._claiming.stop()
+        self._runs.hold_back()
+        if self._runs and self.grace_seconds is not None:
+            await self._runs.wait(self.grace_seconds)
+            self._runs.stop(StopReason.SHUTDOWN)
+        while self._runs:
+            await self._runs.wait(self._pace.refresh_seconds)
+            with contextlib.suppress(StoreError):  # only other nodes wait for it, and the next turn tries again
+                await self._claiming.release_places()
+            if self._requests >= _KILL and self._store_thread.is_away:
+                log.error(
+                    "the store is away: %d tasks are left as they are, until this node starts again", len(self._runs)
+                )
+                self.exit_code = ExitCode.STORE
+                self._store_thread.give_up()
+                return

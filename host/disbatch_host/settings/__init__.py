@@ -1,0 +1,1 @@
+"""What the program was told: one table of settings, and all that comes from it."""

@@ -1,0 +1,181 @@
+"""The one table of settings: from it come the options, the schema of the configuration file, README's table and the
+defaults.
+
+Responsible for: which settings there are. Must not know: how they are settled, what they are used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from disbatch_host.documents.records import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, MAX_PER_QUEUE
+from disbatch_protocol.quantities import parse_duration
+
+DEFAULT_CONFIG = Path("/etc/disbatch/host.json")
+
+
+class Kind(Enum):
+    """What a setting's value is, and with it how it is checked and written."""
+
+    TEXT = "text"
+    STORE = "store"
+    DIRECTORIES = "directories"
+    NODE_ID = "node_id"
+    COUNT = "count"  # a whole number of 1 or more
+    DURATION = "duration"  # seconds, or a text like "90s"
+    FLAG = "flag"
+    CHOICE = "choice"
+    ADDRESS = "address"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table."""
+
+    name: str  # with _; the option is written with -, the key of the file either way
+    kind: Kind
+    help: str  # of the option; names the default where there is one
+    metavar: str | None = None
+    description: str = ""  # in the schema of the file; empty: the file has no such key
+    default: Any = None  # as it would be written in the file; None: see `default_in_words`
+    default_in_words: str = ""
+    variable: str | None = None
+    choices: tuple[str, ...] = ()
+    zero_is_fine: bool = False  # of a duration
+    null_is_fine: bool = False  # in the file: as if it were not there
+    is_for_every_command: bool = False  # else only for running a node
+
+    @property
+    def option(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="store",
+        kind=Kind.STORE,
+        metavar="URL",
+        help="Where the tasks are: sqlite:///path/to/file.db or mongodb://host/database.",
+        description="sqlite:///path/to/file.db, or a mongodb:// or mongodb+srv:// URI.",
+        default_in_words="an SQLite file under `~/.local/state`",
+        variable="DISBATCH_STORE",
+        is_for_every_command=True,
+    ),
+    Setting(
+        name="plugins",
+        kind=Kind.DIRECTORIES,
+        metavar="DIR",
+        help="A directory of plugins; may be given several times. Default: ./plugins.",
+        description="The directories in which plugins are looked for.",
+        default=["./plugins"],
+        default_in_words="`./plugins`",
+        variable="DISBATCH_PLUGINS",
+        is_for_every_command=True,
+    ),
+    Setting(
+        name="config",
+        kind=Kind.TEXT,
+        metavar="FILE",
+        help="A JSON file with the options' names as keys.",
+        default_in_words=f"`{DEFAULT_CONFIG}` where it exists",
+        variable="DISBATCH_CONFIG",
+        is_for_every_command=True,
+    ),
+    Setting(
+        name="node_id",
+        kind=Kind.NODE_ID,
+        metavar="ID",
+        help="Of this node; unique in the cluster. Default: from the host name.",
+        description="Unique in the cluster.",
+        default_in_words="from the host name",
+        variable="DISBATCH_NODE_ID",
+    ),
+    Setting(
+        name="max",
+        kind=Kind.COUNT,
+        metavar="N",
+        help=f"Most tasks at once of a queue without maxthreads ({MAX_PER_QUEUE}).",
+        description="Most tasks at once of a queue that has no maxthreads.",
+        default=MAX_PER_QUEUE,
+    ),
+    Setting(
+        name="max_total",
+        kind=Kind.COUNT,
+        metavar="N",
+        help="Most tasks at once on this node.",
+        description="Most tasks at once on this node.",
+        default_in_words="no limit",
+        null_is_fine=True,
+    ),
+    Setting(name="force", kind=Kind.FLAG, help="Take over a node id that looks alive.", default=False),
+    Setting(
+        name="stop_grace",
+        kind=Kind.DURATION,
+        metavar="S",
+        help="On an orderly stop, how long running tasks may go on (default: to their end).",
+        description="On an orderly stop, how long running tasks may go on; null: to their end.",
+        default_in_words="to their end",
+        zero_is_fine=True,
+        null_is_fine=True,
+    ),
+    Setting(
+        name="heartbeat",
+        kind=Kind.DURATION,
+        metavar="S",
+        help=f"Interval of the heartbeat ({HEARTBEAT_SECONDS:g}).",
+        description="Interval of the heartbeat.",
+        default=f"{HEARTBEAT_SECONDS:g}s",
+    ),
+    Setting(
+        name="dead_after",
+        kind=Kind.DURATION,
+        metavar="S",
+        help=f"Age of its heartbeat at which others take this node for dead ({DEAD_AFTER_SECONDS:g}).",
+        description="Age of its heartbeat at which other nodes take this node for dead.",
+        default=f"{DEAD_AFTER_SECONDS:g}s",
+    ),
+    Setting(
+        name="until_idle",
+        kind=Kind.FLAG,
+        help="Leave when no task of a queue it serves is waiting or running.",
+        description="Leave when no task of a queue that this node serves is waiting or running.",
+        default=False,
+    ),
+    Setting(
+        name="log_level",
+        kind=Kind.CHOICE,
+        choices=("debug", "info", "warning", "error"),
+        help="What is logged (info).",
+        description="What is logged.",
+        default="info",
+    ),
+    Setting(
+        name="log_format",
+        kind=Kind.CHOICE,
+        choices=("text", "json"),
+        help="How: lines of text, or JSON objects (text).",
+        description="How it is logged: lines of text, or JSON objects, one per line.",
+        default="text",
+    ),
+    Setting(
+        name="metrics",
+        kind=Kind.ADDRESS,
+        metavar="ADDR:PORT",
+        help="Serve /metrics for Prometheus and /healthz there (off).",
+        description="Where /metrics for Prometheus and /healthz are served; null: nowhere.",
+        default_in_words="off",
+        null_is_fine=True,
+    ),
+)
+BY_NAME: Mapping[str, Setting] = {one.name: one for one in SETTINGS}
+DURATIONS = tuple(one.name for one in SETTINGS if one.kind is Kind.DURATION)
+
+
+def default_of(name: str) -> Any:
+    """A setting's default as a value: durations in seconds. None where it depends on the machine, or there is none."""
+    setting = BY_NAME[name]
+    return parse_duration(setting.default) if setting.kind is Kind.DURATION and setting.default else setting.default
