@@ -131,16 +131,6 @@ def server_with_login(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
         yield server
 
 
-def test_what_the_page_points_to_is_there() -> None:
-    text = PAGE.read_text()
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)$", text, re.M)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        file, _, heading = target.partition("#")
-        assert (DOCS / file).exists() if file else heading in headings, target
-
-
 # --- the unit
 
 
