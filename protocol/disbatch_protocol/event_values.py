@@ -51,7 +51,7 @@ def required_text_at(value: Mapping[str, Any], name: str) -> str:
 
 
 def storable(value: Any, where: str) -> Any:
-    """The value itself. Raises where a store could not hold it: a number outside 64 bits, U+0000 in a name, too deep."""
+    """The value itself. Raises where a store could not hold it: a number above 64 bits, U+0000 in a name, too deep."""
     level: list[Any] = [value]
     for _ in range(DEPTH_MAX):
         level = [inner for one in level for inner in _inner(one, where)]
