@@ -36,6 +36,15 @@ class UsageError(DisbatchError):
     exit_code = ExitCode.USAGE
 
 
+class FieldError(UsageError):
+    """The value of one field, or option, cannot be what was given; a command says it under the name of its option."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
 class OutputError(DisbatchError):
     """What a command has to say cannot be written where it should go: a full disk, a closed stdout."""
 
@@ -58,6 +67,18 @@ class NodeIdInUseError(DisbatchError):
     """The node id is held by a node that is, or may be, alive."""
 
     exit_code = ExitCode.NODE_ID_IN_USE
+
+
+class RowsRefusedError(DisbatchError):
+    """Rows of an import do not fit; it has stopped before them, or has created nothing at all."""
+
+
+class NodeUnreachableError(DisbatchError):
+    """A node cannot do what is asked of it: it is dead, it is stopping, or it belongs to another program."""
+
+
+class NodeNotGoneError(DisbatchError):
+    """A node cannot be deleted: it is alive, or tasks are still in its hands."""
 
 
 class StoreError(DisbatchError):

@@ -20,7 +20,7 @@ import pytest
 from conftest import skip_or_fail
 from disbatch_host.documents.records import Task
 from disbatch_host.plugin.catalog import Plugin, examine
-from disbatch_host.process import machine
+from disbatch_host.process import facts, leftovers
 from disbatch_protocol.status import Status
 from helpers.disks import CannotMount, small_disk
 from helpers.nodes import Cluster, public_plugins, write_plugin
@@ -287,7 +287,7 @@ def test_a_daemon_that_a_plugin_leaves_behind_does_not_hold_its_run_open(cluster
             assert task.run["seconds"] < 8
             assert task.document["stdout"] == "begun\n"
             assert_group_is_gone(task.run["pid"])
-            assert machine.process_started(daemon) is not None
+            assert facts.process_started(daemon) is not None
         finally:
             os.kill(daemon, signal.SIGKILL)
 
@@ -358,4 +358,4 @@ def test_a_limit_of_processes_that_root_is_not_held_to_is_said(tmp_path: Path) -
 
 def left_of(task: Task) -> list[int]:
     """Processes anywhere whose environment says that they belong to the task."""
-    return [pid for pid, _, _ in machine.find_runs("n1", {str(task.id)})]
+    return [pid for pid, _, _ in leftovers.find_runs("n1", {str(task.id)})]

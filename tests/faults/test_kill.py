@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.documents.changes import RunChange, RunKey
-from disbatch_host.process import machine
+from disbatch_host.process import facts, leftovers
 from disbatch_protocol.status import Status
 from helpers import accounts
 from helpers.accounts import Account
@@ -100,12 +100,12 @@ def test_processes_that_outlive_their_node_are_gone_before_anything_is_started(
     old = account.lines("start")
     node.kill()
     node.wait()
-    assert all(machine.is_alive(one.pid, one.pid_started) for one in old)
+    assert all(leftovers.is_alive(one.pid, one.pid_started) for one in old)
     account.begin_another_life()
     account.let_go("n1", life=2)
     log = cluster.run()
     assert [one.left_over for one in account.lines("start")] == [0, 0, 0]
-    assert not any(machine.is_alive(one.pid, one.pid_started) for one in old)
+    assert not any(leftovers.is_alive(one.pid, one.pid_started) for one in old)
     for one in old:
         assert f"process {one.pid} is left from an earlier life of node n1; it is killed" in log
     assert {one.task for one in account.lines("start")} == {str(task_id) for task_id in (*again, waiting)}
@@ -134,7 +134,7 @@ def test_a_process_that_was_given_the_number_of_an_old_one_is_left_alone(cluster
     task = cluster.task(task_id)
     assert (task.run["pid"], task.run["pid_started"]) == (old.pid, old.pid_started)
     os.killpg(old.pid, signal.SIGKILL)
-    wait_until(lambda: machine.process_started(old.pid) is None, 60, "the old process is still there")
+    wait_until(lambda: facts.process_started(old.pid) is None, 60, "the old process is still there")
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as innocent:
         # A pid that comes again takes as many processes as there are pids: written down as it would look then.
         run = {**task.run, "pid": innocent.pid}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.process import machine
+from disbatch_host.process import leftovers
 from disbatch_protocol.status import Status
 from helpers import accounts
 from helpers.accounts import Account
@@ -112,7 +112,7 @@ class Takeover:
         return f"task {task_id} was taken over" in self.cluster.log("n1")
 
     def is_alive(self, line: Any) -> bool:
-        return machine.is_alive(line.pid, line.pid_started)
+        return leftovers.is_alive(line.pid, line.pid_started)
 
     def processing(self, node_id: str) -> int:
         record = self.cluster.store.get_node(node_id)

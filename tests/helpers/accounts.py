@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disbatch_host.process import machine
+from disbatch_host.process import leftovers
 
 # Writes a line for its start and one for its end, and in between says again and again that it lives, until the gate
 # of its node and life is there. One source for both modes; a SIGTERM alone does not end it where the parameters say so.
@@ -134,7 +134,7 @@ class Account:
         """After a test that has failed: nothing of it goes on."""
         for trace in self.directory.glob("trace*"):
             for line in trace.read_text().splitlines():
-                machine.kill(*(int(field) for field in line.split()[4:6]))
+                leftovers.kill(*(int(field) for field in line.split()[4:6]))
 
 
 @contextlib.contextmanager

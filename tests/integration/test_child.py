@@ -14,11 +14,20 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.process import child as child_module
-from disbatch_host.process.child import PIPE_SIZE, Child
-from disbatch_host.process.interface import Command, Deadlines, Environment, ProcessEnd, StartError, StopReason, Stream
-from disbatch_host.process.poller import Poller
-from disbatch_host.process.spawn import close_others_on_exec
-from disbatch_host.process.spawner import Spawner
+from disbatch_host.process.inline import process_host
+from disbatch_host.process.interface import (
+    Deadlines,
+    Environment,
+    Process,
+    ProcessEnd,
+    Program,
+    Start,
+    StartError,
+    StopReason,
+    Stream,
+)
+from disbatch_host.process.pipes import PIPE_SIZE
+from disbatch_host.process.this_process import close_others_on_exec
 from helpers.processes import assert_group_is_gone, descriptors
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -51,30 +60,40 @@ def run(
     stdin: bytes = b"",
     limits: dict[int, int] | None = None,
     deadlines: Deadlines | None = None,
-    when: Callable[[Child, Stream, bytes], None] | None = None,
+    when: Callable[[Process, Stream, bytes], None] | None = None,
     directory: Path = Path("/"),
 ) -> Seen:
     """Run a program to its end; `when` is called with each block that comes. Nothing of its group is left after."""
 
     async def perform() -> Seen:
         output: dict[Stream, list[bytes]] = {stream: [] for stream in Stream}
-        ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
+        end: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
 
-        def receive(stream: Stream, data: bytes) -> None:
-            output[stream].append(data)
-            if when is not None:
-                when(child, stream, data)
+        class Listener:
+            def said(self, stream: Stream, offset: int, data: bytes) -> None:
+                assert offset == sum(len(block) for block in output[stream])
+                output[stream].append(data)
+                if when is not None:
+                    when(child, stream, data)
 
-        poller, spawner = Poller(), Spawner()
-        command = Command(argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {})
-        child = Child(command, deadlines or Deadlines(), poller, spawner, receive=receive, ended=ended.set_result)
-        await child.start()
-        child.write(stdin, close=True)
-        end = await asyncio.wait_for(ended, 60)
-        assert_group_is_gone(child.pid)
-        poller.close()
-        spawner.close()
-        return Seen(end, {stream: b"".join(blocks) for stream, blocks in output.items()})
+            def closed(self, stream: Stream) -> None:
+                pass
+
+            def ended(self, process_end: ProcessEnd) -> None:
+                end.set_result(process_end)
+
+        processes = process_host()
+        program = Program(argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {})
+        start = Start(program=program, deadlines=deadlines or Deadlines(), stdin=stdin)
+        try:
+            child = await processes.start(start, Listener())
+            await asyncio.wait_for(end, 60)
+            assert_group_is_gone(child.pid)
+            child.forget()
+        finally:
+            processes.close()
+        assert not processes.runs()
+        return Seen(end.result(), {stream: b"".join(blocks) for stream, blocks in output.items()})
 
     return asyncio.run(perform())
 
@@ -186,7 +205,7 @@ def test_silence_is_measured_from_the_last_output_on_any_stream() -> None:
 
 
 def test_a_stop_after_the_end_does_not_claim_to_have_stopped_it() -> None:
-    def stop_late(child: Child, stream: Stream, data: bytes) -> None:
+    def stop_late(child: Process, stream: Stream, data: bytes) -> None:
         if not child.is_running:
             child.stop(StopReason.CANCELLED)
 

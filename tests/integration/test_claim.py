@@ -19,8 +19,9 @@ from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starter
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.plugin.program import LaunchSite
-from disbatch_host.run.attempt import Surroundings
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
@@ -52,17 +53,24 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
 
     async def carry_out() -> ClaimResult:
         clock = SystemClock()
-        site = LaunchSite(
+        processes = process_host()
+        site = ProgramSite(
             node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
         )
-        workers, thread = WorkerPool(site), StoreThread(cluster.store)
-        around = Surroundings(
-            machine_name="here", recorder=thread, clock=clock, site=site, workers=workers, trust_seconds=15
+        workers, thread = WorkerPool(site, processes), StoreThread(cluster.store)
+        context = RunContext(
+            machine_name="here",
+            recorder=thread,
+            clock=clock,
+            site=site,
+            processes=processes,
+            workers=workers,
+            trust_seconds=15,
         )
         plugins = load_plugins([cluster.plugins]).plugins
         try:
             workers.release(await workers.acquire(plugins["W"]))
-            ledger, starter = ClaimLedger("n1", Pace()), Starter(plugins, workers, around)
+            ledger, starter = ClaimLedger("n1", Pace()), Starter(plugins, workers, context)
             full = Load(max_per_queue=1, max_total=None, running={queue: 1})
             ledger.round(ClaimRequest(classes=frozenset("W"), load=full, refresh=True), cluster.store)
             load = Load(max_per_queue=1, max_total=None)
@@ -80,7 +88,7 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
             workers.kill()
             await workers.stop()
             await thread.stop()
-            site.close()
+            processes.close()
 
     result = asyncio.run(carry_out())
     assert not failures

@@ -18,9 +18,11 @@ from disbatch_host.documents.changes import RunChange, RunKey, Want
 from disbatch_host.documents.records import Task
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.plugin.program import LaunchSite
-from disbatch_host.run import attempt
-from disbatch_host.run.attempt import Run, RunReport, RunResult, Surroundings
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run import starting
+from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
@@ -32,31 +34,38 @@ LONG_AGO = 100.0  # seconds; against `trust_seconds`
 async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begun: bool) -> RunReport:
     """One run as a node makes it, with its claim long ago; `meanwhile` happens between the claim and the start."""
     clock = SystemClock()
-    site = LaunchSite(
+    processes = process_host()
+    site = ProgramSite(
         node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
     )
     recorder = StoreThread(cluster.store)
     recorder.start()
-    around = Surroundings(
-        machine_name="here", recorder=recorder, clock=clock, site=site, workers=WorkerPool(site), trust_seconds=15
+    context = RunContext(
+        machine_name="here",
+        recorder=recorder,
+        clock=clock,
+        site=site,
+        processes=processes,
+        workers=WorkerPool(site, processes),
+        trust_seconds=15,
     )
     plugin = load_plugins([cluster.plugins]).plugins["Touch"]
     run: Any = None
 
     def begin(task: Task) -> RunChange:
         nonlocal run
-        run = attempt.beginning(task, plugin, around)
+        run = starting.run_fields(task, plugin, context, now=clock.now())
         return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=clock.now())
 
     try:
         claim = recorder.call(lambda store: store.claim("n1", [Want("Touch", 1)], "t1", begin if begun else None))
         (task,) = await claim
         await recorder.call(lambda store: meanwhile(replace(task, status=0 if begun else -1)))
-        late = Run(task, plugin, around, begun=run, asked_at=clock.monotonic() - LONG_AGO)
+        late = Run(task, plugin, context, running=run, asked_at=clock.monotonic() - LONG_AGO)
         return await late.perform()
     finally:
         await recorder.stop()
-        site.close()
+        processes.close()
 
 
 def give_to_another(cluster: Cluster, task: Task) -> None:
@@ -104,7 +113,7 @@ def test_what_is_to_be_cancelled_or_has_expired_is_not_started_although_it_was_c
     (task_id,) = cluster.push(cluster.queue("Touch"), {}, **fields)
     report = asyncio.run(carry_out(cluster, lambda task: None, begun=False))
     task = cluster.task(task_id)
-    assert report.result is RunResult.GIVEN_BACK and not started.exists()
+    assert report.result is RunResult.WITHDRAWN and not started.exists()
     assert (task.status, task.node, task.document["error"]["code"]) == (Status.CANCELLED, None, code)
     assert "cancel" not in task.document and "claim" not in task.document
     if code == "cancelled":

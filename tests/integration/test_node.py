@@ -14,7 +14,8 @@ import pytest
 
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import NOBODY, new_task
-from disbatch_host.process.machine import Machine, process_started
+from disbatch_host.process.facts import process_started
+from disbatch_host.process.machine import Machine
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, documents
 from helpers.processes import assert_group_is_gone, wait_until

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from disbatch_host.cli.parameters import parse_json
 from disbatch_host.client.importing import mapping
-from disbatch_host.client.importing.creation import Record
 from disbatch_host.client.importing.mapping import (
     Field,
     RowError,
@@ -17,6 +15,8 @@ from disbatch_host.client.importing.mapping import (
     object_mapper,
     parse_fields,
 )
+from disbatch_host.client.importing.record import Record
+from disbatch_host.client.parameters import parse_json
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
 from disbatch_protocol.parameters import ParameterSchema

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host.cli.parameters import parse_json
 from disbatch_host.client.importing import rows
 from disbatch_host.client.importing.rows import BadRow, CsvRows, Format, NdjsonRows, Source, format_of
+from disbatch_host.client.parameters import parse_json
 from disbatch_host.errors import UsageError
 
 

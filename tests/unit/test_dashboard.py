@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from disbatch_host.cli.overview import FailureFacts, NodeFacts, Overview, QueueFacts, RunningFacts
 from disbatch_host.cli.watch import dashboard
 from disbatch_host.cli.watch.screen import BUSY_PART, pause_seconds
+from disbatch_host.client.failures import FailureFacts
+from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts, RunningFacts
 from disbatch_host.decide.why import Code
 
 AT = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What the commands share: settings, an open store, and finding what a person has named."""
+"""What the commands share: the settings of this call, an open store, the plugins at hand, and who asks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from disbatch_host.clock import SystemClock
-from disbatch_host.documents import requests
-from disbatch_host.documents.records import Document, Queue, Task
-from disbatch_host.errors import NotFoundError, UsageError
-from disbatch_host.plugin.catalog import Catalog, load_plugins
+from disbatch_host.client import requests
+from disbatch_host.client.masking import Masker
+from disbatch_host.client.opening import catalog_of, store_of
+from disbatch_host.documents.records import Document
+from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.settings.values import Settings, resolve
-from disbatch_host.store.contract import Access, Store
-from disbatch_host.store.open import open_store
-from disbatch_protocol.faults import near_name
+from disbatch_host.store.contract import Store
+
+if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do
+    from disbatch_host.plugin.catalog import Catalog
 
 
 def options() -> dict[str, Any]:
@@ -49,12 +50,10 @@ def wants_json() -> bool:
 
 @contextlib.contextmanager
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
-    """The store of the settings, open for the length of the block. A file that is not there is only made with
-    `creates`: a slip in a name must not make another store. The default one then looks empty."""
-    given = settings().is_store_given
-    access = Access.CREATE if creates else Access.EXISTING if given else Access.OR_EMPTY
-    is_missing = access is Access.OR_EMPTY and not Path(settings().store_url.removeprefix("sqlite://")).exists()
-    store = open_store(settings().store_url, SystemClock(), access)
+    """The store of the settings, open for the length of the block, as `client.opening` says."""
+    is_default = not settings().is_store_given and not creates
+    is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
+    store = store_of(settings(), creates=creates)
     with saying_that_it_takes_long(store):
         store.open()
     try:
@@ -85,40 +84,35 @@ def saying_that_it_takes_long(store: Store) -> Iterator[None]:
 _LONG_SECONDS = 2.0
 
 
-def find_queue(store: Store, name: str) -> Queue:
-    """The queue of this id. Raises NotFoundError that names a near one."""
-    queue = store.find_queue(name)
-    if queue is None:
-        known = [str(one.id) for one in store.queues()]
-        near = near_name(name, known)
-        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows those there are"
-        raise NotFoundError(f"no queue {name!r} in {store.description}; {hint}")
-    return queue
-
-
-def find_task(store: Store, text: str) -> Task:
-    """The task of this id. Raises NotFoundError."""
-    task_id = store.parse_id(text)
-    task = None if task_id is None else store.get_task(task_id)
-    if task is None:
-        raise NotFoundError(f"no task {text!r} in {store.description}; `disbatch-host task list` shows the newest")
-    return task
+def catalog() -> Catalog | None:
+    """The plugins that are at hand, for checks that help where they can; None without any directory."""
+    return catalog_of(settings())
 
 
 def known_plugins() -> Catalog:
-    """The plugins that are at hand, for checks that help where they can: without the default directory, none."""
-    directories = settings().plugins
-    if not settings().are_plugins_given:
-        directories = tuple(one for one in directories if one.is_dir())
-    return load_plugins(directories)
+    """The plugins that are at hand; without the default directory, none."""
+    from disbatch_host.plugin.catalog import Catalog  # noqa: PLC0415
+
+    found = catalog()
+    return Catalog() if found is None else found
 
 
-def check_id(what: str, text: str) -> None:
-    """Raises UsageError where an id, or another short text that tables show, cannot be shown."""
-    if not text.strip():
-        raise UsageError(f"expected {what}, found an empty one")
-    if not text.isprintable():
-        raise UsageError(f"expected {what} without control characters, found {text!r:.80}")
+@contextlib.contextmanager
+def options_named(**names: str) -> Iterator[None]:
+    """Errors about a field name the option that it was given by; `names` where that is called otherwise."""
+    try:
+        yield
+    except FieldError as error:
+        name = names.get(error.field, error.field).replace("_", "-")
+        raise UsageError(f"--{name}: {error.reason}") from error
+
+
+def masker(store: Store) -> Masker:
+    """Masks the secrets of tasks that are shown, as far as their plugins are known here."""
+    found = None
+    with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
+        found = catalog()
+    return Masker(store, found)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -137,9 +131,7 @@ def who() -> str:
 
 def request(reason: str | None, now: datetime) -> Document:
     """Who asks, when, and why, as documents hold it. Raises UsageError where the reason cannot be shown."""
-    if reason is not None:
-        check_id("a reason", reason)
-    return requests.request_of(who(), reason, now=now)
+    return requests.request(who(), reason, now=now)
 
 
 def reason_option(function: Any) -> Any:

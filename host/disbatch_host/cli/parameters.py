@@ -5,7 +5,6 @@ Raises UsageError for whatever cannot be parameters; the message never holds a v
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -16,9 +15,9 @@ from typing import Any
 
 import orjson
 
+from disbatch_host.client.parameters import PARAMETERS_MAX, check_numbers, check_size, parse_json
 from disbatch_host.errors import UsageError
 
-PARAMETERS_MAX = 8 * 2**20  # bytes of JSON; with two streams of output a document stays below MongoDB's 16 MB
 _PAIR = re.compile(r"([^=]+?)(:=|=)(.*)", re.DOTALL)
 
 
@@ -68,7 +67,7 @@ def parse_pair(pair: str) -> tuple[str, Any]:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return name, text
-    _check_numbers(text, f"-p {name}")
+    check_numbers(text, f"-p {name}")
     return name, value
 
 
@@ -81,43 +80,6 @@ def _read(name: str, path: str) -> str:
         raise UsageError(f"-p {name}: file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"-p {name}: expected a file in UTF-8, found byte {error.object[error.start]:#x}") from error
-
-
-def parse_json(text: str | bytes, what: str) -> Any:
-    """Strict JSON, whole numbers in 64 bits. Raises UsageError, saying where it is not."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        where = f"column {error.colno}"
-        where = where if error.lineno == 1 else f"line {error.lineno} of it, {where}"
-        raise UsageError(f"{what}: not valid JSON, {error.msg} at {where}") from error
-    _check_numbers(text, what)
-    return value
-
-
-def _check_numbers(text: str | bytes, what: str) -> None:
-    """Refuse whole numbers beyond 64 bits: MongoDB cannot hold them, and elsewhere they would silently lose digits."""
-    digits = _LONG_NUMBER_BYTES if isinstance(text, bytes) else _LONG_NUMBER
-    if digits.search(text) is None:  # type: ignore[arg-type]
-        return
-
-    def check(number: str) -> int:
-        if len(number) > len(str(_INTEGER_MIN)) or not _INTEGER_MIN <= int(number) <= _INTEGER_MAX:
-            raise UsageError(
-                f"{what}: expected whole numbers of at most 64 bits (up to {_INTEGER_MAX}), found a larger one; "
-                "write it as a string, in double quotes"
-            )
-        return 0
-
-    try:
-        json.loads(text, parse_int=check)
-    except RecursionError as error:
-        raise UsageError(f"{what}: nested too deeply") from error
-
-
-_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
-_LONG_NUMBER = re.compile(r"[0-9]{19}")
-_LONG_NUMBER_BYTES = re.compile(rb"[0-9]{19}")
 
 
 def read_lines(lines: Iterable[bytes | None]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
@@ -162,17 +124,6 @@ def lines_as_they_come(descriptor: int) -> Iterator[bytes | None]:
 
 _MOMENT_SECONDS = 0.1
 _BLOCK = 2**16
-
-
-def check_size(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters, unless they are too large for a task."""
-    size = len(orjson.dumps(parameters))
-    if size > PARAMETERS_MAX:
-        raise UsageError(
-            f"expected parameters of at most {PARAMETERS_MAX} bytes, found {size}; "
-            "put large data into a file and its path into the parameters"
-        )
-    return parameters
 
 
 def _kind(value: Any) -> str:

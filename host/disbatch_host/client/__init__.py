@@ -1,1 +1,25 @@
-"""What people ask of a cluster, whatever face shows it: no terminal, no HTTP, no printing."""
+"""What people ask of a cluster, whatever face shows it: no terminal, no HTTP, no printing.
+
+The names below are public. Each is imported when it is asked for, so that a command that needs one module of this
+package does not load the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from disbatch_host.client.client import Client
+    from disbatch_host.client.finding import Selection
+    from disbatch_host.client.importing.importer import Rules
+
+__all__ = ["Client", "Rules", "Selection"]
+
+_HOMES = {"Client": "client", "Rules": "importing.importer", "Selection": "finding"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

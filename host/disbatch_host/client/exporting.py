@@ -7,31 +7,52 @@ task is secret.
 from __future__ import annotations
 
 import codecs
-import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
+from disbatch_host.client.output import output_pieces
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import plain_document
-from disbatch_protocol.status import is_finished
 
 _GROUP_TASKS = 500  # read with their output in one go
 _GROUP_BYTES = 16 * 2**20  # of output that is in the documents of a group
+_TOLD_TASKS = 100  # between two calls of `on_progress`
 _STREAMS = ("stdout", "stderr")
 
-Shown = Callable[[Task], Mapping[str, Any]]
+Shown = Callable[[Task], Mapping[str, Any]]  # a task's document as it may be seen
+
+
+def export(
+    store: Store,
+    which: TaskFilter,
+    shown: Shown,
+    out: IO[bytes],
+    *,
+    with_output: bool = False,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> int:
+    """Write the tasks to an open file, one line each, as `lines` has them; how many there were. `on_progress` gets how
+    many have been written so far, now and then and at the end."""
+    count = 0
+    for piece, is_last in lines(store, which, shown, with_output=with_output):
+        out.write(piece)
+        count += is_last
+        if is_last and count % _TOLD_TASKS == 0:
+            on_progress(count)
+    on_progress(count)
+    out.flush()
+    return count
 
 
 def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -> Iterator[tuple[bytes, bool]]:
     """The lines of the tasks in the order of their creation, in pieces; True beside the last piece of each line.
 
-    `shown` gives a task's document as it may be seen. `with_output`: stdout and stderr are the whole of what was kept;
-    else what the document has of them, which is at most their first 1 MiB. A task that is deleted meanwhile is left
-    out."""
+    `with_output`: stdout and stderr are the whole of what was kept; else what the document has of them, which is at
+    most their first 1 MiB. A task that is deleted meanwhile is left out."""
     for found in _with_documents(store, which):
         document = dict(shown(found))
         if not with_output:
@@ -47,22 +68,6 @@ def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -
                 yield orjson.dumps(text)[1:-1], False
             yield b'"', False
         yield b"}\n", True
-
-
-def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
-    """The whole of a stream, as far as it is there: where it has outgrown the document, its pieces."""
-    output = task.run.get("output")
-    facts = output.get(stream) if isinstance(output, Mapping) else None
-    token = task.run.get("token")
-    is_in_file = isinstance(facts, Mapping) and facts.get("in_file")
-    if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
-        pieces = store.read_output(task.id, token, stream)
-        first = next(pieces, None)
-        if first is not None:
-            yield from itertools.chain((first,), pieces)
-            return
-    text = task.document.get(stream)
-    yield text.encode("utf-8", "replace") if isinstance(text, str) else b""
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[str]:

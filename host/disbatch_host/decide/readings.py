@@ -51,6 +51,17 @@ def is_alive(node: NodeRecord) -> bool:
     return not node.is_stale()
 
 
+def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
+    """What its last heartbeat says of each queue that it serves."""
+    return records_of(object_of(node, "heartbeat").get("queues"))
+
+
+def number(record: Mapping[str, Any], name: str) -> int:
+    """A count in such a record; 0 where there is none."""
+    value = record.get(name)
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
 def load_of(node: NodeRecord, queue: Queue) -> Load:
     """What a node runs and may run, as far as it publishes that."""
     settings, heartbeat = object_of(node, "settings"), object_of(node, "heartbeat")

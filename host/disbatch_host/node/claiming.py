@@ -98,7 +98,7 @@ class Claiming:
         self._clock = clock
         self._health = health
         self._pace = pace
-        self._node_id = runs.around.site.node_id
+        self._node_id = runs.context.site.node_id
         self._ledger = ClaimLedger(self._node_id, pace)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
@@ -174,7 +174,7 @@ class Claiming:
         self._look_again_after(result.look_again_seconds)
 
     async def _ask(self, classes: frozenset[str], load: Load, refresh: bool) -> ClaimResult:
-        self._starter = starter = Starter(self._classes.plugins, self._workers, self._runs.around)
+        self._starter = starter = Starter(self._classes.plugins, self._workers, self._runs.context)
         request = ClaimRequest(classes=classes, load=load, refresh=refresh, new_starts=starter.new_starts)
         try:
             result = await self._store_thread.call_after_records(partial(self._ledger.round, request))
@@ -192,7 +192,7 @@ class Claiming:
 
     def _start(self, task: Task, started: Started | None, asked_at: float) -> None:
         if started is not None:
-            self._runs.start(task, started.plugin, asked_at=asked_at, begun=started.run, worker=started.worker)
+            self._runs.start(task, started.plugin, asked_at=asked_at, running=started.run, worker=started.worker)
             return
         # Its plugin as it was when the task was claimed, or as it has become since; it may even be gone.
         queue = next((queue for queue in self.queues if queue.id == task.queue), None)
@@ -201,7 +201,7 @@ class Claiming:
             self._runs.start(task, plugin, asked_at=asked_at)
             return
         key = RunKey(task.id, self._node_id, task.token)
-        self._store_thread.record(transitions.give_back_change(key, now=self._runs.around.clock.now()))
+        self._store_thread.record(transitions.give_back_change(key, now=self._runs.context.clock.now()))
 
     def _look_again_after(self, seconds: float | None) -> None:
         """When the rate of a queue lets its next task start, where that is sooner than the next look anyway."""

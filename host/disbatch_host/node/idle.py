@@ -31,7 +31,7 @@ class Idle:
         self._claiming = claiming
         self._store_thread = store_thread
         self._health = health
-        self._node_id = runs.around.site.node_id
+        self._node_id = runs.context.site.node_id
 
     async def is_reached(self) -> bool:
         """Whether nothing is left to do; False while the store cannot tell."""

@@ -23,7 +23,9 @@ from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.errors import NodeIdInUseError
 from disbatch_host.node import node_document
 from disbatch_host.node.store_thread import StoreThread
-from disbatch_host.process.machine import Machine, is_alive, process_started
+from disbatch_host.process.facts import process_started
+from disbatch_host.process.leftovers import is_alive
+from disbatch_host.process.machine import Machine
 from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)

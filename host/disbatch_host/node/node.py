@@ -29,7 +29,7 @@ from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
 from disbatch_host.node.watch_thread import WatchThread
 from disbatch_host.plugin.catalog import require_directory
-from disbatch_host.process.spawn import close_others_on_exec, hide_from_same_user
+from disbatch_host.process.this_process import close_others_on_exec, hide_from_same_user
 from disbatch_host.run.attempt import Run, RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
@@ -156,7 +156,7 @@ class Node:
         except StoreError as error:
             log.warning("node id %s could not be released: %s", self._settings.node_id, error)
         await parts.store_thread.stop()
-        parts.site.close()
+        parts.processes.close()
 
     async def _register(self, holder: NodeRecord | None) -> None:
         parts = self._parts

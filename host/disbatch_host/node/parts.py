@@ -29,8 +29,10 @@ from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
-from disbatch_host.plugin.program import LaunchSite
-from disbatch_host.run.attempt import Run, RunReport, Surroundings
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.inline import process_host
+from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_host.store.contract import Store
 
@@ -57,14 +59,15 @@ class Parts:
         self._store = store
         # What other nodes compare the dates in documents with.
         self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
-        self.site = LaunchSite(
+        self.processes = process_host()
+        self.site = ProgramSite(
             node_id=node_id,
             local_clock=clock,
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
         self.classes = classes = Classes(directories)
-        self.workers = workers = WorkerPool(self.site)
+        self.workers = workers = WorkerPool(self.site, self.processes)
         on_written = metrics.note_written if metrics is not None else None
         self.store_thread = thread = StoreThread(store, on_change=self.note_change, on_written=on_written, pace=pace)
         if metrics is not None:
@@ -74,7 +77,7 @@ class Parts:
             node_id, self.membership.machine, thread, clock, on_settled=self.note_change, pace=pace
         )
         health = StoreHealth(self.lost_runs.forget_others)
-        self.runs = runs = Runs(self._surroundings(settings), thread, classes, on_report=on_report, metrics=metrics)
+        self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
         self.stopping = Stopping(runs, claiming, workers, thread, pace)
         self.heartbeat = Heartbeat(
@@ -93,19 +96,20 @@ class Parts:
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds
         self.stopping.grace_seconds = stop_grace_seconds
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
-        self.runs.around = self._surroundings(settings)
+        self.runs.context = self._run_context(settings)
         self.note_change()
 
     def note_change(self) -> None:
         """Something may have changed in the store."""
         self.claiming.note_change()
 
-    def _surroundings(self, settings: ShownSettings) -> Surroundings:
-        return Surroundings(
+    def _run_context(self, settings: ShownSettings) -> RunContext:
+        return RunContext(
             machine_name=self.membership.machine.name,
             recorder=self.store_thread,
             clock=self.clock,
             site=self.site,
+            processes=self.processes,
             workers=self.workers,
             trust_seconds=settings.dead_after_seconds / 2,
             extended_json=self._store.extended_json,

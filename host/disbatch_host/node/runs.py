@@ -22,8 +22,9 @@ from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.process.interface import StopReason
-from disbatch_host.run.attempt import Run, RunReport, RunResult, Surroundings
-from disbatch_host.run.worker.pool import Worker
+from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.process import Worker
 from disbatch_protocol import status as statuses
 from disbatch_protocol.outcome import Outcome
 
@@ -49,19 +50,19 @@ class PlaceListener(Protocol):
 
 
 class Runs:
-    """The registry. Used in the event loop. `around` is for the runs that start from now on."""
+    """The registry. Used in the event loop. `context` is for the runs that start from now on."""
 
     def __init__(
         self,
-        around: Surroundings,
+        context: RunContext,
         store_thread: StoreThread,
         classes: Classes,
         *,
         on_report: Callable[[Run, RunReport], None] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.around = around
-        self._node_id = around.site.node_id
+        self.context = context
+        self._node_id = context.site.node_id
         self._store_thread = store_thread
         self._classes = classes
         self._on_report = on_report
@@ -120,17 +121,17 @@ class Runs:
         plugin: Plugin,
         *,
         asked_at: float,
-        begun: Document | None = None,
+        running: Document | None = None,
         worker: Worker | None = None,
     ) -> None:
-        """Start a run for a claimed task. `begun`, `worker`, `asked_at`: see `Run`."""
+        """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
         if self._metrics is not None:
             self._metrics.note_claimed(task)
         run = Run(
             task,
             plugin,
-            self.around,
-            begun=begun,
+            self.context,
+            running=running,
             worker=worker,
             asked_at=asked_at,
             on_place_free=self._on_place_free,
@@ -225,12 +226,12 @@ class Runs:
     def _note_start(self, run: Run, report: RunReport) -> None:
         """Whether its class can be started."""
         if report.result is RunResult.ENDED and report.why_process_lost is None:
-            self._classes.note_success(run.plugin.name)
+            self._classes.forget_failures(run.plugin.name)
         reason = report.why_not_started or report.why_process_lost
         if reason is None:
             return
         if not report.is_machines_fault:
-            self._classes.note_failure(run.plugin, reason, now=self.around.clock.now())
+            self._classes.count_failure(run.plugin, reason, now=self.context.clock.now())
         elif self._listener is not None:
             self._listener.on_shortage(reason)
 

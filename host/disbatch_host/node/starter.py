@@ -15,9 +15,10 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.run import attempt
-from disbatch_host.run.attempt import Surroundings
-from disbatch_host.run.worker.pool import Worker, WorkerPool
+from disbatch_host.run import starting
+from disbatch_host.run.context import RunContext
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,9 @@ class Starter:
     """What makes tasks Running with one claim: the plugins as they were, and idle worker processes. The event loop puts
     processes in, also while the claim is on its way; the store's thread takes them out."""
 
-    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, around: Surroundings) -> None:
+    def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: RunContext) -> None:
         self.plugins = plugins
-        self.around = around
+        self.context = context
         self._workers = workers
         self._reserved: list[Worker] = []  # the event loop's
         self._sent: SimpleQueue[Worker] = SimpleQueue()
@@ -73,7 +74,7 @@ class Starts:
     def __init__(self, starter: Starter) -> None:
         self._starter = starter
         self._plugins = starter.plugins
-        self._around = starter.around
+        self._context = starter.context
         self._seen = 0  # of the processes that have arrived
         self._idle: dict[str, list[Worker]] = {}  # by class; the one that was busy last at the end
         self.started: dict[TaskId, Started] = {}
@@ -87,14 +88,14 @@ class Starts:
         earlier = self.started.pop(task.id, None)
         if earlier is not None and earlier.worker is not None:
             idle.append(earlier.worker)
-        beginning = attempt.beginning_at_once(task, plugin, self._around, idle[-1] if idle else None)
-        if beginning is None:
+        start = starting.start_with_claim(task, plugin, self._context, idle[-1] if idle else None)
+        if start is None:
             return None
-        run, worker = beginning
+        run, worker = start
         if worker is not None:
             idle.pop()
         self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
-        key = RunKey(task.id, self._around.site.node_id, task.token)
+        key = RunKey(task.id, self._context.site.node_id, task.token)
         return transitions.start_change(task, key, run, now=run["started"])
 
     def _idle_of(self, class_name: str) -> list[Worker]:

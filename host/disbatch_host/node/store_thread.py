@@ -9,9 +9,9 @@ Rules:
 2. While nothing is to be done, the thread looks now and then whether others have written (`Store.written_by_others`).
 3. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
 4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
-   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and who called
+   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
    decides.
-5. What waits in memory is bounded: who has much to record asks for `room` first, and keeps it on disk until then.
+5. What waits in memory is bounded: a run with much to record awaits `room` first, and keeps it on disk until then.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class StoreThread:
         self._expected_until = time.monotonic() + within_seconds
 
     def hurry(self) -> None:
-        """The node shall leave soon: an attempt that waits for its turn is not waited for."""
+        """The node is to leave soon: an attempt that waits for its turn is not waited for."""
         self._store.hurry()
 
     def give_up(self) -> None:

@@ -92,10 +92,11 @@ class Classes:
                         "plugin left out: %s %s", broken.manifest_path, fault, extra=logs.ids(class_name=broken.name)
                     )
 
-    def note_success(self, name: str) -> None:
+    def forget_failures(self, name: str) -> None:
+        """A run of it has ended as it should."""
         self._failures.pop(name, None)
 
-    def note_failure(self, plugin: Plugin, reason: str, *, now: datetime) -> None:
+    def count_failure(self, plugin: Plugin, reason: str, *, now: datetime) -> None:
         """It could not be started, or a worker process of it was lost at once; too often in a row, and the class is set
         aside."""
         name = plugin.name

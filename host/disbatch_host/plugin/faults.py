@@ -182,7 +182,7 @@ def no_file_fault(what: str, path: Path, pointer: str) -> Fault:
 
 
 def writable_faults(path: Path, pointer: str, what: str) -> Iterator[Fault]:
-    """Whoever may write a plugin decides what this host runs: that must be its owner, root or the host's user."""
+    """Anyone who may write a plugin decides what this host runs: that must be its owner, root or the host's user."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""One child process from its start to its end: pipes, deadlines, signals, and what is left of its group.
+"""One child of this process from its start to its end: pipes, deadlines, signals, and what is left of its group.
 
 Responsible for: feeding stdin while reading everything else, stopping on time, telling truly how it ended, leaving no
 process of its group behind. Must not know: tasks, plugins, what the bytes mean.
@@ -8,82 +8,77 @@ Rules:
 2. Reading is in blocks, whatever the lines; writing goes on beside reading, so neither side can hang; a program that
    does not read its stdin loses nothing.
 3. Signals go to the process group. The first process is reaped last, after the final kill of its group: as long as it
-   is a zombie its number, and with it the group's, cannot be given to anybody else.
+   is a zombie its number, and with it the group's, cannot be given to another process.
 4. The end of the first process is the end of the run. A background child that holds the pipes gets `DRAIN_SECONDS`
    more, then the group is killed.
+5. Descriptor 3 is another pipe than the output: between the reading of an event line and its being said, what stdout
+   and stderr hold is read and said. So everything that was written before the line comes before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import fcntl
 import functools
 import os
+import resource
 import signal
-import struct
-import termios
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 
-from disbatch_host.process.interface import Command, Deadlines, ProcessEnd, StartError, StopReason, Stream
+from disbatch_host.process import facts
+from disbatch_host.process.interface import (
+    Deadlines,
+    ProcessEnd,
+    ProcessListener,
+    Start,
+    StartError,
+    StopReason,
+    Stream,
+    Usage,
+)
+from disbatch_host.process.pipes import BUSY_PIPE_SIZE, READ_SIZE, OutputPipe, StdinPipe, open_pipes
 from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawner import Spawner
 
-PIPE_SIZE = 2**16  # bytes that a pipe holds by default
-READ_SIZE = PIPE_SIZE  # bytes a read
-BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
 LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
 DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
 
 
-@dataclass(slots=True)
-class _Pipe:
-    stream: Stream
-    descriptor: int
-    is_large: bool = field(default=False)
-
-
 class Child:
-    """A program that runs. Made by `Child.start`; calls `receive` with what it writes, `closed` for a stream that
-    it has closed (which may be the beginning of its end), and `ended` once."""
+    """A `Process` of this host's own. `start` starts it; nothing is open before that."""
 
     def __init__(
         self,
-        command: Command,
-        deadlines: Deadlines,
+        run: int,
+        start: Start,
+        listener: ProcessListener,
         poller: Poller,
         spawner: Spawner,
         *,
-        receive: Callable[[Stream, bytes], None],
-        ended: Callable[[ProcessEnd], None],
-        closed: Callable[[Stream], None] | None = None,
+        on_forgotten: Callable[[int], object],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._command = command
-        self._deadlines = deadlines
+        self.run = run
+        self.note = start.note
+        self.pid = 0
+        self._start = start
+        self._listener = listener
         self._poller = poller
         self._spawner = spawner
-        self._receive = receive
-        self._ended = ended
-        self._closed = closed
-        self.pid = 0
+        self._on_forgotten = on_forgotten
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = start.deadlines
         self._pidfd = -1
-        self._stdin = -1
-        self._to_write = memoryview(b"")
-        self._close_stdin_when_written = False
-        self._is_stdin_watched = False
-        self._stdin_unread = False
-        self._stdin_bytes = 0  # all that it was to be given
-        self._stdin_left_bytes = 0
-        self._pipes: dict[int, _Pipe] = {}
+        self._stdin: StdinPipe | None = None
+        self._outputs: tuple[OutputPipe, ...] = ()
+        self._open_outputs = 0
         self._last_activity = 0.0
         self._idle_limit: float | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self._timeout_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
+        self._pid_started: int | None = None
+        self._memory: facts.ProcessMemory | None = None
+        self._cpu_seconds_before = 0.0  # what it had used at the last `hand_over`
         self._stopped: StopReason | None = None
         self._killed = False
         self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
@@ -93,35 +88,51 @@ class Child:
         """Start the program. Raises StartError, with nothing left open, where it cannot be."""
         async with self._spawner.turn:
             try:
-                host_side, child_side = _open_pipes(self._command)
+                host_side, child_side = open_pipes(self._start.program.account)
             except OSError as error:
                 raise StartError(f"cannot make pipes for it: {error.strerror}", errno=error.errno) from error
             try:
-                self.pid = await self._spawner.spawn(self._command, child_side)
+                self.pid = await self._spawner.spawn(self._start, child_side)
             except BaseException:
                 for descriptor in host_side:
                     os.close(descriptor)
                 raise
-        self._stdin = host_side[0]
-        for descriptor, stream in zip(host_side[1:], Stream, strict=True):
-            self._pipes[descriptor] = pipe = _Pipe(stream, descriptor)
-            self._poller.watch_readable(descriptor, functools.partial(self._on_readable, pipe))
+        self._stdin = StdinPipe(host_side[0], self._poller)
+        self._outputs = tuple([OutputPipe(*one) for one in zip(Stream, host_side[1:], strict=True)])
+        self._open_outputs = len(self._outputs)
+        for pipe in self._outputs:
+            self._poller.watch_readable(pipe.descriptor, functools.partial(self._on_readable, pipe))
         self._watch_leader()
         self.limit(self._deadlines)
+        self._stdin.write(self._start.stdin, close=not self._start.keeps_stdin_open)
+        if self._killed:
+            self._signal_group(signal.SIGKILL)
+        elif self._stopped is not None:
+            self._begin_stop(self._stopped)
+
+    @property
+    def pid_started(self) -> int | None:
+        if self._pid_started is None and self._leader_status is None:
+            self._pid_started = facts.process_started(self.pid)
+        return self._pid_started
 
     @property
     def is_running(self) -> bool:
-        """Whether its first process has not ended."""
         return self._leader_status is None
 
     @property
+    def has_ended(self) -> bool:
+        return self._is_over
+
+    @property
     def stopped(self) -> StopReason | None:
-        """Why this host stops it, where it does."""
         return self._stopped
 
+    @property
+    def unacknowledged(self) -> Mapping[Stream, int]:
+        return {pipe.stream: left for pipe in self._outputs if (left := pipe.offset - pipe.acknowledged)}
+
     def limit(self, deadlines: Deadlines) -> None:
-        """From now on these are its deadlines, counted from now; those before are void. For a process that does one
-        thing after another."""
         self._deadlines = deadlines
         for timer in (self._timeout_timer, self._idle_timer):
             if timer is not None:
@@ -133,112 +144,59 @@ class Child:
         if self._idle_limit is not None:
             self._watch_idleness()
 
-    # --- stdin
+    def write(self, data: bytes) -> None:
+        if self._stdin is not None:
+            self._stdin.write(data, close=False)
 
     def close_stdin(self) -> None:
-        """End of file for its stdin, after everything that is still to be written."""
-        self.write(b"", close=True)
+        if self._stdin is not None:
+            self._stdin.write(b"", close=True)
 
-    def write(self, data: bytes, *, close: bool) -> None:
-        """Write to the program's stdin as it reads, then close it if asked to. Returns at once."""
-        self._stdin_bytes += len(data)
-        if self._stdin < 0:
-            self._stdin_unread = self._stdin_unread or bool(data)
-            return
-        self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
-        self._close_stdin_when_written = close
-        self._on_writable()  # most documents fit into the pipe at once
-        if self._stdin >= 0 and self._to_write and not self._is_stdin_watched:
-            self._is_stdin_watched = True
-            self._poller.watch_writable(self._stdin, self._on_writable)
+    def hand_over(self, note: bytes, data: bytes, deadlines: Deadlines) -> None:
+        self.note = note
+        self._cpu_seconds_before = facts.cpu_seconds(self.pid)
+        self.limit(deadlines)
+        self.write(data)
 
-    def _on_writable(self) -> None:
-        try:
-            while self._to_write:
-                self._to_write = self._to_write[os.write(self._stdin, self._to_write) :]
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                raise
-            # It does not want its stdin; that is its right (plugin contract).
-            self._stdin_unread = True
-            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
-            self._close_stdin()
-            return
-        self._forget_stdin()
-        if self._close_stdin_when_written:
-            self._close_stdin()
+    def usage(self) -> Usage:
+        if self._is_over or self.pid == 0:
+            return Usage(cpu_seconds=0.0, memory_bytes=0, peak_memory_bytes=0)
+        if self._memory is None:
+            self._memory = facts.ProcessMemory(self.pid)
+        now, peak = self._memory.read()
+        cpu_seconds = max(0.0, facts.cpu_seconds(self.pid) - self._cpu_seconds_before)
+        return Usage(cpu_seconds=cpu_seconds, memory_bytes=now, peak_memory_bytes=peak)
 
-    def _forget_stdin(self) -> None:
-        if self._is_stdin_watched:
-            self._is_stdin_watched = False
-            self._poller.forget(self._stdin)
+    def acknowledge(self, stream: Stream, offset: int) -> None:
+        for pipe in self._outputs:
+            if pipe.stream is stream:
+                if offset > pipe.offset:
+                    raise ValueError(f"{stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
+                pipe.acknowledged = max(pipe.acknowledged, offset)
 
-    def _close_stdin(self) -> None:
-        if self._stdin >= 0:
-            self._forget_stdin()
-            os.close(self._stdin)
-            self._stdin = -1
-            self._to_write = memoryview(b"")
-
-    # --- stdout, stderr, events
-
-    def _on_readable(self, pipe: _Pipe) -> None:
-        data = _read(pipe.descriptor)
-        if data is None:
-            return
-        if not data:
-            self._close_pipe(pipe)
-            if self._closed is not None and not self._is_over:
-                self._closed(pipe.stream)
-            self._finish_when_drained()
-            return
-        if len(data) == READ_SIZE and not pipe.is_large:
-            pipe.is_large = True
-            _enlarge(pipe.descriptor)
-        self._last_activity = self._loop.time()
-        self._receive(pipe.stream, data)
-
-    def _close_pipe(self, pipe: _Pipe) -> None:
-        del self._pipes[pipe.descriptor]
-        self._poller.forget(pipe.descriptor)
-        os.close(pipe.descriptor)
-
-    def read_output(self) -> None:
-        """Read now what is in stdout and stderr: all that was written before something else was heard."""
-        self._read_what_is_there(Stream.STDOUT, Stream.STDERR)
-
-    def _read_what_is_there(self, *streams: Stream) -> None:
-        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us."""
-        for pipe in [one for one in self._pipes.values() if not streams or one.stream in streams]:
-            for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):
-                data = _read(pipe.descriptor)
-                if data is None:
-                    break
-                if not data:
-                    self._close_pipe(pipe)
-                    break
-                self._receive(pipe.stream, data)
-
-    # --- stopping
+    def forget(self) -> None:
+        if not self._is_over:
+            raise ValueError(f"run {self.run} has not ended; it cannot be forgotten")
+        self._on_forgotten(self.run)
 
     def stop(self, reason: StopReason) -> None:
-        """Stop it: the stop signal to its group now, SIGKILL after the grace. The first reason stays. Does nothing
-        once the first process has ended: then it was not this call that stopped it."""
-        if self._stopped is not None or self._leader_status is not None or self.pid == 0:
+        if self._stopped is not None or self._leader_status is not None:
             return
         self._stopped = reason
-        self._signal_group(self._deadlines.stop_signal)
-        self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
+        if self.pid:
+            self._begin_stop(reason)
 
     def kill(self, reason: StopReason) -> None:
-        """SIGKILL to its group, now."""
-        if self._leader_status is not None or self.pid == 0:
+        if self._leader_status is not None:
             return
         self._stopped = self._stopped or reason
         self._killed = True
-        self._signal_group(signal.SIGKILL)
+        if self.pid:
+            self._signal_group(signal.SIGKILL)
+
+    def _begin_stop(self, reason: StopReason) -> None:
+        self._signal_group(self._deadlines.stop_signal)
+        self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:
@@ -254,10 +212,48 @@ class Child:
         quiet_seconds = self._loop.time() - self._last_activity
         if quiet_seconds >= self._idle_limit:
             self.stop(StopReason.IDLE_TIMEOUT)
-        else:  # one timer a run, looked at again when the silence could have become long enough
+        else:  # one timer per run, looked at again when the silence could have become long enough
             self._idle_timer = self._loop.call_later(self._idle_limit - quiet_seconds, self._watch_idleness)
 
-    # --- the end
+    def _on_readable(self, pipe: OutputPipe) -> None:
+        data = pipe.read()
+        if data is None:
+            return
+        if pipe.stream is Stream.EVENTS:  # rule 5
+            self._read_what_is_there(self._outputs[:2])
+        if not data:
+            self._close_output(pipe)
+            if not self._is_over:
+                self._listener.closed(pipe.stream)
+            if not self._open_outputs and self._leader_status is not None:
+                self._finish()
+            return
+        if len(data) == READ_SIZE:
+            pipe.enlarge()
+        self._last_activity = self._loop.time()
+        self._say(pipe, data)
+
+    def _read_what_is_there(self, pipes: Iterable[OutputPipe]) -> None:
+        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us."""
+        for pipe in pipes:
+            for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):
+                data = pipe.read() if pipe.descriptor >= 0 else None
+                if data is None:
+                    break
+                if not data:
+                    self._close_output(pipe)
+                    break
+                self._say(pipe, data)
+
+    def _say(self, pipe: OutputPipe, data: bytes) -> None:
+        offset = pipe.offset
+        pipe.offset = offset + len(data)
+        self._listener.said(pipe.stream, offset, data)
+
+    def _close_output(self, pipe: OutputPipe) -> None:
+        self._open_outputs -= 1
+        self._poller.forget(pipe.descriptor)
+        pipe.close()
 
     def _watch_leader(self) -> None:
         """Hear of the end of the first process: by a pidfd, or by looking now and then where there is none. It runs
@@ -279,49 +275,46 @@ class Child:
         if self._pidfd >= 0:
             self._poller.forget(self._pidfd)
         result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # rule 3: look, do not reap
-        assert result is not None
+        assert result is not None and self._stdin is not None
         self._leader_status = (result.si_code, result.si_status)
         self._cancel_timers()
-        if self._to_write:
-            self._stdin_unread = True
-        if self._stdin >= 0:
-            self._stdin_left_bytes = _unread(self._stdin) + len(self._to_write)
-            self._close_stdin()
-        self._read_what_is_there()
-        if self._pipes:
+        self._stdin.end()
+        self._read_what_is_there(self._outputs)
+        if self._open_outputs:
             self._drain_timer = self._loop.call_later(DRAIN_SECONDS, self._finish)
         else:
-            self._finish()
-
-    def _finish_when_drained(self) -> None:
-        if not self._pipes and self._leader_status is not None:
             self._finish()
 
     def _finish(self) -> None:
         if self._is_over:
             return
+        assert self._stdin is not None
         self._is_over = True
-        held_open = bool(self._pipes)
+        held_open = bool(self._open_outputs)
         self._signal_group(signal.SIGKILL)
-        self._read_what_is_there()
-        for pipe in list(self._pipes.values()):
-            self._close_pipe(pipe)
+        self._read_what_is_there(self._outputs)
+        for pipe in self._outputs:
+            if pipe.descriptor >= 0:
+                self._close_output(pipe)
         self._cancel_timers()
         _, status, usage = os.wait4(self.pid, 0)  # the leader is a zombie: returns at once
         if self._pidfd >= 0:
             os.close(self._pidfd)
+        if self._memory is not None:
+            self._memory.close()
         died_of = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        self._ended(
+        self._listener.ended(
             ProcessEnd(
                 exit_code=None if died_of is not None else os.waitstatus_to_exitcode(status),
                 signal=died_of,
                 stopped=self._stopped,
                 killed=self._killed,
-                stdin_unread=self._stdin_unread and self._stdin_bytes > PIPE_SIZE,
-                stdin_left_bytes=self._stdin_left_bytes,
+                stdin_unread=self._stdin.is_unread,
+                stdin_left_bytes=self._stdin.left_bytes,
                 output_held_open=held_open,
-                cpu_seconds=usage.ru_utime + usage.ru_stime,
+                cpu_seconds=max(0.0, usage.ru_utime + usage.ru_stime - self._cpu_seconds_before),
                 peak_memory_bytes=usage.ru_maxrss * 1024,
+                peak_memory_is_bound=usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             )
         )
 
@@ -329,47 +322,3 @@ class Child:
         for timer in (self._drain_timer, self._timeout_timer, self._idle_timer, self._kill_timer):
             if timer is not None:
                 timer.cancel()
-
-
-def _open_pipes(command: Command) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """Pipes for 0 to 3: the ends of this host (never blocking) and those of the child."""
-    opened: list[int] = []
-    try:
-        for number in range(4):
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            # Written first where the host writes, so that both tuples come out in the order of the descriptors.
-            opened += (write_end, read_end) if number == 0 else (read_end, write_end)
-            os.set_blocking(opened[-2], False)
-            if command.account is not None:
-                # After a change of user /dev/stdout and /dev/fd/3 can be opened only by the owner of the pipe.
-                os.fchown(opened[-1], command.account.uid, command.account.gid)
-    except BaseException:
-        for descriptor in opened:
-            os.close(descriptor)
-        raise
-    return (
-        (opened[0], opened[2], opened[4], opened[6]),
-        (opened[1], opened[3], opened[5], opened[7]),
-    )
-
-
-def _read(descriptor: int) -> bytes | None:
-    """A block, b"" at the end, None where nothing is there now."""
-    try:
-        return os.read(descriptor, READ_SIZE)
-    except BlockingIOError:
-        return None
-
-
-def _unread(descriptor: int) -> int:
-    """How many bytes wait in a pipe for whoever reads it."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
-    except OSError:
-        return 0
-
-
-def _enlarge(descriptor: int) -> None:
-    # Fails where the user's share of pipe memory is used up; the usual size works as well, only slower.
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, BUSY_PIPE_SIZE)

@@ -9,8 +9,8 @@ Rules:
    one is `subprocess.Popen` (fork), needed for `limits` and an account, or where the C library is too old.
 2. Descriptor 3 of the child is the write end of the event pipe; `subprocess` alone cannot give a descriptor another
    number, `posix_spawn` and a `preexec_fn` can.
-3. Nothing else is inherited. Python marks its own descriptors close-on-exec; `close_others_on_exec` does it once for
-   those that this process itself has inherited. Nor can it be taken: `hide_from_same_user`.
+3. Nothing else is inherited. Python marks its own descriptors close-on-exec; `this_process.close_others_on_exec` does
+   it once for those that this process itself has inherited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from disbatch_host.process.interface import Command, StartError
+from disbatch_host.process.interface import Start, StartError
 
 EVENT_DESCRIPTOR = 3
 
@@ -52,57 +52,32 @@ _SIGNALS_TO_RESET = tuple(
 )
 
 
-def spawn(command: Command, descriptors: tuple[int, int, int, int]) -> int:
-    """Start `command` with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own.
+def spawn(start: Start, descriptors: tuple[int, int, int, int]) -> int:
+    """Start `start` with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own.
 
     Returns the pid; the caller reaps it. Raises StartError where the program did not begin to run: the kernel's
     answer to exec is waited for. The descriptors stay open in this process.
     """
     library = _posix_spawn_library()
     try:
-        if library is None or command.limits or command.account is not None:
-            return _spawn_by_fork(command, descriptors)
-        return _spawn_by_posix_spawn(library, command, descriptors)
+        if library is None or start.program.limits or start.program.account is not None:
+            return _spawn_by_fork(start, descriptors)
+        return _spawn_by_posix_spawn(library, start, descriptors)
     except OSError as error:
-        raise StartError(_why_not_started(command, error), errno=error.errno) from error
+        raise StartError(_why_not_started(start, error), errno=error.errno) from error
     except (ValueError, subprocess.SubprocessError) as error:  # a NUL in argv; a limit that cannot be set
-        raise StartError(f"cannot start {command.argv[0]}: {error}") from error
+        raise StartError(f"cannot start {start.program.argv[0]}: {error}") from error
 
 
-def close_others_on_exec() -> None:
-    """Mark every descriptor above 2 that this process has inherited as close-on-exec (rule 3). Once, at the start."""
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        descriptor = int(entry.name)
-        if descriptor > 2:  # 0, 1 and 2 are replaced in each child anyhow
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError as error:  # the descriptor of the listing itself is gone by now
-                if error.errno != errno.EBADF:
-                    raise
-
-
-def hide_from_same_user() -> None:
-    """Keep this process's memory, environment and descriptors from other processes of its own user, which the programs
-    that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. What it starts is not hidden;
-    root sees everything. Once, at the start."""
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-_PR_SET_DUMPABLE = 4  # <sys/prctl.h>
-
-
-def _why_not_started(command: Command, error: OSError) -> str:
-    program = command.argv[0]
-    if not command.directory.is_dir():
-        return f"cannot start {program}: its working directory {command.directory} is not there"
+def _why_not_started(start: Start, error: OSError) -> str:
+    program = start.program.argv[0]
+    if not start.directory.is_dir():
+        return f"cannot start {program}: its working directory {start.directory} is not there"
     if error.errno == errno.ENOENT and Path(program).exists():
         return f"cannot start {program}: the interpreter that it names is not there"
     if error.errno == errno.ENOEXEC:
         return f'cannot start {program}: not a program of this machine, and no "#!" line says what runs it'
     return f"cannot start {program}: {os.strerror(error.errno or 0)}"
-
-
-# --- the quick way
 
 
 @lru_cache(maxsize=1)
@@ -134,20 +109,20 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
     return attributes
 
 
-def _spawn_by_posix_spawn(library: ctypes.CDLL, command: Command, descriptors: tuple[int, int, int, int]) -> int:
+def _spawn_by_posix_spawn(library: ctypes.CDLL, start: Start, descriptors: tuple[int, int, int, int]) -> int:
     actions = ctypes.create_string_buffer(_OPAQUE_SIZE)
     library.posix_spawn_file_actions_init(actions)
     try:
         # In this order: a source is never 0, 1 or 2, so none is overwritten before it has been copied; 3 comes last.
         for target, source in enumerate(descriptors):
             library.posix_spawn_file_actions_adddup2(actions, source, target)
-        directory = os.fsencode(command.directory)
+        directory = os.fsencode(start.directory)
         library.posix_spawn_file_actions_addchdir_np(actions, directory)
-        argv = _c_words(tuple(command.argv))
-        environment = _c_strings(command.environment.encoded)
+        argv = _c_words(tuple(start.program.argv))
+        environment = _c_strings(start.environment.encoded)
         pid = ctypes.c_int()
         failure: int = library.posix_spawn(
-            ctypes.byref(pid), os.fsencode(command.argv[0]), actions, _attributes(), argv, environment
+            ctypes.byref(pid), os.fsencode(start.program.argv[0]), actions, _attributes(), argv, environment
         )
     finally:
         library.posix_spawn_file_actions_destroy(actions)
@@ -167,10 +142,7 @@ def _c_strings(words: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(words) + 1))(*words, None)
 
 
-# --- the slow way
-
-
-def _spawn_by_fork(command: Command, descriptors: tuple[int, int, int, int]) -> int:
+def _spawn_by_fork(start: Start, descriptors: tuple[int, int, int, int]) -> int:
     stdin, stdout, stderr, events = descriptors
 
     def prepare() -> None:
@@ -178,7 +150,7 @@ def _spawn_by_fork(command: Command, descriptors: tuple[int, int, int, int]) -> 
         # could have held, so plain system calls only. 3 is open here, since the pipes were made before; it is never
         # Popen's own error pipe for the same reason.
         os.dup2(events, EVENT_DESCRIPTOR)
-        for limit, value in command.limits.items():
+        for limit, value in start.program.limits.items():
             _, hard = resource.getrlimit(limit)
             possible = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (possible, possible))
@@ -186,14 +158,14 @@ def _spawn_by_fork(command: Command, descriptors: tuple[int, int, int, int]) -> 
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    account = command.account
+    account = start.program.account
     process = subprocess.Popen(
-        list(command.argv),
+        list(start.program.argv),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        cwd=command.directory,
-        env=dict(command.environment.variables),
+        cwd=start.directory,
+        env=dict(start.environment.variables),
         pass_fds=(EVENT_DESCRIPTOR,),
         start_new_session=True,
         preexec_fn=prepare,  # noqa: PLW1509  (see the comment inside)

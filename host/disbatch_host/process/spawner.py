@@ -2,8 +2,8 @@
 
 Responsible for: `spawn` in another thread, and its answer in the event loop. Must not know: what is started.
 
-Whoever starts a program waits until it has begun to run: some 0.3 ms where a core is free for it, many times that where
-none is. The interpreter's lock is not held meanwhile, so the event loop can read what others say.
+Starting a program takes until it has begun to run: some 0.3 ms where a core is free for it, many times that where none
+is. The interpreter's lock is not held meanwhile, so the event loop can read what others say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import threading
 from collections import deque
 
-from disbatch_host.process.interface import Command
+from disbatch_host.process.interface import Start
 from disbatch_host.process.spawn import spawn
 
 _THREADS = 2  # the rest of the time belongs to the programs
@@ -27,15 +27,15 @@ class Spawner:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wanted: queue.SimpleQueue[_Start | None] = queue.SimpleQueue()
-        self._done: deque[tuple[_Start, int | BaseException]] = deque()
+        self._wanted: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._done: deque[tuple[_Pending, int | BaseException]] = deque()
         self._is_told = False  # the event loop will look at `_done`
         self._threads: list[threading.Thread] = []
         # Held from before the pipes are made until the program has its ends: so many starts at once, and no more, have
         # twice as many descriptors open as they will need.
         self.turn = asyncio.Semaphore(2 * _THREADS)
 
-    def spawn(self, command: Command, descriptors: tuple[int, int, int, int]) -> asyncio.Future[int]:
+    def spawn(self, start: Start, descriptors: tuple[int, int, int, int]) -> asyncio.Future[int]:
         """See `spawn.spawn`: the future gives the pid, or raises StartError. The descriptors are closed here, when the
         program has them. A program whose future was cancelled meanwhile is killed at once."""
         if self._loop is None:
@@ -44,9 +44,9 @@ class Spawner:
             thread = threading.Thread(target=self._work, args=(self._loop,), name="spawner", daemon=True)
             self._threads.append(thread)
             thread.start()
-        start = _Start(command, descriptors, self._loop.create_future())
-        self._wanted.put(start)
-        return start.answer
+        pending = _Pending(start, descriptors, self._loop.create_future())
+        self._wanted.put(pending)
+        return pending.answer
 
     def close(self) -> None:
         """End the threads. Closing twice is fine."""
@@ -58,15 +58,15 @@ class Spawner:
         self._loop = None
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (start := self._wanted.get()) is not None:
+        while (pending := self._wanted.get()) is not None:
             result: int | BaseException
             try:
-                result = spawn(start.command, start.descriptors)
+                result = spawn(pending.start, pending.descriptors)
             except BaseException as error:
                 result = error
-            for descriptor in start.descriptors:
+            for descriptor in pending.descriptors:
                 os.close(descriptor)
-            self._done.append((start, result))
+            self._done.append((pending, result))
             if not self._is_told:  # two threads that both find it so tell it twice, which does no harm
                 self._is_told = True
                 try:
@@ -77,12 +77,12 @@ class Spawner:
     def _answer(self) -> None:
         self._is_told = False
         while self._done:
-            start, result = self._done.popleft()
+            pending, result = self._done.popleft()
             if isinstance(result, BaseException):
-                if not start.answer.done():
-                    start.answer.set_exception(result)
-            elif not start.answer.done():
-                start.answer.set_result(result)
+                if not pending.answer.done():
+                    pending.answer.set_exception(result)
+            elif not pending.answer.done():
+                pending.answer.set_result(result)
             else:
                 _kill(result)
 
@@ -94,10 +94,10 @@ def _kill(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-class _Start:
-    __slots__ = ("answer", "command", "descriptors")
+class _Pending:
+    __slots__ = ("answer", "descriptors", "start")
 
-    def __init__(self, command: Command, descriptors: tuple[int, int, int, int], answer: asyncio.Future[int]) -> None:
-        self.command = command
+    def __init__(self, start: Start, descriptors: tuple[int, int, int, int], answer: asyncio.Future[int]) -> None:
+        self.start = start
         self.descriptors = descriptors
         self.answer = answer

@@ -1,42 +1,50 @@
-"""What carries out a run, as the run sees it; and the one that starts a process for each: oneshot mode.
+"""What carries out a run, as the run sees it.
 
 Responsible for: one interface for both modes, so that everything before and after (parameters, durable Running, output,
 conclusion) is the same code; turning a process's end into the end of a run. Must not know: documents, stores, outcomes.
 
-The life of an execution: `prepare` (nothing of the task has begun), then `start` or `abandon`, then `ended`.
+The life of an execution: `start`, then the end that `start` has promised, then `settle` when that is durable.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from disbatch_host.plugin import environment, program
-from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.plugin.program import Launch, LaunchSite
-from disbatch_host.process.child import Child
-from disbatch_host.process.interface import ProcessEnd, StopReason, Stream
-from disbatch_protocol.events import BadLine, Event, EventReader
+from disbatch_host.process.interface import (
+    Process,
+    ProcessEnd,
+    ProcessHost,
+    ProcessListener,
+    Start,
+    StartError,
+    StopReason,
+    Stream,
+)
+from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.outcome import Reason, RunEnd
+
+BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """The task, as far as whoever carries it out must know it."""
+    """The task, as far as its execution must know it."""
 
     task_id: str
     queue: str
     attempt: int
+    note: bytes = field(repr=False)  # for the process host: what this run is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Who hears what a run says while it runs."""
+    """The callbacks that hear what a run says while it runs."""
 
-    receive: Callable[[Stream, bytes], None]  # stdout and stderr; descriptor 3 as it came, for whoever wants it raw
+    receive: Callable[[Stream, bytes], None]  # stdout and stderr, and descriptor 3 as it came
     hear: Callable[[Event | BadLine], None]
 
 
@@ -60,17 +68,17 @@ class Execution(Protocol):
         """What is known of its process now, for `run` in the document; empty before there is one."""
 
     @property
+    def pid_started(self) -> int | None:
+        """When its process started (`Process.pid_started`): it may have to be asked for, so only of a run that is not
+        short."""
+
+    @property
     def work_directory(self) -> str | None:
         """The run's own directory, where it has one that is kept after a failure."""
 
-    async def prepare(self) -> None:
-        """Make ready what does not need the task. Raises StartError. May be cancelled."""
-
-    def abandon(self) -> None:
-        """Prepared, but nothing will be started, or `start` has raised."""
-
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        """Begin with the task. Raises StartError. The future is done when the run has ended."""
+        """Begin with the task. Raises StartError, with nothing left behind. The future is done when the run has
+        ended."""
 
     def stop(self, reason: StopReason) -> None:
         """Ask it to end, with its grace."""
@@ -78,87 +86,54 @@ class Execution(Protocol):
     def kill(self, reason: StopReason) -> None:
         """End it now."""
 
+    def acknowledge(self, stream: Stream, count: int) -> None:
+        """The store has the first `count` bytes that this run has written to the stream. Events are acknowledged only
+        by `settle`: some of what they ask for (follow-up tasks, how an error is to be treated) is in the document only
+        with the end."""
+
+    def settle(self) -> None:
+        """The store has the end of the run, or never will: nothing of it need be kept."""
+
     def clean_up(self) -> None:
         """Remove what a successful run leaves behind."""
 
 
-class OneshotExecution:
-    """A process for one task."""
+_NOTHING_HEARD = dict.fromkeys(Stream, 0)
 
-    def __init__(self, plugin: Plugin, site: LaunchSite, assignment: Assignment) -> None:
-        self._plugin = plugin
-        self._site = site
-        self._assignment = assignment
-        self._reader = EventReader()
-        self._child: Child | None = None
-        self._launch: Launch | None = None
 
-    @property
-    def process_facts(self) -> dict[str, Any]:
-        return {} if self._child is None else {"pid": self._child.pid}
+class HeardSoFar:
+    """How far each stream of a process has been heard, so that bytes that are said again count once."""
 
-    @property
-    def work_directory(self) -> str | None:
-        has_one = self._launch is not None and self._launch.work_directory is not None
-        return str(self._launch.work_directory) if has_one and self._launch is not None else None
+    __slots__ = ("_ends",)
 
-    async def prepare(self) -> None:
-        """Nothing: all that costs something is for the task alone."""
+    def __init__(self) -> None:
+        self._ends = _NOTHING_HEARD.copy()
 
-    def abandon(self) -> None:
-        """Nothing was begun."""
+    def new_part(self, stream: Stream, offset: int, data: bytes) -> bytes:
+        """What of `data`, which begins at `offset` of the stream, has not been heard before."""
+        end = self._ends[stream]
+        if offset < end:
+            data = data[end - offset :]
+        else:
+            end = offset
+        self._ends[stream] = end + len(data)
+        return data
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        manifest, assignment = self._plugin.manifest, self._assignment
-        variables = environment.task_environment(
-            task_id=assignment.task_id,
-            queue=assignment.queue,
-            attempt=assignment.attempt,
-            deadline=program.deadline_of(manifest, self._site),
-        )
-        self._launch = prepared = program.prepare(
-            self._plugin, self._site, name=assignment.task_id, variables=variables
-        )
-        ended: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
+    def offsets(self) -> dict[Stream, int]:
+        """Up to where each stream has been heard."""
+        return self._ends.copy()
 
-        def receive(stream: Stream, data: bytes) -> None:
-            listener.receive(stream, data)
-            if stream is Stream.EVENTS:
-                for heard in self._reader.feed(data):
-                    listener.hear(heard)
 
-        def finish(process_end: ProcessEnd) -> None:
-            for heard in self._reader.finish():
-                listener.hear(heard)
-            end = RunEnd(
-                reason=reason_of(process_end, Reason.EXITED),
-                exit_code=process_end.exit_code,
-                signal=process_end.signal,
-            )
-            ended.set_result(ExecutionEnd(end=end, facts=facts_of(process_end), was_killed=process_end.killed))
-
-        limits = program.shared_of(self._plugin, self._site).deadlines
+async def start_program(processes: ProcessHost, start: Start, listener: ProcessListener) -> Process:
+    """Start a program; once more a moment later where its file is being written just now. Raises StartError."""
+    for tries_left in reversed(range(BUSY_PROGRAM_TRIES)):
         try:
-            self._child = await program.start(
-                lambda: self._site.child(prepared.command, limits, receive=receive, ended=finish)
-            )
-        except BaseException:
-            self.clean_up()
-            raise
-        self._child.write(task_line, close=True)
-        return ended
-
-    def stop(self, reason: StopReason) -> None:
-        if self._child is not None:
-            self._child.stop(reason)
-
-    def kill(self, reason: StopReason) -> None:
-        if self._child is not None:
-            self._child.kill(reason)
-
-    def clean_up(self) -> None:
-        if self._launch is not None:
-            self._launch.remove_work_directory()
+            return await processes.start(start, listener)
+        except StartError as error:
+            if not (error.is_busy and tries_left):
+                raise
+        await asyncio.sleep(BUSY_PROGRAM_SECONDS)
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def reason_of(process_end: ProcessEnd, by_exit: Reason) -> Reason:
@@ -174,11 +149,13 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
         "cpu_seconds": round(process_end.cpu_seconds, 6),
         "peak_memory_bytes": process_end.peak_memory_bytes,
     }
-    # The kernel's figure begins with the size of whoever started it (docs/decisions/0004): up to that, it is a bound.
-    if process_end.peak_memory_bytes <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
-        facts["peak_memory_is_bound"] = True
-    # Only what is out of the ordinary is said.
-    for name in ("stdin_unread", "output_held_open", "killed"):
+    # Only what is out of the ordinary is said (of the bound: docs/decisions/0004).
+    for name in ("peak_memory_is_bound", "stdin_unread", "output_held_open", "killed"):
         if getattr(process_end, name):
             facts[name] = True
     return facts
+
+
+def without_unread_stdin(process_end: ProcessEnd) -> ProcessEnd:
+    """For a process whose stdin was never one task's alone."""
+    return dataclasses.replace(process_end, stdin_unread=False)

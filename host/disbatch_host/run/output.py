@@ -7,7 +7,7 @@ bytes become text. Must not know: processes, stores, tasks.
 Rules:
 1. Memory is bounded whatever is printed: at most INLINE_OUTPUT_MAX and a small buffer a stream; the rest waits in
    unlinked spool files of at most `max_output`, so a slow store never stops a plugin.
-2. Decoding is UTF-8 across block borders; what is no UTF-8 becomes U+FFFD and is counted.
+2. Decoding is UTF-8 across block borders; bytes that are not valid UTF-8 become U+FFFD and are counted.
 3. Past `max_output` the head stays, the tail is a ring, and the middle becomes one line that says how much is missing.
    The head is the first half, the tail the second: how it began and how it ended explain most failures.
 4. A spool that cannot be written (disk full) ends the keeping, never the run: the rest is counted and said.
@@ -57,7 +57,7 @@ class OutputStream:
         self._is_finished = False
         self.bytes_seen = 0  # what the plugin has written
         self.dropped_bytes = 0  # of those, what is not kept
-        self.replaced = 0  # how many U+FFFD stand for something that was no UTF-8
+        self.replaced = 0  # how many U+FFFD stand for bytes that were not valid UTF-8
         self.version = 0  # grows with every change of the inline text
 
     @property
@@ -74,6 +74,16 @@ class OutputStream:
     def held_bytes(self) -> int:
         """How much the next write of it may take: the document's part, and what waits to be taken as pieces."""
         return len(self._inline) + self.pending_chunk_bytes
+
+    @property
+    def given_bytes(self) -> int:
+        """How many of the bytes that the plugin has written are, from the first on, in what `inline_text` and
+        `take_chunks` have given out: what need not be said again once that is durable. Never too many. Until
+        `finish`."""
+        # One byte or more became each U+FFFD, which has three; a piece may end within a character.
+        if self._spool is None:
+            return max(0, len(self._inline) - 2 * self.replaced)
+        return max(0, self._taken - 2 * self.replaced - 3)
 
     def feed(self, data: bytes) -> None:
         """More of the stream, any block of bytes."""
@@ -116,7 +126,7 @@ class OutputStream:
             self._tail.close()
 
     def inline_text(self) -> str:
-        """What belongs into the document now: all of it, or its first 1 MiB."""
+        """The part that the document holds now: all of it, or its first 1 MiB."""
         return self._inline.decode("utf-8")
 
     def last_lines(self, lines: int, max_bytes: int) -> str:

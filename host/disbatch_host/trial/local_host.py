@@ -23,22 +23,30 @@ from disbatch_host.documents.changes import OutputChunk, Place, RunChange
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.plugin.program import LaunchSite
+from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process import machine
-from disbatch_host.process.child import Child
-from disbatch_host.process.interface import Command, Deadlines, ProcessEnd, StartError, StopReason, Stream
-from disbatch_host.process.spawn import close_others_on_exec
-from disbatch_host.run import attempt
-from disbatch_host.run.attempt import Run, RunReport, Surroundings
+from disbatch_host.process.inline import process_host
+from disbatch_host.process.interface import (
+    Process,
+    ProcessHost,
+    ProcessListener,
+    Start,
+    StartError,
+    StopReason,
+    Stream,
+)
+from disbatch_host.process.this_process import close_others_on_exec
+from disbatch_host.run import modes, starting
+from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
-from disbatch_protocol.manifest import Mode
 from disbatch_protocol.status import Status
 from disbatch_protocol.worker import WorkerConversation
 
 LOCAL_NODE_ID = "local"  # what DISBATCH_NODE says where there is no node
 LOCAL_QUEUE = "exec"
 
-STOP_AGAIN_SECONDS = 0.1  # a program that was just being started when everything was to stop
+END_POLL_SECONDS = 0.01  # between two looks whether killed processes are gone
 
 Output = Callable[[Stream, bytes], None]
 
@@ -67,7 +75,7 @@ class LocalResult:
 class Input:
     """What a plugin would get, and how it would be started."""
 
-    command: Command
+    start: Start
     stdin: str  # with the parameters' secrets masked
 
 
@@ -101,39 +109,41 @@ class MemoryRecorder:
         return True
 
 
-@dataclass(slots=True)
-class _Started:
-    """What a host has started and what has not ended."""
+class StoppableHost:
+    """A `ProcessHost` that can be told to start nothing more and to end what there is."""
 
-    children: set[Child] = field(default_factory=set)
-    is_over: bool = False  # nothing more is started
+    def __init__(self, host: ProcessHost) -> None:
+        self._host = host
+        self._is_over = False
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _LocalSite(LaunchSite):
-    """Knows what it has started, so that nothing of it is left behind."""
-
-    started: _Started = field(default_factory=_Started)
-
-    def child(
-        self,
-        command: Command,
-        deadlines: Deadlines,
-        *,
-        receive: Callable[[Stream, bytes], None],
-        ended: Callable[[ProcessEnd], None],
-        closed: Callable[[Stream], None] | None = None,
-    ) -> Child:
-        if self.started.is_over:
+    async def start(self, start: Start, listener: ProcessListener) -> Process:
+        if self._is_over:
             raise StartError("is not started any more: everything was to stop")
+        return await self._host.start(start, listener)
 
-        def forget(end: ProcessEnd) -> None:
-            self.started.children.discard(child)
-            ended(end)
+    def runs(self) -> Sequence[Process]:
+        return self._host.runs()
 
-        child = Child(command, deadlines, self.poller, self.spawner, receive=receive, ended=forget, closed=closed)
-        self.started.children.add(child)
-        return child
+    def stop_all(self, reason: StopReason) -> None:
+        """Start nothing more, and stop what runs or is being started, each with its grace."""
+        self._is_over = True
+        for process in self.runs():
+            process.stop(reason)
+
+    async def end(self, reason: StopReason) -> None:
+        """Kill what runs or is being started, and wait until it has ended."""
+        self.kill_all(reason)
+        while not all(process.has_ended for process in self.runs()):
+            await asyncio.sleep(END_POLL_SECONDS)
+
+    def kill_all(self, reason: StopReason) -> None:
+        """Start nothing more, and kill what runs or is being started."""
+        self._is_over = True
+        for process in self.runs():
+            process.kill(reason)
+
+    def close(self) -> None:
+        self._host.close()
 
 
 class LocalHost:
@@ -141,28 +151,23 @@ class LocalHost:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.interrupted_by: int | None = None  # the signal that was to end it
-        self._again: asyncio.TimerHandle | None = None
         self._faults: list[str] = []
         self._clock = clock or SystemClock()
-        self.site = _LocalSite(
+        self.processes = StoppableHost(process_host())
+        self.site = ProgramSite(
             node_id=LOCAL_NODE_ID,
             local_clock=self._clock,
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
-        self.workers = WorkerPool(self.site, on_fault=self._faults.append)
+        self.workers = WorkerPool(self.site, self.processes, on_fault=self._faults.append)
         self._runs: set[Run] = set()
 
     async def close(self) -> None:
         """End the worker processes, and whatever else is left."""
         await self.workers.stop()
-        for child in self.site.started.children:
-            child.kill(StopReason.SHUTDOWN)
-        while any(child.pid for child in self.site.started.children):  # those that were never started have none
-            await asyncio.sleep(0.01)
-        if self._again is not None:
-            self._again.cancel()
-        self.site.close()
+        await self.processes.end(StopReason.SHUTDOWN)
+        self.processes.close()
 
     def stop(self) -> None:
         """Stop what runs, in each program's own way."""
@@ -198,17 +203,10 @@ class LocalHost:
         is_second = self.interrupted_by is not None
         self.interrupted_by = self.interrupted_by or number
         if is_second:
-            for child in list(self.site.started.children):
-                child.kill(StopReason.CANCELLED)
+            self.processes.kill_all(StopReason.CANCELLED)
         else:
             self.stop()
-            self._stop_children()
-
-    def _stop_children(self) -> None:
-        self.site.started.is_over = True
-        for child in list(self.site.started.children):
-            child.stop(StopReason.CANCELLED)
-        self._again = asyncio.get_running_loop().call_later(STOP_AGAIN_SECONDS, self._stop_children)
+            self.processes.stop_all(StopReason.CANCELLED)
 
     async def run(
         self,
@@ -224,7 +222,7 @@ class LocalHost:
         the task document."""
         document = {**self._new_document(parameters), **fields}
         recorder = MemoryRecorder(document)
-        run = Run(Task.from_document(document.copy()), plugin, self._around(recorder), listener=listener)
+        run = Run(Task.from_document(document.copy()), plugin, self._context(recorder), listener=listener)
         over_time: list[bool] = []
 
         def stop() -> None:
@@ -255,11 +253,11 @@ class LocalHost:
         """What a run would begin with. Nothing is started and nothing made: a work directory is only named. Raises
         StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
-        run = attempt.beginning(task, plugin, self._around(MemoryRecorder({})))
-        stdin = attempt.input_line(task, plugin, run)
+        run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), now=self._clock.now())
+        stdin = starting.input_line(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}
-        if manifest.mode is Mode.ONESHOT:
+        if not modes.needs_worker(plugin):
             deadline = program.deadline_of(manifest, self.site)
             variables = environment.task_environment(
                 task_id=str(task.id), queue=str(task.queue), attempt=task.next_attempt, deadline=deadline
@@ -270,15 +268,20 @@ class LocalHost:
             talk.receive(b'{"type":"ready","protocol":1}\n')
             stdin = hello + talk.hand_over(stdin, task_id=str(task.id), attempt=1, deadline=None)
         directory = self.site.temporary_directory / f"disbatch-{task.id}-…" if manifest.cwd == "work" else None
-        command = program.command(plugin, self.site, account=None, work_directory=directory, variables=variables)
-        return Input(command=command, stdin=stdin.decode())
+        start = Start(
+            program=program.shared_of(plugin, self.site).program,
+            variables=program.with_work_directory(variables, directory),
+            work_directory=directory,
+        )
+        return Input(start=start, stdin=stdin.decode())
 
-    def _around(self, recorder: MemoryRecorder) -> Surroundings:
-        return Surroundings(
+    def _context(self, recorder: MemoryRecorder) -> RunContext:
+        return RunContext(
             machine_name=machine.Machine.this().name,
             recorder=recorder,
             clock=self._clock,
             site=self.site,
+            processes=self.processes,
             workers=self.workers,
             trust_seconds=math.inf,  # nobody else is there to give it to
         )

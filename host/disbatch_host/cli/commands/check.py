@@ -17,7 +17,7 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.trial import trials
-from disbatch_host.trial.trials import Finding, Verdict
+from disbatch_host.trial.findings import Finding, Verdict
 from disbatch_protocol.faults import Fault, Severity, near_name
 from disbatch_protocol.quantities import format_duration
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, selection, times
+from disbatch_host.cli import common, render, results, selection
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client import allowed, control, times
+from disbatch_host.client.control import Outcome
+from disbatch_host.client.finding import find_named
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.documents.records import Task
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol import status as statuses
-from disbatch_protocol.status import Status
 
 
 @click.command()
@@ -35,90 +36,50 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
     keeps its tasks for so long and no longer: queue set ID keep=30d.
     """
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
-    if not is_named:
-        _check_statuses(filters["status"])
-    age = None if older is None else times.duration("--older", older)
+    if not is_named and not filters["status"]:
+        raise UsageError("expected --status with --queue, like --status concluded, found none")
+    with common.options_named():
+        allowed.check_deletable(filters["status"])
+        age = None if older is None else times.duration("older", older)
+    as_json = common.wants_json()
     with common.opened_store() as store:
-        deleter = _Deleter(store)
         if is_named:
-            tasks = selection.named(store, ids)
-            return ExitCode.DONE if deleter.delete(tasks) == len(tasks) else ExitCode.FAILED
+            return _delete_named(store, find_named(store, ids), as_json=as_json)
         which = selection.filter_of(store, filters)
         if age is not None:
             which = dataclasses.replace(which, changed_before=store.now() - age)
-        deleter.delete_selected(which, filters["queue"], yes=yes)
+        total = store.count_tasks(which)
+        question = f"delete {common.count_of(total, 'task')} of queue {filters['queue']}?"
+        selection.confirm(question, total, yes=yes, is_explicit=False)
+        _delete_selected(store, which, total, as_json=as_json)
         return ExitCode.DONE
 
 
-def _check_statuses(words: tuple[str, ...]) -> None:
-    values, _ = selection.statuses_of(words)
-    if values is None:
-        raise UsageError("expected --status with --queue, like --status concluded, found none")
-    for value in sorted(values):
-        if not statuses.is_finished(value):
-            raise UsageError(
-                f"--status: expected only statuses of tasks that have ended, found {statuses.name(value)}; "
-                "what has not ended is cancelled first (`disbatch-host task cancel`)"
-            )
+_WORDS: results.Words = {
+    Outcome.NOT_ENDED: lambda one: f"is not deleted: it has not ended, it is {results.status_of(one)}; cancel it first"
+}
 
 
-class _Deleter:
-    """Deletes ended tasks and says which stay."""
+def _delete_named(store: Store, tasks: Sequence[Task], *, as_json: bool) -> int:
+    code = ExitCode.DONE
+    for batch in control.delete(store, tasks):
+        results.say(store, batch, _WORDS, as_json=as_json)
+        if not all(one.is_done for one in batch):
+            code = ExitCode.FAILED
+    return code
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._kept: set[TaskId] = set()
 
-    def delete_selected(self, which: TaskFilter, queue: str, *, yes: bool) -> None:
-        total = self._store.count_tasks(which)
-        question = f"delete {common.count_of(total, 'task')} of queue {queue}?"
-        selection.confirm(question, total, yes=yes, is_explicit=False)
-        deleted = 0
-        with render.progress("deleting tasks", total=total) as advance:
-            for batch in selection.batches(self._store, which, lambda one: one.id in self._kept):
-                deleted += self.delete(batch, is_quiet=not common.wants_json())
-                advance(len(batch))
-        if not common.wants_json():
-            click.echo(f"{common.count_of(deleted, 'task')} deleted")
-            if self._kept:
-                others = "another task waits for it" if len(self._kept) == 1 else "others wait for them"
-                click.echo(f"{common.count_of(len(self._kept), 'task')} kept, because {others}", err=True)
-
-    def delete(self, tasks: list[Task], *, is_quiet: bool = False) -> int:
-        """How many were deleted."""
-        awaited = [one for one in tasks if self._is_awaited(one)]
-        unfinished = [one for one in tasks if not statuses.is_finished(one.status)]
-        kept = {one.id for one in (*awaited, *unfinished)}
-        deleted = [one for one in tasks if one.id not in kept]
-        by_status = {one.id: one.status for one in deleted}
-        if deleted:
-            count = self._store.delete_tasks(list(by_status), statuses=frozenset(by_status.values()))
-            if count != len(deleted):  # somebody has come in between
-                left = {one.id: one for one in self._store.find_tasks(TaskFilter(ids=list(by_status)))}
-                deleted = [one for one in deleted if one.id not in left]
-                awaited += [one for one in left.values() if statuses.is_finished(one.status)]
-                unfinished += [one for one in left.values() if not statuses.is_finished(one.status)]
-        self._kept |= {one.id for one in (*awaited, *unfinished)}
-        if not is_quiet:
-            selection.say(self._store, deleted, "deleted", "deleted")
-            selection.say(
-                self._store,
-                [one for one in awaited if statuses.is_finished(one.status)],
-                "awaited",
-                "is not deleted: another task waits for it; cancel or release that one first",
-            )
-            selection.say(
-                self._store,
-                unfinished,
-                "not_ended",
-                lambda one: f"is not deleted: it has not ended, it is {statuses.name(one.status)}; cancel it first",
-                more=selection.status_of,
-            )
-        return len(deleted)
-
-    def _is_awaited(self, task: Task) -> bool:
-        """Whether others wait for it: for its end, or, after it has failed, for it to be run again."""
-        if "awaited" not in task.document:
-            return False
-        which = TaskFilter(after=task.id, statuses=frozenset({int(Status.BLOCKED)}))
-        return next(iter(self._store.find_tasks(which, limit=1, with_output=False)), None) is not None
+def _delete_selected(store: Store, which: TaskFilter, total: int, *, as_json: bool) -> None:
+    deleted = kept = 0
+    with render.progress("deleting tasks", total=total) as advance:
+        for batch in control.delete(store, which):
+            if as_json:
+                results.say(store, batch, _WORDS, as_json=True)
+            done = sum(one.is_done for one in batch)
+            deleted, kept = deleted + done, kept + len(batch) - done
+            advance(len(batch))
+    if not as_json:
+        click.echo(f"{common.count_of(deleted, 'task')} deleted")
+        if kept:
+            others = "another task waits for it" if kept == 1 else "others wait for them"
+            click.echo(f"{common.count_of(kept, 'task')} kept, because {others}", err=True)

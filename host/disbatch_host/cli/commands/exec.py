@@ -80,21 +80,21 @@ def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bo
 def _show_input(plugin: Plugin, values: Any) -> int:
     faults = plugin.schema.check(values)
     shown = asyncio.run(_describe(plugin, values))
-    command = shown.command
+    start = shown.start
     if common.wants_json():
         render.print_json(
             {
-                "command": list(command.argv),
-                "directory": str(command.directory),
-                "environment": dict(command.environment.variables),
+                "command": list(start.program.argv),
+                "directory": str(start.directory),
+                "environment": dict(start.environment.variables),
                 "stdin": shown.stdin,
                 "faults": [str(fault) for fault in faults],
             }
         )
     else:
-        click.echo(f"command    {shlex.join(command.argv)}")
-        click.echo(f"directory  {command.directory}")
-        for number, (name, value) in enumerate(sorted(command.environment.variables.items())):
+        click.echo(f"command    {shlex.join(start.program.argv)}")
+        click.echo(f"directory  {start.directory}")
+        for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
         for number, line in enumerate(shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")

@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import os
-import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
-import orjson
 
-from disbatch_host.cli import common, parameters, render
-from disbatch_host.cli.commands.push import PRIORITY_MAX, _Plan, _plugin_of
+from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.frame import common_options
-from disbatch_host.client.importing import mapping
-from disbatch_host.client.importing.creation import (
-    Counts,
-    DocumentRows,
-    Record,
-    RowFault,
-    TaskMaker,
-    begin,
-    check_rows,
-    create_rows,
-)
-from disbatch_host.client.importing.rows import CsvRows, Format, NdjsonRows, Rows, Source, format_of
-from disbatch_host.documents.records import Queue
-from disbatch_host.errors import DisbatchError, ExitCode, OutputError, UsageError
-from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.client.finding import find_queue
+from disbatch_host.client.importing.collection import DocumentRows
+from disbatch_host.client.importing.files import OpenFile, kept, opened, rows_of
+from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules, Step
+from disbatch_host.client.importing.report import Report
+from disbatch_host.client.importing.rows import Format, Rows
+from disbatch_host.client.importing.task_maker import RowFault
+from disbatch_host.client.parameters import parse_json
+from disbatch_host.client.pushing import PRIORITY_MAX
+from disbatch_host.errors import DisbatchError, ExitCode, RowsRefusedError, UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.document import to_json
-from disbatch_protocol.parameters import masked_at
 
 _FAULTS_SHOWN = 20  # on stderr; --report has all
-_FIRST_SHOWN = 3  # tasks of a dry run
-_BLOCK = 2**20
-_FORMATS = [str(one) for one in Format]
 
 
 @click.command("import")
@@ -92,12 +75,12 @@ def import_(**given: Any) -> int:
     options = _Options(**given)
     _check_options(options)
     with contextlib.ExitStack() as stack:
-        source = None if options.file is None else stack.enter_context(_opened(options.file))
-        report = stack.enter_context(_Faults(options))
+        bar = stack.enter_context(_Bar())
+        file = None if options.file is None else stack.enter_context(_opened(options.file, bar))
+        faults = stack.enter_context(_Faults(options))
         store = stack.enter_context(common.opened_store())
-        queue = common.find_queue(store, options.queue)
-        run = _Import(store, queue, options, source, report)
-        return run.look() if options.dry_run else run.perform()
+        found = _import_of(store, options, file, faults, bar)
+        return _look(found, options, faults, bar) if options.dry_run else _perform(found, options, faults, bar)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,23 +117,13 @@ class _Options:
 
     def fields(self, store: Store) -> Mapping[str, Any]:
         """What all its tasks have beside their parameters."""
-        return _Plan.of(
-            store,
-            delay=self.delay,
-            at=self.at,
-            after=(),
-            after_any=False,
-            expires=self.expires,
-            priority=self.priority,
-            unique_key=None,
-        ).fields
+        return when.plan_of(store, delay=self.delay, at=self.at, expires=self.expires, priority=self.priority).fields
 
-    def digest_of(self, queue: Queue, content: bytes, form: str) -> str:
-        """Names an import: the same rows, read in the same form, and options that make the same tasks of them."""
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells this import from others of the same rows: the options that make other tasks of them."""
         left_out = {"queue", "file", "report", "dry_run", "anew", "format_", "delimiter"}
-        same = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        text = json.dumps([str(queue.id), content.hex(), form, same], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:40]
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
 def _check_options(options: _Options) -> None:
@@ -173,317 +146,183 @@ def _check_options(options: _Options) -> None:
             )
 
 
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[_File]:
-    """The file, or what stdin or a pipe holds as one: its rows are gone through more than once."""
-    if name == "-":
-        with _spooled(sys.stdin.buffer, "stdin") as file:
-            yield file
-        return
-    try:
-        plain = Path(name).open("rb")  # noqa: SIM115
-    except OSError as error:
-        raise UsageError(f"file {name} cannot be read: {error.strerror}") from error
-    with plain:
-        if stat.S_ISREG(os.fstat(plain.fileno()).st_mode):
-            yield _File(name, plain, None)
-            return
-        with _spooled(plain, name) as file:
-            yield file
+class _Bar:
+    """What is being done and how far it is, on a terminal; one bar at a time."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._what = ""
+        self._shown = 0
+        self._advance: Callable[[int], None] = lambda count: None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def show(self, what: str, done: int, total: int | None = None) -> None:
+        if what != self._what:
+            self.close()
+            self._advance, self._what = self._open.enter_context(render.progress(what, total=total)), what
+        self._advance(done - self._shown)
+        self._shown = done
+
+    def close(self) -> None:
+        """Take it away, before anything else is printed."""
+        self._open.close()
+        self._what, self._shown = "", 0
 
 
 @contextlib.contextmanager
-def _spooled(stream: IO[bytes], name: str) -> Iterator[_File]:
-    digest = hashlib.sha256()
-    with tempfile.TemporaryFile(prefix="disbatch-") as spool, render.progress(f"reading {name}, KiB") as advance:
-        try:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-                spool.write(block)
-                advance(len(block) // 1024)
-            spool.flush()
-        except OSError as error:
-            what = f"{name} cannot be read, or not kept in {tempfile.gettempdir()}"
-            raise UsageError(f"{what}: {error.strerror}; $TMPDIR names another directory") from error
-        yield _File(name, spool, digest.digest())
+def _opened(name: str, bar: _Bar) -> Iterator[OpenFile]:
+    """The file, or what stdin or a pipe holds as one."""
+    what, done = "stdin" if name == "-" else name, 0
 
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.show(f"reading {what}, KiB", done // 1024)
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """An open file that can be read from its start again."""
-
-    name: str
-    file: IO[bytes]
-    digest: bytes | None  # of its content, where that is known already
-
-    def content_digest(self) -> bytes:
-        if self.digest is not None:
-            return self.digest
-        self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").digest()  # type: ignore[arg-type]
+    with kept(sys.stdin.buffer, what, tell) if name == "-" else opened(name, tell) as file:
+        bar.close()
+        yield file
 
 
 class _Faults:
-    """Tells of the rows that do not fit: the first on stderr, all in the report."""
+    """Shows the rows that do not fit: the first on stderr, all in the report."""
 
     def __init__(self, options: _Options) -> None:
         self._options = options
         self._first: list[RowFault] = []
         self._count = 0
-        self._file: IO[bytes] | None = None
+        self._report = None if options.report is None else Report(options.report, options.name)
 
     def __enter__(self) -> _Faults:
-        if self._options.report is not None:
-            try:
-                self._file = Path(self._options.report).open("wb")
-            except OSError as error:
-                raise UsageError(f"--report: {self._options.report} cannot be written: {error.strerror}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self.tell()
-        if self._file is not None:
-            self._file.close()
-
-    def begin_again(self) -> None:
-        """Forget what was told so far: the same rows are gone through again."""
-        self._first, self._count = [], 0
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
+        if self._report is not None:
+            self._report.close()
 
     def add(self, fault: RowFault) -> None:
         self._count += 1
         if len(self._first) < _FAULTS_SHOWN:
             self._first.append(fault)
-        if self._file is not None:
-            line = {"file": self._options.name, "line": fault.line, "reason": fault.reason, "row": to_json(fault.row)}
-            try:
-                self._file.write(orjson.dumps(line) + b"\n")
-            except OSError as error:
-                name = self._options.report
-                raise OutputError(f"--report: {name} cannot be written: {error.strerror}") from error
+        if self._report is not None:
+            self._report.add(fault)
 
     def tell(self) -> None:
-        """On stderr, what has come since the last call."""
+        """On stderr, those since the last call."""
         for fault in self._first:
             click.echo(f"{self._options.name}:{fault.line}: {render.printable(fault.reason)}", err=True)
         if more := self._count - len(self._first):
-            where = f"all are in {self._options.report}" if self._file is not None else "--report FILE has all"
+            where = f"all are in {self._options.report}" if self._report is not None else "--report FILE has all"
             click.echo(f"... and {more} more ({where})", err=True)
         self._first, self._count = [], 0
 
 
-class _Import:
-    """One call of the command."""
+def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _Faults, bar: _Bar) -> Import:
+    queue = find_queue(store, options.queue)
+    plugin = known_plugin(queue, no_check=options.no_check)
+    rows: Rows
+    if file is None:
+        rows = DocumentRows(store, str(options.collection), _condition_of(options.condition))
+    else:
+        rows = rows_of(file, form=options.format_, delimiter=options.delimiter)
 
-    def __init__(self, store: Store, queue: Queue, options: _Options, file: _File | None, faults: _Faults) -> None:
-        self._store = store
-        self._queue = queue
-        self._options = options
-        self._file = file
-        self._faults = faults
-        self._source = None if file is None else Source(file.file)
-        plugin = _plugin_of(queue, no_check=options.no_check)
-        self._fields: Sequence[mapping.Field] = ()
-        self._rows = self._rows_of(plugin)
-        self._maker = self._maker_of(plugin)
-        self._extra = options.fields(store)
+    def show(progress: Progress) -> None:
+        what = f"checking {options.name}" if progress.step is Step.CHECKING else "creating tasks"
+        bar.show(what, progress.rows, progress.total)
 
-    # --- what there is to read, and what becomes of it
-
-    def _rows_of(self, plugin: Plugin | None) -> Rows:
-        options = self._options
-        if self._source is None:
-            return DocumentRows(self._store, str(options.collection), _condition_of(options.condition))
-        name = options.name
-        try:
-            first = self._source.first_bytes()
-        except UsageError as error:
-            raise UsageError(f"{name}: {error}") from error
-        found = options.format_ or format_of(name, first)
-        if found is None and options.delimiter is not None:
-            found = Format.CSV
-        if found is None:
-            raise UsageError(f"expected --format csv or ndjson, since {name} does not tell which; found neither")
-        if found == Format.NDJSON:
-            if options.delimiter is not None:
-                raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv says otherwise)")
-            return NdjsonRows(name, self._source, parameters.parse_json)
-        return CsvRows(name, self._source, _delimiter_of(options.delimiter, name))
-
-    def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
-        options, columns = self._options, self._rows.columns
-        schema = None if plugin is None else plugin.schema
-        constants = parameters.parameters_of(None, options.pairs)
-        has_map = bool(options.maps)
-        if has_map:
-            self._fields = mapping.parse_fields(options.maps, columns)
-        elif columns is not None:
-            self._fields = mapping.of_all_columns(columns)
-        if columns is not None:
-            mapper = mapping.csv_mapper(columns, self._fields, schema, constants, parameters.parse_json)
-        else:
-            mapper = mapping.object_mapper(
-                self._fields if has_map else None, constants, parameters.parse_json, has_references=self._file is None
-            )
-        key = None if options.key_column is None else mapping.key_of_column(columns, options.key_column)
-        return TaskMaker(
-            queue=self._queue.id,
-            mapper=mapper,
-            schema=schema,
-            is_checking=not options.no_check,
-            check_size=parameters.check_size,
-            key=key,
-            columns=columns,
-            secret_columns=mapping.secret_columns(self._fields, schema),
+    def say_resumed(earlier: Resumed) -> None:
+        bar.close()
+        click.echo(
+            f"going on with the import that was begun at {render.moment(earlier.begun)}: "
+            f"{common.count_of(earlier.rows, 'row')} of it are done (--new begins another one)",
+            err=True,
         )
 
-    # --- the passes
+    return Import(
+        store,
+        queue,
+        rows,
+        Rules(
+            maps=options.maps,
+            constants=parameters.parameters_of(None, options.pairs),
+            key_column=options.key_column,
+            fields=options.fields(store),
+            stops=options.stops,
+            is_checking=not options.no_check,
+        ),
+        plugin=plugin,
+        file=file,
+        identity=options.identity,
+        on_fault=faults.add,
+        on_progress=show,
+        on_resumed=say_resumed,
+    )
 
-    def look(self) -> int:
-        """--dry-run."""
-        first: list[dict[str, Any]] = []
 
-        def keep(values: dict[str, Any], key: str | None) -> None:
-            if len(first) < _FIRST_SHOWN:
-                first.append(self._shown(values, key))
+def _look(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
+    """--dry-run."""
+    looked = one.look()
+    bar.close()
+    faults.tell()
+    if common.wants_json():
+        counts = {"rows": looked.rows, "fit": looked.fit, "faults": looked.faults}
+        render.print_json({**counts, "tasks": list(looked.tasks)})
+    else:
+        total = common.count_of(looked.rows, "row")
+        click.echo(f"{looked.fit} of {total} fit; nothing is created (--dry-run). The first tasks would be:")
+        for task in looked.tasks:
+            render.print_json(task)
+    return ExitCode.FAILED if looked.faults and options.stops else ExitCode.DONE
 
-        counts = self._check(keep)
-        self._faults.tell()
-        fit = counts.rows - counts.faults
-        if common.wants_json():
-            render.print_json({"rows": counts.rows, "fit": fit, "faults": counts.faults, "tasks": first})
-        else:
-            total = common.count_of(counts.rows, "row")
-            click.echo(f"{fit} of {total} fit; nothing is created (--dry-run). The first tasks would be:")
-            for one in first:
-                render.print_json(one)
-        return ExitCode.FAILED if counts.faults and self._options.stops else ExitCode.DONE
 
-    def perform(self) -> int:
-        total = None
-        if self._options.stops:
-            checked = self._check(lambda values, key: None)
-            if checked.faults:
-                self._faults.tell()
-                self._print_summary(checked, None, was_begun=False)
-                raise DisbatchError(
-                    f"nothing is created: {checked.faults} of {common.count_of(checked.rows, 'row')} do not fit "
-                    "(--on-error skip creates the others)"
-                )
-            total = checked.rows
-        name = None
-        if self._file is not None:
-            digest = self._options.digest_of(self._queue, self._file.content_digest(), self._rows.form)
-            name = f"import {digest}"
-        if name is None:
-            record, was_begun = (
-                Record(first_id=str(self._store.new_ids(1)[0]), begun=self._store.now(), fields=self._extra),
-                False,
-            )
-        else:
-            record, was_begun = begin(self._store, name, self._extra, anew=self._options.anew)
-        if was_begun:
-            click.echo(
-                f"going on with the import that was begun at {render.moment(record.begun)}: "
-                f"{common.count_of(record.rows, 'row')} of it are done (--new begins another one)",
-                err=True,
-            )
-        return self._create(record, name, total, was_begun=was_begun)
+def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
+    try:
+        result = one.perform(begins_again=options.anew)
+    except RowsRefusedError as error:
+        bar.close()
+        faults.tell()
+        _print_summary(one.result)
+        hint = " (--on-error skip creates the others)" if one.result.import_id is None else ""
+        raise DisbatchError(f"{error}{hint}") from error
+    except (KeyboardInterrupt, DisbatchError) as error:
+        bar.close()
+        if one.result.import_id is None:  # nothing was to be created yet
+            raise
+        faults.tell()
+        hint = "; the same command goes on from there" if options.file is not None else ""
+        created = f"{common.count_of(one.result.created, 'task')} created so far{hint}"
+        if isinstance(error, KeyboardInterrupt):
+            click.echo(f"disbatch-host: interrupted; {created}", err=True)
+            raise
+        raise type(error)(f"{error}; {created}") from error
+    bar.close()
+    faults.tell()
+    _print_summary(result)
+    if not result.is_whole:
+        click.echo("another process has imported the same rows meanwhile, and has finished it", err=True)
+    return ExitCode.DONE
 
-    def _check(self, on_fit: Callable[[dict[str, Any], str | None], None]) -> Counts:
-        """Go through all rows. Raises UsageError where a name of --map is in no object."""
-        unseen = [] if self._rows.columns is not None else list(self._fields)
 
-        def see(values: dict[str, Any], key: str | None) -> None:
-            nonlocal unseen
-            if unseen:
-                unseen = [field for field in unseen if not mapping.is_there(values, field)]
-            on_fit(values, key)
-
-        with render.progress(f"checking {self._options.name}") as advance:
-            counts = check_rows(self._rows, self._maker, self._faults.add, advance, see)
-        if unseen and counts.rows > counts.faults:
-            raise UsageError(f"--map: no row has {unseen[0].column!r}; is it called otherwise?")
-        return counts
-
-    def _create(self, record: Record, name: str | None, total: int | None, *, was_begun: bool) -> int:
-        self._faults.begin_again()
-        counts = Counts()
-        try:
-            with render.progress("creating tasks", total=total) as advance:
-                is_whole = create_rows(
-                    self._store,
-                    self._rows,
-                    self._maker,
-                    record,
-                    name,
-                    counts,
-                    is_checked=self._options.stops and self._file is not None,
-                    stops=self._options.stops,
-                    on_fault=self._faults.add,
-                    advance=advance,
-                    is_unchanged=lambda: self._source is None or not self._source.has_changed(),
-                )
-        except (KeyboardInterrupt, DisbatchError) as error:
-            self._faults.tell()
-            hint = "" if name is None else "; the same command goes on from there"
-            created = f"{common.count_of(counts.created, 'task')} created so far{hint}"
-            if isinstance(error, KeyboardInterrupt):
-                click.echo(f"disbatch-host: interrupted; {created}", err=True)
-                raise
-            raise type(error)(f"{error}; {created}") from error
-        self._faults.tell()
-        self._print_summary(counts, record, was_begun=was_begun)
-        if not is_whole and counts.faults:  # documents that have changed since they were checked
-            raise DisbatchError("stopped at a document that does not fit; tasks of those before it are created")
-        if not is_whole:
-            click.echo("another process has imported the same rows meanwhile, and has finished it", err=True)
-        return ExitCode.DONE
-
-    # --- what is said
-
-    def _shown(self, values: Mapping[str, Any], key: str | None) -> dict[str, Any]:
-        """A task as a dry run shows it."""
-        places = () if self._maker.schema is None else self._maker.schema.secrets(values)
-        shown = {"queue": self._queue.id, "parameters": masked_at(values, places), **self._extra}
-        return shown if key is None else {**shown, "unique_key": key}
-
-    def _print_summary(self, counts: Counts, record: Record | None, *, was_begun: bool) -> None:
-        skipped = 0 if self._options.stops else counts.faults
-        if common.wants_json():
-            render.print_json(
-                {
-                    "rows": counts.rows,
-                    "created": counts.created,
-                    "existing": counts.existing,
-                    "skipped": skipped,
-                    "faults": counts.faults,
-                    "import_id": None if record is None else record.first_id,
-                    "resumed": was_begun,
-                }
-            )
-        elif record is not None:
-            said = [f"{common.count_of(counts.created, 'task')} created in queue {self._queue.id}"]
-            if counts.existing:
-                said.append(f"{counts.existing} not, since an unfinished one has their unique key")
-            if skipped:
-                said.append(f"{common.count_of(skipped, 'row')} skipped")
-            click.echo(", ".join(said))
+def _print_summary(result: Imported) -> None:
+    if common.wants_json():
+        render.print_json(result.to_json())
+    elif result.import_id is not None:
+        said = [f"{common.count_of(result.created, 'task')} created in queue {result.queue}"]
+        if result.existing:
+            said.append(f"{result.existing} not, since an unfinished one has their unique key")
+        if result.skipped:
+            said.append(f"{common.count_of(result.skipped, 'row')} skipped")
+        click.echo(", ".join(said))
 
 
 def _condition_of(text: str | None) -> dict[str, Any]:
-    value = {} if text is None else parameters.parse_json(text, "--filter")
+    value = {} if text is None else parse_json(text, "--filter")
     if not isinstance(value, dict):
         raise UsageError("--filter: expected a JSON object, as MongoDB's find takes it, found something else")
     return value
-
-
-def _delimiter_of(text: str | None, name: str) -> str:
-    if text is None:
-        return "\t" if name.lower().removesuffix(".gz").endswith(".tsv") else ","
-    found = {"\\t": "\t", "tab": "\t"}.get(text, text)
-    if len(found) != 1 or found in '"\r\n':
-        raise UsageError(f"--delimiter: expected one character (or \\t for a tab), found {text!r:.40}")
-    return found

@@ -11,21 +11,22 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.client.queues import (
+    LIMIT_MAX,
+    LIMITS,
+    LISTS,
+    Queues,
+    QueueState,
+    changes_of,
+    check_settable,
+    new_queue,
+)
 from disbatch_host.clock import SystemClock
-from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort
-from disbatch_host.errors import NotFoundError, UsageError
-from disbatch_host.settings.forms import NODE_ID_PATTERN
+from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
-from disbatch_protocol.faults import near_name
-from disbatch_protocol.manifest import NAME_PATTERN
 from disbatch_protocol.quantities import format_duration
-
-_SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
-_LISTS = ("nodes_pin", "nodes_ignore")
-_LIMITS = ("maxthreads", "maxtotal")
-_LIMIT_MAX = 2**31 - 1  # what every program that reads the database can hold
 
 
 @click.group(cls=Subcommands)
@@ -38,10 +39,10 @@ def queue() -> None:
 @click.argument("id")
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="The plugin that runs its tasks.")
 @click.option(
-    "--maxthreads", type=click.IntRange(0, _LIMIT_MAX), metavar="N", help="Most of its tasks at once on each node."
+    "--maxthreads", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Most of its tasks at once on each node."
 )
 @click.option(
-    "--maxtotal", type=click.IntRange(0, _LIMIT_MAX), metavar="N", help="Most of its tasks at once over all nodes."
+    "--maxtotal", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Most of its tasks at once over all nodes."
 )
 @click.option("--rate", metavar="N/T", help="Most starts in any such time over all nodes: 100/m, 5/s, 10/30s.")
 @click.option(
@@ -62,29 +63,15 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
       disbatch-host queue create nightly --class Import --pin db01 --keep 30d
       disbatch-host queue create api --class Call --maxtotal 4 --rate 100/m
     """
-    common.check_id("an id for the queue", id)
-    _check_class(class_name)
-    for option, nodes in (("--pin", pin), ("--ignore", ignore)):
-        _check_nodes(option, nodes)
-    document: dict[str, Any] = {"_id": id, "class": class_name, "ctime": SystemClock().now()}
-    document |= {name: value for name, value in fields.items() if value is not None}
-    if pin:
-        document["nodes_pin"] = list(pin)
-    if ignore:
-        document["nodes_ignore"] = list(ignore)
-    _check_document(document)
+    fields |= {"nodes_pin": list(pin), "nodes_ignore": list(ignore)}
+    with common.options_named(nodes_pin="pin", nodes_ignore="ignore"):
+        new_queue(id, class_name, now=SystemClock().now(), **fields)  # what is wrong is said before a file is made
     with common.opened_store(creates=True) as store:
-        store.insert_queue(document)
+        created = Queues(store, common.who()).create(id, class_name, **fields)
         if common.wants_json():
-            render.print_json(document, store.extended_json)
+            render.print_json(created.document, store.extended_json)
         else:
             click.echo(id)
-
-
-def _check_document(document: Mapping[str, Any]) -> None:
-    """Raises UsageError where a node could not use it."""
-    if fault := Queue.from_document(document).fault:
-        raise UsageError(fault)
 
 
 @queue.command("list")
@@ -100,32 +87,23 @@ def list_(class_name: str | None, node: str | None, paused: bool | None) -> None
       disbatch-host queue list --json | jq ._id
     """
     with common.opened_store() as store:
-        counts = store.count_by_status()
-        queues = [
-            one
-            for one in store.queues()
-            if class_name in (None, one.class_name)
-            and (node is None or one.is_for(node))
-            and paused in (None, one.paused is not None)
-        ]
+        states = Queues(store, common.who()).list(class_name=class_name, node=node, is_paused=paused)
         if common.wants_json():
-            for one in queues:
-                count = counts.get(one.id, {})
-                numbers = {word: _sum_of(count, word) for word in _STATUSES}
-                render.print_json({**one.document, **numbers}, store.extended_json)
+            for one in states:
+                numbers = {"waiting": one.waiting, "running": one.running}
+                render.print_json({**one.queue.document, **numbers}, store.extended_json)
             return
-        rows = []
-        for one in queues:
-            count = counts.get(one.id, {})
-            waiting, running = _sum_of(count, "waiting"), _sum_of(count, "running")
-            nodes = f"only {', '.join(one.nodes_pin)}" if one.nodes_pin else ""
-            nodes = nodes or (f"not {', '.join(one.nodes_ignore)}" if one.nodes_ignore else "all")
-            limit = "-" if one.maxthreads is None else one.maxthreads
-            notes = [*_rules_in_words(one), *([one.description] if one.description else [])]
-            note = one.fault or "; ".join(notes)
-            rows.append((one.id, one.class_name, limit, waiting, running, nodes, note))
         columns = ("queue", "class", "maxthreads", "waiting", "running", "nodes", "description")
-        render.print_table(columns, rows, right=(2, 3, 4))
+        render.print_table(columns, [_row(one) for one in states], right=(2, 3, 4))
+
+
+def _row(state: QueueState) -> Sequence[Any]:
+    one = state.queue
+    nodes = f"only {', '.join(one.nodes_pin)}" if one.nodes_pin else ""
+    nodes = nodes or (f"not {', '.join(one.nodes_ignore)}" if one.nodes_ignore else "all")
+    limit = "-" if one.maxthreads is None else one.maxthreads
+    notes = [*_rules_in_words(one), *([one.description] if one.description else [])]
+    return (one.id, one.class_name, limit, state.waiting, state.running, nodes, one.fault or "; ".join(notes))
 
 
 def _rules_in_words(queue: Queue) -> list[str]:
@@ -149,16 +127,6 @@ def _paused_in_words(paused: Mapping[str, Any]) -> str:
     return f"paused by {paused.get('by') or 'somebody'}{why}"
 
 
-_STATUSES = {
-    "waiting": statuses.parse("created")[0] | statuses.parse("blocked")[0],
-    "running": statuses.parse("running")[0] | statuses.parse("claimed")[0],
-}
-
-
-def _sum_of(counts: Mapping[int, int], word: str) -> int:
-    return sum(number for status, number in counts.items() if status in _STATUSES[word])
-
-
 @queue.command()
 @click.argument("id")
 @common_options
@@ -169,10 +137,10 @@ def show(id: str) -> None:
       disbatch-host queue show mail
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
-        counts = store.count_by_status().get(found.id, {})
+        state = Queues(store, common.who()).state(id)
+        found, by_status = state.queue, state.by_status
         if common.wants_json():
-            tasks = {str(status): count for status, count in sorted(counts.items())}
+            tasks = {str(status): count for status, count in sorted(by_status.items())}
             render.print_json({**found.document, "tasks": tasks}, store.extended_json)
             return
         facts: list[tuple[str, Any]] = [
@@ -193,7 +161,9 @@ def show(id: str) -> None:
             facts.insert(1, ("state", (f"{_paused_in_words(found.paused)}{since}", "yellow")))
         if found.fault is not None:
             facts.append(("fault", (found.fault, "red")))
-        ends = ", ".join(f"{count} {statuses.name(status)}" for status, count in sorted(counts.items(), reverse=True))
+        ends = ", ".join(
+            f"{count} {statuses.name(status)}" for status, count in sorted(by_status.items(), reverse=True)
+        )
         facts.append(("tasks", ends or "none"))
         render.print_facts(facts)
 
@@ -211,33 +181,27 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
       disbatch-host queue set mail maxtotal=4 rate=100/m sort=lifo keep=30d
     """
     values: dict[str, Any] = {}
-    removed = []
     for change in changes:
         name, mark, text = change.partition("=")
         if not mark:
             raise UsageError(f"expected KEY=VALUE, found {change!r}")
-        if name not in _SETTABLE:
-            near = near_name(name, _SETTABLE)
-            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(_SETTABLE)}"
-            raise UsageError(f"a queue has no field {name!r} that can be set; {hint}")
-        if text:
-            values[name] = _value_of(name, text)
-        elif name == "class":
-            raise UsageError("expected a class, found nothing; a queue without one cannot run")
-        else:
-            removed.append(name)
-    _check_document({"_id": id, "class": "any", **values})
+        check_settable(name)
+        values[name] = _value_of(name, text) if text else None
+    changes_of(values)
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
-        _update(store, found, values, removed)
+        _print_changed(store, Queues(store, common.who()).set(id, **values))
 
 
-def _update(store: Store, queue: Queue, values: Mapping[str, Any], removed: Sequence[str]) -> None:
-    if not store.update_queue(queue.id, values, removed):
-        raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
+def _value_of(name: str, text: str) -> Any:
+    if name in LISTS:
+        return [one.strip() for one in text.split(",") if one.strip()]
+    is_number = name in LIMITS and re.fullmatch(r"[0-9]{1,10}", text) and int(text) <= LIMIT_MAX
+    return int(text) if is_number else text
+
+
+def _print_changed(store: Store, queue: Queue) -> None:
     if common.wants_json():
-        document = {name: value for name, value in queue.document.items() if name not in removed}
-        render.print_json({**document, **values}, store.extended_json)
+        render.print_json(queue.document, store.extended_json)
 
 
 @queue.command()
@@ -251,10 +215,11 @@ def pause(id: str, reason: str | None) -> None:
       disbatch-host queue pause mail --reason 'the server is down'
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
-        if found.paused is not None:
-            click.echo(f"queue {id} was {_paused_in_words(found.paused)} before", err=True)
-        _update(store, found, {"paused": common.request(reason, store.now())}, ())
+        queues = Queues(store, common.who())
+        before = queues.get(id).paused
+        if before is not None:
+            click.echo(f"queue {id} was {_paused_in_words(before)} before", err=True)
+        _print_changed(store, queues.pause(id, why=reason))
 
 
 @queue.command()
@@ -267,41 +232,10 @@ def resume(id: str) -> None:
       disbatch-host queue resume mail
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
-        if found.paused is None:
+        queues = Queues(store, common.who())
+        if queues.get(id).paused is None:
             click.echo(f"queue {id} is not paused", err=True)
-        _update(store, found, {}, ("paused",))
-
-
-def _value_of(name: str, text: str) -> Any:
-    if name in _LISTS:
-        nodes = [one.strip() for one in text.split(",") if one.strip()]
-        _check_nodes(name, nodes)
-        return nodes
-    if name in _LIMITS:
-        if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _LIMIT_MAX:
-            raise UsageError(f"{name}: expected a whole number from 0 to {_LIMIT_MAX}, found {text!r:.40}")
-        return int(text)
-    if name == "class":
-        _check_class(text)
-    return text
-
-
-def _check_class(name: str) -> None:
-    if NAME_PATTERN.fullmatch(name) is None:
-        raise UsageError(
-            "expected a class, the name of a plugin like Greet or Mail::Move (letters, digits, _ . : -), "
-            f"found {name!r:.80}"
-        )
-
-
-def _check_nodes(where: str, nodes: Sequence[str]) -> None:
-    for one in nodes:
-        if NODE_ID_PATTERN.fullmatch(one) is None:
-            raise UsageError(
-                f"{where}: expected node ids of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {one!r:.40}; "
-                "`disbatch-host node list` shows those there are"
-            )
+        _print_changed(store, queues.resume(id))
 
 
 @queue.command()
@@ -316,13 +250,12 @@ def delete(id: str, yes: bool) -> None:
       disbatch-host queue delete mail --yes
     """
     with common.opened_store() as store:
-        found = common.find_queue(store, id)
-        unfinished, _ = statuses.parse("unfinished")
-        left = store.count_tasks(TaskFilter(queue=found.id, statuses=unfinished))
+        queues = Queues(store, common.who())
+        left = queues.unfinished(id)
         if left and not yes:
             tasks = f"{common.count_of(left, 'task')} of queue {id} {'has' if left == 1 else 'have'}"
             question = f"{tasks} not ended and will not be run; delete the queue?"
             if not sys.stdin.isatty():
                 raise UsageError(f"{tasks} not ended and would not be run; --yes deletes it anyhow")
             click.confirm(question, abort=True)
-        store.delete_queue(found.id)
+        queues.delete(id, leaves_unfinished=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, render, story
+from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json
@@ -27,9 +28,9 @@ def show(id: str) -> None:
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        found = common.find_task(store, id)
+        found = find_task(store, id)
         if common.wants_json():
-            render.print_json(masking.Masker(store).document(found), store.extended_json)
+            render.print_json(common.masker(store).document(found), store.extended_json)
             return
         _show(store, found)
 
@@ -50,7 +51,7 @@ def _show(store: Store, found: Task) -> None:
     error = document.get("error")
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
-    facts.append(("parameters", _pretty(masking.Masker(store).document(found)["parameters"], store)))
+    facts.append(("parameters", _pretty(common.masker(store).document(found)["parameters"], store)))
     if "progress" in document:
         facts.append(("progress", _progress_in_words(document["progress"])))
     if "result" in document:
@@ -168,15 +169,3 @@ def _pretty(value: Any, store: Store) -> str:
     import orjson  # noqa: PLC0415
 
     return orjson.dumps(to_json(value, other=store.extended_json), option=orjson.OPT_INDENT_2).decode()
-
-
-def in_short(one: Task) -> str:
-    """Why it failed, in at most 60 characters; nothing where nobody has said so."""
-    if one.fault is not None:
-        return f"damaged: {one.fault}"[:60]
-    error = one.document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    if not isinstance(message, str) or not message.strip():
-        return ""
-    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
-    return line if len(line) <= 60 else f"{line[:57]}..."

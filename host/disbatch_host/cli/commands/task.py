@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, masking, render, selection
-from disbatch_host.cli.commands import show
+from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.frame import Subcommands, common_options
-from disbatch_protocol.outcome import Reason
+from disbatch_host.client import history
 
 _LIST_LIMIT = 50
 
@@ -53,7 +52,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
         which = selection.filter_of(store, filters)
         tasks = list(store.find_tasks(which, limit=limit + 1, newest_first=True, with_output=False))
         if common.wants_json():
-            masker = masking.Masker(store)
+            masker = common.masker(store)
             for one in tasks[:limit]:
                 render.print_json(masker.document(one), store.extended_json)
         else:
@@ -65,8 +64,8 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                     render.status_cell(one.status),
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
-                    render.duration(None if one.run.get("reason") == Reason.LOST else one.run.get("seconds")),
-                    show.in_short(one),
+                    render.duration(None if one.run.get("reason") == history.LOST else one.run.get("seconds")),
+                    history.reason_in_short(one),
                 )
                 for one in tasks[:limit]
             ]

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
 import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
-from disbatch_host.decide.why import Snapshot, cause_of
-from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Queue, Sort, Task, whole_number
-from disbatch_host.store.contract import Store
-from disbatch_protocol.status import Status
-
-_EXACT_MAX = 2000  # waiting tasks of which each is looked at, to see which come before
-_PREDECESSORS_MAX = 1000
-_IN_HAND_MAX = 10_000
+from disbatch_host.client.finding import find_task
+from disbatch_host.client.why import why as why_of
 
 
 @click.command()
@@ -32,59 +22,10 @@ def why(id: str) -> None:
       disbatch-host task why 5f0c…
     """
     with common.opened_store() as store:
-        found = cause_of(_snapshot(store, id))
-        task = common.find_task(store, id)
+        found = why_of(store, id)
         if common.wants_json():
-            document = {"_id": task.id, "reason": str(found.code), "sentence": found.sentence}
+            document = {"_id": find_task(store, id).id, "reason": str(found.code), "sentence": found.sentence}
             render.print_json(document, store.extended_json)
             return
         stop = "" if found.sentence.endswith("?") else "."
         click.echo(render.printable(f"{found.sentence[0].upper()}{found.sentence[1:]}{stop}"))
-
-
-def _snapshot(store: Store, text: str) -> Snapshot:
-    task = common.find_task(store, text)
-    nodes = store.nodes()
-    queue = next((one for one in store.queues() if one.id == task.queue), None)
-    in_hand: Counter[str] = Counter()
-    ahead, is_exact = None, True
-    if queue is not None and task.status == Status.CREATED:
-        if queue.maxtotal is not None:
-            which = TaskFilter(queue=queue.id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-            found = store.find_tasks(which, limit=_IN_HAND_MAX, with_output=False, in_any_order=True)
-            in_hand.update(one.node or "nobody" for one in found)
-        ahead, is_exact = _ahead(store, queue, task)
-    after = task.document.get("after")
-    ids = list(after)[:_PREDECESSORS_MAX] if isinstance(after, (list, tuple)) else []
-    predecessors = store.find_tasks(TaskFilter(ids=ids), with_output=False) if ids else ()
-    return Snapshot(
-        # As it is now: what was read around it is then older than the task, never the other way round.
-        task=common.find_task(store, text),
-        queue=queue,
-        nodes=nodes,
-        now=store.now(),
-        predecessors={str(one.id): one for one in predecessors},
-        in_hand=in_hand,
-        ahead=ahead,
-        is_ahead_exact=is_exact,
-    )
-
-
-def _ahead(store: Store, queue: Queue, task: Task) -> tuple[int | None, bool]:
-    """How many waiting tasks of its queue come before it, and whether that is exact: where very many wait, their
-    priorities are not looked at."""
-    waiting = TaskFilter(queue=queue.id, statuses=frozenset({int(Status.CREATED)}))
-    is_newest_first = queue.sort is Sort.LIFO
-    found = list(store.find_tasks(waiting, limit=_EXACT_MAX + 1, newest_first=is_newest_first, with_output=False))
-    if len(found) <= _EXACT_MAX:
-        # A stable sort, so those of the same priority stay in their order.
-        order = [one.id for one in sorted(found, key=lambda one: -_priority(one))]
-        return (order.index(task.id) if task.id in order else None), True
-    ctime: Any = task.document.get("ctime")
-    bounds = {"created_since" if is_newest_first else "created_before": ctime}
-    count = store.count_tasks(TaskFilter(queue=queue.id, statuses=waiting.statuses, **bounds))
-    return max(0, count - is_newest_first), False
-
-
-def _priority(task: Task) -> int:
-    return whole_number(task.document.get("priority")) or 0

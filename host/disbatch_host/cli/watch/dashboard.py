@@ -17,7 +17,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from disbatch_host.cli import render
-from disbatch_host.cli.overview import FailureFacts, NodeFacts, Overview, QueueFacts, RunningFacts
+from disbatch_host.client.failures import FailureFacts
+from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts, RunningFacts
 from disbatch_host.decide.why import Code
 
 WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this only the most important line is left

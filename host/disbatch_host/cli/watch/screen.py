@@ -29,9 +29,9 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from disbatch_host.cli import common, overview, render
-from disbatch_host.cli.overview import Observer, Overview
+from disbatch_host.cli import common, render
 from disbatch_host.cli.watch import dashboard
+from disbatch_host.client.overview import Observer, Overview
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, UsageError
 from disbatch_host.store.contract import Store
@@ -66,7 +66,7 @@ def _print_documents(store: Store, observer: Observer, every_seconds: float) -> 
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             seen = observer.look()
-            render.print_json(overview.as_json(seen), store.extended_json)
+            render.print_json(seen.to_json(), store.extended_json)
             sys.stdout.flush()
             stop.wait(pause_seconds(every_seconds, seen.took_seconds))
 

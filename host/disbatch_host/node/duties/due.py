@@ -49,7 +49,7 @@ class Due:
         self._runs = runs
         self._claiming = claiming
         self._pace = pace
-        self._node_id = runs.around.site.node_id
+        self._node_id = runs.context.site.node_id
 
     @property
     def interval_seconds(self) -> float:

@@ -57,7 +57,7 @@ class Heartbeat:
         self._health = health
         self._clock = clock
         self._metrics = metrics
-        self._node_id = runs.around.site.node_id
+        self._node_id = runs.context.site.node_id
         self._drain: Mapping[str, Any] | None = None  # who wants nothing more claimed here, when and why
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
 

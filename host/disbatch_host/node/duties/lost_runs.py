@@ -30,7 +30,7 @@ from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import NodeRecord, Task
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
-from disbatch_host.process import machine
+from disbatch_host.process import leftovers
 from disbatch_host.process.machine import Machine
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
@@ -175,14 +175,14 @@ def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> None:
         for task in running
         if isinstance(pid := task.run.get("pid"), int) and isinstance(started := task.run.get("pid_started"), int)
     }
-    processes = {(pid, started) for pid, started, _ in machine.find_runs(node_id, {str(t.id) for t in running})}
-    alive = {(pid, started) for pid, started in groups | processes if machine.is_alive(pid, started)}
+    processes = {(pid, started) for pid, started, _ in leftovers.find_runs(node_id, {str(t.id) for t in running})}
+    alive = {(pid, started) for pid, started in groups | processes if leftovers.is_alive(pid, started)}
     for pid, started in alive:
         log.warning(
             "process %d is left from an earlier life of node %s; it is killed", pid, node_id,
             extra=logs.ids(pid=pid, about_node=node_id),
         )  # fmt: skip
-        machine.kill(pid, started)
+        leftovers.kill(pid, started)
     deadline = time.monotonic() + pace.kill_wait_seconds
-    while any(machine.is_alive(pid, started) for pid, started in alive) and time.monotonic() < deadline:
+    while any(leftovers.is_alive(pid, started) for pid, started in alive) and time.monotonic() < deadline:
         time.sleep(pace.kill_poll_seconds)

@@ -1,0 +1,43 @@
+"""Nodes as `node list` and `status` show them: a table, and whether a node lives in a word and a color."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from disbatch_host.cli import render
+from disbatch_host.client.nodes import life_of
+from disbatch_host.decide import readings
+from disbatch_host.documents.records import NodeRecord
+
+NONE_YET = "no nodes; `disbatch-host --plugins DIR` runs one"
+
+_STYLES = {"dead": "red", "alive": "green"}
+
+
+def print_nodes(nodes: Sequence[NodeRecord]) -> None:
+    """One line per node."""
+    rows = []
+    for one in nodes:
+        queues = readings.heartbeat_queues(one)
+        processing = sum(readings.number(queue, "processing") for queue in queues)
+        threads = sum(readings.number(queue, "threads") for queue in queues)
+        aside = readings.set_aside_of(one)
+        classes = [str(kind.get("class")) for kind in readings.records_of(one.document.get("queuetypes"))]
+        rows.append(
+            (
+                one.id,
+                life_cell(one),
+                "-" if one.age_seconds is None else f"{one.age_seconds:.0f} s ago",
+                f"{processing}/{threads}" if readings.is_alive(one) else "-",  # what it said last is not true any more
+                readings.object_of(one, "host").get("name"),
+                one.document.get("version"),
+                ", ".join(f"{name} (set aside)" if name in aside else name for name in classes) or "-",
+            )
+        )
+    render.print_table(("node", "state", "heartbeat", "load", "machine", "version", "plugins"), rows, right=(2, 3))
+
+
+def life_cell(record: NodeRecord) -> tuple[str, str]:
+    """Whether the node lives, by the age of its heartbeat, or how it is being stopped or drained."""
+    life = life_of(record)
+    return life, _STYLES.get(life, "yellow")

@@ -1,0 +1,65 @@
+"""What became of tasks that a command has changed, a line each: in words, or with --json as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from disbatch_host.cli import render
+from disbatch_host.client.control import Outcome, Result
+from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
+
+Words = Mapping[Outcome, Callable[[Result], str]]
+
+
+def say(store: Store, results: Sequence[Result], words: Words | None = None, *, as_json: bool) -> None:
+    """`words`: of this command, before those of all."""
+    spoken = {**_WORDS, **(words or {})}
+    for one in results:
+        if as_json:
+            document = {"_id": one.task.id, "queue": one.task.queue, "outcome": str(one.outcome), **_more(one)}
+            render.print_json(document, store.extended_json)
+        else:
+            click.echo(f"{one.task.id} {spoken[one.outcome](one)}")
+
+
+def status_of(result: Result) -> str:
+    return statuses.name(result.task.status)
+
+
+def _more(result: Result) -> Mapping[str, Any]:
+    """What stands in the way, or who is asked."""
+    if result.outcome in _BY_STATUS:
+        return {"status": result.task.status, "status_name": statuses.name(result.task.status)}
+    if result.outcome is Outcome.ASKED:
+        return {"node": result.task.node}
+    return {} if result.other is None else {"other": str(result.other.id)}
+
+
+_BY_STATUS = (Outcome.ENDED, Outcome.NOT_ENDED, Outcome.NOT_BLOCKED, Outcome.NOT_WAITING)
+
+
+def _has_key(result: Result) -> str:
+    assert result.other is not None
+    other = f"task {result.other.id}, which is {statuses.name(result.other.status)}"
+    return f"is not run again: {other}, has the same unique key"
+
+
+_WORDS: Words = {
+    Outcome.CANCELLED: lambda _: "cancelled",
+    Outcome.ASKED: lambda one: f"is being stopped by node {one.task.node}",
+    Outcome.RETRIED: lambda _: "will be run again",
+    Outcome.RELEASED: lambda _: "is released",
+    Outcome.DELETED: lambda _: "deleted",
+    Outcome.SET: lambda _: "is changed",
+    Outcome.ENDED: lambda one: f"had ended already: {status_of(one)}",
+    Outcome.NOT_BLOCKED: lambda one: f"is not blocked, it is {status_of(one)}",
+    Outcome.NOT_WAITING: lambda one: f"is not changed: it does not wait any more, it is {status_of(one)}",
+    Outcome.UNIQUE_KEY: _has_key,
+    Outcome.AWAITED: lambda _: "is not deleted: another task waits for it; cancel or release that one first",
+    Outcome.REFUSED: lambda _: "is not run again: somebody has changed it just now",
+    Outcome.GONE: lambda _: "has just been deleted",
+}

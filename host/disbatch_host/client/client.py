@@ -1,0 +1,344 @@
+"""What a command node does, as one object: the public API of this package.
+
+    from disbatch_host.client import Client, Selection
+
+    with Client.open("sqlite:///var/lib/disbatch/queue.db") as client:
+        task = client.push("mail", {"user": "matt"})
+        client.wait([task.id])
+
+Responsible for: opening a store as the commands do, and giving each verb what it needs: the store, the plugins that are
+known here, and who asks. The modules beside this one do the work. Must not know: any face.
+
+Rules:
+1. A client is used by one thread at a time, as its store is.
+2. Ids are taken as they come from the store, or as text.
+3. Errors are `errors.DisbatchError`: UsageError for a wrong value (FieldError names the field), NotFoundError for what
+   is not there, StoreError for a store that does not answer or refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Unpack
+
+from disbatch_host.client import allowed, control, finding, history, parameters, times, waiting
+from disbatch_host.client import why as reasons
+from disbatch_host.client.control import Changes
+from disbatch_host.client.failures import FAILURES_MAX, Failures, find_failures
+from disbatch_host.client.finding import Selection
+from disbatch_host.client.history import Event
+from disbatch_host.client.masking import Masker
+from disbatch_host.client.nodes import Nodes
+from disbatch_host.client.opening import catalog_of, store_of
+from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing, plugin_of
+from disbatch_host.client.queues import Queues
+from disbatch_host.client.requests import request
+from disbatch_host.client.times import Duration
+from disbatch_host.client.waiting import OnProgress, Waited
+from disbatch_host.clock import SystemClock
+from disbatch_host.decide.why import Why
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Document, Task, TaskId
+from disbatch_host.errors import UsageError
+from disbatch_host.settings.values import resolve
+from disbatch_host.store.contract import Store
+
+if TYPE_CHECKING:  # an overview or an import is not what most programs need
+    from disbatch_host.client.importing.from_source import Listeners
+    from disbatch_host.client.importing.importer import Imported, Rules
+    from disbatch_host.client.overview import Observer, Overview
+    from disbatch_host.plugin.catalog import Catalog
+
+Tasks = Selection | TaskId | Iterable[TaskId]  # a selection, one id, or ids
+
+
+class Client:
+    """Talks to one cluster. `Client.open` opens a store of its own; `Client(store, catalog, by)` uses one that is open
+    and stays open, for a server that has many. `by` is who asks, as documents name a person: `user@machine`."""
+
+    def __init__(self, store: Store, catalog: Catalog | None, by: str) -> None:
+        self.store = store
+        self.by = by
+        self.queues = Queues(store, by)
+        self.nodes = Nodes(store, by)
+        self._catalog = catalog
+        self._is_own_store = False
+
+    @classmethod
+    def open(
+        cls, url: str | None = None, *, plugins: Sequence[str | Path] = (), by: str | None = None, creates: bool = False
+    ) -> Client:
+        """A client with a store of its own, closed at the end of the `with` block. `url` and `plugins` are what the
+        commands call `--store` and `--plugins`; where they are not given, the variables, the configuration file and
+        the defaults are asked as the commands ask them. Plugins say which parameters fit, and which are secret.
+
+        A SQLite file that is not there is only made where the client `creates`: a slip in a name must not make another
+        store. The default one then looks empty. Raises UsageError and StoreError."""
+        settings = resolve({"store": url, "plugins": tuple(str(one) for one in plugins)})
+        catalog = catalog_of(settings)
+        store = store_of(settings, creates=creates)
+        store.open()
+        client = cls(store, catalog, _who() if by is None else by)
+        client._is_own_store = True
+        return client
+
+    def close(self) -> None:
+        """Let go of the store that `open` has opened. Closing twice is fine."""
+        if self._is_own_store:
+            self.store.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def push(self, queue: str, values: Mapping[str, Any], *, checks: bool = True, **plan: Unpack[Timing]) -> Pushed:
+        """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. Where an
+        unfinished task has the unique key, its id is returned and `is_new` is False.
+
+        Raises NotFoundError, UsageError, ParametersError among them where a plugin that is known here does not take the
+        parameters and `checks` is set."""
+        pusher = self._pusher(queue, checks, plan)
+        checked = parameters.checked(values)
+        pusher.check(checked)
+        return pusher.create([checked])[0]
+
+    def push_many(
+        self,
+        queue: str,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        checks: bool = True,
+        key_of: Callable[[Mapping[str, Any]], str] | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        **plan: Unpack[Timing],
+    ) -> list[Pushed]:
+        """Create a task for each row, which is its parameters, in batches; results in the order of the rows, without
+        their documents. `rows` may be a generator of any length. `key_of` gives the unique key of a row. `on_progress`
+        gets how many rows are done so far, and on disk.
+
+        Raises as `push` does. A row that does not fit ends it: earlier batches are created, its own is not."""
+        pusher = self._pusher(queue, checks, plan)
+        pushed: list[Pushed] = []
+        for batch in pusher.create_all(map(parameters.checked, rows), key_of):
+            pushed += (Pushed(id=one.id, is_new=one.is_new) for one in batch)
+            if on_progress is not None:
+                on_progress(len(pushed))
+        return pushed
+
+    def find(
+        self,
+        which: Selection | TaskFilter,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_output: bool = False,
+    ) -> Iterator[Task]:
+        """The tasks that are meant, in the order of creation, as they are read. Their secret parameters are not masked.
+        Raises NotFoundError for a queue that nobody knows, FieldError."""
+        return self.store.find_tasks(
+            self._filter(which), limit=limit, newest_first=newest_first, with_output=with_output
+        )
+
+    def count(self, which: Selection | TaskFilter) -> int:
+        """How many tasks are meant. Raises as `find` does."""
+        return self.store.count_tasks(self._filter(which))
+
+    def get(self, task_id: TaskId) -> Task:
+        """One task, with its output as far as it is in the document. Raises NotFoundError."""
+        return finding.find_task(self.store, task_id)
+
+    def wait(
+        self,
+        ids: Iterable[TaskId] | None = None,
+        *,
+        queue: str | None = None,
+        timeout_seconds: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Waited:
+        """Wait until these tasks have ended, or until nothing of the queue is unfinished, tasks that are created
+        meanwhile included; at most for so long. `on_progress` gets a `Progress` (done, failed, total) at each look.
+
+        Raises UsageError where it is both or neither, NotFoundError where one is not there or is deleted meanwhile."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        if queue is not None and ids is None:
+            found = finding.find_queue(self.store, queue)
+            return waiting.wait_for_queue(self.store, found, deadline=deadline, on_progress=on_progress)
+        if ids is None or queue is not None:
+            raise UsageError("expected ids of tasks or a queue to wait for, and only one of these")
+        return waiting.wait_for_tasks(self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress)
+
+    def cancel(
+        self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
+    ) -> Changes:
+        """Cancel tasks: those that wait at once; the nodes of those that run are asked to stop them (`stopping`). Of a
+        selection without a status, all that have not ended. `on_progress` gets how many have had their turn.
+
+        Raises NotFoundError, and UsageError for a selection without a queue or with a status that it is not for."""
+        which = self._meant(tasks, allowed.cancellable)
+        return Changes.of(control.cancel(self.store, which, self._request(why)), on_progress)
+
+    def retry(
+        self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
+    ) -> Changes:
+        """Run tasks again that have ended; of a selection without a status, those that have failed or were terminated.
+        How each earlier attempt ended is kept. Raises as `cancel` does."""
+        which = self._meant(tasks, allowed.retriable)
+        return Changes.of(control.retry(self.store, which, self._request(why)), on_progress)
+
+    def release(self, ids: TaskId | Iterable[TaskId]) -> Changes:
+        """Let blocked tasks run now, whatever time or task they wait for. Raises NotFoundError."""
+        return Changes.of(control.release(self.store, self._named(ids)))
+
+    def set(self, ids: TaskId | Iterable[TaskId], **values: Any) -> Changes:
+        """Change `priority` or `expires` of tasks that wait; None removes it. Raises NotFoundError, UsageError."""
+        return Changes.of(control.set_fields(self.store, self._named(ids), values))
+
+    def delete(
+        self, tasks: Tasks, *, older: Duration | None = None, on_progress: Callable[[int], object] | None = None
+    ) -> Changes:
+        """Delete tasks that have ended, with their output; a selection names its statuses. `older`: of a selection,
+        only tasks that ended longer ago than this. Raises as `cancel` does."""
+        age = None if older is None else times.duration("older", older)
+        if age is not None and not isinstance(tasks, Selection):
+            raise UsageError("expected older with a selection, found ids of tasks")
+        which = self._meant(tasks, lambda store, selection: allowed.deletable(store, selection, age))
+        return Changes.of(control.delete(self.store, which), on_progress)
+
+    def why(self, task_id: TaskId) -> Why:
+        """Why a task has not started: a code of a closed list, and a sentence. Raises NotFoundError."""
+        return reasons.why(self.store, task_id)
+
+    def history(self, task_id: TaskId) -> list[Event]:
+        """What has happened to a task, in the order of time. Raises NotFoundError."""
+        return history.history_of(self.get(task_id))
+
+    def output(self, task_id: TaskId, stream: str = "stdout") -> Iterator[bytes]:
+        """All that a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
+        from disbatch_host.client.output import output_pieces  # noqa: PLC0415
+
+        return output_pieces(self.store, self.get(task_id), stream)
+
+    def masked(self, task: Task | TaskId) -> Document:
+        """A task's document as it can be shown: its secret parameters are masked, as far as the document or the plugins
+        that are known here name them. For many tasks use `masker`. Raises NotFoundError."""
+        found = task if isinstance(task, Task) else self.get(task)
+        return self.masker().document(found)
+
+    def masker(self) -> Masker:
+        """Masks the secrets of any number of tasks; reads the queues once."""
+        return Masker(self.store, self._catalog)
+
+    def overview(self) -> Overview:
+        """What is going on in the cluster now. Rates need two looks: see `observer`."""
+        return self.observer().look()
+
+    def observer(self) -> Observer:
+        """Looks at the cluster again and again, and compares with its last look."""
+        from disbatch_host.client.overview import Observer  # noqa: PLC0415
+
+        return Observer(self.store, SystemClock())
+
+    def failures(self, queue: str | None = None, *, limit: int = FAILURES_MAX) -> Failures:
+        """Why the newest of all failed tasks, or of a queue's, have failed: by error code, with count, queues, and an
+        example. `limit` is about how many tasks are read. Raises NotFoundError for a queue that nobody knows."""
+        queue_id = None if queue is None else finding.queue_id(self.store, queue)
+        return find_failures(self.store, queue=queue_id, limit=limit)
+
+    def import_file(
+        self,
+        queue: str,
+        source: str | os.PathLike[str] | IO[bytes],
+        rules: Rules | None = None,
+        *,
+        form: str | None = None,
+        delimiter: str | None = None,
+        begins_again: bool = False,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`, by
+        default what the name or the first bytes tell), plain or compressed. The same call after a kill goes on where
+        the import was, unless it `begins_again`.
+
+        Raises RowsRefusedError where rows do not fit and the rules stop at them, UsageError for what can be said before
+        the first row, NotFoundError."""
+        from disbatch_host.client.importing import from_source, importer  # noqa: PLC0415
+
+        return from_source.import_file(
+            self.store, self._catalog, finding.find_queue(self.store, queue), source, rules or importer.Rules(), timing,
+            listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again,
+        )  # fmt: skip
+
+    def import_collection(
+        self,
+        queue: str,
+        collection: str,
+        rules: Rules,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each document of a MongoDB collection that fits the condition. It cannot be resumed. Raises
+        as `import_file` does, and StoreRefusedError where the store has no collections."""
+        from disbatch_host.client.importing import from_source  # noqa: PLC0415
+
+        return from_source.import_collection(
+            self.store, self._catalog, finding.find_queue(self.store, queue), collection, condition or {}, rules,
+            timing, listeners or {},
+        )  # fmt: skip
+
+    def export(
+        self,
+        to: str | os.PathLike[str] | IO[bytes],
+        which: Selection | TaskFilter | None = None,
+        *,
+        with_output: bool = False,
+        on_progress: Callable[[int], object] = lambda _: None,
+    ) -> int:
+        """Write tasks as NDJSON, secrets masked, to an open file or one of this name, which it has only when everything
+        is in it; how many there were. `with_output`: all of stdout and stderr. Raises as `find` does, and OutputError
+        where the file cannot be written."""
+        from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
+
+        meant, shown = self._filter(which or Selection()), self.masker().document
+        with contextlib.ExitStack() as stack:
+            if isinstance(to, (str, os.PathLike)):
+                to = stack.enter_context(complete_file.complete_file(to))
+            return exporting.export(self.store, meant, shown, to, with_output=with_output, on_progress=on_progress)
+
+    def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
+        found = finding.find_queue(self.store, queue)
+        plugin = plugin_of(found, self._catalog)
+        return Pusher(self.store, found, plugin, Plan.of(self.store, **plan), is_checking=checks)
+
+    def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
+        return finding.filter_of(self.store, which) if isinstance(which, Selection) else which
+
+    def _meant(self, tasks: Tasks, filter_of: Callable[[Store, Selection], TaskFilter]) -> TaskFilter | Sequence[Task]:
+        return filter_of(self.store, tasks) if isinstance(tasks, Selection) else self._named(tasks)
+
+    def _named(self, ids: TaskId | Iterable[TaskId]) -> list[Task]:
+        return finding.find_named(self.store, finding.ids_of(ids))
+
+    def _request(self, why: str | None) -> Document:
+        return request(self.by, why, now=self.store.now())
+
+
+def _who() -> str:
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

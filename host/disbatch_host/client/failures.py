@@ -1,0 +1,116 @@
+"""Why tasks have failed: the newest failures, grouped by their error codes.
+
+Responsible for: finding them among millions of other tasks without reading those, and grouping them. Must not know:
+how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import QueueId, Task
+from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.status import Status
+
+FAILURES_MAX = 500  # of the newest failed tasks, whose reasons are counted
+_PLACES_MAX = 25  # pairs of queue and status in which failures are looked for, those with the most of them
+
+Places = Mapping[tuple[QueueId, int], int]  # how many failed tasks each pair of queue and status has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureFacts:
+    """One reason why tasks have failed."""
+
+    code: str
+    count: int
+    queues: tuple[str, ...]  # the most frequent first
+    message: str  # of the newest one
+    example: str = ""  # the id of that task
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "count": self.count, "queues": list(self.queues), "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """The reasons of the newest failures, the most frequent first."""
+
+    reasons: Sequence[FailureFacts] = ()
+    seen: int = 0  # how many tasks these are the reasons of
+    total: int = 0  # how many failed tasks there are
+
+
+def find_failures(store: Store, *, queue: QueueId | None = None, limit: int = FAILURES_MAX) -> Failures:
+    """The reasons of the newest failures, of one queue or of all; of about `limit` tasks. Raises StoreError."""
+    by_status = store.count_by_status()
+    if queue is not None:
+        by_status = {queue_id: counts for queue_id, counts in by_status.items() if queue_id == queue}
+    return failures_in(store, places_of(by_status), limit=limit)
+
+
+def places_of(by_status: Mapping[QueueId, Mapping[int, int]]) -> Places:
+    """Where failed tasks are: every end that nobody asked for counts (failed, terminated, orphaned)."""
+    return {
+        (queue_id, status): count
+        for queue_id, counts in by_status.items()
+        for status, count in counts.items()
+        if count and statuses.is_finished(status) and status not in (Status.CONCLUDED, Status.CANCELLED)
+    }
+
+
+def failures_in(store: Store, places: Places, *, limit: int = FAILURES_MAX) -> Failures:
+    """The reasons of the newest failures in these places. Each place is asked by itself, as the store's index has it:
+    a few failed tasks are not searched for among millions of others."""
+    most = sorted(places, key=lambda place: places[place], reverse=True)[:_PLACES_MAX]
+    found: list[Task] = []
+    for queue_id, status in most:
+        which = TaskFilter(queue=queue_id, statuses=frozenset({status}))
+        share = max(1, limit // len(most))
+        found += store.find_tasks(which, limit=share, newest_first=True, with_output=False)
+    return Failures(reasons=failures_of(found), seen=len(found), total=sum(places.values()))
+
+
+def failures_of(tasks: Sequence[Task]) -> tuple[FailureFacts, ...]:
+    """The reasons of failed tasks, the most frequent first."""
+    by_code: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_code.setdefault(_code_of(task), []).append(task)
+    return tuple(
+        _facts_of(code, ones) for code, ones in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+
+
+def _facts_of(code: str, tasks: Sequence[Task]) -> FailureFacts:
+    newest = max(tasks, key=_when)
+    return FailureFacts(
+        code=code,
+        count=len(tasks),
+        queues=tuple(name for name, _ in Counter(str(one.queue) for one in tasks).most_common()),
+        message=_message_of(newest),
+        example=str(newest.id),
+    )
+
+
+def _code_of(task: Task) -> str:
+    error = task.document.get("error")
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code if isinstance(code, str) and code else statuses.name(task.status)
+
+
+def _message_of(task: Task) -> str:
+    error = task.document.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    lines = message.strip().splitlines() if isinstance(message, str) else []
+    return lines[-1].removeprefix("disbatch-host: ") if lines else ""
+
+
+def _when(task: Task) -> float:
+    mtime = task.document.get("mtime")
+    return mtime.timestamp() if isinstance(mtime, datetime) else 0.0

@@ -1,0 +1,121 @@
+"""Finding what somebody has named: a queue, a task, or all tasks that fit a selection.
+
+Responsible for: ids as people type them, near names of what is not there, and what a selection means as a TaskFilter.
+Must not know: what is done to the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from disbatch_host.client import times
+from disbatch_host.client.times import Duration, Moment
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
+from disbatch_host.errors import FieldError, NotFoundError
+from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.faults import near_name
+
+_NAMED_IN_QUERY = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which tasks are meant, as people say it. Every field that is given narrows."""
+
+    queue: str | None = None  # also one that was deleted and has left tasks
+    status: (
+        str | int | Sequence[str | int]
+    ) = ()  # any of these words (see `statuses.names`, or with commas) and numbers
+    node: str | None = None  # that this node has or had in hand
+    since: Moment | Duration | None = None  # created since this time, or not longer ago than this
+    before: Moment | Duration | None = None  # created before this time, or longer ago than this
+    error: str | None = None  # code of the error
+    unique_key: str | None = None
+
+
+def filter_of(store: Store, selection: Selection) -> TaskFilter:
+    """What a selection means now. Raises FieldError, and NotFoundError for a queue that nobody knows."""
+    values, failed_too = statuses_of(selection.status)
+    since, before = selection.since, selection.before
+    now = store.now() if since is not None or before is not None else None
+    return TaskFilter(
+        queue=None if selection.queue is None else queue_id(store, selection.queue),
+        statuses=values,
+        failed_too=failed_too,
+        node=selection.node,
+        created_since=_gone_by("since", since, now),
+        created_before=_gone_by("before", before, now),
+        error_code=selection.error,
+        unique_key=selection.unique_key,
+    )
+
+
+def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] | None, bool]:
+    """The statuses that any of the words and numbers stands for, None without one; and whether all above 2 count as
+    well. Raises FieldError."""
+    words = [given] if isinstance(given, (str, int)) else given
+    values: set[int] = set()
+    failed_too = False
+    for word in [one for some in words for one in str(int(some) if isinstance(some, int) else some).split(",")]:
+        try:
+            some_values, failed = statuses.parse(word)
+        except ValueError as error:
+            raise FieldError("status", str(error)) from error
+        values |= some_values
+        failed_too |= failed
+    return (frozenset(values) if words else None), failed_too
+
+
+def queue_id(store: Store, name: str) -> QueueId:
+    """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
+    if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
+        return name
+    return find_queue(store, name).id
+
+
+def _gone_by(field: str, value: Moment | Duration | None, now: datetime | None) -> datetime | None:
+    return None if value is None or now is None else times.moment_gone_by(field, value, now)
+
+
+def find_queue(store: Store, name: str) -> Queue:
+    """The queue of this id. Raises NotFoundError that names a near one."""
+    queue = store.find_queue(str(name))
+    if queue is None:
+        known = [str(one.id) for one in store.queues()]
+        near = near_name(name, known)
+        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows those there are"
+        raise NotFoundError(f"no queue {name!r} in {store.description}; {hint}")
+    return queue
+
+
+def find_task(store: Store, task_id: TaskId) -> Task:
+    """The task of this id, or of its text. Raises NotFoundError."""
+    text = str(task_id)
+    parsed = store.parse_id(text)
+    task = None if parsed is None else store.get_task(parsed)
+    if task is None:
+        raise NotFoundError(f"no task {text!r} in {store.description}; `disbatch-host task list` shows the newest")
+    return task
+
+
+def ids_of(given: TaskId | Iterable[TaskId]) -> list[TaskId]:
+    """One id or several, as a list."""
+    return [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+
+
+def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
+    """The tasks of these ids, each once, in their order, without their output. Raises NotFoundError."""
+    parsed = {text: store.parse_id(text) for text in map(str, ids)}
+    known = [one for one in parsed.values() if one is not None]
+    found: dict[TaskId, Task] = {}
+    for start in range(0, len(known), _NAMED_IN_QUERY):
+        which = TaskFilter(ids=known[start : start + _NAMED_IN_QUERY])
+        found |= {one.id: one for one in store.find_tasks(which, with_output=False)}
+    for text, task_id in parsed.items():
+        if task_id not in found:
+            find_task(store, text)  # says that it is not there
+    return list({task_id: found[task_id] for task_id in parsed.values()}.values())

@@ -1,0 +1,172 @@
+"""The history of a task: what has happened to it, in the order of time. Pure.
+
+Responsible for: finding everything in a task document that has a time, and why it failed. Must not know: stores, how a
+history is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from disbatch_host.documents.records import Task, TaskId
+from disbatch_protocol import status as statuses
+from disbatch_protocol.status import Status
+
+LOST = "lost"  # as `outcome.Reason.LOST`, whose module is more than a list of tasks has to load
+_REASON_MAX = 60  # characters
+
+
+class Kind(StrEnum):
+    """What has happened, or will."""
+
+    CREATED = "created"
+    PARENT = "parent"  # the task whose run has created this one
+    ATTEMPT = "attempt"  # an earlier one, from its start to its end
+    RETRIED = "retried"  # a person had it run again
+    WAITS_FOR = "waits_for"  # other tasks
+    NOT_BEFORE = "not_before"
+    WAITS = "waits"
+    EXPIRES = "expires"
+    CLAIMED = "claimed"
+    STARTED = "started"
+    CANCEL_ASKED = "cancel_asked"  # while it ran
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that has happened to a task, or will."""
+
+    kind: Kind
+    at: datetime | None  # None: nobody knows when; it stays behind what it came after
+    until: datetime | None = None  # where it took some time itself
+    by: str | None = None  # the person
+    why: str | None = None
+    node: str | None = None
+    tasks: tuple[TaskId, ...] = ()  # the parent, or those that are waited for
+    status: int | None = None  # of an end without a run
+    run: Mapping[str, Any] = field(default_factory=dict)  # the fields of the attempt, as `run` or `attempts` hold them
+
+
+def history_of(task: Task) -> list[Event]:
+    """All events, by time; one without a time stays behind the event that it came after."""
+    keyed = []
+    last = datetime.min
+    for number, event in enumerate(_events(task)):
+        last = last if event.at is None else event.at.replace(tzinfo=None)
+        keyed.append((last, number, event))
+    return [event for _, _, event in sorted(keyed, key=lambda one: one[:2])]
+
+
+def reason_in_short(task: Task) -> str:
+    """Why it failed, in at most 60 characters; empty where nobody has said so."""
+    if task.fault is not None:
+        return f"damaged: {task.fault}"[:_REASON_MAX]
+    line = last_line_of_error(task.document).removeprefix("disbatch-host: ")
+    return line if len(line) <= _REASON_MAX else f"{line[: _REASON_MAX - 3]}..."
+
+
+def last_line_of_error(document: Mapping[str, Any]) -> str:
+    """Of the error of a task or an attempt, which is the useful one of a traceback; empty where there is none."""
+    error = document.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    lines = message.strip().splitlines() if isinstance(message, str) else []
+    return lines[-1] if lines else ""
+
+
+def _events(task: Task) -> Iterator[Event]:
+    """In about their order; those of the same millisecond stay in it."""
+    document, run = task.document, task.run
+    by = document.get("by")
+    yield Event(kind=Kind.CREATED, at=_moment(document.get("ctime")), by=by if isinstance(by, str) and by else None)
+    if "parent" in document:
+        yield Event(kind=Kind.PARENT, at=None, tasks=(document["parent"],))
+    for attempt in task.attempts:
+        if isinstance(attempt, Mapping):
+            yield from _attempt_events(attempt)
+    retried = document.get("retried")
+    if isinstance(retried, Mapping):
+        yield _asked(Kind.RETRIED, retried)
+    after = document.get("after")
+    if isinstance(after, (list, tuple)) and after:
+        yield Event(kind=Kind.WAITS_FOR, at=None, tasks=tuple(after))
+    is_waiting = task.status in (Status.BLOCKED, Status.CREATED)
+    not_before, expires = _moment(document.get("not_before")), _moment(document.get("expires"))
+    if task.status == Status.BLOCKED and not_before is not None:
+        yield Event(kind=Kind.NOT_BEFORE, at=not_before)
+    if is_waiting:
+        yield Event(kind=Kind.WAITS, at=None)
+    if is_waiting and expires is not None:
+        yield Event(kind=Kind.EXPIRES, at=expires)
+    claim = document.get("claim")
+    if isinstance(claim, Mapping) and task.node is not None and run.get("reason") != LOST:
+        yield Event(kind=Kind.CLAIMED, at=_moment(claim.get("at")), node=task.node)
+    # A run that went back to the queue, or was ended to be run again, is told by `attempts` already.
+    if run.get("attempt") and not _is_among_attempts(task):
+        yield from _run_events(run)
+    if task.cancel is not None:
+        yield _asked(Kind.CANCEL_ASKED, task.cancel)
+    if statuses.is_finished(task.status) and not run.get("ended"):
+        yield _end_without_run(task)
+
+
+def _attempt_events(attempt: Mapping[str, Any]) -> Iterator[Event]:
+    cancelled = attempt.get("cancelled")
+    if isinstance(cancelled, Mapping):
+        yield _asked(Kind.CANCEL_ASKED, cancelled)
+    yield Event(
+        kind=Kind.ATTEMPT,
+        at=_moment(attempt.get("started")),
+        until=_moment(attempt.get("ended")),
+        node=_text(attempt.get("node")),
+        run=attempt,
+    )
+
+
+def _run_events(run: Mapping[str, Any]) -> Iterator[Event]:
+    started, ended = _moment(run.get("started")), _moment(run.get("ended"))
+    yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
+    cancelled = run.get("cancelled")
+    if isinstance(cancelled, Mapping):
+        yield _asked(Kind.CANCEL_ASKED, cancelled)
+    if run.get("reason") == LOST:  # `ended` is when that was found
+        yield Event(kind=Kind.ENDED, at=None, run=run)
+    elif ended is not None:
+        yield Event(kind=Kind.ENDED, at=ended, run=run)
+
+
+def _is_among_attempts(task: Task) -> bool:
+    last = task.attempts[-1] if task.attempts else None
+    return (
+        isinstance(last, Mapping)
+        and last.get("started") == task.run.get("started")
+        and last.get("ended") == task.run.get("ended")
+        and "ended" in last
+    )
+
+
+def _end_without_run(task: Task) -> Event:
+    at, cancelled = _moment(task.document.get("mtime")), task.run.get("cancelled")
+    if not isinstance(cancelled, Mapping):
+        return Event(kind=Kind.ENDED, at=at, status=task.status)
+    return Event(kind=Kind.ENDED, at=at, status=task.status, by=_who(cancelled), why=_text(cancelled.get("why")))
+
+
+def _asked(kind: Kind, request: Mapping[str, Any]) -> Event:
+    return Event(kind=kind, at=_moment(request.get("at")), by=_who(request), why=_text(request.get("why")))
+
+
+def _who(request: Mapping[str, Any]) -> str:
+    return str(request.get("by") or "somebody")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _moment(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None

@@ -1,0 +1,82 @@
+"""An import in one call: of a file that is opened here, of a stream, or of a collection.
+
+Responsible for: opening the rows, and what tells one import from another. Must not know: how an import goes on (that is
+`importer`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, TypedDict
+
+from disbatch_host.client.importing.collection import DocumentRows
+from disbatch_host.client.importing.files import kept, opened, rows_of
+from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules
+from disbatch_host.client.importing.task_maker import RowFault
+from disbatch_host.client.pushing import Plan, Timing, plugin_of
+from disbatch_host.documents.records import Queue
+from disbatch_host.errors import UsageError
+from disbatch_host.store.contract import Store
+
+if TYPE_CHECKING:
+    from disbatch_host.plugin.catalog import Catalog
+
+
+class Listeners(TypedDict, total=False):
+    """What is told while an import goes on."""
+
+    on_fault: Callable[[RowFault], object]  # each row that does not fit
+    on_progress: Callable[[Progress], object]
+    on_resumed: Callable[[Resumed], object]  # it goes on with an earlier one
+
+
+def import_file(
+    store: Store,
+    catalog: Catalog | None,
+    queue: Queue,
+    source: str | os.PathLike[str] | IO[bytes],
+    rules: Rules,
+    timing: Timing,
+    listeners: Listeners,
+    *,
+    form: str | None = None,
+    delimiter: str | None = None,
+    begins_again: bool = False,
+) -> Imported:
+    """A task for each row of a file, or of a stream, which is kept in a file first."""
+    rules, identity = _settled(store, rules, timing)
+    opening = opened(source) if isinstance(source, (str, os.PathLike)) else kept(source, "stream")
+    with opening as file:
+        rows = rows_of(file, form=form, delimiter=delimiter)
+        plugin = plugin_of(queue, catalog)
+        one = Import(store, queue, rows, rules, plugin=plugin, file=file, identity=identity, **listeners)
+        return one.perform(begins_again=begins_again)
+
+
+def import_collection(
+    store: Store,
+    catalog: Catalog | None,
+    queue: Queue,
+    collection: str,
+    condition: Mapping[str, Any],
+    rules: Rules,
+    timing: Timing,
+    listeners: Listeners,
+) -> Imported:
+    """A task for each document of a collection that fits a condition of MongoDB."""
+    rules, _ = _settled(store, rules, timing)
+    rows = DocumentRows(store, collection, dict(condition))
+    return Import(store, queue, rows, rules, plugin=plugin_of(queue, catalog), **listeners).perform()
+
+
+def _settled(store: Store, rules: Rules, timing: Timing) -> tuple[Rules, dict[str, Any]]:
+    """The rules with the fields of the plan, and the identity of the import. That is what was asked for, not what it
+    leads to now: the same call with a delay of an hour is the same import a minute later."""
+    if timing.get("unique_key") is not None:
+        raise UsageError("unique_key: one key for all rows would create one task; key_column takes it from each row")
+    if "after" in timing:
+        timing = {**timing, "after": [str(one) for one in timing["after"]]}
+    identity = {"rules": dataclasses.asdict(rules), "timing": timing}
+    return dataclasses.replace(rules, fields={**rules.fields, **Plan.of(store, **timing).fields}), identity

@@ -1,0 +1,289 @@
+"""An import: a task for each row of a file or a collection, from the first look to the last batch.
+
+Responsible for: what is told about the rows, which import this is (so that one that was killed goes on), and the order
+of check, record and creation. Must not know: terminals, files that are not open.
+
+Rules:
+1. With `Rules.stops` nothing is created before all rows have been checked, and nothing at all where one does not fit.
+2. The same rows with the same rules are the same import: one that was killed goes on where it was. The documents of a
+   collection have no such name, since nothing tells whether they are still the same.
+3. `Import.result` is true at every moment, also after an exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from disbatch_host.client.importing import mapping
+from disbatch_host.client.importing.files import OpenFile
+from disbatch_host.client.importing.passes import Counts, check_rows, create_rows
+from disbatch_host.client.importing.record import Record, begin
+from disbatch_host.client.importing.rows import Rows
+from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
+from disbatch_host.client.parameters import parse_json
+from disbatch_host.documents.records import Queue, QueueId
+from disbatch_host.errors import RowsRefusedError, UsageError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.parameters import masked_at
+
+if TYPE_CHECKING:
+    from disbatch_host.plugin.catalog import Plugin
+
+FIRST_SHOWN = 3  # tasks of a look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What becomes of the rows."""
+
+    maps: Sequence[str] = ()  # `column=parameter`, `column:=parameter` where it holds JSON; none: all by their names
+    constants: Mapping[str, Any] = field(default_factory=dict)  # parameters that all tasks get
+    key_column: str | None = None  # whose value is the unique key of the task
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of each document, beside its parameters
+    stops: bool = True  # where rows do not fit: create nothing; False: create all the others
+    is_checking: bool = True  # whether parameters are checked against the schema of the plugin
+
+
+class Step(StrEnum):
+    """What an import is doing."""
+
+    CHECKING = "checking"
+    CREATING = "creating"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an import is."""
+
+    step: Step
+    rows: int = 0  # that this step has gone through
+    total: int | None = None  # of all rows, where that is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """An earlier import of the same rows that has not been finished, and goes on."""
+
+    begun: datetime
+    rows: int  # that are done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What an import would do."""
+
+    rows: int
+    faults: int  # rows that do not fit
+    tasks: Sequence[Mapping[str, Any]]  # the first ones, secrets masked
+
+    @property
+    def fit(self) -> int:
+        return self.rows - self.faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import has done so far; what was done before it was resumed is included."""
+
+    queue: QueueId
+    rows: int
+    created: int
+    existing: int  # not created, since an unfinished task has their unique key
+    faults: int  # rows that do not fit
+    skipped: int  # those of them that the others were created without
+    import_id: str | None  # None: nothing was to be created yet
+    is_resumed: bool
+    is_whole: bool  # False: another process imports the same rows, and has finished them, or this one has not
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "created": self.created,
+            "existing": self.existing,
+            "skipped": self.skipped,
+            "faults": self.faults,
+            "import_id": self.import_id,
+            "resumed": self.is_resumed,
+        }
+
+
+class Import:
+    """One import. `plugin`: of the queue, where it is known. `file` is what the rows are in, None for a collection.
+    `identity` is what tells this import from others of the same file: everything that makes other tasks of it, as it
+    was asked for (a relative delay as such, not the moment that it leads to).
+
+    `on_fault` gets each row that does not fit, `on_progress` how far it is, `on_resumed` that it goes on with another
+    one. Raises UsageError for what can be said before the first row.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        rows: Rows,
+        rules: Rules,
+        *,
+        plugin: Plugin | None = None,
+        file: OpenFile | None = None,
+        identity: Mapping[str, Any] | None = None,
+        on_fault: Callable[[RowFault], object] = lambda _: None,
+        on_progress: Callable[[Progress], object] = lambda _: None,
+        on_resumed: Callable[[Resumed], object] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._rows = rows
+        self._rules = rules
+        self._file = file
+        self._identity = identity or {}
+        self._on_fault = on_fault
+        self._on_progress = on_progress
+        self._on_resumed = on_resumed
+        self._columns: Sequence[mapping.Field] = ()
+        self._maker = self._maker_of(plugin)
+        self._counts = Counts()
+        self._record: Record | None = None
+        self._is_resumed = False
+        self._is_whole = False
+
+    @property
+    def result(self) -> Imported:
+        """What it has done so far."""
+        counts = self._counts
+        return Imported(
+            queue=self._queue.id,
+            rows=counts.rows,
+            created=counts.created,
+            existing=counts.existing,
+            faults=counts.faults,
+            skipped=0 if self._rules.stops else counts.faults,
+            import_id=None if self._record is None else self._record.first_id,
+            is_resumed=self._is_resumed,
+            is_whole=self._is_whole,
+        )
+
+    def look(self) -> Looked:
+        """Only look: nothing is created. Raises UsageError where no row has one of the columns of `maps`."""
+        first: list[dict[str, Any]] = []
+
+        def keep(values: dict[str, Any], key: str | None) -> None:
+            if len(first) < FIRST_SHOWN:
+                first.append(self._shown(values, key))
+
+        self._check(keep)
+        return Looked(rows=self._counts.rows, faults=self._counts.faults, tasks=first)
+
+    def perform(self, *, begins_again: bool = False) -> Imported:
+        """Create the tasks, or what is left of them where the same import was killed; with `begins_again` that one is
+        forgotten.
+
+        Raises RowsRefusedError where rows do not fit and `stops` is set, UsageError where the file changes meanwhile,
+        StoreError."""
+        total = None
+        if self._rules.stops:
+            self._check(lambda values, key: None)
+            total = self._counts.rows
+            if faults := self._counts.faults:
+                rows = "1 row" if total == 1 else f"{total} rows"
+                raise RowsRefusedError(f"nothing is created: {faults} of {rows} do not fit")
+        name = self._name()
+        self._begin(name, begins_again=begins_again)
+        self._is_whole = self._create(name, total)
+        if not self._is_whole and self._counts.faults:  # documents that have changed since they were checked
+            raise RowsRefusedError("stopped at a document that does not fit; tasks of those before it are created")
+        return self.result
+
+    def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
+        rules, columns = self._rules, self._rows.columns
+        schema = None if plugin is None else plugin.schema
+        has_map = bool(rules.maps)
+        if has_map:
+            self._columns = mapping.parse_fields(rules.maps, columns)
+        elif columns is not None:
+            self._columns = mapping.of_all_columns(columns)
+        if columns is not None:
+            mapper = mapping.csv_mapper(columns, self._columns, schema, rules.constants, parse_json)
+        else:
+            fields = self._columns if has_map else None
+            mapper = mapping.object_mapper(fields, rules.constants, parse_json, has_references=self._file is None)
+        return TaskMaker(
+            queue=self._queue.id,
+            mapper=mapper,
+            schema=schema,
+            is_checking=rules.is_checking,
+            key=None if rules.key_column is None else mapping.key_of_column(columns, rules.key_column),
+            columns=columns,
+            secret_columns=mapping.secret_columns(self._columns, schema),
+        )
+
+    def _check(self, on_fit: Callable[[dict[str, Any], str | None], None]) -> None:
+        """Go through all rows."""
+        unseen = [] if self._rows.columns is not None else list(self._columns)
+
+        def see(values: dict[str, Any], key: str | None) -> None:
+            nonlocal unseen
+            if unseen:
+                unseen = [one for one in unseen if not mapping.is_there(values, one)]
+            on_fit(values, key)
+
+        self._counts = check_rows(self._rows, self._maker, self._on_fault, self._advance_of(Step.CHECKING, None), see)
+        if unseen and self._counts.rows > self._counts.faults:
+            raise UsageError(f"--map: no row has {unseen[0].column!r}; is it called otherwise?")
+
+    def _name(self) -> str | None:
+        """Of the note in the store. None: this import cannot be resumed."""
+        if self._file is None:
+            return None
+        content = self._file.content_digest().hex()
+        text = json.dumps([str(self._queue.id), content, self._rows.form, self._identity], sort_keys=True, default=str)
+        return f"import {hashlib.sha256(text.encode()).hexdigest()[:40]}"
+
+    def _begin(self, name: str | None, *, begins_again: bool) -> None:
+        fields = self._rules.fields
+        if name is None:
+            first_id = str(self._store.new_ids(1)[0])
+            self._record = Record(first_id=first_id, begun=self._store.now(), fields=fields)
+            return
+        self._record, self._is_resumed = begin(self._store, name, fields, begins_again=begins_again)
+        if self._is_resumed:
+            self._on_resumed(Resumed(begun=self._record.begun, rows=self._record.rows))
+
+    def _create(self, name: str | None, total: int | None) -> bool:
+        assert self._record is not None
+        self._counts = Counts(created=self._record.created, existing=self._record.existing)
+        return create_rows(
+            self._store,
+            self._rows,
+            self._maker,
+            self._record,
+            name,
+            self._counts,
+            is_checked=self._rules.stops and self._file is not None,
+            stops=self._rules.stops,
+            on_fault=self._on_fault,
+            advance=self._advance_of(Step.CREATING, total),
+            is_unchanged=lambda: self._file is None or not self._file.source.has_changed(),
+        )
+
+    def _advance_of(self, step: Step, total: int | None) -> Callable[[int], None]:
+        rows = 0
+        self._on_progress(Progress(step=step, total=total))
+
+        def advance(count: int) -> None:
+            nonlocal rows
+            rows += count
+            self._on_progress(Progress(step=step, rows=rows, total=total))
+
+        return advance
+
+    def _shown(self, values: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        """A task as a look shows it."""
+        places = () if self._maker.schema is None else self._maker.schema.secrets(values)
+        shown = {"queue": self._queue.id, "parameters": masked_at(values, places), **self._rules.fields}
+        return shown if key is None else {**shown, "unique_key": key}

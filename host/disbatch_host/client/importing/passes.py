@@ -1,0 +1,163 @@
+"""Two passes over rows: all of them are checked before the first task is created, and tasks are created in batches.
+
+Responsible for: the order of what happens to rows, what is in memory at once, and when a batch counts as done. Must not
+know: what a row is made of, terminals.
+
+Rules:
+1. A row is done for the record of the import when its task is durable, never before.
+2. What is created twice, after a kill or by two processes at once, is the same task: its id follows from its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from disbatch_host.client.importing.mapping import RowError
+from disbatch_host.client.importing.record import Record, is_ours
+from disbatch_host.client.importing.rows import Rows
+from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
+from disbatch_host.errors import UsageError
+from disbatch_host.store.contract import Store
+
+BATCH_ROWS = 2000  # in one commit: enough that its fsync costs little, and a kill repeats no more than these
+BATCH_BYTES = 4 * 2**20  # of rows in one commit: what is in memory at once, a few times over
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What has become of the rows so far."""
+
+    rows: int = 0
+    created: int = 0
+    existing: int = 0  # another unfinished task has their unique key
+    faults: int = 0
+
+
+OnFault = Callable[[RowFault], object]
+Advance = Callable[[int], None]
+
+
+def check_rows(
+    rows: Rows, maker: TaskMaker, on_fault: OnFault, advance: Advance, on_fit: Callable[..., None]
+) -> Counts:
+    """Go through all rows without creating anything. `on_fit` gets parameters and unique key of each that fits."""
+    counts = Counts()
+    made, told = maker.made, 0
+    for line, size, row in rows:
+        counts.rows += 1
+        try:
+            on_fit(*made(row, size, is_checked=False))
+        except RowError as error:
+            counts.faults += 1
+            on_fault(RowFault(line=line, reason=str(error), row=maker.shown(row)))
+        if counts.rows - told == BATCH_ROWS:
+            advance(BATCH_ROWS)
+            told = counts.rows
+    advance(counts.rows - told)
+    return counts
+
+
+def create_rows(
+    store: Store,
+    rows: Rows,
+    maker: TaskMaker,
+    record: Record,
+    note: str | None,
+    counts: Counts,
+    *,
+    is_checked: bool,
+    stops: bool,
+    on_fault: OnFault,
+    advance: Advance,
+    is_unchanged: Callable[[], bool],
+) -> bool:
+    """Create a task for each row that fits, but for those that are done by the record; at the end the record is gone.
+
+    `note` is its name, None where there is none: then a kill forgets how far it was. `is_checked`: all of them fit.
+    `stops`: at a row that does not fit, after creating those before it. False where it did so, or where another process
+    has finished the same import meanwhile. `counts` is true after each batch, also where an exception ends it. Raises
+    UsageError where `is_unchanged` says no.
+    """
+    counts.created, counts.existing = record.created, record.existing
+    for batch in _batches(rows, maker, record, is_checked=is_checked, stops=stops):
+        if not is_unchanged():
+            raise UsageError(f"{rows.name} has changed while it was imported")
+        for fault in batch.faults:
+            counts.faults += 1
+            on_fault(fault)
+        counts.rows = batch.end
+        if batch.end > record.rows:
+            with store.together():
+                if note is not None and not is_ours(store.read_note(note), record):
+                    return False
+                _create(store, batch, maker, record, counts)
+                record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
+                if note is not None:
+                    # Where that is no single commit, another process may have finished while these were created.
+                    if not is_ours(store.read_note(note), record):
+                        return False
+                    store.write_note(note, record.to_document())
+        advance(batch.size)
+        if batch.is_last:
+            return False
+    if note is not None and is_ours(store.read_note(note), record):
+        store.write_note(note, None)
+    return True
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """Rows in a row. `made` are number, parameters and key of those that are to be created."""
+
+    made: list[tuple[int, dict[str, Any], str | None]] = dataclasses.field(default_factory=list)
+    faults: list[RowFault] = dataclasses.field(default_factory=list)
+    size: int = 0
+    end: int = 0  # the number of rows to its end, from the first of all
+    is_last: bool = False  # the row after it does not fit, and that was to be the end
+
+
+def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, stops: bool) -> Iterator[_Batch]:
+    batch, held, number = _Batch(), 0, 0
+    done, made = record.rows, maker.made
+    for line, size, row in rows:
+        try:
+            if number >= done:
+                batch.made.append((number, *made(row, size, is_checked=is_checked)))
+            elif not is_checked:  # so that a report tells of all rows, also those that an earlier process has done
+                made(row, size, is_checked=False)
+        except RowError as error:
+            batch.faults.append(RowFault(line=line, reason=str(error), row=maker.shown(row)))
+            if stops:
+                batch.is_last = True
+                break
+        number += 1
+        batch.size += 1
+        held += size
+        if batch.size == BATCH_ROWS or held >= BATCH_BYTES or number == done:
+            batch.end = number
+            yield batch
+            batch, held = _Batch(), 0
+    batch.end = number
+    if batch.size or batch.faults:
+        yield batch
+
+
+def _create(store: Store, batch: _Batch, maker: TaskMaker, record: Record, counts: Counts) -> None:
+    if not batch.made:
+        return
+    now = store.now()
+    documents = []
+    for number, values, key in batch.made:
+        document = maker.document(values, key, record.fields, now)
+        document["_id"] = store.parse_id(record.id_of(number))
+        documents.append(document)
+    ids = store.insert_tasks(documents, again=True)
+    if maker.key is None:
+        counts.created += len(ids)
+        return
+    created = sum(found == document["_id"] for found, document in zip(ids, documents, strict=True))
+    counts.created += created
+    counts.existing += len(ids) - created

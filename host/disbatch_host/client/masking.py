@@ -1,0 +1,44 @@
+"""What of a task may be shown: the secrets in its parameters are masked.
+
+Responsible for: deciding which parameters are secret, from everything that knows: the document, since its creation and
+since its run, and the plugins in a catalog. Must not know: where tasks are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from disbatch_host.documents.records import Task
+from disbatch_host.store.contract import Store
+from disbatch_protocol.parameters import masked_at
+
+if TYPE_CHECKING:  # a command that shows no parameters starts without manifests
+    from disbatch_host.plugin.catalog import Catalog
+
+
+class Masker:
+    """Masks the secrets of tasks' parameters, as far as their plugins are in the catalog. Queues are read once."""
+
+    def __init__(self, store: Store, catalog: Catalog | None) -> None:
+        self._classes = {queue.id: queue.class_name for queue in store.queues()}
+        self._plugins = {} if catalog is None else catalog.plugins
+
+    def document(self, found: Task) -> dict[str, Any]:
+        """The task's document, safe to show. Of a task whose secrets nobody knows, nothing is masked."""
+        if found.fault is not None:  # the part that says which parameters are secret may be the part that is damaged
+            return {**found.document, "parameters": None, "fault": found.fault}
+        places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
+        for name in {self._classes.get(found.queue, ""), _class_that_ran(found)}:
+            if name in self._plugins:
+                places.update(self._plugins[name].schema.secrets(found.parameters))
+        return {**found.document, "parameters": masked_at(found.parameters, places)}
+
+
+def _class_that_ran(found: Task) -> str:
+    ran = found.run.get("plugin")
+    return str(ran.get("class")) if isinstance(ran, Mapping) else ""
+
+
+def _places(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,205 @@
+"""The nodes of the cluster: which there are, and what people ask of them.
+
+Responsible for: finding nodes, asking them to drain, resume or stop, waiting until they have, and deleting dead ones.
+Must not know: how nodes are shown, and what a node does with a request.
+
+Rules:
+1. A request is a field of the node's document, so it can be made from any machine. The node sees it with its next
+   heartbeat and answers with the one after that.
+2. A request is only made where somebody will see it: nodes of other programs and dead ones raise NodeUnreachableError.
+3. A node is deleted only when it is dead and no task is in its hands any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from disbatch_host.client import requests
+from disbatch_host.decide import readings
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Document, NodeRecord
+from disbatch_host.errors import NodeNotGoneError, NodeUnreachableError, NotFoundError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.faults import near_name
+from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.status import Status
+
+IN_HAND = frozenset({int(Status.CLAIMED), int(Status.RUNNING)})
+_ANSWERED = 2  # heartbeats: a node sees a request with one, and says with the next what came of it
+_LOOK_SECONDS = 0.1  # a node's document changes once a heartbeat, and nothing wakes anybody then
+
+
+class Wish(StrEnum):
+    """What can be asked of a node."""
+
+    DRAIN = "drain"
+    RESUME = "resume"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that was made."""
+
+    wish: Wish
+    node: NodeRecord  # as it was before
+    was_drained: bool  # whether it had been asked to drain before
+
+
+class Nodes:
+    """The nodes of one store. `by` is who asks, as documents name a person: `user@machine`."""
+
+    def __init__(self, store: Store, by: str) -> None:
+        self._store = store
+        self._by = by
+
+    def list(
+        self, *, class_name: str | None = None, is_alive: bool | None = None, state: str | None = None
+    ) -> tuple[NodeRecord, ...]:
+        """The nodes, by their ids. Only those that have the plugin `class_name`, that are alive or not, and that are
+        alive and in this `state` (`running`, `draining`, `drained`, `stopping`)."""
+        return tuple(
+            one
+            for one in self._store.nodes()
+            if (class_name is None or class_name in readings.classes_of(one))
+            and is_alive in (None, readings.is_alive(one))
+            and (state is None or (readings.is_alive(one) and one.state == state))
+        )
+
+    def get(self, node_id: str) -> NodeRecord:
+        """One node. Raises NotFoundError, which names a similar id if there is one."""
+        found = self._store.get_node(node_id)
+        if found is None:
+            near = near_name(node_id, [one.id for one in self._store.nodes()])
+            hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows those there are"
+            raise NotFoundError(f"no node {node_id!r} in {self._store.description}; {hint}")
+        return found
+
+    def drain(self, node_id: str, *, why: str | None = None) -> Asked:
+        """Let a node claim nothing more; its running tasks go on to their end.
+
+        Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
+        tables cannot show."""
+        return self._ask(self._reachable(node_id), Wish.DRAIN, why)
+
+    def resume(self, node_id: str) -> Asked:
+        """Let a drained node claim tasks again; one that is not drained just goes on.
+
+        Raises NotFoundError, and NodeUnreachableError for a node that cannot be asked, or is stopping."""
+        found = self._reachable(node_id)
+        if found.state == "stopping":
+            raise NodeUnreachableError(
+                f"node {node_id} is stopping and cannot be resumed; start it again when it has ended"
+            )
+        return self._ask(found, Wish.RESUME, None)
+
+    def stop(self, node_id: str, *, why: str | None = None) -> Asked:
+        """Stop a node in an orderly way: its running tasks go on to their end, or to its `--stop-grace`. The second
+        request stops its tasks, the third kills them.
+
+        Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
+        tables cannot show."""
+        return self._ask(self._reachable(node_id), Wish.STOP, why)
+
+    def wait(
+        self,
+        asked: Asked,
+        *,
+        within_seconds: float | None = None,
+        on_look: Callable[[NodeRecord], object] = lambda _: None,
+    ) -> bool:
+        """Wait until a node has done what was asked: it is drained, it claims again, or it has ended (which counts for
+        all of them). False where it has not `within_seconds`; None waits for as long as it takes. `on_look` gets the
+        node as it is at each look.
+
+        Raises NodeUnreachableError where the node dies meanwhile."""
+        deadline = None if within_seconds is None else time.monotonic() + within_seconds
+        mark, heartbeats = asked.node.heartbeat_mark, 0
+        while True:
+            found = self._store.get_node(asked.node.id)
+            if found is None or found.session != asked.node.session:
+                return True
+            on_look(found)
+            if found.heartbeat_mark != mark:
+                mark, heartbeats = found.heartbeat_mark, heartbeats + 1
+            # What the document said before the node has answered says nothing about the request.
+            if heartbeats >= _ANSWERED and found.state in _STATES[asked.wish]:
+                return True
+            if not readings.is_alive(found):
+                raise NodeUnreachableError(
+                    f"node {found.id} has died before it was {_IN_WORDS[asked.wish]}, {silence_of(found)}"
+                )
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+
+    def delete(self, node_id: str) -> NodeRecord:
+        """Forget a dead node that will not come back; it is returned as it was.
+
+        Raises NotFoundError, and NodeNotGoneError where it is alive, or tasks are still in its hands (any living node
+        settles those)."""
+        found = self.get(node_id)
+        if readings.is_alive(found):
+            stop_it = f"`disbatch-host node stop {found.id} --wait` ends it" if found.is_ours else "stop it first"
+            heard = "" if found.age_seconds is None else f", {silence_of(found)}"
+            raise NodeNotGoneError(f"node {found.id} is alive{heard}; {stop_it}")
+        in_hand = self._store.count_tasks(TaskFilter(node=found.id, statuses=IN_HAND))
+        if in_hand:
+            raise NodeNotGoneError(
+                f"node {found.id} is dead and {'1 task is' if in_hand == 1 else f'{in_hand} tasks are'} still "
+                f"in its hands; any living node settles that, see `disbatch-host task list --node {found.id}`"
+            )
+        self._store.hold(found.id, {})  # no place of a queue with `maxtotal` stays taken
+        if not self._store.remove_node(found.id, found.session):
+            raise NodeNotGoneError(f"node {found.id} has been started again just now, or is deleted already")
+        return found
+
+    def _reachable(self, node_id: str) -> NodeRecord:
+        """A node that will see a request (rule 2)."""
+        found = self.get(node_id)
+        if not found.is_ours:
+            raise NodeUnreachableError(
+                f"node {node_id} is of another program ({found.document.get('version')}), which cannot be asked from "
+                "here; stop it on its own machine"
+            )
+        if not readings.is_alive(found):
+            raise NodeUnreachableError(
+                f"node {node_id} is not alive, {silence_of(found)}; other nodes take its tasks over"
+            )
+        return found
+
+    def _ask(self, found: NodeRecord, wish: Wish, why: str | None) -> Asked:
+        name = "stop" if wish is Wish.STOP else "drain"
+        value: Document | None = None
+        if wish is not Wish.RESUME:
+            value = requests.request(self._by, why, now=self._store.now())
+        if not self._store.request_of_node(found.id, name, value):
+            raise NotFoundError(f"no node {found.id!r} any more; it has just stopped")
+        return Asked(wish=wish, node=found, was_drained="drain" in found.requests)
+
+
+_STATES: dict[Wish, Collection[str]] = {Wish.DRAIN: ("drained",), Wish.RESUME: ("running",), Wish.STOP: ()}
+_IN_WORDS = {Wish.DRAIN: "drained", Wish.RESUME: "resumed", Wish.STOP: "stopped"}
+
+
+def silence_of(record: NodeRecord) -> str:
+    """When a node was last heard of, as part of a sentence."""
+    age = record.age_seconds
+    return "it has never been heard of" if age is None else f"it was heard of {format_duration(age)} ago"
+
+
+def life_of(record: NodeRecord) -> str:
+    """`dead`, `alive`, or the state of a living node that claims nothing more."""
+    if not readings.is_alive(record):
+        return "dead"
+    return "alive" if record.state == "running" else record.state
+
+
+def to_json(record: NodeRecord) -> dict[str, Any]:
+    """The node's document, with what only a reader can know: whether it is alive, and the age of its heartbeat."""
+    alive = readings.is_alive(record)
+    return {**record.document, "_id": record.id, "alive": alive, "age_seconds": record.age_seconds}

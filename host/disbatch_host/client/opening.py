@@ -1,0 +1,33 @@
+"""The store and the plugins that settings name, as every command and program that is not a node opens them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from disbatch_host.clock import SystemClock
+from disbatch_host.settings.values import Settings
+from disbatch_host.store.contract import Access, Store
+from disbatch_host.store.open import open_store
+
+if TYPE_CHECKING:  # reading manifests takes longer than most commands do
+    from disbatch_host.plugin.catalog import Catalog
+
+
+def store_of(settings: Settings, *, creates: bool = False) -> Store:
+    """The store, not yet opened. A file that is not there is only made with `creates`: a slip in a name must not make
+    another store. The default one then looks empty. Raises UsageError."""
+    access = Access.CREATE if creates else Access.EXISTING if settings.is_store_given else Access.OR_EMPTY
+    return open_store(settings.store_url, SystemClock(), access)
+
+
+def catalog_of(settings: Settings) -> Catalog | None:
+    """The plugins that are at hand; None where nobody has named a directory and the default one is not there. Raises
+    UsageError for one that is named and not there."""
+    directories = settings.plugins
+    if not settings.are_plugins_given:
+        directories = tuple(one for one in directories if one.is_dir())
+    if not directories:
+        return None
+    from disbatch_host.plugin.catalog import load_plugins  # noqa: PLC0415
+
+    return load_plugins(directories)

@@ -1,0 +1,94 @@
+"""What a program has printed: a whole stream, or what comes while it runs.
+
+Responsible for: where a stream is (the document, and beyond its limit the store's own place for large output), and
+following it over attempts. Must not know: how it is shown, terminals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from disbatch_host.client.finding import find_task
+from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.store.contract import Store
+from disbatch_protocol.status import is_finished
+
+_LOOK_SECONDS = 0.5  # between two looks at a task that is followed, where the store does not wake us
+_PAUSE_FACTOR = 9  # so many times as long as a look takes is the pause after it, at least: a tenth of the time is spent
+_LOOK_SECONDS_MAX = 5.0  # but never longer than that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some of a stream."""
+
+    data: bytes
+    is_first: bool = False  # of an attempt; what came before it belongs to an earlier one
+
+
+def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
+    """The whole of a stream (`stdout` or `stderr`), as far as it is there: where it has outgrown the document, its
+    pieces."""
+    output = task.run.get("output")
+    facts = output.get(stream) if isinstance(output, Mapping) else None
+    token = task.run.get("token")
+    is_in_file = isinstance(facts, Mapping) and facts.get("in_file")
+    if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
+        pieces = store.read_output(task.id, token, stream)
+        first = next(pieces, None)
+        if first is not None:
+            yield from itertools.chain((first,), pieces)
+            return
+    text = task.document.get(stream)
+    yield text.encode("utf-8", "replace") if isinstance(text, str) else b""
+
+
+def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece | None]:
+    """What a stream has, and what comes until the task has ended; None when that is all for now. A new attempt begins
+    from the start again. Raises NotFoundError where there is no such task, also one that is deleted meanwhile."""
+    found = find_task(store, task_id)
+    reader = _Reader(store, stream)
+    yield from reader.new_pieces(found)
+    yield None
+    if is_finished(found.status):
+        return
+    watcher = store.watch()
+    try:
+        while not is_finished(found.status):
+            watcher.wait(_LOOK_SECONDS)
+            began = time.monotonic()
+            found = find_task(store, task_id)
+            yield from reader.new_pieces(found)
+            took_seconds = time.monotonic() - began
+            yield None
+            # On a store where much happens the watcher wakes us at once, and a large output takes long to read.
+            time.sleep(min(_LOOK_SECONDS_MAX, took_seconds * _PAUSE_FACTOR))
+    finally:
+        watcher.close()
+
+
+class _Reader:
+    """Reads what a stream has more than at the last call; from the start again where a new attempt has begun."""
+
+    def __init__(self, store: Store, stream: str) -> None:
+        self._store = store
+        self._stream = stream
+        self._token: object = None
+        self._read = 0  # bytes of this attempt
+        self._is_first = True
+
+    def new_pieces(self, found: Task) -> Iterator[Piece]:
+        token = found.run.get("token")
+        if token != self._token:
+            self._token, self._read, self._is_first = token, 0, True
+        position = 0
+        for data in output_pieces(self._store, found, self._stream):
+            start = max(0, self._read - position)
+            if start < len(data):
+                yield Piece(data=data[start:], is_first=self._is_first)
+                self._is_first = False
+            position += len(data)
+        self._read = max(self._read, position)

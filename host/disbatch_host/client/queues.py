@@ -1,0 +1,207 @@
+"""The queues of the cluster: which there are, and what people do to them.
+
+Responsible for: which fields of a queue people may set and to what, pausing, and how many tasks each has. Must not
+know: how queues are shown.
+
+Rules:
+1. What a node could not use is refused before anything is written.
+2. Deleting a queue leaves its tasks; they wait until a queue of its id is there again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
+
+from disbatch_host.client.finding import find_queue
+from disbatch_host.client.requests import check_text, request
+from disbatch_host.clock import SystemClock
+from disbatch_host.decide import counts
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Document, Queue
+from disbatch_host.errors import FieldError, NotFoundError, UsageError
+from disbatch_host.settings.forms import NODE_ID_PATTERN
+from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.faults import near_name
+
+LIMIT_MAX = 2**31 - 1  # what every program that reads the database can hold
+LISTS = ("nodes_pin", "nodes_ignore")
+LIMITS = ("maxthreads", "maxtotal")
+SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
+_UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
+
+
+class QueueFields(TypedDict, total=False):
+    """What a queue says beside its id and its class."""
+
+    description: str | None
+    maxthreads: int | None  # most of its tasks at once on each node
+    maxtotal: int | None  # most of its tasks at once over all nodes
+    rate: str | None  # most starts over all nodes: "100/m", "10/30s"
+    sort: str | None  # "fifo", "lifo"
+    keep: str | float | None  # how long its ended tasks are kept: "30d"
+    nodes_pin: Sequence[str]  # the nodes that run its tasks
+    nodes_ignore: Sequence[str]  # the nodes that do not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """A queue and how many tasks it has."""
+
+    queue: Queue
+    by_status: Mapping[int, int] = field(default_factory=dict)  # tasks, by their exact status
+
+    @property
+    def waiting(self) -> int:
+        return counts.totals(self.by_status)["waiting"]
+
+    @property
+    def running(self) -> int:
+        return counts.totals(self.by_status)["running"]
+
+
+class Queues:
+    """The queues of one store. `by` is who asks, as documents name a person: `user@machine`."""
+
+    def __init__(self, store: Store, by: str) -> None:
+        self._store = store
+        self._by = by
+
+    def list(
+        self, *, class_name: str | None = None, node: str | None = None, is_paused: bool | None = None
+    ) -> tuple[QueueState, ...]:
+        """The queues, by their ids. Only those of this plugin, those that pin and ignore let this node run, those that
+        are paused or not."""
+        by_status = self._store.count_by_status()
+        return tuple(
+            QueueState(queue=one, by_status=by_status.get(one.id, {}))
+            for one in self._store.queues()
+            if class_name in (None, one.class_name)
+            and (node is None or one.is_for(node))
+            and is_paused in (None, one.paused is not None)
+        )
+
+    def get(self, queue_id: str) -> Queue:
+        """One queue. Raises NotFoundError, which names a similar id if there is one."""
+        return find_queue(self._store, queue_id)
+
+    def state(self, queue_id: str) -> QueueState:
+        """One queue with its tasks counted. Raises NotFoundError."""
+        found = self.get(queue_id)
+        return QueueState(queue=found, by_status=self._store.count_by_status().get(found.id, {}))
+
+    def unfinished(self, queue_id: str) -> int:
+        """How many of its tasks have not ended. Raises NotFoundError."""
+        return self._store.count_tasks(TaskFilter(queue=self.get(queue_id).id, statuses=_UNFINISHED))
+
+    def create(self, queue_id: str, class_name: str, **fields: Unpack[QueueFields]) -> Queue:
+        """Create a queue whose tasks the plugin `class_name` runs.
+
+        Raises UsageError, FieldError among them, and DuplicateIdError."""
+        document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
+        self._store.insert_queue(document)
+        return Queue.from_document(document)
+
+    def set(self, queue_id: str, **values: Any) -> Queue:
+        """Change fields of a queue, those of `QueueFields` and `class` (a keyword of Python: `**{"class": "Mail"}`);
+        None removes one. Nodes follow within a second.
+
+        Raises UsageError, FieldError among them, and NotFoundError."""
+        fields, removed = changes_of(values)
+        return self._update(self.get(queue_id), fields, removed)
+
+    def pause(self, queue_id: str, *, why: str | None = None) -> Queue:
+        """Start no more of its tasks, on any node; those that run go on. Raises NotFoundError, and UsageError for a
+        reason that tables cannot show."""
+        paused = request(self._by, why, now=self._store.now())
+        return self._update(self.get(queue_id), {"paused": paused}, ())
+
+    def resume(self, queue_id: str) -> Queue:
+        """Start its tasks again. Raises NotFoundError."""
+        return self._update(self.get(queue_id), {}, ("paused",))
+
+    def delete(self, queue_id: str, *, leaves_unfinished: bool = False) -> Queue:
+        """Delete a queue, not its tasks; it is returned as it was. Raises NotFoundError, and UsageError where tasks
+        have not ended, which nobody would run then, unless it `leaves_unfinished`."""
+        found = self.get(queue_id)
+        left = 0 if leaves_unfinished else self.unfinished(queue_id)
+        if left:
+            tasks = f"{left} of its tasks {'has' if left == 1 else 'have'}"
+            raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would not be run")
+        self._store.delete_queue(found.id)
+        return found
+
+    def _update(self, queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> Queue:
+        if not self._store.update_queue(queue.id, fields, removed):
+            raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
+        left = {name: value for name, value in queue.document.items() if name not in removed}
+        return Queue.from_document({**left, **fields})
+
+
+def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Unpack[QueueFields]) -> Document:
+    """The document of a new queue. Raises UsageError, FieldError among them."""
+    check_text("an id for the queue", queue_id)
+    _check_class(class_name)
+    given, _ = changes_of({name: value for name, value in fields.items() if value not in (None, (), [])})
+    return {"_id": queue_id, "class": class_name, "ctime": now, **given}
+
+
+def changes_of(values: Mapping[str, Any]) -> tuple[Document, tuple[str, ...]]:
+    """The fields to be set and those to be removed. Raises UsageError, FieldError among them, where a field cannot be
+    set, or a node could not use its value."""
+    for name in values:
+        check_settable(name)
+    if "class" in values and values["class"] is None:
+        raise UsageError("expected a class, found nothing; a queue without one cannot run")
+    given = {name: _checked(name, value) for name, value in values.items() if value is not None}
+    if fault := Queue.from_document({"_id": "", "class": "any", **given}).fault:
+        raise UsageError(fault)
+    return given, tuple(name for name, value in values.items() if value is None)
+
+
+def check_settable(name: str) -> None:
+    """Raises UsageError for a field of a queue that cannot be set."""
+    if name not in SETTABLE:
+        near = near_name(name, SETTABLE)
+        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(SETTABLE)}"
+        raise UsageError(f"a queue has no field {name!r} that can be set; {hint}")
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in LISTS:
+        return _nodes(name, value)
+    if name in LIMITS and (not _is_whole(value) or not 0 <= value <= LIMIT_MAX):
+        raise FieldError(name, f"expected a whole number from 0 to {LIMIT_MAX}, found {value!r:.40}")
+    if name == "class":
+        _check_class(value)
+    if name == "description" and not isinstance(value, str):
+        raise FieldError(name, f"expected a text, found {type(value).__name__}")
+    return str(value) if name == "sort" else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_class(name: Any) -> None:
+    from disbatch_protocol.manifest import NAME_PATTERN  # noqa: PLC0415  (a list of queues needs no manifests)
+
+    if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:
+        raise UsageError(
+            "expected a class, the name of a plugin like Greet or Mail::Move (letters, digits, _ . : -), "
+            f"found {name!r:.80}"
+        )
+
+
+def _nodes(field_name: str, nodes: Sequence[str]) -> list[str]:
+    for one in nodes:
+        if not isinstance(one, str) or NODE_ID_PATTERN.fullmatch(one) is None:
+            raise FieldError(
+                field_name,
+                f"expected node ids of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {one!r:.40}; "
+                "`disbatch-host node list` shows those there are",
+            )
+    return list(nodes)

@@ -1,0 +1,106 @@
+"""Moments and lengths of time, as programs pass them and as people type them: `90`, `1h30m`, `2026-11-25T14:00:00Z`,
+`2026-11-25 14:00`, `14:00`.
+
+Each function takes the name of the field for its FieldError. Local time, which a text or a datetime without a zone
+means, is that of this machine (TZ).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, time, timedelta
+
+from disbatch_host.clock import to_milliseconds
+from disbatch_host.errors import FieldError
+from disbatch_protocol.quantities import parse_duration
+
+Duration = str | float | timedelta  # a number is seconds
+Moment = str | datetime
+
+_DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}(?:[Tt ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)? ?(?:[Zz]|[+-]\d{2}:?\d{2})?)?", re.ASCII
+)
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?", re.ASCII)
+_TIMES = 'a time like "2026-11-25T14:00:00Z", or in local time "2026-11-25 14:00" or "14:00"'
+_DURATIONS = 'a duration in seconds or like "90s" or "1h30m"'
+
+
+def duration(field: str, value: Duration) -> timedelta:
+    """`90`, `"90s"`, `"1h30m"`."""
+    try:
+        return _length(value)
+    except ValueError as error:
+        raise FieldError(field, str(error)) from error
+
+
+def moment(field: str, value: Moment, now: datetime) -> datetime:
+    """A point in time; a time of day alone is the next one."""
+    found = _moment(value, now)
+    if found is None:
+        raise FieldError(field, f"expected {_TIMES}, found {value!r:.60}")
+    return found
+
+
+def moment_to_come(field: str, value: Moment | Duration, now: datetime) -> datetime:
+    """A point in time, or how long it is until then."""
+    if isinstance(value, datetime):
+        return moment(field, value, now)
+    found = _moment(value, now)
+    return _by_duration(field, value, now, 1) if found is None else found
+
+
+def moment_gone_by(field: str, value: Moment | Duration, now: datetime) -> datetime:
+    """A point in time, or how long ago that was; a time of day alone is the last one."""
+    if isinstance(value, datetime):
+        return moment(field, value, now)
+    found = _moment(value, now, -1)
+    return _by_duration(field, value, now, -1) if found is None else found
+
+
+def in_local_time(moment: datetime) -> str:
+    """A moment for people, in full: local time with its offset."""
+    return moment.astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def _by_duration(field: str, value: Duration, now: datetime, sign: int) -> datetime:
+    try:
+        return to_milliseconds(now + sign * _length(value))
+    except ValueError as error:
+        raise FieldError(field, f"expected {_DURATIONS}, or {_TIMES}, found {value!r:.60}") from error
+
+
+def _length(value: Duration) -> timedelta:
+    """Raises ValueError."""
+    return timedelta(seconds=parse_duration(value.total_seconds() if isinstance(value, timedelta) else value))
+
+
+def _moment(value: object, now: datetime, direction: int = 1) -> datetime | None:
+    if isinstance(value, datetime):
+        return to_milliseconds(value.astimezone(now.tzinfo))
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    if _TIME_OF_DAY.fullmatch(text):
+        return _time_of_day(text, now, direction)
+    if _DATE.fullmatch(text) is None:
+        return None
+    try:
+        day, rest = text[:10], text[11:].upper().replace(" ", "")
+        found = datetime.fromisoformat(f"{day}T{rest}" if rest else day)
+        return to_milliseconds(found.astimezone(now.tzinfo))
+    except (ValueError, OverflowError, OSError):  # a 31st of February, or a year that no clock of a machine knows
+        return None
+
+
+def _time_of_day(text: str, now: datetime, direction: int) -> datetime | None:
+    """The nearest one after now, or before it where `direction` is -1."""
+    hour, minute, second = (int(part) for part in f"{text}:0".split(":")[:3])
+    try:
+        wanted = time(hour, minute, second)
+    except ValueError:  # 25:00
+        return None
+    today = now.astimezone().date()
+    # By the calendar, not by 24 hours: a day on which the clocks are set has others.
+    days = (today + timedelta(days=direction * number) for number in range(3))
+    moments = (datetime.combine(day, wanted).astimezone(now.tzinfo) for day in days)
+    return next(one for one in moments if (one > now if direction > 0 else one <= now))

@@ -1,0 +1,152 @@
+"""The pipes between this host and one program: its stdin as it reads, its output in blocks.
+
+Responsible for: writing without ever blocking, telling truly how much the program has not read, reading what is there.
+Must not know: which program it is, what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import termios
+
+from disbatch_host.process.interface import Account, Stream
+from disbatch_host.process.poller import Poller
+
+PIPE_SIZE = 2**16  # bytes that a pipe holds by default
+READ_SIZE = PIPE_SIZE  # bytes per read
+BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger one (the kernel's limit for users)
+
+
+class StdinPipe:
+    """This host's end of a program's stdin."""
+
+    def __init__(self, descriptor: int, poller: Poller) -> None:
+        self._descriptor = descriptor
+        self._poller = poller
+        self._to_write = memoryview(b"")
+        self._close_when_written = False
+        self._is_watched = False
+        self._is_refused = False  # the program ended, or closed it, before it had read everything
+        self._given_bytes = 0  # all that it was to be given
+        self.left_bytes = 0  # of that, what it had not read when it ended or closed its stdin
+
+    @property
+    def is_unread(self) -> bool:
+        """See `ProcessEnd.stdin_unread`."""
+        return self._is_refused and self._given_bytes > PIPE_SIZE
+
+    def write(self, data: bytes, *, close: bool) -> None:
+        """Write as the program reads, then close it if asked to. Returns at once."""
+        self._given_bytes += len(data)
+        if self._descriptor < 0:
+            self._is_refused = self._is_refused or bool(data)
+            return
+        self._to_write = memoryview(bytes(self._to_write) + data) if self._to_write else memoryview(data)
+        self._close_when_written = close
+        self._on_writable()  # most documents fit into the pipe at once
+        if self._descriptor >= 0 and self._to_write and not self._is_watched:
+            self._is_watched = True
+            self._poller.watch_writable(self._descriptor, self._on_writable)
+
+    def end(self) -> None:
+        """The program has ended."""
+        if self._to_write:
+            self._is_refused = True
+        if self._descriptor >= 0:
+            self.left_bytes = _unread(self._descriptor) + len(self._to_write)
+            self._close()
+
+    def _on_writable(self) -> None:
+        try:
+            while self._to_write:
+                self._to_write = self._to_write[os.write(self._descriptor, self._to_write) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            # It does not want its stdin; that is its right (plugin contract).
+            self._is_refused = True
+            self.left_bytes = _unread(self._descriptor) + len(self._to_write)
+            self._close()
+            return
+        self._forget()
+        if self._close_when_written:
+            self._close()
+
+    def _forget(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._poller.forget(self._descriptor)
+
+    def _close(self) -> None:
+        self._forget()
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._to_write = memoryview(b"")
+
+
+class OutputPipe:
+    """This host's end of one stream that a program writes to."""
+
+    __slots__ = ("_is_large", "acknowledged", "descriptor", "offset", "stream")
+
+    def __init__(self, stream: Stream, descriptor: int) -> None:
+        self.stream = stream
+        self.descriptor = descriptor  # below 0 once it is closed
+        self.offset = 0  # bytes read so far
+        self.acknowledged = 0  # bytes of those that need not be kept any longer
+        self._is_large = False
+
+    def read(self) -> bytes | None:
+        """A block, b"" at the end, None where nothing is there now."""
+        try:
+            return os.read(self.descriptor, READ_SIZE)
+        except BlockingIOError:
+            return None
+
+    def enlarge(self) -> None:
+        """The program keeps it full."""
+        if not self._is_large:
+            self._is_large = True
+            # Fails where the user's share of pipe memory is used up; the usual size works as well, only slower.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.descriptor, fcntl.F_SETPIPE_SZ, BUSY_PIPE_SIZE)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        self.descriptor = -1
+
+
+def open_pipes(account: Account | None) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """Pipes for 0 to 3: the ends of this host (never blocking) and those of the child, which is to run as `account`."""
+    opened: list[int] = []
+    try:
+        for number in range(4):
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            # Written first where the host writes, so that both tuples come out in the order of the descriptors.
+            opened += (write_end, read_end) if number == 0 else (read_end, write_end)
+            os.set_blocking(opened[-2], False)
+            if account is not None:
+                # After a change of user /dev/stdout and /dev/fd/3 can be opened only by the owner of the pipe.
+                os.fchown(opened[-1], account.uid, account.gid)
+    except BaseException:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    return (
+        (opened[0], opened[2], opened[4], opened[6]),
+        (opened[1], opened[3], opened[5], opened[7]),
+    )
+
+
+def _unread(descriptor: int) -> int:
+    """How many bytes wait in a pipe to be read."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
+    except OSError:
+        return 0

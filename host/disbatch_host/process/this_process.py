@@ -1,0 +1,32 @@
+"""What this process does about itself before it starts programs. Linux only.
+
+Responsible for: what a program could inherit from it, or take. Must not know: which programs it will start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_PR_SET_DUMPABLE = 4  # <sys/prctl.h>
+
+
+def close_others_on_exec() -> None:
+    """Mark every descriptor above 2 that this process has inherited as close-on-exec. Once, at the start."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        descriptor = int(entry.name)
+        if descriptor > 2:  # 0, 1 and 2 are replaced in each child anyhow
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError as error:  # the descriptor of the listing itself is gone by now
+                if error.errno != errno.EBADF:
+                    raise
+
+
+def hide_from_same_user() -> None:
+    """Keep this process's memory, environment and descriptors from other processes of its own user, which the programs
+    that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. What it starts is not hidden;
+    root sees everything. Once, at the start."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,0 +1,45 @@
+"""What all runs of a node share, and the recorder that makes their changes durable.
+
+Responsible for: saying what a run needs from its host. Must not know: which host that is, single tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from disbatch_host.clock import Clock
+from disbatch_host.documents.changes import OutputChunk, Place, RunChange
+from disbatch_host.plugin.program import ProgramSite
+from disbatch_host.process.interface import ProcessHost
+from disbatch_host.run.worker.pool import WorkerPool
+
+
+class Recorder(Protocol):
+    """Where a run's changes are made durable."""
+
+    def record(
+        self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
+    ) -> asyncio.Future[bool]:
+        """Record a change and the pieces before it. The future says True once that is durable, False where the change
+        was refused (the task is another node's by now), or raises StoreError. `frees`: what the run takes up no longer
+        once this is durable."""
+
+    async def room(self) -> None:
+        """Awaited directly before a large record; see `recording.LARGE_RECORD`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all runs of a node share."""
+
+    machine_name: str
+    recorder: Recorder
+    clock: Clock  # the store's: what other nodes compare the dates in documents with
+    site: ProgramSite
+    processes: ProcessHost
+    workers: WorkerPool
+    trust_seconds: float  # how old "it is ours" may be when a program is started: by far less than `dead_after`
+    extended_json: Callable[[object], object] | None = None  # of types that only the store knows

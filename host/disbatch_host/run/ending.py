@@ -1,0 +1,180 @@
+"""What the end of a run makes of its task: the conclusion, the error, and the change that records them. Pure: the clock
+and chance are passed in.
+
+Responsible for: every end that a run of this node has seen, also those without a start. Must not know: stores,
+processes, when the change is recorded; runs that were lost (`documents.transitions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from disbatch_host.documents import records, requests, run_record, transitions
+from disbatch_host.documents.changes import RunChange
+from disbatch_host.documents.records import Document
+from disbatch_host.run.execution import ExecutionEnd
+from disbatch_host.run.state import RunState
+from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.status import Status
+
+# Ends that this host has brought about: what the plugin said of an error before is not why it ended.
+_ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class When:
+    """When a run ended, and the die that a retry's delay is thrown with."""
+
+    now: datetime
+    seconds: float  # since its start; dates may jump
+    chance: float  # from 0 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The end of a run, as it is to be recorded."""
+
+    end: RunEnd
+    left: Status  # the status that the task has now
+    conclusion: Conclusion
+    run: Document  # as it will stand in the document
+    now: datetime
+    error: Document | None
+    fields: Document  # output, and what the plugin has set
+    follow_ups: Sequence[Document] = ()
+
+    def change(self, state: RunState) -> RunChange:
+        """What records it."""
+        delay = self.conclusion.delay_seconds
+        return transitions.end_change(
+            state.task,
+            state.key,
+            left=self.left,
+            run=self.run,
+            conclusion=self.conclusion,
+            error=self.error,
+            fields=self.fields,
+            not_before=None if delay is None else self.now + timedelta(seconds=delay),
+            now=self.now,
+            creates=self.follow_ups,
+        )
+
+
+def ending_of(state: RunState, ended: ExecutionEnd, when: When, *, work_directory: str | None = None) -> Ending:
+    """The end of a run whose program was started and has ended, with everything that it has said.
+
+    `work_directory`: its own one, which is kept unless it has succeeded; the document names it then.
+    """
+    run = state.run_with({**ended.facts, **state.events.run_facts()})
+    run["output"] = {str(stream): output.summary() for stream, output in state.streams}
+    conclusion = _conclude(state, ended.end, when)
+    is_success = conclusion.outcome is Outcome.SUCCESS
+    fields = state.events.all_fields()
+    for stream, output in state.streams:
+        fields[str(stream)] = output.inline_text()
+    return Ending(
+        end=ended.end,
+        left=Status.RUNNING,
+        conclusion=conclusion,
+        run=_ended_run(state, run, ended.end, conclusion, when, None if is_success else work_directory),
+        now=when.now,
+        error=None if is_success or conclusion.outcome is Outcome.SNOOZE else error_of(state, ended),
+        fields=fields,
+        follow_ups=_follow_ups(state, when.now) if is_success else (),
+    )
+
+
+def ending_without_start(state: RunState, reason: Reason, message: str, when: When, *, left: Status) -> Ending:
+    """The end of a run whose program was not started, or was gone before it had read its task."""
+    end = RunEnd(reason=reason)
+    conclusion = _conclude(state, end, when)
+    return Ending(
+        end=end,
+        left=left,
+        conclusion=conclusion,
+        run=_ended_run(state, state.run, end, conclusion, when, None),
+        now=when.now,
+        error={"code": str(reason), "message": f"disbatch-host: {message}"},
+        fields={"stdout": "", "stderr": ""},
+    )
+
+
+def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Ending:
+    """The same end where the store does not take it: too large together with what others have put into the document,
+    say. How it ended must be recorded all the same; what cannot be stored is named. Follow-up tasks that cannot be
+    created are work that would be lost, so such a run has failed."""
+    conclusion, run = ending.conclusion, ending.run
+    if ending.follow_ups:
+        conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
+        run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
+    error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
+    return replace(ending, conclusion=conclusion, run=run, error=error, fields={}, follow_ups=())
+
+
+def error_of(state: RunState, ended: ExecutionEnd) -> Document:
+    """Why it failed: what the plugin said, else what its end and the last lines of its stderr tell."""
+    said = state.events.error
+    is_why = ended.end.reason not in _ENDED_BY_HOST
+    if said is not None and is_why and "message" in said:
+        return said
+    error = run_record.error_of(
+        ended.end,
+        manifest=state.plugin.manifest,
+        stderr=state.stderr.last_lines(run_record.STDERR_LINES, run_record.STDERR_BYTES),
+        was_killed=ended.was_killed,
+        said=state.events.said,
+        fault=ended.fault,
+        cancel=state.cancel,
+    )
+    if not said:
+        return error
+    return {**error, **said} if is_why else {**error, "said": said}
+
+
+def in_short(end: RunEnd) -> str:
+    """Exit code, signal or reason; nothing of what the plugin said."""
+    if end.reason is Reason.EXITED or (end.exit_code is not None and end.reason is Reason.DONE):
+        return f"exit code {end.exit_code}"
+    if end.reason is Reason.SIGNALED and end.signal is not None:
+        return f"signal {run_record.signal_name(end.signal)}"
+    return str(end.reason).replace("_", " ")
+
+
+def _conclude(state: RunState, end: RunEnd, when: When) -> Conclusion:
+    return conclude(
+        end,
+        state.plugin.manifest,
+        attempt=state.run["attempt"] - state.task.attempts_forgiven,
+        chance=when.chance,
+        said=state.events.said,
+    )
+
+
+def _ended_run(
+    state: RunState,
+    run: Mapping[str, object],
+    end: RunEnd,
+    conclusion: Conclusion,
+    when: When,
+    work_directory: str | None,
+) -> Document:
+    ended: Document = {**run, "ended": when.now, "seconds": when.seconds, "reason": str(end.reason)}
+    if end.exit_code is not None:
+        ended["exit_code"] = end.exit_code
+    if end.signal is not None:
+        ended["signal"] = run_record.signal_name(end.signal)
+    if end.reason is Reason.CANCELLED and state.cancel is not None:
+        ended = requests.with_cancel(ended, state.cancel)
+    ended |= {"outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
+    if work_directory is not None:
+        ended["work_directory"] = work_directory
+    return ended
+
+
+def _follow_ups(state: RunState, now: datetime) -> list[Document]:
+    return [
+        records.new_task(one.queue, dict(one.parameters), now=now, parent=str(state.task.id))
+        for one in state.events.follow_ups
+    ]

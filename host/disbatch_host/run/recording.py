@@ -1,0 +1,196 @@
+"""What a run says while it runs, on its way into the store.
+
+Responsible for: what new output and events make of the document (`news_of`), when that is written, and acknowledging to
+the process host what is durable. Must not know: how the program is started or ends.
+
+Rules:
+1. A run that is short writes nothing here: everything goes into the record of its end.
+2. One write of a run is under way at a time, so its changes are recorded in their order.
+3. The more there is to write again and again, the rarer it is written.
+4. Only what the store has is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from disbatch_host.clock import Clock
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import OutputChunk
+from disbatch_host.documents.records import Document
+from disbatch_host.errors import StoreError
+from disbatch_host.process.interface import Stream
+from disbatch_host.run.context import Recorder
+from disbatch_host.run.execution import Execution
+from disbatch_host.run.state import RunState
+from disbatch_protocol.events import BadLine, Event
+
+log = logging.getLogger(__name__)
+
+FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
+NEWS_SECONDS = 1.0  # between two writes of one run's output and events
+NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
+LARGE_RECORD = 2**15  # bytes of output in one record from which on there must be room for it; others go at once
+CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
+CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """One write of what has come up since the last one."""
+
+    fields: Document = field(repr=False)  # top-level fields with their values as they are now
+    chunks: Sequence[OutputChunk] = ()
+    counts: Mapping[Stream, int] = field(default_factory=dict)  # bytes of each stream that the store has after it
+
+
+def news_of(state: RunState, *, pid_started: int | None = None) -> News:
+    """What new output and events make of the document; each of it is told once. `pid_started`: of its process, where
+    that is not written and is known by now."""
+    fields = state.events.changed_fields()
+    facts = state.events.run_facts()
+    if pid_started is not None:
+        facts["pid_started"] = pid_started
+    # A process that was replaced is in `run` already, and not yet in the document.
+    if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
+        state.run = state.run_with(facts)
+        fields["run"] = dict(state.run)
+    for stream, output in state.streams:
+        if output.version != state.written[stream]:
+            state.written[stream] = output.version
+            fields[str(stream)] = output.inline_text()
+    chunks = next_chunks(state)
+    counts = {stream: count for stream, output in state.streams if (count := output.given_bytes)}
+    return News(fields=fields, chunks=chunks, counts=counts)
+
+
+def next_chunks(state: RunState) -> list[OutputChunk]:
+    """The next pieces of output that is too large for the document; each is given out once."""
+    return [
+        OutputChunk(key=state.key, stream=str(stream), number=number, data=data)
+        for stream, output in state.streams
+        for number, data in output.take_chunks(CHUNKS_AT_ONCE)
+    ]
+
+
+def pause_seconds(state: RunState, news: News) -> float:
+    """How long to wait until the next write (rule 3)."""
+    size = sum([len(news.fields.get(stream, "")) for stream, _ in state.streams]) + state.events.size
+    return max(NEWS_SECONDS, size / NEWS_BYTES_PER_SECOND)
+
+
+class Recording:
+    """Hears one run, and writes its news from `begin` to `stop`."""
+
+    def __init__(
+        self,
+        state: RunState,
+        recorder: Recorder,
+        clock: Clock,
+        *,
+        listener: Callable[[Stream, bytes], None] | None,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """`listener` hears everything as well, as it comes. `on_lost` is called when a write was refused: the task is
+        another node's by now."""
+        self._state = state
+        self._recorder = recorder
+        self._clock = clock
+        self._listener = listener
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._execution: Execution | None = None  # while its news are to be written
+        self._timer: asyncio.TimerHandle | None = None
+        self._write: asyncio.Task[None] | None = None
+        self._has_failed = False  # a write: what the store has is not known exactly any more
+
+    def begin(self, execution: Execution) -> None:
+        """The program runs: from now on its news are written."""
+        self._execution = execution
+        self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._begin_write)
+
+    def receive(self, stream: Stream, data: bytes) -> None:
+        """The program has written something."""
+        if self._listener is not None:
+            self._listener(stream, data)
+        if stream is Stream.EVENTS:
+            return
+        output = self._state.stdout if stream is Stream.STDOUT else self._state.stderr
+        output.feed(data)
+        if output.pending_chunk_bytes >= CHUNKS_URGENT:
+            self._begin_write()
+
+    def hear(self, heard: Event | BadLine) -> None:
+        """The program has said something on descriptor 3."""
+        self._state.events.take(heard, now=self._clock.now())
+
+    def stop(self) -> None:
+        """Begin no further write. Stopping twice is fine."""
+        self._execution = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def finish(self) -> None:
+        """The program has said everything: end its output, after the write that is under way."""
+        self.stop()
+        if self._write is not None:
+            await self._write
+        for _, output in self._state.streams:
+            output.finish()
+
+    async def record_pieces(self) -> None:
+        """Write the pieces that are left once it has finished. There is room then for the record that follows at
+        once."""
+        while True:
+            await self._room()
+            chunks = next_chunks(self._state)
+            if not chunks:
+                return
+            await self._recorder.record(None, chunks)
+
+    def _begin_write(self) -> None:
+        if self._write is None and self._execution is not None:
+            self._write = self._loop.create_task(self._record_news(self._execution))
+
+    async def _record_news(self, execution: Execution) -> None:
+        state = self._state
+        await self._room()
+        pid_started = None
+        if not state.is_pid_written:
+            state.is_pid_written = True
+            pid_started = execution.pid_started
+        news = news_of(state, pid_started=pid_started)
+        accepted = True
+        try:
+            if news.fields:
+                change = transitions.progress_change(state.key, news.fields)
+                accepted = await self._recorder.record(change, news.chunks)
+            elif news.chunks:
+                accepted = await self._recorder.record(None, news.chunks)
+        except StoreError as error:
+            self._has_failed = True
+            log.error(
+                "task %s: what it has said so far could not be written: %s", state.task.id, error, extra=state.log_ids
+            )
+        self._write = None
+        if not accepted:
+            self.stop()
+            self._on_lost()
+            return
+        if not self._has_failed:
+            for stream, count in news.counts.items():
+                execution.acknowledge(stream, count)
+        if self._execution is None:
+            return
+        if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
+            self._begin_write()
+        else:
+            self._timer = self._loop.call_later(pause_seconds(state, news), self._begin_write)
+
+    async def _room(self) -> None:
+        """Until what there is to write now may be held in memory once more, on its way into the store."""
+        if self._state.stdout.held_bytes + self._state.stderr.held_bytes >= LARGE_RECORD:
+            await self._recorder.room()

@@ -1,0 +1,60 @@
+"""All that is known of one run while it goes: a record that the beginning, the news and the end of the run read.
+
+Responsible for: holding it together. Must not know: when anything is recorded, how the program is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from disbatch_host import logs
+from disbatch_host.documents.changes import RunKey
+from disbatch_host.documents.records import Document, Task
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.process.interface import Stream
+from disbatch_host.run.events import EventEffects
+from disbatch_host.run.output import OutputStream
+
+
+class RunState:
+    """One attempt at one task."""
+
+    __slots__ = (
+        "cancel", "events", "is_pid_written", "key", "plugin", "run", "stderr", "stdout", "streams", "task", "written",
+    )  # fmt: skip
+
+    def __init__(self, task: Task, plugin: Plugin, key: RunKey, run: Document, *, spool_directory: Path) -> None:
+        self.task = task
+        self.plugin = plugin
+        self.key = key
+        self.run = run  # as it stands in the document, or is about to
+        max_bytes = plugin.manifest.max_output_bytes
+        self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
+        self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
+        self.streams = (Stream.STDOUT, self.stdout), (Stream.STDERR, self.stderr)
+        self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}  # versions of the streams' text in the document
+        self.events = EventEffects(task)
+        self.is_pid_written = "pid_started" in run
+        self.cancel: Mapping[str, Any] | None = None  # who wants it cancelled, when and why
+
+    @property
+    def log_ids(self) -> dict[str, Any]:
+        """For `extra=` of what is logged about it."""
+        return logs.ids(
+            task=self.task.id,
+            queue=self.task.queue,
+            class_name=self.plugin.name,
+            attempt=self.task.next_attempt,
+            pid=self.run.get("pid"),
+        )
+
+    def run_with(self, facts: Mapping[str, Any]) -> Document:
+        """`run` with more facts; None takes back what was written earlier."""
+        return {name: value for name, value in {**self.run, **facts}.items() if value is not None}
+
+    def close(self) -> None:
+        """Let go of the spools. Closing twice is fine."""
+        self.stdout.close()
+        self.stderr.close()

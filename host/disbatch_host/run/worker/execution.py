@@ -1,0 +1,76 @@
+"""One task in a worker process (see `execution.Execution`).
+
+Responsible for: handing the task to the process that is ready for it, or to another where that one has died, and giving
+the process back. Must not know: documents, stores, outcomes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.process.interface import StopReason, Stream
+from disbatch_host.run.execution import Assignment, ExecutionEnd, Listener
+from disbatch_host.run.worker.hand import TaskInHand
+from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.run.worker.process import Worker
+
+
+class WorkerExecution:
+    """Owns the process from its making to the end of the task."""
+
+    def __init__(self, plugin: Plugin, pool: WorkerPool, assignment: Assignment, worker: Worker | None) -> None:
+        self._plugin = plugin
+        self._pool = pool
+        self._assignment = assignment
+        self._worker = worker
+        self._task: TaskInHand | None = None
+
+    @property
+    def process_facts(self) -> dict[str, Any]:
+        return {} if self._worker is None else self._worker.facts
+
+    @property
+    def pid_started(self) -> int | None:
+        return None if self._worker is None else self._worker.pid_started
+
+    @property
+    def work_directory(self) -> str | None:
+        return None  # it belongs to the process, which other tasks share
+
+    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+        try:
+            if self._worker is None or not self._worker.can_take_task:  # it has died meanwhile
+                self._release()
+                self._worker = None
+                self._worker = await self._pool.acquire(self._plugin)
+            self._task = self._worker.hand_over(task_line, self._assignment, listener)
+        except BaseException:
+            self._release()
+            raise
+        self._task.ended.add_done_callback(lambda _: self._release())
+        return self._task.ended
+
+    def stop(self, reason: StopReason) -> None:
+        if self._worker is not None:
+            self._worker.stop(reason)
+
+    def kill(self, reason: StopReason) -> None:
+        if self._worker is not None:
+            self._worker.kill(reason)
+
+    def acknowledge(self, stream: Stream, count: int) -> None:
+        if self._task is not None:
+            self._task.acknowledge(stream, count)
+
+    def settle(self) -> None:
+        if self._worker is not None and self._task is not None:
+            self._worker.settle(self._task)
+
+    def clean_up(self) -> None:
+        """The work directory goes with the process."""
+
+    def _release(self) -> None:
+        if self._worker is not None:
+            self._pool.release(self._worker)

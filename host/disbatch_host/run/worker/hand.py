@@ -1,0 +1,71 @@
+"""The task that a worker process has in hand: where it began, and how it ended.
+
+Responsible for: what of the process's output, CPU time and end is this task's. Must not know: the talk with the
+process, other tasks, documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from disbatch_host.process.interface import Process, ProcessEnd, StopReason, Stream
+from disbatch_host.run.execution import ExecutionEnd, Listener, facts_of, reason_of, without_unread_stdin
+from disbatch_protocol.outcome import Reason, RunEnd
+
+
+class TaskInHand:
+    """Made when the task is handed over."""
+
+    def __init__(
+        self, process: Process, listener: Listener, *, line_size: int, begins_at: Mapping[Stream, int]
+    ) -> None:
+        """`line_size`: bytes that the process must read to have the task. `begins_at`: the offset in each stream of the
+        process at which what this task says begins."""
+        self.listener = listener
+        self.ended: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
+        self.fault: str | None = None
+        self._process = process
+        self._line_size = line_size
+        self._begins_at = begins_at
+        self._ends_at: Mapping[Stream, int] = begins_at
+
+    def end_done(self, exit_code: int | None, *, ends_at: Mapping[Stream, int]) -> None:
+        """The process has said that it is done, and lives on."""
+        self._ends_at = ends_at
+        usage = self._process.usage()
+        facts = {"cpu_seconds": round(usage.cpu_seconds, 6), "peak_memory_bytes": usage.peak_memory_bytes}
+        self.ended.set_result(ExecutionEnd(end=RunEnd(reason=Reason.DONE, exit_code=exit_code), facts=facts))
+
+    def end_with(self, process_end: ProcessEnd, *, ends_at: Mapping[Stream, int]) -> None:
+        """The process has ended, and the task with it."""
+        self._ends_at = ends_at
+        was_not_reached = (
+            process_end.stopped is None
+            and process_end.stdin_left_bytes >= self._line_size  # not a byte of the task has been read
+        )
+        was_broken = process_end.stopped is StopReason.REPLACED
+        reason = Reason.WORKER_EXITED if was_broken else reason_of(process_end, Reason.WORKER_EXITED)
+        fault = self.fault
+        if fault is None and reason is Reason.WORKER_EXITED and process_end.exit_code == 0:
+            fault = "its process ended with exit code 0, without saying done"
+        self.ended.set_result(
+            ExecutionEnd(
+                end=RunEnd(reason=reason, exit_code=process_end.exit_code, signal=process_end.signal),
+                facts=facts_of(without_unread_stdin(process_end)),
+                was_killed=process_end.killed,
+                fault=fault,
+                was_not_reached=was_not_reached,
+                is_process_lost=process_end.stopped in (None, StopReason.REPLACED),
+            )
+        )
+
+    def acknowledge(self, stream: Stream, count: int) -> None:
+        """See `Execution.acknowledge`."""
+        self._process.acknowledge(stream, self._begins_at[stream] + count)
+
+    def settle(self) -> None:
+        """The store has the end of the task, or never will."""
+        for stream, offset in self._ends_at.items():
+            if offset != self._begins_at[stream]:
+                self._process.acknowledge(stream, offset)

@@ -1,0 +1,319 @@
+"""One worker process: its talk, its life, and the task that it has in hand.
+
+Responsible for: handing tasks to it and hearing the answers (`disbatch_protocol.worker` knows whose turn it is),
+attributing output to the task in hand, ending it. Must not know: other processes, documents, stores, outcomes.
+
+Rules:
+1. What it writes while it has a task belongs to that task; what it writes otherwise belongs to nobody and is only used
+   to say why it could not be started. The process host says output before the `done` that follows it.
+2. A process that has been stopped, has died, has closed descriptor 3, or said what it must not say, gets no further
+   task.
+3. The end of the process is acknowledged when the ends of all its tasks are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from disbatch_host import __version__, logs
+from disbatch_host.plugin import program
+from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.plugin.program import PreparedProgram, ProgramSite
+from disbatch_host.process.interface import Process, ProcessEnd, ProcessHost, Start, StartError, StopReason, Stream
+from disbatch_host.run.execution import Assignment, HeardSoFar, Listener, start_program
+from disbatch_host.run.worker.hand import TaskInHand
+from disbatch_protocol.events import BadLine, Done, Ready
+from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.worker import Broken, Heard, WorkerConversation, WorkerState
+
+log = logging.getLogger(__name__)
+
+_RESERVED_SECONDS = 1.0  # by then a run has come, or it is not reserved any more
+_ENDING_SECONDS = 2.0  # a process that ends closes its descriptors first; one that lives after that has gone mute
+_LAST_WORDS_MAX = 4096  # bytes kept of what a process says while it has no task
+
+
+class Worker:
+    """A `ProcessListener` with a life of its own."""
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        site: ProgramSite,
+        processes: ProcessHost,
+        *,
+        number: int,
+        on_end: Callable[[Worker], object],
+        on_fault: Callable[[str], object] | None,
+    ) -> None:
+        self.plugin = plugin
+        self.number = number  # among the processes of its class on this node, from 1
+        self.tasks = 0  # how many it has been given
+        self.idle_since = 0.0
+        self.is_reserved = False  # for a run that may come in a moment
+        self.exit_code: int | None = None  # once it has ended, unless by a signal
+        self._site = site
+        self._processes = processes
+        self._on_end = on_end
+        self._on_fault = on_fault
+        self._loop = asyncio.get_running_loop()
+        self._conversation = WorkerConversation()
+        self._heard = HeardSoFar()
+        self._process: Process | None = None
+        self._prepared: PreparedProgram | None = None
+        self._started = self._loop.time()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()  # done when the process has ended
+        self._in_hand: TaskInHand | None = None
+        self._unsettled = 0  # tasks whose end is not acknowledged
+        self._is_taken = True  # by a run that has not handed over its task yet
+        self._is_retiring = False
+        self._is_mute = False  # it has closed descriptor 3
+        self._last_words = b""
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._retire_timer: asyncio.TimerHandle | None = None
+        self._mute_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def pid_started(self) -> int | None:
+        """See `Process.pid_started`."""
+        return None if self._process is None else self._process.pid_started
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells the process from any other, so that it can be found and killed when this node is gone."""
+        facts = {"pid": self.pid, "worker": self.number}
+        pid_started = self.pid_started
+        return facts if pid_started is None else {**facts, "pid_started": pid_started}
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and not self.gone.done()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be taken now."""
+        return not self.is_reserved and not self._is_taken and not self._is_retiring and self.can_take_task
+
+    @property
+    def can_take_task(self) -> bool:
+        """Whether it can be handed the task of the run that has taken it."""
+        return (
+            self._process is not None
+            and not self.gone.done()
+            and self._process.is_running
+            and not self._is_mute
+            and self._conversation.state is WorkerState.IDLE
+        )
+
+    @property
+    def should_retire(self) -> bool:
+        """Whether it has done enough, is old, or too large."""
+        rules = self.plugin.manifest.worker
+        if self.tasks >= rules.max_tasks:
+            return True
+        if rules.max_age_seconds is not None and self._loop.time() - self._started >= rules.max_age_seconds:
+            return True
+        if rules.max_memory_bytes is None or self._process is None:
+            return False
+        return self._process.usage().memory_bytes > rules.max_memory_bytes
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready. Raises StartError."""
+        manifest = self.plugin.manifest
+        self._prepared = prepared = program.prepare(self.plugin, self._site, name=manifest.name[:20], variables={})
+        start = Start(
+            program=prepared.program,
+            variables=prepared.variables,
+            work_directory=prepared.work_directory,
+            deadlines=program.shared_of(self.plugin, self._site).idle_deadlines,
+            stdin=self._conversation.hello(host=f"disbatch-host {__version__}", number=self.number),
+            keeps_stdin_open=True,
+        )
+        try:
+            self._process = await start_program(self._processes, start, self)
+        except BaseException:
+            prepared.remove_work_directory()
+            raise
+        seconds = manifest.worker.start_timeout_seconds
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), seconds)
+        except TimeoutError:
+            raise StartError(
+                f"was not ready: expected a ready event on descriptor 3 within {format_duration(seconds)}, "
+                f"found none{self._said_last()}"
+            ) from None
+
+    def take(self) -> None:
+        """A run has chosen it."""
+        self._is_taken = True
+        self.is_reserved = False
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+
+    def rest(self) -> None:
+        """It waits for its next task, for a while."""
+        if not self.is_alive:
+            return
+        self._is_taken = False
+        self.idle_since = self._loop.time()
+        self._last_words = b""
+        idle_exit_seconds = self.plugin.manifest.worker.idle_exit_seconds
+        self._idle_timer = self._loop.call_later(idle_exit_seconds, self._retire_unused)
+
+    def _retire_unused(self) -> None:
+        if self.is_reserved:  # a task is on its way
+            self._idle_timer = self._loop.call_later(_RESERVED_SECONDS, self._retire_unused)
+        else:
+            self.retire()
+
+    def retire(self) -> None:
+        """Let it end: end of file, and if it does not, the stop signal after the grace."""
+        if self._is_retiring or not self.is_alive or self._process is None:
+            return
+        self._is_retiring = True
+        self._process.close_stdin()
+        grace_seconds = self.plugin.manifest.kill_grace_seconds
+        self._retire_timer = self._loop.call_later(grace_seconds, self._process.stop, StopReason.REPLACED)
+
+    def stop(self, reason: StopReason) -> None:
+        if self._process is not None:
+            self._process.stop(reason)
+
+    def kill(self, reason: StopReason) -> None:
+        if self._process is not None:
+            self._process.kill(reason)
+
+    def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand:
+        """Give it a task. Raises StartError where it is gone."""
+        if self._process is None or not self.can_take_task:
+            raise StartError("was gone before it could be given its task; a new one will be started")
+        shared = program.shared_of(self.plugin, self._site)
+        line = self._conversation.hand_over(
+            task_line,
+            task_id=assignment.task_id,
+            attempt=assignment.attempt,
+            deadline=program.deadline_of(self.plugin.manifest, self._site),
+        )
+        self.tasks += 1
+        self._unsettled += 1
+        self._in_hand = task = TaskInHand(self._process, listener, line_size=len(line), begins_at=self._heard.offsets())
+        self._process.hand_over(assignment.note, line, shared.deadlines)
+        return task
+
+    def settle(self, task: TaskInHand) -> None:
+        """The store has the end of this task, or never will."""
+        task.settle()
+        self._unsettled -= 1
+        self._forget_when_settled()
+
+    def _forget_when_settled(self) -> None:
+        if self._process is not None and self.gone.done() and not self._unsettled:
+            self._process.forget()
+
+    def said(self, stream: Stream, offset: int, data: bytes) -> None:
+        data = self._heard.new_part(stream, offset, data)
+        if self._in_hand is not None:
+            self._in_hand.listener.receive(stream, data)
+        if stream is Stream.EVENTS:
+            for heard in self._conversation.receive(data):
+                self._take_heard(heard)
+        elif self._in_hand is None:
+            self._last_words = (self._last_words + data)[-_LAST_WORDS_MAX:]
+
+    def closed(self, stream: Stream) -> None:
+        """Nothing can be heard of it any more, or it is just ending."""
+        if stream is Stream.EVENTS:
+            for heard in self._conversation.finish():
+                self._take_heard(heard)
+            self._is_mute = True
+            self._mute_timer = self._loop.call_later(_ENDING_SECONDS, self._break_mute)
+
+    def ended(self, end: ProcessEnd) -> None:
+        self.exit_code = end.exit_code
+        for heard in self._conversation.finish():
+            self._take_heard(heard)
+        for timer in (self._idle_timer, self._retire_timer, self._mute_timer):
+            if timer is not None:
+                timer.cancel()
+        was_ready = self._ready.done() and self._ready.exception() is None
+        if not self._ready.done():
+            self._ready.set_exception(StartError(f"was not ready: it {_how(end)} before it said so{self._said_last()}"))
+            self._ready.exception()  # nobody may be waiting any more
+        task, self._in_hand = self._in_hand, None
+        if task is not None:
+            task.end_with(end, ends_at=self._heard.offsets())
+        elif was_ready and end.exit_code != 0 and end.stopped is None:
+            log.warning(
+                "plugin %s: an idle worker process (%d) %s%s",
+                self.plugin.name, self.pid, _how(end), self._said_last(),
+                extra=self._log_ids,
+            )  # fmt: skip
+        if self._prepared is not None:
+            self._prepared.remove_work_directory()
+        self.gone.set_result(None)
+        self._forget_when_settled()
+        self._on_end(self)
+
+    def _break_mute(self) -> None:
+        is_ending = self._process is None or not self._process.is_running or self._process.stopped is not None
+        if not is_ending and (self._in_hand is not None or not self._is_retiring):
+            self._break("it closed descriptor 3, the only place where it can be heard")
+
+    def _take_heard(self, heard: Heard) -> None:
+        match heard:
+            case Broken(message=message):
+                self._break(message)
+            case Ready() if not self._ready.done():
+                self._ready.set_result(None)
+            case Done(exit_code=exit_code):
+                self._finish_task(exit_code)
+            case _ if self._in_hand is not None:
+                self._in_hand.listener.hear(heard)
+            case BadLine(message=message):
+                log.warning(
+                    "plugin %s: worker process %d: %s", self.plugin.name, self.pid, message, extra=self._log_ids
+                )
+
+    def _finish_task(self, exit_code: int | None) -> None:
+        task = self._in_hand
+        if task is None or self._process is None or self._process.stopped is not None:
+            return  # it is being stopped: that is how this task ends, whatever it says in its last moments
+        self._in_hand = None
+        if self._process.is_running:
+            self._process.limit(program.shared_of(self.plugin, self._site).idle_deadlines)
+        task.end_done(exit_code, ends_at=self._heard.offsets())
+
+    def _break(self, message: str) -> None:
+        log.error(
+            "plugin %s: worker process %d is replaced: %s", self.plugin.name, self.pid, message, extra=self._log_ids
+        )
+        if not self._ready.done():
+            self._ready.set_exception(StartError(f"was not ready: {message}"))
+            self._ready.exception()
+        if self._in_hand is not None:
+            self._in_hand.fault = message
+        elif self._on_fault is not None:
+            self._on_fault(message)
+        self.kill(StopReason.REPLACED)
+
+    @property
+    def _log_ids(self) -> dict[str, Any]:
+        return logs.ids(class_name=self.plugin.name, pid=self.pid)
+
+    def _said_last(self) -> str:
+        lines = self._last_words.decode("utf-8", "replace").strip().splitlines()
+        return f"; its last words: {lines[-1][:500]}" if lines else ""
+
+
+def _how(process_end: ProcessEnd) -> str:
+    if process_end.signal is not None:
+        return f"was ended by signal {process_end.signal}"
+    return f"ended with exit code {process_end.exit_code}"

@@ -1,0 +1,88 @@
+"""The history of a task as events, for whatever shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from client.documents import put_task
+from disbatch_host.client import Client, history
+from disbatch_host.client.history import Event, Kind
+from disbatch_host.documents.records import Task
+from disbatch_host.errors import NotFoundError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.outcome import Reason
+from disbatch_protocol.status import Status
+
+
+def kinds(events: list[Event]) -> list[Kind]:
+    return [one.kind for one in events]
+
+
+def test_a_task_that_waits_has_been_created_and_waits(client: Client, store: Store) -> None:
+    client.queues.create("q", "mail")
+    first = client.push("q", {}).id
+    events = client.history(client.push("q", {}, after=[first], delay="1h", expires="2h").id)
+    assert kinds(events) == [Kind.CREATED, Kind.WAITS_FOR, Kind.NOT_BEFORE, Kind.WAITS, Kind.EXPIRES]
+    assert events[1].tasks == (first,) and events[1].at is None
+    assert events[2].at is not None and events[2].at > store.now() + timedelta(minutes=59)
+
+
+def test_attempts_and_who_asked_for_them_are_in_the_order_of_time(client: Client, store: Store) -> None:
+    at = [store.now() - timedelta(seconds=100 - number) for number in range(10)]
+    attempt = {"attempt": 1, "node": "n1", "started": at[1], "ended": at[2], "exit_code": 3,
+               "error": {"message": "one\nno space left"}}  # fmt: skip
+    task_id = put_task(
+        store, ctime=at[0], by="ann@desk", status=Status.CANCELLED, node="n2", attempts=[attempt],
+        retried={"at": at[3], "by": "bob@desk", "why": "larger disk"}, claim={"at": at[4], "token": "t"},
+        run={"attempt": 2, "node": "n2", "started": at[5], "ended": at[7], "reason": "cancelled",
+             "cancelled": {"at": at[6], "by": None}},
+    )  # fmt: skip
+    events = client.history(task_id)
+    assert kinds(events) == [
+        Kind.CREATED, Kind.ATTEMPT, Kind.RETRIED, Kind.CLAIMED, Kind.STARTED, Kind.CANCEL_ASKED, Kind.ENDED,
+    ]  # fmt: skip
+    created, first, retried, claimed, started, asked, ended = events
+    assert (created.by, first.at, first.until, first.node) == ("ann@desk", at[1], at[2], "n1")
+    assert first.run["exit_code"] == 3 and history.last_line_of_error(first.run) == "no space left"
+    assert (retried.by, retried.why, claimed.node, started.run["attempt"]) == ("bob@desk", "larger disk", "n2", 2)
+    assert (asked.by, asked.why, ended.at, ended.run["reason"]) == ("somebody", None, at[7], "cancelled")
+
+
+def test_a_lost_run_ended_at_no_known_time(client: Client, store: Store) -> None:
+    run = {"attempt": 1, "started": store.now(), "ended": store.now(), "reason": "lost"}
+    events = client.history(put_task(store, status=Status.ORPHANED, node="n1", run=run))
+    assert kinds(events) == [Kind.CREATED, Kind.STARTED, Kind.ENDED]
+    assert events[-1].at is None and events[-1].run["reason"] == history.LOST == Reason.LOST
+
+
+def test_an_end_without_a_run_says_what_it_was_and_who_wanted_it(client: Client, store: Store) -> None:
+    client.queues.create("q", "mail")
+    task_id = client.push("q", {}).id
+    client.cancel(task_id, why="wrong letter")
+    ended = client.history(task_id)[-1]
+    assert (ended.kind, ended.status, ended.by, ended.why) == (Kind.ENDED, -5, "me@here", "wrong letter")
+
+
+def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
+    with pytest.raises(NotFoundError):
+        client.history("nope")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, ""),
+        ({"error": "text"}, ""),
+        ({"error": {"message": " \n"}}, ""),
+        ({"error": {"message": 7}}, ""),
+        ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "it was silent"),
+        ({"error": {"message": "x" * 61}}, "x" * 57 + "..."),
+        ({"error": {"message": "x" * 60}}, "x" * 60),
+    ],
+)
+def test_a_reason_is_one_short_line(fields: dict[str, Any], reason: str) -> None:
+    task = Task.from_document({"_id": 1, "queue": "q", "status": 2, "ctime": datetime(2026, 1, 1), **fields})
+    assert history.reason_in_short(task) == reason

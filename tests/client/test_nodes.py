@@ -1,0 +1,140 @@
+"""What people ask of nodes, without a terminal: what is found, what is asked, what is refused, and the wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from client.documents import NEVER_ALIVE, beat, put_node, put_task
+from disbatch_host.client.nodes import Nodes, to_json
+from disbatch_host.documents.records import NodeRecord
+from disbatch_host.errors import NodeNotGoneError, NodeUnreachableError, NotFoundError, UsageError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.status import Status
+
+BY = "ann@here"
+
+
+@pytest.fixture
+def nodes(store: Store) -> Nodes:
+    return Nodes(store, BY)
+
+
+def ids(found: tuple[NodeRecord, ...]) -> list[str]:
+    return [one.id for one in found]
+
+
+def test_nodes_are_listed_by_class_life_and_state(store: Store, nodes: Nodes) -> None:
+    put_node(store, "n1", queuetypes=[{"class": "mail"}])
+    put_node(store, "n2", state="drained", queuetypes=[{"class": "mail"}, {"class": "move"}])
+    put_node(store, "n3", state="drained", settings=NEVER_ALIVE)
+    assert ids(nodes.list()) == ["n1", "n2", "n3"]
+    assert ids(nodes.list(class_name="mail")) == ["n1", "n2"]
+    assert ids(nodes.list(is_alive=False)) == ["n3"]
+    assert ids(nodes.list(is_alive=True, class_name="move")) == ["n2"]
+    assert ids(nodes.list(state="drained")) == ["n2"]  # a dead one is in no state any more
+
+
+def test_a_node_is_found_by_its_id_and_a_near_one_is_named(store: Store, nodes: Nodes) -> None:
+    put_node(store, "mig01")
+    found = nodes.get("mig01")
+    assert to_json(found) == {**found.document, "_id": "mig01", "alive": True, "age_seconds": found.age_seconds}
+    with pytest.raises(NotFoundError, match="did you mean 'mig01'"):
+        nodes.get("mig10")
+
+
+def test_drain_says_who_why_and_when_and_resume_takes_it_back(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+    asked = nodes.drain("n1", why="new disk")
+    assert not asked.was_drained and asked.node.requests == {}
+    request = nodes.get("n1").requests["drain"]
+    assert (request["by"], request["why"]) == (BY, "new disk")
+    assert abs((request["at"] - store.now()).total_seconds()) < 60
+    assert nodes.drain("n1").was_drained
+    assert nodes.resume("n1").was_drained
+    assert "drain" not in nodes.get("n1").requests
+    assert not nodes.resume("n1").was_drained
+
+
+def test_a_reason_that_no_table_can_show_asks_for_nothing(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+    for why in ("", "\x1b[2J"):
+        with pytest.raises(UsageError, match="reason"):
+            nodes.drain("n1", why=why)
+    assert nodes.get("n1").requests == {}
+
+
+@pytest.mark.parametrize("ask", [Nodes.drain, Nodes.resume, Nodes.stop])
+def test_nothing_is_asked_of_a_node_that_would_not_see_it(
+    store: Store, nodes: Nodes, ask: Callable[[Nodes, str], object]
+) -> None:
+    put_node(store, "dead", settings=NEVER_ALIVE)
+    put_node(store, "other", version="Disbatch 4.0")
+    for node_id, sentence in (("dead", "is not alive, it was heard of"), ("other", "is of another program")):
+        with pytest.raises(NodeUnreachableError, match=sentence):
+            ask(nodes, node_id)
+        assert nodes.get(node_id).requests == {}
+    with pytest.raises(NotFoundError):
+        ask(nodes, "none")
+
+
+def test_a_node_that_stops_cannot_be_resumed(store: Store, nodes: Nodes) -> None:
+    put_node(store, state="stopping")
+    with pytest.raises(NodeUnreachableError, match="is stopping and cannot be resumed"):
+        nodes.resume("n1")
+
+
+def test_the_wait_for_a_drain_ends_with_the_answer_of_the_node_not_with_what_it_said_before(
+    store: Store, nodes: Nodes
+) -> None:
+    put_node(store, state="drained")  # as an earlier drain has left it
+    states = iter(["drained", "draining"])
+    seen: list[str] = []
+
+    def node_works(record: NodeRecord) -> None:
+        seen.append(record.state)
+        beat(store, next(states, "drained"))
+
+    assert nodes.wait(nodes.drain("n1"), on_look=node_works)
+    # Before the request, then after each heartbeat: the one that reads it, the one that answers, the one that is done.
+    assert seen == ["drained", "drained", "draining", "drained"]
+
+
+def test_the_wait_for_a_stop_ends_when_the_node_has_gone_or_another_has_its_id(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+    asked = nodes.stop("n1", why="upgrade")
+    assert nodes.get("n1").requests["stop"]["why"] == "upgrade"
+    assert nodes.wait(asked, on_look=lambda one: store.remove_node("n1", one.session))
+    put_node(store, session="s2")
+    assert nodes.wait(asked)
+
+
+def test_a_wait_ends_when_its_time_is_over_and_says_so(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+    assert not nodes.wait(nodes.stop("n1"), within_seconds=0.05, on_look=lambda _: beat(store, "stopping"))
+
+
+def test_a_wait_for_a_node_that_dies_meanwhile_raises(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+
+    def dies(record: NodeRecord) -> None:
+        assert store.heartbeat("n1", "s1", {"heartbeat": {"pid": 7, "queues": []}, "settings": NEVER_ALIVE}) is not None
+
+    with pytest.raises(NodeUnreachableError, match="has died before it was drained"):
+        nodes.wait(nodes.drain("n1"), on_look=dies)
+
+
+def test_only_a_dead_node_without_tasks_in_hand_is_deleted(store: Store, nodes: Nodes) -> None:
+    put_node(store, "alive")
+    put_node(store, "busy", settings=NEVER_ALIVE)
+    put_node(store, "dead", settings=NEVER_ALIVE)
+    put_task(store, status=Status.RUNNING, node="busy")
+    with pytest.raises(NodeNotGoneError, match="is alive, it was heard of"):
+        nodes.delete("alive")
+    with pytest.raises(NodeNotGoneError, match="1 task is still in its hands"):
+        nodes.delete("busy")
+    assert nodes.delete("dead").id == "dead"
+    assert ids(nodes.list()) == ["alive", "busy"]
+    with pytest.raises(NotFoundError):
+        nodes.delete("dead")

@@ -1,0 +1,153 @@
+"""Waiting: for tasks or for a queue, with progress on the way and a summary at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from client.documents import put_task
+from disbatch_host.client import Client
+from disbatch_host.client.waiting import NAMED_MAX, FailedTask, Progress, wait_for_ends
+from disbatch_host.documents.changes import TaskChange
+from disbatch_host.documents.records import TaskId
+from disbatch_host.errors import NotFoundError, UsageError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.status import Status
+
+
+@pytest.fixture(autouse=True)
+def queue(store: Store) -> None:
+    store.insert_queue({"_id": "q", "class": "mail"})
+
+
+def end(store: Store, task_id: TaskId, status: int, message: str = "") -> None:
+    fields = {"status": int(status), "mtime": store.now() + timedelta(milliseconds=5)}
+    if message:
+        fields["error"] = {"code": "exit_3", "message": message}
+    statuses = frozenset({int(Status.CREATED)})
+    assert not store.change_tasks([TaskChange(task_id=task_id, statuses=statuses, set=fields)])
+
+
+def meanwhile(store: Store, steps: Sequence[Callable[[], object]]) -> Callable[[Progress], None]:
+    """A callback that does one step at each of its calls: what others do while somebody waits."""
+    left = list(steps)
+
+    def on_progress(_: Progress) -> None:
+        if left:
+            left.pop(0)()
+
+    return on_progress
+
+
+def test_tasks_that_have_ended_already_are_told_at_once(client: Client, store: Store) -> None:
+    good, bad = (
+        put_task(store, status=Status.CONCLUDED),
+        put_task(store, status=7, error={"message": "one\ndisbatch-host: no space left"}),
+    )
+    waited = client.wait([good, str(bad), good])
+    assert (waited.done, waited.failed, waited.unfinished, waited.all_concluded) == (2, 1, 0, False)
+    assert waited.first_failed == (FailedTask(id=bad, status=7, reason="no space left"),)
+    assert waited.statuses == {good: 1, bad: 7}
+    assert client.wait([good]).all_concluded and client.wait([]).all_concluded
+
+
+def test_the_end_of_tasks_is_waited_for_with_progress(client: Client, store: Store) -> None:
+    first, second = put_task(store), put_task(store)
+    seen: list[Progress] = []
+    others = meanwhile(
+        store,
+        [lambda: end(store, first, Status.CONCLUDED), lambda: None, lambda: end(store, second, 2, "it broke")],
+    )
+
+    def on_progress(progress: Progress) -> None:
+        seen.append(progress)
+        others(progress)
+
+    waited = client.wait([first, second], on_progress=on_progress, timeout_seconds=60)
+    assert (waited.done, waited.failed, waited.unfinished) == (2, 1, 0)
+    assert seen[0] == Progress(done=0, failed=0, total=2) and seen[-1] == Progress(done=2, failed=1, total=2)
+    assert Progress(done=1, failed=0, total=2) in seen
+    assert [one.reason for one in waited.first_failed] == ["it broke"]
+
+
+def test_what_has_not_ended_in_time_is_named(client: Client, store: Store) -> None:
+    ended, left = put_task(store, status=Status.CONCLUDED), [put_task(store) for _ in range(3)]
+    waited = client.wait([*left, ended], timeout_seconds=0.2)
+    assert (waited.done, waited.unfinished, waited.all_concluded) == (1, 3, False)
+    assert sorted(waited.first_unfinished, key=str) == sorted(left, key=str)
+    assert next(iter(waited.statuses)) == ended and set(waited.statuses) == {ended, *left}
+
+
+def test_only_the_first_failures_are_held(client: Client, store: Store) -> None:
+    ids = [put_task(store, status=Status.FAILED) for _ in range(NAMED_MAX + 5)]
+    waited = client.wait(ids)
+    assert (waited.failed, len(waited.first_failed), len(waited.statuses)) == (NAMED_MAX + 5, NAMED_MAX, NAMED_MAX + 5)
+    assert waited.first_failed[0].reason == ""
+
+
+def test_a_task_that_is_not_there_or_goes_is_an_error(client: Client, store: Store) -> None:
+    task_id = put_task(store)
+    for unknown in ("nope", "0" * 24):
+        with pytest.raises(NotFoundError, match=f"no task '{unknown}'"):
+            client.wait([task_id, unknown])
+    delete = meanwhile(store, [lambda: store.delete_tasks([task_id])])
+    with pytest.raises(NotFoundError, match="a task that was waited for is not there any more"):
+        client.wait([task_id], on_progress=delete, timeout_seconds=60)
+
+
+def test_a_queue_is_waited_for_with_what_is_created_meanwhile(client: Client, store: Store) -> None:
+    put_task(store, status=Status.FAILED, age_seconds=60)  # has ended before, and does not count
+    first, more = put_task(store), []
+    others = meanwhile(
+        store,
+        [
+            lambda: more.append(put_task(store)),
+            lambda: end(store, first, Status.CONCLUDED),
+            lambda: end(store, more[0], Status.TERMINATED, "too long"),
+        ],
+    )
+    seen: list[Progress] = []
+
+    def on_progress(progress: Progress) -> None:
+        seen.append(progress)
+        others(progress)
+
+    waited = client.wait(queue="q", on_progress=on_progress, timeout_seconds=60)
+    assert (waited.done, waited.failed, waited.unfinished, waited.statuses) == (2, 1, 0, {})
+    assert [(one.status, one.reason) for one in waited.first_failed] == [(Status.TERMINATED, "too long")]
+    assert seen[0] == Progress(done=0, failed=0, total=1) and seen[-1] == Progress(done=2, failed=1, total=2)
+
+
+def test_a_queue_that_does_not_become_empty_in_time_says_what_is_left(client: Client, store: Store) -> None:
+    left = put_task(store)
+    waited = client.wait(queue="q", timeout_seconds=0)
+    assert (waited.done, waited.unfinished, waited.first_unfinished) == (0, 1, (left,))
+    store.insert_queue({"_id": "empty", "class": "mail"})
+    assert client.wait(queue="empty").all_concluded
+
+
+def test_either_ids_or_a_queue_is_waited_for(client: Client) -> None:
+    for given in ({}, {"ids": [], "queue": "q"}):
+        with pytest.raises(UsageError, match="expected ids of tasks or a queue"):
+            client.wait(**given)  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError, match="no queue 'p'"):
+        client.wait(queue="p")
+
+
+def test_ends_are_waited_for_whatever_they_are(store: Store, second_store: Store) -> None:
+    cancelled, concluded, deleted = put_task(store), put_task(store), put_task(store)
+
+    def others() -> None:
+        end(second_store, cancelled, Status.CANCELLED)
+        end(second_store, concluded, Status.CONCLUDED)
+        second_store.delete_tasks([deleted])
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    ended: list[int] = []
+    found = wait_for_ends(store, [cancelled, concluded, deleted], ended.append)
+    thread.join()
+    assert [one.id for one in found] == [concluded] and sum(ended) == 3

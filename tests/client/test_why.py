@@ -1,0 +1,55 @@
+"""Why a task has not started: what is read around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from client.documents import put_node, put_task
+from disbatch_host.client import Client
+from disbatch_host.client.why import snapshot_of
+from disbatch_host.decide.why import Code
+from disbatch_host.errors import NotFoundError
+from disbatch_host.store.contract import Store
+from disbatch_protocol.status import Status
+
+
+def test_a_task_of_a_queue_that_is_not_there_waits_for_it(client: Client, store: Store) -> None:
+    found = client.why(put_task(store, "nope"))
+    assert found.code is Code.NO_QUEUE and "nope" in found.sentence
+
+
+def test_without_a_node_a_task_waits_for_one(client: Client, store: Store) -> None:
+    client.queues.create("q", "mail")
+    assert client.why(str(put_task(store))).code is Code.NO_NODE
+
+
+def test_a_paused_queue_and_a_full_one_are_told(client: Client, store: Store) -> None:
+    put_node(store, queuetypes=[{"class": "mail"}], settings={"max": 10})
+    client.queues.create("q", "mail", maxtotal=1)
+    put_task(store, status=Status.RUNNING, node="n1")
+    task_id = put_task(store)
+    assert client.why(task_id).code is Code.MAXTOTAL
+    client.queues.pause("q", why="server down")
+    found = client.why(task_id)
+    assert found.code is Code.PAUSED and "server down" in found.sentence
+
+
+def test_predecessors_are_read(client: Client, store: Store) -> None:
+    client.queues.create("q", "mail")
+    first = client.push("q", {}).id
+    found = client.why(client.push("q", {}, after=[first]).id)
+    assert found.code is Code.AFTER and str(first) in found.sentence
+
+
+def test_what_comes_before_is_counted_by_priority_and_order(client: Client, store: Store) -> None:
+    client.queues.create("q", "mail")
+    low, first, second = (put_task(store, priority=number) for number in (-1, 0, 0))
+    high = put_task(store, priority=9)
+    assert [snapshot_of(store, one).ahead for one in (high, first, second, low)] == [0, 1, 2, 3]
+    client.queues.set("q", sort="lifo")
+    assert [snapshot_of(store, one).ahead for one in (high, second, first, low)] == [0, 1, 2, 3]
+
+
+def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
+    with pytest.raises(NotFoundError, match="no task 'nope'"):
+        client.why("nope")
