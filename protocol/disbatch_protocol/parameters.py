@@ -14,13 +14,13 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from disbatch_protocol.faults import Fault, pointer_to
+from disbatch_protocol.masks import masked_at
 from disbatch_protocol.parameter_faults import fault_of, leaves
 
-MASK = "********"
 _DEPTH = 32  # a schema may refer to itself
 
 
@@ -106,7 +106,7 @@ class ParameterSchema:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no schema at all: then nothing is known about any parameter."""
+        """Whether there is no schema at all: then any parameters fit."""
         return self._schema is None
 
     @property
@@ -251,18 +251,3 @@ def _mentions_secret(schema: Any) -> bool:
     if isinstance(schema, Mapping):
         return schema.get("writeOnly") is True or any(map(_mentions_secret, schema.values()))
     return isinstance(schema, list) and any(map(_mentions_secret, schema))
-
-
-def masked_at(value: Any, pointers: Collection[str]) -> Any:
-    """The value with what these JSON pointers name replaced by the mask; one that leads nowhere is passed over."""
-    return _masked_at(value, frozenset(pointers), "") if pointers else value
-
-
-def _masked_at(value: Any, pointers: frozenset[str], at: str) -> Any:
-    if at in pointers:
-        return MASK
-    if isinstance(value, Mapping):
-        return {name: _masked_at(one, pointers, at + pointer_to([str(name)])) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_masked_at(one, pointers, f"{at}/{index}") for index, one in enumerate(value)]
-    return value

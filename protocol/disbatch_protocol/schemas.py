@@ -6,7 +6,6 @@ They lie in the wheel beside this module and in a checkout in its `schemas/` dir
 from __future__ import annotations
 
 import functools
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,6 @@ def load(name: str) -> dict[str, Any]:
 
 def directory() -> Path:
     """Where the schemas lie."""
-    package = Path(str(resources.files("disbatch_protocol")))
+    package = Path(__file__).parent
     installed = package / "schemas"
     return installed if installed.is_dir() else package.parent.parent / "schemas"
