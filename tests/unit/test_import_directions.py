@@ -149,3 +149,9 @@ def test_the_protocol_imports_only_the_standard_library_orjson_and_jsonschema(pa
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda path: path.stem)
 def test_plugins_import_nothing_of_ours(path: Path) -> None:
     assert not [one for one in imports_of(path) if one.startswith(("disbatch_host", "disbatch_protocol"))]
+
+
+def test_the_page_about_the_house_shows_this_table() -> None:
+    rows = [f"{room} -> {', '.join(sorted(may)) or 'standard library'}" for room, may in MAY_IMPORT.items()]
+    page = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
+    assert f"```\n{chr(10).join(rows)}\n```" in page, "\n".join(["the table in docs/internals.md is to be:", *rows])

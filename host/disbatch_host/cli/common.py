@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disbatch_host.client import requests
-from disbatch_host.client.masking import Masker
 from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
@@ -25,6 +24,7 @@ from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do
+    from disbatch_host.client.masking import Masker
     from disbatch_host.plugin.catalog import Catalog
 
 
@@ -109,6 +109,8 @@ def options_named(**names: str) -> Iterator[None]:
 
 def masker(store: Store) -> Masker:
     """Masks the secrets of tasks that are shown, as far as their plugins are known here."""
+    from disbatch_host.client.masking import Masker  # noqa: PLC0415
+
     found = None
     with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
         found = catalog()

@@ -26,9 +26,8 @@ from disbatch_host.errors import NodeNotGoneError, NodeUnreachableError, NotFoun
 from disbatch_host.store.contract import Store
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import format_duration
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import IN_HAND
 
-IN_HAND = frozenset({int(Status.CLAIMED), int(Status.RUNNING)})
 _ANSWERED = 2  # heartbeats: a node sees a request with one, and says with the next what came of it
 _LOOK_SECONDS = 0.1  # a node's document changes once a heartbeat, and nothing wakes anybody then
 

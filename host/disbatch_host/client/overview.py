@@ -22,7 +22,7 @@ from disbatch_host.decide.why import Code, Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, whole_number
 from disbatch_host.store.contract import Store
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import IN_HAND, Status
 
 RUNNING_MAX = 500  # running tasks that are looked at
 _NODES_ASKED_MAX = 50  # nodes whose running tasks are looked at
@@ -297,7 +297,7 @@ def _running(store: Store, records: Sequence[NodeRecord], now: datetime) -> list
     """The running tasks, the longest first. Each node is asked for by itself, as the store's index has it."""
     found: list[Task] = []
     for record in records[:_NODES_ASKED_MAX]:
-        which = TaskFilter(node=record.id, statuses=nodes.IN_HAND)
+        which = TaskFilter(node=record.id, statuses=IN_HAND)
         found += store.find_tasks(which, limit=RUNNING_MAX - len(found), with_output=False, in_any_order=True)
         if len(found) >= RUNNING_MAX:
             break
