@@ -57,8 +57,9 @@ def shared() -> Iterator[Path]:
 _AS_SOMEBODY = """
 import os, jsonschema, referencing
 from disbatch_host.cli import main
-from disbatch_host.cli.commands import node, push, queue, status, task
+from disbatch_host.cli.commands import node, push, queue, show, status, task
 from disbatch_host.store import sqlite
+from disbatch_protocol import manifest
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)
 main.main()
