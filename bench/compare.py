@@ -1,4 +1,4 @@
-"""Whether one revision of the project is slower than another: both in turn on the same machine, in the same minutes.
+"""Whether one revision of the project is slower than another: both run in turn, on the same machine, within seconds.
 
     python bench/compare.py OLD NEW [--only CASE,CASE] [--pairs N] [--most-pairs N] [--quick] [--json FILE]
 
