@@ -1,4 +1,4 @@
-"""Whether one revision of the project is slower than another: both in turn on the same machine, in the same minutes.
+"""Whether one revision of the project is slower than another: both run in turn, on the same machine, within seconds.
 
     python bench/compare.py OLD NEW [--only CASE,CASE] [--pairs N] [--most-pairs N] [--quick] [--json FILE]
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ MOST_PAIRS = 30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
+    signal.signal(signal.SIGTERM, _end)  # or nodes and temporary files would be left
     sys.path.append(str(_TESTS))
     from place import Place, machine_in_words  # noqa: PLC0415  (only now its own imports can be found)
 
@@ -67,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if is_ok else 1
 
 
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def _wrong_use(message: str) -> int:
     print(f"compare.py: {message}", file=sys.stderr)
     return 2
@@ -84,8 +90,7 @@ def _compare_all(
         try:
             rows += comparison.compare(
                 case,
-                functools.partial(measure, place, case, old),
-                functools.partial(measure, place, case, new),
+                functools.partial(measure, place, case, (old, new)),
                 least=options.pairs,
                 most=options.most_pairs,
                 report=lambda line: print(f"  {line}", flush=True),

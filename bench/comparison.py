@@ -99,8 +99,7 @@ class Compared:
 
 def compare(
     case: str,
-    measure_old: Callable[[], Mapping[Figure, float]],
-    measure_new: Callable[[], Mapping[Figure, float]],
+    measure: Callable[[int], tuple[Mapping[Figure, float], Mapping[Figure, float]]],
     *,
     least: int,
     most: int,
@@ -108,16 +107,13 @@ def compare(
 ) -> list[Compared]:
     """Measure pairs until all figures that have a limit are decided: at least `least` pairs, at most `most`.
 
-    The old one goes first in every second pair (old new, new old, …), so that a machine that gets slower or faster
-    all the time favors neither. `report` is given a line for each pair.
+    `measure` takes the number of the pair, from 0, and gives the figures of the old and the new revision. `report` is
+    given a line for each pair.
     """
     rows: dict[Figure, Compared] = {}
     pairs = 0
     while paired.goes_on(_verdicts(rows), pairs=pairs, least=least, most=most):
-        if pairs % 2:
-            new, old = measure_new(), measure_old()
-        else:
-            old, new = measure_old(), measure_new()
+        old, new = measure(pairs)
         pairs += 1
         for figure in old:
             row = rows.setdefault(figure, Compared(case=case, figure=figure))

@@ -38,6 +38,9 @@ class OutsideStore(Protocol):
     def set_maxthreads(self, queue: str, limit: int) -> None:
         """Change the queue as a person with a database shell does: no command runs beside the node."""
 
+    def split(self, queue: str, parts: int) -> list[str]:
+        """Deal out the waiting tasks of a queue to new queues like it; their ids. Only before a node is there."""
+
     def insert(self, queue: str, number: int) -> Any:
         """Create a task with the parameters {"n": number}; its id. It is on disk then."""
 
@@ -61,6 +64,17 @@ class OutsideSqlite:
         self._connection.execute(
             "UPDATE queues SET document = json_set(document, '$.maxthreads', ?) WHERE id = ?", (limit, queue)
         )
+
+    def split(self, queue: str, parts: int) -> list[str]:
+        names = [f"{queue}{number}" for number in range(parts)]
+        self._connection.execute("BEGIN IMMEDIATE")
+        new_queue = "INSERT INTO queues SELECT ?1, json_set(document, '$._id', ?1) FROM queues WHERE id = ?2"
+        for number, name in enumerate(names):
+            self._connection.execute(new_queue, (name, queue))
+            which = (name, queue, parts, number)
+            self._connection.execute("UPDATE tasks SET queue = ? WHERE queue = ? AND seq % ? = ?", which)
+        self._connection.execute("COMMIT")
+        return names
 
     def insert(self, queue: str, number: int) -> Any:
         statement = "INSERT INTO tasks (queue, parameters) VALUES (?, ?) RETURNING id"
@@ -95,6 +109,15 @@ class OutsideMongo:
 
     def set_maxthreads(self, queue: str, limit: int) -> None:
         self._database.queues.update_one({"_id": queue}, {"$set": {"maxthreads": limit}})
+
+    def split(self, queue: str, parts: int) -> list[str]:
+        names = [f"{queue}{number}" for number in range(parts)]
+        document = self._database.queues.find_one({"_id": queue})
+        ids = [task["_id"] for task in self._database.tasks.find({"queue": queue}, {"_id": 1}).sort("_id")]
+        for number, name in enumerate(names):
+            self._database.queues.insert_one({**document, "_id": name})
+            self._database.tasks.update_many({"_id": {"$in": ids[number::parts]}}, {"$set": {"queue": name}})
+        return names
 
     def insert(self, queue: str, number: int) -> Any:
         now = datetime.now(UTC)

@@ -5,34 +5,41 @@ event does to a task, where the bytes come from.
 
 Rules:
 1. Feed bytes in any blocks, get events; the same bytes give the same events however they are cut.
-2. What is no event becomes a `BadLine`, never an exception: a line that somebody printed by mistake fails no task.
+2. A line that is not an event becomes a `BadLine`, never an exception: a line that was printed by mistake does not
+   fail a task.
 3. Memory is bounded: of a line above LINE_MAX only the beginning is kept, and it is skipped to its end.
 4. Unknown fields of a known event are ignored: they may be of a later version.
-5. What comes out of here can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper
-   than DEPTH_MAX.
+5. Every event can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper than
+   `event_values.DEPTH_MAX`.
 6. Where an event counts although a part of it is left out, its `faults` say which and why.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import Any
 
 import orjson
 
+from disbatch_protocol.event_values import (
+    NotAnEventError,
+    found_at,
+    is_number,
+    required_text_at,
+    storable,
+    text_at,
+    whole,
+)
 from disbatch_protocol.faults import kind_of
 
 LINE_MAX = 2**20  # bytes of a line, without its line feed
-LINE_KEPT = 200  # bytes that are kept of a line that is no event
-DEPTH_MAX = 90  # of nested values: MongoDB stores 100 levels, some of which the task document itself needs
+LINE_KEPT = 200  # bytes that are kept of a line that is not an event
 SNOOZE_MAX_SECONDS = 10 * 366 * 86400.0  # ten years: more is a mistake in the unit
 _STATUS_MAX = 2**31 - 1
 _NAMES_SHOWN = 5  # in a sentence
-_INT64 = range(-(2**63), 2**63)
 
 
 class LogLevel(StrEnum):
@@ -137,7 +144,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadLine:
-    """A line that is no event."""
+    """A line that is not an event."""
 
     start: bytes = field(repr=False)  # its first LINE_KEPT bytes
     message: str  # what was expected and what was found
@@ -203,54 +210,50 @@ def parse_line(line: bytes, *, worker_mode: bool = False) -> Event | BadLine:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return BadLine(start=line[:LINE_KEPT], message=f"expected a JSON object, found what is no JSON ({error})")
+        return BadLine(start=line[:LINE_KEPT], message=f"expected a JSON object, found text that is not JSON ({error})")
     try:
         return _event_of(value, worker_mode)
-    except _NoEventError as error:
+    except NotAnEventError as error:
         return BadLine(start=line[:LINE_KEPT], message=str(error))
-
-
-class _NoEventError(Exception):
-    """expected …, found …"""
 
 
 def _event_of(value: Any, worker_mode: bool) -> Event:
     if not isinstance(value, dict):
-        raise _NoEventError(f"expected a JSON object, found {kind_of(value)}")
+        raise NotAnEventError(f"expected a JSON object, found {kind_of(value)}")
     name = value.get("type")
     read = _READERS.get(name) if isinstance(name, str) else None
     if read is None:
         known = ", ".join(one for one in _READERS if worker_mode or one not in _OF_WORKER_MODE)
-        raise _NoEventError(f'expected "type" to be one of {known}, found {_found(value, "type")}')
+        raise NotAnEventError(f'expected "type" to be one of {known}, found {found_at(value, "type")}')
     return read(value)
 
 
 def _progress(value: Mapping[str, Any]) -> Progress:
     done = value.get("value")
-    if done is not None and not (_is_number(done) and 0 <= done <= 1):
-        raise _NoEventError(f'expected "value" from 0 to 1 or null, found {kind_of(done)}')
-    return Progress(value=done, message=_text(value, "message"))
+    if done is not None and not (is_number(done) and 0 <= done <= 1):
+        raise NotAnEventError(f'expected "value" from 0 to 1 or null, found {kind_of(done)}')
+    return Progress(value=done, message=text_at(value, "message"))
 
 
 def _log(value: Mapping[str, Any]) -> Log:
     level = value.get("level", LogLevel.INFO)
     if level not in list(LogLevel):  # a list: what stands there may be anything
-        raise _NoEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
+        raise NotAnEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
     fields = value.get("fields", {})
     if not isinstance(fields, dict):
-        raise _NoEventError(f'expected "fields" to be an object, found {kind_of(fields)}')
+        raise NotAnEventError(f'expected "fields" to be an object, found {kind_of(fields)}')
     return Log(
         level=LogLevel(level),
-        message=_required_text(value, "message"),
-        fields=_storable(fields, "fields"),
+        message=required_text_at(value, "message"),
+        fields=storable(fields, "fields"),
     )
 
 
 def _own_status(value: Mapping[str, Any]) -> OwnStatus:
-    status = _whole(value.get("status"))
+    status = whole(value.get("status"))
     if status is None or not (status == 0 or 2 <= status <= _STATUS_MAX):
-        raise _NoEventError(
-            f'expected "status" to be 0 or a whole number from 2 to {_STATUS_MAX}, found {_found(value, "status")}'
+        raise NotAnEventError(
+            f'expected "status" to be 0 or a whole number from 2 to {_STATUS_MAX}, found {found_at(value, "status")}'
         )
     return OwnStatus(status=status)
 
@@ -258,34 +261,34 @@ def _own_status(value: Mapping[str, Any]) -> OwnStatus:
 def _set_fields(value: Mapping[str, Any]) -> SetFields:
     fields = value.get("fields")
     if not isinstance(fields, dict):
-        raise _NoEventError(f'expected "fields" to be an object, found {_found(value, "fields")}')
+        raise NotAnEventError(f'expected "fields" to be an object, found {found_at(value, "fields")}')
     try:
-        return SetFields(fields=_storable(fields, "fields"))
-    except _NoEventError:  # which of them it is: the others are set
+        return SetFields(fields=storable(fields, "fields"))
+    except NotAnEventError:  # which of them it is: the others are set
         return _storable_fields(fields)
 
 
 def _storable_fields(fields: Mapping[str, Any]) -> SetFields:
-    storable: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     faults = []
     for name, value in fields.items():
         try:
-            storable |= _storable({name: value}, "fields")
-        except _NoEventError as error:
+            kept |= storable({name: value}, "fields")
+        except NotAnEventError as error:
             faults.append(f'field "{name:.60}" is not set: {error}')
-    return SetFields(fields=storable, faults=tuple(faults))
+    return SetFields(fields=kept, faults=tuple(faults))
 
 
 def _result(value: Mapping[str, Any]) -> Result:
     if "value" not in value:
-        raise _NoEventError('expected a "value", found none')
-    status = _whole(value.get("status"))
+        raise NotAnEventError('expected a "value", found none')
+    status = whole(value.get("status"))
     if value.get("status") is not None and (status is None or not 0 <= status <= _STATUS_MAX):
-        raise _NoEventError(
-            f'expected "status" to be a whole number from 0 to {_STATUS_MAX}, found {_found(value, "status")}'
+        raise NotAnEventError(
+            f'expected "status" to be a whole number from 0 to {_STATUS_MAX}, found {found_at(value, "status")}'
         )
-    # 0 and 1 (a success) are no status of its own.
-    return Result(value=_storable(value["value"], "value"), status=status if status not in (0, 1) else None)
+    # 0 and 1 (a success) are not a status of its own.
+    return Result(value=storable(value["value"], "value"), status=status if status not in (0, 1) else None)
 
 
 def _error(value: Mapping[str, Any]) -> ErrorSaid:
@@ -306,16 +309,16 @@ def _error(value: Mapping[str, Any]) -> ErrorSaid:
 
 def _snooze(value: Mapping[str, Any]) -> Snooze:
     seconds = value.get("seconds")
-    if not _is_number(seconds) or not 0 <= seconds <= SNOOZE_MAX_SECONDS:
-        found = _found(value, "seconds")
-        raise _NoEventError(f'expected "seconds" from 0 to {SNOOZE_MAX_SECONDS:.0f}, found {found}')
-    return Snooze(seconds=float(seconds), message=_text(value, "message"))
+    if not is_number(seconds) or not 0 <= seconds <= SNOOZE_MAX_SECONDS:
+        found = found_at(value, "seconds")
+        raise NotAnEventError(f'expected "seconds" from 0 to {SNOOZE_MAX_SECONDS:.0f}, found {found}')
+    return Snooze(seconds=float(seconds), message=text_at(value, "message"))
 
 
 def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
     tasks = value.get("tasks")
     if not isinstance(tasks, list):
-        raise _NoEventError(f'expected "tasks" to be a list, found {_found(value, "tasks")}')
+        raise NotAnEventError(f'expected "tasks" to be a list, found {found_at(value, "tasks")}')
     read = tuple(_follow_up(one, number) for number, one in enumerate(tasks))
     others = sorted({name for one in tasks for name in one} - {"queue", "parameters"})
     if not others:
@@ -328,28 +331,28 @@ def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
 
 def _follow_up(task: Any, number: int) -> FollowUp:
     if not isinstance(task, dict):
-        raise _NoEventError(f'expected "tasks" to hold objects, found {kind_of(task)} at {number}')
+        raise NotAnEventError(f'expected "tasks" to hold objects, found {kind_of(task)} at {number}')
     queue, parameters = task.get("queue"), task.get("parameters", {})
     if not isinstance(queue, str) or not queue or "\0" in queue:
-        raise _NoEventError(f'expected a queue id as "queue" of task {number}, found {_found(task, "queue")}')
+        raise NotAnEventError(f'expected a queue id as "queue" of task {number}, found {found_at(task, "queue")}')
     if not isinstance(parameters, dict):
-        raise _NoEventError(f'expected "parameters" of task {number} to be an object, found {kind_of(parameters)}')
-    return FollowUp(queue=queue, parameters=_storable(parameters, f'"parameters" of task {number}'))
+        raise NotAnEventError(f'expected "parameters" of task {number} to be an object, found {kind_of(parameters)}')
+    return FollowUp(queue=queue, parameters=storable(parameters, f'"parameters" of task {number}'))
 
 
 def _ready(value: Mapping[str, Any]) -> Ready:
-    protocol = _whole(value.get("protocol"))
+    protocol = whole(value.get("protocol"))
     if protocol is None:
-        raise _NoEventError(f'expected "protocol" to be a whole number, found {_found(value, "protocol")}')
+        raise NotAnEventError(f'expected "protocol" to be a whole number, found {found_at(value, "protocol")}')
     return Ready(protocol=protocol)
 
 
 def _done(value: Mapping[str, Any]) -> Done:
-    exit_code, task = _whole(value.get("exit")), value.get("task")
+    exit_code, task = whole(value.get("exit")), value.get("task")
     return Done(
         exit_code=exit_code if exit_code is not None and 0 <= exit_code <= 255 else None,
         task=task if isinstance(task, str) else None,
-        found=_found(value, "exit"),
+        found=found_at(value, "exit"),
     )
 
 
@@ -368,52 +371,3 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = MappingProxyType(
     }
 )
 _OF_WORKER_MODE = ("ready", "done")
-
-
-def _found(value: Mapping[str, Any], name: str) -> str:
-    return kind_of(value[name]) if name in value else "none"
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> int | None:
-    """A number without a fraction; shells and Perl write 3 as 3.0 at times."""
-    return int(value) if _is_number(value) and value == int(value) else None
-
-
-def _text(value: Mapping[str, Any], name: str) -> str | None:
-    text = value.get(name)
-    if text is not None and not isinstance(text, str):
-        raise _NoEventError(f'expected "{name}" to be a string, found {kind_of(text)}')
-    return text
-
-
-def _required_text(value: Mapping[str, Any], name: str) -> str:
-    text = _text(value, name)
-    if text is None:
-        raise _NoEventError(f'expected "{name}" to be a string, found {_found(value, name)}')
-    return text
-
-
-def _storable(value: Any, where: str) -> Any:
-    """The value itself, where every store can hold it (rule 5)."""
-    level: list[Any] = [value]
-    for _ in range(DEPTH_MAX):
-        level = [inner for one in level for inner in _inner(one, where)]
-        if not level:
-            return value
-    raise _NoEventError(f'expected at most {DEPTH_MAX} nested levels in "{where}", found more')
-
-
-def _inner(value: Any, where: str) -> Iterable[Any]:
-    if isinstance(value, dict):
-        if any("\0" in name for name in value):
-            raise _NoEventError(f'expected names without U+0000 in "{where}", found one')
-        return value.values()
-    if isinstance(value, list):
-        return value
-    if isinstance(value, int) and value not in _INT64:
-        raise _NoEventError(f'expected numbers of 64 bits in "{where}", found {value}')
-    return ()

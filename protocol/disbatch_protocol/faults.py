@@ -1,6 +1,6 @@
 """Faults: what is wrong with something that a person has written, where, and what to do about it.
 
-A fault is a value, never an exception: whoever checks collects all of them, so that their author sees them at once.
+A fault is a value, never an exception: a check collects all of them, so that their author sees them at once.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ class Fault:
 def pointer_to(path: Iterable[str | int]) -> str:
     """The JSON pointer of a path of keys and indexes."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def error_at(pointer: str, message: str, hint: str = "") -> Fault:
+    """An error at this place."""
+    return Fault(pointer=pointer, message=message, hint=hint)
+
+
+def value_at(document: Any, path: Iterable[str]) -> Any:
+    """What stands at the end of a path of keys; None where it leads nowhere."""
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) else None
+    return document
 
 
 def near_name(word: str, known: Iterable[str]) -> str | None:

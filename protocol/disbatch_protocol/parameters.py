@@ -7,20 +7,20 @@ Rules:
 1. A schema is compiled once; a check of fitting parameters is one pass without messages.
 2. Nothing is ever fetched: a `$ref` must lead into the schema itself.
 3. Given parameters are never changed; what differs is a copy.
-4. What is below a `writeOnly` is secret: no message quotes it, and it is masked for whoever only looks. Where a value
-   may be one (it stands where an object with a secret in it was expected), it counts as one.
+4. Everything below a `writeOnly` is secret: no message quotes it, and it is masked wherever it is only shown. A value
+   that may be one (it stands where an object with a secret in it was expected) counts as one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disbatch_protocol.faults import Fault, kind_of, near_name, plain_kind_of, pointer_to
+from disbatch_protocol.faults import Fault, pointer_to
+from disbatch_protocol.masks import masked_at
+from disbatch_protocol.parameter_faults import fault_of, leaves
 
-MASK = "********"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEPTH = 32  # a schema may refer to itself
 
 
@@ -59,12 +59,12 @@ class ParameterSchema:
             if validator.is_valid(complete):
                 return ()
             secrets = self.secrets(complete)
-            faults = [_fault_of(error, secrets) for error in _leaves(validator, complete)]
+            faults = [fault_of(error, secrets) for error in leaves(validator, complete)]
         except RecursionError:
             message = "cannot be checked: the schema refers to itself without end, or they are nested too deeply"
             return (Fault(pointer="", message=message),)
         except re.error as error:
-            message = f"cannot be checked: a pattern of the schema is no regular expression of Python ({error})"
+            message = f"cannot be checked: a pattern of the schema is not a regular expression of Python ({error})"
             return (Fault(pointer="", message=message),)
         return tuple(sorted(faults, key=lambda one: one.pointer))
 
@@ -92,7 +92,7 @@ class ParameterSchema:
         try:
             # In the place where it stands, so that references find their way.
             errors = list(self._compiled().descend(default, own, path=name))
-            return [_fault_of(error, secrets).message for error in errors]
+            return [fault_of(error, secrets).message for error in errors]
         except (RecursionError, re.error):  # as `check` says it of each task
             return []
 
@@ -106,7 +106,7 @@ class ParameterSchema:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no schema at all: then nothing is known of any parameter."""
+        """Whether there is no schema at all: then any parameters fit."""
         return self._schema is None
 
     @property
@@ -124,11 +124,11 @@ class ParameterSchema:
         return frozenset(found)
 
     def requires(self, path: Sequence[str]) -> bool:
-        """Whether the schema says that a parameter has to be there, wherever what it stands in is there."""
+        """Whether the schema says that a parameter has to be there wherever the object that holds it is there."""
         return any(path[-1] in (part.get("required") or ()) for part in self._parts_at(path[:-1]))
 
     def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
-        """The parts of the schema that speak of what is at this place."""
+        """The parts of the schema that apply to this place."""
         parts = self._same_place(self._schema, _DEPTH)
         for name in path:
             inside = [part["properties"].get(name) for part in parts if isinstance(part.get("properties"), Mapping)]
@@ -153,7 +153,7 @@ class ParameterSchema:
         return tuple(sorted(found))
 
     def masked(self, parameters: Any) -> Any:
-        """The parameters with every secret replaced, for whoever only looks."""
+        """The parameters with every secret replaced, to be shown."""
         return masked_at(parameters, self.secrets(parameters))
 
     def _compiled(self) -> Any:
@@ -251,204 +251,3 @@ def _mentions_secret(schema: Any) -> bool:
     if isinstance(schema, Mapping):
         return schema.get("writeOnly") is True or any(map(_mentions_secret, schema.values()))
     return isinstance(schema, list) and any(map(_mentions_secret, schema))
-
-
-def masked_at(value: Any, pointers: Collection[str]) -> Any:
-    """The value with what these JSON pointers name replaced by the mask; one that leads nowhere is passed over."""
-    return _masked_at(value, frozenset(pointers), "") if pointers else value
-
-
-def _masked_at(value: Any, pointers: frozenset[str], at: str) -> Any:
-    if at in pointers:
-        return MASK
-    if isinstance(value, Mapping):
-        return {name: _masked_at(one, pointers, at + pointer_to([str(name)])) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_masked_at(one, pointers, f"{at}/{index}") for index, one in enumerate(value)]
-    return value
-
-
-def _schema_error_in_words(error: Any) -> str:
-    # Of "anyOf" itself nobody can tell what is meant: say the first of what it allows.
-    plainest = error.context[0] if error.context else error
-    return f"{plainest.message:.200}"
-
-
-def _schema_hint(error: Any) -> str:
-    types = ("string", "integer", "number", "boolean", "object", "array", "null")
-    near = near_name(error.instance, types) if isinstance(error.instance, str) else None
-    see = "see json-schema.org, draft 2020-12"
-    return f'did you mean "{near}"? ({see})' if near and error.absolute_path[-1] == "type" else see
-
-
-def schema_faults(schema: Any) -> list[Fault]:
-    """What keeps `schema` from being a schema of parameters: not valid under 2020-12, or a reference that leads out of
-    it. Pointers are relative to the schema."""
-    import jsonschema  # noqa: PLC0415
-
-    faults = [
-        Fault(
-            pointer=pointer_to(error.absolute_path),
-            message=f"not a valid JSON Schema: {_schema_error_in_words(error)}",
-            hint=_schema_hint(error),
-        )
-        for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
-    ]
-    faults = list(dict.fromkeys(faults))  # each vocabulary of 2020-12 says it again of what is below another one
-    return faults or _part_faults(schema, schema, ())
-
-
-def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fault]:
-    faults = []
-    if isinstance(part, Mapping):
-        dialect = part.get("$schema")
-        if isinstance(dialect, str) and dialect.rstrip("#") != _DIALECT:
-            message = f"expected {_DIALECT}, found {dialect:.80}"
-            faults.append(Fault(pointer=pointer_to((*path, "$schema")), message=message, hint="remove it"))
-        for word in ("$ref", "$dynamicRef"):
-            reference = part.get(word)
-            if isinstance(reference, str) and not reference.startswith("#"):
-                message = f'expected a reference into this schema ("#/$defs/..."), found "{reference:.80}"'
-                hint = "nothing is fetched; copy what it names into $defs"
-                faults.append(Fault(pointer=pointer_to((*path, word)), message=message, hint=hint))
-            elif isinstance(reference, str) and not _leads_somewhere(whole, reference):
-                message = f'the reference "{reference:.80}" leads to nothing in this schema'
-                faults.append(Fault(pointer=pointer_to((*path, word)), message=message))
-        patterns = [((*path, "pattern"), part.get("pattern"))]
-        if isinstance(part.get("patternProperties"), Mapping):
-            patterns += [((*path, "patternProperties", name), name) for name in part["patternProperties"]]
-        for where, pattern in patterns:
-            try:
-                re.compile(pattern if isinstance(pattern, str) else "")
-            except (re.error, RecursionError, OverflowError) as error:
-                message = f"expected a regular expression that Python knows: {error}"
-                faults.append(Fault(pointer=pointer_to(where), message=message))
-        for name, value in part.items():
-            if name not in ("default", "const", "enum", "examples"):  # data, not schema
-                faults.extend(_part_faults(whole, value, (*path, name)))
-    elif isinstance(part, list):
-        for index, value in enumerate(part):
-            faults.extend(_part_faults(whole, value, (*path, index)))
-    return faults
-
-
-def _leads_somewhere(whole: Any, reference: str) -> bool:
-    if not reference.startswith("#/"):
-        return True  # "#" is the whole; an anchor is found by the validator
-    found = whole
-    for step in reference[2:].split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        elif isinstance(found, Mapping) and name in found:
-            found = found[name]
-        else:
-            return False
-    return True
-
-
-def _leaves(validator: Any, value: Any) -> list[Any]:
-    """The errors that say something: of `anyOf` and `oneOf` those of the branch that came nearest."""
-    from jsonschema.exceptions import best_match  # noqa: PLC0415
-
-    leaves = []
-    for error in validator.iter_errors(value):
-        leaves.append(best_match([error]) if error.context else error)
-    return leaves
-
-
-def _fault_of(error: Any, secrets: Collection[str]) -> Fault:
-    pointer = pointer_to(error.absolute_path)
-    secret = next((one for one in secrets if pointer == one or pointer.startswith(f"{one}/")), None)
-    if secret is not None:
-        # Names inside a secret may be secret as well, and so may be the one value that its schema lets through.
-        inside = "in it " if pointer != secret else ""
-        words = _SECRET_WORDS.get(error.validator) or _expected(error)[0]
-        return Fault(pointer=secret, message=f"expected {inside}{words}, found {plain_kind_of(error.instance)}")
-    expected, hint = _expected(error)
-    if error.validator in ("required", "dependentRequired"):
-        return Fault(pointer=pointer, message=f"expected {expected}, found nothing", hint=hint)
-    if error.validator in ("additionalProperties", "unevaluatedProperties") and not isinstance(error.instance, str):
-        return Fault(pointer=pointer, message=expected, hint=hint)
-    return Fault(pointer=pointer, message=f"expected {expected}, found {_found(error)}", hint=hint)
-
-
-_SECRET_WORDS = {
-    "const": "the value that its schema names",
-    "enum": "one of the values that its schema names",
-    "additionalProperties": "only names that its schema has",
-    "unevaluatedProperties": "only names that its schema has",
-}
-_BOUNDS = {
-    "minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
-    "exclusiveMaximum": "less than {}", "multipleOf": "a multiple of {}",
-    "minLength": "at least {} characters", "maxLength": "at most {} characters",
-    "minItems": "at least {} elements", "maxItems": "at most {} elements",
-    "minProperties": "at least {} names", "maxProperties": "at most {} names",
-    "minContains": "at least {} elements that fit `contains`", "maxContains": "at most {} that fit `contains`",
-    "pattern": 'a string that matches "{}"', "format": "a string of the format {}",
-}  # fmt: skip
-_OTHER = {
-    "uniqueItems": "elements that are all different",
-    "contains": "an element that fits `contains`",
-    "unevaluatedItems": "no further elements",
-    "items": "no further elements",
-    "not": "a value that its `not` does not describe",
-    "anyOf": "what one of its `anyOf` describes",
-    "oneOf": "what exactly one of its `oneOf` describes",
-    "propertyNames": "other names",
-}
-
-
-def _expected(error: Any) -> tuple[str, str]:
-    """What the schema wants, and what to do; from the schema alone but for names that it does not know."""
-    wanted = error.validator_value
-    match error.validator:
-        case "required":
-            return _quoted([name for name in wanted if name not in error.instance]), ""
-        case "dependentRequired":
-            missing = [one for name, needed in wanted.items() if name in error.instance for one in needed]
-            return _quoted([one for one in missing if one not in error.instance]), ""
-        case "type":
-            kinds = [wanted] if isinstance(wanted, str) else wanted
-            return " or ".join(_KINDS.get(kind, kind) for kind in kinds), ""
-        case "enum":
-            return f"one of {_quoted(wanted)}", ""
-        case "const":
-            return f"{_quoted([wanted]):.80}", ""
-        case "additionalProperties" | "unevaluatedProperties":
-            known = error.schema.get("properties")
-            known = known if isinstance(known, Mapping) else {}
-            unknown = [name for name in error.instance if name not in known]
-            near = near_name(unknown[0], known) if unknown else None
-            hint = f'did you mean "{near}"?' if near else f"known are {_quoted(sorted(known))}" if known else ""
-            return f"unknown {_quoted(unknown)}", hint
-        case None:  # the schema `false`
-            return "nothing at this place", ""
-    if error.validator in _BOUNDS:
-        return _BOUNDS[error.validator].format(wanted), ""
-    return _OTHER.get(error.validator, f"what its `{error.validator}` describes"), ""
-
-
-def _found(error: Any) -> str:
-    if error.validator is None:  # of the schema `false` the library says no place: this may be a secret
-        return plain_kind_of(error.instance)
-    value, is_size = error.instance, error.validator.startswith(("min", "max"))
-    if isinstance(value, str) and is_size:
-        return f"{len(value)}"
-    return f"{len(value)} names" if isinstance(value, Mapping) and is_size else kind_of(value)
-
-
-_KINDS = {
-    "string": "a string",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": "a list",
-    "object": "an object",
-    "null": "null",
-}
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f'"{name}"' if isinstance(name, str) else str(name) for name in names)

@@ -89,6 +89,6 @@ def test_the_cni_plugin_of_the_page_hands_over_what_the_task_says(terminal: Term
 
 
 def test_the_programs_on_the_page_are_those_that_new_writes() -> None:
-    names = {"python": "python", "shell": "sh", "perl": "perl", "js": "node", "go": "go"}
+    names = {"python": "python", "bash": "bash", "shell": "sh", "perl": "perl", "js": "node", "go": "go"}
     shown = {names[language]: text for language, text in blocks() if language in names}
     assert shown == {name: (TEMPLATES / f"{name}.in").read_text() for name in names.values()}

@@ -21,7 +21,7 @@ from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunK
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import NotFoundError, OutputError, UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import MASK
+from disbatch_protocol.masks import MASK
 from disbatch_protocol.status import Status
 
 

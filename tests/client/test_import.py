@@ -22,7 +22,7 @@ from disbatch_host.documents.records import Queue, Task
 from disbatch_host.errors import OutputError, RowsRefusedError, StoreRefusedError, UsageError
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import MASK
+from disbatch_protocol.masks import MASK
 from disbatch_protocol.status import Status
 from helpers.nodes import write_plugin
 

@@ -12,7 +12,7 @@ from disbatch_host.client.masking import Masker
 from disbatch_host.documents.records import Task
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import MASK
+from disbatch_protocol.masks import MASK
 from helpers.nodes import write_plugin
 
 SCHEMA = {"type": "object", "properties": {"pin": {"type": "string", "writeOnly": True}}}

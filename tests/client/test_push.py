@@ -17,7 +17,7 @@ from disbatch_host.documents.records import Document
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import MASK
+from disbatch_protocol.masks import MASK
 from disbatch_protocol.status import Status
 from helpers.nodes import write_plugin
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from disbatch_protocol.parameters import MASK, ParameterSchema, masked_at
+from disbatch_protocol.masks import MASK, masked_at
+from disbatch_protocol.parameters import ParameterSchema
 
 SECRET = "hunter2-topsecret"
 

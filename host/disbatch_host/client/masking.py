@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import masked_at
+from disbatch_protocol.masks import masked_at
 
 if TYPE_CHECKING:  # a command that shows no parameters starts without manifests
     from disbatch_host.plugin.catalog import Catalog

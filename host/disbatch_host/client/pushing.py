@@ -24,7 +24,7 @@ from disbatch_host.clock import SystemClock, to_milliseconds
 from disbatch_host.documents.records import Document, Queue, TaskId, new_task
 from disbatch_host.errors import FieldError, UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import masked_at
+from disbatch_protocol.masks import masked_at
 from disbatch_protocol.status import Status
 
 if TYPE_CHECKING:  # reading manifests takes longer than pushing a task of a queue whose plugin is not known here

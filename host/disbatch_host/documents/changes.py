@@ -49,14 +49,14 @@ class Want:
     count: int
     _: KW_ONLY
     newest_first: bool = False  # among those of the same priority
-    maxtotal: int | None = None  # most that may be Claimed or Running at once, whoever has them
-    rate: Rate | None = None  # most that may be claimed in a period, by whoever
+    maxtotal: int | None = None  # most that may be Claimed or Running at once, over all nodes
+    rate: Rate | None = None  # most that may be claimed in a period, over all nodes
     in_hand: int = 0  # how many of its tasks this node has Claimed and Running before this claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChange:
-    """A change of one task that no run makes: a person's, or what time or the end of another task has brought about.
+    """A change of one task that no run makes, but a person, time, or the end of another task.
     Done whole where the task still has one of `statuses` and, where `mtime` is given, has not changed since it was
     read; else refused whole. `set` and `unset` name top-level fields; each value replaces the field as a whole."""
 

@@ -52,7 +52,7 @@ class Queue:
     maxtotal: int | None = None  # at once over all nodes; None: no such limit
     rate: Rate | None = None  # of starts, over all nodes
     sort: Sort = Sort.FIFO
-    keep_seconds: float | None = None  # how long its ended tasks are kept; None: for ever
+    keep_seconds: float | None = None  # how long its ended tasks are kept; None: forever
     paused: Mapping[str, Any] | None = None  # {at, by, why} while it is paused
     nodes_pin: tuple[str, ...] = ()
     nodes_ignore: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ class Task:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Task:
-        """Read a task document. A status that is no number counts as one that no node will touch."""
+        """Read a task document. A status that is not a number counts as one that no node will touch."""
         node = document.get("node")
         claim = document.get("claim")
         status = whole_number(document.get("status"))
@@ -184,7 +184,7 @@ class Task:
 
     @property
     def cancel(self) -> Mapping[str, Any] | None:
-        """Who wants it cancelled, when and why, while that has not been done."""
+        """The request to cancel it (by whom, when and why), until that has been done."""
         value = self.document.get("cancel")
         return value if isinstance(value, Mapping) else None
 
@@ -256,14 +256,14 @@ def new_task(queue: QueueId, parameters: Any, *, now: datetime, **more: Any) -> 
 
 
 def whole_number(value: Any) -> int | None:
-    """A number as int where it is whole (shells write 10 as 10.0), else None. Booleans are no numbers."""
+    """A number as int where it is whole (shells write 10 as 10.0), else None. Booleans are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if math.isfinite(value) and abs(value) < 2**63 and value == int(value) else None
 
 
 def _paused(value: Any) -> Mapping[str, Any] | None:
-    """`paused` of a queue. Whatever a person has written there but false pauses it: that is what they meant."""
+    """`paused` of a queue. Anything that a person has written there, except false, pauses it: that was the intent."""
     return value if isinstance(value, Mapping) else {} if value else None
 
 

@@ -1,4 +1,4 @@
-"""Who asks for something, when and why, as documents hold it. Imports nothing of ours but types. Pure."""
+"""Requests as documents hold them: by whom, when and why. Imports nothing of ours but types. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from disbatch_host.documents.records import Document
 
 
 def request_of(by: str, why: str | None, *, now: datetime) -> Document:
-    """Who asks for something, when, and why: `cancel` and `retried` of a task, `paused` of a queue, `requests` of a
+    """A request, by whom, when and why: `cancel` and `retried` of a task, `paused` of a queue, `requests` of a
     node."""
     return {"at": now, "by": by, **({"why": why} if why else {})}
 
 
 def with_cancel(run: Mapping[str, Any], request: Mapping[str, Any]) -> Document:
-    """`run` with who has cancelled the task, when and why. Before the first attempt there is nothing else in it."""
+    """`run` with the request to cancel the task. Before the first attempt there is nothing else in it."""
     return {**run, "cancelled": dict(request)}
 
 

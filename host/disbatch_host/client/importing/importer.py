@@ -30,7 +30,7 @@ from disbatch_host.client.parameters import parse_json
 from disbatch_host.documents.records import Queue, QueueId
 from disbatch_host.errors import RowsRefusedError, UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.parameters import masked_at
+from disbatch_protocol.masks import masked_at
 
 if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Plugin

@@ -16,7 +16,8 @@ from disbatch_host.client.importing.rows import ROW_MAX, BadRow
 from disbatch_host.client.parameters import check_size
 from disbatch_host.documents.records import Document, QueueId, new_task
 from disbatch_host.errors import UsageError
-from disbatch_protocol.parameters import MASK, ParameterSchema
+from disbatch_protocol.masks import MASK
+from disbatch_protocol.parameters import ParameterSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,8 @@ _BELOW_ZERO: Document = {"priority": {"$lt": 0, **_NO_LIST}}
 
 
 def first_of(tasks: Collection[Document], want: Want, count: int, projection: Document | None = None) -> list[Document]:
-    """The first `count` of the queue that are free, in the order of `want`. Those whose priority is no number are the
-    last of all."""
+    """The first `count` of the queue that are free, in the order of `want`. Those whose priority is not a number come
+    last."""
     if count <= 0:
         return []
     waiting = _Waiting(tasks, want.queue, projection)
@@ -94,5 +94,5 @@ class _Waiting:
 
 
 def _filled_up(chosen: _Chosen, rest: Sequence[Document], count: int) -> list[Document]:
-    """With those at the end whose priority is no number: no part has them."""
+    """With those at the end whose priority is not a number: no part has them."""
     return list((chosen | {row["_id"]: row for row in rest if row["_id"] not in chosen}).values())[:count]

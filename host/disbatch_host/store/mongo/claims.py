@@ -6,9 +6,9 @@ them the node's. Must not know: in which order they come (`claim_order`), what `
 Rules:
 1. It is the spec's second way, in batches: find what is free, write the claim, and what `begin` wants written, into
    each that still is, and where not all were, ask which carry the mark.
-2. Where another node was faster, what is missing is picked at random from the next ones, so that two nodes do not go on
-   fighting for the same: the order is then only about kept.
-3. What has ended is written before what is claimed: nobody shall see more in a node's hands than it may have.
+2. Where another node was faster, the missing ones are picked at random from the next ones, so that two nodes do not go
+   on competing for the same tasks: the order is then kept only roughly.
+3. Ends are written before claims: at no moment does a node appear to have more in hand than it may have.
 4. After a claim whose answer was lost, the node may have more in hand of a queue with a limit than it knows. For
    `_DOUBT_SECONDS` all that was granted is added to what the store says; then the store's word is enough.
 """
@@ -67,7 +67,7 @@ class Claims:
         dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server has granted them
         open_places = list(range(len(wanted)))
         if any(want.maxtotal is not None for want in wanted):
-            self._run_changes.write_staged()  # a place is free for others when what had it has ended
+            self._run_changes.write_staged()  # a place is released when the run that had it has ended
         try:
             for attempt in range(_TRIES):
                 found: dict[int, list[Document]] = {}

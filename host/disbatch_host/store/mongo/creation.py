@@ -5,8 +5,8 @@ know: who creates, what a task means.
 
 Rules:
 1. A key is taken before its task is inserted, and released where the insert is known to have failed (`unique_keys`).
-2. Those that a new task waits for are marked before it is inserted and after it. Before: whoever dies after the insert
-   leaves a mark. After: a sweep in between may have found nobody to tell, and taken the mark.
+2. Those that a new task waits for are marked before it is inserted and after it. Before: a process that dies after the
+   insert leaves a mark. After: a sweep in between may have found nobody to tell, and taken the mark.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Creation:
         """Which of the documents want each key: the first of them is to get it."""
         keyed = {place: key for place, one in enumerate(documents) if (key := forms.key_of(one)) is not None}
         there: set[TaskId] = set()
-        if again and keyed:  # what an earlier call has created stays what is meant, whoever has the key by now
+        if again and keyed:  # a task that an earlier call created is the one meant, even if another has the key by now
             which = {"_id": {"$in": [documents[place]["_id"] for place in keyed]}}
             there = {one["_id"] for one in self._tasks.find(which, {"_id": 1})}
         keys: dict[forms.Key, list[int]] = {}

@@ -77,7 +77,7 @@ def too_large(error: driver.BulkWriteError) -> list[int]:
 
 @contextlib.contextmanager
 def only_looking(what_is_left_out: str) -> Iterator[None]:
-    """Somebody who may only read looks at a cluster: what is missing there is made by its nodes."""
+    """For an account that may only read: whatever is missing in a cluster, its nodes create."""
     try:
         yield
     except driver.OperationFailure as error:
@@ -162,7 +162,7 @@ def of_file(error: OSError) -> str:
 
 
 def harmless(error: Exception, url: str) -> str:
-    """The driver's words about a URI, without the URI's secrets and in words for who has typed it."""
+    """The driver's words about a URI, without the URI's secrets and in words for the person who typed it."""
     text = without_secrets(short(error), url)
     if "RFC 3986" in text:
         return "in user and password, percent-encode : / ? # [ ] @ (a slash is %2F)"

@@ -6,8 +6,8 @@ creates which.
 Rules:
 1. Only a single document is changed as a whole on every kind of server. So new tasks stand in the document of the task
    that creates them (`follow_ups`), with their ids, from the write of its end until they are there.
-2. They are created first, and only then taken out: whoever dies in between leaves them for the next, and the ids are
-   given, so nothing is created twice.
+2. They are created first, and only then taken out: a node that dies in between leaves them for the next, and the ids
+   are given, so nothing is created twice.
 """
 
 from __future__ import annotations

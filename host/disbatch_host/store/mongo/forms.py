@@ -35,7 +35,7 @@ NO_OUTPUT = {"stdout": 0, "stderr": 0}
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
 
-# Documents of others may hold dates that Python does not have and text that is no UTF-8; such a value comes as a
+# Documents of others may hold dates that Python does not have and text that is not UTF-8; such a value comes as a
 # DatetimeMS and with U+FFFD, instead of making every query fail that meets it.
 CODEC = CodecOptions[Document](
     tz_aware=True,
@@ -164,10 +164,10 @@ def update_of_task(change: TaskChange) -> Any:
     plain = update(change.set, change.unset)
     if "status" not in change.set or "awaited" in change.set:
         return plain
-    # One update, so that nobody can die in between: who waits for its end waits for the next one. Among those that end
-    # without a run, an Orphaned one has been told as such, and its followers are told anew.
-    is_awaited_anew = change.set["status"] in WAITING or int(Status.ORPHANED) in change.statuses
-    if not is_awaited_anew:
+    # One update, so that no node can die in between: followers that wait for its end wait for the next one. Of an
+    # Orphaned task that ends without a run, the followers were told that it is orphaned, and are told again.
+    is_awaited_again = change.set["status"] in WAITING or int(Status.ORPHANED) in change.statuses
+    if not is_awaited_again:
         return plain
     fields = {name: {"$literal": value} for name, value in change.set.items()}
     awaited = {"$cond": [{"$eq": [{"$type": "$awaited"}, "missing"]}, "$$REMOVE", True]}

@@ -38,7 +38,7 @@ _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
     ),
     # What is due. Those that wait for another task as well come after all others, and are not looked at.
     ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
-    # Who waits for a task.
+    # The tasks that wait for a task.
     ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
     # What `due` asks for: one index for each of its kinds, with only those in it that have the field.
     ((("status", ASCENDING), ("node", ASCENDING)), {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
@@ -90,5 +90,5 @@ def create_indexes(database: Database[Document]) -> None:
         except driver.OperationFailure as error:
             if error.code not in driver_errors.INDEX_CONFLICTS:
                 raise
-            # One on the same fields serves as well, if at a higher price; dropping it is for who has made it.
+            # One on the same fields serves as well, at a higher price; its owner may drop it.
             log.warning("an index of another program is left as it is: %s", driver_errors.short(error))

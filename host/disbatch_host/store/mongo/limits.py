@@ -19,7 +19,7 @@ class Limits:
     granted_at}.
 
     `held.<node>` is how many of the queue's tasks a node may have in hand: never less than it has. It is written before
-    tasks are claimed and lowered after they have ended, so the sum is never below the truth, whoever dies in between.
+    tasks are claimed and lowered after they have ended, so the sum is never too low, even if a node dies.
     Absolute numbers: a write whose answer was lost does no harm when it is made again.
 
     `rate_from`, in milliseconds of the server's clock: from when on a whole burst could be granted if nothing were

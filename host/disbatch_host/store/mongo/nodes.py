@@ -1,4 +1,4 @@
-"""The documents of nodes: who is there, and since when it has said nothing.
+"""The documents of nodes: which nodes there are, and how long each has been silent.
 
 Responsible for: the collection `nodes`. Must not know: what a node is asked for, when one counts as dead.
 
@@ -37,7 +37,7 @@ class Nodes:
         whole = {"$mergeObjects": [{"$literal": document}, {"heartbeat": forms.dated(document.get("heartbeat"))}]}
         key = {"_id": document["_id"], "session": {"$in": sessions}}
         try:
-            # Where nobody is to be replaced, whoever is there already makes the insert fail.
+            # Where no document is to be replaced, one that is already there makes the insert fail.
             result = self._nodes.update_one(key, [{"$replaceWith": whole}], upsert=replacing is None)
         except driver.DuplicateKeyError:
             return False

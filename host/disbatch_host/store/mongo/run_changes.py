@@ -40,8 +40,8 @@ class RunChanges:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """The first `commit` in the block may be left for what comes next. Whoever uses it calls `write_staged` at the
-        end of the block, or what was left is lost. No transaction: those are for replica sets only, and cost more than
+        """The first `commit` in the block may be left for what comes next. Its caller calls `write_staged` at the end
+        of the block, or the rest is lost. No transaction: those are for replica sets only, and cost more than
         they save here."""
         self._staged = _Staged()
         try:
@@ -122,7 +122,7 @@ class _Staged:
     """The changes of a `commit` that the next write takes with it."""
 
     def __init__(self) -> None:
-        self.is_fresh = True  # only the first commit may be left: who makes another one looks at what it says
+        self.is_fresh = True  # only the first commit may be left: the caller of another one reads its answer
         self._changes: Sequence[RunChange] = ()
         self._refused: set[RunKey] = set()
 

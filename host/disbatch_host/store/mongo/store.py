@@ -60,7 +60,7 @@ from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
 DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s of the command
-SOCKET_SECONDS = 20.0  # for one answer; a server that is stopped must not hold a node for ever
+SOCKET_SECONDS = 20.0  # for one answer; a server that is stopped must not hold a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
@@ -337,7 +337,7 @@ class MongoStore:
             except (TypeError, ValueError) as error:  # such as {"$oid": 5}
                 words = driver_errors.short(error)
                 raise StoreRefusedError(f"expected a condition in Extended JSON, found none: {words}") from error
-            # In an order that stays the same, so that whoever has to begin anew finds the place.
+            # In an order that stays the same, so that a caller that starts over finds its place.
             found = self._database[collection].find(query, batch_size=_PAGE).sort("_id", ASCENDING)
             return self._all_of(found.allow_disk_use(True), limit)
 
@@ -435,7 +435,7 @@ class MongoStore:
         kinds: list[Document] = [
             {"status": int(Status.RUNNING), "node": node_id, "cancel.at": is_asked},
             {"status": {"$in": [int(Status.ORPHANED), *forms.WAITING]}, "cancel.at": is_asked},
-            # A status that is no number is none that anything could come of.
+            # A status that is not a number leads nowhere.
             {"awaited": True, "status": {"$nin": sorted(int(one) for one in UNFINISHED), "$type": "number"}},
             {"status": waiting, "expires": {"$lte": self.now()}},
         ]

@@ -25,7 +25,7 @@ from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_protocol.status import Status
 
 _AT_ONCE = 500  # changes in one write
-_FOLLOWERS_AT_ONCE = 500  # that are looked at for one who was not told
+_FOLLOWERS_AT_ONCE = 500  # that are searched for one that was not told
 
 
 class TaskChanges:
@@ -79,11 +79,11 @@ class TaskChanges:
         return keys, others
 
     def _tell(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        """Take the mark `awaited` from tasks whose followers have been told, so that none is overlooked that was
-        created while they were told: the change is announced in the task (`telling`), then is looked for followers that
-        know nothing, then it is made where the announcement still stands. A follower that is created before the look is
-        found by it; the mark that is set after the insert of any other takes the announcement away. Whoever dies in
-        between leaves the task `awaited`."""
+        """Take the mark `awaited` from tasks whose followers have been told, so that no follower is overlooked that was
+        created while they were told: the change is announced in the task (`telling`), then followers that know nothing
+        are searched for, then the change is made where the announcement still stands. The search finds a follower that
+        was created before it; the mark that is set after the insert of any other takes the announcement away. A process
+        that dies in between leaves the task `awaited`."""
         token = ObjectId()
         announced = [
             UpdateOne(
@@ -97,7 +97,7 @@ class TaskChanges:
         self._tasks.bulk_write(announced, ordered=False)
         untold: set[TaskId] = set()
         is_told: Document = {"error.code": "after_failed"}
-        # Who knows that it has concluded does not wait for it any more, nor does who does not mind how it ends.
+        # A follower that knows that it has concluded no longer waits for it, nor does one for which any end will do.
         ignorant_of: dict[int | None, Document] = {
             int(Status.CONCLUDED): {},
             int(Status.ORPHANED): {"$nor": [is_told]},

@@ -35,20 +35,20 @@ class Keys:
     """Which task has a `unique_key`: a document for each key of a queue, {task, at, mark, retrying_until}.
 
     No unique index on tasks could say it: it would have to know which are unfinished, and on a sharded collection it
-    would have to begin with the shard key. So whoever creates a task with a key takes the key first.
+    would have to begin with the shard key. So the creator of a task with a key takes the key first.
 
     1. Every write gets a new `mark`, and every change is made only where the mark is still the one that was read: of
        several that want to change one lock, one does, and the others read again.
     2. First the lock is read, then the task that it names. The task can have become unfinished only after the lock had
-       been touched for it (5), so a task that is finished and a mark that is still the same mean that nobody has it.
-    3. The task that is named is not there, and the lock is younger than `KEY_SECONDS`: somebody is about to create it,
-       or has died. Whoever comes creates a task under the same id. If the first one lives, its insert finds the id
-       there, and both have the same task; if not, nobody was told of a task that never came.
-    4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. Should
-       who was about to create it only have stood still, it looks for that after its insert (`creation`).
+       been touched for it (5), so a task that is finished and a mark that is still the same mean that the key is free.
+    3. The task that is named is not there, and the lock is younger than `KEY_SECONDS`: a process is about to create it,
+       or has died. The next caller creates a task under the same id. If the first one lives, its insert finds the id
+       there, and both have the same task; if not, no caller was told of a task that never came.
+    4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. A process
+       that was about to create it and only stood still checks for that after its insert (`creation`).
     5. A finished task is run again: its lock is touched first, and says until when the task becomes unfinished
-       (`retrying_until`). Whoever reads the lock in between waits for what becomes of it; the change of the task is
-       made only while it is not that late yet, by the server's clock. Who dies in between delays others for that long.
+       (`retrying_until`). A reader of the lock in between waits for the outcome; the change of the task is made
+       only before that moment, by the server's clock. A process that dies in between delays others until then.
     6. A task that ends leaves its lock, which costs nothing; one that is deleted takes it along.
     """
 
@@ -158,7 +158,7 @@ class Keys:
             self._locks.bulk_write(writes, ordered=False)
 
     def end_retry(self, locks: Iterable[tuple[forms.Key, Lock]]) -> None:
-        """What was to become of the tasks has become of them: nobody need wait any more."""
+        """The tasks have been changed, or not: others no longer have to wait."""
         writes = [
             UpdateOne(
                 {"_id": _lock_id(key), "mark": lock.mark},

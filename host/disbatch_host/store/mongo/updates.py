@@ -6,10 +6,10 @@ not know: what they change.
 Rules:
 1. The driver's own second try is not used: for it the server keeps a record of every single update of a batch, which is
    a tenth of all that a short task costs. Every update here has a guard, so the batch itself is sent again, once.
-2. What the first try has carried out does not fit its guard any more the second time, or sets the same values again.
-   So where fewer fit than were sent, whoever sends looks what there is now. Should somebody have gone on from there in
-   between, it looks like an update that was refused; should the first try be carried out last, what a run has said is
-   set back until it says more, or ends.
+2. An update that the first try has carried out no longer fits its guard the second time, or sets the same values
+   again. So where fewer fit than were sent, the caller looks at the documents. If another process has changed one in
+   between, it looks like an update that was refused; if the first try is carried out last, the output of a run is set
+   back until the run says more, or ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A change stream, or a steady look where the server has none: wakes whoever waits for something to do."""
+"""A change stream, or a steady look where the server has none: wakes a thread that waits for something to do."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class MongoWatcher:
 
     def close(self) -> None:
         self._is_closed.set()
-        # A thread that waits still has the connection in hand; it lets go of it when it sees that it shall end.
+        # A waiting thread still uses the connection; it closes it when it sees that it is to end.
         if self._in_use.acquire(blocking=False):
             try:
                 self._drop()
@@ -112,12 +112,14 @@ class MongoWatcher:
         while True:
             asked = time.monotonic()
             if self._stream.try_next() is None:
-                if not self._stream.alive:  # as after the database was dropped: it would say nothing for ever, at once
+                if (
+                    not self._stream.alive
+                ):  # as after the database was dropped: it would forever answer at once that nothing has changed
                     self._drop()
                 return False
             if time.monotonic() - asked > _FROM_BATCH_SECONDS:
                 return True
-            # Another change of the batch that has woken already: whoever looked then could see all of it.
+            # Another change of the batch that has already woken the thread, which could see all of it then.
 
     def _drop(self) -> None:
         with contextlib.suppress(driver.PyMongoError, OSError):  # it is gone in any case

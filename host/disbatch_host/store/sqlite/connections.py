@@ -1,7 +1,7 @@
 """Connections to the file, and what reading through them needs beside a statement.
 
-Responsible for: how a file is opened, made or only read, and text in it that is no UTF-8. Must not know: what is in the
-file.
+Responsible for: how a file is opened, made or only read, and text in it that is not UTF-8. Must not know: what is in
+the file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) -> Result:
-    """What `read` gives; where a text is no UTF-8, it is read once more and such texts come as bytes."""
+    """What `read` gives; where a text is not UTF-8, it is read once more and such texts come as bytes."""
     try:
         return read()
     except sqlite3.OperationalError as error:
@@ -78,7 +78,7 @@ def _connect_for_reading(path: Path) -> sqlite3.Connection | None:
     """A connection to a file that may only be read; None where not even that."""
     if not os.access(path, os.R_OK):
         return None
-    # Where there is no journal and none can be made, nobody else is at it either, or SQLite would have made one.
+    # Where there is no journal and none can be made, no other process has the file open: SQLite would have made one.
     modes = ["mode=ro"] if Path(f"{path}-wal").exists() else ["mode=ro", "mode=ro&immutable=1"]
     for mode in modes:
         connection = sqlite3.connect(

@@ -112,8 +112,8 @@ def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
     if change.set.get("awaited") is False and _has_untold_followers(connection, change.task_id, status):
         return False
     assignments = [conditions.assignments(columns)]
-    is_awaited_anew = new_status in (Status.CREATED, Status.BLOCKED) or status == Status.ORPHANED
-    if "status" in columns and is_awaited_anew and "awaited" not in columns:
+    is_awaited_again = new_status in (Status.CREATED, Status.BLOCKED) or status == Status.ORPHANED
+    if "status" in columns and is_awaited_again and "awaited" not in columns:
         assignments.append("awaited = CASE WHEN awaited IS NOT NULL THEN 1 END")
     connection.execute(f"UPDATE tasks SET {', '.join(assignments)} WHERE seq = ?", (*columns.values(), seq))
     return True
@@ -148,9 +148,9 @@ def _has_untold_followers(connection: sqlite3.Connection, task: TaskId, status: 
     """Whether a task waits for this one and does not know how it has ended: it may have come while others were told."""
     knows = "json_valid(rest) AND json_extract(rest, '$.error.code') = 'after_failed'"
     if status == Status.CONCLUDED:
-        knows = "0"  # who knows does not wait for it any more
+        knows = "0"  # a follower that knows no longer waits for it
     elif status != Status.ORPHANED:
-        knows = f"{knows} AND json_extract(rest, '$.after_any') IS NOT 1"  # who does not mind waits no more either
+        knows = f"{knows} AND json_extract(rest, '$.after_any') IS NOT 1"  # nor does one for which any end will do
     return bool(
         connection.execute(
             f"""SELECT 1 FROM tasks WHERE seq IN (SELECT follower FROM followers WHERE task = ?)

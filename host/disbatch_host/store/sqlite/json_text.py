@@ -27,13 +27,13 @@ def encode(value: Any) -> str:
 
 
 def decode(text: str) -> Any:
-    """Raises ValueError or TypeError where this is no text of JSON."""
+    """Raises ValueError or TypeError where this is not JSON text."""
     value = orjson.loads(text)
     return _unescaped(value) if "$" in text else value
 
 
 def as_object(value: Any) -> Document:
-    """The value itself. Raises TypeError where it is no object."""
+    """The value itself. Raises TypeError where it is not an object."""
     if not isinstance(value, dict):
         raise TypeError(f"expected a JSON object, found {kind_of(value)}")
     return value

@@ -9,7 +9,7 @@ Rules:
    because every run writes it; every other field of a task is in `rest`, as JSON. What few tasks have (`after`,
    `unique_key`, `expires`, `cancel`, `awaited`, `parent`) is NULL in all others, and its indexes hold only those few.
 3. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
-4. Who waits for whom is kept by triggers, so that it is true of rows that people write as well, even of those that
+4. Triggers keep which task waits for which, so that it is true of rows that people write as well, even of those that
    cannot be read.
 """
 

@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_milliseconds(moment: Any) -> int | None:
-    """Cut to whole ones; a date without a time zone is in UTC. Raises StoreRefusedError where it is no date."""
+    """Cut to whole ones; a date without a time zone is in UTC. Raises StoreRefusedError where it is not a date."""
     if moment is None:
         return None
     if not isinstance(moment, datetime):

@@ -22,7 +22,7 @@ from disbatch_host.store.sqlite import fields, json_text, moments
 SELECT = ", ".join(fields.COLUMNS)
 SELECT_WITHOUT_OUTPUT = SELECT.replace("stdout, stderr", "NULL, NULL")
 
-# What reading a row raises where a column holds what it must not: no JSON, another type, a date out of range.
+# What reading a row raises where a column holds what it must not: text that is not JSON, another type, a wrong date.
 UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
 _DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at", "expires"})
@@ -141,7 +141,7 @@ def requests_of(document: Document) -> Document:
 def why_unreadable(error: Exception) -> str:
     """One of `UNREADABLE` in words that hold nothing of what was read."""
     if isinstance(error, orjson.JSONDecodeError):
-        return f"it is no JSON ({error})"
+        return f"it is not JSON ({error})"
     return str(error) if str(error).startswith("expected ") else "expected a text of JSON"
 
 

@@ -1,4 +1,4 @@
-"""A look at the file's change counter, again and again: wakes whoever waits for something to do."""
+"""A look at the file's change counter, again and again: wakes a thread that waits for something to do."""
 
 from __future__ import annotations
 

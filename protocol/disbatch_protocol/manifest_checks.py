@@ -1,0 +1,127 @@
+"""What is wrong with a manifest beyond what its schema can say: one function a topic.
+
+Responsible for: fields that contradict each other, quantities, names that are the host's own, parameters and examples.
+Must not know: the file system, how a plugin is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from disbatch_protocol.exit_codes import example_end_faults, exit_code_faults
+from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, pointer_to, value_at
+from disbatch_protocol.parameter_schema import schema_faults
+from disbatch_protocol.parameters import ParameterSchema
+from disbatch_protocol.quantities import parse_duration, parse_size
+
+
+def beyond_the_schema(document: dict[str, Any], wrong: set[str]) -> list[Fault]:
+    """Faults of fields that fit the schema so far; `wrong` are the pointers of those that do not."""
+
+    def fits(*path: str) -> bool:
+        return not any(pointer == "" or pointer.startswith(pointer_to(path)) for pointer in wrong if pointer)
+
+    faults: list[Fault] = []
+    if fits("command") and isinstance(document.get("command"), list):
+        faults += _command_faults(document["command"])
+    faults += _quantity_faults(document)
+    if isinstance(document.get("exit_codes"), dict):
+        faults += exit_code_faults(document["exit_codes"])
+    if fits("env") and isinstance(document.get("env"), dict):
+        faults += _env_faults(document["env"])
+    if fits("env_pass") and isinstance(document.get("env_pass"), list):
+        faults += _env_pass_faults(document["env_pass"])
+    if fits("exit_codes") and fits("examples"):
+        faults += example_end_faults(document)
+    if fits("parameters") and isinstance(document.get("parameters"), (dict, bool)):
+        schema = document["parameters"]
+        own = schema_faults(schema)
+        faults += [error_at("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
+        if not own:
+            own = list(ParameterSchema(schema).own_faults())
+            faults += [error_at("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
+        if not own and fits("examples"):
+            faults += _example_faults(document.get("examples"), ParameterSchema(schema))
+    faults += _contradictions(document)
+    return faults
+
+
+def _command_faults(command: list[Any]) -> Iterator[Fault]:
+    if command and isinstance(command[0], str) and ".." in command[0].split("/"):
+        message = f'expected a program inside the plugin\'s directory, found "{command[0]}"'
+        yield error_at("/command/0", message, "copy it into the directory")
+
+
+# Where quantities stand: path → how they are read, and whether zero makes no sense.
+_QUANTITIES: Mapping[tuple[str, ...], tuple[Callable[[Any], float], bool]] = MappingProxyType(
+    {
+        ("timeout",): (parse_duration, True),
+        ("idle_timeout",): (parse_duration, True),
+        ("kill_grace",): (parse_duration, False),
+        ("max_output",): (parse_size, False),
+        ("retry", "delay"): (parse_duration, False),
+        ("retry", "max_delay"): (parse_duration, False),
+        ("limits", "cpu"): (parse_duration, True),
+        ("limits", "memory"): (parse_size, True),
+        ("limits", "file_size"): (parse_size, False),
+        ("worker", "start_timeout"): (parse_duration, True),
+        ("worker", "max_age"): (parse_duration, True),
+        ("worker", "idle_exit"): (parse_duration, False),
+        ("worker", "max_memory"): (parse_size, True),
+    }
+)
+
+
+def _quantity_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    for path, (parse, is_positive) in _QUANTITIES.items():
+        value = value_at(document, path)
+        if value is not None:
+            yield from _quantity_fault(pointer_to(path), value, parse, is_positive)
+    examples = document.get("examples")
+    for index, example in enumerate(examples if isinstance(examples, list) else ()):
+        if isinstance(example, dict) and example.get("timeout") is not None:
+            yield from _quantity_fault(f"/examples/{index}/timeout", example["timeout"], parse_duration, True)
+
+
+def _quantity_fault(pointer: str, value: Any, parse: Callable[[Any], float], is_positive: bool) -> Iterator[Fault]:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return  # the schema has said so
+    if isinstance(value, (int, float)) and value < 0:
+        return  # likewise
+    try:
+        if parse(value) == 0 and is_positive:
+            yield error_at(pointer, f"expected more than nothing, found {kind_of(value)}", "leave it out for no limit")
+    except ValueError as error:
+        yield error_at(pointer, str(error))
+
+
+def _env_faults(env: dict[str, Any]) -> Iterator[Fault]:
+    for name in env:
+        if name.startswith("DISBATCH_"):
+            message = f'expected a name that does not begin with DISBATCH_, found "{name}"'
+            yield error_at(pointer_to(["env", name]), message, "these are the host's own; choose another name")
+
+
+def _env_pass_faults(names: list[Any]) -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name.startswith("DISBATCH_"):
+            message = f'"{name}" has no effect: the variables that begin with DISBATCH_ are the host\'s own'
+            hint = "remove it; those of the contract are always there"
+            yield Fault(pointer=f"/env_pass/{index}", message=message, hint=hint, severity=Severity.WARNING)
+
+
+def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:
+    for index, example in enumerate(examples if isinstance(examples, list) else ()):
+        if isinstance(example, dict):
+            for fault in schema.check(example.get("parameters", {})):
+                message = f"the example does not fit the plugin's own schema: {fault.message}"
+                hint = fault.hint or "correct one of them"
+                yield error_at(f"/examples/{index}/parameters{fault.pointer}", message, hint)
+
+
+def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:
+    if "worker" in document and document.get("mode", "oneshot") == "oneshot":
+        message, hint = '"worker" has no effect in oneshot mode', 'add "mode": "worker" or remove it'
+        yield Fault(pointer="/worker", message=message, hint=hint, severity=Severity.WARNING)

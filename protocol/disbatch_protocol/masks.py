@@ -1,0 +1,28 @@
+"""Secret values replaced by a mask, by the JSON pointers to them. Pure.
+
+Must not know: what makes a value secret. It imports little, since commands that only show tasks import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from disbatch_protocol.faults import pointer_to
+
+MASK = "********"
+
+
+def masked_at(value: Any, pointers: Collection[str]) -> Any:
+    """The value with what these JSON pointers name replaced by the mask; one that leads nowhere is passed over."""
+    return _masked_at(value, frozenset(pointers), "") if pointers else value
+
+
+def _masked_at(value: Any, pointers: frozenset[str], at: str) -> Any:
+    if at in pointers:
+        return MASK
+    if isinstance(value, Mapping):
+        return {name: _masked_at(one, pointers, at + pointer_to([str(name)])) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked_at(one, pointers, f"{at}/{index}") for index, one in enumerate(value)]
+    return value
