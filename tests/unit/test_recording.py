@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Running:
 
     def __init__(self) -> None:
         self.process_facts: dict[str, Any] = {}
-        self.acknowledged: list[tuple[Stream, int]] = []
+        self.acknowledged: list[Mapping[Stream, int]] = []
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         raise NotImplementedError
@@ -79,8 +79,8 @@ class Running:
 
     def kill(self, reason: StopReason) -> None: ...
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
-        self.acknowledged.append((stream, count))
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
+        self.acknowledged.append(counts)
 
     def settle(self) -> None: ...
 
@@ -167,7 +167,7 @@ def test_output_is_acknowledged_only_when_it_is_durable(state: RunState, monkeyp
         assert execution.acknowledged == []
         ledger.answers[0].set_result(True)
         await news.finish()
-        assert execution.acknowledged == [(OUT, 7)] and not lost
+        assert execution.acknowledged == [{OUT: 7}] and not lost
         change = ledger.records[0][0]
         assert change is not None and change.set["run"]["pid_started"] == 42
 

@@ -31,8 +31,8 @@ from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import StartError, StopReason, Stream
 from disbatch_host.run import checking, ending, modes, starting
 from disbatch_host.run.context import RunContext
-from disbatch_host.run.ending import Ending, When
-from disbatch_host.run.execution import Assignment, Execution, ExecutionEnd, Listener
+from disbatch_host.run.ending import Ending
+from disbatch_host.run.execution import Assignment, Execution, ExecutionEnd
 from disbatch_host.run.recording import Recording
 from disbatch_host.run.state import RunState
 from disbatch_host.run.worker.process import Worker
@@ -185,7 +185,7 @@ class Run:
         if faults:
             message = f"the parameters do not fit the plugin, it was not started: {'; '.join(faults)}"
             return await self._record_ending(
-                ending.ending_without_start(state, Reason.PARAMETERS, message, self._when(), left=Status.CLAIMED)
+                ending.ending_without_start(state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._when())
             )
         if modes.needs_worker(plugin):
             try:
@@ -252,7 +252,7 @@ class Run:
             worker=self._worker,
         )
         self._worker = None
-        ended = await execution.start(line, Listener(receive=self._recording.receive, hear=self._recording.hear))
+        ended = await execution.start(line, self._recording)
         facts = execution.process_facts
         if facts.get("pid_started") != state.run.get("pid_started"):
             state.is_pid_written = False  # another process than the one that was expected
@@ -282,7 +282,7 @@ class Run:
         why = str(error)
         log.error("task %s: plugin %s %s", self.task.id, self.plugin.name, why, extra=self.log_ids)
         report = await self._record_ending(
-            ending.ending_without_start(self._state, Reason.START_FAILED, why, self._when(), left=left)
+            ending.ending_without_start(self._state, Reason.START_FAILED, why, left=left, **self._when())
         )
         if report.result is not RunResult.ENDED:
             return report
@@ -304,7 +304,7 @@ class Run:
             report = await self._return_unstarted(StartError(why), Status.RUNNING)
         else:
             await self._recording.record_pieces()
-            found = ending.ending_of(state, ended, self._when(), work_directory=execution.work_directory)
+            found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
             if "work_directory" not in found.run:  # else it is kept, for people who look into it
                 execution.clean_up()
             report = await self._record_ending(found)
@@ -341,11 +341,12 @@ class Run:
             self._on_place_free(self)
         return answer
 
-    def _when(self) -> When:
+    def _when(self) -> dict[str, Any]:
+        """Of its end, as `ending` wants it."""
         clock = self._context.clock
         # The store's clock is only about known: what a slow server says of it may set it back while the program runs.
         now = max(clock.now(), self._state.run["started"])
-        return When(now=now, seconds=round(clock.monotonic() - self._began, 3), chance=random.random())
+        return {"now": now, "seconds": round(clock.monotonic() - self._began, 3), "chance": random.random()}
 
     def _record(self, change: RunChange) -> asyncio.Future[bool]:
         return self._context.recorder.record(change)

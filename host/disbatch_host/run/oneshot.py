@@ -7,6 +7,7 @@ documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.plugin import environment, program
@@ -107,9 +108,9 @@ class OneshotExecution:
         if self._process is not None:
             self._process.kill(reason)
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         if self._process is not None:
-            self._process.acknowledge(stream, count)
+            self._process.acknowledge(counts)
 
     def settle(self) -> None:
         if self._process is not None:

@@ -181,8 +181,7 @@ class Recording:
             self._on_lost()
             return
         if not self._has_failed:
-            for stream, count in news.counts.items():
-                execution.acknowledge(stream, count)
+            execution.acknowledge(news.counts)
         if self._execution is None:
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
