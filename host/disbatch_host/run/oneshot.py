@@ -115,6 +115,7 @@ class OneshotExecution:
     def settle(self) -> None:
         if self._process is not None:
             self._process.forget()
+            self._process = None  # each holds the other, which only the garbage collector would free
 
     def clean_up(self) -> None:
         if self._prepared is not None:
