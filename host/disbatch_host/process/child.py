@@ -167,12 +167,12 @@ class Child:
         cpu_seconds = max(0.0, facts.cpu_seconds(self.pid) - self._cpu_seconds_before)
         return Usage(cpu_seconds=cpu_seconds, memory_bytes=now, peak_memory_bytes=peak)
 
-    def acknowledge(self, stream: Stream, offset: int) -> None:
+    def acknowledge(self, offsets: Mapping[Stream, int]) -> None:
         for pipe in self._outputs:
-            if pipe.stream is stream:
-                if offset > pipe.offset:
-                    raise ValueError(f"{stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
-                pipe.acknowledged = max(pipe.acknowledged, offset)
+            offset = offsets.get(pipe.stream, 0)
+            if offset > pipe.offset:
+                raise ValueError(f"{pipe.stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
+            pipe.acknowledged = max(pipe.acknowledged, offset)
 
     def forget(self) -> None:
         if not self._is_over:

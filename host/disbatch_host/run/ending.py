@@ -24,15 +24,6 @@ _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class When:
-    """When a run ended, and the die that a retry's delay is thrown with."""
-
-    now: datetime
-    seconds: float  # since its start; dates may jump
-    chance: float  # from 0 to 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """The end of a run, as it is to be recorded."""
 
@@ -62,15 +53,26 @@ class Ending:
         )
 
 
-def ending_of(state: RunState, ended: ExecutionEnd, when: When, *, work_directory: str | None = None) -> Ending:
+def ending_of(
+    state: RunState,
+    ended: ExecutionEnd,
+    *,
+    now: datetime,
+    seconds: float,
+    chance: float,
+    work_directory: str | None = None,
+) -> Ending:
     """The end of a run whose program was started and has ended, with everything that it has said.
 
+    `seconds`: since its start (dates may jump). `chance`, from 0 to 1, is for the delay of another attempt.
     `work_directory`: its own one, which is kept unless it has succeeded; the document names it then.
     """
     run = state.run_with({**ended.facts, **state.events.run_facts()})
     run["output"] = {str(stream): output.summary() for stream, output in state.streams}
-    conclusion = _conclude(state, ended.end, when)
+    conclusion = _conclude(state, ended.end, chance)
     is_success = conclusion.outcome is Outcome.SUCCESS
+    if work_directory is not None and not is_success:
+        run["work_directory"] = work_directory
     fields = state.events.all_fields()
     for stream, output in state.streams:
         fields[str(stream)] = output.inline_text()
@@ -78,24 +80,33 @@ def ending_of(state: RunState, ended: ExecutionEnd, when: When, *, work_director
         end=ended.end,
         left=Status.RUNNING,
         conclusion=conclusion,
-        run=_ended_run(state, run, ended.end, conclusion, when, None if is_success else work_directory),
-        now=when.now,
+        run=_ended_run(state, run, ended.end, conclusion, now, seconds),
+        now=now,
         error=None if is_success or conclusion.outcome is Outcome.SNOOZE else error_of(state, ended),
         fields=fields,
-        follow_ups=_follow_ups(state, when.now) if is_success else (),
+        follow_ups=_follow_ups(state, now) if is_success else (),
     )
 
 
-def ending_without_start(state: RunState, reason: Reason, message: str, when: When, *, left: Status) -> Ending:
-    """The end of a run whose program was not started, or was gone before it had read its task."""
+def ending_without_start(
+    state: RunState,
+    reason: Reason,
+    message: str,
+    *,
+    left: Status,
+    now: datetime,
+    seconds: float,
+    chance: float,
+) -> Ending:
+    """The end of a run whose program was not started, or was gone before it had read its task; see `ending_of`."""
     end = RunEnd(reason=reason)
-    conclusion = _conclude(state, end, when)
+    conclusion = _conclude(state, end, chance)
     return Ending(
         end=end,
         left=left,
         conclusion=conclusion,
-        run=_ended_run(state, state.run, end, conclusion, when, None),
-        now=when.now,
+        run=_ended_run(state, state.run, end, conclusion, now, seconds),
+        now=now,
         error={"code": str(reason), "message": f"disbatch-host: {message}"},
         fields={"stdout": "", "stderr": ""},
     )
@@ -142,12 +153,12 @@ def in_short(end: RunEnd) -> str:
     return str(end.reason).replace("_", " ")
 
 
-def _conclude(state: RunState, end: RunEnd, when: When) -> Conclusion:
+def _conclude(state: RunState, end: RunEnd, chance: float) -> Conclusion:
     return conclude(
         end,
         state.plugin.manifest,
         attempt=state.run["attempt"] - state.task.attempts_forgiven,
-        chance=when.chance,
+        chance=chance,
         said=state.events.said,
     )
 
@@ -157,10 +168,10 @@ def _ended_run(
     run: Mapping[str, object],
     end: RunEnd,
     conclusion: Conclusion,
-    when: When,
-    work_directory: str | None,
+    now: datetime,
+    seconds: float,
 ) -> Document:
-    ended: Document = {**run, "ended": when.now, "seconds": when.seconds, "reason": str(end.reason)}
+    ended: Document = {**run, "ended": now, "seconds": seconds, "reason": str(end.reason)}
     if end.exit_code is not None:
         ended["exit_code"] = end.exit_code
     if end.signal is not None:
@@ -168,8 +179,6 @@ def _ended_run(
     if end.reason is Reason.CANCELLED and state.cancel is not None:
         ended = requests.with_cancel(ended, state.cancel)
     ended |= {"outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
-    if work_directory is not None:
-        ended["work_directory"] = work_directory
     return ended
 
 

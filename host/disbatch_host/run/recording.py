@@ -92,24 +92,26 @@ class Recording:
         clock: Clock,
         *,
         listener: Callable[[Stream, bytes], None] | None,
-        on_lost: Callable[[], None],
     ) -> None:
-        """`listener` hears everything as well, as it comes. `on_lost` is called when a write was refused: the task is
-        another node's by now."""
+        """`listener` hears everything as well, as it comes."""
         self._state = state
         self._recorder = recorder
         self._clock = clock
         self._listener = listener
-        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._execution: Execution | None = None  # while its news are to be written
+        # While its news are to be written. Not longer, or a run and its recording would hold each other, and only the
+        # garbage collector would free them.
+        self._execution: Execution | None = None
+        self._on_lost: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write: asyncio.Task[None] | None = None
         self._has_failed = False  # a write: what the store has is not known exactly any more
 
-    def begin(self, execution: Execution) -> None:
-        """The program runs: from now on its news are written."""
+    def begin(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
+        """The program runs: from now on its news are written. `on_lost` is called when a write is refused: the task is
+        another node's by now."""
         self._execution = execution
+        self._on_lost = on_lost
         self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._begin_write)
 
     def receive(self, stream: Stream, data: bytes) -> None:
@@ -129,7 +131,7 @@ class Recording:
 
     def stop(self) -> None:
         """Begin no further write. Stopping twice is fine."""
-        self._execution = None
+        self._execution = self._on_lost = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -152,10 +154,10 @@ class Recording:
             await self._recorder.record(None, chunks)
 
     def _begin_write(self) -> None:
-        if self._write is None and self._execution is not None:
-            self._write = self._loop.create_task(self._record_news(self._execution))
+        if self._write is None and self._execution is not None and self._on_lost is not None:
+            self._write = self._loop.create_task(self._record_news(self._execution, self._on_lost))
 
-    async def _record_news(self, execution: Execution) -> None:
+    async def _record_news(self, execution: Execution, on_lost: Callable[[], None]) -> None:
         state = self._state
         await self._room()
         pid_started = None
@@ -178,11 +180,10 @@ class Recording:
         self._write = None
         if not accepted:
             self.stop()
-            self._on_lost()
+            on_lost()
             return
         if not self._has_failed:
-            for stream, count in news.counts.items():
-                execution.acknowledge(stream, count)
+            execution.acknowledge(news.counts)
         if self._execution is None:
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
