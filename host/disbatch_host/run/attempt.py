@@ -313,10 +313,10 @@ class Run:
 
     async def _record_ending(self, found: Ending) -> RunReport:
         try:
-            accepted = await self._leave_place_with(found.change(self._state))
+            accepted = await self._leave_place_with(found.change)
         except StoreRefusedError as refusal:  # its place was left all the same
             found = ending.without_what_it_said(self._state, found, str(refusal))
-            accepted = await self._record(found.change(self._state))
+            accepted = await self._record(found.change)
         if not accepted:
             log.warning(
                 "task %s was taken over; the end of its run here is not recorded", self.task.id, extra=self.log_ids

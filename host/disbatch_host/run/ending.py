@@ -8,7 +8,7 @@ processes, when the change is recorded; runs that were lost (`documents.transiti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from disbatch_host.documents import records, requests, run_record, transitions
@@ -28,29 +28,9 @@ class Ending:
     """The end of a run, as it is to be recorded."""
 
     end: RunEnd
-    left: Status  # the status that the task has now
     conclusion: Conclusion
     run: Document  # as it will stand in the document
-    now: datetime
-    error: Document | None
-    fields: Document  # output, and what the plugin has set
-    follow_ups: Sequence[Document] = ()
-
-    def change(self, state: RunState) -> RunChange:
-        """What records it."""
-        delay = self.conclusion.delay_seconds
-        return transitions.end_change(
-            state.task,
-            state.key,
-            left=self.left,
-            run=self.run,
-            conclusion=self.conclusion,
-            error=self.error,
-            fields=self.fields,
-            not_before=None if delay is None else self.now + timedelta(seconds=delay),
-            now=self.now,
-            creates=self.follow_ups,
-        )
+    change: RunChange  # what records all of it
 
 
 def ending_of(
@@ -76,12 +56,12 @@ def ending_of(
     fields = state.events.all_fields()
     for stream, output in state.streams:
         fields[str(stream)] = output.inline_text()
-    return Ending(
-        end=ended.end,
+    return _ending(
+        state,
+        ended.end,
+        conclusion,
+        _ended_run(state, run, ended.end, conclusion, now, seconds),
         left=Status.RUNNING,
-        conclusion=conclusion,
-        run=_ended_run(state, run, ended.end, conclusion, now, seconds),
-        now=now,
         error=None if is_success or conclusion.outcome is Outcome.SNOOZE else error_of(state, ended),
         fields=fields,
         follow_ups=_follow_ups(state, now) if is_success else (),
@@ -101,12 +81,12 @@ def ending_without_start(
     """The end of a run whose program was not started, or was gone before it had read its task; see `ending_of`."""
     end = RunEnd(reason=reason)
     conclusion = _conclude(state, end, chance)
-    return Ending(
-        end=end,
+    return _ending(
+        state,
+        end,
+        conclusion,
+        _ended_run(state, state.run, end, conclusion, now, seconds),
         left=left,
-        conclusion=conclusion,
-        run=_ended_run(state, state.run, end, conclusion, now, seconds),
-        now=now,
         error={"code": str(reason), "message": f"disbatch-host: {message}"},
         fields={"stdout": "", "stderr": ""},
     )
@@ -117,11 +97,12 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
     say. How it ended must be recorded all the same; what cannot be stored is named. Follow-up tasks that cannot be
     created are work that would be lost, so such a run has failed."""
     conclusion, run = ending.conclusion, ending.run
-    if ending.follow_ups:
+    if ending.change.creates:
         conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
         run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
-    return replace(ending, conclusion=conclusion, run=run, error=error, fields={}, follow_ups=())
+    (left,) = ending.change.statuses
+    return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
@@ -151,6 +132,34 @@ def in_short(end: RunEnd) -> str:
     if end.reason is Reason.SIGNALED and end.signal is not None:
         return f"signal {run_record.signal_name(end.signal)}"
     return str(end.reason).replace("_", " ")
+
+
+def _ending(
+    state: RunState,
+    end: RunEnd,
+    conclusion: Conclusion,
+    run: Document,
+    *,
+    left: Status,
+    error: Document | None,
+    fields: Document,
+    follow_ups: Sequence[Document] = (),
+) -> Ending:
+    """`left`: the status that the task has now. `fields`: output, and what the plugin has set."""
+    now, delay = run["ended"], conclusion.delay_seconds
+    change = transitions.end_change(
+        state.task,
+        state.key,
+        left=left,
+        run=run,
+        conclusion=conclusion,
+        error=error,
+        fields=fields,
+        not_before=None if delay is None else now + timedelta(seconds=delay),
+        now=now,
+        creates=follow_ups,
+    )
+    return Ending(end=end, conclusion=conclusion, run=run, change=change)
 
 
 def _conclude(state: RunState, end: RunEnd, chance: float) -> Conclusion:
