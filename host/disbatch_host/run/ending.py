@@ -8,8 +8,8 @@ processes, when the change is recorded; runs that were lost (`documents.transiti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from disbatch_host.documents import records, requests, run_record, transitions
 from disbatch_host.documents.changes import RunChange
@@ -23,8 +23,7 @@ from disbatch_protocol.status import Status
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
     """The end of a run, as it is to be recorded."""
 
     end: RunEnd
