@@ -17,6 +17,7 @@ from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
+from helpers.steps import walk
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +45,13 @@ def outcomes(changes: Changes) -> dict[TaskId, Outcome]:
     return {one.task.id: one.outcome for one in changes.left}
 
 
-def change_behind(store: Store, task_id: TaskId, **fields: Any) -> None:
+def change_behind(store: Store, task_id: TaskId, status: int | None = None, **fields: Any) -> None:
     """What somebody else does meanwhile."""
-    any_status = frozenset(range(-6, 10))
     fields = {"mtime": store.now() + timedelta(seconds=1), **fields}
+    if status is not None:
+        walk(store, task_id, status, **fields)
+        return
+    any_status = frozenset(range(-6, 10))
     assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
 
 
