@@ -45,14 +45,14 @@ def outcomes(changes: Changes) -> dict[TaskId, Outcome]:
     return {one.task.id: one.outcome for one in changes.left}
 
 
-def change_behind(store: Store, task_id: TaskId, **fields: Any) -> None:
+def change_behind(store: Store, task_id: TaskId, status: int | None = None, **fields: Any) -> None:
     """What somebody else does meanwhile."""
     fields = {"mtime": store.now() + timedelta(seconds=1), **fields}
-    if "status" in fields:
-        walk(store, task_id, int(fields.pop("status")), **fields)
-    else:
-        any_status = frozenset(range(-6, 10))
-        assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
+    if status is not None:
+        walk(store, task_id, status, **fields)
+        return
+    any_status = frozenset(range(-6, 10))
+    assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
 
 
 def test_what_waits_is_cancelled_and_what_runs_is_asked_to_stop(client: Client, store: Store) -> None:

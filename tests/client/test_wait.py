@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -25,8 +24,8 @@ def queue(store: Store) -> None:
 
 
 def end(store: Store, task_id: TaskId, status: int, message: str = "") -> None:
-    fields: dict[str, Any] = {"error": {"code": "exit_3", "message": message}} if message else {}
-    walk(store, task_id, int(status), mtime=store.now() + timedelta(milliseconds=5), **fields)
+    error = {"error": {"code": "exit_3", "message": message}} if message else {}
+    walk(store, task_id, status, mtime=store.now() + timedelta(milliseconds=5), **error)
 
 
 def meanwhile(store: Store, steps: Sequence[Callable[[], object]]) -> Callable[[Progress], None]:

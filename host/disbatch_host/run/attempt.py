@@ -88,7 +88,7 @@ class Run:
         self.holds_place = True  # whether it counts as one of those that run at once
         key = RunKey(task.id, context.site.node_id, task.token)
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
-        self._recording = Recording(self._state, context.recorder, context.clock, listener=listener)
+        self._recording = Recording(self._state, context.recorder, context.clock, pace=context.news, listener=listener)
         self._is_running = running is not None
         self._began = context.clock.monotonic()  # of one that was started with its claim; else `_record_running` says
         self._owned_at = self._began if asked_at is None else asked_at  # when it was certainly ours

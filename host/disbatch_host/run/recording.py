@@ -23,15 +23,13 @@ from disbatch_host.documents.changes import OutputChunk
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import StoreError
 from disbatch_host.process.interface import Stream
-from disbatch_host.run.context import Recorder
+from disbatch_host.run.context import NewsPace, Recorder
 from disbatch_host.run.execution import Execution
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import BadLine, Event
 
 log = logging.getLogger(__name__)
 
-FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
-NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
 LARGE_RECORD = 2**15  # bytes of output in one record from which on there must be room for it; others go at once
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
@@ -76,10 +74,10 @@ def next_chunks(state: RunState) -> list[OutputChunk]:
     ]
 
 
-def pause_seconds(state: RunState, news: News) -> float:
-    """How long to wait until the next write (rule 3)."""
+def pause_seconds(state: RunState, news: News, least: float) -> float:
+    """How long to wait until the next write, `least` at least (rule 3)."""
     size = sum([len(news.fields.get(stream, "")) for stream, _ in state.streams]) + state.events.size
-    return max(NEWS_SECONDS, size / NEWS_BYTES_PER_SECOND)
+    return max(least, size / NEWS_BYTES_PER_SECOND)
 
 
 class Recording:
@@ -91,9 +89,11 @@ class Recording:
         recorder: Recorder,
         clock: Clock,
         *,
+        pace: NewsPace,
         listener: Callable[[Stream, bytes], None] | None,
     ) -> None:
         """`listener` hears everything as well, as it comes."""
+        self._pace = pace
         self._state = state
         self._recorder = recorder
         self._clock = clock
@@ -112,7 +112,7 @@ class Recording:
         another node's by now."""
         self._execution = execution
         self._on_lost = on_lost
-        self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._begin_write)
+        self._timer = self._loop.call_later(self._pace.first_seconds, self._begin_write)
 
     def receive(self, stream: Stream, data: bytes) -> None:
         """The program has written something."""
@@ -189,7 +189,7 @@ class Recording:
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
             self._begin_write()
         else:
-            self._timer = self._loop.call_later(pause_seconds(state, news), self._begin_write)
+            self._timer = self._loop.call_later(pause_seconds(state, news, self._pace.seconds), self._begin_write)
 
     async def _room(self) -> None:
         """Until what there is to write now may be held in memory once more, on its way into the store."""
