@@ -146,12 +146,17 @@ class Recording:
     async def record_pieces(self) -> None:
         """Write the pieces that are left once it has finished. There is room then for the record that follows at
         once."""
-        while True:
-            await self._room()
-            chunks = next_chunks(self._state)
-            if not chunks:
-                return
+        while await self._record_next_pieces():
+            pass
+
+    async def _record_next_pieces(self) -> bool:
+        """Whether there were any. A function of its own, so that they are freed before there is room for the next:
+        kept until then, those of all runs together would be far more than the store's thread lets in."""
+        await self._room()
+        chunks = next_chunks(self._state)
+        if chunks:
             await self._recorder.record(None, chunks)
+        return bool(chunks)
 
     def _begin_write(self) -> None:
         if self._write is None and self._execution is not None and self._on_lost is not None:
