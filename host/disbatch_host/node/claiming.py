@@ -158,12 +158,22 @@ class Claiming:
             if not refresh and not self._ledger.has_room(classes, load):
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
-            asked_at = self._clock.monotonic()
-            result = await self._ask(classes, load, refresh)
+            await self._claim_and_start(classes, load, refresh)
         except StoreError as error:
             self._health.note_trouble(error)
             self._last_refresh = self._loop.time()
-            return
+
+    async def _claim_and_start(self, classes: frozenset[str], load: Load, refresh: bool) -> None:
+        """Raises StoreError where nothing was claimed, or it is not known."""
+        asked_at = self._clock.monotonic()
+        starter = Starter(self._classes.plugins, self._workers, self._runs.context)
+        try:
+            result = await self._ask(starter, classes, load, refresh)
+            self._take(result, asked_at, refresh)
+        finally:
+            starter.release()  # after the runs have taken their processes: these must not be retired
+
+    def _take(self, result: ClaimResult, asked_at: float, refresh: bool) -> None:
         if refresh:
             self._last_refresh = self._loop.time()
             self.queues = result.queues
@@ -173,14 +183,13 @@ class Claiming:
             self._start(task, result.started.get(task.id), asked_at)
         self._look_again_after(result.look_again_seconds)
 
-    async def _ask(self, classes: frozenset[str], load: Load, refresh: bool) -> ClaimResult:
-        self._starter = starter = Starter(self._classes.plugins, self._workers, self._runs.context)
+    async def _ask(self, starter: Starter, classes: frozenset[str], load: Load, refresh: bool) -> ClaimResult:
+        self._starter = starter
         request = ClaimRequest(classes=classes, load=load, refresh=refresh, new_starts=starter.new_starts)
         try:
             result = await self._store_thread.call_after_records(partial(self._ledger.round, request))
         finally:
             self._starter = None
-            starter.release()
         self._ledger.confirm(result)
         return result
 

@@ -65,10 +65,11 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
     Raises StartError, with nothing left behind.
     """
     manifest = plugin.manifest
-    program = shared_of(plugin, site).program
     work_directory = None
     try:
+        # Before what all share is made: of an account that is not known now, its environment would be wrong for good.
         account = account_of(manifest)
+        program = shared_of(plugin, site).program
         if account is not None:  # looked up each time: the machine's users may change
             program = replace(program, account=account)
         if manifest.cwd == "work":

@@ -221,7 +221,8 @@ class Child:
         if data is None:
             return
         if pipe.stream is Stream.EVENTS:  # rule 5
-            self._read_what_is_there(self._outputs[:2])
+            for stream in self._read_what_is_there(self._outputs[:2]):
+                self._listener.closed(stream)
         if not data:
             self._close_output(pipe)
             if not self._is_over:
@@ -231,11 +232,12 @@ class Child:
             return
         if len(data) == READ_SIZE:
             pipe.enlarge()
-        self._last_activity = self._loop.time()
         self._say(pipe, data)
 
-    def _read_what_is_there(self, pipes: Iterable[OutputPipe]) -> None:
-        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us."""
+    def _read_what_is_there(self, pipes: Iterable[OutputPipe]) -> list[Stream]:
+        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us. Returns
+        the streams that it has found closed."""
+        closed = []
         for pipe in pipes:
             for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):
                 data = pipe.read() if pipe.descriptor >= 0 else None
@@ -243,10 +245,13 @@ class Child:
                     break
                 if not data:
                     self._close_output(pipe)
+                    closed.append(pipe.stream)
                     break
                 self._say(pipe, data)
+        return closed
 
     def _say(self, pipe: OutputPipe, data: bytes) -> None:
+        self._last_activity = self._loop.time()
         offset = pipe.offset
         pipe.offset = offset + len(data)
         self._listener.said(pipe.stream, offset, data)

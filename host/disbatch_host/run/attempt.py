@@ -222,8 +222,12 @@ class Run:
         the task was taken for lost and given to another node; a program must not be started then."""
         key, clock = self._state.key, self._context.clock
         while (asked_at := clock.monotonic()) - self._owned_at > self._context.trust_seconds:
-            if not await self._record(transitions.progress_change(key, {"node": key.node})):
-                return False
+            try:
+                if not await self._record(transitions.progress_change(key, {"node": key.node})):
+                    return False
+            except StoreError:
+                self._release_worker()
+                raise
             self._owned_at = asked_at
         return True
 
@@ -292,23 +296,27 @@ class Run:
         )
 
     async def _record_end(self, execution: Execution, ended: ExecutionEnd) -> RunReport:
+        try:
+            await self._recording.finish()
+            return await self._record_what_ended(execution, ended)
+        finally:
+            execution.settle()  # also where the store refuses the end for good: nobody asks for it again
+
+    async def _record_what_ended(self, execution: Execution, ended: ExecutionEnd) -> RunReport:
         state = self._state
-        await self._recording.finish()
         if self._is_lost or ended.end.reason is Reason.LOST:
             execution.clean_up()
-            report = RunReport(result=RunResult.REFUSED)
-        elif ended.was_not_reached:
+            return RunReport(result=RunResult.REFUSED)
+        if ended.was_not_reached:
             why = "was gone before it had read its task; a new one will be started"
-            report = await self._return_unstarted(StartError(why), Status.RUNNING)
-        else:
-            await self._recording.record_pieces()
-            found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
-            if "work_directory" not in found.run:  # else it is kept, for people who look into it
-                execution.clean_up()
-            report = await self._record_ending(found)
-            if report.result is RunResult.ENDED and ended.is_process_lost:
-                report = replace(report, why_process_lost=ending.error_of(state, ended)["message"])
-        execution.settle()
+            return await self._return_unstarted(StartError(why), Status.RUNNING)
+        await self._recording.record_pieces()
+        found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
+        if "work_directory" not in found.run:  # else it is kept, for people who look into it
+            execution.clean_up()
+        report = await self._record_ending(found)
+        if report.result is RunResult.ENDED and ended.is_process_lost:
+            return replace(report, why_process_lost=ending.error_of(state, ended)["message"])
         return report
 
     async def _record_ending(self, found: Ending) -> RunReport:

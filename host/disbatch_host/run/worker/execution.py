@@ -56,12 +56,17 @@ class WorkerExecution:
         return task.ended
 
     def stop(self, reason: StopReason) -> None:
-        if self._worker is not None:
+        if self._worker is not None and not self._has_ended:
             self._worker.stop(reason)
 
     def kill(self, reason: StopReason) -> None:
-        if self._worker is not None:
+        if self._worker is not None and not self._has_ended:
             self._worker.kill(reason)
+
+    @property
+    def _has_ended(self) -> bool:
+        """The process may have the task of another run in hand by now."""
+        return self._task is not None and self._task.ended.done()
 
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         if self._task is not None:

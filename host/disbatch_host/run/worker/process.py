@@ -100,7 +100,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether it can be taken now."""
-        return not self.is_reserved and not self._is_taken and not self._is_retiring and self.can_take_task
+        return not self.is_reserved and not self._is_taken and self.can_take_task
 
     @property
     def can_take_task(self) -> bool:
@@ -110,6 +110,7 @@ class Worker:
             and not self.gone.done()
             and self._process.is_running
             and not self._is_mute
+            and not self._is_retiring  # its stdin is closed: it would end without having seen the task
             and self._conversation.state is WorkerState.IDLE
         )
 
