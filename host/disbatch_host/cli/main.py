@@ -28,7 +28,7 @@ from disbatch_protocol.faults import near_name
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
     "check": ("check", "check", "Validate plugins."),
-    "plugins": ("check", "plugins", "Show what a node here would serve."),
+    "plugins": ("check", "plugins", "Show the plugins that a node here would serve."),
     "new": ("new", "new", "Write a new plugin, in the language of your choice."),
     "exec": ("exec", "exec_", "Run one task of a plugin, without a node or a database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
@@ -80,7 +80,7 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
-        "Exit codes: 0 done, 1 a failure that was asked about, 2 wrong usage, 3 the store is unreachable or refuses, "
+        "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
         "`disbatch-host completion --help` explains shell completion of commands, options and ids."
     ),

@@ -53,9 +53,9 @@ _FAULTS_SHOWN = 20  # on stderr; --report gets all
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
     help="If rows do not fit: create nothing, or all the others.",
 )  # fmt: skip
-@click.option("--report", metavar="FILE", help="Write the rows that do not fit there, one JSON object per line.")
+@click.option("--report", metavar="FILE", help="Write the rows that do not fit to this file, one JSON object per line.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; show how many rows fit, and the first tasks.")
-@click.option("--new", "anew", is_flag=True, help="Do not resume an import that was killed: begin another one.")
+@click.option("--new", "begins_again", is_flag=True, help="Do not resume an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
 @click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
@@ -101,7 +101,7 @@ class _Options:
     on_error: str
     report: str | None
     dry_run: bool
-    anew: bool
+    begins_again: bool
     no_check: bool
     priority: int | None
     delay: str | None
@@ -124,7 +124,7 @@ class _Options:
     @property
     def identity(self) -> Mapping[str, Any]:
         """The identity of this import among others of the same rows: the options that change the resulting tasks."""
-        left_out = {"queue", "file", "report", "dry_run", "anew", "format_", "delimiter"}
+        left_out = {"queue", "file", "report", "dry_run", "begins_again", "format_", "delimiter"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
@@ -285,7 +285,7 @@ def _look(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
 
 def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
     try:
-        result = one.perform(begins_again=options.anew)
+        result = one.perform(begins_again=options.begins_again)
     except RowsRefusedError as error:
         bar.close()
         faults.tell()

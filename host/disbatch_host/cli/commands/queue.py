@@ -151,7 +151,7 @@ def show(id: str) -> None:
             ("maxtotal", "-" if found.maxtotal is None else found.maxtotal),
             ("rate", "-" if found.rate is None else found.document["rate"]),
             ("sort", str(found.sort)),
-            ("keep", "for ever" if found.keep_seconds is None else format_duration(found.keep_seconds)),
+            ("keep", "forever" if found.keep_seconds is None else format_duration(found.keep_seconds)),
             ("nodes_pin", ", ".join(found.nodes_pin) or "-"),
             ("nodes_ignore", ", ".join(found.nodes_ignore) or "-"),
             ("created", render.moment(found.ctime)),
