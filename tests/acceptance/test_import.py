@@ -230,7 +230,7 @@ def test_a_dry_run_shows_the_first_tasks_and_creates_nothing(at: Terminal) -> No
     assert exported(at) == []
 
 
-MANY = 30_000
+MANY = 60_000
 
 
 def many_rows(terminal: Terminal, count: int = MANY) -> str:

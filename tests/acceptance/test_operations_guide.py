@@ -30,6 +30,7 @@ from helpers.processes import wait_until
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "operations.md"
 UNIT = DOCS / "disbatch-host.service"
+TEMPLATE = DOCS / "disbatch-host@.service"
 PASSWORD = "s3cret"
 
 
@@ -39,10 +40,10 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def unit() -> configparser.ConfigParser:
+def unit(file: Path = UNIT) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     parser.optionxform = str  # type: ignore[method-assign, assignment]
-    parser.read_string(UNIT.read_text())
+    parser.read_string(file.read_text())
     return parser
 
 
@@ -121,6 +122,61 @@ def test_the_settings_on_the_page_are_settings(terminal: Terminal) -> None:
         assert all(json.loads(line) for line in result.err.splitlines()), "log_format is json"
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_an_administrators_shell_reaches_the_store_as_the_page_says(terminal: Terminal, shell: str) -> None:
+    """Without quotes, a shell stopped at the `&` of a URL and left the variable empty: "no queues", exit code 0."""
+    etc = terminal.directory / "etc"
+    etc.mkdir()
+    install, use = (
+        _block(start).replace("/etc/disbatch", str(etc)) for start in ("install -m 600 /dev/null /etc", "set -a")
+    )
+    [url] = re.findall("DISBATCH_STORE='(.*)'", install)
+    assert "&" in url
+    write = install[: install.index("install -m 644")]
+    for script, wanted in (
+        (f"{write}{use.splitlines()[0]}\nprintenv DISBATCH_STORE", url),
+        (f"{write.replace(url, _store(terminal))}{use}", "mail "),
+    ):
+        shown = _typed(terminal, shell, script)
+        assert wanted in shown, shown
+    assert (etc / "store.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_somebodys_own_configuration_file_reaches_the_store_as_the_page_says(terminal: Terminal) -> None:
+    script = _block("install -m 600 /dev/null ~/disbatch.json")
+    [url] = re.findall('"store": "(mongodb:.*?)"', script)
+    assert "mail " in _typed(terminal, "bash", script.replace(url, _store(terminal)))
+    assert (terminal.directory / "disbatch.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_page_prints_a_password_percent_encoded() -> None:
+    [line] = [line for block in blocks("bash") for line in block.splitlines() if "urllib" in line]
+    line = line.replace("getpass.getpass()", "input()")
+    done = subprocess.run(["bash", "-c", line], input="p@s s/w'%\n", capture_output=True, text=True, check=True)
+    assert done.stdout == "p%40s%20s%2Fw%27%25\n"
+
+
+def _block(start: str) -> str:
+    [found] = [block for block in blocks("bash") if block.startswith(start)]
+    return found
+
+
+def _store(terminal: Terminal) -> str:
+    """The URL of a store that is not the default one, with a queue named mail."""
+    url = f"sqlite://{terminal.directory}/elsewhere.db"
+    terminal.fine("queue", "create", "mail", "--class", "mail", "--store", url)
+    return url
+
+
+def _typed(terminal: Terminal, shell: str, script: str) -> str:
+    path = f"{PROGRAM.parent}{os.pathsep}{terminal.environment['PATH']}"
+    done = subprocess.run(
+        [shell, "-e", "-c", script], cwd=terminal.directory, env={**terminal.environment, "PATH": path}, text=True,
+        check=True, timeout=60, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    return done.stdout
+
+
 @pytest.fixture
 def server_with_login(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
     """A replica set, as nodes have it in production: the right to be told of changes is used."""
@@ -158,11 +214,20 @@ def test_every_line_of_the_unit_that_the_page_explains_is_in_it() -> None:
             assert name in service and (not value or service[name] == value), cell
 
 
+def test_the_template_is_the_unit_with_a_node_id() -> None:
+    one, several = unit(), unit(TEMPLATE)
+    several["Unit"]["Description"] = several["Unit"]["Description"].removesuffix(" %i")
+    assert several["Service"].pop("Environment") == "DISBATCH_NODE_ID=%i"
+    several["Service"]["ExecStart"] = several["Service"]["ExecStart"].replace("%i.json", "host.json")
+    assert one == several
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "name"), [(UNIT, UNIT.name), (TEMPLATE, "disbatch-host@mig01.service")])
+def test_systemd_understands_the_unit(file: Path, name: str, tmp_path: Path) -> None:
     """With programs and an account that this machine has."""
-    text = UNIT.read_text().replace("/opt/disbatch/venv/bin/disbatch-host", str(PROGRAM))
-    copy = tmp_path / "disbatch-host.service"
+    text = file.read_text().replace("/opt/disbatch/venv/bin/disbatch-host", str(PROGRAM))
+    copy = tmp_path / name
     copy.write_text(text.replace("User=disbatch", "User=root").replace("Group=disbatch", "Group=root"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False, timeout=60

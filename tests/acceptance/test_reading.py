@@ -58,6 +58,7 @@ _AS_SOMEBODY = """
 import os, jsonschema, referencing
 from disbatch_host.cli import main
 from disbatch_host.cli.commands import node, push, queue, show, status, task
+from disbatch_host.documents import transitions
 from disbatch_host.store import sqlite
 from disbatch_protocol import manifest
 if os.geteuid() == 0:

@@ -17,6 +17,7 @@ from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
+from helpers.steps import walk
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +45,13 @@ def outcomes(changes: Changes) -> dict[TaskId, Outcome]:
     return {one.task.id: one.outcome for one in changes.left}
 
 
-def change_behind(store: Store, task_id: TaskId, **fields: Any) -> None:
+def change_behind(store: Store, task_id: TaskId, status: int | None = None, **fields: Any) -> None:
     """What somebody else does meanwhile."""
-    any_status = frozenset(range(-6, 10))
     fields = {"mtime": store.now() + timedelta(seconds=1), **fields}
+    if status is not None:
+        walk(store, task_id, status, **fields)
+        return
+    any_status = frozenset(range(-6, 10))
     assert not store.change_tasks([TaskChange(task_id=task_id, statuses=any_status, set=fields)])
 
 
@@ -170,6 +174,23 @@ def test_a_task_that_starts_meanwhile_is_asked_to_stop(store: Store) -> None:
     meddler: Any = Meddler(store, lambda one: change_behind(store, one, status=0, node="n1"))
     changes = Client(meddler, None, "me@here").cancel(task_id)
     assert changes.stopping == {task_id: "n1"} and "cancel" in document(store, task_id)
+
+
+def test_a_task_that_starts_while_those_that_wait_are_cancelled_runs_on(store: Store) -> None:
+    """The incident: `task cancel --queue q --status waiting` on a busy queue stopped 388 tasks that were running."""
+    starts, waits = put_task(store), put_task(store)
+    meddler: Any = Meddler(store, lambda one: one == starts and change_behind(store, one, status=0, node="n1"))
+    changes = Client(meddler, None, "me@here").cancel(Selection(queue="q", status="created"))
+    assert changes.counts == {Outcome.CANCELLED: 1} and not changes.stopping
+    assert "cancel" not in document(store, starts) and status(store, starts) == Status.RUNNING
+    assert status(store, waits) == Status.CANCELLED
+
+
+def test_a_task_that_has_concluded_while_failed_ones_are_run_again_is_left_alone(store: Store) -> None:
+    task_id = put_task(store, status=Status.FAILED)
+    meddler: Any = Meddler(store, lambda one: change_behind(store, one, status=1))
+    changes = Client(meddler, None, "me@here").retry(Selection(queue="q", status="failed"))
+    assert not changes.counts and status(store, task_id) == Status.CONCLUDED
 
 
 def test_a_task_that_ends_meanwhile_has_ended(store: Store) -> None:

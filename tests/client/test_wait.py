@@ -11,11 +11,11 @@ import pytest
 from client.documents import put_task
 from disbatch_host.client import Client
 from disbatch_host.client.waiting import NAMED_MAX, FailedTask, Progress, wait_for_ends
-from disbatch_host.documents.changes import TaskChange
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
+from helpers.steps import walk
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,8 @@ def queue(store: Store) -> None:
 
 
 def end(store: Store, task_id: TaskId, status: int, message: str = "") -> None:
-    fields = {"status": int(status), "mtime": store.now() + timedelta(milliseconds=5)}
-    if message:
-        fields["error"] = {"code": "exit_3", "message": message}
-    statuses = frozenset({int(Status.CREATED)})
-    assert not store.change_tasks([TaskChange(task_id=task_id, statuses=statuses, set=fields)])
+    error = {"error": {"code": "exit_3", "message": message}} if message else {}
+    walk(store, task_id, status, mtime=store.now() + timedelta(milliseconds=5), **error)
 
 
 def meanwhile(store: Store, steps: Sequence[Callable[[], object]]) -> Callable[[Progress], None]:

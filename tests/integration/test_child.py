@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from disbatch_host.process import child as child_module
-from disbatch_host.process.inline import process_host
+from disbatch_host.process.inline import DRAIN_SECONDS, process_host
 from disbatch_host.process.interface import (
     Deadlines,
     Environment,
@@ -62,6 +61,7 @@ def run(
     deadlines: Deadlines | None = None,
     when: Callable[[Process, Stream, bytes], None] | None = None,
     directory: Path = Path("/"),
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> Seen:
     """Run a program to its end; `when` is called with each block that comes. Nothing of its group is left after."""
 
@@ -82,7 +82,7 @@ def run(
             def ended(self, process_end: ProcessEnd) -> None:
                 end.set_result(process_end)
 
-        processes = process_host()
+        processes = process_host(drain_seconds=drain_seconds)
         program = Program(argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {})
         start = Start(program=program, deadlines=deadlines or Deadlines(), stdin=stdin)
         try:
@@ -300,7 +300,6 @@ def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.Mo
     assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (5, b"out\n")
 
 
-def test_the_drain_is_bounded_however_much_a_background_child_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_module, "DRAIN_SECONDS", 0.3)
-    seen = sh("(while :; do echo more; done) & exit 0")
+def test_the_drain_is_bounded_however_much_a_background_child_prints() -> None:
+    seen = sh("(while :; do echo more; done) & exit 0", drain_seconds=0.3)
     assert (seen.end.exit_code, seen.end.output_held_open) == (0, True)

@@ -142,12 +142,11 @@ def test_output_comes_with_offsets_and_what_is_acknowledged_is_no_longer_counted
             (4, b"two\n"),
         ]
         assert process.unacknowledged == {OUT: 8, ERR: 4}
-        process.acknowledge(OUT, 4)
-        process.acknowledge(ERR, 4)
-        process.acknowledge(OUT, 2)  # late, and so without effect
+        process.acknowledge({OUT: 4, ERR: 4})
+        process.acknowledge({OUT: 2})  # late, and so without effect
         assert process.unacknowledged == {OUT: 4}
         with pytest.raises(ValueError, match="was said up to 8"):
-            process.acknowledge(OUT, 9)
+            process.acknowledge({OUT: 9})
         process.close_stdin()
         await ear.end
         assert process.unacknowledged == {OUT: 4}

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host.client.importing import rows
 from disbatch_host.client.importing.rows import BadRow, CsvRows, Format, NdjsonRows, Source, format_of
 from disbatch_host.client.parameters import parse_json
 from disbatch_host.errors import UsageError
@@ -24,12 +23,12 @@ def source(tmp_path: Path, content: bytes) -> Source:
     return Source(path.open("rb"))
 
 
-def csv_rows(tmp_path: Path, content: bytes, delimiter: str = ",") -> list[tuple[int, Any]]:
-    return [(line, row) for line, _, row in CsvRows("f", source(tmp_path, content), delimiter)]
+def csv_rows(tmp_path: Path, content: bytes, delimiter: str = ",", **bounds: int) -> list[tuple[int, Any]]:
+    return [(line, row) for line, _, row in CsvRows("f", source(tmp_path, content), delimiter, **bounds)]
 
 
-def ndjson_rows(tmp_path: Path, content: bytes) -> list[tuple[int, Any]]:
-    return [(line, row) for line, _, row in NdjsonRows("f", source(tmp_path, content), parse_json)]
+def ndjson_rows(tmp_path: Path, content: bytes, **bounds: int) -> list[tuple[int, Any]]:
+    return [(line, row) for line, _, row in NdjsonRows("f", source(tmp_path, content), parse_json, **bounds)]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -62,20 +61,17 @@ def test_what_is_no_row_is_said_in_its_place_and_the_rows_after_it_are_read(tmp_
     ]
 
 
-def test_a_line_or_field_beyond_the_bound_is_a_fault_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "ROW_MAX", 100)
+def test_a_line_or_field_beyond_the_bound_is_a_fault_of_its_own(tmp_path: Path) -> None:
     try:
         content = b"a\n" + b"x" * 1000 + b'\n1\n"' + b"y\n" * 80 + b'"\n2\n'
-        found = csv_rows(tmp_path, content)
+        found = csv_rows(tmp_path, content, row_max=100)
     finally:
         csv.field_size_limit(2**17)
     assert [row.reason for line, row in found if line == 2] == ["expected lines of at most 100 characters"]
     assert found[1] == (3, ["1"])
     assert found[2][0] == 4 and "fields of at most 100 characters" in found[2][1].reason
     assert found[-1][1] == ["2"] or isinstance(found[-1][1], BadRow)  # the stray quote has opened another field
-    lines = ndjson_rows(tmp_path, b'{"a": "' + b"x" * 1000 + b'"}\n{"b": 1}\n')
+    lines = ndjson_rows(tmp_path, b'{"a": "' + b"x" * 1000 + b'"}\n{"b": 1}\n', row_max=100)
     assert lines[0][1].reason == "expected lines of at most 100 bytes" and lines[1] == (2, {"b": 1})
 
 

@@ -12,7 +12,7 @@ import pytest
 from disbatch_host.documents.changes import RunKey
 from disbatch_host.documents.records import NOBODY, Task
 from disbatch_host.plugin.catalog import load_plugins
-from disbatch_host.run.ending import Ending, When, ending_of, ending_without_start, in_short, without_what_it_said
+from disbatch_host.run.ending import Ending, ending_of, ending_without_start, in_short, without_what_it_said
 from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import ErrorSaid, FollowUp, FollowUps, Progress, Result, Snooze
@@ -21,7 +21,7 @@ from disbatch_protocol.status import Status
 from helpers.nodes import write_plugin
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-WHEN = When(now=NOW, seconds=1.5, chance=0.5)
+WHEN = {"now": NOW, "seconds": 1.5, "chance": 0.5}
 WELL = RunEnd(reason=Reason.EXITED, exit_code=0)
 
 
@@ -51,7 +51,7 @@ def test_a_success_is_concluded_with_output_facts_and_what_it_said(tmp_path: Pat
     state = a_state(tmp_path)
     state.events.take(Progress(value=1.0, message="done"), now=NOW)
     finished(state, b"out", b"err")
-    change = ending_of(state, ended(WELL), WHEN, work_directory="/work").change(state)
+    change = ending_of(state, ended(WELL), work_directory="/work", **WHEN).change
     assert change.key == state.key and change.statuses == (Status.RUNNING,) and change.creates == ()
     assert change.set["status"] == Status.CONCLUDED and "error" not in change.set
     assert (change.set["stdout"], change.set["stderr"]) == ("out", "err")
@@ -69,23 +69,23 @@ def test_an_end_changes_nothing_of_the_state_that_it_is_made_of(tmp_path: Path) 
     state.events.take(Result(value=5, status=None), now=NOW)
     finished(state, b"out")
     before = dict(state.run)
-    first = ending_of(state, ended(WELL), WHEN)
+    first = ending_of(state, ended(WELL), **WHEN)
     assert state.run == before
-    assert ending_of(state, ended(WELL), WHEN) == first
+    assert ending_of(state, ended(WELL), **WHEN) == first
 
 
 def test_a_failure_keeps_its_work_directory_and_tells_the_last_lines_of_stderr(tmp_path: Path) -> None:
     state = a_state(tmp_path)
     finished(state, b"", b"first\nlast words\n")
-    found = ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=3)), WHEN, work_directory="/work")
+    found = ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=3)), work_directory="/work", **WHEN)
     assert found.run["work_directory"] == "/work" and found.conclusion.status == Status.FAILED
-    assert found.error == {"code": "exit_3", "message": "first\nlast words"}
+    assert found.change.set["error"] == {"code": "exit_3", "message": "first\nlast words"}
 
 
 def test_a_retry_goes_back_to_its_queue_after_the_delay(tmp_path: Path) -> None:
     state = a_state(tmp_path, retry={"max": 3, "delay": "10s"})
     finished(state)
-    change = ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), WHEN).change(state)
+    change = ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), **WHEN).change
     assert change.set["status"] == Status.BLOCKED and change.set["node"] == NOBODY
     assert change.set["not_before"] == NOW + timedelta(seconds=10)
     assert [one["attempt"] for one in change.set["attempts"]] == [1]
@@ -96,50 +96,50 @@ def test_what_the_plugin_said_of_an_error_is_why_unless_the_host_ended_it(tmp_pa
     state.events.take(ErrorSaid(code="quota", message="the disk is full", detail=None, retry=None), now=NOW)
     finished(state)
     said = {"code": "quota", "message": "the disk is full"}
-    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), WHEN).error == said
+    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), **WHEN).change.set["error"] == said
     by_signal = RunEnd(reason=Reason.TIMEOUT, signal=signal.SIGTERM)
-    error = ending_of(state, ended(by_signal), WHEN).error
-    assert error is not None and error["code"] == "timeout" and error["said"] == said
+    error = ending_of(state, ended(by_signal), **WHEN).change.set["error"]
+    assert error["code"] == "timeout" and error["said"] == said
 
 
 def test_who_cancelled_it_stands_in_the_run_only_where_that_ended_it(tmp_path: Path) -> None:
     state = a_state(tmp_path)
     state.cancel = {"by": "kim@desk", "why": "wrong list"}
     finished(state)
-    assert "cancelled" not in ending_of(state, ended(WELL), WHEN).run
-    found = ending_of(state, ended(RunEnd(reason=Reason.CANCELLED, signal=signal.SIGTERM), was_killed=True), WHEN)
+    assert "cancelled" not in ending_of(state, ended(WELL), **WHEN).run
+    found = ending_of(state, ended(RunEnd(reason=Reason.CANCELLED, signal=signal.SIGTERM), was_killed=True), **WHEN)
     assert found.run["cancelled"] == {"by": "kim@desk", "why": "wrong list"} and found.run["signal"] == "TERM"
-    assert found.error is not None and "kim@desk: wrong list, and killed" in found.error["message"]
+    assert "kim@desk: wrong list, and killed" in found.change.set["error"]["message"]
 
 
 def test_a_snooze_is_no_error(tmp_path: Path) -> None:
     state = a_state(tmp_path)
     state.events.take(Snooze(seconds=60.0, message="later"), now=NOW)
     finished(state)
-    found = ending_of(state, ended(WELL), WHEN)
-    assert (found.conclusion.outcome, found.error) == (Outcome.SNOOZE, None)
-    assert found.change(state).set["not_before"] == NOW + timedelta(seconds=60)
+    found = ending_of(state, ended(WELL), **WHEN)
+    assert found.conclusion.outcome is Outcome.SNOOZE and "error" not in found.change.set
+    assert found.change.set["not_before"] == NOW + timedelta(seconds=60)
 
 
 def with_follow_up(directory: Path) -> tuple[RunState, Ending]:
     state = a_state(directory)
     state.events.take(FollowUps(tasks=(FollowUp(queue="next", parameters={"n": 1}),), faults=()), now=NOW)
     finished(state, b"out")
-    return state, ending_of(state, ended(WELL), WHEN, work_directory="/work")
+    return state, ending_of(state, ended(WELL), work_directory="/work", **WHEN)
 
 
 def test_follow_ups_are_created_with_a_success_alone(tmp_path: Path) -> None:
     state, found = with_follow_up(tmp_path)
-    (created,) = found.change(state).creates
+    (created,) = found.change.creates
     assert (created["queue"], created["parent"], created["parameters"]) == ("next", "t", {"n": 1})
-    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), WHEN).change(state).creates == ()
+    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), **WHEN).change.creates == ()
 
 
 def test_an_end_that_the_store_refuses_is_recorded_without_what_it_said(tmp_path: Path) -> None:
     state = a_state(tmp_path)
     finished(state, b"out")
-    found = without_what_it_said(state, ending_of(state, ended(WELL), WHEN), "too large")
-    change = found.change(state)
+    found = without_what_it_said(state, ending_of(state, ended(WELL), **WHEN), "too large")
+    change = found.change
     assert change.set["status"] == Status.CONCLUDED and "stdout" not in change.set
     assert change.set["error"]["code"] == "not_stored" and "too large" in change.set["error"]["message"]
 
@@ -149,7 +149,7 @@ def test_a_success_whose_follow_ups_the_store_refuses_has_failed(tmp_path: Path)
     did."""
     state, found = with_follow_up(tmp_path)
     refused = without_what_it_said(state, found, "too large")
-    change = refused.change(state)
+    change = refused.change
     assert change.creates == () and change.set["status"] == Status.FAILED
     assert change.set["run"]["outcome"] == "permanent" == str(refused.conclusion.outcome)
     assert "work_directory" not in change.set["run"]
@@ -168,7 +168,7 @@ def test_an_end_without_a_start_says_why_and_has_no_output(
     tmp_path: Path, reason: Reason, left: Status, status: Status, code: str
 ) -> None:
     state = a_state(tmp_path)
-    change = ending_without_start(state, reason, "no such file", WHEN, left=left).change(state)
+    change = ending_without_start(state, reason, "no such file", left=left, **WHEN).change
     assert change.statuses == (left,) and change.set["status"] == status
     assert change.set["error"] == {"code": code, "message": "disbatch-host: no such file"}
     assert (change.set["stdout"], change.set["stderr"], change.set["run"]["reason"]) == ("", "", str(reason))

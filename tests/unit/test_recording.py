@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from disbatch_host.documents.records import Task
 from disbatch_host.errors import StoreError
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.process.interface import StopReason, Stream
-from disbatch_host.run import recording
+from disbatch_host.run.context import NewsPace
 from disbatch_host.run.execution import ExecutionEnd, HeardSoFar, Listener
 from disbatch_host.run.output import OutputStream
-from disbatch_host.run.recording import NEWS_BYTES_PER_SECOND, NEWS_SECONDS, News, Recording, news_of, pause_seconds
+from disbatch_host.run.recording import NEWS_BYTES_PER_SECOND, News, Recording, news_of, pause_seconds
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import Progress
 from helpers.nodes import write_plugin
@@ -70,7 +70,7 @@ class Running:
 
     def __init__(self) -> None:
         self.process_facts: dict[str, Any] = {}
-        self.acknowledged: list[tuple[Stream, int]] = []
+        self.acknowledged: list[Mapping[Stream, int]] = []
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         raise NotImplementedError
@@ -79,8 +79,8 @@ class Running:
 
     def kill(self, reason: StopReason) -> None: ...
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
-        self.acknowledged.append((stream, count))
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
+        self.acknowledged.append(counts)
 
     def settle(self) -> None: ...
 
@@ -116,9 +116,9 @@ def test_output_that_is_too_large_for_the_document_comes_in_pieces(state: RunSta
 
 
 def test_the_more_there_is_to_write_again_the_rarer_it_is_written(state: RunState) -> None:
-    assert pause_seconds(state, News(fields={})) == NEWS_SECONDS
+    assert pause_seconds(state, News(fields={}), 1.0) == 1.0
     text = "x" * (4 * NEWS_BYTES_PER_SECOND)
-    assert pause_seconds(state, News(fields={"stdout": text})) == 4.0
+    assert pause_seconds(state, News(fields={"stdout": text}), 1.0) == 4.0
 
 
 @given(st.lists(st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode)), max_size=30))
@@ -151,36 +151,36 @@ def test_bytes_that_are_said_again_count_once(data: st.DataObject) -> None:
     assert kept == stream and heard.offsets() == {OUT: len(stream), ERR: 0, EVENTS: 0}
 
 
-def a_recording(state: RunState, ledger: Ledger, lost: list[str]) -> Recording:
-    return Recording(state, ledger, SystemClock(), listener=None, on_lost=lambda: lost.append("lost"))
+AT_ONCE = NewsPace(first_seconds=0.0, seconds=0.0)
 
 
-def test_output_is_acknowledged_only_when_it_is_durable(state: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_recording(state: RunState, ledger: Ledger) -> Recording:
+    return Recording(state, ledger, SystemClock(), pace=AT_ONCE, listener=None)
+
+
+def test_output_is_acknowledged_only_when_it_is_durable(state: RunState) -> None:
     async def perform() -> None:
-        monkeypatch.setattr(recording, "FIRST_NEWS_SECONDS", 0.0)
         ledger, execution, lost = Ledger(), Running(), list[str]()
-        news = a_recording(state, ledger, lost)
-        news.begin(execution)
+        news = a_recording(state, ledger)
+        news.begin(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"durable")
         await ledger.wait_for(1)
         news.receive(OUT, b", not yet")
         assert execution.acknowledged == []
         ledger.answers[0].set_result(True)
         await news.finish()
-        assert execution.acknowledged == [(OUT, 7)] and not lost
+        assert execution.acknowledged == [{OUT: 7}] and not lost
         change = ledger.records[0][0]
         assert change is not None and change.set["run"]["pid_started"] == 42
 
     asyncio.run(perform())
 
 
-def test_a_refused_write_is_not_acknowledged_and_is_the_last(state: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_write_is_not_acknowledged_and_is_the_last(state: RunState) -> None:
     async def perform() -> None:
-        monkeypatch.setattr(recording, "FIRST_NEWS_SECONDS", 0.0)
-        monkeypatch.setattr(recording, "NEWS_SECONDS", 0.0)
         ledger, execution, lost = Ledger(), Running(), list[str]()
-        news = a_recording(state, ledger, lost)
-        news.begin(execution)
+        news = a_recording(state, ledger)
+        news.begin(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"somebody else's")
         await ledger.wait_for(1)
         ledger.answers[0].set_result(False)
@@ -192,15 +192,13 @@ def test_a_refused_write_is_not_acknowledged_and_is_the_last(state: RunState, mo
     asyncio.run(perform())
 
 
-def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState) -> None:
     """What the store has is not known then: the text that it did not take is not written again before the end."""
 
     async def perform() -> None:
-        monkeypatch.setattr(recording, "FIRST_NEWS_SECONDS", 0.0)
-        monkeypatch.setattr(recording, "NEWS_SECONDS", 0.0)
         ledger, execution, lost = Ledger(), Running(), list[str]()
-        news = a_recording(state, ledger, lost)
-        news.begin(execution)
+        news = a_recording(state, ledger)
+        news.begin(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"one")
         await ledger.wait_for(1)
         ledger.answers[0].set_exception(StoreError("too large"))
@@ -215,9 +213,9 @@ def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState, monk
 
 def test_a_short_run_writes_nothing_before_its_end(state: RunState) -> None:
     async def perform() -> None:
-        ledger, lost = Ledger(), list[str]()
-        news = a_recording(state, ledger, lost)
-        news.begin(Running())
+        ledger = Ledger()
+        news = a_recording(state, ledger)
+        news.begin(Running(), on_lost=lambda: None)
         news.receive(OUT, b"all of it")
         await news.finish()
         await news.record_pieces()

@@ -108,17 +108,22 @@ class Changes:
 
 
 def cancel(store: Store, which: TaskFilter | Sequence[Task], request: Document) -> Iterator[list[Result]]:
-    """Cancel tasks: waiting ones at once; for running ones, ask their nodes to stop them."""
+    """Cancel tasks: waiting ones at once; for running ones, ask their nodes to stop them. With a filter, a task whose
+    status no longer matches when its turn comes is left alone, such as one that started while waiting tasks are being
+    cancelled."""
     had_their_turn: set[TaskId] = set()
+    is_meant = _is_meant(which)
     for batch in _batches(store, which, lambda one: one.id in had_their_turn):
-        results = _cancelled(store, batch, request)
+        results = _cancelled(store, batch, request, is_meant)
         had_their_turn.update(one.task.id for one in results if one.outcome is not Outcome.CANCELLED)
         yield results
 
 
-def _cancelled(store: Store, tasks: Sequence[Task], request: Document) -> list[Result]:
+def _cancelled(
+    store: Store, tasks: Sequence[Task], request: Document, is_meant: Callable[[Task], bool]
+) -> list[Result]:
     now = store.now()
-    changed = change(store, tasks, lambda one: transitions.cancel_change(one, request, now=now))
+    changed = change(store, tasks, lambda one: transitions.cancel_change(one, request, now=now), is_meant)
     return [
         *_results(Outcome.CANCELLED, [one for one in changed.done if one.status != Status.RUNNING]),
         *_results(Outcome.ASKED, [one for one in changed.done if one.status == Status.RUNNING]),
@@ -150,7 +155,8 @@ def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[Unreachable
 
 
 def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -> Iterator[list[Result]]:
-    """Run ended tasks again, with as many attempts as a new task has."""
+    """Run ended tasks again, with as many attempts as a new task has. With a filter, a task whose status no longer
+    matches when its turn comes is left alone."""
     refused: set[TaskId] = set()
 
     def has_had_its_turn(task: Task) -> bool:
@@ -159,15 +165,16 @@ def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -
         is_ours = isinstance(retried, Mapping) and all(retried.get(name) == request[name] for name in ("at", "by"))
         return is_ours or task.id in refused
 
+    is_meant = _is_meant(which)
     for batch in _batches(store, which, has_had_its_turn):
-        results = _retried(store, batch, request)
+        results = _retried(store, batch, request, is_meant)
         refused.update(one.task.id for one in results if not one.is_done)
         yield results
 
 
-def _retried(store: Store, tasks: Sequence[Task], request: Document) -> list[Result]:
+def _retried(store: Store, tasks: Sequence[Task], request: Document, is_meant: Callable[[Task], bool]) -> list[Result]:
     now = store.now()
-    changed = change(store, tasks, lambda one: transitions.retry_change(one, request, now=now))
+    changed = change(store, tasks, lambda one: transitions.retry_change(one, request, now=now), is_meant)
     results = [
         *_results(Outcome.RETRIED, changed.done),
         *_results(Outcome.GONE, changed.gone),
@@ -302,8 +309,19 @@ class Changed:
     gone: list[Task] = field(default_factory=list)
 
 
-def change(store: Store, tasks: Sequence[Task], change_of: Callable[[Task], TaskChange | None]) -> Changed:
-    """Change each task as `change_of` says; a task that has changed since it was read is decided again."""
+def _is_meant(which: TaskFilter | Sequence[Task]) -> Callable[[Task], bool]:
+    """Whether a task still belongs to the selection; one that was named always does."""
+    return (lambda one: which.covers(one.status)) if isinstance(which, TaskFilter) else (lambda _: True)
+
+
+def change(
+    store: Store,
+    tasks: Sequence[Task],
+    change_of: Callable[[Task], TaskChange | None],
+    is_meant: Callable[[Task], bool] = lambda _: True,
+) -> Changed:
+    """Change each task as `change_of` says; a task that has changed since it was read is decided again, and skipped if
+    `is_meant` is no longer true of it: it is then in no list of the result."""
     changed = Changed()
     left = list(tasks)
     for _ in range(_TRIES):
@@ -317,7 +335,7 @@ def change(store: Store, tasks: Sequence[Task], change_of: Callable[[Task], Task
         before = {one.id: one for one in left if one.id in refused}
         now = {one.id: one for one in store.find_tasks(TaskFilter(ids=list(refused)), with_output=False)}
         changed.gone.extend(one for one in before.values() if one.id not in now)
-        left = [one for one in now.values() if _has_changed(before[one.id], one)]
+        left = [one for one in now.values() if _has_changed(before[one.id], one) and is_meant(one)]
         changed.refused.extend(one for one in now.values() if not _has_changed(before[one.id], one))
     changed.refused.extend(left)
     return changed

@@ -40,6 +40,12 @@ class TaskFilter:
     after: TaskId | None = None  # those that wait for this task
     parent: str | None = None  # those that the run of this task has created
 
+    def covers(self, status: int) -> bool:
+        """Whether tasks of this status are meant, as far as that goes."""
+        if self.statuses is None:
+            return True
+        return status in self.statuses or (self.failed_too and status > Status.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Want:

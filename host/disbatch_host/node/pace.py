@@ -1,7 +1,7 @@
 """Every interval of a node: how often it looks, how long it waits, how patient it is.
 
 Responsible for: the numbers, each with its reason. Must not know: what is done at these times. What people can set
-(the heartbeat, `dead_after`, the grace of a stop) is a setting; how often a run writes its news belongs to `run`.
+(the heartbeat, `dead_after`, the grace of a stop) is a setting.
 
 A node is given its pace, so that a test can have one that does not wait for seconds.
 """
@@ -9,6 +9,9 @@ A node is given its pace, so that a test can have one that does not wait for sec
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from disbatch_host.process.inline import DRAIN_SECONDS
+from disbatch_host.run.context import NewsPace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,9 @@ class Pace:
     confirm_heartbeats: int = 3
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
     kill_poll_seconds: float = 0.01  # between two looks whether they are gone
+
+    news: NewsPace = NewsPace()  # of each run's output and events, while it runs
+    drain_seconds: float = DRAIN_SECONDS  # for how long a background child may hold a program's output
 
     turn_seconds: float = 0.001  # of the store's thread, at least, under load: one commit costs as much as five changes
     watch_seconds: float = 0.007  # between two looks whether others have written: some 20 µs each, 0.3 % of a core

@@ -57,9 +57,10 @@ class Parts:
     ) -> None:
         """`directories`: of plugins. `clock` is this machine's."""
         self._store = store
+        self._pace = pace
         # What other nodes compare the dates in documents with.
         self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
-        self.processes = process_host()
+        self.processes = process_host(drain_seconds=pace.drain_seconds)
         self.site = ProgramSite(
             node_id=node_id,
             local_clock=clock,
@@ -112,5 +113,6 @@ class Parts:
             processes=self.processes,
             workers=self.workers,
             trust_seconds=settings.dead_after_seconds / 2,
+            news=self._pace.news,
             extended_json=self._store.extended_json,
         )

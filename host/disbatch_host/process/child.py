@@ -9,7 +9,7 @@ Rules:
    does not read its stdin loses nothing.
 3. Signals go to the process group. The first process is reaped last, after the final kill of its group: as long as it
    is a zombie its number, and with it the group's, cannot be given to another process.
-4. The end of the first process is the end of the run. A background child that holds the pipes gets `DRAIN_SECONDS`
+4. The end of the first process is the end of the run. A background child that holds the pipes gets `drain_seconds`
    more, then the group is killed.
 5. Descriptor 3 is another pipe than the output: between the reading of an event line and its being said, what stdout
    and stderr hold is read and said. So everything that was written before the line comes before it.
@@ -40,7 +40,6 @@ from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawner import Spawner
 
 LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
-DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
 
 
 class Child:
@@ -54,8 +53,10 @@ class Child:
         poller: Poller,
         spawner: Spawner,
         *,
+        drain_seconds: float,
         on_forgotten: Callable[[int], object],
     ) -> None:
+        self._drain_seconds = drain_seconds
         self.run = run
         self.note = start.note
         self.pid = 0
@@ -167,12 +168,12 @@ class Child:
         cpu_seconds = max(0.0, facts.cpu_seconds(self.pid) - self._cpu_seconds_before)
         return Usage(cpu_seconds=cpu_seconds, memory_bytes=now, peak_memory_bytes=peak)
 
-    def acknowledge(self, stream: Stream, offset: int) -> None:
+    def acknowledge(self, offsets: Mapping[Stream, int]) -> None:
         for pipe in self._outputs:
-            if pipe.stream is stream:
-                if offset > pipe.offset:
-                    raise ValueError(f"{stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
-                pipe.acknowledged = max(pipe.acknowledged, offset)
+            offset = offsets.get(pipe.stream, 0)
+            if offset > pipe.offset:
+                raise ValueError(f"{pipe.stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
+            pipe.acknowledged = max(pipe.acknowledged, offset)
 
     def forget(self) -> None:
         if not self._is_over:
@@ -281,7 +282,7 @@ class Child:
         self._stdin.end()
         self._read_what_is_there(self._outputs)
         if self._open_outputs:
-            self._drain_timer = self._loop.call_later(DRAIN_SECONDS, self._finish)
+            self._drain_timer = self._loop.call_later(self._drain_seconds, self._finish)
         else:
             self._finish()
 

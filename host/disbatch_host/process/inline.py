@@ -14,17 +14,20 @@ from disbatch_host.process.interface import Process, ProcessHost, ProcessListene
 from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawner import Spawner
 
+DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
 
-def process_host() -> ProcessHost:
+
+def process_host(*, drain_seconds: float = DRAIN_SECONDS) -> ProcessHost:
     """The process host that programs are started at on this machine; the only place that chooses one. Made anywhere,
-    used in the thread of one event loop."""
-    return InlineHost()
+    used in the thread of one event loop. `drain_seconds`: for how long a background child may hold the output."""
+    return InlineHost(drain_seconds)
 
 
 class InlineHost:
     """See `interface.ProcessHost`."""
 
-    def __init__(self) -> None:
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
         self._poller = Poller()
         self._spawner = Spawner()
         self._numbers = itertools.count(1)
@@ -32,7 +35,15 @@ class InlineHost:
 
     async def start(self, start: Start, listener: ProcessListener) -> Process:
         run = next(self._numbers)
-        child = Child(run, start, listener, self._poller, self._spawner, on_forgotten=self._forget)
+        child = Child(
+            run,
+            start,
+            listener,
+            self._poller,
+            self._spawner,
+            drain_seconds=self._drain_seconds,
+            on_forgotten=self._forget,
+        )
         self._children[run] = child
         try:
             await child.start()

@@ -31,8 +31,8 @@ from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import StartError, StopReason, Stream
 from disbatch_host.run import checking, ending, modes, starting
 from disbatch_host.run.context import RunContext
-from disbatch_host.run.ending import Ending, When
-from disbatch_host.run.execution import Assignment, Execution, ExecutionEnd, Listener
+from disbatch_host.run.ending import Ending
+from disbatch_host.run.execution import Assignment, Execution, ExecutionEnd
 from disbatch_host.run.recording import Recording
 from disbatch_host.run.state import RunState
 from disbatch_host.run.worker.process import Worker
@@ -88,9 +88,7 @@ class Run:
         self.holds_place = True  # whether it counts as one of those that run at once
         key = RunKey(task.id, context.site.node_id, task.token)
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
-        self._recording = Recording(
-            self._state, context.recorder, context.clock, listener=listener, on_lost=self._lose_task
-        )
+        self._recording = Recording(self._state, context.recorder, context.clock, pace=context.news, listener=listener)
         self._is_running = running is not None
         self._began = context.clock.monotonic()  # of one that was started with its claim; else `_record_running` says
         self._owned_at = self._began if asked_at is None else asked_at  # when it was certainly ours
@@ -163,7 +161,7 @@ class Run:
         self._execution = execution
         if self._stop_before_start.done():
             self.stop(self._stop_before_start.result())
-        self._recording.begin(execution)
+        self._recording.begin(execution, on_lost=self._lose_task)
         return await self._record_end(execution, await ended)
 
     @property
@@ -185,7 +183,7 @@ class Run:
         if faults:
             message = f"the parameters do not fit the plugin, it was not started: {'; '.join(faults)}"
             return await self._record_ending(
-                ending.ending_without_start(state, Reason.PARAMETERS, message, self._when(), left=Status.CLAIMED)
+                ending.ending_without_start(state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._when())
             )
         if modes.needs_worker(plugin):
             try:
@@ -252,7 +250,7 @@ class Run:
             worker=self._worker,
         )
         self._worker = None
-        ended = await execution.start(line, Listener(receive=self._recording.receive, hear=self._recording.hear))
+        ended = await execution.start(line, self._recording)
         facts = execution.process_facts
         if facts.get("pid_started") != state.run.get("pid_started"):
             state.is_pid_written = False  # another process than the one that was expected
@@ -282,7 +280,7 @@ class Run:
         why = str(error)
         log.error("task %s: plugin %s %s", self.task.id, self.plugin.name, why, extra=self.log_ids)
         report = await self._record_ending(
-            ending.ending_without_start(self._state, Reason.START_FAILED, why, self._when(), left=left)
+            ending.ending_without_start(self._state, Reason.START_FAILED, why, left=left, **self._when())
         )
         if report.result is not RunResult.ENDED:
             return report
@@ -304,7 +302,7 @@ class Run:
             report = await self._return_unstarted(StartError(why), Status.RUNNING)
         else:
             await self._recording.record_pieces()
-            found = ending.ending_of(state, ended, self._when(), work_directory=execution.work_directory)
+            found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
             if "work_directory" not in found.run:  # else it is kept, for people who look into it
                 execution.clean_up()
             report = await self._record_ending(found)
@@ -315,10 +313,10 @@ class Run:
 
     async def _record_ending(self, found: Ending) -> RunReport:
         try:
-            accepted = await self._leave_place_with(found.change(self._state))
+            accepted = await self._leave_place_with(found.change)
         except StoreRefusedError as refusal:  # its place was left all the same
             found = ending.without_what_it_said(self._state, found, str(refusal))
-            accepted = await self._record(found.change(self._state))
+            accepted = await self._record(found.change)
         if not accepted:
             log.warning(
                 "task %s was taken over; the end of its run here is not recorded", self.task.id, extra=self.log_ids
@@ -341,11 +339,12 @@ class Run:
             self._on_place_free(self)
         return answer
 
-    def _when(self) -> When:
+    def _when(self) -> dict[str, Any]:
+        """Of its end, as `ending` wants it."""
         clock = self._context.clock
         # The store's clock is only about known: what a slow server says of it may set it back while the program runs.
         now = max(clock.now(), self._state.run["started"])
-        return When(now=now, seconds=round(clock.monotonic() - self._began, 3), chance=random.random())
+        return {"now": now, "seconds": round(clock.monotonic() - self._began, 3), "chance": random.random()}
 
     def _record(self, change: RunChange) -> asyncio.Future[bool]:
         return self._context.recorder.record(change)

@@ -8,8 +8,8 @@ processes, when the change is recorded; runs that were lost (`documents.transiti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from disbatch_host.documents import records, requests, run_record, transitions
 from disbatch_host.documents.changes import RunChange
@@ -23,79 +23,69 @@ from disbatch_protocol.status import Status
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class When:
-    """When a run ended, and the die that a retry's delay is thrown with."""
-
-    now: datetime
-    seconds: float  # since its start; dates may jump
-    chance: float  # from 0 to 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
     """The end of a run, as it is to be recorded."""
 
     end: RunEnd
-    left: Status  # the status that the task has now
     conclusion: Conclusion
     run: Document  # as it will stand in the document
-    now: datetime
-    error: Document | None
-    fields: Document  # output, and what the plugin has set
-    follow_ups: Sequence[Document] = ()
-
-    def change(self, state: RunState) -> RunChange:
-        """What records it."""
-        delay = self.conclusion.delay_seconds
-        return transitions.end_change(
-            state.task,
-            state.key,
-            left=self.left,
-            run=self.run,
-            conclusion=self.conclusion,
-            error=self.error,
-            fields=self.fields,
-            not_before=None if delay is None else self.now + timedelta(seconds=delay),
-            now=self.now,
-            creates=self.follow_ups,
-        )
+    change: RunChange  # what records all of it
 
 
-def ending_of(state: RunState, ended: ExecutionEnd, when: When, *, work_directory: str | None = None) -> Ending:
+def ending_of(
+    state: RunState,
+    ended: ExecutionEnd,
+    *,
+    now: datetime,
+    seconds: float,
+    chance: float,
+    work_directory: str | None = None,
+) -> Ending:
     """The end of a run whose program was started and has ended, with everything that it has said.
 
+    `seconds`: since its start (dates may jump). `chance`, from 0 to 1, is for the delay of another attempt.
     `work_directory`: its own one, which is kept unless it has succeeded; the document names it then.
     """
     run = state.run_with({**ended.facts, **state.events.run_facts()})
     run["output"] = {str(stream): output.summary() for stream, output in state.streams}
-    conclusion = _conclude(state, ended.end, when)
+    conclusion = _conclude(state, ended.end, chance)
     is_success = conclusion.outcome is Outcome.SUCCESS
+    if work_directory is not None and not is_success:
+        run["work_directory"] = work_directory
     fields = state.events.all_fields()
     for stream, output in state.streams:
         fields[str(stream)] = output.inline_text()
-    return Ending(
-        end=ended.end,
+    return _ending(
+        state,
+        ended.end,
+        conclusion,
+        _ended_run(state, run, ended.end, conclusion, now, seconds),
         left=Status.RUNNING,
-        conclusion=conclusion,
-        run=_ended_run(state, run, ended.end, conclusion, when, None if is_success else work_directory),
-        now=when.now,
         error=None if is_success or conclusion.outcome is Outcome.SNOOZE else error_of(state, ended),
         fields=fields,
-        follow_ups=_follow_ups(state, when.now) if is_success else (),
+        follow_ups=_follow_ups(state, now) if is_success else (),
     )
 
 
-def ending_without_start(state: RunState, reason: Reason, message: str, when: When, *, left: Status) -> Ending:
-    """The end of a run whose program was not started, or was gone before it had read its task."""
+def ending_without_start(
+    state: RunState,
+    reason: Reason,
+    message: str,
+    *,
+    left: Status,
+    now: datetime,
+    seconds: float,
+    chance: float,
+) -> Ending:
+    """The end of a run whose program was not started, or was gone before it had read its task; see `ending_of`."""
     end = RunEnd(reason=reason)
-    conclusion = _conclude(state, end, when)
-    return Ending(
-        end=end,
+    conclusion = _conclude(state, end, chance)
+    return _ending(
+        state,
+        end,
+        conclusion,
+        _ended_run(state, state.run, end, conclusion, now, seconds),
         left=left,
-        conclusion=conclusion,
-        run=_ended_run(state, state.run, end, conclusion, when, None),
-        now=when.now,
         error={"code": str(reason), "message": f"disbatch-host: {message}"},
         fields={"stdout": "", "stderr": ""},
     )
@@ -106,11 +96,12 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
     say. How it ended must be recorded all the same; what cannot be stored is named. Follow-up tasks that cannot be
     created are work that would be lost, so such a run has failed."""
     conclusion, run = ending.conclusion, ending.run
-    if ending.follow_ups:
+    if ending.change.creates:
         conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
         run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
-    return replace(ending, conclusion=conclusion, run=run, error=error, fields={}, follow_ups=())
+    (left,) = ending.change.statuses
+    return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
@@ -142,12 +133,40 @@ def in_short(end: RunEnd) -> str:
     return str(end.reason).replace("_", " ")
 
 
-def _conclude(state: RunState, end: RunEnd, when: When) -> Conclusion:
+def _ending(
+    state: RunState,
+    end: RunEnd,
+    conclusion: Conclusion,
+    run: Document,
+    *,
+    left: Status,
+    error: Document | None,
+    fields: Document,
+    follow_ups: Sequence[Document] = (),
+) -> Ending:
+    """`left`: the status that the task has now. `fields`: output, and what the plugin has set."""
+    now, delay = run["ended"], conclusion.delay_seconds
+    change = transitions.end_change(
+        state.task,
+        state.key,
+        left=left,
+        run=run,
+        conclusion=conclusion,
+        error=error,
+        fields=fields,
+        not_before=None if delay is None else now + timedelta(seconds=delay),
+        now=now,
+        creates=follow_ups,
+    )
+    return Ending(end=end, conclusion=conclusion, run=run, change=change)
+
+
+def _conclude(state: RunState, end: RunEnd, chance: float) -> Conclusion:
     return conclude(
         end,
         state.plugin.manifest,
         attempt=state.run["attempt"] - state.task.attempts_forgiven,
-        chance=when.chance,
+        chance=chance,
         said=state.events.said,
     )
 
@@ -157,10 +176,10 @@ def _ended_run(
     run: Mapping[str, object],
     end: RunEnd,
     conclusion: Conclusion,
-    when: When,
-    work_directory: str | None,
+    now: datetime,
+    seconds: float,
 ) -> Document:
-    ended: Document = {**run, "ended": when.now, "seconds": when.seconds, "reason": str(end.reason)}
+    ended: Document = {**run, "ended": now, "seconds": seconds, "reason": str(end.reason)}
     if end.exit_code is not None:
         ended["exit_code"] = end.exit_code
     if end.signal is not None:
@@ -168,8 +187,6 @@ def _ended_run(
     if end.reason is Reason.CANCELLED and state.cancel is not None:
         ended = requests.with_cancel(ended, state.cancel)
     ended |= {"outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
-    if work_directory is not None:
-        ended["work_directory"] = work_directory
     return ended
 
 

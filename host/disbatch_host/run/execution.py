@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from disbatch_host.process.interface import (
     Process,
@@ -30,22 +30,23 @@ from disbatch_protocol.outcome import Reason, RunEnd
 BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
     """The task, as far as its execution must know it."""
 
     task_id: str
     queue: str
     attempt: int
-    note: bytes = field(repr=False)  # for the process host: what this run is
+    note: bytes  # for the process host: what this run is
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """The callbacks that hear what a run says while it runs."""
+class Listener(Protocol):
+    """Hears what a run says while it runs."""
 
-    receive: Callable[[Stream, bytes], None]  # stdout and stderr, and descriptor 3 as it came
-    hear: Callable[[Event | BadLine], None]
+    def receive(self, stream: Stream, data: bytes) -> None:
+        """Stdout and stderr, and descriptor 3 as it came."""
+
+    def hear(self, heard: Event | BadLine) -> None:
+        """What it has said on descriptor 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +87,10 @@ class Execution(Protocol):
     def kill(self, reason: StopReason) -> None:
         """End it now."""
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
-        """The store has the first `count` bytes that this run has written to the stream. Events are acknowledged only
-        by `settle`: some of what they ask for (follow-up tasks, how an error is to be treated) is in the document only
-        with the end."""
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
+        """The store has so many bytes, from the first on, of what this run has written to each of these streams. Events
+        are acknowledged only by `settle`: some of what they ask for (follow-up tasks, how an error is to be treated) is
+        in the document only with the end."""
 
     def settle(self) -> None:
         """The store has the end of the run, or never will: nothing of it need be kept."""

@@ -7,6 +7,7 @@ documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.plugin import environment, program
@@ -107,13 +108,14 @@ class OneshotExecution:
         if self._process is not None:
             self._process.kill(reason)
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         if self._process is not None:
-            self._process.acknowledge(stream, count)
+            self._process.acknowledge(counts)
 
     def settle(self) -> None:
         if self._process is not None:
             self._process.forget()
+            self._process = None  # each holds the other, which only the garbage collector would free
 
     def clean_up(self) -> None:
         if self._prepared is not None:

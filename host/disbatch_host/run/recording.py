@@ -23,15 +23,13 @@ from disbatch_host.documents.changes import OutputChunk
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import StoreError
 from disbatch_host.process.interface import Stream
-from disbatch_host.run.context import Recorder
+from disbatch_host.run.context import NewsPace, Recorder
 from disbatch_host.run.execution import Execution
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import BadLine, Event
 
 log = logging.getLogger(__name__)
 
-FIRST_NEWS_SECONDS = 0.2  # output this old is written; a shorter run writes everything once, at its end
-NEWS_SECONDS = 1.0  # between two writes of one run's output and events
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
 LARGE_RECORD = 2**15  # bytes of output in one record from which on there must be room for it; others go at once
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
@@ -76,10 +74,10 @@ def next_chunks(state: RunState) -> list[OutputChunk]:
     ]
 
 
-def pause_seconds(state: RunState, news: News) -> float:
-    """How long to wait until the next write (rule 3)."""
+def pause_seconds(state: RunState, news: News, least: float) -> float:
+    """How long to wait until the next write, `least` at least (rule 3)."""
     size = sum([len(news.fields.get(stream, "")) for stream, _ in state.streams]) + state.events.size
-    return max(NEWS_SECONDS, size / NEWS_BYTES_PER_SECOND)
+    return max(least, size / NEWS_BYTES_PER_SECOND)
 
 
 class Recording:
@@ -91,26 +89,30 @@ class Recording:
         recorder: Recorder,
         clock: Clock,
         *,
+        pace: NewsPace,
         listener: Callable[[Stream, bytes], None] | None,
-        on_lost: Callable[[], None],
     ) -> None:
-        """`listener` hears everything as well, as it comes. `on_lost` is called when a write was refused: the task is
-        another node's by now."""
+        """`listener` hears everything as well, as it comes."""
+        self._pace = pace
         self._state = state
         self._recorder = recorder
         self._clock = clock
         self._listener = listener
-        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._execution: Execution | None = None  # while its news are to be written
+        # While its news are to be written. Not longer, or a run and its recording would hold each other, and only the
+        # garbage collector would free them.
+        self._execution: Execution | None = None
+        self._on_lost: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write: asyncio.Task[None] | None = None
         self._has_failed = False  # a write: what the store has is not known exactly any more
 
-    def begin(self, execution: Execution) -> None:
-        """The program runs: from now on its news are written."""
+    def begin(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
+        """The program runs: from now on its news are written. `on_lost` is called when a write is refused: the task is
+        another node's by now."""
         self._execution = execution
-        self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._begin_write)
+        self._on_lost = on_lost
+        self._timer = self._loop.call_later(self._pace.first_seconds, self._begin_write)
 
     def receive(self, stream: Stream, data: bytes) -> None:
         """The program has written something."""
@@ -129,7 +131,7 @@ class Recording:
 
     def stop(self) -> None:
         """Begin no further write. Stopping twice is fine."""
-        self._execution = None
+        self._execution = self._on_lost = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -144,18 +146,23 @@ class Recording:
     async def record_pieces(self) -> None:
         """Write the pieces that are left once it has finished. There is room then for the record that follows at
         once."""
-        while True:
-            await self._room()
-            chunks = next_chunks(self._state)
-            if not chunks:
-                return
+        while await self._record_next_pieces():
+            pass
+
+    async def _record_next_pieces(self) -> bool:
+        """Whether there were any. A function of its own, so that they are freed before there is room for the next:
+        kept until then, those of all runs together would be far more than the store's thread lets in."""
+        await self._room()
+        chunks = next_chunks(self._state)
+        if chunks:
             await self._recorder.record(None, chunks)
+        return bool(chunks)
 
     def _begin_write(self) -> None:
-        if self._write is None and self._execution is not None:
-            self._write = self._loop.create_task(self._record_news(self._execution))
+        if self._write is None and self._execution is not None and self._on_lost is not None:
+            self._write = self._loop.create_task(self._record_news(self._execution, self._on_lost))
 
-    async def _record_news(self, execution: Execution) -> None:
+    async def _record_news(self, execution: Execution, on_lost: Callable[[], None]) -> None:
         state = self._state
         await self._room()
         pid_started = None
@@ -178,17 +185,16 @@ class Recording:
         self._write = None
         if not accepted:
             self.stop()
-            self._on_lost()
+            on_lost()
             return
         if not self._has_failed:
-            for stream, count in news.counts.items():
-                execution.acknowledge(stream, count)
+            execution.acknowledge(news.counts)
         if self._execution is None:
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
             self._begin_write()
         else:
-            self._timer = self._loop.call_later(pause_seconds(state, news), self._begin_write)
+            self._timer = self._loop.call_later(pause_seconds(state, news, self._pace.seconds), self._begin_write)
 
     async def _room(self) -> None:
         """Until what there is to write now may be held in memory once more, on its way into the store."""

@@ -125,13 +125,14 @@ class CsvRows:
     Raises UsageError if there is no readable header.
     """
 
-    def __init__(self, name: str, source: Source, delimiter: str) -> None:
+    def __init__(self, name: str, source: Source, delimiter: str, *, row_max: int = ROW_MAX) -> None:
         self.name = name
         self.form = f"csv {delimiter}"
         self._source = source
         self._delimiter = delimiter
+        self._row_max = row_max
         # For the whole process; the only other CSV readers in it are instances of this class.
-        csv.field_size_limit(ROW_MAX)
+        csv.field_size_limit(row_max)
         header = next(iter(self._records()), None)
         if header is None:
             raise UsageError(f"{name}: expected a header line with the names of the columns, found nothing")
@@ -152,7 +153,7 @@ class CsvRows:
                 yield record
 
     def _records(self) -> Iterator[tuple[int, int, Any]]:
-        lines = _TextLines(self._source.opened(), self.name)
+        lines = _TextLines(self._source.opened(), self.name, self._row_max)
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         seen = 0  # characters before this record
         while True:
@@ -163,9 +164,9 @@ class CsvRows:
             except StopIteration:
                 return
             except csv.Error as error:
-                row = BadRow(reason=_csv_error_in_words(str(error)))
+                row = BadRow(reason=_csv_error_in_words(str(error), self._row_max))
             if lines.too_long_at:
-                row, lines.too_long_at = BadRow(reason=f"expected lines of at most {ROW_MAX} characters"), 0
+                row, lines.too_long_at = BadRow(reason=f"expected lines of at most {self._row_max} characters"), 0
             elif not row:  # an empty line
                 seen = lines.characters
                 continue
@@ -180,12 +181,13 @@ class CsvRows:
 class _TextLines:
     """The lines of a file as text, with line ends; bytes that are not valid UTF-8 as lone surrogates."""
 
-    def __init__(self, file: io.BufferedReader, name: str) -> None:
+    def __init__(self, file: io.BufferedReader, name: str, row_max: int) -> None:
         if file.peek(2)[:2] in _WIDE_BOMS:
             raise UsageError(f"{name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
         # newline="": the CSV reader decides what ends a line; inside quotes, line ends belong to the field.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        self._read = functools.partial(text.readline, ROW_MAX)
+        self._read = functools.partial(text.readline, row_max)
+        self._row_max = row_max
         self._name = name
         self.characters = 0
         self.too_long_at = 0  # the last line that was skipped; the reader resets it
@@ -196,7 +198,7 @@ class _TextLines:
             while line := self._read():
                 number += 1
                 self.characters += len(line)
-                if len(line) == ROW_MAX and line[-1] not in "\r\n":
+                if len(line) == self._row_max and line[-1] not in "\r\n":
                     while (rest := self._read()) and rest[-1] not in "\r\n":
                         pass
                     self.too_long_at = number
@@ -212,16 +214,17 @@ class NdjsonRows:
     form = "ndjson"
     columns: tuple[str, ...] | None = None
 
-    def __init__(self, name: str, source: Source, read_json: ReadJson) -> None:
+    def __init__(self, name: str, source: Source, read_json: ReadJson, *, row_max: int = ROW_MAX) -> None:
         self.name = name
         self._source = source
         self._read_json = read_json
+        self._row_max = row_max
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         file = self._source.opened()
         if file.peek(2)[:2] in _WIDE_BOMS:
             raise UsageError(f"{self.name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
-        read = functools.partial(file.readline, ROW_MAX)
+        read = functools.partial(file.readline, self._row_max)
         read_json = self._read_json
         number = 0
         try:
@@ -229,10 +232,10 @@ class NdjsonRows:
                 number += 1
                 if number == 1:
                     line = line.removeprefix(_BOM)
-                if len(line) == ROW_MAX and not line.endswith(b"\n"):
+                if len(line) == self._row_max and not line.endswith(b"\n"):
                     while (rest := read()) and not rest.endswith(b"\n"):
                         pass
-                    yield number, 0, BadRow(reason=f"expected lines of at most {ROW_MAX} bytes")
+                    yield number, 0, BadRow(reason=f"expected lines of at most {self._row_max} bytes")
                     continue
                 if not line.strip():
                     continue
@@ -263,11 +266,11 @@ def _shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _csv_error_in_words(message: str) -> str:
+def _csv_error_in_words(message: str, row_max: int) -> str:
     if "unexpected end of data" in message:
         return "a field begins with a double quote that is never closed"
     if "field larger" in message:
-        return f"expected fields of at most {ROW_MAX} characters; is a double quote not closed?"
+        return f"expected fields of at most {row_max} characters; is a double quote not closed?"
     if "expected after" in message:
         return 'text follows the closing double quote of a field; write "" for a double quote inside a field'
     return f"not valid CSV: {message}"

@@ -7,10 +7,11 @@ the process back. Must not know: documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.process.interface import StopReason, Stream
+from disbatch_host.process.interface import StartError, StopReason, Stream
 from disbatch_host.run.execution import Assignment, ExecutionEnd, Listener
 from disbatch_host.run.worker.hand import TaskInHand
 from disbatch_host.run.worker.pool import WorkerPool
@@ -40,17 +41,19 @@ class WorkerExecution:
         return None  # it belongs to the process, which other tasks share
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        try:
-            if self._worker is None or not self._worker.can_take_task:  # it has died meanwhile
-                self._release()
-                self._worker = None
-                self._worker = await self._pool.acquire(self._plugin)
-            self._task = self._worker.hand_over(task_line, self._assignment, listener)
-        except BaseException:
+        worker = self._worker
+        task = None if worker is None else worker.hand_over(task_line, self._assignment, listener)
+        if task is None:  # it has died meanwhile
             self._release()
-            raise
-        self._task.ended.add_done_callback(lambda _: self._release())
-        return self._task.ended
+            self._worker = None
+            self._worker = worker = await self._pool.acquire(self._plugin)
+            task = worker.hand_over(task_line, self._assignment, listener)
+        if task is None:
+            self._release()
+            raise StartError("was gone before it could be given its task; a new one will be started")
+        self._task = task
+        task.ended.add_done_callback(lambda _: self._release())
+        return task.ended
 
     def stop(self, reason: StopReason) -> None:
         if self._worker is not None:
@@ -60,9 +63,9 @@ class WorkerExecution:
         if self._worker is not None:
             self._worker.kill(reason)
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         if self._task is not None:
-            self._task.acknowledge(stream, count)
+            self._task.acknowledge(counts)
 
     def settle(self) -> None:
         if self._worker is not None and self._task is not None:

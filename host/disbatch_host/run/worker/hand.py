@@ -60,12 +60,10 @@ class TaskInHand:
             )
         )
 
-    def acknowledge(self, stream: Stream, count: int) -> None:
+    def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         """See `Execution.acknowledge`."""
-        self._process.acknowledge(stream, self._begins_at[stream] + count)
+        self._process.acknowledge({stream: self._begins_at[stream] + count for stream, count in counts.items()})
 
     def settle(self) -> None:
         """The store has the end of the task, or never will."""
-        for stream, offset in self._ends_at.items():
-            if offset != self._begins_at[stream]:
-                self._process.acknowledge(stream, offset)
+        self._process.acknowledge(self._ends_at)

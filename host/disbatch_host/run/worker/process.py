@@ -191,10 +191,10 @@ class Worker:
         if self._process is not None:
             self._process.kill(reason)
 
-    def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand:
-        """Give it a task. Raises StartError where it is gone."""
+    def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand | None:
+        """Give it a task; None where it can take none any more."""
         if self._process is None or not self.can_take_task:
-            raise StartError("was gone before it could be given its task; a new one will be started")
+            return None
         shared = program.shared_of(self.plugin, self._site)
         line = self._conversation.hand_over(
             task_line,

@@ -56,6 +56,7 @@ class Keys:
         self._locks = locks
         self._tasks = tasks
         self._now = now
+        self.retry_seconds = RETRY_SECONDS
 
     def take(self, wanted: Mapping[forms.Key, TaskId], *, to_retry: bool = False) -> dict[forms.Key, Lock]:
         """Give each key to its task, where no other unfinished one has it. `to_retry`: the tasks have ended, and are
@@ -63,7 +64,7 @@ class Keys:
         taken: dict[forms.Key, Lock] = {}
         left = dict(wanted)
         while left:
-            until = self._now() + timedelta(seconds=RETRY_SECONDS) if to_retry else None
+            until = self._now() + timedelta(seconds=self.retry_seconds) if to_retry else None
             new = {key: Lock(task=task, mark=ObjectId(), until=until) for key, task in left.items()}
             held = self._insert(new)
             taken |= {key: lock for key, lock in new.items() if key not in held}
