@@ -274,7 +274,7 @@ def test_task_show_tells_what_the_plugin_said(on_store: Terminal, plugin: Plugin
     with on_store.node():
         wait_until(lambda: on_store.fine("task", "show", task_id, "--json").json[0]["status"] == -4, 20)
     shown = on_store.fine("task", "show", task_id).out
-    for text in ("50 %, half", "WARNING slow", "mailbox", "no event", "15m of sleep: quota", "blocked"):
+    for text in ("50 %, half", "WARNING slow", "mailbox", "no event", "to sleep for 15m: quota", "blocked"):
         assert text in shown, shown
 
 

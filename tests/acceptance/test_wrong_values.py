@@ -52,7 +52,7 @@ def test_the_largest_whole_numbers_and_long_texts_of_digits_are_kept(on_store: T
         (["task", "push", "q", "-p", "=5"], "no name before it"),
         (["task", "push", "q", "-p", "k=@"], "expected the name of a file after '@'"),
         (["--store", "", "status"], "--store: expected URL, found an empty text"),
-        (["demo", "--store", "sqlite:///x.db"], "leave --store out"),
+        (["demo", "--store", "sqlite:///x.db"], "leave out --store"),
     ],
 )
 def test_what_cannot_be_is_refused(terminal: Terminal, arguments: list[str], said: str) -> None:

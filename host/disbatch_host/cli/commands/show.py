@@ -103,7 +103,9 @@ def _event_notes(errors: Any) -> list[str]:
     if not isinstance(errors, Mapping):
         return []
     first = [one for one in errors.get("first", ()) if isinstance(one, Mapping)]
-    lines = [f"{errors.get('count')} lines on descriptor 3 were not events, or were refused:"]
+    count = errors.get("count")
+    what = "1 line on descriptor 3 was" if count == 1 else f"{count} lines on descriptor 3 were"
+    lines = [f"{what} ignored or refused:"]
     for one in first[:_EVENT_ERRORS_SHOWN]:
         line = f" {render.printable(str(one['line']))!r:.60}" if one.get("line") else ""
         lines.append(f"  {one.get('message')}{line}")
