@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds every Go plugin below this directory into its own bin/. Needs no network: standard library only.
-# What is up to date stays as it is. Without Go on the machine it says so and ends well: the other plugins do not need it.
+# Programs that are up to date are left alone. Without Go, it says so and succeeds: the other plugins do not need it.
 set -eu
 cd -- "$(dirname -- "$0")"
 
@@ -10,7 +10,7 @@ if ! command -v go >/dev/null; then
 fi
 
 # CGO_ENABLED=0: a program that runs on any Linux of this architecture. The rest: no toolchain or module is fetched, and
-# what surrounds this directory (a workspace, a repository) has no part in the build.
+# the surroundings of this directory (a workspace, a repository) do not affect the build.
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOPROXY=off GOWORK=off GOFLAGS=
 umask 022
 

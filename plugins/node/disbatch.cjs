@@ -10,8 +10,8 @@
 //     });
 //
 // What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its message becomes the
-// task's error, its stack goes to stderr. So is another return value, and an event that JSON cannot hold. Whatever is
-// printed becomes the task's output; what is no Unicode in an event becomes U+FFFD.
+// task's error, its stack goes to stderr. Any other return value is a failure too, as is an event that JSON cannot
+// represent. Printed text becomes the task's output; invalid Unicode in an event becomes U+FFFD.
 //
 // One file, nothing but Node's own modules, Node 14 and up: copy it beside your program. Run by hand, without a host, the
 // plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -28,7 +28,7 @@ async function run(work) {
     send({ type: 'ready', protocol: PROTOCOL });
     for await (const line of lines) {
       const message = JSON.parse(line);
-      if (message.type !== 'task') continue; // of a later version of the protocol
+      if (message.type !== 'task') continue; // from a later version of the protocol
       const task = new Task(message.task, message.attempt, message.deadline);
       const exit = await perform(work, task);
       await allPrinted();
@@ -45,12 +45,12 @@ async function run(work) {
   process.exit(exit);
 }
 
-/** The task in hand, and what can be said of it. Everything said is optional. */
+/** The current task, with methods for its events. All of them are optional. */
 class Task {
   constructor(document, attempt, deadline) {
-    this.document = document; // all that the host has given; see the plugin protocol
-    this.attempt = attempt; // 1 for the first
-    this.deadline = deadline; // in Unix seconds, undefined where there is no time limit
+    this.document = document; // everything from the host; see the plugin protocol
+    this.attempt = attempt; // 1 for the first attempt
+    this.deadline = deadline; // in Unix seconds, undefined without a time limit
   }
 
   get id() {
@@ -65,17 +65,17 @@ class Task {
     return this.document.parameters || {};
   }
 
-  /** How far it is: `value` from 0 to 1, or null; `message` for people. */
+  /** Report progress: `value` from 0 to 1, or null; `message` for people. */
   progress(value = null, message) {
     send({ type: 'progress', value, message: text(message) });
   }
 
-  /** A line for the task's log. `level`: debug, info, warning or error. */
+  /** Add a line to the task's log. `level`: debug, info, warning or error. */
   log(message, level = 'info', fields) {
     send({ type: 'log', level, message: String(message), fields });
   }
 
-  /** From 2 on: the task fails with this status, also with exit 0; 0 takes it back. */
+  /** Fail with this status (2 and up), even with exit code 0; 0 takes it back. */
   status(status) {
     send({ type: 'status', status });
   }
@@ -85,23 +85,23 @@ class Task {
     send({ type: 'set', fields });
   }
 
-  /** What came of it, as JSON of at most 1 MiB; the last one counts. With `status` the task fails with it. */
+  /** Give the task's result, as JSON of at most 1 MiB; the last one counts. With `status`, fail with it. */
   result(value, status) {
     send({ type: 'result', value: value === undefined ? null : value, status });
   }
 
-  /** Why it fails. `more`: code, detail, retry (whether another attempt makes sense). */
+  /** Give the reason for a failure. `more`: code, detail, retry (whether another attempt makes sense). */
   error(message, more = {}) {
     const [code, detail] = [text(more.code), text(more.detail)];
     send({ type: 'error', code, message: String(message), detail, retry: more.retry });
   }
 
-  /** With exit code 0: run it again in so many seconds, without using an attempt. */
+  /** With exit code 0: run again in this many seconds, without using an attempt. */
   snooze(seconds, message) {
     send({ type: 'snooze', seconds, message: text(message) });
   }
 
-  /** Tasks to be created once this one has succeeded: { queue, parameters } each. */
+  /** Create tasks once this one has succeeded: { queue, parameters } each. */
   followUp(...tasks) {
     send({ type: 'tasks', tasks });
   }
@@ -128,7 +128,7 @@ function send(event) {
   }
 }
 
-// JSON.stringify leaves out, or makes null, what JSON cannot hold; a result that is lost must not look like a success.
+// JSON.stringify omits, or turns into null, values that JSON lacks; a lost result must not look like a success.
 function lineOf(event) {
   let line;
   try {
@@ -143,7 +143,7 @@ function lineOf(event) {
     throw new TypeError(`the ${event.type} event cannot be written as JSON: ${error.message}`);
   }
   if (line.includes('\\ud')) {
-    // Half of a surrogate pair is no text in UTF-8. Escapes are taken one by one: "\\ud800" is a backslash and five letters.
+    // Half a surrogate pair is not valid UTF-8. Escapes are matched one by one: "\\ud800" is a backslash and five letters.
     line = line.replace(/\\(?:u[0-9a-f]{4}|.)/g, (escape) => (/^\\ud[89a-f]/.test(escape) ? '\ufffd' : escape));
   }
   return line + '\n';
@@ -171,7 +171,7 @@ function allPrinted() {
   const written = (stream) =>
     new Promise((resolve) => {
       if (stream.destroyed || stream.writableEnded || !stream.writableLength) resolve();
-      else stream.write('', () => resolve()); // also called where nobody reads any more
+      else stream.write('', () => resolve()); // also called if nobody reads any more
     });
   return Promise.all([written(process.stdout), written(process.stderr)]);
 }

@@ -14,8 +14,8 @@ package DisbatchPlugin;
 #     });
 #
 # What the function returns is the exit code, 0 to 255 (nothing: 0). A die is a failure: its message becomes the task's
-# error. So is another return value, and an event that JSON cannot hold. Whatever is printed becomes the task's output, as
-# UTF-8; what is no Unicode in an event becomes U+FFFD.
+# error. Any other return value is a failure too, as is an event that JSON cannot represent. Printed text becomes the
+# task's output, as UTF-8; invalid Unicode in an event becomes U+FFFD.
 #
 # One file, nothing but Perl's own modules, Perl 5.14 and up (Debian: the package perl): copy it beside your program. Run by
 # hand, without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -29,7 +29,7 @@ our $VERSION = '0.1.0';
 my $PROTOCOL = 1;
 
 my $reader = JSON::PP->new->utf8->allow_nonref;
-my $writer = JSON::PP->new->canonical->allow_nonref;    # canonical, so that the same event is the same line
+my $writer = JSON::PP->new->canonical->allow_nonref;    # canonical: the same event gives the same line
 my $events;
 
 # Call $work->($task) for the task (oneshot mode) or for each task in turn (worker mode), then end the process.
@@ -50,8 +50,8 @@ sub run {
     exit _perform($work, __PACKAGE__->_task($document, $ENV{DISBATCH_ATTEMPT} || 1, $ENV{DISBATCH_DEADLINE}));
 }
 
-# The task is a hash: id, queue, parameters, attempt (1 for the first), deadline (Unix seconds or undef), and document: all
-# that the host has given (see the plugin protocol).
+# The task is a hash: id, queue, parameters, attempt (1 for the first), deadline (Unix seconds or undef), and document:
+# everything from the host (see the plugin protocol).
 sub _task {
     my ($class, $document, $attempt, $deadline) = @_;
     return bless {
@@ -64,21 +64,21 @@ sub _task {
     }, $class;
 }
 
-# How far it is: $value from 0 to 1, or undef; $message for people.
+# Report progress: $value from 0 to 1, or undef; $message for people.
 sub progress {
     my ($self, $value, $message) = @_;
     _send({ type => 'progress', value => defined $value ? $value + 0 : undef, _text(message => $message) });
     return;
 }
 
-# A line for the task's log. $level: debug, info, warning or error.
+# Add a line to the task's log. $level: debug, info, warning or error.
 sub log {    ## no critic (the protocol's own name; always called as a method)
     my ($self, $message, $level, $fields) = @_;
     _send({ type => 'log', level => $level // 'info', message => "$message", _given(fields => $fields) });
     return;
 }
 
-# From 2 on: the task fails with this status, also with exit 0; 0 takes it back.
+# Fail with this status (2 and up), even with exit code 0; 0 takes it back.
 sub status {
     my ($self, $status) = @_;
     _send({ type => 'status', status => $status + 0 });
@@ -92,14 +92,14 @@ sub set {
     return;
 }
 
-# What came of it, as JSON of at most 1 MiB; the last one counts. With $status the task fails with it.
+# Give the task's result, as JSON of at most 1 MiB; the last one counts. With $status, fail with it.
 sub result {
     my ($self, $value, $status) = @_;
     _send({ type => 'result', value => $value, defined $status ? (status => $status + 0) : () });
     return;
 }
 
-# Why it fails. %more: code, detail, retry (whether another attempt makes sense).
+# Give the reason for a failure. %more: code, detail, retry (whether another attempt makes sense).
 sub error {
     my ($self, $message, %more) = @_;
     my $retry = defined $more{retry} ? ($more{retry} ? JSON::PP::true() : JSON::PP::false()) : undef;
@@ -110,14 +110,14 @@ sub error {
     return;
 }
 
-# With exit code 0: run it again in so many seconds, without using an attempt.
+# With exit code 0: run again in this many seconds, without using an attempt.
 sub snooze {
     my ($self, $seconds, $message) = @_;
     _send({ type => 'snooze', seconds => $seconds + 0, _text(message => $message) });
     return;
 }
 
-# Tasks to be created once this one has succeeded: { queue => ..., parameters => {...} } each.
+# Create tasks once this one has succeeded: { queue => ..., parameters => {...} } each.
 sub follow_up {
     my ($self, @tasks) = @_;
     _send({ type => 'tasks', tasks => \@tasks });
@@ -131,7 +131,7 @@ sub _given {
 
 sub _text {
     my ($name, $value) = @_;
-    return defined $value ? ($name => "$value") : ();    # a number is text here, whatever it was before
+    return defined $value ? ($name => "$value") : ();    # text, even if it was a number
 }
 
 sub _send {
@@ -147,7 +147,7 @@ sub _send {
     return;
 }
 
-# As text. JSON::PP writes numbers that are none as they come, which is no JSON.
+# The event as text. JSON::PP writes NaN and infinities as they are, which is not valid JSON.
 sub _line {
     my ($event) = @_;
     my $line = eval { $writer->encode($event) };
@@ -171,7 +171,7 @@ sub _serve {
     _send({ type => 'ready', protocol => $PROTOCOL });
     while (defined(my $line = <STDIN>)) {
         my $message = $reader->decode($line);
-        next if $message->{type} ne 'task';    # of a later version of the protocol
+        next if $message->{type} ne 'task';    # from a later version of the protocol
         my $task = __PACKAGE__->_task($message->{task}, $message->{attempt}, $message->{deadline});
         my $exit = _perform($work, $task);
         _send({ type => 'done', exit => $exit, task => $task->{id} });
@@ -183,7 +183,7 @@ sub _perform {
     my ($work, $task) = @_;
     my $exit = eval {
         my $returned = $work->($task);
-        $returned = 0 if !defined $returned || $returned eq '';    # nothing, or what Perl itself says for "no"
+        $returned = 0 if !defined $returned || $returned eq '';    # nothing, or Perl's own false
         die "expected the function to return an exit code from 0 to 255 or nothing, found '$returned'; end it with return 0\n"
             if $returned !~ /\A[0-9]{1,3}\z/ || $returned > 255;
         $returned + 0;

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Write a Disbatch plugin in sh or Bash: read the task, say what there is to say.
+# Write a Disbatch plugin in sh or Bash: read the task, send events.
 #
 #     #!/bin/sh
 #     . "$(dirname -- "$0")/disbatch.sh"
@@ -10,24 +10,24 @@
 #     disbatch_result "$name"
 #
 # POSIX sh, awk and nothing else: copy this file beside your program. Oneshot mode only, because a shell has no good way to
-# read a task for the second time. Run by hand, without a host, events are shown on stderr. Bytes of a text that are no
-# UTF-8 become U+FFFD in an event.
+# read a second task. Run by hand, without a host, events are shown on stderr. Bytes in a text that are not
+# valid UTF-8 become U+FFFD in an event.
 #
-#   disbatch_read                                 read the task from standard input; the first thing to do
-#   disbatch_param VARIABLE NAME [DEFAULT]        set VARIABLE to a parameter: text, number, true or false. Fails, and says
-#                                                 so, where there is none and no DEFAULT; lists and objects need jq:
+#   disbatch_read                                 read the task from standard input; call this first
+#   disbatch_param VARIABLE NAME [DEFAULT]        set VARIABLE to a parameter: text, number, true or false. Fails, with a
+#                                                 message, if it is missing without DEFAULT; lists and objects need jq:
 #                                                 printf '%s' "$DISBATCH_TASK" | jq .parameters.list
-#   disbatch_progress VALUE [MESSAGE]             how far it is, 0 to 1, or null
+#   disbatch_progress VALUE [MESSAGE]             progress, 0 to 1, or null
 #   disbatch_log LEVEL MESSAGE [NAME TEXT]...     debug, info, warning or error; with fields
-#   disbatch_status N                             it fails with this status (from 2 on), also with exit 0; 0: no
+#   disbatch_status N                             fail with this status (2 and up), even with exit 0; 0 takes it back
 #   disbatch_set NAME TEXT                        a free field of the task document
 #   disbatch_set_json NAME JSON
-#   disbatch_result TEXT [STATUS]                 what came of it; the last one counts. With STATUS, from 2 on, the task fails
-#                                                 with it
-#   disbatch_result_json JSON [STATUS]            JSON goes out as it is: what is no JSON is no event
-#   disbatch_error MESSAGE [CODE [RETRY [DETAIL]]]   why it fails; RETRY: true or false, whether another attempt makes sense
-#   disbatch_snooze SECONDS [MESSAGE]             with exit code 0: later, without using an attempt
-#   disbatch_follow_up QUEUE [NAME TEXT]...       a task to be created once this one has succeeded
+#   disbatch_result TEXT [STATUS]                 the task's result; the last one counts. With STATUS, 2 and up, the task
+#                                                 fails with it
+#   disbatch_result_json JSON [STATUS]            JSON is sent unchanged: if it is invalid, so is the event
+#   disbatch_error MESSAGE [CODE [RETRY [DETAIL]]]   the failure's reason; RETRY: true or false, whether to try again
+#   disbatch_snooze SECONDS [MESSAGE]             with exit code 0: run again later, without using an attempt
+#   disbatch_follow_up QUEUE [NAME TEXT]...       a task to create once this one has succeeded
 #   disbatch_follow_up_json QUEUE JSON
 #   disbatch_quote TEXT                           print TEXT as a JSON string
 
@@ -40,7 +40,7 @@ disbatch_read() {
 }
 
 disbatch_param() {
-    # The dot keeps line ends at the end of the value, which $( ) would cut off.
+    # The dot protects line ends at the end of the value, which $( ) would cut off.
     if _disbatch_value=$(printf '%s' "$DISBATCH_TASK" | LC_ALL=C awk -v name="$2" "$_disbatch_parameter"); then
         _disbatch_value=${_disbatch_value%.}
     elif [ $# -ge 3 ]; then
@@ -132,8 +132,8 @@ _disbatch_send() {
 }
 
 # Writes its input, without the dot at its end, as a JSON string. Line by line and in pieces, each printed at once: building
-# one long string out of short ones takes the square of their number. With split, since awks differ in what backslashes
-# mean in the replacement of gsub.
+# one long string out of short ones takes quadratic time. With split, since awks differ in the meaning of backslashes
+# in the replacement of gsub.
 # shellcheck disable=SC2016  # awk
 _disbatch_quoting='
 BEGIN {
@@ -161,7 +161,7 @@ function quote(line,    start, piece, size) {
     for (start = 1; start <= length(line); start += size) {
         piece = substr(line, start, piece_size)
         size = length(piece)
-        # A character may reach over the end of a piece: it begins the next one.
+        # A character may extend past the end of a piece: it begins the next one.
         if (start + size <= length(line) && match(piece, /[\300-\377][\200-\277]?[\200-\277]?$/) && RSTART > 1) {
             size = RSTART - 1
             piece = substr(piece, 1, size)
@@ -180,7 +180,7 @@ function quote_piece(piece,    part, n, i, at) {
     }
 }
 
-# What stands between well-formed characters is replaced, byte by byte; their first byte says how long they are.
+# Anything between well-formed characters is replaced, byte by byte; their first byte gives their length.
 function as_utf8(piece,    part, n, i, at, lead, size, out) {
     n = split(piece, part, /[\302-\337][\200-\277]|\340[\240-\277][\200-\277]|[\341-\354\356\357][\200-\277][\200-\277]|\355[\200-\237][\200-\277]|\360[\220-\277][\200-\277][\200-\277]|[\361-\363][\200-\277][\200-\277][\200-\277]|\364[\200-\217][\200-\277][\200-\277]/)
     at = 1
@@ -196,15 +196,15 @@ function as_utf8(piece,    part, n, i, at, lead, size, out) {
 }'
 
 # Prints one parameter of the task document on standard input and a dot after it; exit 1: the task does not have it. It
-# takes strings, numbers, true and false that stand directly in "parameters"; lists, objects, null, and strings with a null
-# character (which no shell can hold) count as not there. It reads well-formed JSON, which is what the host writes, as
+# takes strings, numbers, true and false directly in "parameters"; lists, objects, null, and strings with a null
+# character (which no shell can hold) count as missing. It expects well-formed JSON, which is what the host writes, as
 # bytes.
 # shellcheck disable=SC2016  # awk
 _disbatch_parameter='
-# Every record ends at a quote, so records are by turns what stands between strings and what stands in one.
+# Every record ends at a quote, so records alternate between text outside strings and text inside them.
 BEGIN {
     RS = "\""
-    too_long = sprintf("%1000s", "")  # what stands for a key that nobody asks for; building it up would take long
+    too_long = sprintf("%1000s", "")  # stands for a key that nobody asks for; building such keys would take long
 }
 
 in_string {
@@ -229,13 +229,13 @@ in_string {
 END {
     if (!found || unusable)
         exit 1
-    # In pieces, because building one long string out of short ones takes the square of their number.
+    # In pieces, because building one long string out of short ones takes quadratic time.
     for (i = 1; i <= pieces; i++)
         printf "%s", piece[i]
     printf "."
 }
 
-# Follows braces and keys. Leaves in `wanted` whether the string that begins after `chunk` is the value asked for.
+# Follows braces and keys. Sets `wanted` to whether the string that begins after `chunk` is the requested value.
 function read_structure(chunk,    i, c, after) {
     wanted = 0
     for (i = 1; i <= length(chunk); i++) {
@@ -261,7 +261,7 @@ function read_structure(chunk,    i, c, after) {
     }
 }
 
-# Whether the quote after `chunk` belongs to the string: an odd number of backslashes stands before it.
+# Whether the quote after `chunk` belongs to the string: an odd number of backslashes precedes it.
 function ends_with_escape(chunk,    last, n) {
     last = length(chunk)
     for (n = 0; n < last && substr(chunk, last - n, 1) == "\\"; n++)
@@ -290,7 +290,7 @@ function unescape(chunk, quoted,    part, n, i, c, out, code, low) {
                 i++
             }
             out = out utf8(code) substr(part[i], 6)
-        } else if (c == "") {  # two backslashes: what follows is plain text up to the next one
+        } else if (c == "") {  # two backslashes: plain text follows, up to the next one
             out = out "\\" part[++i]
         } else {
             out = out plain_escape(c) substr(part[i], 2)

@@ -1,7 +1,7 @@
-"""The task document as a plugin gets it: one line of JSON (SPEC, section 4).
+"""The task document in the form that a plugin gets: one line of JSON (SPEC, section 4).
 
-Responsible for: how each kind of stored value is written. Must not know: any database driver; the kinds that only one
-knows are written by the function that the caller passes in.
+Responsible for: how each kind of stored value is written. Must not know: any database driver; types that only a
+driver knows are written by a function that the caller passes in.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-# Of a stored document, what a plugin does not get: output and log of earlier attempts, and the node's own mark.
+# Fields of a stored document that a plugin does not get: output and log of earlier attempts, and the node's own mark.
 LEFT_OUT = frozenset({"stdout", "stderr", "log", "claim"})
-# What a plugin's `set` event cannot change: den-1.0's own fields, then the host's (SPEC, section 5).
+# Fields that a plugin's `set` event cannot change: den-1.0's own, then the host's (SPEC, section 5).
 PROTECTED = frozenset(
     {
         "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
@@ -25,8 +25,8 @@ PROTECTED = frozenset(
         "not_before", "after", "after_any", "awaited", "priority", "unique_key", "expires", "cancel", "retried",
     }
 )  # fmt: skip
-_NAMED_BY_TEXT = ("_id", "queue")  # ids, whatever type the database has given them
-_INT64 = range(-(2**63), 2**64)  # what JSON numbers are written for
+_NAMED_BY_TEXT = ("_id", "queue")  # ids, of whatever type the database uses
+_INT64 = range(-(2**63), 2**64)  # the range that is written as JSON numbers
 
 _DASHES_OF_A_UUID = 4
 
@@ -36,15 +36,15 @@ Other = Callable[[object], object]
 def stdin_line(document: Mapping[str, Any], *, other: Other | None = None) -> bytes:
     """The document as one line of JSON with its newline, UTF-8.
 
-    `other` gives the relaxed Extended JSON of a value of any type that is not JSON's, a date, bytes or a UUID; it
-    raises TypeError for what it does not know. Raises TypeError, naming the field, where nobody knows it.
+    `other` returns the relaxed Extended JSON for a value of a type that JSON lacks, such as a date, bytes or a UUID; it
+    raises TypeError for types it does not know. Raises TypeError, naming the field, if nothing can write it.
     """
     return _quick_line(document) or orjson.dumps(plain_document(document, other=other, left_out=LEFT_OUT)) + b"\n"
 
 
 def _quick_line(document: Mapping[str, Any]) -> bytes | None:
-    """What `plain_document` gives, in one call; each task passes here. None where what came out does not show that it
-    is the same: a null may have been a number that JSON does not have, and what looks like a UUID one of those."""
+    """The result of `plain_document` in one fast call, since each task passes here. None if it may differ: a null may
+    have been a number that JSON lacks, and a text that looks like a UUID may have been one."""
     dates = 0
 
     def write_date(value: Any) -> str:
@@ -75,8 +75,8 @@ def _quick_line(document: Mapping[str, Any]) -> bytes | None:
 def plain_document(
     document: Mapping[str, Any], *, other: Other | None = None, left_out: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """A document as plain JSON values: `_id`, `queue` and the ids of `after` as strings, the rest as `to_json` writes
-    it."""
+    """A document as plain JSON values: `_id`, `queue` and the ids of `after` as strings, the rest as in
+    `to_json`."""
     chosen = {
         name: str(value) if name in _NAMED_BY_TEXT else _texts(value) if name == "after" else value
         for name, value in document.items()
@@ -90,8 +90,8 @@ def _texts(ids: Any) -> Any:
 
 
 def to_json(value: Any, *, other: Other | None = None, path: str = "") -> Any:
-    """Any stored value as one that JSON has. Dates become RFC 3339 in UTC with milliseconds; what JSON has no form for
-    becomes relaxed Extended JSON."""
+    """Any stored value as a JSON value. Dates become RFC 3339 in UTC with milliseconds; types without a JSON form
+    become relaxed Extended JSON."""
     if value is None or value is True or value is False:
         return value
     kind = type(value)
@@ -115,7 +115,7 @@ def to_json(value: Any, *, other: Other | None = None, path: str = "") -> Any:
         try:
             return other(value)
         except TypeError:
-            pass  # neither does the caller know it; the message below names the field
+            pass  # the caller does not know it either; the message below names the field
     bases: tuple[Callable[[Any], Any], ...] = (int, float, str, list, tuple)
     for base in bases:
         if isinstance(value, base):  # type: ignore[arg-type]  # a driver's own subclass of what JSON has
@@ -124,7 +124,7 @@ def to_json(value: Any, *, other: Other | None = None, path: str = "") -> Any:
 
 
 def _members(members: Mapping[Any, Any], other: Other | None, path: str) -> dict[str, Any]:
-    """An object's members. Each task passes here, so what needs no change takes no call."""
+    """An object's members. Each task passes here, so values that need no change cost no call."""
     plain = {}
     for key, value in members.items():
         name = key if type(key) is str and key.isascii() else _text(str(key))
@@ -142,7 +142,7 @@ def _text(text: str) -> str:
 
 
 def rfc3339(moment: datetime) -> str:
-    """`2026-04-26T17:59:33.000Z`. A moment without a zone is UTC, as databases mean it."""
+    """`2026-04-26T17:59:33.000Z`. A moment without a zone is UTC, as in databases."""
     if moment.tzinfo is UTC:
         return moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

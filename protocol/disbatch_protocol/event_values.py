@@ -1,7 +1,7 @@
-"""The values in an event: of the kind that was expected, and such that every store can hold them. Pure.
+"""The values in an event: checked to be of the expected kind, and storable by every store. Pure.
 
-Responsible for: reading one field of an event, or saying what was expected and what was found. Must not know: which
-events there are.
+Responsible for: reading one field of an event, or saying what was expected and what was found. Must not know: the
+kinds of events.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from disbatch_protocol.faults import kind_of
 
-DEPTH_MAX = 90  # of nested values: MongoDB stores 100 levels, some of which the task document itself needs
+DEPTH_MAX = 90  # levels of nesting: MongoDB stores 100, and the task document itself needs some
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -21,7 +21,7 @@ class NotAnEventError(Exception):
 
 
 def found_at(value: Mapping[str, Any], name: str) -> str:
-    """The value of a field in words."""
+    """The kind of a field's value, in words."""
     return kind_of(value[name]) if name in value else "none"
 
 
@@ -30,7 +30,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def whole(value: Any) -> int | None:
-    """A number without a fraction; shells and Perl write 3 as 3.0 at times."""
+    """A number without a fraction; shells and Perl sometimes write 3 as 3.0."""
     return int(value) if is_number(value) and value == int(value) else None
 
 
@@ -51,7 +51,7 @@ def required_text_at(value: Mapping[str, Any], name: str) -> str:
 
 
 def storable(value: Any, where: str) -> Any:
-    """The value itself. Raises where a store could not hold it: a number above 64 bits, U+0000 in a name, too deep."""
+    """The value unchanged. Raises if a store could not hold it: a number beyond 64 bits, U+0000 in a name, too deep."""
     level: list[Any] = [value]
     for _ in range(DEPTH_MAX):
         level = [inner for one in level for inner in _inner(one, where)]

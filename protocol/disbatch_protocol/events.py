@@ -1,17 +1,17 @@
-"""What a plugin says on descriptor 3: from bytes to events, whatever the bytes are. Pure.
+"""Events on descriptor 3: from any bytes to events. Pure.
 
-Responsible for: lines, their limit, and which line is which event (SPEC, sections 5 and 6). Must not know: what an
-event does to a task, where the bytes come from.
+Responsible for: lines, their limit, and which line is which event (SPEC, sections 5 and 6). Must not know: the effect
+of an event on a task, where the bytes come from.
 
 Rules:
 1. Feed bytes in any blocks, get events; the same bytes give the same events however they are cut.
 2. A line that is not an event becomes a `BadLine`, never an exception: a line that was printed by mistake does not
    fail a task.
-3. Memory is bounded: of a line above LINE_MAX only the beginning is kept, and it is skipped to its end.
-4. Unknown fields of a known event are ignored: they may be of a later version.
+3. Memory is bounded: of a line longer than LINE_MAX only the beginning is kept, and the rest is skipped.
+4. Unknown fields of a known event are ignored: they may belong to a later version.
 5. Every event can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper than
    `event_values.DEPTH_MAX`.
-6. Where an event counts although a part of it is left out, its `faults` say which and why.
+6. If an event counts although part of it is left out, its `faults` say which part and why.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAMES_SHOWN = 5  # in a sentence
 
 
 class LogLevel(StrEnum):
-    """Of a log event."""
+    """The level of a log event."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -53,7 +53,7 @@ class LogLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far it is."""
+    """The progress of the task."""
 
     value: float | None  # 0 to 1
     message: str | None
@@ -70,7 +70,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnStatus:
-    """The plugin's own status for a later end; 0 takes an earlier one back."""
+    """The plugin's own status for a later end; 0 takes back an earlier one."""
 
     status: int
 
@@ -85,7 +85,7 @@ class SetFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of it."""
+    """The result of the task."""
 
     value: Any = field(repr=False)
     status: int | None
@@ -93,7 +93,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorSaid:
-    """Why it fails."""
+    """The reason for a failure."""
 
     code: str | None
     message: str | None = field(repr=False)
@@ -104,7 +104,7 @@ class ErrorSaid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snooze:
-    """Later, without using an attempt."""
+    """Run again later, without using an attempt."""
 
     seconds: float
     message: str | None
@@ -112,7 +112,7 @@ class Snooze:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUp:
-    """A task to be created once the run has succeeded."""
+    """A task to create once the run has succeeded."""
 
     queue: str
     parameters: Mapping[str, Any] = field(repr=False)
@@ -120,7 +120,7 @@ class FollowUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUps:
-    """Several of them."""
+    """Several follow-up tasks."""
 
     tasks: tuple[FollowUp, ...]
     faults: tuple[str, ...] = ()
@@ -128,18 +128,18 @@ class FollowUps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Worker mode: it can take tasks."""
+    """Worker mode: the process can take tasks."""
 
     protocol: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Worker mode: the end of the task in hand. `exit_code` None: the line did not say which, so it is not known."""
+    """Worker mode: the end of the current task. `exit_code` None: missing from the line, so unknown."""
 
     exit_code: int | None
-    task: str | None  # the id of the task it means, where the plugin says so
-    found: str = "none"  # what the line has as its exit code, in words
+    task: str | None  # the id of its task, if the plugin says so
+    found: str = "none"  # the line's exit code, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,15 +154,15 @@ Event = Progress | Log | OwnStatus | SetFields | Result | ErrorSaid | Snooze | F
 
 
 class EventReader:
-    """Cuts what comes from descriptor 3 into lines and reads each."""
+    """Cuts the bytes from descriptor 3 into lines and reads each."""
 
     def __init__(self, *, worker_mode: bool = False) -> None:
         self._worker_mode = worker_mode
-        self._rest = bytearray()  # of a line whose end has not come
-        self._skipped = 0  # bytes of a line that is too long, beyond what is kept
+        self._rest = bytearray()  # of an incomplete line
+        self._skipped = 0  # bytes of an overlong line, beyond the kept part
 
     def feed(self, data: bytes) -> list[Event | BadLine]:
-        """More bytes; the events that are complete with them."""
+        """Take more bytes; the events that they complete."""
         if b"\n" not in data:
             self._keep(data)
             return []
@@ -205,8 +205,8 @@ class EventReader:
 
 
 def parse_line(line: bytes, *, worker_mode: bool = False) -> Event | BadLine:
-    """The event that a line without its line feed is. `ready` and `done` are read in both modes, so that their sender
-    can be told; `worker_mode`: they are among what was expected."""
+    """The event in a line without its line feed. `ready` and `done` are read in both modes, so that the plugin
+    can be told; `worker_mode`: they are among the expected ones."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -237,7 +237,7 @@ def _progress(value: Mapping[str, Any]) -> Progress:
 
 def _log(value: Mapping[str, Any]) -> Log:
     level = value.get("level", LogLevel.INFO)
-    if level not in list(LogLevel):  # a list: what stands there may be anything
+    if level not in list(LogLevel):  # a list: the value may be of any type
         raise NotAnEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
     fields = value.get("fields", {})
     if not isinstance(fields, dict):
@@ -264,7 +264,7 @@ def _set_fields(value: Mapping[str, Any]) -> SetFields:
         raise NotAnEventError(f'expected "fields" to be an object, found {found_at(value, "fields")}')
     try:
         return SetFields(fields=storable(fields, "fields"))
-    except NotAnEventError:  # which of them it is: the others are set
+    except NotAnEventError:  # to find the bad one: the others are set
         return _storable_fields(fields)
 
 
@@ -287,12 +287,12 @@ def _result(value: Mapping[str, Any]) -> Result:
         raise NotAnEventError(
             f'expected "status" to be a whole number from 0 to {_STATUS_MAX}, found {found_at(value, "status")}'
         )
-    # 0 and 1 (a success) are not a status of its own.
+    # 0 and 1 (a success) are not a plugin's own status.
     return Result(value=storable(value["value"], "value"), status=status if status not in (0, 1) else None)
 
 
 def _error(value: Mapping[str, Any]) -> ErrorSaid:
-    # That it is an error counts whatever else the line says: one that got lost would make a success of a failure.
+    # It counts as an error whatever else the line says: losing it would turn a failure into a success.
     faults = []
 
     def part(name: str, kind: type, expected: str) -> Any:

@@ -1,6 +1,6 @@
-"""The `exit_codes` of a manifest: which code means what, and what its schema cannot say about them.
+"""The `exit_codes` of a manifest: the meaning of each code, and checks beyond the schema.
 
-Responsible for: ranges of codes, and ends that cannot come true. Must not know: how a run ends (`outcome`).
+Responsible for: ranges of codes, and expected ends that are impossible. Must not know: how a run ends (`outcome`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from disbatch_protocol.faults import Fault, error_at, pointer_to
 from disbatch_protocol.outcome import ExitRule, Outcome
 from disbatch_protocol.status import Status
 
-_CODES = re.compile(r"[0-9]{1,3}(-[0-9]{1,3})?", re.ASCII)  # as the schema says it
+_CODES = re.compile(r"[0-9]{1,3}(-[0-9]{1,3})?", re.ASCII)  # same as in the schema
 
 
 def exit_code_faults(exit_codes: dict[str, Any]) -> Iterator[Fault]:
-    """Ranges that are none or overlap, and a status of its own for an end that is not a failure."""
+    """Ranges that are invalid or overlap, and a status of its own for an end that is not a failure."""
     owner: dict[int, str] = {}
     for key, value in exit_codes.items():
         pointer = pointer_to(["exit_codes", key])
         if _CODES.fullmatch(key) is None:
-            continue  # the schema has said so
+            continue  # the schema reports it
         first, last = _code_range(key)
         plain = str(first) if "-" not in key else f"{first}-{last}"
         if key != plain:
-            yield error_at(pointer, f'expected an exit code without zeros before it, found "{key}"', f'write "{plain}"')
+            yield error_at(pointer, f'expected an exit code without leading zeros, found "{key}"', f'write "{plain}"')
             continue
         if last > 255 or first > last:
-            yield error_at(pointer, f'expected exit codes from 0 to 255 in rising order, found "{key}"')
+            yield error_at(pointer, f'expected exit codes from 0 to 255 in ascending order, found "{key}"')
             continue
         twice = next((owner[code] for code in range(first, last + 1) if code in owner), None)
         if twice is not None:
@@ -41,11 +41,11 @@ def exit_code_faults(exit_codes: dict[str, Any]) -> Iterator[Fault]:
 
 
 def exit_rules(exit_codes: dict[str, Any]) -> Mapping[int, ExitRule]:
-    """What each code means, of an `exit_codes` without faults."""
+    """The meaning of each code, from valid `exit_codes`."""
     rules = {}
     for key, value in exit_codes.items():
         named = {"outcome": value} if isinstance(value, str) else value
-        status = named.get("status")  # JSON Schema takes 3.0 for an integer
+        status = named.get("status")  # JSON Schema accepts 3.0 as an integer
         rule = ExitRule(outcome=Outcome(named["outcome"]), status=None if status is None else int(status))
         first, last = _code_range(key)
         rules.update(dict.fromkeys(range(first, last + 1), rule))
@@ -63,9 +63,7 @@ def example_end_faults(document: dict[str, Any]) -> Iterator[Fault]:
         rule = rules.get(code) if rules is not None else None
         is_success = rule.outcome is Outcome.SUCCESS if rule is not None else code == 0
         if not is_success:
-            message = (
-                f"expected an end that can be, found status 1 together with exit code {code}, which is not a success"
-            )
+            message = f"expected a possible end, found status 1 with exit code {code}, which is not a success"
             hint = f'remove one of them, or write {{"{code}": "success"}} in "exit_codes"'
             yield error_at(f"/examples/{index}/status", message, hint)
 

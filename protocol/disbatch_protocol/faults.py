@@ -1,6 +1,6 @@
-"""Faults: what is wrong with something that a person has written, where, and what to do about it.
+"""Faults: errors in something that a person has written, with the place and the remedy.
 
-A fault is a value, never an exception: a check collects all of them, so that their author sees them at once.
+A fault is a value, never an exception: a check collects all of them, so that the author sees them at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 class Severity(StrEnum):
     ERROR = "error"  # the thing cannot be used
-    WARNING = "warning"  # it can, but probably does not do what its author wants
+    WARNING = "warning"  # it can, but probably not as its author wants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that is wrong."""
+    """One error."""
 
-    pointer: str  # JSON pointer (RFC 6901) to it; "" is the whole
+    pointer: str  # JSON pointer (RFC 6901) to the place; "" is the whole
     message: str  # what was expected and what was found
     hint: str = ""  # what to do
     severity: Severity = Severity.ERROR
@@ -42,14 +42,14 @@ def error_at(pointer: str, message: str, hint: str = "") -> Fault:
 
 
 def value_at(document: Any, path: Iterable[str]) -> Any:
-    """What stands at the end of a path of keys; None where it leads nowhere."""
+    """The value at a path of keys and indexes; None if the path leads nowhere."""
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document
 
 
 def near_name(word: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one was probably meant to be."""
+    """The known name that was probably meant by a misspelt one."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     if near:
@@ -62,7 +62,7 @@ _QUOTED_MAX = 40  # characters
 
 
 def kind_of(value: Any) -> str:
-    """The JSON type of a value and, where it is short, the value: `a string "x"`, `an object`, `nothing`."""
+    """The JSON type of a value and, if short, the value: `a string "x"`, `an object`, `nothing`."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -79,7 +79,7 @@ def kind_of(value: Any) -> str:
 
 
 def plain_kind_of(value: Any) -> str:
-    """The JSON type of a value and nothing of the value: `a string`, `a number`."""
+    """The JSON type of a value without the value: `a string`, `a number`."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):

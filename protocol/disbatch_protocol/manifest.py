@@ -1,13 +1,13 @@
-"""The manifest of a plugin: `plugin.json` as a record, and everything that can be wrong with it at once.
+"""The manifest of a plugin: `plugin.json` as a record, and all of its faults at once.
 
-Responsible for: parsing and checking what the file itself says. Must not know: the file system (is the program there),
-how a plugin is run.
+Responsible for: parsing and checking the content of the file. Must not know: the file system (whether the program
+exists), how a plugin is run.
 
 Rules:
-1. `schemas/manifest.json` is the one place that says what a field may hold, and what is said of a value that does not
-   fit (`manifest_structure`). What a schema cannot say is code, one function a topic (`manifest_checks`).
-2. All faults come at once, each with its JSON pointer, sorted by it.
-3. Unknown fields are a warning with the near name, so that a manifest for a later host still runs here.
+1. `schemas/manifest.json` is the only definition of the values that a field may hold, and of the messages about values
+   that do not fit (`manifest_structure`). Checks beyond a schema are code, one function per topic (`manifest_checks`).
+2. All faults are returned at once, each with its JSON pointer, sorted by it.
+3. Unknown fields are a warning that suggests a similar name, so that a manifest for a later host still runs here.
 4. Any bytes can be parsed; nothing here raises.
 """
 
@@ -34,14 +34,14 @@ MAX_OUTPUT_DEFAULT = 64 * 2**20
 
 
 class Mode(StrEnum):
-    """How a plugin's program takes its tasks."""
+    """The way a plugin's program takes its tasks."""
 
-    ONESHOT = "oneshot"  # a process for each
-    WORKER = "worker"  # a process for many
+    ONESHOT = "oneshot"  # one process per task
+    WORKER = "worker"  # one process for many tasks
 
 
 class Cwd(StrEnum):
-    """Where a run's program is started."""
+    """The directory in which a run's program starts."""
 
     PLUGIN = "plugin"
     WORK = "work"
@@ -60,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """When worker processes are started and retired."""
+    """The rules for starting and retiring worker processes."""
 
     start_timeout_seconds: float = 10.0
     max_tasks: int = 1000
@@ -71,7 +71,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunAs:
-    """The account that a run changes to."""
+    """The account that a run switches to."""
 
     user: str
     group: str | None = None
@@ -79,7 +79,7 @@ class RunAs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Parameters, and what a run with them must come to."""
+    """Parameters, and the expected outcome of a run with them."""
 
     name: str
     parameters: Any
@@ -87,14 +87,14 @@ class Example:
     status: int | None = None
     stdout_contains: str | None = None
     stderr_contains: str | None = None
-    has_result: bool = False  # tells an expected null from none
+    has_result: bool = False  # distinguishes an expected null from none
     result: Any = None
     timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest without faults, defaults filled in. Durations in seconds, sizes in bytes."""
+    """A manifest without faults, with defaults filled in. Durations in seconds, sizes in bytes."""
 
     name: str
     command: tuple[str, ...]
@@ -125,16 +125,16 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedManifest:
-    """What came of parsing. `manifest` is None where any fault is an error."""
+    """The result of parsing. `manifest` is None if any fault is an error."""
 
     manifest: Manifest | None
     faults: tuple[Fault, ...]
 
 
 def parse_manifest(data: bytes, *, directory_name: str) -> ParsedManifest:
-    """Parse and check a `plugin.json`. `directory_name` names the plugin where the manifest does not."""
+    """Parse and check a `plugin.json`. `directory_name` is the plugin's name if the manifest has none."""
     document, faults = parse_json(data)
-    if not faults or isinstance(document, dict):  # what is beyond the schema is looked at only where that is fine
+    if not faults or isinstance(document, dict):  # further checks need an object
         faults = [*faults, *structure_faults(document)]
     if isinstance(document, dict):
         faults += beyond_the_schema(document, {fault.pointer for fault in faults})
@@ -149,10 +149,10 @@ def parse_manifest(data: bytes, *, directory_name: str) -> ParsedManifest:
 
 
 def _manifest_of(document: dict[str, Any], directory_name: str) -> Manifest:
-    """The record of a document without faults. What is not in it is left to the record's own defaults."""
+    """The record for a document without faults. Missing fields get the record's own defaults."""
 
     def given(*path: str, **readers: Callable[[Any], Any]) -> dict[str, Any]:
-        """Those of the record's fields that the document has below `path`, each read by its reader."""
+        """The record's fields that the document has below `path`, each read by its reader."""
         values = {}
         for name, read in readers.items():
             value = value_at(document, (*path, _DOCUMENT_NAMES.get(name, name)))
@@ -192,7 +192,7 @@ def _manifest_of(document: dict[str, Any], directory_name: str) -> Manifest:
     )  # fmt: skip
 
 
-# Where a record's field is called otherwise in the document, which leaves out the units.
+# Record fields that have another name in the document, where names do not include units.
 _DOCUMENT_NAMES: Mapping[str, str] = MappingProxyType(
     {
         **{f"{name}_seconds": name for name in ("timeout", "idle_timeout", "kill_grace", "delay", "max_delay", "cpu")},
@@ -232,5 +232,5 @@ def _example(index: int, example: dict[str, Any]) -> Example:
 
 
 def _whole(value: Any) -> int | None:
-    """JSON Schema takes 3.0 for an integer, and so do we."""
+    """JSON Schema accepts 3.0 as an integer, and so does this."""
     return None if value is None else int(value)

@@ -1,6 +1,6 @@
-"""What is wrong with a manifest beyond what its schema can say: one function a topic.
+"""Checks of a manifest beyond its schema: one function per topic.
 
-Responsible for: fields that contradict each other, quantities, names that are the host's own, parameters and examples.
+Responsible for: fields that contradict each other, quantities, names reserved for the host, parameters and examples.
 Must not know: the file system, how a plugin is run.
 """
 
@@ -18,7 +18,7 @@ from disbatch_protocol.quantities import parse_duration, parse_size
 
 
 def beyond_the_schema(document: dict[str, Any], wrong: set[str]) -> list[Fault]:
-    """Faults of fields that fit the schema so far; `wrong` are the pointers of those that do not."""
+    """Faults of fields that fit the schema so far; `wrong` holds the pointers of those that do not."""
 
     def fits(*path: str) -> bool:
         return not any(pointer == "" or pointer.startswith(pointer_to(path)) for pointer in wrong if pointer)
@@ -54,7 +54,7 @@ def _command_faults(command: list[Any]) -> Iterator[Fault]:
         yield error_at("/command/0", message, "copy it into the directory")
 
 
-# Where quantities stand: path → how they are read, and whether zero makes no sense.
+# The quantities: path → how they are read, and whether zero is meaningless.
 _QUANTITIES: Mapping[tuple[str, ...], tuple[Callable[[Any], float], bool]] = MappingProxyType(
     {
         ("timeout",): (parse_duration, True),
@@ -87,7 +87,7 @@ def _quantity_faults(document: dict[str, Any]) -> Iterator[Fault]:
 
 def _quantity_fault(pointer: str, value: Any, parse: Callable[[Any], float], is_positive: bool) -> Iterator[Fault]:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return  # the schema has said so
+        return  # the schema reports it
     if isinstance(value, (int, float)) and value < 0:
         return  # likewise
     try:
@@ -101,13 +101,13 @@ def _env_faults(env: dict[str, Any]) -> Iterator[Fault]:
     for name in env:
         if name.startswith("DISBATCH_"):
             message = f'expected a name that does not begin with DISBATCH_, found "{name}"'
-            yield error_at(pointer_to(["env", name]), message, "these are the host's own; choose another name")
+            yield error_at(pointer_to(["env", name]), message, "those are reserved for the host; choose another name")
 
 
 def _env_pass_faults(names: list[Any]) -> Iterator[Fault]:
     for index, name in enumerate(names):
         if isinstance(name, str) and name.startswith("DISBATCH_"):
-            message = f'"{name}" has no effect: the variables that begin with DISBATCH_ are the host\'s own'
+            message = f'"{name}" has no effect: variables that begin with DISBATCH_ are reserved for the host'
             hint = "remove it; those of the contract are always there"
             yield Fault(pointer=f"/env_pass/{index}", message=message, hint=hint, severity=Severity.WARNING)
 

@@ -1,6 +1,6 @@
 """The bytes of a `plugin.json` as JSON, read strictly: UTF-8, no NaN, no name twice in one object.
 
-Responsible for: the value, or why there is none, in words. Must not know: which fields a manifest has.
+Responsible for: the value, or why it cannot be read, in words. Must not know: which fields a manifest has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NESTING_MAX = 100  # levels; a manifest has six
 
 
 def parse_json(data: bytes) -> tuple[Any, list[Fault]]:
-    """The value, and what is wrong with it; None where it cannot be read at all."""
+    """The value and its faults; None if it cannot be read at all."""
     if data.startswith(b"\xef\xbb\xbf"):
         return None, [_fault("expected JSON, found a byte order mark", "save it as UTF-8 without one")]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -36,7 +36,7 @@ def parse_json(data: bytes) -> tuple[Any, list[Fault]]:
     if document is _TOO_DEEP:
         return None, [_fault(f"nested deeper than {_NESTING_MAX} levels")]
     faults = [
-        _fault(f'the name "{name}" stands twice in one object', "remove one of them; readers differ in which counts")
+        _fault(f'the name "{name}" occurs twice in one object', "remove one of them; readers differ in which counts")
         for name in sorted(set(duplicates))
     ]
     return document, faults

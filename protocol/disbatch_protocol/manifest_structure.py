@@ -1,7 +1,7 @@
-"""What the schema of manifests says is wrong with one, in the schema's own words.
+"""The faults that the schema of manifests finds, in the schema's own words.
 
 Responsible for: faults by `schemas/manifest.json`, in the words of its `x-expected`, `x-fix` and `x-name`. Must not
-know: what a field means.
+know: the meaning of a field.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _faults_of(error: Any) -> Iterator[Fault]:
                 expected = field_schema.get("x-expected", "a value")
                 message = f'expected "{name}" ({expected}), found nothing'
                 fault = error_at(pointer_to(path), message, field_schema.get("x-fix", ""))
-                if str(error.message).startswith(repr(name)):  # one error a missing name: tell each once
+                if str(error.message).startswith(repr(name)):  # one error per missing name: report each once
                     yield fault
         return
     if error.validator == "additionalProperties":

@@ -1,6 +1,6 @@
-"""Secret values replaced by a mask, by the JSON pointers to them. Pure.
+"""Masks for secret values, which are given by JSON pointers. Pure.
 
-Must not know: what makes a value secret. It imports little, since commands that only show tasks import it.
+Must not know: which values are secret. It imports little, since commands that only show tasks import it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MASK = "********"
 
 
 def masked_at(value: Any, pointers: Collection[str]) -> Any:
-    """The value with what these JSON pointers name replaced by the mask; one that leads nowhere is passed over."""
+    """The value with everything that these JSON pointers name masked; pointers that lead nowhere are skipped."""
     return _masked_at(value, frozenset(pointers), "") if pointers else value
 
 

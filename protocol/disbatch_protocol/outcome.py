@@ -1,14 +1,14 @@
-"""How a run ends: from exit, events and manifest to the one status that the task gets. Pure.
+"""The outcome of a run: from exit, events and manifest to the one status that the task gets. Pure.
 
 Responsible for: the table "How a run ends" of the protocol, as one function. Must not know: processes, documents.
 
 Rules (SPEC, section 7):
-1. Who ended the run decides first: a time limit, a person, the node's stop and a lost node are told by `RunEnd.reason`
-   and no exit code changes what they mean.
+1. The party that ended the run decides first: `RunEnd.reason` tells a time limit, a person, the node's stop and a lost
+   node apart, and no exit code changes their meaning.
 2. Then the exit code, by the manifest's `exit_codes`, then by the defaults: 0 success, 75 retry, all others failure.
-3. Then what the events said: they can make a success a failure or a snooze, and give a failure its own status; they
-   never make a success of a failure.
-4. Only a failure, a termination and exit 75 are tried again, only while attempts are left, and never where the plugin
+3. Then the events: they can turn a success into a failure or a snooze, and give a failure its own status; they
+   never turn a failure into a success.
+4. Only a failure, a termination and exit 75 are retried, only while attempts are left, and never if the plugin
    or its manifest says `permanent`.
 """
 
@@ -23,17 +23,17 @@ from typing import Protocol
 from disbatch_protocol.status import Status
 
 EX_TEMPFAIL = 75  # sysexits.h: "temporary failure; user is invited to retry"
-SNOOZE_SECONDS = 60.0  # where an exit code means snooze and no event says for how long
+SNOOZE_SECONDS = 60.0  # if an exit code means snooze and no event gives a duration
 
 
 class Outcome(StrEnum):
-    """What a run came to."""
+    """The kind of an outcome."""
 
     SUCCESS = "success"
-    FAILURE = "failure"  # tried again by the plugin's `retry`
-    PERMANENT = "permanent"  # a failure that is never tried again
-    RETRY = "retry"  # asked to be tried again
-    SNOOZE = "snooze"  # later, without using an attempt
+    FAILURE = "failure"  # retried according to the plugin's `retry`
+    PERMANENT = "permanent"  # a failure that is never retried
+    RETRY = "retry"  # asked to be retried
+    SNOOZE = "snooze"  # run again later, without using an attempt
     # A manifest cannot name these.
     TERMINATED = "terminated"
     CANCELLED = "cancelled"
@@ -45,10 +45,10 @@ NAMED_IN_MANIFEST = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.PERMANENT, Outcom
 
 
 class Reason(StrEnum):
-    """Why a run ended: the closed list of `run.reason`. People's rules depend on it; nothing is ever renamed."""
+    """Why a run ended: the closed list of `run.reason`. People's rules match on it; nothing is ever renamed."""
 
     EXITED = "exited"
-    SIGNALED = "signaled"  # a signal that nobody here sent
+    SIGNALED = "signaled"  # a signal that the host did not send
     TIMEOUT = "timeout"
     IDLE_TIMEOUT = "idle_timeout"
     CANCELLED = "cancelled"
@@ -62,7 +62,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended. `exit_code` and `signal` as far as there are any."""
+    """How a run ended. `exit_code` and `signal` are set if there is one."""
 
     reason: Reason
     exit_code: int | None = None
@@ -74,18 +74,18 @@ class Said:
     """What the events of a run said about its end."""
 
     error: bool = False
-    retry: bool | None = None  # of the error event
+    retry: bool | None = None  # from the error event
     snooze_seconds: float | None = None
     status: int | None = None  # the last one, 2 or above
 
 
-# What counts as said of a success that came to nothing, such as one whose follow-up tasks cannot be stored.
+# Stands in for the events of a success that cannot be completed, for example when its follow-up tasks cannot be stored.
 FAILED_FOR_GOOD = Said(error=True, retry=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitRule:
-    """What an exit code means. `status` only for failures."""
+    """The meaning of an exit code. `status` only for failures."""
 
     outcome: Outcome
     status: int | None = None
@@ -93,18 +93,18 @@ class ExitRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Further attempts after a failed one."""
+    """The plugin's rules for retries after a failed attempt."""
 
-    max: int = 0  # of them; 0: none
-    delay_seconds: float = 10.0  # before the first of them
-    backoff: float = 2.0  # each waits so many times longer than the one before
+    max: int = 0  # number of retries; 0: none
+    delay_seconds: float = 10.0  # before the first retry
+    backoff: float = 2.0  # factor between each delay and the one before
     max_delay_seconds: float = 3600.0
-    jitter: float = 0.1  # part of the delay that chance may add or take away, so that a thousand do not come at once
+    jitter: float = 0.1  # random share of the delay, added or subtracted, so that a thousand do not come at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """What the task becomes."""
+    """The next state of the task."""
 
     outcome: Outcome
     status: int  # final, or BLOCKED (until the delay is over), or CREATED
@@ -113,7 +113,7 @@ class Conclusion:
 
 
 class EndRules(Protocol):
-    """The part of a manifest that decides an end."""
+    """The part of a manifest that decides an outcome."""
 
     @property
     def exit_codes(self) -> Mapping[int, ExitRule]: ...
@@ -131,7 +131,7 @@ _NOTHING_SAID = Said()
 
 
 def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said: Said = _NOTHING_SAID) -> Conclusion:
-    """What becomes of a task whose attempt number `attempt` (from 1) has ended so. `chance` in [0, 1) is for jitter."""
+    """The next state of a task after attempt number `attempt` (from 1). `chance` in [0, 1) is for jitter."""
     match end.reason:
         case Reason.CANCELLED:
             return Conclusion(outcome=Outcome.CANCELLED, status=Status.CANCELLED)
@@ -172,24 +172,24 @@ def retry_delay(policy: RetryPolicy, attempt: int, chance: float) -> float:
 
 
 def means_success(end: RunEnd, rules: EndRules) -> bool:
-    """Whether the way it ended, without what the events said, is a success."""
+    """Whether the run succeeded by the way it ended, apart from its events."""
     return end.reason in (Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED) and (
         end.exit_code is not None and _exit_rule(end, rules).outcome is Outcome.SUCCESS
     )
 
 
 def _exit_rule(end: RunEnd, rules: EndRules) -> ExitRule:
-    """What its exit code means, by itself."""
+    """The meaning of its exit code by itself."""
     assert end.exit_code is not None
     if end.reason is Reason.WORKER_EXITED and end.exit_code == 0:
-        return _FAILURE  # it ended without `done`: whatever it did, it did not say that it was done
+        return _FAILURE  # without `done`, it has not said that the task is finished
     return rules.exit_codes.get(end.exit_code) or _DEFAULT_EXITS.get(end.exit_code, _FAILURE)
 
 
 def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
     rule = _exit_rule(end, rules)
     if rule.outcome is Outcome.SUCCESS and (said.error or said.status is not None):
-        rule = _FAILURE  # it said that something is wrong, whatever it exited with
+        rule = _FAILURE  # it reported an error, whatever its exit code
     elif rule.outcome is Outcome.SUCCESS and end.exit_code == 0 and said.snooze_seconds is not None:
         return ExitRule(outcome=Outcome.SNOOZE)
     if said.error and said.retry is not None and rule.outcome in (Outcome.FAILURE, Outcome.RETRY, Outcome.PERMANENT):
@@ -198,7 +198,7 @@ def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
 
 
 def _again_or(ended: Conclusion, policy: RetryPolicy, attempt: int, chance: float) -> Conclusion:
-    """Another attempt while the policy has one left, else the end as it is."""
+    """Another attempt while the policy has one left, else the end unchanged."""
     if attempt > policy.max:
         return ended
     delay = retry_delay(policy, attempt, chance)

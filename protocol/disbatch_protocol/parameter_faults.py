@@ -1,6 +1,6 @@
-"""The errors of a schema's validator as faults that a person understands.
+"""The errors of a schema's validator as faults in plain words.
 
-Responsible for: the words, none of which quotes a secret. Must not know: where the schema or the parameters come from,
+Responsible for: the words, which never quote a secret. Must not know: where the schema or the parameters come from,
 which values are secret.
 """
 
@@ -13,7 +13,7 @@ from disbatch_protocol.faults import Fault, kind_of, near_name, plain_kind_of, p
 
 
 def leaves(validator: Any, value: Any) -> list[Any]:
-    """The errors that say something: of `anyOf` and `oneOf` those of the branch that came nearest."""
+    """The errors that matter: for `anyOf` and `oneOf`, those of the branch that came closest."""
     from jsonschema.exceptions import best_match  # noqa: PLC0415
 
     leaves = []
@@ -26,7 +26,7 @@ def fault_of(error: Any, secrets: Collection[str]) -> Fault:
     pointer = pointer_to(error.absolute_path)
     secret = next((one for one in secrets if pointer == one or pointer.startswith(f"{one}/")), None)
     if secret is not None:
-        # Names inside a secret may be secret as well, and so may be the one value that its schema lets through.
+        # Names inside a secret may be secret as well, and so may be the only value that its schema allows.
         inside = "in it " if pointer != secret else ""
         words = _SECRET_WORDS.get(error.validator) or _expected(error)[0]
         return Fault(pointer=secret, message=f"expected {inside}{words}, found {plain_kind_of(error.instance)}")
@@ -66,7 +66,7 @@ _OTHER = {
 
 
 def _expected(error: Any) -> tuple[str, str]:
-    """What the schema wants, and what to do; from the schema alone but for names that it does not know."""
+    """What the schema expects, and a hint; from the schema alone, except for names that it does not know."""
     wanted = error.validator_value
     match error.validator:
         case "required":
@@ -96,7 +96,7 @@ def _expected(error: Any) -> tuple[str, str]:
 
 
 def _found(error: Any) -> str:
-    if error.validator is None:  # of the schema `false` the library says no place: this may be a secret
+    if error.validator is None:  # for the schema `false` the library gives no place: this may be a secret
         return plain_kind_of(error.instance)
     value, is_size = error.instance, error.validator.startswith(("min", "max"))
     if isinstance(value, str) and is_size:

@@ -1,4 +1,4 @@
-"""What keeps a value from being a JSON Schema (2020-12) of parameters.
+"""Checks that a value can serve as the JSON Schema (2020-12) of parameters.
 
 Responsible for: the schema by itself: whether it is valid, its references, its patterns. Must not know: parameters.
 """
@@ -15,7 +15,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_faults(schema: Any) -> list[Fault]:
-    """What keeps `schema` from being a schema of parameters: not valid under 2020-12, or a reference that leads out of
+    """The faults of `schema` as a schema of parameters: not valid under 2020-12, or a reference that leads out of
     it. Pointers are relative to the schema."""
     import jsonschema  # noqa: PLC0415
 
@@ -27,12 +27,12 @@ def schema_faults(schema: Any) -> list[Fault]:
         )
         for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
     ]
-    faults = list(dict.fromkeys(faults))  # each vocabulary of 2020-12 says it again of what is below another one
+    faults = list(dict.fromkeys(faults))  # each vocabulary of 2020-12 repeats the errors of nested ones
     return faults or _part_faults(schema, schema, ())
 
 
 def _schema_error_in_words(error: Any) -> str:
-    # Of "anyOf" itself nobody can tell what is meant: say the first of what it allows.
+    # "anyOf" itself does not show what was meant: report the first of its choices.
     plainest = error.context[0] if error.context else error
     return f"{plainest.message:.200}"
 
@@ -55,10 +55,10 @@ def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fau
             reference = part.get(word)
             if isinstance(reference, str) and not reference.startswith("#"):
                 message = f'expected a reference into this schema ("#/$defs/..."), found "{reference:.80}"'
-                hint = "nothing is fetched; copy what it names into $defs"
+                hint = "nothing is fetched; copy its target into $defs"
                 faults.append(Fault(pointer=pointer_to((*path, word)), message=message, hint=hint))
             elif isinstance(reference, str) and not _leads_somewhere(whole, reference):
-                message = f'the reference "{reference:.80}" leads to nothing in this schema'
+                message = f'the reference "{reference:.80}" leads nowhere in this schema'
                 faults.append(Fault(pointer=pointer_to((*path, word)), message=message))
         patterns = [((*path, "pattern"), part.get("pattern"))]
         if isinstance(part.get("patternProperties"), Mapping):
@@ -67,7 +67,7 @@ def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fau
             try:
                 re.compile(pattern if isinstance(pattern, str) else "")
             except (re.error, RecursionError, OverflowError) as error:
-                message = f"expected a regular expression that Python knows: {error}"
+                message = f"expected a valid Python regular expression: {error}"
                 faults.append(Fault(pointer=pointer_to(where), message=message))
         for name, value in part.items():
             if name not in ("default", "const", "enum", "examples"):  # data, not schema
@@ -80,7 +80,7 @@ def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fau
 
 def _leads_somewhere(whole: Any, reference: str) -> bool:
     if not reference.startswith("#/"):
-        return True  # "#" is the whole; an anchor is found by the validator
+        return True  # "#" is the whole; anchors are the validator's business
     found = whole
     for step in reference[2:].split("/"):
         name = step.replace("~1", "/").replace("~0", "~")

@@ -1,14 +1,14 @@
-"""A task's parameters against its plugin's JSON Schema (2020-12).
+"""Validation of a task's parameters by its plugin's JSON Schema (2020-12).
 
-Responsible for: checking, filling in the defaults of the top level, masking secrets. Must not know: where the schema or
+Responsible for: checking, filling in top-level defaults, masking secrets. Must not know: where the schema or
 the parameters come from.
 
 Rules:
-1. A schema is compiled once; a check of fitting parameters is one pass without messages.
+1. A schema is compiled once; checking parameters that fit is one pass without messages.
 2. Nothing is ever fetched: a `$ref` must lead into the schema itself.
-3. Given parameters are never changed; what differs is a copy.
-4. Everything below a `writeOnly` is secret: no message quotes it, and it is masked wherever it is only shown. A value
-   that may be one (it stands where an object with a secret in it was expected) counts as one.
+3. The given parameters are never changed; the result is a copy if it differs.
+4. Everything below a `writeOnly` is secret: no message quotes it, and it is masked wherever it is shown. A value
+   that may be one (in the place of an object that would contain a secret) counts as one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class ParameterSchema:
 
     @property
     def may_be_slow(self) -> bool:
-        """Whether the time of a check can grow faster than the parameters: patterns, lists whose items are compared
-        with each other, references."""
+        """Whether the time of a check can grow faster than the parameters: it has patterns, references,
+        or lists whose items are compared with each other."""
         if self._may_be_slow is None:
             self._may_be_slow = _has_word(self._schema, _SLOW_WORDS)
         return self._may_be_slow
 
     def check(self, parameters: Any) -> tuple[Fault, ...]:
-        """Every fault of the parameters, defaults filled in before; none where they fit."""
+        """All faults of the parameters, after filling in defaults; none if they fit."""
         if self._schema is None:
             return ()
         validator = self._compiled()
@@ -64,16 +64,16 @@ class ParameterSchema:
             message = "cannot be checked: the schema refers to itself without end, or they are nested too deeply"
             return (Fault(pointer="", message=message),)
         except re.error as error:
-            message = f"cannot be checked: a pattern of the schema is not a regular expression of Python ({error})"
+            message = f"cannot be checked: a pattern of the schema is not a valid Python regular expression ({error})"
             return (Fault(pointer="", message=message),)
         return tuple(sorted(faults, key=lambda one: one.pointer))
 
     def own_faults(self) -> tuple[Fault, ...]:
-        """What makes a valid schema useless: no object fits it, or one of its own defaults does not. Pointers are
-        relative to the schema."""
+        """The faults that make a valid schema useless: no object fits it, or one of its own defaults does not.
+        Pointers are relative to the schema."""
         types = self._schema.get("type", "object") if isinstance(self._schema, Mapping) else "object"
         if self._schema is False or "object" not in ([types] if isinstance(types, str) else types):
-            message = "expected a schema that an object can fit, since parameters are one; none fits this"
+            message = "expected a schema that objects can fit, since parameters are an object; none can fit this"
             pointer, hint = "" if self._schema is False else "/type", 'write {"type": "object", "properties": {…}}'
             return (Fault(pointer=pointer, message=message, hint=hint),)
         faults = []
@@ -81,7 +81,7 @@ class ParameterSchema:
             pointer = pointer_to(["properties", name, "default"])
             for reason in self._faults_of_default(name, default):
                 message = f"the default does not fit its own schema: {reason}"
-                hint = "correct one of them; every task that leaves it out would fail"
+                hint = "correct one of them; every task that omits it would fail"
                 faults.append(Fault(pointer=pointer, message=message, hint=hint))
         return tuple(faults)
 
@@ -90,14 +90,14 @@ class ParameterSchema:
         own = self._schema["properties"][name]
         secrets = self.secrets({name: default})
         try:
-            # In the place where it stands, so that references find their way.
+            # Checked in its place in the schema, so that references resolve.
             errors = list(self._compiled().descend(default, own, path=name))
             return [fault_of(error, secrets).message for error in errors]
-        except (RecursionError, re.error):  # as `check` says it of each task
+        except (RecursionError, re.error):  # `check` reports it for each task
             return []
 
     def with_defaults(self, parameters: Any) -> Any:
-        """The parameters with the schema's top-level defaults where they have nothing; the same object where nothing
+        """The parameters with the schema's top-level defaults added; the same object if nothing
         is missing."""
         if not isinstance(parameters, Mapping):
             return parameters
@@ -106,7 +106,7 @@ class ParameterSchema:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no schema at all: then any parameters fit."""
+        """Whether there is no schema at all: any parameters fit."""
         return self._schema is None
 
     @property
@@ -115,8 +115,8 @@ class ParameterSchema:
         return self._has_secrets
 
     def types_at(self, path: Sequence[str]) -> frozenset[str]:
-        """The JSON types that the schema names for a parameter (`path`: its name, or the names that lead to it below
-        another one); empty where it names none."""
+        """The JSON types that the schema gives for a parameter (`path`: its name, or the path of names to a nested
+        one); empty if it gives none."""
         found: set[str] = set()
         for part in self._parts_at(path):
             types = part.get("type")
@@ -124,7 +124,7 @@ class ParameterSchema:
         return frozenset(found)
 
     def requires(self, path: Sequence[str]) -> bool:
-        """Whether the schema says that a parameter has to be there wherever the object that holds it is there."""
+        """Whether the schema requires a parameter whenever the object that contains it is present."""
         return any(path[-1] in (part.get("required") or ()) for part in self._parts_at(path[:-1]))
 
     def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -136,7 +136,7 @@ class ParameterSchema:
         return parts
 
     def _same_place(self, schema: Any, depth: int) -> list[Mapping[str, Any]]:
-        """A part of the schema, and those that it takes in for the same place."""
+        """A part of the schema, and the parts that it refers to for the same place."""
         if not isinstance(schema, Mapping) or depth == 0:
             return []
         others = [*(schema.get("allOf") or ())]
@@ -145,7 +145,7 @@ class ParameterSchema:
         return [schema, *(one for other in others for one in self._same_place(other, depth - 1))]
 
     def secrets(self, parameters: Any) -> tuple[str, ...]:
-        """The JSON pointers of those of these values that are secret, in order."""
+        """The JSON pointers of the secret ones among these values, in order."""
         if not self._has_secrets:
             return ()
         found: set[str] = set()
@@ -153,12 +153,12 @@ class ParameterSchema:
         return tuple(sorted(found))
 
     def masked(self, parameters: Any) -> Any:
-        """The parameters with every secret replaced, to be shown."""
+        """The parameters with every secret masked, safe to show."""
         return masked_at(parameters, self.secrets(parameters))
 
     def _compiled(self) -> Any:
         if self._validator is None:
-            # Imported late: half of the start time of a command that never looks at a schema.
+            # Imported late: it takes half of the start time of a command that never needs a schema.
             import jsonschema  # noqa: PLC0415
             from referencing import Registry  # noqa: PLC0415
 
@@ -190,7 +190,7 @@ class ParameterSchema:
                     self._find_secrets(part, one, f"{at}/{index}", found, depth - 1)
 
     def _resolve(self, reference: str) -> Any:
-        """The part of the schema that a local `$ref` leads to; None where it is not a pointer into it."""
+        """The part of the schema that a local `$ref` points to; None if it is not a pointer into it."""
         if not reference.startswith("#"):
             return None
         found: Any = self._schema
@@ -217,7 +217,7 @@ _IN_LISTS = ("prefixItems", "items", "contains", "unevaluatedItems")
 
 
 def _stands_for_secret(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether a value is where an object, or a list, with a secret in it was expected (rule 4)."""
+    """Whether a value is in the place of an object or list that would contain a secret (rule 4)."""
     if value is None or isinstance(value, bool):
         return False
     in_objects, in_lists = (
@@ -235,7 +235,7 @@ def _parts_for_name(schema: Mapping[str, Any], name: str) -> list[Any]:
         try:
             if re.search(pattern, name):
                 parts.append(part)
-        except re.error:  # of another dialect than Python's: better one mask too many
+        except re.error:  # another dialect than Python's: one mask too many is safer
             parts.append(part)
     return parts or [schema.get("additionalProperties"), schema.get("unevaluatedProperties")]
 
@@ -247,7 +247,7 @@ def _parts_for_index(schema: Mapping[str, Any], index: int) -> list[Any]:
 
 
 def _mentions_secret(schema: Any) -> bool:
-    """Whether there is a `writeOnly` in it, at any depth."""
+    """Whether it contains a `writeOnly`, at any depth."""
     if isinstance(schema, Mapping):
         return schema.get("writeOnly") is True or any(map(_mentions_secret, schema.values()))
     return isinstance(schema, list) and any(map(_mentions_secret, schema))

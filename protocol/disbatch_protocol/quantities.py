@@ -12,12 +12,12 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
-_SIZE_MAX = 2**63 - 1  # what rlimits and databases hold
-_DURATION_MAX = 10 * 365 * 86400.0  # ten years; more is a slip of the pen, and far from any timer's limit
+_SIZE_MAX = 2**63 - 1  # the most that rlimits and databases hold
+_DURATION_MAX = 10 * 365 * 86400.0  # ten years; more is a typo, and this is far below any timer's limit
 
 
 def parse_duration(value: float | str) -> float:
-    """Seconds of `90`, `"90"`, `"90s"`, `"1h30m"`, `"250ms"`, `"2d"`. Raises ValueError, saying what is expected."""
+    """Seconds of `90`, `"90"`, `"90s"`, `"1h30m"`, `"250ms"`, `"2d"`. Raises ValueError that says what is expected."""
     expected = 'expected seconds or a duration like "90s" or "1h30m"'
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{expected}, found {type(value).__name__}")
@@ -38,20 +38,20 @@ def parse_duration(value: float | str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `count` in any period of so many seconds."""
+    """At most `count` in any period of this many seconds."""
 
     count: int
     seconds: float
 
     @property
     def burst(self) -> int:
-        """How many may come at once: what comes up within a tenth of a second, since nobody looks much more often. At
-        most half of all, or the others would come too slowly."""
+        """How many may start at once: as many as accrue within a tenth of a second, the interval between checks. At
+        most half of the count, or the others would come too slowly."""
         return max(1, min(self.count // 2, int(self.count * BURST_SECONDS / self.seconds)))
 
     @property
     def interval_seconds(self) -> float:
-        """Between two of them in the long run: so that together with a burst there are never more than `count`."""
+        """The average interval between starts: chosen so that, with a burst, there are never more than `count`."""
         return self.seconds / (self.count - self.burst + 1)
 
 
@@ -59,7 +59,7 @@ BURST_SECONDS = 0.1
 
 
 def parse_rate(text: str) -> Rate:
-    """`"100/m"`, `"5/s"`, `"10/30s"`, `"1000/d"`. Raises ValueError, saying what is expected."""
+    """`"100/m"`, `"5/s"`, `"10/30s"`, `"1000/d"`. Raises ValueError that says what is expected."""
     expected = 'expected a rate like "100/m" or "10/30s"'
     if not isinstance(text, str):
         raise ValueError(f"{expected}, found {type(text).__name__}")
@@ -68,7 +68,7 @@ def parse_rate(text: str) -> Rate:
         raise ValueError(f'{expected}, found "{text:.40}"')
     count, seconds = int(match[1]), parse_duration(match[2] if match[2][0].isdigit() else f"1{match[2]}")
     if not 1 <= count <= _RATE_MAX or seconds <= 0:
-        raise ValueError(f'{expected}, of at least 1 and at most {_RATE_MAX} in a period, found "{text:.40}"')
+        raise ValueError(f'{expected}, from 1 to {_RATE_MAX} per period, found "{text:.40}"')
     return Rate(count, seconds)
 
 
@@ -77,7 +77,7 @@ _RATE_MAX = 10**9
 
 
 def parse_size(value: float | str) -> int:
-    """Bytes of `65536`, `"64M"`, `"1.5G"`, `"10K"`; powers of 1024. Raises ValueError, saying what is expected."""
+    """Bytes of `65536`, `"64M"`, `"1.5G"`, `"10K"`; powers of 1024. Raises ValueError that says what is expected."""
     expected = 'expected bytes or a size like "64M"'
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{expected}, found {type(value).__name__}")

@@ -1,6 +1,6 @@
 """The JSON Schemas that come with the package: manifest, task, queue, node, event, config.
 
-They lie in the wheel beside this module and in a checkout in its `schemas/` directory; the same files.
+They are beside this module in the wheel, and in the `schemas/` directory of a checkout; the same files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ NAMES = ("manifest", "task", "queue", "node", "event", "config")
 
 @functools.lru_cache(maxsize=len(NAMES))
 def load(name: str) -> dict[str, Any]:
-    """The schema of this name, parsed. Shared by all callers: not to be changed."""
+    """The schema with this name, parsed. Shared by all callers: do not change it."""
     if name not in NAMES:
         raise ValueError(f"expected one of {', '.join(NAMES)}, found {name!r}")
     return cast("dict[str, Any]", orjson.loads((directory() / f"{name}.json").read_bytes()))
 
 
 def directory() -> Path:
-    """Where the schemas lie."""
+    """The directory of the schemas."""
     package = Path(__file__).parent
     installed = package / "schemas"
     return installed if installed.is_dir() else package.parent.parent / "schemas"

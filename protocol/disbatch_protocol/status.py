@@ -1,9 +1,9 @@
-"""The life of a task: its status values, and as one table which change of status may follow which.
+"""The life of a task: its status values, and a table of the allowed changes of status.
 
 Rules:
 1. Status values live here and nowhere else; a bare -2 in other code is a mistake.
-2. A change of status that is not in TRANSITIONS cannot be described: `check_step` and `Step` raise, and every change
-   that the host constructs goes through one of them. What stores write is such a change, or derived from a `Step`.
+2. A change of status that is not in TRANSITIONS cannot be expressed: `check_step` and `Step` raise, and every change
+   that the host constructs goes through one of them. Stores write such a change, or one derived from a `Step`.
 3. Every status of 2 and above is "concluded with errors"; 2 is the plain failure, the others are the plugin's own.
 
 Source: den-1.0, "tasks".
@@ -18,11 +18,11 @@ from types import MappingProxyType
 
 
 class Status(IntEnum):
-    """The status values that the contract names. A plugin's own failures (3 and up) stay plain integers."""
+    """The status values of the contract. A plugin's own failures (3 and up) stay plain integers."""
 
-    ORPHANED = -6  # the node was lost while the task ran, and running it again is not known to be safe
+    ORPHANED = -6  # the node was lost while the task ran, and running it again may not be safe
     CANCELLED = -5  # a person cancelled it
-    BLOCKED = -4  # not to be claimed yet: delayed, waiting for a retry or for another task
+    BLOCKED = -4  # cannot be claimed yet: delayed, waiting for a retry or for another task
     TERMINATED = -3  # stopped from outside: time limit, signal, out of memory
     CREATED = -2  # waiting to be claimed
     CLAIMED = -1  # a node has it, its process has not started
@@ -31,18 +31,18 @@ class Status(IntEnum):
     FAILED = 2  # concluded with errors; the plain failure
 
 
-# Where a run's end leads for good. Orphaned is none of them: a person decides what becomes of it.
+# The final statuses of a run. Orphaned is not one of them: a person decides about the task.
 ENDED = frozenset({Status.CONCLUDED, Status.FAILED, Status.TERMINATED, Status.CANCELLED})
 
-# From each status, those that may follow it. FAILED stands for every status of 2 and above.
+# The statuses that may follow each status. FAILED stands for every status of 2 and above.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
     {
         Status.CREATED: frozenset({Status.CLAIMED, Status.RUNNING, Status.BLOCKED, Status.CANCELLED}),
         Status.BLOCKED: frozenset({Status.CREATED, Status.CANCELLED}),
-        # Claimed and never started: given back, or concluded without a start (parameters that do not fit).
+        # Claimed but never started: released, or concluded without a start (parameters that do not fit).
         Status.CLAIMED: frozenset({Status.RUNNING, Status.CREATED, Status.FAILED, Status.CANCELLED}),
         Status.RUNNING: ENDED | {Status.BLOCKED, Status.CREATED, Status.ORPHANED},
-        # A person may run anything that has ended again.
+        # A person may retry anything that has ended.
         Status.CONCLUDED: frozenset({Status.CREATED}),
         Status.FAILED: frozenset({Status.CREATED}),
         Status.TERMINATED: frozenset({Status.CREATED}),
@@ -55,7 +55,7 @@ WAITING = frozenset({Status.BLOCKED, Status.CREATED})
 IN_HAND = frozenset({Status.CLAIMED, Status.RUNNING})  # of a node
 UNFINISHED = WAITING | IN_HAND
 
-# The words of the terminal (`task list --status`), each a test over one status value.
+# The words for `task list --status`, each a test over one status value.
 _GROUPS: Mapping[str, frozenset[Status]] = MappingProxyType(
     {
         "waiting": WAITING,
@@ -85,13 +85,13 @@ _STEPS = frozenset((old, new) for old, follows in TRANSITIONS.items() for new in
 
 
 class ImpossibleStepError(ValueError):
-    """A change of status that TRANSITIONS does not allow: a mistake in the program that describes it."""
+    """A change of status that TRANSITIONS does not allow: a bug in the program that requested it."""
 
 
 def check_step(left: Iterable[int], new: int) -> None:
-    """Raise ImpossibleStepError where a task of any status in `left` may not become `new`."""
+    """Raise ImpossibleStepError if a task of any status in `left` may not become `new`."""
     for old in left:
-        # Each change of each task is checked: a look into a set is a third of the cost of asking for both kinds.
+        # Each change of each task is checked: a set lookup costs a third of asking for both kinds.
         if (old, new) not in _STEPS and not may_become(old, new):
             raise ImpossibleStepError(
                 f"expected a change of status that TRANSITIONS allows, found one from {name(old)} to {name(new)}"
@@ -100,7 +100,7 @@ def check_step(left: Iterable[int], new: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of status by its name. Raises ImpossibleStepError where TRANSITIONS does not have it."""
+    """One change of status, by name. Raises ImpossibleStepError if TRANSITIONS does not have it."""
 
     left: Status
     new: Status
@@ -110,9 +110,9 @@ class Step:
 
 
 def is_finished(status: int) -> bool:
-    """Whether a run of the task has ended for good: nothing happens any more unless a person asks for it.
+    """Whether a run of the task has ended for good: nothing more happens unless a person asks for it.
 
-    A value that nobody has named counts as finished: den-1.0 lets any unused negative value keep a task from
+    An unnamed value counts as finished: den-1.0 lets any unused negative value keep a task from
     being claimed, and no node will touch it.
     """
     try:
@@ -136,7 +136,7 @@ def names() -> tuple[str, ...]:
 
 
 def parse(word: str) -> tuple[frozenset[int], bool]:
-    """What a word or number of the terminal stands for: the exact values, and whether all above 2 count as well.
+    """The meaning of a word or number from the command line: the exact values, and whether all above 2 count too.
 
     Takes `created`, `running`, `failed`, `waiting`, … (see `names`) and plain integers. Raises ValueError for
     anything else.

@@ -1,12 +1,12 @@
 """The conversation with one worker process (SPEC, section 6). Pure: bytes in, bytes out.
 
-Responsible for: whose turn it is, and what a line means in that turn. Must not know: processes, time limits, what an
-event does to a task.
+Responsible for: whose turn it is, and what a line means in that turn. Must not know: processes, time limits, the effect
+of an event on a task.
 
 Rules:
-1. The whole state is WorkerState; `_turn` is the table of what a line does in which state.
-2. An event with nothing in hand belongs to no task: it is handed on as a BadLine and changes nothing.
-3. A `done` that nobody waits for means that plugin and host are out of step: from then on no answer of this process can
+1. WorkerState is the whole state; `_turn` is the table of what a line does in which state.
+2. An event without a current task belongs to no task: it is returned as a BadLine and changes nothing.
+3. An unexpected `done` means that plugin and host are out of step: no further answer of this process can
    be trusted, so the conversation is broken, and stays so.
 """
 
@@ -22,17 +22,17 @@ from disbatch_protocol.events import BadLine, Done, Event, EventReader, Ready
 
 
 class WorkerState(StrEnum):
-    """Where a conversation stands."""
+    """The state of a conversation."""
 
-    STARTING = "starting"  # `ready` has not come
+    STARTING = "starting"  # waiting for `ready`
     IDLE = "idle"  # it can take a task
-    BUSY = "busy"  # one task is in its hands
+    BUSY = "busy"  # it has a task
     BROKEN = "broken"  # the process must be replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """The conversation cannot go on."""
+    """The end of a conversation that cannot go on."""
 
     message: str  # what was expected and what was found
 
@@ -41,7 +41,7 @@ Heard = Event | BadLine | Broken
 
 
 class WorkerConversation:
-    """One process's side of the talk is read here, the host's is written here."""
+    """The conversation: reads the process's side, writes the host's."""
 
     def __init__(self) -> None:
         self.state = WorkerState.STARTING
@@ -49,12 +49,12 @@ class WorkerConversation:
         self._task_id = ""
 
     def hello(self, *, host: str, number: int) -> bytes:
-        """The first line to the process. `number`: which of its class's processes it is, from 1."""
+        """The first line to the process. `number`: its number among the processes of its class, from 1."""
         return _line({"type": "hello", "protocol": PROTOCOL_VERSION, "host": host, "worker": number})
 
     def hand_over(self, task_line: bytes, *, task_id: str, attempt: int, deadline: float | None) -> bytes:
-        """The line that gives it a task; from now on it is busy. `task_line`: the document as one line of JSON (what a
-        oneshot run would get on stdin); `deadline` in Unix seconds."""
+        """The line that hands over a task; the worker is busy from now on. `task_line`: the document as one line of
+        JSON (as on stdin of a oneshot run); `deadline` in Unix seconds."""
         if self.state is not WorkerState.IDLE:
             raise ValueError(f"a worker that is {self.state} cannot take a task")
         self.state = WorkerState.BUSY
@@ -63,8 +63,8 @@ class WorkerConversation:
         return b'{"type":"task","task":' + task_line.rstrip(b"\n") + more.encode("ascii") + b"}\n"
 
     def receive(self, data: bytes) -> list[Heard]:
-        """More bytes from descriptor 3; what they say, in order. `Ready` and `Done` have changed the state when they
-        are returned."""
+        """Take more bytes from descriptor 3; their events, in order. `Ready` and `Done` have already changed the state
+        when they are returned."""
         return [self._turn(one) for one in self._reader.feed(data) if self.state is not WorkerState.BROKEN]
 
     def finish(self) -> list[Heard]:
@@ -81,19 +81,19 @@ class WorkerConversation:
                 self.state = WorkerState.IDLE
                 return heard
             case _, Ready():
-                return _out_of_turn(heard, "it had said so already")
+                return _out_of_turn(heard, "it had already said so")
             case WorkerState.BUSY, Done(exit_code=exit_code, task=task, found=found):
                 if exit_code is None:
                     return self._break(f'expected "exit" of done to be a whole number from 0 to 255, found {found}')
                 if task is not None and task != self._task_id:
-                    return self._break(f"expected done for task {self._task_id}, found it for {task:.40}")
+                    return self._break(f"expected done for task {self._task_id}, found one for {task:.40}")
                 self.state = WorkerState.IDLE
                 return heard
             case _, Done():
-                return self._break("expected done only while it has a task, found one with nothing in hand")
+                return self._break("expected done only while it has a task, found one without a task")
             case WorkerState.BUSY, _:
                 return heard
-        return _out_of_turn(heard, "it has no task in hand")
+        return _out_of_turn(heard, "it has no task")
 
     def _break(self, message: str) -> Broken:
         self.state = WorkerState.BROKEN

@@ -108,7 +108,7 @@ def test_a_queue_id_that_exists(on_store: Terminal) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["[1]"], "expected the parameters as a JSON object, found a list"),
+        (["[1]"], "expected a JSON object of parameters, found a list"),
         (["{"], "the parameters: not valid JSON"),
         (['{"n": NaN}'], "not valid JSON"),
         (["-p", "novalue"], "found no '='"),

@@ -85,7 +85,7 @@ def test_a_whole_queue_wants_a_yes_from_a_script(site: Site) -> None:
     queue = site.queue(class_name="nowhere")
     first, second = site.push(queue), site.push(queue)
     line = site.refused(2, "task", "cancel", "--queue", queue)
-    assert "expected --yes" in line and "cancel 2 tasks" in line
+    assert "refusing to cancel 2 tasks" in line and "without --yes" in line
     documents = site.fine("task", "cancel", "--queue", queue, "--yes", "--json").json
     assert {(one["_id"], one["outcome"]) for one in documents} == {(first, "cancelled"), (second, "cancelled")}
     assert site.fine("task", "cancel", "--queue", queue).out == "0 tasks cancelled\n"
@@ -97,7 +97,7 @@ def test_what_had_ended_already_is_said_with_exit_code_1(site: Site) -> None:
     site.wait_for(ended, Status.CONCLUDED)
     waiting = site.push(queue, "--delay", "1h")
     result = site("task", "cancel", ended, waiting)
-    assert (result.code, result.out) == (1, f"{waiting} cancelled\n{ended} had ended already: concluded\n")
+    assert (result.code, result.out) == (1, f"{waiting} cancelled\n{ended} had already ended: concluded\n")
     (document,) = site("task", "cancel", ended, "--json").json
     assert (document["outcome"], document["status_name"]) == ("ended", "concluded")
 
@@ -121,8 +121,8 @@ def test_wrong_use_changes_nothing(site: Site) -> None:
     unknown = "0" * 24
     assert "no task" in site.refused(4, "task", "cancel", task_id, unknown)
     assert "found both" in site.refused(2, "task", "cancel", task_id, "--queue", queue)
-    assert "expected ids of tasks, or --queue" in site.refused(2, "task", "cancel")
-    assert "expected ids of tasks, or --queue" in site.refused(2, "task", "cancel", "--status", "waiting")
+    assert "expected task ids, or --queue" in site.refused(2, "task", "cancel")
+    assert "expected task ids, or --queue" in site.refused(2, "task", "cancel", "--status", "waiting")
     assert "can be cancelled, found" in site.refused(2, "task", "cancel", "--queue", queue, "--status", "failed")
     assert "no queue" in site.refused(4, "task", "cancel", "--queue", "nosuch", "--yes")
     assert "control characters" in site.refused(2, "task", "cancel", task_id, "--reason", "a\nb")

@@ -63,7 +63,7 @@ def test_ndjson_makes_a_task_a_line_and_stops_at_the_first_that_does_not_fit(
     result = on_store("task", "push", "q", "-", stdin='{"n": 1}\n{"n": "x"}\n{"n": 2}\n')
     assert result.code == 2 and len(result.out.split()) == 1
     assert "line 2: the parameters do not fit plugin hello: /n: expected a whole number" in result.err
-    assert "the task before it is created" in result.err
+    assert "1 task from the lines before it was created" in result.err
     assert on_store("task", "push", "q", "-", stdin='{"n": 1}\nnonsense\n').err.count("line 2") == 1
     on_store.fine("task", "push", "q", "-", "--no-check", stdin='{"n": "x"}\n')
 
@@ -134,7 +134,7 @@ def test_queues_are_changed_and_deleted(on_store: Terminal) -> None:
     assert "expected a whole number" in on_store.refused(2, "queue", "set", "q", "maxthreads=many")
     assert "B" in on_store.fine("queue", "list").out
     on_store.fine("task", "push", "q", "{}")
-    assert "--yes deletes it anyhow" in on_store.refused(2, "queue", "delete", "q")
+    assert "--yes deletes it anyway" in on_store.refused(2, "queue", "delete", "q")
     on_store.fine("queue", "delete", "q", "--yes")
     assert on_store.fine("queue", "list", "--json").out == ""
     assert len(on_store.fine("task", "list", "--json").json) == 1
@@ -274,7 +274,7 @@ def test_task_show_tells_what_the_plugin_said(on_store: Terminal, plugin: Plugin
     with on_store.node():
         wait_until(lambda: on_store.fine("task", "show", task_id, "--json").json[0]["status"] == -4, 20)
     shown = on_store.fine("task", "show", task_id).out
-    for text in ("50 %, half", "WARNING slow", "mailbox", "no event", "15m of sleep: quota", "blocked"):
+    for text in ("50 %, half", "WARNING slow", "mailbox", "no event", "to sleep for 15m: quota", "blocked"):
         assert text in shown, shown
 
 

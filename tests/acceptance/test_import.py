@@ -131,7 +131,7 @@ def test_options_of_push_hold_for_all_rows(at: Terminal) -> None:
 def test_a_unique_key_makes_no_task_while_another_one_has_not_ended(at: Terminal) -> None:
     name = write(at, "a.csv", "user,n\nmatt,1\nann,2\nmatt,3\n")
     command = ("task", "import", "q", name, "--unique-key-from", "user", "--map", "n=n")
-    assert at.fine(*command).out == "2 tasks created in queue q, 1 not, since an unfinished one has their unique key\n"
+    assert at.fine(*command).out == "2 tasks created in queue q, 1 not created: an unfinished task has the unique key\n"
     assert at.fine(*command).out.startswith("0 tasks created in queue q, 3 not")
     assert [(one["unique_key"], one["parameters"]) for one in exported(at)] == [
         ("matt", {"n": "1"}),
@@ -190,7 +190,7 @@ def test_stderr_shows_twenty_faults_and_the_report_all(at: Terminal) -> None:
     result = at("task", "import", "q", name)
     lines = result.err.splitlines()
     assert result.code == 1 and len(lines) == 22
-    assert lines[-2] == "... and 30 more (--report FILE has all)"
+    assert lines[-2] == "... and 30 more (--report FILE writes all)"
     result = at("task", "import", "q", name, "--report", "all.ndjson")
     assert result.err.splitlines()[-2] == "... and 30 more (all are in all.ndjson)"
     assert len((at.directory / "all.ndjson").read_text().splitlines()) == 50
@@ -271,7 +271,7 @@ def test_after_a_kill_the_same_command_goes_on_and_no_task_is_twice_or_missing(a
     second = kill_in_the_middle(at, store, "q", name)
     assert first <= second < MANY
     result = at.fine("task", "import", "q", name)
-    assert re.search(r"going on with the import that was begun at .*: \d+ rows of it are done", result.err)
+    assert re.search(r"resuming the import that was begun at .*: \d+ rows done so far", result.err)
     assert result.out == f"{MANY} tasks created in queue q\n"
     assert all_numbers(store) == list(range(MANY))
     ids = [one.id for one in store.find_tasks(TaskFilter(queue="q"), with_output=False)]
@@ -285,7 +285,7 @@ def test_ctrl_c_says_how_far_it_was_and_the_same_command_goes_on(at: Terminal, s
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    said = re.search(rb"interrupted; (\d+) tasks created so far; the same command goes on from there", err)
+    said = re.search(rb"interrupted; (\d+) tasks created so far; the same command resumes it", err)
     assert said is not None, err
     (summary,) = at.fine("task", "import", "q", name, "--json").json
     assert (summary["resumed"], summary["created"]) == (True, MANY)
@@ -300,7 +300,7 @@ def test_a_file_that_somebody_writes_to_meanwhile_is_not_imported_further(at: Te
         file.write("more,more\n")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, b"")
-    assert b"many.csv has changed while it was imported; " in err
+    assert b"many.csv changed while it was being imported; " in err
     assert 0 < count_of(store) < MANY
 
 
@@ -373,8 +373,8 @@ def test_a_second_one_takes_over_while_the_first_is_at_it(at: Terminal, store: S
         first.send_signal(signal.SIGCONT)
     out, err = first.communicate(timeout=120)
     assert first.returncode == 0, (out, err)
-    assert "going on with the import" in result.err
-    assert b"another process has imported the same rows" in err
+    assert "resuming the import" in result.err
+    assert b"another process imported the same rows" in err
     assert all_numbers(store) == list(range(MANY))
     assert at.fine("task", "import", "q", name, "--json").json[0]["resumed"] is False
 
@@ -447,8 +447,8 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
         (("empty.csv",), "expected a header line"),
         (("utf16.csv",), "found UTF-16"),
         (("a.csv", "--delimiter", "ab"), "--delimiter: expected one character"),
-        (("a.txt",), "expected --format csv or ndjson, since a.txt does not tell which"),
-        (("-",), "expected --format csv or ndjson, since stdin does not tell which"),
+        (("a.txt",), "expected --format csv or ndjson, since the format of a.txt is unclear"),
+        (("-",), "expected --format csv or ndjson, since the format of stdin is unclear"),
         (("a.ndjson", "--delimiter", ";"), "--delimiter is for CSV"),
         (("a.ndjson", "--map", "usr=x"), "no row has 'usr'"),
         (("a.csv", "--filter", "{}"), "--filter is for --from-collection"),
@@ -461,7 +461,7 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
         (("a.csv", "--priority", "x"), "--priority"),
         (("a.csv", "--report", "no/where"), "--report: no/where cannot be written"),
         (("cut.csv.gz",), "cut.csv.gz: it cannot be read"),
-        (("--from-collection", "c"), "found neither --map nor -p"),
+        (("--from-collection", "c"), "expected --map or -p"),
         (("--from-collection", "c", "--map", "a=b", "--filter", "[]"), "--filter: expected a JSON object"),
         (("--from-collection", "c", "--map", "a=b", "--format", "csv"), "--format is for a file"),
     ],

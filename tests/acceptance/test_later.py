@@ -75,14 +75,14 @@ def test_what_cannot_be_planned_is_refused_and_nothing_is_created(site: Site) ->
     queue = site.queue(class_name="nowhere")
     refused = [
         (2, "found both", ["--delay", "1", "--at", "14:00"]),
-        (2, "expected --after with --after-any", ["--after-any"]),
+        (2, "--after-any needs --after", ["--after-any"]),
         (4, "no task", ["--after", "0" * 24]),
         (4, "no task", ["--after", "itself"]),
         (2, "--delay: expected seconds", ["--delay", "soon"]),
         (2, "--at: expected a time", ["--at", "25:00"]),
         (2, "--expires: expected a duration", ["--expires", "x"]),
         (2, "which has passed", ["--expires", "2020-01-01"]),
-        (2, "after that when the task is due", ["--delay", "2h", "--expires", "1h"]),
+        (2, "when the task is due", ["--delay", "2h", "--expires", "1h"]),
         (2, "--priority", ["--priority", "high"]),
         (2, "a unique key", ["--unique-key", ""]),
     ]

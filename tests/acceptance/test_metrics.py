@@ -272,7 +272,7 @@ def test_hangup_leaves_the_port_as_it_is_and_says_so(cluster: Cluster) -> None:
     config.write_text(json.dumps({"metrics": "127.0.0.1:1", "max": 4}))
     process.send_signal(signal.SIGHUP)
     wait_until(lambda: "max is 4" in cluster.log(), 20, "it was not read again")
-    assert '"metrics" has changed, which takes effect when the node is started again' in cluster.log()
+    assert '"metrics" has changed; the change takes effect when the node is restarted' in cluster.log()
     assert fetch(f"{url}/metrics")[0] == 200
     process.terminate()
     assert process.wait(30) == 0

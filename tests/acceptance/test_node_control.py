@@ -79,7 +79,7 @@ def test_a_node_that_cannot_hear_is_said(site: Site) -> None:
     try:
         assert site.store.put_node(foreign, replacing=None)
         line = site.refused(1, "node", "drain", "perl1")
-        assert "of another program (Disbatch 4.2)" in line
+        assert "belongs to another program (Disbatch 4.2)" in line
         for command in ("drain", "resume", "stop"):
             if site.store.get_node("dead1") is None:  # a living node may take it away
                 assert site.store.put_node(dead, replacing=None)

@@ -30,7 +30,7 @@ def test_a_slip_in_the_name_of_a_file_makes_no_store(terminal: Terminal, tmp_pat
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_the_default_store_that_is_not_there_yet_looks_empty(terminal: Terminal, command: list[str]) -> None:
     if command in READING[:4]:
-        assert "is not there yet, so it looks empty; --store or DISBATCH_STORE names" in terminal.fine(*command).err
+        assert "does not exist yet, so it looks empty; use --store or DISBATCH_STORE" in terminal.fine(*command).err
         assert terminal.fine(*command, "--json").out == ""
     else:
         assert "no " in terminal.refused(4, *command)

@@ -86,7 +86,7 @@ def test_what_has_not_ended_is_not_run_again(site: Site) -> None:
     assert "either --failed or --status" in site.refused(2, "task", "retry", "--queue", queue)
     assert "found both" in site.refused(2, "task", "retry", "--queue", queue, "--failed", "--status", "orphaned")
     assert "found both" in site.refused(2, "task", "retry", task_id, "--failed")
-    assert "expected ids" in site.refused(2, "task", "retry", "--failed")
+    assert "expected task ids" in site.refused(2, "task", "retry", "--failed")
 
 
 def test_what_others_have_the_unique_key_of_is_not_run_again(site: Site) -> None:
@@ -130,13 +130,13 @@ def test_ended_tasks_are_deleted_with_their_output_and_no_others(site: Site) -> 
         f"{waiting} is not deleted: it has not ended, it is blocked; cancel it first",
     ]
     concluded = ("task", "delete", "--queue", queue, "--status", "concluded")
-    assert "expected --yes" in site.refused(2, *concluded)
+    assert "without --yes" in site.refused(2, *concluded)
     assert site.fine(*concluded, "--yes", "--older", "1h").out == "0 tasks deleted\n"
     assert site.fine(*concluded, "--yes").out == "2 tasks deleted\n"
     assert {str(one.id) for one in site.store.find_tasks(TaskFilter(queue=queue))} == {failed, waiting}
     (document,) = site.fine("task", "delete", "--queue", queue, "--status", "finished", "--yes", "--json").json
     assert (document["_id"], document["outcome"]) == (failed, "deleted")
-    assert "cancelled first" in site.refused(2, "task", "delete", "--queue", queue, "--status", "waiting")
+    assert "cancel unfinished tasks first" in site.refused(2, "task", "delete", "--queue", queue, "--status", "waiting")
     assert "expected --status" in site.refused(2, "task", "delete", "--queue", queue)
     assert "no task" in site.refused(4, "task", "delete", failed)
 
@@ -170,4 +170,4 @@ def test_priority_and_expiry_of_a_waiting_task_are_changed(site: Site) -> None:
     assert "expected KEY=VALUE" in site.refused(2, "task", "set", task_id, "priority")
     site.fine("task", "cancel", task_id)
     result = site("task", "set", task_id, "priority=1")
-    assert result.code == 1 and "does not wait any more, it is cancelled" in result.out
+    assert result.code == 1 and "is no longer waiting, it is cancelled" in result.out

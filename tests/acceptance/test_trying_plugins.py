@@ -114,14 +114,14 @@ def test_exec_says_what_had_no_effect_and_until_when_it_sleeps(terminal: Termina
     plugin("Later", say)
     done = terminal("exec", "Later")
     first, last = done.err.splitlines()
-    assert re.match("disbatch-host: 1 thing on descriptor 3 had no effect, the first: .*nonsense", first)
+    assert re.match("disbatch-host: 1 line on descriptor 3 was ignored; the first: .*nonsense", first)
     assert last == "disbatch-host: blocked: to run again in 40 s: quota"
 
 
 def test_exec_reads_parameters_from_stdin(terminal: Terminal, plugin: Callable[..., Path]) -> None:
     plugin("Cat", "cat")
     assert '"parameters":{"a":[1],"b":2}' in terminal.fine("exec", "Cat", "-", "-p", "b=2", stdin='{"a": [1]}\n').out
-    assert "expected the parameters as a JSON object on stdin" in terminal.refused(2, "exec", "Cat", "-")
+    assert "expected a JSON object of parameters on stdin" in terminal.refused(2, "exec", "Cat", "-")
     assert "KEY:=JSON" in terminal.fine("exec", "--help").out
 
 

@@ -175,7 +175,7 @@ def test_status_watch_follows_the_size_of_its_terminal(on_store: Terminal) -> No
 
 def test_status_watch_without_a_terminal_says_so_or_gives_documents(on_store: Terminal, plugin: Plugin) -> None:
     busy_cluster(on_store, plugin)
-    assert "--watch expects a terminal" in on_store.refused(2, "status", "--watch")
+    assert "--watch needs a terminal" in on_store.refused(2, "status", "--watch")
     assert "--interval is for --watch" in on_store.refused(2, "status", "--interval", "3")
     assert "--interval: expected seconds" in on_store.refused(2, "status", "--watch", "--interval", "soon")
     with stopping_node(on_store):
@@ -212,10 +212,10 @@ def test_status_watch_shows_the_last_picture_while_the_store_is_away(
         with on_terminal(terminal, 80, 24, "status", "--watch", "--interval", "0.1") as watched:
             watched.wait_for("queue (1)")
             proxy.refuse()
-            watched.wait_for("not renewed: ")
+            watched.wait_for("not refreshed: ")
             assert any(line.startswith("q ") for line in watched.frames()[-1])
             proxy.mend()
-            wait_until(lambda: "not renewed" not in "".join(watched.frames()[-1]), 20)
+            wait_until(lambda: "not refreshed" not in "".join(watched.frames()[-1]), 20)
             watched.write("q")
             assert watched.leaves() == 0
 
@@ -269,8 +269,8 @@ def test_wait_for_a_queue_waits_for_all_of_it_and_names_what_has_failed(on_store
         {"queue": "q", "ended": 0, "bad": 0, "unfinished": 0}
     ]
     assert "no queue 'x'" in on_store.refused(4, "task", "wait", "--queue", "x")
-    assert "expected ids of tasks" in on_store.refused(2, "task", "wait")
-    assert "only one of these" in on_store.refused(2, "task", "wait", "x", "--queue", "q")
+    assert "expected either task ids" in on_store.refused(2, "task", "wait")
+    assert "expected either task ids" in on_store.refused(2, "task", "wait", "x", "--queue", "q")
 
 
 def test_wait_takes_very_many_ids_from_stdin(on_store: Terminal) -> None:

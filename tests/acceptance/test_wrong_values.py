@@ -40,7 +40,7 @@ def test_the_largest_whole_numbers_and_long_texts_of_digits_are_kept(on_store: T
     [
         (["queue", "create", "a\nb", "--class", "A"], "expected an id for the queue without control characters"),
         (["queue", "create", "a\x1b[2J", "--class", "A"], "without control characters"),
-        (["queue", "create", "", "--class", "A"], "found an empty one"),
+        (["queue", "create", "", "--class", "A"], "found an empty text"),
         (["queue", "create", "x", "--class", "not a class!"], "expected a class, the name of a plugin"),
         (["queue", "create", "x", "--class", "A", "--pin", "bad-node"], "--pin: expected node ids of 1 to 8 char"),
         (["queue", "create", "x", "--class", "A", "--ignore", "toolong99"], "--ignore: expected node ids"),
@@ -52,7 +52,7 @@ def test_the_largest_whole_numbers_and_long_texts_of_digits_are_kept(on_store: T
         (["task", "push", "q", "-p", "=5"], "no name before it"),
         (["task", "push", "q", "-p", "k=@"], "expected the name of a file after '@'"),
         (["--store", "", "status"], "--store: expected URL, found an empty text"),
-        (["demo", "--store", "sqlite:///x.db"], "leave --store out"),
+        (["demo", "--store", "sqlite:///x.db"], "leave out --store"),
     ],
 )
 def test_what_cannot_be_is_refused(terminal: Terminal, arguments: list[str], said: str) -> None:
@@ -73,7 +73,7 @@ def test_any_printable_id_is_an_id(on_store: Terminal, queue_id: str) -> None:
 )
 @on_sqlite
 def test_bytes_that_are_no_utf_8_are_wrong_use(on_store: Terminal, command: list[str]) -> None:
-    assert "expected arguments in UTF-8, found the byte 0xff" in on_store.refused(2, *command)
+    assert "expected arguments in UTF-8, found byte 0xff" in on_store.refused(2, *command)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_output_that_cannot_be_written_is_said_in_one_line(terminal: Terminal, p
         done = shell(terminal, f"disbatch-host {command} {where}")
         assert done.returncode == 1, (command, done)
         assert done.stderr.count("\n") == 1 and "the output cannot be written: " in done.stderr, (command, done)
-    assert "the task is created all the same" in shell(terminal, f"disbatch-host task push q {where}").stderr
+    assert "the task was created nevertheless" in shell(terminal, f"disbatch-host task push q {where}").stderr
 
 
 @pytest.mark.parametrize("where", [">&-", "2>&-", "2>/dev/full", ">&- 2>&- <&-"])

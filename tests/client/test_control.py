@@ -301,11 +301,11 @@ def test_statuses_that_a_verb_is_not_for_are_refused(client: Client) -> None:
         (client.retry, "waiting", "tasks that have ended, found blocked"),
         (client.retry, -9, "tasks that have ended, found status -9"),
         (client.delete, ("failed", "running"), "tasks that have ended, found running"),
-        (client.delete, (), "expected one like 'concluded', found none"),
+        (client.delete, (), "expected a status, such as 'concluded', found none"),
     ):
         with pytest.raises(FieldError, match=f"status: .*{reason}"):
             verb(Selection(queue="q", status=status_))
-    with pytest.raises(UsageError, match="expected older with a selection"):
+    with pytest.raises(UsageError, match="older is for a selection"):
         client.delete([], older=1)
 
 

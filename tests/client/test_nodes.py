@@ -71,7 +71,10 @@ def test_nothing_is_asked_of_a_node_that_would_not_see_it(
 ) -> None:
     put_node(store, "dead", settings=NEVER_ALIVE)
     put_node(store, "other", version="Disbatch 4.0")
-    for node_id, sentence in (("dead", "is not alive, it was heard of"), ("other", "is of another program")):
+    for node_id, sentence in (
+        ("dead", "is not alive, it was last heard from"),
+        ("other", "belongs to another program"),
+    ):
         with pytest.raises(NodeUnreachableError, match=sentence):
             ask(nodes, node_id)
         assert nodes.get(node_id).requests == {}
@@ -121,7 +124,7 @@ def test_a_wait_for_a_node_that_dies_meanwhile_raises(store: Store, nodes: Nodes
     def dies(record: NodeRecord) -> None:
         assert store.heartbeat("n1", "s1", {"heartbeat": {"pid": 7, "queues": []}, "settings": NEVER_ALIVE}) is not None
 
-    with pytest.raises(NodeUnreachableError, match="has died before it was drained"):
+    with pytest.raises(NodeUnreachableError, match="died before it was drained"):
         nodes.wait(nodes.drain("n1"), on_look=dies)
 
 
@@ -130,7 +133,7 @@ def test_only_a_dead_node_without_tasks_in_hand_is_deleted(store: Store, nodes: 
     put_node(store, "busy", settings=NEVER_ALIVE)
     put_node(store, "dead", settings=NEVER_ALIVE)
     put_task(store, status=Status.RUNNING, node="busy")
-    with pytest.raises(NodeNotGoneError, match="is alive, it was heard of"):
+    with pytest.raises(NodeNotGoneError, match="is alive, it was last heard from"):
         nodes.delete("alive")
     with pytest.raises(NodeNotGoneError, match="1 task is still in its hands"):
         nodes.delete("busy")

@@ -120,7 +120,7 @@ def test_an_id_that_tables_cannot_show_and_a_queue_without_a_class_are_refused(c
         with pytest.raises(UsageError, match="expected an id for the queue"):
             client.queues.create(queue_id, "Mail")
     client.queues.create("mail", "Mail")
-    with pytest.raises(UsageError, match="a queue without one cannot run"):
+    with pytest.raises(UsageError, match="a queue without a class cannot run"):
         client.queues.set("mail", **{"class": None})
 
 

@@ -91,7 +91,7 @@ def test_a_task_that_is_not_there_or_goes_is_an_error(client: Client, store: Sto
         with pytest.raises(NotFoundError, match=f"no task '{unknown}'"):
             client.wait([task_id, unknown])
     delete = meanwhile(store, [lambda: store.delete_tasks([task_id])])
-    with pytest.raises(NotFoundError, match="a task that was waited for is not there any more"):
+    with pytest.raises(NotFoundError, match="a task that was waited for no longer exists"):
         client.wait([task_id], on_progress=delete, timeout_seconds=60)
 
 
@@ -128,7 +128,7 @@ def test_a_queue_that_does_not_become_empty_in_time_says_what_is_left(client: Cl
 
 def test_either_ids_or_a_queue_is_waited_for(client: Client) -> None:
     for given in ({}, {"ids": [], "queue": "q"}):
-        with pytest.raises(UsageError, match="expected ids of tasks or a queue"):
+        with pytest.raises(UsageError, match="expected either task ids or a queue"):
             client.wait(**given)  # type: ignore[arg-type]
     with pytest.raises(NotFoundError, match="no queue 'p'"):
         client.wait(queue="p")

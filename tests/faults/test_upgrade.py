@@ -97,7 +97,7 @@ def test_store_and_node_id_do_not_change_while_a_node_runs(cluster: Cluster) -> 
     config.write(store="mongodb://me:hunter2@elsewhere/db", node_id="n2", plugins=[str(cluster.plugins)])
     process.send_signal(signal.SIGHUP)
     for name in ("store", "node_id"):
-        said = f'"{name}" has changed, which takes effect when the node is started again'
+        said = f'"{name}" has changed; the change takes effect when the node is restarted'
         wait_until(lambda said=said: said in cluster.log(), 20, f"it does not say: {said}")
     (task_id,) = cluster.push(cluster.queue("Echo"), {})
     assert cluster.wait_for_status(task_id, Status.CONCLUDED).document["node"] == "n1"

@@ -55,7 +55,7 @@ def test_what_is_no_row_is_said_in_its_place_and_the_rows_after_it_are_read(tmp_
         "expected 2 fields, as the header has, found 1",
         "expected 2 fields, as the header has, found 3",
         "expected UTF-8, found byte 0xff; is the file in another encoding? (iconv -f latin1 -t utf-8)",
-        'after the closing double quote of a field comes more of it; write "" for a double quote inside',
+        'text follows the closing double quote of a field; write "" for a double quote inside a field',
         ["5", "6"],
         "a field begins with a double quote that is never closed",
     ]

@@ -163,8 +163,8 @@ def test_whatever_there_is_it_keeps_to_the_terminal(
 
 
 def test_what_keeps_it_from_being_renewed_is_said() -> None:
-    shown = lines(overview(queues=some_queues(2)), trouble="not renewed: the store does not answer")
-    assert "not renewed: the store does not answer" in shown[2]
+    shown = lines(overview(queues=some_queues(2)), trouble="not refreshed: the store does not answer")
+    assert "not refreshed: the store does not answer" in shown[2]
 
 
 @given(st.integers(0, 60), st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=1, max_size=5))

@@ -225,7 +225,7 @@ def test_a_pattern_that_is_none_is_a_fault_of_the_manifest_and_no_exception_late
         assert [fault.pointer for fault in parsed.faults] == [pointer]
         assert re.search("regular expression", parsed.faults[0].message)
     (fault,) = ParameterSchema({"properties": {"a": {"pattern": "("}}}).check({"a": "x"})
-    assert "not a regular expression" in fault.message
+    assert "not a valid Python regular expression" in fault.message
 
 
 def test_no_secret_is_in_a_fault() -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: the settings of this call, an open store, the plugins at hand, and who asks."""
+"""What commands share: the settings of this call, an open store, the available plugins, and the person who asks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wants_json() -> bool:
 
 @contextlib.contextmanager
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
-    """The store of the settings, open for the length of the block, as `client.opening` says."""
+    """The store of the settings, open for the length of the block, opened as in `client.opening`."""
     is_default = not settings().is_store_given and not creates
     is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
     store = store_of(settings(), creates=creates)
@@ -58,16 +58,16 @@ def opened_store(*, creates: bool = False) -> Iterator[Store]:
         store.open()
     try:
         yield store
-        if is_missing:  # a command that wants something of it has failed by now, with a line that names the store
-            there_is_none = f"{store.description} is not there yet, so it looks empty"
-            click.echo(f"disbatch-host: {there_is_none}; --store or DISBATCH_STORE names another store", err=True)
+        if is_missing:  # commands that need something from it have already failed, with a line that names the store
+            there_is_none = f"{store.description} does not exist yet, so it looks empty"
+            click.echo(f"disbatch-host: {there_is_none}; use --store or DISBATCH_STORE for another store", err=True)
     finally:
         store.close()
 
 
 @contextlib.contextmanager
 def saying_that_it_takes_long(store: Store) -> Iterator[None]:
-    """For who sits at a terminal and waits for a server."""
+    """Shows on a terminal that the server has not answered yet."""
     if not sys.stderr.isatty():
         yield
         return
@@ -85,12 +85,12 @@ _LONG_SECONDS = 2.0
 
 
 def catalog() -> Catalog | None:
-    """The plugins that are at hand, for checks that help where they can; None without any directory."""
+    """The available plugins, for optional checks; None without any directory."""
     return catalog_of(settings())
 
 
 def known_plugins() -> Catalog:
-    """The plugins that are at hand; without the default directory, none."""
+    """The available plugins; none if the default directory does not exist."""
     from disbatch_host.plugin.catalog import Catalog  # noqa: PLC0415
 
     found = catalog()
@@ -99,7 +99,7 @@ def known_plugins() -> Catalog:
 
 @contextlib.contextmanager
 def options_named(**names: str) -> Iterator[None]:
-    """Errors about a field name the option that it was given by; `names` where that is called otherwise."""
+    """Errors about a field name its option instead; `names` lists options that are called otherwise."""
     try:
         yield
     except FieldError as error:
@@ -108,11 +108,11 @@ def options_named(**names: str) -> Iterator[None]:
 
 
 def masker(store: Store) -> Masker:
-    """Masks the secrets of tasks that are shown, as far as their plugins are known here."""
+    """Masks the secrets of tasks before they are shown, using the plugins that are known here."""
     from disbatch_host.client.masking import Masker  # noqa: PLC0415
 
     found = None
-    with contextlib.suppress(DisbatchError):  # a plugin directory that is not there must not hide the task
+    with contextlib.suppress(DisbatchError):  # a missing plugin directory must not hide the task
         found = catalog()
     return Masker(store, found)
 
@@ -123,7 +123,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def who() -> str:
-    """Who asks for something, as documents and logs name a person: user@machine."""
+    """The person who asks, as documents and logs name people: user@machine."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a user without a name
@@ -132,10 +132,10 @@ def who() -> str:
 
 
 def request(reason: str | None, now: datetime) -> Document:
-    """Who asks, when, and why, as documents hold it. Raises UsageError where the reason cannot be shown."""
+    """A request: who asks, when, and why, in document form. Raises UsageError if the reason cannot be shown."""
     return requests.request(who(), reason, now=now)
 
 
 def reason_option(function: Any) -> Any:
-    """`--reason`, for whatever somebody may wonder about later."""
-    return click.option("--reason", metavar="TEXT", help="Why, for whoever wonders later.")(function)
+    """`--reason`, for actions that others may ask about later."""
+    return click.option("--reason", metavar="TEXT", help="The reason, for anyone who asks later.")(function)

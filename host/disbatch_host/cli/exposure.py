@@ -1,6 +1,6 @@
-"""What of a password others can see: in the arguments of this process, in a configuration file.
+"""Passwords that others can see: in this process's arguments, or in a configuration file.
 
-Responsible for: taking it out of the arguments, and saying in a sentence where it was found. Must not know: what a
+Responsible for: removing them from the arguments, and a sentence that says where one was found. Must not know: what a
 store is.
 """
 
@@ -13,24 +13,24 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-_ARG_START, _ARG_END = 48 - 3, 49 - 3  # proc(5), stat: fields, of which the first two are before the last parenthesis
+_ARG_START, _ARG_END = 48 - 3, 49 - 3  # proc(5), stat: fields; the first two come before the last parenthesis
 
 
 def password_in(url: str) -> str:
-    """The password of a URL, as it stands there; empty where there is none."""
+    """The password in a URL, still encoded; empty if there is none."""
     credentials, at, _ = url.partition("://")[2].rpartition("@")
     return credentials.partition(":")[2] if at else ""
 
 
 def hide_passwords(arguments: Sequence[str]) -> None:
-    """Overwrite the passwords of URLs among this process's arguments, as `ps` and /proc show them to everybody.
+    """Overwrite the passwords of URLs in this process's arguments, which `ps` and /proc show to everybody.
 
-    Whoever looks in the moment before can still see them, so it is better not to give them there at all.
+    They can be read until this runs, so it is better not to pass them as arguments at all.
     """
     passwords = [password for one in arguments if (password := password_in(one))]
     if not passwords:
         return
-    with contextlib.suppress(OSError, ValueError, IndexError):  # no /proc: then nobody can look there either
+    with contextlib.suppress(OSError, ValueError, IndexError):  # no /proc: then nobody can read it there either
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
         start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
         area = ctypes.string_at(start, end - start)
@@ -43,7 +43,7 @@ def hide_passwords(arguments: Sequence[str]) -> None:
 
 
 def in_arguments(url: str) -> str | None:
-    """What to say of a URL that was given as an argument."""
+    """The warning for a URL that was given as an argument."""
     if not password_in(url):
         return None
     return (
@@ -53,7 +53,7 @@ def in_arguments(url: str) -> str | None:
 
 
 def in_file(url: str, path: Path) -> str | None:
-    """What to say of a URL that stands in a file."""
+    """The warning for a URL in a file."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,6 +1,6 @@
-"""What every command is made with: the options that all of them take, those of a node, and groups of commands.
+"""The framework of the commands: the common options, those of a node, and groups of commands.
 
-Responsible for: making options from the table of settings, and finding commands in modules of their own. Must not know:
+Responsible for: turning the table of settings into options, and finding commands in their modules. Must not know:
 which commands there are.
 """
 
@@ -16,14 +16,14 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
 PROGRAM = "disbatch-host"
-INTERRUPTED = 130  # as a shell says it of a program ended by SIGINT
+INTERRUPTED = 130  # a shell's exit code for a program ended by SIGINT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Option = Callable[[Any], Any]
 
 
 def common_options(function: Function) -> Function:
-    """The options that every command takes, before or after it; what is given last wins."""
+    """The options that every command takes, before or after it; the last value wins."""
     options = [
         *(_option_of(one, expose_value=False, callback=_remember) for one in SETTINGS if one.is_for_every_command),
         click.option("--json", is_flag=True, expose_value=False, callback=_remember, help=_JSON_HELP),
@@ -38,7 +38,7 @@ def node_options(function: Function) -> Function:
 
 
 _JSON_HELP = "Print JSON, one document per line."
-_DEBUG_HELP = "Show a traceback where something fails."
+_DEBUG_HELP = "Show a traceback if something fails."
 
 
 def _with(options: Iterable[_Option], function: Function) -> Function:
@@ -71,10 +71,10 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 class Subcommands(click.Group):
-    """A group of commands that answers with one line naming them where none is given.
+    """A group of commands; called without one, it prints one line that lists them.
 
-    `elsewhere`: commands in modules of their own, imported when one of them is called; name → module.attribute below
-    `cli.commands`. `furnish` completes the parameters of a command, where a shell asks for that.
+    `elsewhere`: commands in modules of their own, imported when called; name → module.attribute below
+    `cli.commands`. `furnish` adds completion to a command's parameters when a shell asks for it.
     """
 
     def __init__(self, *arguments: Any, elsewhere: Mapping[str, str] | None = None, **more: Any) -> None:

@@ -1,12 +1,12 @@
 """The names that completion offers: queues, tasks, nodes and plugins, as the store and the directories hold them.
 
-Responsible for: which parameter of which command names what, and finding those names soon or not at all. Must not
+Responsible for: which parameter of which command names what, and finding those names quickly or not at all. Must not
 know: what the commands do, how a shell asks.
 
 Rules:
-1. Somebody has pressed a key and waits: after `PATIENCE_SECONDS` there is nothing to offer.
-2. Whatever goes wrong, nothing is said: a message would land in the middle of the line.
-3. Nothing is created: a store that is not there offers nothing.
+1. Somebody has pressed a key and is waiting: after `PATIENCE_SECONDS`, nothing is offered.
+2. Errors are silent: a message would appear in the middle of the command line.
+3. Nothing is created: a missing store offers nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from disbatch_protocol import status as statuses
 PATIENCE_SECONDS = 1.0
 TASKS_OFFERED = 100  # the newest
 
-Item = tuple[str, str]  # what is completed, and a word about it where the shell shows one
+Item = tuple[str, str]  # the completion, and a word about it for shells that show one
 
 
 def furnish(command: click.Command, group: str | None) -> click.Command:
-    """Let the parameters of a command be completed. `group`: the command of which this is a subcommand."""
+    """Add completion to the parameters of a command. `group`: the command of which this is a subcommand."""
     for parameter in command.params:
         of = _ANYWHERE.get(str(parameter.name)) or _OF_COMMAND.get((group or command.name, str(parameter.name)))
         is_new = command.name == "create" and parameter.name == "id"
@@ -44,7 +44,7 @@ def furnish(command: click.Command, group: str | None) -> click.Command:
 
 
 class _Known(click.types.StringParamType):
-    """A text of which some values are known."""
+    """A text with known values."""
 
     def __init__(self, known: Callable[[Settings], Iterator[Item]]) -> None:
         self._known = known
@@ -60,11 +60,11 @@ class _Known(click.types.StringParamType):
 
 
 def _soon(find: Callable[[], Iterator[Item]]) -> list[Item]:
-    """What can be found within a moment."""
+    """The names that can be found within a moment."""
     found: list[Item] = []
 
     def run() -> None:
-        # Rule 2: there is nobody to tell, and a short list says as much as there is to say.
+        # Rule 2: nobody can be told, and the short list speaks for itself.
         with contextlib.suppress(Exception):
             for one in find():
                 found.append(one)
@@ -104,7 +104,7 @@ def _plugins(settings: Settings) -> Iterator[Item]:
 
 
 def _classes(settings: Settings) -> Iterator[Item]:
-    """Those of the plugins here, then those that nodes have and queues want."""
+    """Those of the plugins here, then those that nodes have and queues need."""
     yield from (here := dict(_plugins(settings))).items()
     store = _stored(settings)
     elsewhere: dict[str, str] = {}

@@ -1,10 +1,10 @@
-"""The entry point: the tree of commands, the options that all of them take, and how every error ends.
+"""The entry point: the tree of commands, the common options, and how every error ends.
 
 Rules (cli contract):
 1. `--store`, `--config`, `--plugins`, `--json` and `--debug` are taken before or after the subcommand.
 2. An error is one line on stderr, whatever raised it, with the exit code of its family; a traceback only with --debug.
 3. Modules of commands are imported when one of their commands is called: `task push` in a loop must start quickly.
-4. Output that cannot be written is such an error as well (exit code 1), but where its reader has enough (`| head`).
+4. Output that cannot be written is such an error too (exit code 1), unless its reader has seen enough (`| head`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from disbatch_protocol.faults import near_name
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
     "check": ("check", "check", "Validate plugins."),
-    "plugins": ("check", "plugins", "Show what a node here would serve."),
+    "plugins": ("check", "plugins", "Show the plugins that a node here would serve."),
     "new": ("new", "new", "Write a new plugin, in the language of your choice."),
-    "exec": ("exec", "exec_", "Run one task of a plugin, without node and database."),
+    "exec": ("exec", "exec_", "Run one task of a plugin, without a node or a database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
     "queue": ("queue", "queue", "Create, list, show, change, pause and delete queues."),
-    "task": ("task", "task", "Push, list, show, cancel and delete tasks, run them again, wait for them."),
+    "task": ("task", "task", "Push, list, show, cancel, retry and delete tasks, and wait for them."),
     "node": ("node", "node", "List and show nodes, drain and stop them."),
-    "status": ("status", "status", "Show what waits, runs and has ended, and which nodes are alive."),
-    "completion": ("completion", "completion", "Print the script that makes a shell complete commands and ids."),
+    "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
+    "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
 
 
 class _Commands(click.Group):
-    """Finds a command's module when the command is called, and the near name of one that there is not."""
+    """Imports a command's module when the command is called, and suggests a similar name for an unknown one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -58,10 +58,10 @@ class _Commands(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in _COMMANDS:
             near = near_name(name, _COMMANDS)
-            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_COMMANDS)}"
+            hint = f"did you mean {near!r}?" if near else f"the commands are {', '.join(_COMMANDS)}"
             raise UsageError(f"no command {name!r}; {hint}")
         found, command, rest = super().resolve_command(ctx, args)
-        if command is not None and ctx.resilient_parsing:  # a shell wants to complete a line
+        if command is not None and ctx.resilient_parsing:  # for shell completion
             from disbatch_host.cli import known_names  # noqa: PLC0415
 
             known_names.furnish(command, None)
@@ -82,7 +82,7 @@ class _Commands(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
-        "`disbatch-host completion --help` shows how to make your shell complete commands, options and ids."
+        "`disbatch-host completion --help` explains shell completion of commands, options and ids."
     ),
 )
 @common_options
@@ -114,20 +114,20 @@ def cli(context: click.Context, /, **for_node: Any) -> int | None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     _open_missing_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     hide_passwords(arguments)
     code = _flush(_run(arguments))
     logging.shutdown()
-    # Everything is closed and written. The interpreter's own way out would wait for threads of pymongo that have
-    # nothing to do any more, half a second for each command.
+    # Everything is closed and written. A normal interpreter exit would wait for idle threads of pymongo,
+    # half a second for each command.
     os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
-    # Commands say what there is to say themselves; only a node logs (cli.run), and whoever asks for details.
+    # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
     logging.getLogger("disbatch_host").addHandler(logging.NullHandler())
     if is_debugging:
         logging.basicConfig(level=logging.DEBUG)
@@ -138,7 +138,7 @@ def _run(arguments: list[str]) -> int:
         _check_text(arguments)
         result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj={}, color=_color())
         sys.stdout.flush()
-    except click.exceptions.Abort:  # Ctrl-C, or a no to a question before anything was done
+    except click.exceptions.Abort:  # Ctrl-C, or "no" to a question before anything was done
         return INTERRUPTED
     except click.ClickException as error:
         return _say(_of_click(error), ExitCode.USAGE)
@@ -149,20 +149,18 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return ExitCode.DONE  # whoever read our output has enough (`| head`)
+        return ExitCode.DONE  # the reader of our output has seen enough (`| head`)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
             return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
             raise
-        return _say(
-            f"unexpected {type(error).__name__}: {error}; this is a defect, --debug shows where", ExitCode.FAILED
-        )
+        return _say(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where", ExitCode.FAILED)
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
 def _complete() -> int:
-    """A shell asks, through variables, how a line may go on."""
+    """Answer a shell that asks, through variables, how a line may continue."""
     from disbatch_host.cli.commands import completion  # noqa: PLC0415
 
     completion.register()
@@ -170,12 +168,12 @@ def _complete() -> int:
         cli.main(args=[], prog_name=PROGRAM, obj={})
     except SystemExit as done:
         return int(done.code or 0)
-    except Exception:  # a traceback would land in the line that somebody is writing
+    except Exception:  # a traceback would appear in the middle of the command line
         return ExitCode.FAILED
     return ExitCode.DONE
 
 
-# What a write to a descriptor may say. Errors of files that we open name them; errors of stores are translated.
+# Errors of writing to a descriptor. Errors about files that we open name them; those of stores are translated.
 _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN})
 
 
@@ -185,8 +183,8 @@ def _unwritable(error: OSError) -> str:
 
 
 def _open_missing_streams() -> None:
-    """Where this process was started without one of its three streams (`>&-`), the next file to be opened would take
-    its number. stdin: nothing to read. stdout: an error for whoever writes. stderr: nobody listens."""
+    """If this process was started without one of its three streams (`>&-`), the next file to be opened would get
+    its number. stdin: nothing to read. stdout: writing fails. stderr: discarded."""
     modes = {"stdin": ("r", os.O_RDONLY), "stdout": ("w", os.O_RDONLY), "stderr": ("w", os.O_WRONLY)}
     for number, (name, (mode, flags)) in enumerate(modes.items()):
         if getattr(sys, name) is None:
@@ -198,7 +196,7 @@ def _open_missing_streams() -> None:
 
 
 def _flush(code: int) -> int:
-    """Write out what is still held. Where that fails, forget it: the interpreter would try again and complain."""
+    """Flush the output. If that fails, discard it: the interpreter would try again and complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -216,18 +214,18 @@ def _check_text(arguments: list[str]) -> None:
             argument.encode()
         except UnicodeEncodeError as error:
             byte = ord(argument[error.start]) & 0xFF
-            raise UsageError(f"expected arguments in UTF-8, found the byte {byte:#x} in one of them") from error
+            raise UsageError(f"expected arguments in UTF-8, found byte {byte:#x} in one") from error
 
 
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
-    with contextlib.suppress(OSError):  # there is nobody left to tell
+    with contextlib.suppress(OSError):  # nobody is left to tell
         click.echo(f"{click.style(f'{PROGRAM}:', fg='red')} {line}", err=True, color=_color())
     return int(code)
 
 
 def _color() -> bool | None:
-    """None: where a terminal is."""
+    """None: colors if it is a terminal."""
     return False if os.environ.get("NO_COLOR") else None
 
 

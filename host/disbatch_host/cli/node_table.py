@@ -1,4 +1,4 @@
-"""Nodes as `node list` and `status` show them: a table, and whether a node lives in a word and a color."""
+"""Nodes as `node list` and `status` show them: a table, and each node's state as a word with a color."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
                 one.id,
                 life_cell(one),
                 "-" if one.age_seconds is None else f"{one.age_seconds:.0f} s ago",
-                f"{processing}/{threads}" if readings.is_alive(one) else "-",  # what it said last is not true any more
+                f"{processing}/{threads}" if readings.is_alive(one) else "-",  # its last report is outdated
                 readings.object_of(one, "host").get("name"),
                 one.document.get("version"),
                 ", ".join(f"{name} (set aside)" if name in aside else name for name in classes) or "-",
@@ -38,6 +38,6 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
 
 
 def life_cell(record: NodeRecord) -> tuple[str, str]:
-    """Whether the node lives, by the age of its heartbeat, or how it is being stopped or drained."""
+    """Whether the node is alive, by the age of its heartbeat, or how it is being stopped or drained."""
     life = life_of(record)
     return life, _STYLES.get(life, "yellow")

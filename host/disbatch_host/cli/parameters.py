@@ -1,6 +1,6 @@
 """Parameters as people type them: `-p key=value`, `key:=json`, `key=@file`, a JSON object, NDJSON on stdin.
 
-Raises UsageError for whatever cannot be parameters; the message never holds a value that could be a secret.
+Raises UsageError for anything that cannot be parameters; the message never holds a value that could be a secret.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PAIR = re.compile(r"([^=]+?)(:=|=)(.*)", re.DOTALL)
 
 
 def parameters_of(text: str | bytes | None, pairs: Sequence[str]) -> Mapping[str, Any]:
-    """The parameters of one task: a JSON object, or pairs, or the object with the pairs over it."""
+    """The parameters of one task: a JSON object, pairs, or an object overridden by pairs."""
     parameters: dict[str, Any] = {}
     if text is not None:
         value = parse_json(text, "the parameters")
         if not isinstance(value, dict):
-            raise UsageError(f"expected the parameters as a JSON object, found {_kind(value)}; write '{{\"name\": 1}}'")
+            raise UsageError(f"expected a JSON object of parameters, found {_kind(value)}; write '{{\"name\": 1}}'")
         parameters |= value
     for pair in pairs:
         name, value = parse_pair(pair)
@@ -36,23 +36,23 @@ def parameters_of(text: str | bytes | None, pairs: Sequence[str]) -> Mapping[str
 
 
 def read_text() -> bytes:
-    """All of standard input, for parameters that are not typed."""
+    """All of standard input, for parameters that come from it."""
     try:
         text = sys.stdin.buffer.read(_TEXT_MAX + 1)
     except OSError as error:
         raise UsageError(f"stdin cannot be read: {error.strerror}") from error
     if not text.strip():
-        raise UsageError("expected the parameters as a JSON object on stdin, found nothing")
+        raise UsageError("expected a JSON object of parameters on stdin, found nothing")
     if len(text) > _TEXT_MAX:
         raise UsageError(f"expected at most {_TEXT_MAX} bytes of parameters on stdin, found more")
     return text
 
 
-_TEXT_MAX = 4 * PARAMETERS_MAX  # with blanks and escapes, before check_size counts what is left
+_TEXT_MAX = 4 * PARAMETERS_MAX  # with blanks and escapes, before check_size measures the result
 
 
 def parse_pair(pair: str) -> tuple[str, Any]:
-    """`key=value`: the value as JSON where it is valid JSON, else as a string; `key:=value`: always JSON;
+    """`key=value`: the value as JSON if it is valid JSON, else as a string; `key:=value`: always JSON;
     `key=@file`: the file's content, likewise."""
     match = _PAIR.fullmatch(pair)
     if match is None:
@@ -73,7 +73,9 @@ def parse_pair(pair: str) -> tuple[str, Any]:
 
 def _read(name: str, path: str) -> str:
     if not path:
-        raise UsageError(f"-p {name}: expected the name of a file after '@', found nothing; a text: '{name}=\"@\"'")
+        raise UsageError(
+            f"-p {name}: expected the name of a file after '@', found nothing; for the text, write '{name}=\"@\"'"
+        )
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -83,7 +85,7 @@ def _read(name: str, path: str) -> str:
 
 
 def read_lines(lines: Iterable[bytes | None]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """(line number from 1, parameters) of each line of NDJSON that is not empty; None is passed on."""
+    """(line number from 1, parameters) for each nonempty line of NDJSON; None is passed on."""
     number = 0
     for line in lines:
         if line is None:
@@ -94,13 +96,13 @@ def read_lines(lines: Iterable[bytes | None]) -> Iterator[tuple[int, Mapping[str
             value = parse_json(line.rstrip(b"\r\n"), f"line {number}")
             if not isinstance(value, dict):
                 raise UsageError(f"line {number}: expected a JSON object, found {_kind(value)}")
-            # Never longer as it is stored than as it was written, but for a line of escapes.
+            # Stored no longer than written, except for a line of escapes.
             yield number, value if len(line) <= PARAMETERS_MAX // 8 else check_size(value)
 
 
 def lines_as_they_come(descriptor: int) -> Iterator[bytes | None]:
-    """The lines of a descriptor; None where nothing has come for a moment, so that what is there can be worked on."""
-    rest: list[bytes] = []  # of a line whose end has not come yet
+    """The lines of a descriptor; None after a pause, so that the lines so far can be processed."""
+    rest: list[bytes] = []  # of a line that is not complete yet
     is_idle = False
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How things look: tables on a terminal, the same as plain columns when piped, one JSON document a line with --json.
+"""Formatting: tables on a terminal, plain columns when piped, one JSON document per line with --json.
 
 Responsible for: everything that is printed. Must not know: where it comes from.
 """
@@ -36,7 +36,7 @@ _STYLES = {
 
 
 def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
-    """One document, one line."""
+    """A document on one line."""
     click.echo(orjson.dumps(plain_document(document, other=other)))
 
 
@@ -46,8 +46,8 @@ def print_pretty_json(value: Any, other: Other | None = None) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
-    """A table. `right` are the columns of numbers; cells may be `(text, style)`. Nothing is cut when piped, and on a
-    terminal only the last column, to the width that is left for it; where that is too little, its text gets a line of
+    """A table. `right` lists the columns of numbers; cells may be `(text, style)`. Nothing is cut when piped; on a
+    terminal only the last column is, to the remaining width; if that is too narrow, its text gets a line of
     its own. Colors only on a terminal."""
     cells = [[_cell(cell) for cell in row] for row in rows]
     last = len(columns) - 1
@@ -75,7 +75,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
             click.echo(f"    {_styled(_cut(text, shutil.get_terminal_size().columns - 4), style)}")
 
 
-_LAST_COLUMN_MIN = 24  # characters that say something; with fewer, a line of its own is better
+_LAST_COLUMN_MIN = 24  # characters worth showing; below that, a line of its own is better
 _CLICK_STYLES: Mapping[str, Mapping[str, Any]] = {"bold": {"bold": True}, "dim": {"dim": True}, "default": {}, "": {}}
 
 
@@ -89,7 +89,7 @@ def _styled(text: str, style: str | None) -> str:
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal it takes."""
+    """Its width in terminal columns."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len  # noqa: PLC0415
@@ -107,7 +107,7 @@ def _cut(text: str, width: int) -> str:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress bar on a terminal, nothing when piped; gives a function that advances it."""
+    """A progress bar on a terminal, nothing when piped; yields a function that advances it."""
     if not sys.stderr.isatty() or (total is not None and total < 2):
         yield lambda count: None
         return
@@ -122,7 +122,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """On a terminal, that and for how long something is waited for whose end cannot be foreseen."""
+    """On a terminal, shows for how long something has been waited for."""
     if not sys.stderr.isatty():
         yield
         return
@@ -136,7 +136,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
-    """Names and values, one a line, in two columns; values of several lines are indented as a block."""
+    """Names and values in two columns, one per line; multi-line values are indented as a block."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         text, style = value if isinstance(value, tuple) else (_text(value), None)
@@ -161,7 +161,7 @@ def status_cell(status: int) -> tuple[str, str]:
 
 
 def age(moment: Any, now: datetime) -> str:
-    """`3 min ago`; `in 40 s` for what is to come."""
+    """`3 min ago`; `in 40 s` for the future."""
     if not isinstance(moment, datetime):
         return "-"
     seconds = (now - moment).total_seconds()
@@ -199,7 +199,7 @@ def _text(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control characters: somebody's data must not move the cursor of whoever looks at it."""
+    """Without control characters: somebody's data must not move a reader's cursor."""
     return (
         text if text.isprintable() else "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
     )

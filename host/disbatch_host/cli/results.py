@@ -1,4 +1,4 @@
-"""What became of tasks that a command has changed, a line each: in words, or with --json as documents."""
+"""The result for each task that a command changed, one per line: in words, or as documents with --json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Words = Mapping[Outcome, Callable[[Result], str]]
 
 
 def say(store: Store, results: Sequence[Result], words: Words | None = None, *, as_json: bool) -> None:
-    """`words`: of this command, before those of all."""
+    """`words`: this command's own, which override the common ones."""
     spoken = {**_WORDS, **(words or {})}
     for one in results:
         if as_json:
@@ -31,7 +31,7 @@ def status_of(result: Result) -> str:
 
 
 def _more(result: Result) -> Mapping[str, Any]:
-    """What stands in the way, or who is asked."""
+    """The obstacle, or the node that is asked."""
     if result.outcome in _BY_STATUS:
         return {"status": result.task.status, "status_name": statuses.name(result.task.status)}
     if result.outcome is Outcome.ASKED:
@@ -55,11 +55,11 @@ _WORDS: Words = {
     Outcome.RELEASED: lambda _: "is released",
     Outcome.DELETED: lambda _: "deleted",
     Outcome.SET: lambda _: "is changed",
-    Outcome.ENDED: lambda one: f"had ended already: {status_of(one)}",
+    Outcome.ENDED: lambda one: f"had already ended: {status_of(one)}",
     Outcome.NOT_BLOCKED: lambda one: f"is not blocked, it is {status_of(one)}",
-    Outcome.NOT_WAITING: lambda one: f"is not changed: it does not wait any more, it is {status_of(one)}",
+    Outcome.NOT_WAITING: lambda one: f"is not changed: it is no longer waiting, it is {status_of(one)}",
     Outcome.UNIQUE_KEY: _has_key,
     Outcome.AWAITED: lambda _: "is not deleted: another task waits for it; cancel or release that one first",
-    Outcome.REFUSED: lambda _: "is not run again: somebody has changed it just now",
+    Outcome.REFUSED: lambda _: "is not run again: somebody has just changed it",
     Outcome.GONE: lambda _: "has just been deleted",
 }

@@ -1,7 +1,7 @@
-"""Which tasks a command is about: those that are named, or those that fit filters.
+"""The tasks that a command is about: named by id, or selected by filters.
 
 Responsible for: the options, and the question before many tasks are changed. Must not know: what a selection means
-(`client.finding`), what is done to the tasks.
+(`client.finding`), what is done with the tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from disbatch_protocol import status as statuses
 
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that narrow; the command gets them as `filters`, for `filter_of`."""
+    """The filter options; the command gets them as `filters`, for `filter_of`."""
 
     @functools.wraps(function)
     def with_filters(**given: Any) -> Any:
@@ -37,18 +37,18 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _FILTERS = {
-    "queue": click.option("--queue", metavar="Q", help="Only of this queue."),
+    "queue": click.option("--queue", metavar="Q", help="Only tasks of this queue."),
     "status": click.option(
         "--status",
         multiple=True,
         metavar="STATUS",
-        help=f"One of {', '.join(statuses.names())}, or a number; several with commas between them, or given again.",
+        help=f"One of {', '.join(statuses.names())}, or a number; several separated by commas, or repeated.",
     ),
-    "node": click.option("--node", metavar="ID", help="Only those that this node has or had in hand."),
-    "since": click.option("--since", metavar="S|TIME", help="Created since this time, or not longer ago than this."),
+    "node": click.option("--node", metavar="ID", help="Only tasks claimed by this node, now or earlier."),
+    "since": click.option("--since", metavar="S|TIME", help="Created at or after this time, or within this long."),
     "before": click.option("--before", metavar="S|TIME", help="Created before this time, or longer ago than this."),
-    "error": click.option("--error", metavar="CODE", help="Only those with this error code."),
-    "unique_key": click.option("--unique-key", metavar="K", help="Only those with this unique key."),
+    "error": click.option("--error", metavar="CODE", help="Only tasks with this error code."),
+    "unique_key": click.option("--unique-key", metavar="K", help="Only tasks with this unique key."),
 }
 
 NAMES = click.argument("ids", nargs=-1, metavar="[ID...]")
@@ -56,29 +56,29 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
-    """What the options mean. Raises UsageError, and NotFoundError for a queue that nobody knows."""
+    """The filter for the options. Raises UsageError, and NotFoundError for an unknown queue."""
     with common.options_named():
         return finding.filter_of(store, Selection(**filters))
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
-    """Whether tasks are named, not filtered. Raises UsageError where it is both or neither: a command that changes
-    tasks wants at least a queue. `more`: other filters that were given."""
+    """Whether tasks are named, not filtered. Raises UsageError for both or neither: a command that changes
+    tasks needs at least a queue. `more`: other filters that were given."""
     given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value not in (None, ())] + list(more)
     if ids and given:
-        raise UsageError(f"expected either ids of tasks or {given[0]}, found both")
+        raise UsageError(f"expected either task ids or {given[0]}, found both")
     if not ids and filters["queue"] is None:
-        raise UsageError("expected ids of tasks, or --queue Q and filters; `disbatch-host task list` shows tasks")
+        raise UsageError("expected task ids, or --queue Q and filters; `disbatch-host task list` shows tasks")
     return bool(ids)
 
 
 def confirm(question: str, count: int, *, yes: bool, is_explicit: bool) -> None:
-    """Ask whoever sits at a terminal before more than one task is changed. A script has to say `--yes`, unless it has
-    said exactly what it means (`is_explicit`). Raises UsageError, or Abort."""
+    """Ask the person at the terminal before more than one task is changed. A script must pass `--yes`, unless the
+    selection is explicit (`is_explicit`). Raises UsageError, or Abort."""
     if yes or not count:
         return
     if sys.stdin.isatty():
         if count > 1:
             click.confirm(question, abort=True, err=True)
     elif not is_explicit:
-        raise UsageError(f"expected --yes, found nobody who could answer: {question}")
+        raise UsageError(f"refusing to {question.rstrip('?')} without --yes (stdin is not a terminal)")

@@ -1,6 +1,6 @@
-"""The history of a task in words, with how long it took in between. Pure.
+"""The history of a task in words, with the times in between. Pure.
 
-Responsible for: saying what `client.history` has found. Must not know: stores, terminals.
+Responsible for: wording what `client.history` found. Must not know: stores, terminals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from disbatch_host.client.history import Event, Kind
 from disbatch_host.documents.records import Task
 from disbatch_protocol import status as statuses
 
-_TASKS_NAMED = 3  # of those that it waits for
+_TASKS_NAMED = 3  # of its predecessors
 
 
 def told(task: Task, *, now: datetime) -> list[tuple[str, Any]]:
@@ -29,7 +29,7 @@ def told(task: Task, *, now: datetime) -> list[tuple[str, Any]]:
 
 
 def how_it_ended(run: Mapping[str, Any]) -> str:
-    """Exit code, signal, reason and how long it took, as far as they are there."""
+    """Exit code, signal, reason and duration, if known."""
     parts = []
     if "exit_code" in run:
         parts.append(f"exit code {run['exit_code']}")
@@ -52,7 +52,7 @@ def _line(event: Event, task: Task, before: datetime | None, now: datetime) -> s
     words = _in_words(event, task)
     if event.at is None:
         return words
-    # Nothing is said by the time until a moment to come, and a run tells itself how long it took.
+    # A gap before a future moment says nothing, and a run gives its own duration.
     is_gap_told = event.kind not in (Kind.NOT_BEFORE, Kind.EXPIRES) and not (event.kind is Kind.ENDED and event.run)
     if before is None or event.at > now:
         gap = f" ({render.age(event.at, now)})"
@@ -72,7 +72,7 @@ def _in_words(event: Event, task: Task) -> str:
         case Kind.CREATED:
             return f"by {event.by}" if event.by else ""
         case Kind.PARENT:
-            return f"{event.tasks[0]}, whose run has created this one"
+            return f"{event.tasks[0]}, whose run created this one"
         case Kind.ATTEMPT:
             last_line = history.last_line_of_error(event.run)
             return f"on {event.node}, {how_it_ended(event.run)}{f': {last_line}' if last_line else ''}"
@@ -98,7 +98,7 @@ def _end(event: Event) -> str:
         name = statuses.name(event.status or 0)
         return f"{name} {_by(event)}" if event.by else name
     if event.run.get("reason") == history.LOST:
-        return f"lost with its node, nobody knows when; found at {render.moment(event.run.get('ended'))}"
+        return f"lost with its node, at an unknown time; found at {render.moment(event.run.get('ended'))}"
     return how_it_ended(event.run)
 
 

@@ -1,6 +1,6 @@
-"""What people ask of a cluster, whatever face shows it: no terminal, no HTTP, no printing.
+"""What people ask of a cluster, whichever front end shows it: no terminal, no HTTP, no printing.
 
-The names below are public. Each is imported when it is asked for, so that a command that needs one module of this
+The names below are public. Each is imported on first use, so that a command that needs one module of this
 package does not load the others.
 """
 

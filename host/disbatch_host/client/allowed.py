@@ -1,7 +1,7 @@
-"""Which tasks a verb may be asked to change, by the statuses that a selection names.
+"""The statuses that each verb accepts in a selection.
 
-Each check takes the words and numbers of a `Selection` and raises FieldError for a status that the verb is not for:
-a person who names one means something else than what would happen, which is nothing.
+Each check takes the words and numbers of a `Selection` and raises FieldError for a status that the verb cannot change:
+anyone who names one expects something to happen, and nothing would.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from disbatch_protocol.status import Status, may_become
 
 Words = str | int | Sequence[str | int]
 
-FAILED = ("failed", "terminated")  # what is run again where nobody says otherwise
+FAILED = ("failed", "terminated")  # retried by default
 
 
 def check_cancellable(words: Words) -> None:
     for_what = "tasks that can be cancelled"
-    _check(words, lambda one: may_become(one, Status.CANCELLED), for_what, "waiting, running and orphaned ones can be")
+    _check(words, lambda one: may_become(one, Status.CANCELLED), for_what, "waiting, running or orphaned ones")
 
 
 def check_retriable(words: Words) -> None:
     def is_retriable(status: int) -> bool:
         return statuses.is_finished(status) and may_become(status, Status.CREATED)
 
-    _check(words, is_retriable, "tasks that have ended", "what has not ended is not run again")
+    _check(words, is_retriable, "tasks that have ended", "unfinished tasks cannot be run again")
 
 
 def check_deletable(words: Words) -> None:
-    hint = "what has not ended is cancelled first (`disbatch-host task cancel`)"
+    hint = "cancel unfinished tasks first (`disbatch-host task cancel`)"
     _check(words, statuses.is_finished, "tasks that have ended", hint)
 
 
@@ -48,23 +48,23 @@ def _check(words: Words, is_allowed: Callable[[int], bool], for_what: str, hint:
 
 
 def cancellable(store: Store, selection: Selection) -> TaskFilter:
-    """What a selection means to `cancel`: without a status, all that have not ended. Raises UsageError, FieldError
-    among them, and NotFoundError."""
+    """The tasks that `cancel` takes from a selection: without a status, all unfinished ones. Raises UsageError,
+    FieldError among them, and NotFoundError."""
     check_cancellable(selection.status)
     return _filter_of(store, selection, ("unfinished",))
 
 
 def retriable(store: Store, selection: Selection) -> TaskFilter:
-    """What a selection means to `retry`: without a status, all that have failed or were terminated. Raises likewise."""
+    """The tasks that `retry` takes from a selection: without a status, failed and terminated ones. Raises likewise."""
     check_retriable(selection.status)
     return _filter_of(store, selection, FAILED)
 
 
 def deletable(store: Store, selection: Selection, older: timedelta | None = None) -> TaskFilter:
-    """What a selection means to `delete`. `older`: only tasks that ended longer ago than this. Raises likewise, also
-    where no status is named."""
+    """The tasks that `delete` takes from a selection. `older`: only tasks that ended longer ago than this. Raises
+    likewise, and if no status is named."""
     if selection.status == ():
-        raise FieldError("status", "expected one like 'concluded', found none")
+        raise FieldError("status", "expected a status, such as 'concluded', found none")
     check_deletable(selection.status)
     which = _filter_of(store, selection, ())
     return which if older is None else replace(which, changed_before=store.now() - older)

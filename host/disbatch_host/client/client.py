@@ -1,4 +1,4 @@
-"""What a command node does, as one object: the public API of this package.
+"""Everything a command node does, as one object: the public API of this package.
 
     from disbatch_host.client import Client, Selection
 
@@ -6,14 +6,14 @@
         task = client.push("mail", {"user": "matt"})
         client.wait([task.id])
 
-Responsible for: opening a store as the commands do, and giving each verb what it needs: the store, the plugins that are
-known here, and who asks. The modules beside this one do the work. Must not know: any face.
+Responsible for: opening a store as the commands do, and giving each verb what it needs: the store, the plugins
+installed here, and the person who asks. The modules beside this one do the work. Must not know: any front end.
 
 Rules:
 1. A client is used by one thread at a time, as its store is.
-2. Ids are taken as they come from the store, or as text.
-3. Errors are `errors.DisbatchError`: UsageError for a wrong value (FieldError names the field), NotFoundError for what
-   is not there, StoreError for a store that does not answer or refuses.
+2. Ids are accepted as the store returns them, or as text.
+3. Errors are `errors.DisbatchError`: UsageError for a wrong value (FieldError names the field), NotFoundError
+   for anything that does not exist, StoreError for a store that does not answer or refuses.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings.values import resolve
 from disbatch_host.store.contract import Store
 
-if TYPE_CHECKING:  # an overview or an import is not what most programs need
+if TYPE_CHECKING:  # most programs need neither an overview nor an import
     from disbatch_host.client.importing.from_source import Listeners
     from disbatch_host.client.importing.importer import Imported, Rules
     from disbatch_host.client.overview import Observer, Overview
@@ -60,8 +60,8 @@ Tasks = Selection | TaskId | Iterable[TaskId]  # a selection, one id, or ids
 
 
 class Client:
-    """Talks to one cluster. `Client.open` opens a store of its own; `Client(store, catalog, by)` uses one that is open
-    and stays open, for a server that has many. `by` is who asks, as documents name a person: `user@machine`."""
+    """Talks to one cluster. `Client.open` opens a store of its own; `Client(store, catalog, by)` uses a store that is
+    already open and leaves it open, for a server with many. `by` names the person who asks: `user@machine`."""
 
     def __init__(self, store: Store, catalog: Catalog | None, by: str) -> None:
         self.store = store
@@ -75,12 +75,12 @@ class Client:
     def open(
         cls, url: str | None = None, *, plugins: Sequence[str | Path] = (), by: str | None = None, creates: bool = False
     ) -> Client:
-        """A client with a store of its own, closed at the end of the `with` block. `url` and `plugins` are what the
-        commands call `--store` and `--plugins`; where they are not given, the variables, the configuration file and
-        the defaults are asked as the commands ask them. Plugins say which parameters fit, and which are secret.
+        """A client with a store of its own, closed at the end of the `with` block. `url` and `plugins` are the
+        commands' `--store` and `--plugins`; if they are not given, the environment variables, the configuration file
+        and the defaults apply, as for the commands. Plugins say which parameters fit, and which are secret.
 
-        A SQLite file that is not there is only made where the client `creates`: a slip in a name must not make another
-        store. The default one then looks empty. Raises UsageError and StoreError."""
+        A missing SQLite file is created only if `creates` is set: a typo must not make a new store. The missing
+        default store looks empty instead. Raises UsageError and StoreError."""
         settings = resolve({"store": url, "plugins": tuple(str(one) for one in plugins)})
         catalog = catalog_of(settings)
         store = store_of(settings, creates=creates)
@@ -90,7 +90,7 @@ class Client:
         return client
 
     def close(self) -> None:
-        """Let go of the store that `open` has opened. Closing twice is fine."""
+        """Close the store if `open` opened it. Closing twice is fine."""
         if self._is_own_store:
             self.store.close()
 
@@ -103,11 +103,11 @@ class Client:
         self.close()
 
     def push(self, queue: str, values: Mapping[str, Any], *, checks: bool = True, **plan: Unpack[Timing]) -> Pushed:
-        """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. Where an
-        unfinished task has the unique key, its id is returned and `is_new` is False.
+        """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. If an
+        unfinished task already has the unique key, its id is returned and `is_new` is False.
 
-        Raises NotFoundError, UsageError, ParametersError among them where a plugin that is known here does not take the
-        parameters and `checks` is set."""
+        Raises NotFoundError and UsageError; ParametersError is one, raised if `checks` is set and a plugin known here
+        rejects the parameters."""
         pusher = self._pusher(queue, checks, plan)
         checked = parameters.checked(values)
         pusher.check(checked)
@@ -123,11 +123,11 @@ class Client:
         on_progress: Callable[[int], object] | None = None,
         **plan: Unpack[Timing],
     ) -> list[Pushed]:
-        """Create a task for each row, which is its parameters, in batches; results in the order of the rows, without
-        their documents. `rows` may be a generator of any length. `key_of` gives the unique key of a row. `on_progress`
-        gets how many rows are done so far, and on disk.
+        """Create a task from each row of parameters, in batches; results are in the order of the rows, without
+        their documents. `rows` may be a generator of any length. `key_of` returns a row's unique key. `on_progress`
+        gets the number of rows done so far, which are on disk.
 
-        Raises as `push` does. A row that does not fit ends it: earlier batches are created, its own is not."""
+        Raises as `push` does. A row that does not fit stops it: earlier batches are created, the row's own is not."""
         pusher = self._pusher(queue, checks, plan)
         pushed: list[Pushed] = []
         for batch in pusher.create_all(map(parameters.checked, rows), key_of):
@@ -144,18 +144,18 @@ class Client:
         newest_first: bool = False,
         with_output: bool = False,
     ) -> Iterator[Task]:
-        """The tasks that are meant, in the order of creation, as they are read. Their secret parameters are not masked.
-        Raises NotFoundError for a queue that nobody knows, FieldError."""
+        """The selected tasks, in the order of creation, read lazily. Their secret parameters are not masked.
+        Raises FieldError, and NotFoundError for an unknown queue."""
         return self.store.find_tasks(
             self._filter(which), limit=limit, newest_first=newest_first, with_output=with_output
         )
 
     def count(self, which: Selection | TaskFilter) -> int:
-        """How many tasks are meant. Raises as `find` does."""
+        """The number of selected tasks. Raises as `find` does."""
         return self.store.count_tasks(self._filter(which))
 
     def get(self, task_id: TaskId) -> Task:
-        """One task, with its output as far as it is in the document. Raises NotFoundError."""
+        """One task, with the output that is in its document. Raises NotFoundError."""
         return finding.find_task(self.store, task_id)
 
     def wait(
@@ -166,72 +166,72 @@ class Client:
         timeout_seconds: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Waited:
-        """Wait until these tasks have ended, or until nothing of the queue is unfinished, tasks that are created
-        meanwhile included; at most for so long. `on_progress` gets a `Progress` (done, failed, total) at each look.
+        """Wait until these tasks have ended, or until the queue has no unfinished tasks, including any that are
+        created meanwhile; at most `timeout_seconds`. `on_progress` gets a `Progress` (done, failed, total) each time.
 
-        Raises UsageError where it is both or neither, NotFoundError where one is not there or is deleted meanwhile."""
+        Raises UsageError for both or neither, NotFoundError if a task does not exist or is deleted meanwhile."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         if queue is not None and ids is None:
             found = finding.find_queue(self.store, queue)
             return waiting.wait_for_queue(self.store, found, deadline=deadline, on_progress=on_progress)
         if ids is None or queue is not None:
-            raise UsageError("expected ids of tasks or a queue to wait for, and only one of these")
+            raise UsageError("expected either task ids or a queue to wait for")
         return waiting.wait_for_tasks(self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress)
 
     def cancel(
         self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
     ) -> Changes:
-        """Cancel tasks: those that wait at once; the nodes of those that run are asked to stop them (`stopping`). Of a
-        selection without a status, all that have not ended. `on_progress` gets how many have had their turn.
+        """Cancel tasks: waiting ones at once; for running ones, ask their nodes to stop them (`stopping`). A selection
+        without a status means all unfinished tasks. `on_progress` gets the number of tasks processed so far.
 
-        Raises NotFoundError, and UsageError for a selection without a queue or with a status that it is not for."""
+        Raises NotFoundError, and UsageError for a selection without a queue or with a status it is not for."""
         which = self._meant(tasks, allowed.cancellable)
         return Changes.of(control.cancel(self.store, which, self._request(why)), on_progress)
 
     def retry(
         self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
     ) -> Changes:
-        """Run tasks again that have ended; of a selection without a status, those that have failed or were terminated.
-        How each earlier attempt ended is kept. Raises as `cancel` does."""
+        """Run ended tasks again; a selection without a status means failed and terminated ones.
+        The outcome of each earlier attempt is kept. Raises as `cancel` does."""
         which = self._meant(tasks, allowed.retriable)
         return Changes.of(control.retry(self.store, which, self._request(why)), on_progress)
 
     def release(self, ids: TaskId | Iterable[TaskId]) -> Changes:
-        """Let blocked tasks run now, whatever time or task they wait for. Raises NotFoundError."""
+        """Let blocked tasks run now, regardless of the time or tasks they wait for. Raises NotFoundError."""
         return Changes.of(control.release(self.store, self._named(ids)))
 
     def set(self, ids: TaskId | Iterable[TaskId], **values: Any) -> Changes:
-        """Change `priority` or `expires` of tasks that wait; None removes it. Raises NotFoundError, UsageError."""
+        """Change `priority` or `expires` of waiting tasks; None removes it. Raises NotFoundError, UsageError."""
         return Changes.of(control.set_fields(self.store, self._named(ids), values))
 
     def delete(
         self, tasks: Tasks, *, older: Duration | None = None, on_progress: Callable[[int], object] | None = None
     ) -> Changes:
-        """Delete tasks that have ended, with their output; a selection names its statuses. `older`: of a selection,
-        only tasks that ended longer ago than this. Raises as `cancel` does."""
+        """Delete ended tasks with their output; a selection must name statuses. `older`, for a selection: only tasks
+        that ended longer ago than this. Raises as `cancel` does."""
         age = None if older is None else times.duration("older", older)
         if age is not None and not isinstance(tasks, Selection):
-            raise UsageError("expected older with a selection, found ids of tasks")
+            raise UsageError("older is for a selection, found task ids")
         which = self._meant(tasks, lambda store, selection: allowed.deletable(store, selection, age))
         return Changes.of(control.delete(self.store, which), on_progress)
 
     def why(self, task_id: TaskId) -> Why:
-        """Why a task has not started: a code of a closed list, and a sentence. Raises NotFoundError."""
+        """Why a task has not started: a code from a closed list, and a sentence. Raises NotFoundError."""
         return reasons.why(self.store, task_id)
 
     def history(self, task_id: TaskId) -> list[Event]:
-        """What has happened to a task, in the order of time. Raises NotFoundError."""
+        """The history of a task, in chronological order. Raises NotFoundError."""
         return history.history_of(self.get(task_id))
 
     def output(self, task_id: TaskId, stream: str = "stdout") -> Iterator[bytes]:
-        """All that a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
+        """Everything a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
         from disbatch_host.client.output import output_pieces  # noqa: PLC0415
 
         return output_pieces(self.store, self.get(task_id), stream)
 
     def masked(self, task: Task | TaskId) -> Document:
-        """A task's document as it can be shown: its secret parameters are masked, as far as the document or the plugins
-        that are known here name them. For many tasks use `masker`. Raises NotFoundError."""
+        """A task's document, safe to show: secret parameters are masked if the document or a plugin that is known here
+        names them. For many tasks use `masker`. Raises NotFoundError."""
         found = task if isinstance(task, Task) else self.get(task)
         return self.masker().document(found)
 
@@ -240,18 +240,18 @@ class Client:
         return Masker(self.store, self._catalog)
 
     def overview(self) -> Overview:
-        """What is going on in the cluster now. Rates need two looks: see `observer`."""
+        """What is going on in the cluster now. Rates need two snapshots: see `observer`."""
         return self.observer().look()
 
     def observer(self) -> Observer:
-        """Looks at the cluster again and again, and compares with its last look."""
+        """Takes snapshots of the cluster, each compared with the one before."""
         from disbatch_host.client.overview import Observer  # noqa: PLC0415
 
         return Observer(self.store, SystemClock())
 
     def failures(self, queue: str | None = None, *, limit: int = FAILURES_MAX) -> Failures:
-        """Why the newest of all failed tasks, or of a queue's, have failed: by error code, with count, queues, and an
-        example. `limit` is about how many tasks are read. Raises NotFoundError for a queue that nobody knows."""
+        """Why the newest failed tasks failed, of all queues or of one: by error code, with count, queues, and an
+        example. `limit` is the approximate number of tasks to read. Raises NotFoundError for an unknown queue."""
         queue_id = None if queue is None else finding.queue_id(self.store, queue)
         return find_failures(self.store, queue=queue_id, limit=limit)
 
@@ -267,12 +267,12 @@ class Client:
         listeners: Listeners | None = None,
         **timing: Unpack[Timing],
     ) -> Imported:
-        """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`, by
-        default what the name or the first bytes tell), plain or compressed. The same call after a kill goes on where
-        the import was, unless it `begins_again`.
+        """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`; by
+        default the name or the first bytes decide), plain or compressed. After a kill, the same call resumes the
+        import, unless `begins_again` is set.
 
-        Raises RowsRefusedError where rows do not fit and the rules stop at them, UsageError for what can be said before
-        the first row, NotFoundError."""
+        Raises RowsRefusedError if rows do not fit and the rules stop at them, UsageError for anything wrong that shows
+        before the first row, NotFoundError."""
         from disbatch_host.client.importing import from_source, importer  # noqa: PLC0415
 
         return from_source.import_file(
@@ -290,8 +290,8 @@ class Client:
         listeners: Listeners | None = None,
         **timing: Unpack[Timing],
     ) -> Imported:
-        """Create a task for each document of a MongoDB collection that fits the condition. It cannot be resumed. Raises
-        as `import_file` does, and StoreRefusedError where the store has no collections."""
+        """Create a task for each document of a MongoDB collection that matches the condition. It cannot resume. Raises
+        as `import_file` does, and StoreRefusedError if the store has no collections."""
         from disbatch_host.client.importing import from_source  # noqa: PLC0415
 
         return from_source.import_collection(
@@ -307,9 +307,9 @@ class Client:
         with_output: bool = False,
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> int:
-        """Write tasks as NDJSON, secrets masked, to an open file or one of this name, which it has only when everything
-        is in it; how many there were. `with_output`: all of stdout and stderr. Raises as `find` does, and OutputError
-        where the file cannot be written."""
+        """Write tasks as NDJSON, secrets masked, to an open file, or to a path, which appears only once it is
+        complete; returns the number of tasks. `with_output`: all of stdout and stderr. Raises as `find` does, and
+        OutputError if the file cannot be written."""
         from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
 
         meant, shown = self._filter(which or Selection()), self.masker().document

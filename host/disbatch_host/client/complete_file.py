@@ -1,7 +1,7 @@
-"""A file that has its name only when everything is in it.
+"""A file that appears under its name only when it is complete.
 
-Responsible for: the temporary name beside it, compression by its name, and that it is on disk. Must not know: what is
-written.
+Responsible for: the temporary name beside it, compression according to its name, and syncing it to disk. Must not
+know: the content.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _BUFFER = 2**18
 
 @contextlib.contextmanager
 def complete_file(name: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file, open for the length of the block, compressed where its name ends in `.gz`. It gets its name when the
-    block has ended well; until then it has another one beside it. A pipe or a device is written as it is.
+    """A file, open for the length of the block, compressed if its name ends in `.gz`. It gets its name when the
+    block succeeds; until then it has a temporary one beside it. Pipes and devices are written directly.
 
-    Raises UsageError for a directory, OutputError where the file cannot be written."""
+    Raises UsageError for a directory, OutputError if the file cannot be written."""
     name = os.fspath(name)
     path = Path(name)
     try:

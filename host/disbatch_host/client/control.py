@@ -1,13 +1,13 @@
-"""What people do to tasks that exist: cancel them, run them again, release, change and delete them.
+"""What people do to existing tasks: cancel, retry, release, change and delete them.
 
-Responsible for: which tasks a verb is allowed for, changes that lose a race and are made again, going through millions
-in batches, and what became of each task. Must not know: how results are shown, who is asked before.
+Responsible for: which tasks a verb applies to, retrying changes that lost a race, processing millions of tasks
+in batches, and the result for each task. Must not know: how results are shown, whether anyone is asked first.
 
 Rules:
-1. Each verb goes through its tasks in batches and yields the results of each as soon as they are durable. Nothing
-   happens while nobody asks for the next batch.
-2. A task that has changed since it was read is judged again as it is now.
-3. A task gets one turn in a call, also where it fits the selection again afterwards.
+1. Each verb processes its tasks in batches and yields the results of each as soon as they are durable. Nothing
+   happens until the caller asks for the next batch.
+2. A task that has changed since it was read is judged again in its new state.
+3. A task gets one turn per call, even if it matches the selection again afterwards.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.status import Status
 
-BATCH = 1000  # tasks in hand at once
-_PASSES = 3  # over what fits: tasks that change meanwhile may be met only then; what comes for ever is not waited for
-_TRIES = 5  # of a change whose task is somebody else's at the same moment
-_LEFT_MAX = 1000  # results of tasks that were not changed, kept for the caller
+BATCH = 1000  # tasks held at once
+_PASSES = 3  # over the selection, to catch tasks that changed meanwhile; an endless inflow is not chased
+_TRIES = 5  # per change of a task that others are changing too
+_LEFT_MAX = 1000  # results of unchanged tasks, kept for the caller
 _SETTABLE = ("priority", "expires")
 _WAITING = frozenset({int(Status.CREATED), int(Status.BLOCKED)})
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
 
 class Outcome(StrEnum):
-    """What became of a task; a closed list."""
+    """The result for a task; a closed list."""
 
     # It was changed.
     CANCELLED = "cancelled"
-    ASKED = "asked"  # it runs, and its node was asked to stop it
+    ASKED = "asked"  # running, and its node was asked to stop it
     RETRIED = "retried"
     RELEASED = "released"
     DELETED = "deleted"
@@ -55,9 +55,9 @@ class Outcome(StrEnum):
     NOT_ENDED = "not_ended"
     NOT_BLOCKED = "not_blocked"
     NOT_WAITING = "not_waiting"
-    UNIQUE_KEY = "unique_key"  # another unfinished task has it
+    UNIQUE_KEY = "unique_key"  # held by another unfinished task
     AWAITED = "awaited"  # another task waits for it
-    REFUSED = "refused"  # somebody changes it all the time
+    REFUSED = "refused"  # others keep changing it
     GONE = "gone"  # deleted meanwhile
 
 
@@ -66,11 +66,11 @@ _DONE = frozenset({Outcome.CANCELLED, Outcome.ASKED, Outcome.RETRIED, Outcome.RE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one task."""
+    """The result for one task."""
 
     task: Task  # as it was before, without its output
     outcome: Outcome
-    other: Task | None = None  # the one that has its unique key
+    other: Task | None = None  # the task that holds its unique key
 
     @property
     def is_done(self) -> bool:
@@ -79,22 +79,22 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What became of all tasks of a call."""
+    """The results of a call."""
 
     counts: Mapping[Outcome, int]
     stopping: Mapping[TaskId, str] = field(
         default_factory=dict
     )  # running tasks, and the node that was asked to stop each
-    left: tuple[Result, ...] = ()  # those that were not changed, the first thousand
+    left: tuple[Result, ...] = ()  # unchanged tasks, the first thousand
 
     @property
     def done(self) -> int:
-        """How many were changed, or asked to stop."""
+        """The number of tasks that were changed, or asked to stop."""
         return sum(count for outcome, count in self.counts.items() if outcome in _DONE)
 
     @classmethod
     def of(cls, batches: Iterable[Sequence[Result]], on_progress: Callable[[int], object] | None = None) -> Changes:
-        """Carry out the batches of a verb. `on_progress` gets how many tasks have had their turn so far."""
+        """Carry out the batches of a verb. `on_progress` gets the number of tasks processed so far."""
         counts: Counter[Outcome] = Counter()
         stopping: dict[TaskId, str] = {}
         left: list[Result] = []
@@ -108,9 +108,9 @@ class Changes:
 
 
 def cancel(store: Store, which: TaskFilter | Sequence[Task], request: Document) -> Iterator[list[Result]]:
-    """Cancel tasks: those that wait at once; the nodes of those that run are asked to stop them. Of a filter, a task
-    whose status is not meant any more when its turn comes is left alone: one that was started while those that wait
-    are cancelled, say."""
+    """Cancel tasks: waiting ones at once; for running ones, ask their nodes to stop them. With a filter, a task whose
+    status no longer matches when its turn comes is left alone, such as one that started while waiting tasks are being
+    cancelled."""
     had_their_turn: set[TaskId] = set()
     is_meant = _is_meant(which)
     for batch in _batches(store, which, lambda one: one.id in had_their_turn):
@@ -134,14 +134,14 @@ def _cancelled(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreachableNode:
-    """A node that may not stop soon what it was asked to stop, or ever."""
+    """A node that may not act on a request to stop tasks soon, or ever."""
 
     id: str
-    version: str | None = None  # of the other program that it is; None: it is not alive
+    version: str | None = None  # of the other program, if it is one; None: the node is dead
 
 
 def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[UnreachableNode]:
-    """Which of the nodes that were asked to stop tasks may not do it."""
+    """The nodes that were asked to stop tasks but may not do so."""
     asked = sorted(set(node_ids))
     nodes = {one.id: one for one in store.nodes()} if asked else {}
     found = []
@@ -155,8 +155,8 @@ def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[Unreachable
 
 
 def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -> Iterator[list[Result]]:
-    """Run tasks again that have ended, with as many attempts as a new task has. Of a filter, a task whose status is not
-    meant any more when its turn comes is left alone."""
+    """Run ended tasks again, with as many attempts as a new task has. With a filter, a task whose status no longer
+    matches when its turn comes is left alone."""
     refused: set[TaskId] = set()
 
     def has_had_its_turn(task: Task) -> bool:
@@ -188,7 +188,7 @@ def _retried(store: Store, tasks: Sequence[Task], request: Document, is_meant: C
 
 
 def _holder_of_key(store: Store, task: Task) -> Task | None:
-    """The unfinished task of its queue that has its unique key."""
+    """The unfinished task of its queue that holds its unique key."""
     key = task.document.get("unique_key")
     if not isinstance(key, str):
         return None
@@ -198,7 +198,7 @@ def _holder_of_key(store: Store, task: Task) -> Task | None:
 
 
 def release(store: Store, tasks: Sequence[Task]) -> Iterator[list[Result]]:
-    """Let blocked tasks run now, whatever time or task they wait for."""
+    """Let blocked tasks run now, regardless of the time or tasks they wait for."""
     for batch in _batches(store, tasks, lambda _: False):
         yield _released(store, batch)
 
@@ -214,15 +214,15 @@ def _released(store: Store, tasks: Sequence[Task]) -> list[Result]:
 
 
 def check_settable(name: str) -> None:
-    """Raises UsageError for a field of a task that cannot be set."""
+    """Raises UsageError for a task field that cannot be set."""
     if name not in _SETTABLE:
         near = near_name(name, _SETTABLE)
-        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(_SETTABLE)}"
+        hint = f"did you mean {near!r}?" if near else f"the fields are {', '.join(_SETTABLE)}"
         raise UsageError(f"a task has no field {name!r:.40} that can be set; {hint}")
 
 
 def set_fields(store: Store, tasks: Sequence[Task], values: Mapping[str, Any]) -> Iterator[list[Result]]:
-    """Change `priority` or `expires` of tasks that wait; None removes the field. Raises UsageError at once."""
+    """Change `priority` or `expires` of waiting tasks; None removes the field. Raises UsageError at once."""
     now = store.now()
     fields = {name: _value_of(name, value, now) for name, value in values.items()}
     return (_fields_set(store, batch, fields) for batch in _batches(store, tasks, lambda _: False))
@@ -244,7 +244,7 @@ def _fields_set(store: Store, tasks: Sequence[Task], fields: Mapping[str, Any]) 
         return TaskChange(
             task_id=task.id,
             statuses=frozenset({int(task.status)}),
-            # The date tells whoever has read the task before, such as a node that is about to let it expire.
+            # The date tells anyone who read the task before, such as a node that is about to let it expire.
             set={"mtime": now, **{name: value for name, value in fields.items() if value is not None}},
             unset=tuple(name for name, value in fields.items() if value is None),
         )
@@ -258,7 +258,7 @@ def _fields_set(store: Store, tasks: Sequence[Task], fields: Mapping[str, Any]) 
 
 
 def delete(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Result]]:
-    """Delete tasks that have ended, with their output, unless another task waits for them."""
+    """Delete ended tasks with their output, unless another task waits for them."""
     kept: set[TaskId] = set()
     for batch in _batches(store, which, lambda one: one.id in kept):
         results = _deleted(store, batch)
@@ -274,7 +274,7 @@ def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
     by_status = {one.id: one.status for one in deleted}
     if deleted:
         count = store.delete_tasks(list(by_status), statuses=frozenset(by_status.values()))
-        if count != len(deleted):  # somebody has come in between
+        if count != len(deleted):  # somebody else was faster
             found = store.find_tasks(TaskFilter(ids=list(by_status)), with_output=False)
             left = {one.id: one for one in found}
             deleted = [one for one in deleted if one.id not in left]
@@ -288,7 +288,7 @@ def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
 
 
 def _is_awaited(store: Store, task: Task) -> bool:
-    """Whether others wait for it: for its end, or, after it has failed, for it to be run again."""
+    """Whether other tasks wait for it to end or, if it failed, to be run again."""
     if "awaited" not in task.document:
         return False
     which = TaskFilter(after=task.id, statuses=frozenset({int(Status.BLOCKED)}))
@@ -301,16 +301,16 @@ def _results(outcome: Outcome, tasks: Sequence[Task]) -> list[Result]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What has become of changes of tasks. The tasks as they were before."""
+    """The results of changes. The tasks are as they were before."""
 
     done: list[Task] = field(default_factory=list)
-    unfit: list[Task] = field(default_factory=list)  # there is nothing to be changed in its state
-    refused: list[Task] = field(default_factory=list)  # by the store, though it has not changed
+    unfit: list[Task] = field(default_factory=list)  # nothing to change in their state
+    refused: list[Task] = field(default_factory=list)  # by the store, though unchanged
     gone: list[Task] = field(default_factory=list)
 
 
 def _is_meant(which: TaskFilter | Sequence[Task]) -> Callable[[Task], bool]:
-    """Whether a task is still among those that were asked for; one that was named always is."""
+    """Whether a task still belongs to the selection; one that was named always does."""
     return (lambda one: which.covers(one.status)) if isinstance(which, TaskFilter) else (lambda _: True)
 
 
@@ -320,8 +320,8 @@ def change(
     change_of: Callable[[Task], TaskChange | None],
     is_meant: Callable[[Task], bool] = lambda _: True,
 ) -> Changed:
-    """Change each task as `change_of` says; where one has changed since it was read, as it says then, and not at all
-    where it `is_meant` no longer: such a task is in no list of the result."""
+    """Change each task as `change_of` says; a task that has changed since it was read is decided again, and skipped if
+    `is_meant` is no longer true of it: it is then in no list of the result."""
     changed = Changed()
     left = list(tasks)
     for _ in range(_TRIES):
@@ -348,8 +348,8 @@ def _has_changed(before: Task, after: Task) -> bool:
 def _batches(
     store: Store, which: TaskFilter | Sequence[Task], has_had_its_turn: Callable[[Task], bool]
 ) -> Iterator[Sequence[Task]]:
-    """The tasks, in batches, so that millions need no memory. What is done to a batch may change whether its tasks fit
-    a filter; `has_had_its_turn` tells of one that does still, or again, that it is not looked at once more."""
+    """The tasks in batches, to bound memory. Processing a batch may change which of its tasks match the
+    filter; `has_had_its_turn` keeps a task that still matches, or matches again, from being processed twice."""
     if not isinstance(which, TaskFilter):
         yield from (which[start : start + BATCH] for start in range(0, len(which), BATCH))
         return

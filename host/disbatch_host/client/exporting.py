@@ -1,7 +1,7 @@
-"""Whole task documents as lines of JSON, with their output however long it is, in bounded memory.
+"""Whole task documents as lines of JSON, including output of any length, in bounded memory.
 
-Responsible for: going through very many tasks, and writing one of them. Must not know: terminals, files, what of a
-task is secret.
+Responsible for: reading very many tasks, and writing each of them. Must not know: terminals, files, which parts of a
+task are secret.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import plain_document
 
-_GROUP_TASKS = 500  # read with their output in one go
-_GROUP_BYTES = 16 * 2**20  # of output that is in the documents of a group
-_TOLD_TASKS = 100  # between two calls of `on_progress`
+_GROUP_TASKS = 500  # read at once with their output
+_GROUP_BYTES = 16 * 2**20  # of output in the documents of a group
+_TOLD_TASKS = 100  # between calls of `on_progress`
 _STREAMS = ("stdout", "stderr")
 
-Shown = Callable[[Task], Mapping[str, Any]]  # a task's document as it may be seen
+Shown = Callable[[Task], Mapping[str, Any]]  # a task's document, safe to show
 
 
 def export(
@@ -35,8 +35,8 @@ def export(
     with_output: bool = False,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Write the tasks to an open file, one line each, as `lines` has them; how many there were. `on_progress` gets how
-    many have been written so far, now and then and at the end."""
+    """Write the tasks to an open file, one per line, in the form of `lines`; returns their number. `on_progress` gets
+    the number written so far, now and then and at the end."""
     count = 0
     for piece, is_last in lines(store, which, shown, with_output=with_output):
         out.write(piece)
@@ -49,10 +49,10 @@ def export(
 
 
 def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -> Iterator[tuple[bytes, bool]]:
-    """The lines of the tasks in the order of their creation, in pieces; True beside the last piece of each line.
+    """The lines of the tasks in the order of creation, in pieces; True marks the last piece of each line.
 
-    `with_output`: stdout and stderr are the whole of what was kept; else what the document has of them, which is at
-    most their first 1 MiB. A task that is deleted meanwhile is left out."""
+    `with_output`: stdout and stderr are everything that was kept; otherwise what the document holds, at
+    most the first 1 MiB. A task that is deleted meanwhile is left out."""
     for found in _with_documents(store, which):
         document = dict(shown(found))
         if not with_output:
@@ -71,7 +71,7 @@ def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[str]:
-    """Text of bytes; a character may cross two pieces."""
+    """Bytes as text; a character may span two pieces."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for piece in pieces:
         yield decoder.decode(piece)
@@ -79,7 +79,7 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[str]:
 
 
 def _with_documents(store: Store, which: TaskFilter) -> Iterator[Task]:
-    """The tasks, with the output that is in their documents: a megabyte each, so never many of them at once."""
+    """The tasks with the output in their documents: up to a megabyte each, so only a few at a time."""
     group: list[Task] = []
     size = 0
     for found in store.find_tasks(which, with_output=False):
@@ -99,9 +99,9 @@ def _read(store: Store, group: list[Task]) -> Iterator[Task]:
 
 
 def _output_size(document: Document | Mapping[str, Any]) -> int:
-    """The most that the document of a task can hold of its output, in bytes."""
+    """An upper bound for the output in a task's document, in bytes."""
     run = document.get("run")
-    if not isinstance(run, Mapping):  # not run by this program: most of them wait and have none
+    if not isinstance(run, Mapping):  # not run by this program: most are waiting and have none
         return 0 if document.get("node") in (None, -1) else INLINE_OUTPUT_MAX
     output = run.get("output")
     output = output if isinstance(output, Mapping) else {}

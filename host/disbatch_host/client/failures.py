@@ -1,4 +1,4 @@
-"""Why tasks have failed: the newest failures, grouped by their error codes.
+"""Why tasks failed: the newest failures, grouped by error code.
 
 Responsible for: finding them among millions of other tasks without reading those, and grouping them. Must not know:
 how they are shown.
@@ -18,15 +18,15 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
-FAILURES_MAX = 500  # of the newest failed tasks, whose reasons are counted
-_PLACES_MAX = 25  # pairs of queue and status in which failures are looked for, those with the most of them
+FAILURES_MAX = 500  # newest failed tasks whose reasons are counted
+_PLACES_MAX = 25  # pairs of queue and status searched for failures, those with the most first
 
-Places = Mapping[tuple[QueueId, int], int]  # how many failed tasks each pair of queue and status has
+Places = Mapping[tuple[QueueId, int], int]  # failed tasks per pair of queue and status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFacts:
-    """One reason why tasks have failed."""
+    """One reason why tasks failed."""
 
     code: str
     count: int
@@ -43,12 +43,12 @@ class Failures:
     """The reasons of the newest failures, the most frequent first."""
 
     reasons: Sequence[FailureFacts] = ()
-    seen: int = 0  # how many tasks these are the reasons of
-    total: int = 0  # how many failed tasks there are
+    seen: int = 0  # tasks that were read for the reasons
+    total: int = 0  # all failed tasks
 
 
 def find_failures(store: Store, *, queue: QueueId | None = None, limit: int = FAILURES_MAX) -> Failures:
-    """The reasons of the newest failures, of one queue or of all; of about `limit` tasks. Raises StoreError."""
+    """The reasons of the newest failures, of one queue or of all; reads about `limit` tasks. Raises StoreError."""
     by_status = store.count_by_status()
     if queue is not None:
         by_status = {queue_id: counts for queue_id, counts in by_status.items() if queue_id == queue}
@@ -66,8 +66,8 @@ def places_of(by_status: Mapping[QueueId, Mapping[int, int]]) -> Places:
 
 
 def failures_in(store: Store, places: Places, *, limit: int = FAILURES_MAX) -> Failures:
-    """The reasons of the newest failures in these places. Each place is asked by itself, as the store's index has it:
-    a few failed tasks are not searched for among millions of others."""
+    """The reasons of the newest failures in these places. Each place is queried by itself, to match the store's index:
+    this never searches for a few failed tasks among millions of others."""
     most = sorted(places, key=lambda place: places[place], reverse=True)[:_PLACES_MAX]
     found: list[Task] = []
     for queue_id, status in most:

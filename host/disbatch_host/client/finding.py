@@ -1,7 +1,7 @@
-"""Finding what somebody has named: a queue, a task, or all tasks that fit a selection.
+"""Finding what a person names: a queue, a task, or all tasks of a selection.
 
-Responsible for: ids as people type them, near names of what is not there, and what a selection means as a TaskFilter.
-Must not know: what is done to the tasks.
+Responsible for: ids as people type them, suggestions for unknown names, and selections as a TaskFilter.
+Must not know: what is done with the tasks.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _NAMED_IN_QUERY = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which tasks are meant, as people say it. Every field that is given narrows."""
+    """A choice of tasks, in the words of people. Every field that is given narrows it."""
 
-    queue: str | None = None  # also one that was deleted and has left tasks
+    queue: str | None = None  # may be a deleted one that still has tasks
     status: (
         str | int | Sequence[str | int]
     ) = ()  # any of these words (see `statuses.names`, or with commas) and numbers
-    node: str | None = None  # that this node has or had in hand
-    since: Moment | Duration | None = None  # created since this time, or not longer ago than this
+    node: str | None = None  # claimed by this node, now or earlier
+    since: Moment | Duration | None = None  # created at or after this time, or within this long
     before: Moment | Duration | None = None  # created before this time, or longer ago than this
-    error: str | None = None  # code of the error
+    error: str | None = None  # error code
     unique_key: str | None = None
 
 
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
-    """What a selection means now. Raises FieldError, and NotFoundError for a queue that nobody knows."""
+    """The filter for a selection at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
     values, failed_too = statuses_of(selection.status)
     since, before = selection.since, selection.before
     now = store.now() if since is not None or before is not None else None
@@ -55,8 +55,8 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
 
 
 def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] | None, bool]:
-    """The statuses that any of the words and numbers stands for, None without one; and whether all above 2 count as
-    well. Raises FieldError."""
+    """The statuses that any of the words and numbers stand for, None without one; and whether all above 2 count too.
+    Raises FieldError."""
     words = [given] if isinstance(given, (str, int)) else given
     values: set[int] = set()
     failed_too = False
@@ -71,7 +71,7 @@ def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] 
 
 
 def queue_id(store: Store, name: str) -> QueueId:
-    """The id of a queue, also of a deleted one that has left tasks. Raises NotFoundError."""
+    """The id of a queue, which may be a deleted one that still has tasks. Raises NotFoundError."""
     if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
         return name
     return find_queue(store, name).id
@@ -82,18 +82,18 @@ def _gone_by(field: str, value: Moment | Duration | None, now: datetime | None) 
 
 
 def find_queue(store: Store, name: str) -> Queue:
-    """The queue of this id. Raises NotFoundError that names a near one."""
+    """The queue with this id. Raises NotFoundError, which suggests a similar id."""
     queue = store.find_queue(str(name))
     if queue is None:
         known = [str(one.id) for one in store.queues()]
         near = near_name(name, known)
-        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows those there are"
+        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows the queues"
         raise NotFoundError(f"no queue {name!r} in {store.description}; {hint}")
     return queue
 
 
 def find_task(store: Store, task_id: TaskId) -> Task:
-    """The task of this id, or of its text. Raises NotFoundError."""
+    """The task with this id, which may be text. Raises NotFoundError."""
     text = str(task_id)
     parsed = store.parse_id(text)
     task = None if parsed is None else store.get_task(parsed)
@@ -108,7 +108,7 @@ def ids_of(given: TaskId | Iterable[TaskId]) -> list[TaskId]:
 
 
 def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
-    """The tasks of these ids, each once, in their order, without their output. Raises NotFoundError."""
+    """The tasks with these ids, each once, in the given order, without output. Raises NotFoundError."""
     parsed = {text: store.parse_id(text) for text in map(str, ids)}
     known = [one for one in parsed.values() if one is not None]
     found: dict[TaskId, Task] = {}
@@ -117,5 +117,5 @@ def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
         found |= {one.id: one for one in store.find_tasks(which, with_output=False)}
     for text, task_id in parsed.items():
         if task_id not in found:
-            find_task(store, text)  # says that it is not there
+            find_task(store, text)  # raises NotFoundError
     return list({task_id: found[task_id] for task_id in parsed.values()}.values())

@@ -1,4 +1,4 @@
-"""The history of a task: what has happened to it, in the order of time. Pure.
+"""The history of a task, in chronological order. Pure.
 
 Responsible for: finding everything in a task document that has a time, and why it failed. Must not know: stores, how a
 history is shown.
@@ -16,15 +16,15 @@ from disbatch_host.documents.records import Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
-LOST = "lost"  # as `outcome.Reason.LOST`, whose module is more than a list of tasks has to load
+LOST = "lost"  # same as `outcome.Reason.LOST`, whose module is too much for a list of tasks to load
 _REASON_MAX = 60  # characters
 
 
 class Kind(StrEnum):
-    """What has happened, or will."""
+    """The kind of an event."""
 
     CREATED = "created"
-    PARENT = "parent"  # the task whose run has created this one
+    PARENT = "parent"  # the task whose run created this one
     ATTEMPT = "attempt"  # an earlier one, from its start to its end
     RETRIED = "retried"  # a person had it run again
     WAITS_FOR = "waits_for"  # other tasks
@@ -39,21 +39,21 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that has happened to a task, or will."""
+    """An event in the life of a task, past or future."""
 
     kind: Kind
-    at: datetime | None  # None: nobody knows when; it stays behind what it came after
-    until: datetime | None = None  # where it took some time itself
+    at: datetime | None  # None: unknown; it stays behind the event that it followed
+    until: datetime | None = None  # its end, if it took time
     by: str | None = None  # the person
     why: str | None = None
     node: str | None = None
-    tasks: tuple[TaskId, ...] = ()  # the parent, or those that are waited for
+    tasks: tuple[TaskId, ...] = ()  # the parent, or the predecessors
     status: int | None = None  # of an end without a run
     run: Mapping[str, Any] = field(default_factory=dict)  # the fields of the attempt, as `run` or `attempts` hold them
 
 
 def history_of(task: Task) -> list[Event]:
-    """All events, by time; one without a time stays behind the event that it came after."""
+    """All events, by time; one without a time stays behind the event that it followed."""
     keyed = []
     last = datetime.min
     for number, event in enumerate(_events(task)):
@@ -63,7 +63,7 @@ def history_of(task: Task) -> list[Event]:
 
 
 def reason_in_short(task: Task) -> str:
-    """Why it failed, in at most 60 characters; empty where nobody has said so."""
+    """Why it failed, in at most 60 characters; empty if no reason is known."""
     if task.fault is not None:
         return f"damaged: {task.fault}"[:_REASON_MAX]
     line = last_line_of_error(task.document).removeprefix("disbatch-host: ")
@@ -71,7 +71,7 @@ def reason_in_short(task: Task) -> str:
 
 
 def last_line_of_error(document: Mapping[str, Any]) -> str:
-    """Of the error of a task or an attempt, which is the useful one of a traceback; empty where there is none."""
+    """The last line of the error of a task or attempt, the useful one of a traceback; empty without an error."""
     error = document.get("error")
     message = error.get("message") if isinstance(error, Mapping) else None
     lines = message.strip().splitlines() if isinstance(message, str) else []
@@ -79,7 +79,7 @@ def last_line_of_error(document: Mapping[str, Any]) -> str:
 
 
 def _events(task: Task) -> Iterator[Event]:
-    """In about their order; those of the same millisecond stay in it."""
+    """Roughly ordered; events of the same millisecond keep this order."""
     document, run = task.document, task.run
     by = document.get("by")
     yield Event(kind=Kind.CREATED, at=_moment(document.get("ctime")), by=by if isinstance(by, str) and by else None)
@@ -105,7 +105,7 @@ def _events(task: Task) -> Iterator[Event]:
     claim = document.get("claim")
     if isinstance(claim, Mapping) and task.node is not None and run.get("reason") != LOST:
         yield Event(kind=Kind.CLAIMED, at=_moment(claim.get("at")), node=task.node)
-    # A run that went back to the queue, or was ended to be run again, is told by `attempts` already.
+    # A run that went back to the queue, or was ended to be run again, is already covered by `attempts`.
     if run.get("attempt") and not _is_among_attempts(task):
         yield from _run_events(run)
     if task.cancel is not None:
@@ -133,7 +133,7 @@ def _run_events(run: Mapping[str, Any]) -> Iterator[Event]:
     cancelled = run.get("cancelled")
     if isinstance(cancelled, Mapping):
         yield _asked(Kind.CANCEL_ASKED, cancelled)
-    if run.get("reason") == LOST:  # `ended` is when that was found
+    if run.get("reason") == LOST:  # `ended` is when the loss was found
         yield Event(kind=Kind.ENDED, at=None, run=run)
     elif ended is not None:
         yield Event(kind=Kind.ENDED, at=ended, run=run)

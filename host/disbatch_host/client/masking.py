@@ -1,7 +1,7 @@
-"""What of a task may be shown: the secrets in its parameters are masked.
+"""Task documents that are safe to show: the secrets in the parameters are masked.
 
-Responsible for: deciding which parameters are secret, from everything that knows: the document, since its creation and
-since its run, and the plugins in a catalog. Must not know: where tasks are shown.
+Responsible for: deciding which parameters are secret, from every source: the document, as of its creation and
+of its run, and the plugins in a catalog. Must not know: where tasks are shown.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:  # a command that shows no parameters starts without manifests
 
 
 class Masker:
-    """Masks the secrets of tasks' parameters, as far as their plugins are in the catalog. Queues are read once."""
+    """Masks secret parameters of tasks; plugins that are not in the catalog cannot contribute. Queues are read once."""
 
     def __init__(self, store: Store, catalog: Catalog | None) -> None:
         self._classes = {queue.id: queue.class_name for queue in store.queues()}
         self._plugins = {} if catalog is None else catalog.plugins
 
     def document(self, found: Task) -> dict[str, Any]:
-        """The task's document, safe to show. Of a task whose secrets nobody knows, nothing is masked."""
-        if found.fault is not None:  # the part that says which parameters are secret may be the part that is damaged
+        """The task's document, safe to show. If nothing says which parameters are secret, nothing is masked."""
+        if found.fault is not None:  # the damaged part may be the one that lists the secrets
             return {**found.document, "parameters": None, "fault": found.fault}
         places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
         for name in {self._classes.get(found.queue, ""), _class_that_ran(found)}:

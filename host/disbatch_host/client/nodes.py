@@ -1,13 +1,13 @@
-"""The nodes of the cluster: which there are, and what people ask of them.
+"""The nodes of the cluster, and what people ask of them.
 
-Responsible for: finding nodes, asking them to drain, resume or stop, waiting until they have, and deleting dead ones.
-Must not know: how nodes are shown, and what a node does with a request.
+Responsible for: finding nodes, asking them to drain, resume or stop, waiting until they comply, and deleting dead ones.
+Must not know: how nodes are shown, how a node handles a request.
 
 Rules:
 1. A request is a field of the node's document, so it can be made from any machine. The node sees it with its next
    heartbeat and answers with the one after that.
-2. A request is only made where somebody will see it: nodes of other programs and dead ones raise NodeUnreachableError.
-3. A node is deleted only when it is dead and no task is in its hands any more.
+2. A request is made only if a node will see it: nodes of other programs and dead ones raise NodeUnreachableError.
+3. A node is deleted only if it is dead and holds no tasks.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import IN_HAND
 
-_ANSWERED = 2  # heartbeats: a node sees a request with one, and says with the next what came of it
-_LOOK_SECONDS = 0.1  # a node's document changes once a heartbeat, and nothing wakes anybody then
+_ANSWERED = 2  # heartbeats: a node sees a request with one, and answers with the next
+_LOOK_SECONDS = 0.1  # a node's document changes once a heartbeat, and nothing signals that
 
 
 class Wish(StrEnum):
-    """What can be asked of a node."""
+    """A request to a node."""
 
     DRAIN = "drain"
     RESUME = "resume"
@@ -50,7 +50,7 @@ class Asked:
 
 
 class Nodes:
-    """The nodes of one store. `by` is who asks, as documents name a person: `user@machine`."""
+    """The nodes of one store. `by` names the person who asks: `user@machine`."""
 
     def __init__(self, store: Store, by: str) -> None:
         self._store = store
@@ -59,7 +59,7 @@ class Nodes:
     def list(
         self, *, class_name: str | None = None, is_alive: bool | None = None, state: str | None = None
     ) -> tuple[NodeRecord, ...]:
-        """The nodes, by their ids. Only those that have the plugin `class_name`, that are alive or not, and that are
+        """The nodes, ordered by id. Filters: those that have the plugin `class_name`; those alive, or not; those
         alive and in this `state` (`running`, `draining`, `drained`, `stopping`)."""
         return tuple(
             one
@@ -74,31 +74,31 @@ class Nodes:
         found = self._store.get_node(node_id)
         if found is None:
             near = near_name(node_id, [one.id for one in self._store.nodes()])
-            hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows those there are"
+            hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows the nodes"
             raise NotFoundError(f"no node {node_id!r} in {self._store.description}; {hint}")
         return found
 
     def drain(self, node_id: str, *, why: str | None = None) -> Asked:
-        """Let a node claim nothing more; its running tasks go on to their end.
+        """Let a node claim no more tasks; its running tasks finish.
 
         Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
         tables cannot show."""
         return self._ask(self._reachable(node_id), Wish.DRAIN, why)
 
     def resume(self, node_id: str) -> Asked:
-        """Let a drained node claim tasks again; one that is not drained just goes on.
+        """Let a drained node claim tasks again; any other node is unaffected.
 
         Raises NotFoundError, and NodeUnreachableError for a node that cannot be asked, or is stopping."""
         found = self._reachable(node_id)
         if found.state == "stopping":
             raise NodeUnreachableError(
-                f"node {node_id} is stopping and cannot be resumed; start it again when it has ended"
+                f"node {node_id} is stopping and cannot be resumed; start it again once it has ended"
             )
         return self._ask(found, Wish.RESUME, None)
 
     def stop(self, node_id: str, *, why: str | None = None) -> Asked:
-        """Stop a node in an orderly way: its running tasks go on to their end, or to its `--stop-grace`. The second
-        request stops its tasks, the third kills them.
+        """Stop a node gracefully: its running tasks finish, or are stopped after its `--stop-grace`. A second
+        request stops its tasks, a third kills them.
 
         Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
         tables cannot show."""
@@ -111,11 +111,11 @@ class Nodes:
         within_seconds: float | None = None,
         on_look: Callable[[NodeRecord], object] = lambda _: None,
     ) -> bool:
-        """Wait until a node has done what was asked: it is drained, it claims again, or it has ended (which counts for
-        all of them). False where it has not `within_seconds`; None waits for as long as it takes. `on_look` gets the
-        node as it is at each look.
+        """Wait until a node has done what was asked: it is drained, it claims again, or it has ended (which satisfies
+        any request). False if it has not `within_seconds`; None waits without limit. `on_look` gets the
+        current node each time it is read.
 
-        Raises NodeUnreachableError where the node dies meanwhile."""
+        Raises NodeUnreachableError if the node dies meanwhile."""
         deadline = None if within_seconds is None else time.monotonic() + within_seconds
         mark, heartbeats = asked.node.heartbeat_mark, 0
         while True:
@@ -125,12 +125,12 @@ class Nodes:
             on_look(found)
             if found.heartbeat_mark != mark:
                 mark, heartbeats = found.heartbeat_mark, heartbeats + 1
-            # What the document said before the node has answered says nothing about the request.
+            # Before the node has answered, its document says nothing about the request.
             if heartbeats >= _ANSWERED and found.state in _STATES[asked.wish]:
                 return True
             if not readings.is_alive(found):
                 raise NodeUnreachableError(
-                    f"node {found.id} has died before it was {_IN_WORDS[asked.wish]}, {silence_of(found)}"
+                    f"node {found.id} died before it was {_IN_WORDS[asked.wish]}, {silence_of(found)}"
                 )
             if deadline is not None and time.monotonic() >= deadline:
                 return False
@@ -139,7 +139,7 @@ class Nodes:
     def delete(self, node_id: str) -> NodeRecord:
         """Forget a dead node that will not come back; it is returned as it was.
 
-        Raises NotFoundError, and NodeNotGoneError where it is alive, or tasks are still in its hands (any living node
+        Raises NotFoundError, and NodeNotGoneError if it is alive, or still holds tasks (any living node
         settles those)."""
         found = self.get(node_id)
         if readings.is_alive(found):
@@ -152,9 +152,9 @@ class Nodes:
                 f"node {found.id} is dead and {'1 task is' if in_hand == 1 else f'{in_hand} tasks are'} still "
                 f"in its hands; any living node settles that, see `disbatch-host task list --node {found.id}`"
             )
-        self._store.hold(found.id, {})  # no place of a queue with `maxtotal` stays taken
+        self._store.hold(found.id, {})  # releases its places in queues with `maxtotal`
         if not self._store.remove_node(found.id, found.session):
-            raise NodeNotGoneError(f"node {found.id} has been started again just now, or is deleted already")
+            raise NodeNotGoneError(f"node {found.id} has just been restarted, or is already deleted")
         return found
 
     def _reachable(self, node_id: str) -> NodeRecord:
@@ -162,12 +162,12 @@ class Nodes:
         found = self.get(node_id)
         if not found.is_ours:
             raise NodeUnreachableError(
-                f"node {node_id} is of another program ({found.document.get('version')}), which cannot be asked from "
-                "here; stop it on its own machine"
+                f"node {node_id} belongs to another program ({found.document.get('version')}), which cannot be asked "
+                "from here; stop it on its own machine"
             )
         if not readings.is_alive(found):
             raise NodeUnreachableError(
-                f"node {node_id} is not alive, {silence_of(found)}; other nodes take its tasks over"
+                f"node {node_id} is not alive, {silence_of(found)}; other nodes take over its tasks"
             )
         return found
 
@@ -188,17 +188,17 @@ _IN_WORDS = {Wish.DRAIN: "drained", Wish.RESUME: "resumed", Wish.STOP: "stopped"
 def silence_of(record: NodeRecord) -> str:
     """When a node was last heard of, as part of a sentence."""
     age = record.age_seconds
-    return "it has never been heard of" if age is None else f"it was heard of {format_duration(age)} ago"
+    return "it was never heard from" if age is None else f"it was last heard from {format_duration(age)} ago"
 
 
 def life_of(record: NodeRecord) -> str:
-    """`dead`, `alive`, or the state of a living node that claims nothing more."""
+    """`dead`, `alive`, or the state of a living node that claims no more tasks."""
     if not readings.is_alive(record):
         return "dead"
     return "alive" if record.state == "running" else record.state
 
 
 def to_json(record: NodeRecord) -> dict[str, Any]:
-    """The node's document, with what only a reader can know: whether it is alive, and the age of its heartbeat."""
+    """The node's document, with two facts that only a reader can know: whether it is alive, and its heartbeat's age."""
     alive = readings.is_alive(record)
     return {**record.document, "_id": record.id, "alive": alive, "age_seconds": record.age_seconds}

@@ -1,4 +1,4 @@
-"""The store and the plugins that settings name, as every command and program that is not a node opens them."""
+"""The store and the plugins that the settings name, opened alike for every command and program except nodes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:  # reading manifests takes longer than most commands do
 
 
 def store_of(settings: Settings, *, creates: bool = False) -> Store:
-    """The store, not yet opened. A file that is not there is only made with `creates`: a slip in a name must not make
-    another store. The default one then looks empty. Raises UsageError."""
+    """The store, not yet opened. A missing file is created only if `creates` is set: a typo must not make a
+    new store. The missing default store looks empty instead. Raises UsageError."""
     access = Access.CREATE if creates else Access.EXISTING if settings.is_store_given else Access.OR_EMPTY
     return open_store(settings.store_url, SystemClock(), access)
 
 
 def catalog_of(settings: Settings) -> Catalog | None:
-    """The plugins that are at hand; None where nobody has named a directory and the default one is not there. Raises
-    UsageError for one that is named and not there."""
+    """The available plugins; None if no directory is configured and the default one does not exist. Raises
+    UsageError for a configured directory that does not exist."""
     directories = settings.plugins
     if not settings.are_plugins_given:
         directories = tuple(one for one in directories if one.is_dir())

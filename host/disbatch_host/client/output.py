@@ -1,6 +1,6 @@
-"""What a program has printed: a whole stream, or what comes while it runs.
+"""The output of a task: a whole stream, or new output while it runs.
 
-Responsible for: where a stream is (the document, and beyond its limit the store's own place for large output), and
+Responsible for: where a stream is (the document and, beyond its limit, the store's own place for large output), and
 following it over attempts. Must not know: how it is shown, terminals.
 """
 
@@ -16,8 +16,8 @@ from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import is_finished
 
-_LOOK_SECONDS = 0.5  # between two looks at a task that is followed, where the store does not wake us
-_PAUSE_FACTOR = 9  # so many times as long as a look takes is the pause after it, at least: a tenth of the time is spent
+_LOOK_SECONDS = 0.5  # between reads of a followed task, unless the store wakes us
+_PAUSE_FACTOR = 9  # a pause is at least this many times the read before it: reading takes at most a tenth of the time
 _LOOK_SECONDS_MAX = 5.0  # but never longer than that
 
 
@@ -26,12 +26,12 @@ class Piece:
     """Some of a stream."""
 
     data: bytes
-    is_first: bool = False  # of an attempt; what came before it belongs to an earlier one
+    is_first: bool = False  # of an attempt; anything before it belongs to an earlier one
 
 
 def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
-    """The whole of a stream (`stdout` or `stderr`), as far as it is there: where it has outgrown the document, its
-    pieces."""
+    """The whole of a stream (`stdout` or `stderr`), as far as it exists: in pieces if it has outgrown the
+    document."""
     output = task.run.get("output")
     facts = output.get(stream) if isinstance(output, Mapping) else None
     token = task.run.get("token")
@@ -47,8 +47,8 @@ def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
 
 
 def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece | None]:
-    """What a stream has, and what comes until the task has ended; None when that is all for now. A new attempt begins
-    from the start again. Raises NotFoundError where there is no such task, also one that is deleted meanwhile."""
+    """The stream so far, then new output until the task has ended; None when there is no more for now. A new attempt
+    starts from the beginning. Raises NotFoundError if the task does not exist or is deleted meanwhile."""
     found = find_task(store, task_id)
     reader = _Reader(store, stream)
     yield from reader.new_pieces(found)
@@ -64,14 +64,14 @@ def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece 
             yield from reader.new_pieces(found)
             took_seconds = time.monotonic() - began
             yield None
-            # On a store where much happens the watcher wakes us at once, and a large output takes long to read.
+            # On a busy store the watcher wakes us at once, and a large output takes long to read.
             time.sleep(min(_LOOK_SECONDS_MAX, took_seconds * _PAUSE_FACTOR))
     finally:
         watcher.close()
 
 
 class _Reader:
-    """Reads what a stream has more than at the last call; from the start again where a new attempt has begun."""
+    """Reads what was added to a stream since the last call; starts over if a new attempt has begun."""
 
     def __init__(self, store: Store, stream: str) -> None:
         self._store = store

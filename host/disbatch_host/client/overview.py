@@ -1,7 +1,7 @@
-"""What is going on in the cluster, at one moment: its queues, nodes, failures and running tasks.
+"""A snapshot of the cluster: its queues, nodes, failures and running tasks.
 
-Responsible for: reading that from a store in as few and as cheap questions as it takes, and comparing it with the last
-look. Must not know: how it is shown.
+Responsible for: reading it from a store in as few and as cheap queries as possible, and comparing it with the previous
+one. Must not know: how it is shown.
 
 Two depths: `summary` reads counts and nodes (what `status` shows), an `Observer` adds rates, failures and running tasks
 (what `status --watch` shows).
@@ -24,8 +24,8 @@ from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, wh
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import IN_HAND, Status
 
-RUNNING_MAX = 500  # running tasks that are looked at
-_NODES_ASKED_MAX = 50  # nodes whose running tasks are looked at
+RUNNING_MAX = 500  # running tasks that are read
+_NODES_ASKED_MAX = 50  # nodes whose running tasks are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +33,16 @@ class QueueSummary:
     """One queue, or what is left of one."""
 
     id: QueueId
-    queue: Queue | None  # None: it was deleted, or never made, and its tasks are still there
+    queue: Queue | None  # None: it was deleted or never created, but has tasks
     counts: Mapping[str, int]  # of its tasks, by the words of `decide.counts`
     by_status: Mapping[int, int]
-    causes: Sequence[Why]  # why no node runs its tasks; empty where one does
-    oldest: datetime | None  # since when the oldest of those that may be claimed waits
+    causes: Sequence[Why]  # why no node runs its tasks; empty if one does
+    oldest: datetime | None  # when the oldest claimable task began to wait
     oldest_seconds: float | None
 
     @property
     def note(self) -> str:
-        """The causes in one line."""
+        """The causes on one line."""
         return "; ".join(cause.short for cause in self.causes)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,16 +74,16 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFacts:
-    """One queue, compared with the last look."""
+    """One queue, compared with the previous snapshot."""
 
     name: str
     waiting: int = 0
     running: int = 0
     concluded: int = 0
-    failed: int = 0  # every end that nobody wanted: failed, terminated, orphaned
-    per_second: float | None = None  # how many have ended since the last look; None at the first one
-    failed_more: int = 0  # since the last look
-    oldest_seconds: float | None = None  # of those that may be claimed
+    failed: int = 0  # every unwanted end: failed, terminated, orphaned
+    per_second: float | None = None  # tasks that ended since the previous snapshot; None in the first
+    failed_more: int = 0  # since the previous snapshot
+    oldest_seconds: float | None = None  # of the claimable tasks
     notes: tuple[str, ...] = ()  # why its tasks do not run
     codes: tuple[Code, ...] = ()
 
@@ -159,9 +159,9 @@ class Overview:
     queues: Sequence[QueueFacts] = ()
     nodes: Sequence[NodeFacts] = ()
     failures: Sequence[FailureFacts] = ()  # the most frequent first
-    failures_seen: int = 0  # how many tasks these are the reasons of
+    failures_seen: int = 0  # tasks that were read for the reasons
     running: Sequence[RunningFacts] = ()  # the longest first
-    took_seconds: float = 0.0  # to find out
+    took_seconds: float = 0.0  # for the queries
 
     @property
     def per_second(self) -> float | None:
@@ -181,13 +181,13 @@ class Overview:
 
 
 def summary(store: Store, *, with_oldest: bool = True) -> Summary:
-    """Counts and nodes as they are now. Without `with_oldest` nobody looks for the oldest waiting tasks. Raises
+    """Counts and nodes as they are now. Without `with_oldest` the oldest waiting tasks are not read. Raises
     StoreError."""
     queues, by_status, records = store.queues(), store.count_by_status(), store.nodes()
     oldest, now = store.oldest_waiting() if with_oldest else {}, store.now()
     known: dict[QueueId, Queue | None] = {queue.id: queue for queue in queues}
-    # Tasks of a queue that was deleted are still there, as are follow-up tasks of one that nobody has made, and
-    # somebody will wonder where they are.
+    # A deleted queue may still have tasks, as may a queue that was never created and is named by a follow-up task;
+    # people need to see where they are.
     every = known | {queue_id: None for queue_id in by_status if queue_id not in known}
     return Summary(
         at=now,
@@ -222,10 +222,10 @@ def _queue_summary(
 def why_waiting(
     queue: Queue | None, total: Mapping[str, int], records: Sequence[NodeRecord], now: datetime
 ) -> tuple[Why, ...]:
-    """Why no node runs the queue's tasks; empty where one can, or where none waits and no node is there either."""
+    """Why no node runs the queue's tasks; empty if one can, or if none are waiting and there are no nodes either."""
     found = why.queue_obstacles(queue, records, now=now)
     if queue is not None and not any(cause.code is Code.SET_ASIDE for cause in found):
-        # Others run them, so it is no reason why nothing happens; but somebody has to mend it.
+        # Other nodes run them, so this does not explain a standstill; but somebody has to fix it.
         alive = (one for one in records if readings.is_alive(one) and queue.is_for(one.id))
         aside = [one.id for one in alive if queue.class_name in readings.set_aside_of(one)]
         if aside:
@@ -234,7 +234,7 @@ def why_waiting(
 
 
 class Observer:
-    """Looks again and again."""
+    """Takes one snapshot after another."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -245,7 +245,7 @@ class Observer:
         self._failures = Failures()
 
     def look(self) -> Overview:
-        """One look. Raises StoreError."""
+        """Take a snapshot. Raises StoreError."""
         began = self._clock.monotonic()
         found = summary(self._store)
         seconds = None if self._looked_at is None else began - self._looked_at
@@ -265,7 +265,7 @@ class Observer:
         )
 
     def _look_at_failures(self, found: Summary) -> Failures:
-        """The reasons of the newest failures; those of the last look where the number of failures has not changed."""
+        """The reasons of the newest failures; the previous ones if the number of failures has not changed."""
         places = failures.places_of({one.id: one.by_status for one in found.queues})
         if places != self._places:
             self._places, self._failures = places, failures.failures_in(self._store, places)
@@ -273,10 +273,10 @@ class Observer:
 
 
 def _queue_facts(now: QueueSummary, before: Mapping[str, int] | None, seconds: float | None) -> QueueFacts:
-    """`before` are its counts of the last look, `seconds` ago; None of both where there was none."""
+    """`before` holds the previous counts, taken `seconds` ago; both are None in the first snapshot."""
     before = dict.fromkeys(counts.COLUMNS, 0) if before is None else before
     per_second = None
-    if seconds:  # deleted tasks count for nothing, so never less than none
+    if seconds:  # deletions must not make it negative
         per_second = max(0, counts.ended(now.counts) - counts.ended(before)) / seconds
     failed = counts.unwanted(now.counts)
     return QueueFacts(
@@ -294,7 +294,7 @@ def _queue_facts(now: QueueSummary, before: Mapping[str, int] | None, seconds: f
 
 
 def _running(store: Store, records: Sequence[NodeRecord], now: datetime) -> list[RunningFacts]:
-    """The running tasks, the longest first. Each node is asked for by itself, as the store's index has it."""
+    """The running tasks, the longest-running first. Each node is queried by itself, to match the store's index."""
     found: list[Task] = []
     for record in records[:_NODES_ASKED_MAX]:
         which = TaskFilter(node=record.id, statuses=IN_HAND)
@@ -340,7 +340,7 @@ def _node_facts(record: NodeRecord) -> NodeFacts:
 
 
 def _node_notes(record: NodeRecord) -> list[str]:
-    """Who has asked it for what, and which plugins it does not run."""
+    """Requests to the node, and the plugins that it does not run."""
     aside = readings.records_of(record.document.get("set_aside"))
     notes = [f"{one.get('class')} set aside: {one.get('reason')}" for one in aside]
     notes += [f"{name} broken: {reason}" for name, reason in readings.broken_of(record).items()]

@@ -1,4 +1,4 @@
-"""Parameters of tasks: what of JSON they may be, and how large.
+"""Parameters of tasks: the JSON values that are allowed, and their size.
 
 Raises UsageError for anything else; the message never holds a value that could be a secret.
 """
@@ -19,12 +19,12 @@ PARAMETERS_MAX = 8 * 2**20  # bytes of JSON; with two streams of output a docume
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Strict JSON, whole numbers in 64 bits. Raises UsageError, saying where it is not."""
+    """Strict JSON, whole numbers in 64 bits. Raises UsageError, which gives the place of the error."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         where = f"column {error.colno}"
-        where = where if error.lineno == 1 else f"line {error.lineno} of it, {where}"
+        where = where if error.lineno == 1 else f"line {error.lineno}, {where}"
         raise UsageError(f"{what}: not valid JSON, {error.msg} at {where}") from error
     check_numbers(text, what)
     return value
@@ -67,10 +67,10 @@ def check_size(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def checked(parameters: object) -> dict[str, Any]:
-    """The parameters that a program passes, as the same JSON that a command would read. Raises UsageError where they
-    are not a mapping of JSON values: what the plugin gets must be what was meant, on every store."""
+    """A program's parameters, as the same JSON that a command would read. Raises UsageError if they
+    are not a mapping of JSON values: the plugin must get what was meant, on every store."""
     if not isinstance(parameters, Mapping):
-        raise UsageError(f"expected the parameters as a mapping, found {type(parameters).__name__}")
+        raise UsageError(f"expected a mapping of parameters, found {type(parameters).__name__}")
     try:
         values = {_key(name, ""): _plain(value, str(name)) for name, value in parameters.items()}
         check_size(values)
@@ -83,7 +83,7 @@ def _plain(value: object, where: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value)  # of a member of an enumeration, its value
+        return str.__str__(value)  # for a member of an enumeration, its value
     if isinstance(value, int):
         if not _INTEGER_MIN <= value <= _INTEGER_MAX:
             raise UsageError(f"parameter {where}: expected a whole number of at most 64 bits, found a larger one")
@@ -103,4 +103,4 @@ def _key(name: object, where: str) -> str:
     if isinstance(name, str):
         return str.__str__(name)
     inside = f" in parameter {where}" if where else ""
-    raise UsageError(f"expected names of parameters as strings, found {type(name).__name__}{inside}")
+    raise UsageError(f"expected strings as parameter names, found {type(name).__name__}{inside}")

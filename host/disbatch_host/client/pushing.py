@@ -1,12 +1,12 @@
 """New tasks of a queue: when they may run, whether their parameters fit, and their creation in batches.
 
-Responsible for: the fields that a new task has beside its parameters, the check against the plugin's schema, which
+Responsible for: the fields of a new task besides its parameters, the check against the plugin's schema, which
 parameters are secret, and unique keys. Must not know: where parameters come from, how results are shown.
 
 Rules:
-1. A task is durable when its result is there.
-2. A new task can only wait for tasks that exist, so no circle can come about.
-3. What is due is decided by the store's clock.
+1. A result is returned only once its task is durable.
+2. A new task can wait only for existing tasks, so there can be no cycles.
+3. The store's clock decides when a task is due.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.status import Status
 
-if TYPE_CHECKING:  # reading manifests takes longer than pushing a task of a queue whose plugin is not known here
+if TYPE_CHECKING:  # reading manifests takes longer than pushing a task of a queue whose plugin is unknown here
     from datetime import datetime
 
     from disbatch_host.plugin.catalog import Catalog, Plugin
 
-PRIORITY_MAX = 2**31 - 1  # what every program that reads the database can hold
-BATCH = 1000  # tasks created in one go
+PRIORITY_MAX = 2**31 - 1  # the most that every program that reads the database can hold
+BATCH = 1000  # tasks created at once
 
 
 class Timing(TypedDict, total=False):
-    """When, in which order and whether at all new tasks are to be run."""
+    """When, in which order and whether new tasks run."""
 
-    delay: Duration | None  # not before so long from now
-    at: Moment | None  # not before this time
-    after: Iterable[TaskId]  # not before these tasks have concluded
-    after_any: bool  # or have ended in any way
-    expires: Moment | Duration | None  # cancelled where it was not started by then
+    delay: Duration | None  # from now, before it may run
+    at: Moment | None  # the earliest start
+    after: Iterable[TaskId]  # tasks that must conclude first
+    after_any: bool  # they may end in any way
+    expires: Moment | Duration | None  # if not started by then, it is cancelled
     priority: int | None  # higher first, 0 by default
     unique_key: str | None  # nothing is created while an unfinished task of the queue has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The fields of new tasks that a `Timing` leads to."""
+    """The document fields that a `Timing` results in."""
 
     fields: Mapping[str, Any]  # of each document
-    unique_key: str | None = None  # of each, as it is in `fields`
+    unique_key: str | None = None  # as in `fields`
 
     @classmethod
     def of(
@@ -68,13 +68,13 @@ class Plan:
         priority: int | None = None,
         unique_key: str | None = None,
     ) -> Plan:
-        """The fields are those of `Timing`. Raises UsageError, FieldError among them, and NotFoundError for a task of
-        `after` that is not there."""
+        """Takes the fields of `Timing`. Raises UsageError, FieldError among them, and NotFoundError for a missing
+        predecessor in `after`."""
         after = ids_of(after)
         if delay is not None and at is not None:
             raise UsageError("expected either delay or at, found both")
         if after_any and not after:
-            raise UsageError("expected after with after_any: after which task?")
+            raise UsageError("after_any needs after, the tasks to wait for")
         if unique_key is not None:
             check_key(unique_key)
         fields: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class Plan:
         if due is not None and due > now:
             fields |= {"status": int(Status.BLOCKED), "not_before": due}
         if after:
-            # Each once, in the order that they were named in.
+            # Each once, in the given order.
             ids = list(dict.fromkeys(find_task(store, one).id for one in after))
             fields |= {"status": int(Status.BLOCKED), "after": ids}
             fields |= {"after_any": True} if after_any else {}
@@ -105,22 +105,22 @@ def _expiry(value: Moment | Duration, now: datetime, due: datetime | None) -> da
     found = times.moment_to_come("expires", value, now)
     shown = times.in_local_time(found)
     if found <= now:
-        raise FieldError("expires", f"expected a time to come, found {shown}, which has passed")
+        raise FieldError("expires", f"expected a time in the future, found {shown}, which has passed")
     if due is not None and found <= due:
         after = times.in_local_time(due)
-        raise FieldError("expires", f"expected a time after that when the task is due, {after}, found {shown}")
+        raise FieldError("expires", f"expected a time after {after}, when the task is due, found {shown}")
     return found
 
 
 def check_priority(number: int) -> int:
-    """The number, if it can be a task's priority. Raises FieldError."""
+    """The number, if it is valid as a priority. Raises FieldError."""
     if isinstance(number, bool) or not isinstance(number, int) or abs(number) > PRIORITY_MAX:
         raise FieldError("priority", f"expected a whole number of at most {PRIORITY_MAX}, found {number!r:.40}")
     return number
 
 
 def check_key(key: str) -> str:
-    """The text, if it can be a task's unique key. Raises UsageError."""
+    """The text, if it is valid as a unique key. Raises UsageError."""
     if not isinstance(key, str):
         raise FieldError("unique_key", f"expected a text, found {type(key).__name__}")
     check_text("a unique key", key)
@@ -128,12 +128,12 @@ def check_key(key: str) -> str:
 
 
 def plugin_of(queue: Queue, catalog: Catalog | None) -> Plugin | None:
-    """The plugin that runs a queue's tasks, where it is known here."""
+    """The plugin that runs a queue's tasks, if it is known here."""
     return None if catalog is None else catalog.plugins.get(queue.class_name)
 
 
 def is_broken_here(queue: Queue, catalog: Catalog | None) -> bool:
-    """Whether the plugin of a queue is here, and cannot be used: then nothing can be checked against it."""
+    """Whether the plugin of a queue is here but unusable, so that nothing can be checked against it."""
     return catalog is not None and any(one.known_as == queue.class_name for one in catalog.broken)
 
 
@@ -143,21 +143,21 @@ class ParametersError(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What became of one task that was to be created."""
+    """The result for one task that was to be created."""
 
     id: TaskId
     is_new: bool = True  # False: nothing was created; `id` is that of the unfinished task that has the unique key
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as it was created; empty: not kept
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as created; empty: not kept
 
     @property
     def masked(self) -> Document:
-        """The document as it can be shown: secret parameters are masked."""
+        """The document, safe to show: secret parameters are masked."""
         parameters = masked_at(self.document["parameters"], self.document.get("secrets", ()))
         return {"_id": self.id, **self.document, "parameters": parameters}
 
 
 class Pusher:
-    """Creates tasks of one queue. `plugin`: where it is known, it tells which parameters fit and which are secret."""
+    """Creates tasks of one queue. `plugin`, if known, decides which parameters fit and which are secret."""
 
     def __init__(
         self, store: Store, queue: Queue, plugin: Plugin | None, plan: Plan, *, is_checking: bool = True
@@ -169,7 +169,7 @@ class Pusher:
         self._is_checking = is_checking
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Raises ParametersError where the parameters do not fit the plugin."""
+        """Raises ParametersError if the parameters do not fit the plugin."""
         if self._plugin is None or not self._is_checking:
             return
         if faults := self._plugin.schema.check(values):
@@ -177,14 +177,14 @@ class Pusher:
             raise ParametersError(f"the parameters do not fit plugin {self._plugin.name}: {text}")
 
     def create(self, batch: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[Pushed]:
-        """Create a task for each of these parameters, in one go, without a check. `keys`: the unique key of each, in
-        place of the plan's."""
+        """Create a task for each of these parameters, all at once, unchecked. `keys`: the unique key of each,
+        instead of the plan's."""
         now = SystemClock().now()
         documents = [self._document(values, now) for values in batch]
         if keys is not None:
             documents = [{**one, "unique_key": key} for one, key in zip(documents, keys, strict=True)]
         has_key = keys is not None or self._plan.unique_key is not None
-        if has_key:  # only a caller that has named an id sees that the store's answer is another one
+        if has_key:  # only with an id of its own does the caller notice that the store returned another one
             named = self._store.new_ids(len(documents))
             documents = [{"_id": one, **document} for one, document in zip(named, documents, strict=True)]
         ids = self._store.insert_tasks(documents)
@@ -196,7 +196,7 @@ class Pusher:
     def create_all(
         self, rows: Iterable[Mapping[str, Any]], key_of: Callable[[Mapping[str, Any]], str] | None = None
     ) -> Iterator[list[Pushed]]:
-        """Check and create a task for each row, in batches. A row that does not fit ends it with ParametersError: the
+        """Check and create a task for each row, in batches. A row that does not fit stops it with ParametersError: the
         rows of earlier batches are created, those of its own batch are not."""
         left = iter(rows)
         while batch := list(islice(left, BATCH)):

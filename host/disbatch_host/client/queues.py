@@ -1,11 +1,11 @@
-"""The queues of the cluster: which there are, and what people do to them.
+"""The queues of the cluster, and what people do with them.
 
-Responsible for: which fields of a queue people may set and to what, pausing, and how many tasks each has. Must not
+Responsible for: the fields of a queue that people may set and their values, pausing, and the task counts. Must not
 know: how queues are shown.
 
 Rules:
-1. What a node could not use is refused before anything is written.
-2. Deleting a queue leaves its tasks; they wait until a queue of its id is there again.
+1. Anything that a node could not use is refused before anything is written.
+2. Deleting a queue leaves its tasks; they wait until a queue with that id exists again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
-LIMIT_MAX = 2**31 - 1  # what every program that reads the database can hold
+LIMIT_MAX = 2**31 - 1  # the most that every program that reads the database can hold
 LISTS = ("nodes_pin", "nodes_ignore")
 LIMITS = ("maxthreads", "maxtotal")
 SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
@@ -35,12 +35,12 @@ _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
 
 class QueueFields(TypedDict, total=False):
-    """What a queue says beside its id and its class."""
+    """The fields of a queue besides its id and its class."""
 
     description: str | None
-    maxthreads: int | None  # most of its tasks at once on each node
-    maxtotal: int | None  # most of its tasks at once over all nodes
-    rate: str | None  # most starts over all nodes: "100/m", "10/30s"
+    maxthreads: int | None  # at most this many of its tasks at once on each node
+    maxtotal: int | None  # at most this many of its tasks at once across all nodes
+    rate: str | None  # at most this many starts across all nodes: "100/m", "10/30s"
     sort: str | None  # "fifo", "lifo"
     keep: str | float | None  # how long its ended tasks are kept: "30d"
     nodes_pin: Sequence[str]  # the nodes that run its tasks
@@ -64,7 +64,7 @@ class QueueState:
 
 
 class Queues:
-    """The queues of one store. `by` is who asks, as documents name a person: `user@machine`."""
+    """The queues of one store. `by` names the person who asks: `user@machine`."""
 
     def __init__(self, store: Store, by: str) -> None:
         self._store = store
@@ -73,8 +73,8 @@ class Queues:
     def list(
         self, *, class_name: str | None = None, node: str | None = None, is_paused: bool | None = None
     ) -> tuple[QueueState, ...]:
-        """The queues, by their ids. Only those of this plugin, those that pin and ignore let this node run, those that
-        are paused or not."""
+        """The queues, ordered by id. Filters: those of this plugin, those that this node may run by pin and ignore,
+        those paused or not."""
         by_status = self._store.count_by_status()
         return tuple(
             QueueState(queue=one, by_status=by_status.get(one.id, {}))
@@ -94,7 +94,7 @@ class Queues:
         return QueueState(queue=found, by_status=self._store.count_by_status().get(found.id, {}))
 
     def unfinished(self, queue_id: str) -> int:
-        """How many of its tasks have not ended. Raises NotFoundError."""
+        """The number of its unfinished tasks. Raises NotFoundError."""
         return self._store.count_tasks(TaskFilter(queue=self.get(queue_id).id, statuses=_UNFINISHED))
 
     def create(self, queue_id: str, class_name: str, **fields: Unpack[QueueFields]) -> Queue:
@@ -106,7 +106,7 @@ class Queues:
         return Queue.from_document(document)
 
     def set(self, queue_id: str, **values: Any) -> Queue:
-        """Change fields of a queue, those of `QueueFields` and `class` (a keyword of Python: `**{"class": "Mail"}`);
+        """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
         None removes one. Nodes follow within a second.
 
         Raises UsageError, FieldError among them, and NotFoundError."""
@@ -114,7 +114,7 @@ class Queues:
         return self._update(self.get(queue_id), fields, removed)
 
     def pause(self, queue_id: str, *, why: str | None = None) -> Queue:
-        """Start no more of its tasks, on any node; those that run go on. Raises NotFoundError, and UsageError for a
+        """Start no more of its tasks, on any node; running ones finish. Raises NotFoundError, and UsageError for a
         reason that tables cannot show."""
         paused = request(self._by, why, now=self._store.now())
         return self._update(self.get(queue_id), {"paused": paused}, ())
@@ -124,13 +124,13 @@ class Queues:
         return self._update(self.get(queue_id), {}, ("paused",))
 
     def delete(self, queue_id: str, *, leaves_unfinished: bool = False) -> Queue:
-        """Delete a queue, not its tasks; it is returned as it was. Raises NotFoundError, and UsageError where tasks
-        have not ended, which nobody would run then, unless it `leaves_unfinished`."""
+        """Delete a queue but not its tasks; it is returned as it was. Raises NotFoundError, and UsageError if it has
+        unfinished tasks, which nothing would run then, unless `leaves_unfinished` is set."""
         found = self.get(queue_id)
         left = 0 if leaves_unfinished else self.unfinished(queue_id)
         if left:
             tasks = f"{left} of its tasks {'has' if left == 1 else 'have'}"
-            raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would not be run")
+            raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would never run")
         self._store.delete_queue(found.id)
         return found
 
@@ -150,12 +150,12 @@ def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Unpack
 
 
 def changes_of(values: Mapping[str, Any]) -> tuple[Document, tuple[str, ...]]:
-    """The fields to be set and those to be removed. Raises UsageError, FieldError among them, where a field cannot be
+    """The fields to set and those to remove. Raises UsageError, FieldError among them, if a field cannot be
     set, or a node could not use its value."""
     for name in values:
         check_settable(name)
     if "class" in values and values["class"] is None:
-        raise UsageError("expected a class, found nothing; a queue without one cannot run")
+        raise UsageError("expected a class, found nothing; a queue without a class cannot run")
     given = {name: _checked(name, value) for name, value in values.items() if value is not None}
     if fault := Queue.from_document({"_id": "", "class": "any", **given}).fault:
         raise UsageError(fault)
@@ -163,10 +163,10 @@ def changes_of(values: Mapping[str, Any]) -> tuple[Document, tuple[str, ...]]:
 
 
 def check_settable(name: str) -> None:
-    """Raises UsageError for a field of a queue that cannot be set."""
+    """Raises UsageError for a queue field that cannot be set."""
     if name not in SETTABLE:
         near = near_name(name, SETTABLE)
-        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(SETTABLE)}"
+        hint = f"did you mean {near!r}?" if near else f"the fields are {', '.join(SETTABLE)}"
         raise UsageError(f"a queue has no field {name!r} that can be set; {hint}")
 
 
@@ -191,7 +191,7 @@ def _check_class(name: Any) -> None:
 
     if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:
         raise UsageError(
-            "expected a class, the name of a plugin like Greet or Mail::Move (letters, digits, _ . : -), "
+            "expected a class, the name of a plugin such as Greet or Mail::Move (letters, digits, _ . : -), "
             f"found {name!r:.80}"
         )
 
@@ -202,6 +202,6 @@ def _nodes(field_name: str, nodes: Sequence[str]) -> list[str]:
             raise FieldError(
                 field_name,
                 f"expected node ids of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {one!r:.40}; "
-                "`disbatch-host node list` shows those there are",
+                "`disbatch-host node list` shows the nodes",
             )
     return list(nodes)

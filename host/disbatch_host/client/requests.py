@@ -1,4 +1,4 @@
-"""Who asks for something, when and why, checked so that tables and logs can show it."""
+"""A request: the person who asks, when and why, checked so that tables and logs can show it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from disbatch_host.errors import UsageError
 
 
 def request(by: str, why: str | None, *, now: datetime) -> Document:
-    """A request as documents hold it. Raises UsageError where the reason cannot be shown."""
+    """A request in its document form. Raises UsageError if the reason cannot be shown."""
     if why is not None:
         check_text("a reason", why)
     return requests.request_of(by, why, now=now)
 
 
 def check_text(what: str, text: str) -> None:
-    """Raises UsageError where an id, or another short text that tables show, cannot be shown."""
+    """Raises UsageError if an id, or another short text that tables show, cannot be shown."""
     if not text.strip():
-        raise UsageError(f"expected {what}, found an empty one")
+        raise UsageError(f"expected {what}, found an empty text")
     if not text.isprintable():
         raise UsageError(f"expected {what} without control characters, found {text!r:.80}")

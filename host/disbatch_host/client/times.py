@@ -1,8 +1,8 @@
-"""Moments and lengths of time, as programs pass them and as people type them: `90`, `1h30m`, `2026-11-25T14:00:00Z`,
+"""Moments and durations, as programs pass them and as people type them: `90`, `1h30m`, `2026-11-25T14:00:00Z`,
 `2026-11-25 14:00`, `14:00`.
 
-Each function takes the name of the field for its FieldError. Local time, which a text or a datetime without a zone
-means, is that of this machine (TZ).
+Each function takes the field's name for its FieldError. Texts and datetimes without a zone mean local time
+on this machine (TZ).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def duration(field: str, value: Duration) -> timedelta:
 
 
 def moment(field: str, value: Moment, now: datetime) -> datetime:
-    """A point in time; a time of day alone is the next one."""
+    """A point in time; a time of day alone is its next occurrence."""
     found = _moment(value, now)
     if found is None:
         raise FieldError(field, f"expected {_TIMES}, found {value!r:.60}")
@@ -42,7 +42,7 @@ def moment(field: str, value: Moment, now: datetime) -> datetime:
 
 
 def moment_to_come(field: str, value: Moment | Duration, now: datetime) -> datetime:
-    """A point in time, or how long it is until then."""
+    """A point in time, or a duration from now."""
     if isinstance(value, datetime):
         return moment(field, value, now)
     found = _moment(value, now)
@@ -50,7 +50,7 @@ def moment_to_come(field: str, value: Moment | Duration, now: datetime) -> datet
 
 
 def moment_gone_by(field: str, value: Moment | Duration, now: datetime) -> datetime:
-    """A point in time, or how long ago that was; a time of day alone is the last one."""
+    """A point in time, or a duration before now; a time of day alone is its last occurrence."""
     if isinstance(value, datetime):
         return moment(field, value, now)
     found = _moment(value, now, -1)
@@ -88,19 +88,19 @@ def _moment(value: object, now: datetime, direction: int = 1) -> datetime | None
         day, rest = text[:10], text[11:].upper().replace(" ", "")
         found = datetime.fromisoformat(f"{day}T{rest}" if rest else day)
         return to_milliseconds(found.astimezone(now.tzinfo))
-    except (ValueError, OverflowError, OSError):  # a 31st of February, or a year that no clock of a machine knows
+    except (ValueError, OverflowError, OSError):  # February 31, or a year that the system clock cannot represent
         return None
 
 
 def _time_of_day(text: str, now: datetime, direction: int) -> datetime | None:
-    """The nearest one after now, or before it where `direction` is -1."""
+    """The next occurrence after now, or the last one before it if `direction` is -1."""
     hour, minute, second = (int(part) for part in f"{text}:0".split(":")[:3])
     try:
         wanted = time(hour, minute, second)
     except ValueError:  # 25:00
         return None
     today = now.astimezone().date()
-    # By the calendar, not by 24 hours: a day on which the clocks are set has others.
+    # By the calendar, not by 24 hours: days on which the clocks change are longer or shorter.
     days = (today + timedelta(days=direction * number) for number in range(3))
     moments = (datetime.combine(day, wanted).astimezone(now.tzinfo) for day in days)
     return next(one for one in moments if (one > now if direction > 0 else one <= now))

@@ -1,12 +1,12 @@
 """Waiting until tasks have ended.
 
-Responsible for: looking often enough to see it soon and seldom enough to cost little, and what is known at the end.
+Responsible for: checking often enough to notice soon and seldom enough to cost little, and the final tally.
 Must not know: how progress and results are shown.
 
 Rules:
-1. However many tasks are waited for, at most about a tenth of the time is spent asking for them: each look is at some
-   of them in turn, and goes on as long as it finds nearly all ended.
-2. Nothing is held of a task but its id and its status, and of the first that have not concluded, why.
+1. However many tasks are waited for, querying takes at most about a tenth of the time: each look covers some
+   of them in turn, and continues as long as nearly all of those have ended.
+2. Only ids and statuses are kept, and the reasons of the first tasks that did not conclude.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import UNFINISHED, Status
 
-NAMED_MAX = 20  # tasks that are named at the end
-_LOOK_SECONDS = 0.5  # between two looks at what is waited for, where the store does not wake us
-_LOOK_BUSY_SECONDS = 0.05  # of them, at most, for looks that find little
-_IDS_IN_LOOK = 1000  # asked for in one question
-_WORTHWHILE = 0.9  # of these ended: the next ones are looked at at once
+NAMED_MAX = 20  # tasks named at the end
+_LOOK_SECONDS = 0.5  # between looks, unless the store wakes us
+_LOOK_BUSY_SECONDS = 0.05  # of these, at most, for looks that find little
+_IDS_IN_LOOK = 1000  # per query
+_WORTHWHILE = 0.9  # ended: look at the next ones at once
 
 _UNFINISHED = frozenset(int(status) for status in UNFINISHED)
 _BAD = frozenset(int(status) for status in (Status.FAILED, Status.TERMINATED, Status.CANCELLED, Status.ORPHANED))
@@ -38,10 +38,10 @@ _BAD = frozenset(int(status) for status in (Status.FAILED, Status.TERMINATED, St
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far it has come."""
+    """How far the wait has come."""
 
-    done: int  # tasks that have ended, in whatever way
-    failed: int  # of these, those that have not concluded
+    done: int  # tasks that ended, in any way
+    failed: int  # of these, those that did not conclude
     total: int
 
 
@@ -50,25 +50,23 @@ OnProgress = Callable[[Progress], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedTask:
-    """A task that has ended but not concluded: failed, terminated, cancelled or orphaned."""
+    """A task that ended but did not conclude: failed, terminated, cancelled or orphaned."""
 
     id: TaskId
     status: int
-    reason: str  # in short; empty where nobody has given one
+    reason: str  # in short; empty if there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waited:
-    """How the tasks stand when the wait is over."""
+    """The state of the tasks at the end of a wait."""
 
-    done: int  # that have ended
-    failed: int  # of these, those that have not concluded
-    unfinished: int  # more than 0 only when the time was over
+    done: int  # that ended
+    failed: int  # of these, those that did not conclude
+    unfinished: int  # above 0 only after a timeout
     first_failed: tuple[FailedTask, ...] = ()  # some of them, at most 20
     first_unfinished: tuple[TaskId, ...] = ()
-    statuses: Mapping[TaskId, int] = field(
-        default_factory=dict, repr=False
-    )  # of tasks that were named, ended ones first
+    statuses: Mapping[TaskId, int] = field(default_factory=dict, repr=False)  # of tasks named by id, ended ones first
 
     @property
     def all_concluded(self) -> bool:
@@ -78,9 +76,9 @@ class Waited:
 def wait_for_tasks(
     store: Store, ids: Iterable[TaskId], *, deadline: float | None = None, on_progress: OnProgress | None = None
 ) -> Waited:
-    """Until all of them have ended, or the monotonic clock has reached the deadline.
+    """Wait until all of them have ended, or the monotonic clock has reached the deadline.
 
-    Raises NotFoundError for the first that is not there, and where one is deleted meanwhile."""
+    Raises NotFoundError for the first that does not exist, and if one is deleted meanwhile."""
     tasks = _Tasks(store, ids)
     tell = on_progress or (lambda progress: None)
     _look_until(store, deadline, lambda: tasks.look(tell))
@@ -90,7 +88,7 @@ def wait_for_tasks(
 def wait_for_queue(
     store: Store, queue: Queue, *, deadline: float | None = None, on_progress: OnProgress | None = None
 ) -> Waited:
-    """Until nothing of the queue is unfinished, tasks that are created meanwhile included. Counted are the tasks that
+    """Wait until the queue has no unfinished tasks, including any that are created meanwhile. Counts the tasks that
     end during the wait."""
     tasks = _TasksOfQueue(store, queue)
     tell = on_progress or (lambda progress: None)
@@ -101,8 +99,8 @@ def wait_for_queue(
 def wait_for_ends(
     store: Store, ids: Iterable[TaskId], on_ended: Callable[[int], object] = lambda count: None
 ) -> list[Task]:
-    """Until these tasks have ended or were deleted; those that have ended otherwise than cancelled. `on_ended` gets how
-    many have since the last call."""
+    """Wait until these tasks have ended or been deleted; returns those that were not cancelled. `on_ended` gets the
+    number since the last call."""
     left = set(ids)
     others: list[Task] = []
     watcher = store.watch()
@@ -130,14 +128,14 @@ def _in_pieces(ids: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
 
 
 def _look_until(store: Store, deadline: float | None, has_ended: Callable[[], bool]) -> None:
-    """Until it has ended or the time is over."""
+    """Wait until it has ended or the time is up."""
     watcher = store.watch()
     try:
         while True:
             began = time.monotonic()
             if has_ended():
                 return
-            # On a store where much happens the watcher wakes us at once, again and again.
+            # On a busy store the watcher wakes us at once, again and again.
             pause = min(_LOOK_SECONDS, (time.monotonic() - began) * _LOOK_SECONDS / _LOOK_BUSY_SECONDS)
             left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
             if left <= 0:
@@ -154,10 +152,10 @@ def _failed_task(task: Task) -> FailedTask:
 
 
 class _Tasks:
-    """Tasks by their ids."""
+    """Tasks by id."""
 
     def __init__(self, store: Store, given: Iterable[TaskId]) -> None:
-        """Raises NotFoundError for the first that is not there."""
+        """Raises NotFoundError for the first that does not exist."""
         self._store = store
         self._status_of: dict[TaskId, int] = {}  # as last seen
         self._failed = 0
@@ -166,7 +164,7 @@ class _Tasks:
         for text in map(str, given):
             task_id = store.parse_id(text)
             if task_id is None:
-                find_task(store, text)  # says that it is not there
+                find_task(store, text)  # raises NotFoundError
             texts[task_id] = text
         for some in _in_pieces(list(texts)):
             found = self._note(some)
@@ -177,14 +175,14 @@ class _Tasks:
         self._open = deque(one for one in texts if not statuses.is_finished(self._status_of[one]))  # in turn
 
     def look(self, tell: OnProgress) -> bool:
-        """Look at some of those that have not ended; whether all have."""
+        """Look at some of the unfinished tasks; whether all have ended."""
         began, left = time.monotonic(), len(self._open)
         self._tell(tell)
         while left > 0 and time.monotonic() - began < _LOOK_BUSY_SECONDS:
             some = [self._open.popleft() for _ in range(min(left, _IDS_IN_LOOK))]
             left -= len(some)
             if len(self._note(some)) < len(some):
-                raise NotFoundError("a task that was waited for is not there any more; somebody has deleted it")
+                raise NotFoundError("a task that was waited for no longer exists; somebody deleted it")
             still_open = [one for one in some if not statuses.is_finished(self._status_of[one])]
             self._open.extend(still_open)
             if len(still_open) <= (1 - _WORTHWHILE) * len(some):
@@ -208,7 +206,7 @@ class _Tasks:
         tell(Progress(done=self._total - len(self._open), failed=self._failed, total=self._total))
 
     def _note(self, ids: Sequence[TaskId]) -> set[TaskId]:
-        """How these stand now; those that are there."""
+        """Record the current statuses; returns the ids that exist."""
         found = set()
         for task in self._store.find_tasks(TaskFilter(ids=ids), with_output=False, in_any_order=True):
             if task.id in found:  # a task that changes meanwhile may come twice
@@ -236,7 +234,7 @@ class _TasksOfQueue:
         self._resume_at = 0.0
 
     def look(self, tell: OnProgress) -> bool:
-        """Whether nothing is unfinished; the last look is still true where it took long."""
+        """Whether nothing is unfinished; after a slow look, the next ones are skipped for a while."""
         began = time.monotonic()
         if began < self._resume_at:
             return False
@@ -263,15 +261,15 @@ class _TasksOfQueue:
         )
 
     def _done(self) -> int:
-        """How many have ended since the start. Tasks that are run again or deleted meanwhile had ended before; the
-        number is never below 0."""
+        """The number that ended since the start. Tasks that are retried or deleted meanwhile lower it, but never
+        below 0."""
         return max(0, self._ended() - self._ended_before)
 
     def _ended(self) -> int:
         return self._store.count_tasks(self._concluded) + self._store.count_tasks(self._bad)
 
     def _failed_since(self, since: datetime) -> tuple[list[Task], int]:
-        """Some of those that have ended since then but not concluded, and how many there are."""
+        """Some of the tasks that ended since then without concluding, and their number."""
         bad = self._bad
         which = TaskFilter(queue=bad.queue, statuses=bad.statuses, failed_too=True, changed_since=since)
         count = self._store.count_tasks(which)

@@ -1,4 +1,4 @@
-"""Why a task has not started: what the store shows around it, for `decide.why`."""
+"""Why a task has not started: collects from the store what `decide.why` needs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from disbatch_host.documents.records import Queue, Sort, Task, TaskId, whole_num
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
-_EXACT_MAX = 2000  # waiting tasks of which each is looked at, to see which come before
+_EXACT_MAX = 2000  # waiting tasks that are read one by one to find a task's place
 _PREDECESSORS_MAX = 1000
 _IN_HAND_MAX = 10_000
 
 
 def why(store: Store, task_id: TaskId) -> Why:
-    """Why it has not started, as a code of a closed list and a sentence. Raises NotFoundError."""
+    """Why it has not started, as a code from a closed list and a sentence. Raises NotFoundError."""
     return cause_of(snapshot_of(store, task_id))
 
 
 def snapshot_of(store: Store, task_id: TaskId) -> Snapshot:
-    """What the store shows around a task. Raises NotFoundError."""
+    """A task with everything in the store that bears on it. Raises NotFoundError."""
     task = find_task(store, task_id)
     nodes = store.nodes()
     queue = next((one for one in store.queues() if one.id == task.queue), None)
@@ -39,7 +39,7 @@ def snapshot_of(store: Store, task_id: TaskId) -> Snapshot:
     ids = list(after)[:_PREDECESSORS_MAX] if isinstance(after, (list, tuple)) else []
     predecessors = store.find_tasks(TaskFilter(ids=ids), with_output=False) if ids else ()
     return Snapshot(
-        # As it is now: what was read around it is then older than the task, never the other way round.
+        # Read last: everything around it is older than the task, never the other way round.
         task=find_task(store, task_id),
         queue=queue,
         nodes=nodes,
@@ -52,13 +52,13 @@ def snapshot_of(store: Store, task_id: TaskId) -> Snapshot:
 
 
 def _ahead(store: Store, queue: Queue, task: Task) -> tuple[int | None, bool]:
-    """How many waiting tasks of its queue come before it, and whether that is exact: where very many wait, their
-    priorities are not looked at."""
+    """The number of waiting tasks ahead of it in its queue, and whether that is exact: if very many wait,
+    priorities are ignored."""
     waiting = TaskFilter(queue=queue.id, statuses=frozenset({int(Status.CREATED)}))
     is_newest_first = queue.sort is Sort.LIFO
     found = list(store.find_tasks(waiting, limit=_EXACT_MAX + 1, newest_first=is_newest_first, with_output=False))
     if len(found) <= _EXACT_MAX:
-        # A stable sort, so those of the same priority stay in their order.
+        # A stable sort keeps tasks of the same priority in order.
         order = [one.id for one in sorted(found, key=lambda one: -_priority(one))]
         return (order.index(task.id) if task.id in order else None), True
     ctime: Any = task.document.get("ctime")

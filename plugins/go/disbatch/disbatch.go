@@ -13,9 +13,9 @@
 //		})
 //	}
 //
-// An error or a panic is a failure: its text becomes the task's error; Exit(n) ends with that exit code, 0 to 255, and no
-// more. An event that JSON cannot hold is not sent, and the task fails for it when work returns. Whatever is printed
-// becomes the task's output; what is no UTF-8 in an event becomes U+FFFD.
+// An error or a panic is a failure: its text becomes the task's error; Exit(n) just ends with that exit code, 0 to 255.
+// An event that JSON cannot represent is not sent, and fails the task when work returns. Printed text
+// becomes the task's output; invalid UTF-8 in an event becomes U+FFFD.
 //
 // One file, nothing but the standard library, Go 1.18 and up: copy its directory beside your program. Run by hand, without
 // a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -36,31 +36,31 @@ import (
 
 const protocol = 1
 
-// Exit is an error that ends the task with this exit code and says nothing else.
+// Exit is an error that ends the task with this exit code and no message.
 type Exit int
 
 func (code Exit) Error() string { return "exit code " + strconv.Itoa(int(code)) }
 
-// Task is the task in hand, and what can be said of it. Everything said is optional.
+// Task is the current task, with methods for its events. All of them are optional.
 type Task struct {
 	ID       string
 	Queue    string
-	Attempt  int             // 1 for the first
-	Deadline float64         // in Unix seconds, 0 where there is no time limit
-	Document json.RawMessage // all that the host has given; see the plugin protocol
+	Attempt  int             // 1 for the first attempt
+	Deadline float64         // in Unix seconds, 0 without a time limit
+	Document json.RawMessage // everything from the host; see the plugin protocol
 
 	parameters json.RawMessage
 	mutex      sync.Mutex // events may come from any goroutine
-	unsent     error      // why the first event that could not be written was not sent
+	unsent     error      // the error of the first event that could not be written
 }
 
-// FollowUp is a task to be created once this one has succeeded.
+// FollowUp is a task to create once this one has succeeded.
 type FollowUp struct {
 	Queue      string `json:"queue"`
 	Parameters any    `json:"parameters,omitempty"`
 }
 
-// Failure is an error with everything that the task's error can say.
+// Failure is an error with all fields of a task's error.
 type Failure struct {
 	Code    string
 	Message string
@@ -104,7 +104,7 @@ func (task *Task) Parameters(into any) error {
 	return json.Unmarshal(task.parameters, into)
 }
 
-// Progress says how far it is: value from 0 to 1, below 0 for not known; message for people.
+// Progress reports progress: value from 0 to 1, below 0 for unknown; message for people.
 func (task *Task) Progress(value float64, message string) {
 	event := object{"type": "progress", "value": value}
 	if value < 0 {
@@ -123,13 +123,13 @@ func (task *Task) Log(level, message string, fields map[string]any) {
 	task.send(event)
 }
 
-// Status makes the task fail with this status, from 2 on, also with exit 0; 0 takes it back.
+// Status makes the task fail with this status (2 and up), even with exit code 0; 0 takes it back.
 func (task *Task) Status(status int) { task.send(object{"type": "status", "status": status}) }
 
 // Set sets free fields of the task document.
 func (task *Task) Set(fields map[string]any) { task.send(object{"type": "set", "fields": fields}) }
 
-// Result is what came of it, as JSON of at most 1 MiB; the last one counts. With a status, from 2 on, the task fails with it.
+// Result gives the task's result, as JSON of at most 1 MiB; the last one counts. With a status, 2 and up, it fails.
 func (task *Task) Result(value any, status ...int) {
 	event := object{"type": "result", "value": value}
 	if len(status) > 0 {
@@ -138,7 +138,7 @@ func (task *Task) Result(value any, status ...int) {
 	task.send(event)
 }
 
-// Error says why it fails; with exit code 0 the task fails all the same.
+// Error gives the reason for a failure; the task fails even with exit code 0.
 func (task *Task) Error(failure Failure) {
 	event := object{"type": "error", "message": failure.Message}
 	put(event, "code", failure.Code)
@@ -149,14 +149,14 @@ func (task *Task) Error(failure Failure) {
 	task.send(event)
 }
 
-// Snooze, with exit code 0: run it again in so many seconds, without using an attempt.
+// Snooze, with exit code 0: run again in this many seconds, without using an attempt.
 func (task *Task) Snooze(seconds float64, message string) {
 	event := object{"type": "snooze", "seconds": seconds}
 	put(event, "message", message)
 	task.send(event)
 }
 
-// FollowUp names tasks to be created once this one has succeeded.
+// FollowUp names tasks to create once this one has succeeded.
 func (task *Task) FollowUp(tasks ...FollowUp) {
 	task.send(object{"type": "tasks", "tasks": append([]FollowUp{}, tasks...)}) // none is [], not null
 }
@@ -194,7 +194,7 @@ func serve(lines *bufio.Reader, work func(*Task) error) {
 			fail("expected a message as JSON on stdin: " + err.Error())
 		}
 		if message.Type != "task" {
-			continue // of a later version of the protocol
+			continue // from a later version of the protocol
 		}
 		task, err := newTask(message.Task)
 		if err != nil {
@@ -259,7 +259,7 @@ func openEvents() *os.File {
 	return os.NewFile(uintptr(descriptor), "events")
 }
 
-// send fails where JSON cannot hold the event. Where nobody can hear it, the process ends.
+// send fails if JSON cannot represent the event. If nobody can receive it, the process ends.
 func send(event object) error {
 	var line bytes.Buffer
 	encoder := json.NewEncoder(&line) // ends with a line feed

@@ -1,4 +1,4 @@
-// Linestats says how long the lines of a text file are and which are the longest.
+// Linestats shows how long the lines of a text file are, and the longest ones.
 // Exit 2: the task cannot be read. Exit 3: the file cannot be read.
 package main
 
@@ -18,10 +18,10 @@ const (
 	exitBadTask    = 2
 	exitUnreadable = 3
 
-	// A program that reads gigabytes says now and then how far it is; small files are read before anybody looks.
+	// A program that reads gigabytes reports progress now and then; small files are done before anybody looks.
 	progressEvery = 32 << 20 // bytes
 
-	rows     = 16 // of the printed histogram: 0 to 9 characters, 10 to 19, and so on; the last has all the rest
+	rows     = 16 // of the printed histogram: 0 to 9 characters, 10 to 19, and so on; the last has all the others
 	barWidth = 40
 )
 
@@ -35,7 +35,7 @@ type task struct {
 
 type line struct {
 	Number int `json:"line"`
-	Length int `json:"length"` // in characters; a byte that is no UTF-8 counts as one
+	Length int `json:"length"` // in characters; a byte that is not valid UTF-8 counts as one
 }
 
 type stats struct {
@@ -61,7 +61,7 @@ func main() {
 	send(map[string]any{"type": "result", "value": found})
 }
 
-// measure reads character by character, so that a file without a single line end takes no more memory than others.
+// measure reads character by character, so that a file without line ends takes no more memory than others.
 func measure(path string, limit, top int) (*stats, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -79,7 +79,7 @@ func measure(path string, limit, top int) (*stats, error) {
 	for {
 		char, size, err := reader.ReadRune()
 		if err == io.EOF {
-			if length > 0 { // a last line without an end
+			if length > 0 { // a last line without a line end
 				found.add(length, limit, top)
 			}
 			return found, nil
@@ -142,7 +142,7 @@ func report(path string, limit int, found *stats) {
 	}
 }
 
-// send writes an event to descriptor 3. Only where the variable says so: without it, descriptor 3 may be anything.
+// send writes an event to descriptor 3, but only if the variable is set: without it, descriptor 3 may be anything.
 func send(event any) {
 	descriptor, err := strconv.Atoi(os.Getenv("DISBATCH_EVENT_FD"))
 	if err != nil {
@@ -153,7 +153,7 @@ func send(event any) {
 		return
 	}
 	events := os.NewFile(uintptr(descriptor), "events")
-	events.Write(append(data, '\n')) // an extra: the exit code and what was printed say enough
+	events.Write(append(data, '\n')) // optional: the exit code and the output say enough
 }
 
 func fail(code int, format string, values ...any) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Says how a text file is indented and which lines end in blanks.
-// Exit 3: the file cannot be read. Exit 4: with "strict", it is not clean.
+// Shows how a text file is indented and which lines end in blanks.
+// Exit 3: the file cannot be read. Exit 4: with "strict", the file is not clean.
 
 import { createReadStream, writeSync } from 'node:fs';
 import { stdin } from 'node:process';
@@ -13,7 +13,7 @@ const { path, strict = false } = JSON.parse(await textOf(stdin)).parameters;
 
 try {
   const found = await examine(createReadStream(path));
-  // The exit code is set instead of calling process.exit(), which could cut off what is still being printed.
+  // The exit code is set instead of calling process.exit(), which could cut off pending output.
   process.exitCode = report(found);
 } catch (error) {
   if (error.code === undefined) throw error; // a mistake in this program, not a file that cannot be read
@@ -21,10 +21,10 @@ try {
   process.exitCode = UNREADABLE;
 }
 
-// Bytes instead of characters and no line is kept: any encoding, binary files and endless lines take the same memory.
+// Bytes instead of characters, and no line is kept: any encoding, binary files and endless lines take the same memory.
 async function examine(chunks) {
   const found = { lines: 0, tabs: 0, spaces: 0, mixed: 0, trailing_blanks: 0, crlf: 0, final_newline: true };
-  const steps = new Map(); // by how many spaces a line goes deeper than the one before it, and how often
+  const steps = new Map(); // by how many spaces a line is deeper than the one before it, and how often
   let [tabs, spaces, inIndent, last, beforeLast, depth] = [0, 0, true, LINE_FEED, LINE_FEED, 0];
 
   const endOfLine = (end) => {
@@ -85,12 +85,12 @@ async function textOf(stream) {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-// An event on descriptor 3. Only where the variable says so: without it, descriptor 3 is one of Node's own.
+// Sends an event on descriptor 3, but only if the variable is set: without it, Node may use descriptor 3 itself.
 function send(event) {
   if (process.env.DISBATCH_EVENT_FD === undefined) return;
   try {
     writeSync(Number(process.env.DISBATCH_EVENT_FD), `${JSON.stringify(event)}\n`);
   } catch {
-    // Events are an extra: the exit code and what was printed say enough.
+    // Events are optional: the exit code and the output say enough.
   }
 }

@@ -4,10 +4,10 @@ use strict;
 use warnings;
 
 use Encode qw(decode encode FB_CROAK LEAVE_SRC);
-use JSON::PP;    # part of Perl itself; where only Debian's perl-base is installed, the manifest's "requires" says so
+use JSON::PP;    # part of Perl itself; on Debian, perl-base lacks it, which the manifest's "requires" detects
 
 my $UNREADABLE = 3;
-my $MAX_LENGTH = 64;                            # what is longer is data; an event holds 1 MiB
+my $MAX_LENGTH = 64;                            # longer ones are data, not words; an event holds 1 MiB
 my $JSON       = JSON::PP->new->utf8->canonical;
 my $WORD       = qr/\p{Alphabetic}[\p{Alphabetic}\p{Mark}\p{Nd}_]*(?:['\x{2019}]\p{Alphabetic}+)*/;
 
@@ -49,7 +49,7 @@ send_event({
     },
 });
 
-# A line as characters: UTF-8 where it is that, else Latin-1, which any bytes are.
+# A line as characters: UTF-8 if it is valid, else Latin-1, which accepts any bytes.
 sub text_of {
     my ($bytes) = @_;
     return eval { decode('UTF-8', $bytes, FB_CROAK | LEAVE_SRC) } // decode('ISO-8859-1', $bytes);
@@ -61,7 +61,7 @@ sub unreadable {
     exit $UNREADABLE;
 }
 
-# An event on descriptor 3. Run by hand there is none, and the program works all the same.
+# Sends an event on descriptor 3. Without a host there is none, and the program works all the same.
 sub send_event {
     my ($event) = @_;
     my $descriptor = $ENV{DISBATCH_EVENT_FD} // return;

@@ -10,8 +10,8 @@
     disbatch_plugin.run(work)
 
 What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its text becomes the
-task's error, its traceback goes to stderr. So is another return value, and an event that JSON cannot hold. Whatever is
-printed becomes the task's output; what is no Unicode in an event (a file name, say) becomes U+FFFD.
+task's error, its traceback goes to stderr. Any other return value is a failure too, as is an event that JSON cannot
+represent. Printed text becomes the task's output; invalid Unicode in an event (a file name, say) becomes U+FFFD.
 
 One file, nothing but the standard library, Python 3.7 and up: install it, or copy it beside your program. Run by hand,
 without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -32,7 +32,7 @@ _PROTOCOL = 1
 def run(work):
     """Call `work(task)` for the task (oneshot mode) or for each task in turn (worker mode), then end the process."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # the task's output is UTF-8, whatever the locale says
+        if hasattr(stream, "reconfigure"):  # the task's output is UTF-8, whatever the locale
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     events = _Events()
     if os.environ.get("DISBATCH_MODE") == "worker":
@@ -45,13 +45,13 @@ def run(work):
 
 
 class Task:
-    """The task in hand, and what can be said of it. Everything said is optional."""
+    """The current task, with methods for its events. All of them are optional."""
 
     def __init__(self, document, events, attempt, deadline):
         self._events = events
-        self.document = document  # all that the host has given; see the plugin protocol
-        self.attempt = attempt  # 1 for the first
-        self.deadline = deadline  # in Unix seconds, None where there is no time limit
+        self.document = document  # everything from the host; see the plugin protocol
+        self.attempt = attempt  # 1 for the first attempt
+        self.deadline = deadline  # in Unix seconds, None without a time limit
 
     @property
     def id(self):
@@ -66,15 +66,15 @@ class Task:
         return self.document.get("parameters", {})
 
     def progress(self, value=None, message=None):
-        """How far it is: `value` from 0 to 1, or None; `message` for people."""
+        """Report progress: `value` from 0 to 1, or None; `message` for people."""
         self._say("progress", value=value, message=_text(message))
 
     def log(self, message, level="info", **fields):
-        """A line for the task's log. `level`: debug, info, warning or error."""
+        """Add a line to the task's log. `level`: debug, info, warning or error."""
         self._say("log", level=level, message=str(message), fields=fields or None)
 
     def status(self, status):
-        """From 2 on: the task fails with this status, also with exit 0; 0 takes it back."""
+        """Fail with this status (2 and up), even with exit code 0; 0 takes it back."""
         self._say("status", status=status)
 
     def set(self, **fields):
@@ -82,22 +82,22 @@ class Task:
         self._say("set", fields=fields)
 
     def result(self, value, status=None):
-        """What came of it, as JSON of at most 1 MiB; the last one counts. With `status` the task fails with it."""
+        """Give the task's result, as JSON of at most 1 MiB; the last one counts. With `status`, fail with it."""
         event = {"type": "result", "value": value}
         if status is not None:
             event["status"] = status
         self._events.send(event)
 
     def error(self, message, code=None, detail=None, retry=None):
-        """Why it fails. `retry`: whether another attempt makes sense. With exit code 0 the task fails all the same."""
+        """Give the reason for a failure. `retry`: whether another attempt makes sense. Fails even with exit code 0."""
         self._say("error", code=_text(code), message=str(message), detail=_text(detail), retry=retry)
 
     def snooze(self, seconds, message=None):
-        """With exit code 0: run it again in so many seconds, without using an attempt."""
+        """With exit code 0: run again in this many seconds, without using an attempt."""
         self._say("snooze", seconds=seconds, message=_text(message))
 
     def follow_up(self, *tasks):
-        """Tasks to be created once this one has succeeded: {"queue": …, "parameters": {…}} each."""
+        """Create tasks once this one has succeeded: {"queue": …, "parameters": {…}} each."""
         self._say("tasks", tasks=list(tasks))
 
     def _say(self, kind, **fields):
@@ -118,7 +118,7 @@ class _Events:
             line = json.dumps(event, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError("the {} event cannot be written as JSON: {}".format(event["type"], error)) from error
-        # Bytes of a file name that are no UTF-8 are lone surrogates in Python, which JSON has no way to write.
+        # Bytes of a file name that are not valid UTF-8 are lone surrogates in Python, which JSON cannot represent.
         line = re.sub("[\ud800-\udfff]", "\ufffd", line)
         if self._descriptor is None:
             sys.stderr.write("event: " + line + "\n")
@@ -135,7 +135,7 @@ def _serve(work, events):
     for line in lines:
         message = json.loads(line)
         if message.get("type") != "task":
-            continue  # of a later version of the protocol
+            continue  # from a later version of the protocol
         task = Task(message["task"], events, message.get("attempt", 1), message.get("deadline"))
         code = _perform(work, task)
         events.send({"type": "done", "exit": code, "task": task.id})
@@ -144,7 +144,7 @@ def _serve(work, events):
 def _perform(work, task):
     try:
         code = _exit_code(work, task)
-    except Exception as error:  # whatever it is, it is this task's failure and no other's
+    except Exception as error:  # whatever it is, it concerns only this task
         traceback.print_exc()
         task.error(str(error) or type(error).__name__, code="exception")
         code = 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts functions and classes of a Python source file, finds long functions and those without a docstring.
 
-Exit 3: the file cannot be read. Exit 4: it is no Python that this interpreter understands.
+Exit 3: the file cannot be read. Exit 4: it is not valid Python for this interpreter.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LONG_LINES = 60  # the schema's default of "long"; the host fills it in, a run b
 
 
 class Function(NamedTuple):
-    name: str  # with the classes and functions around it: Parser.parse
+    name: str  # including the enclosing classes and functions: Parser.parse
     line: int
     lines: int
     documented: bool
 
 
 def main() -> int:
-    # Whatever the locale is: names of files and functions go out as UTF-8, and none of them can fail the run.
+    # Whatever the locale, names of files and functions are printed as UTF-8, and none of them can fail the run.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     parameters = json.loads(sys.stdin.buffer.readline())["parameters"]
@@ -44,7 +44,7 @@ def main() -> int:
         # Bytes, so that the parser itself follows a coding comment or byte order mark.
         tree = ast.parse(source, filename=path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        message = f"{path} is no Python that {sys.version_info[0]}.{sys.version_info[1]} understands: {error}"
+        message = f"{path} is not valid Python {sys.version_info[0]}.{sys.version_info[1]}: {error}"
         send({"type": "error", "code": "not_python", "message": message, "retry": False})
         print(f"functions: {message}", file=sys.stderr)
         return NOT_PYTHON
@@ -73,8 +73,8 @@ def main() -> int:
 
 
 def functions_of(tree: ast.AST) -> Iterator[Function]:
-    """Every function of the tree. A list of what is to be visited instead of recursion: source files exist whose
-    expressions are nested deeper than Python calls may be."""
+    """Every function of the tree. Uses a list of pending nodes instead of recursion: source files exist whose
+    expressions are nested more deeply than Python calls can be."""
     waiting = [(tree, "")]
     while waiting:
         node, outer = waiting.pop()
@@ -87,7 +87,7 @@ def functions_of(tree: ast.AST) -> Iterator[Function]:
 
 
 def send(event: dict[str, Any]) -> None:
-    """An event on descriptor 3. Run by hand there is none, and the program works all the same."""
+    """Send an event on descriptor 3. Without a host there is none, and the program works all the same."""
     descriptor = os.environ.get("DISBATCH_EVENT_FD")
     if descriptor is not None:
         with contextlib.suppress(OSError):

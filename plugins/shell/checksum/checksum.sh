@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints the checksum of a file, or compares it with the one that is expected.
-# Exit 3: the file cannot be read. Exit 4: its checksum is another one.
+# Prints the checksum of a file, or compares it with the expected one.
+# Exit 3: the file cannot be read. Exit 4: its checksum differs.
 
 export LC_ALL=C
 
-task=$(cat)  # several parameters are read from it, standard input can be read only once
+task=$(cat)  # several parameters are read from it, but standard input can be read only once
 
-# Sets `value` to the parameter $1, or fails where the task does not have it.
+# Sets `value` to the parameter $1, or fails if the task does not have it.
 parameter() {
     value=$(printf '%s' "$task" | awk -v name="$1" -f "$(dirname -- "$0")/parameter.awk") || return
     value=${value%.}
@@ -29,13 +29,13 @@ case $algorithm in
         ;;
 esac
 
-# From standard input, because names with a backslash or a line end would be quoted in the answer.
+# From standard input, because names with a backslash or a line end would be quoted in the output.
 sum=$("${algorithm}sum" <"$path") || exit 3
 sum=${sum%% *}
 
 printf '%s  %s\n' "$sum" "$path"
 
-# Descriptor 3 takes the result as data. Run by hand, the variable is not set and nothing is sent.
+# Descriptor 3 takes the result as data. Without a host, the variable is not set and nothing is sent.
 if [ -n "${DISBATCH_EVENT_FD-}" ]; then
     { printf '{"type":"result","value":{"algorithm":"%s","sum":"%s"}}\n' "$algorithm" "$sum" >&3; } 2>/dev/null
 fi

@@ -3,16 +3,16 @@
 #   LC_ALL=C awk -v name=path -f parameter.awk    exit 0: printed, and a "." after it; exit 1: the task does not have it
 #
 # Rules:
-# 1. It takes strings, numbers, true and false that stand directly in "parameters". Lists, objects, null, and strings
-#    with a null character (which no shell can hold) count as not there. For those, and for more than a few parameters,
+# 1. It takes strings, numbers, true and false directly in "parameters". Lists, objects, null, and strings
+#    with a null character (which no shell can hold) count as missing. For those, and for more than a few parameters,
 #    use jq.
-# 2. It reads well-formed JSON, which is what the host writes, and does not complain about anything else.
-# 3. It works on bytes, therefore LC_ALL=C. The "." saves line ends at the end of a value from the shell's $( ).
+# 2. It expects well-formed JSON, which is what the host writes, and does not report anything else.
+# 3. It works on bytes, hence LC_ALL=C. The "." protects line ends at the end of a value from the shell's $( ).
 
-# Every record ends at a quote, so records are by turns what stands between strings and what stands in one.
+# Every record ends at a quote, so records alternate between text outside strings and text inside them.
 BEGIN {
     RS = "\""
-    too_long = sprintf("%1000s", "")  # what stands for a key that nobody asks for; building it up would take long
+    too_long = sprintf("%1000s", "")  # stands for a key that nobody asks for; building such keys would take long
 }
 
 in_string {
@@ -37,13 +37,13 @@ in_string {
 END {
     if (!found || unusable)
         exit 1
-    # In pieces, because building one long string out of short ones takes the square of their number.
+    # In pieces, because building one long string out of short ones takes quadratic time.
     for (i = 1; i <= pieces; i++)
         printf "%s", piece[i]
     printf "."
 }
 
-# Follows braces and keys. Leaves in `wanted` whether the string that begins after `chunk` is the value asked for.
+# Follows braces and keys. Sets `wanted` to whether the string that begins after `chunk` is the requested value.
 function read_structure(chunk,    i, c, after) {
     wanted = 0
     for (i = 1; i <= length(chunk); i++) {
@@ -69,7 +69,7 @@ function read_structure(chunk,    i, c, after) {
     }
 }
 
-# Whether the quote after `chunk` belongs to the string: an odd number of backslashes stands before it.
+# Whether the quote after `chunk` belongs to the string: an odd number of backslashes precedes it.
 function ends_with_escape(chunk,    last, n) {
     last = length(chunk)
     for (n = 0; n < last && substr(chunk, last - n, 1) == "\\"; n++)
@@ -98,7 +98,7 @@ function unescape(chunk, quoted,    part, n, i, c, out, code, low) {
                 i++
             }
             out = out utf8(code) substr(part[i], 6)
-        } else if (c == "") {  # two backslashes: what follows is plain text up to the next one
+        } else if (c == "") {  # two backslashes: plain text follows, up to the next one
             out = out "\\" part[++i]
         } else {
             out = out plain_escape(c) substr(part[i], 2)

@@ -1,4 +1,4 @@
-"""`disbatch-host task cancel`"""
+"""`disbatch-host task cancel`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from disbatch_protocol import status as statuses
 @selection.NAMES
 @selection.filter_options
 @common.reason_option
-@click.option("--wait", "waits", is_flag=True, help="Return when those that run have ended.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the running ones have ended.")
 @selection.YES
 @common_options
 def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, waits: bool, yes: bool) -> int:
-    """Cancel tasks: those that wait at once; the nodes of those that run are asked to stop them.
+    """Cancel tasks: waiting ones at once; for running ones, ask their nodes to stop them.
 
     \b
       disbatch-host task cancel 5f0c… 5f0d… --reason 'wrong letter'
       disbatch-host task cancel --queue mail --status waiting
       disbatch-host task cancel --queue mail --status running --wait --yes
 
-    Without --status, all of the queue that have not ended. Exit 1 where a task that was named had ended already.
+    Without --status, all unfinished tasks of the queue. Exit 1 if a task that was named had already ended.
     """
     is_named = selection.is_named(ids, filters)
     with common.options_named():
@@ -51,13 +51,13 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
 
 
 class _Canceller:
-    """Cancels and says what has become of each."""
+    """Cancels tasks and reports on each."""
 
     def __init__(self, store: Store, request: Document, *, as_json: bool) -> None:
         self._store = store
         self._request = request
         self._as_json = as_json
-        self._asked: dict[TaskId, str] = {}  # those that run, and the node that was asked to stop each
+        self._asked: dict[TaskId, str] = {}  # running tasks, and the node that was asked to stop each
 
     def cancel_named(self, tasks: list[Task], *, waits: bool) -> int:
         code = ExitCode.DONE
@@ -93,18 +93,18 @@ class _Canceller:
         self._asked |= {one.task.id: str(one.task.node) for one in batch if one.outcome is Outcome.ASKED}
 
     def _wait(self, *, is_named: bool) -> int:
-        """Until those that were asked to stop have ended. FAILED where one that was named has ended otherwise."""
-        with render.progress("waiting for their ends", total=len(self._asked)) as advance:
+        """Wait until the tasks that were asked to stop have ended. FAILED if one that was named ended otherwise."""
+        with render.progress("waiting for them to end", total=len(self._asked)) as advance:
             others = wait_for_ends(self._store, self._asked, advance)
         for one in others:
             click.echo(f"task {one.id} ended before it could be stopped: {statuses.name(one.status)}", err=True)
         return ExitCode.FAILED if others and is_named else ExitCode.DONE
 
     def say_who_may_not_stop(self) -> None:
-        """Which of the nodes that were asked may not do it soon, or ever."""
+        """Warn about nodes that may not stop their tasks soon, or ever."""
         for node in control.unreachable_nodes(self._store, self._asked.values()):
             if node.version is None:
-                why = "is not alive; what it ran is cancelled as soon as another node finds that out"
+                why = "is not alive; its tasks are cancelled as soon as another node notices"
             else:
-                why = f"is of another program ({node.version}), which may not stop it"
+                why = f"belongs to another program ({node.version}), which may not stop it"
             click.echo(f"node {node.id} {why}", err=True)

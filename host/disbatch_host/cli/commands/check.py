@@ -1,4 +1,4 @@
-"""`disbatch-host check` and `disbatch-host plugins`: what is known of plugins, and what comes of trying them."""
+"""`disbatch-host check` and `disbatch-host plugins`: the plugins here, and the results of trying them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from disbatch_protocol.quantities import format_duration
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[PLUGIN]...")
-@click.option("--run", "wants_run", is_flag=True, help="Run each example of the manifests as well.")
-@click.option("--torture", is_flag=True, help="And do to each plugin what production will do to it.")
+@click.option("--run", "wants_run", is_flag=True, help="Also run each example of the manifests.")
+@click.option("--torture", is_flag=True, help="Also put each plugin through what production will.")
 @click.option("--junit", type=click.Path(dir_okay=False), metavar="FILE", help="Write the results as JUnit XML.")
 @common_options
 def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | None) -> int:
     """Validate plugins: by name, by directory, or all of the plugin directories.
 
-    Without an option nothing of a plugin is run. --run runs its examples, each exactly as a node would. --torture does
-    so too, and then tries what production will do to it: 1 MiB of parameters, odd text, two at once, no input, being
-    stopped; for workers also two tasks in a row, a crash, an orderly end.
+    Without an option no plugin code is run. --run runs the examples, each exactly as a node would. --torture does
+    that too, then tries what production will do: 1 MiB of parameters, odd text, two at once, no input, being
+    stopped; for workers also two tasks in a row, a crash, a graceful end.
 
     \b
       disbatch-host check
       disbatch-host check ./plugins/mail --run
       disbatch-host check Mail::Move --torture --junit check.xml
 
-    Exit codes: 0 fine (there may be hints), 1 errors, 2 nothing found, or not all that was named.
+    Exit codes: 0 fine (there may be hints), 1 errors, 2 nothing found, or something named was not found.
     """
     found = _find(names)
     if not found:
@@ -63,7 +63,7 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that is known of one plugin after the levels that were asked for."""
+    """The findings about one plugin, at the requested levels."""
 
     plugin: Plugin | BrokenPlugin
     findings: Sequence[Finding]
@@ -123,8 +123,8 @@ def _trial_documents(report: Report) -> dict[str, Any]:
 
 
 def write_junit(path: Path, reports: Sequence[Report]) -> None:
-    """The results as JUnit XML: a suite for each plugin, a case for the static check and for each trial. Raises
-    UsageError where the file cannot be written."""
+    """Writes the results as JUnit XML: a suite for each plugin, a case for the static check and for each trial. Raises
+    UsageError if the file cannot be written."""
     root = ElementTree.Element("testsuites", name="disbatch-host check")
     for report in reports:
         errors = [fault for fault in _faults_of(report.plugin) if fault.severity is Severity.ERROR]
@@ -166,14 +166,14 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
 
 
 def _xml_text(text: str) -> str:
-    """Without what XML 1.0 has no way to write."""
+    """Without the characters that XML 1.0 cannot represent."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 @click.command()
 @common_options
 def plugins() -> None:
-    """Show what a node here would serve.
+    """Show the plugins that a node here would serve.
 
     \b
       disbatch-host plugins
@@ -207,7 +207,7 @@ def plugins() -> None:
 
 
 def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
-    """The plugins of these names or directories; all where none is named. Raises UsageError for a name without one."""
+    """The plugins with these names or directories; all if none is given. Raises UsageError for a name that none has."""
     if not names:
         return _all_of(load_plugins(common.settings().plugins))
     found: dict[Path, Plugin | BrokenPlugin] = {}

@@ -1,6 +1,6 @@
-"""`disbatch-host completion`: the script for a shell, and how Bash asks.
+"""`disbatch-host completion`: the script for a shell, and Bash's way of asking.
 
-Rule: nothing is printed but completions; a message would land in the middle of the line that somebody is writing.
+Rule: nothing is printed but completions; a message would appear in the middle of the command line.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ COMPLETE_VARIABLE = "_DISBATCH_HOST_COMPLETE"  # as Click names it
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @common_options
 def completion(shell: str) -> None:
-    """Print the script that makes a shell complete commands, options, and the ids in the store.
+    """Print the script for shell completion of commands, options, and the ids in the store.
 
     \b
       disbatch-host completion bash > ~/.local/share/bash-completion/completions/disbatch-host
       disbatch-host completion zsh > ~/.zfunc/_disbatch-host
       disbatch-host completion fish > ~/.config/fish/completions/disbatch-host.fish
 
-    Or, in the file that the shell reads at its start:
+    Or, in the file that the shell reads when it starts:
 
     \b
       eval "$(disbatch-host completion bash)"
 
-    For zsh, ~/.zfunc has to be in $fpath before compinit. Ids come from the store of --store, where it stands earlier
-    in the line, or of DISBATCH_STORE or the configuration file.
+    For zsh, ~/.zfunc has to be in $fpath before compinit. Ids come from the store of a --store earlier in the
+    line, or of DISBATCH_STORE or the configuration file.
     """
     register()
     found = get_completion_class(shell)
@@ -44,14 +44,14 @@ def completion(shell: str) -> None:
 
 
 def register() -> None:
-    """Let Click use what is here."""
+    """Register this module's completion classes with Click."""
     add_completion_class(_Bash)
 
 
 class _Bash(BashComplete):
-    """Bash takes a line apart at each `:` and `=` as well, so that a store's URL or a class like Mail::Move would be
-    three words. The line itself is looked at instead, and of what completes a word only what Bash still lacks is
-    given."""
+    """Bash also splits a line at each `:` and `=`, which would cut a store's URL or a class like Mail::Move into
+    three words. This reads the line itself instead, and of a completed word returns only the part that Bash still
+    lacks."""
 
     source_template = """\
 %(complete_func)s() {

@@ -1,4 +1,4 @@
-"""`disbatch-host task delete`"""
+"""`disbatch-host task delete`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from disbatch_host.store.contract import Store
 @selection.YES
 @common_options
 def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, yes: bool) -> int:
-    """Delete tasks that have ended, with their output. Nothing brings them back.
+    """Delete ended tasks with their output. This cannot be undone.
 
     \b
       disbatch-host task delete 5f0c… 5f0d…
       disbatch-host task delete --queue mail --status concluded --older 30d --yes
 
-    What has not ended is refused (task cancel comes first), and so is what another task waits for. For a queue that
-    keeps its tasks for so long and no longer: queue set ID keep=30d.
+    Unfinished tasks are refused (cancel them first), and so are tasks that another task waits for. To have a queue
+    delete its old tasks by itself: queue set ID keep=30d.
     """
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
     if not is_named and not filters["status"]:
-        raise UsageError("expected --status with --queue, like --status concluded, found none")
+        raise UsageError("expected --status with --queue, such as --status concluded, found none")
     with common.options_named():
         allowed.check_deletable(filters["status"])
         age = None if older is None else times.duration("older", older)

@@ -1,4 +1,4 @@
-"""`disbatch-host demo`: the main job, whole, on a temporary store with the bundled plugins."""
+"""`disbatch-host demo`: the whole job on a temporary store with the bundled plugins."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ _AT_ONCE = 8
 @click.option("--keep", is_flag=True, help="Keep the temporary directory, to look at it with the other commands.")
 @common_options
 def demo(files: int, keep: bool) -> int:
-    """Make a queue for each bundled plugin, push tasks over the sources of Python's standard library, run a node on a
-    temporary SQLite file until all is done, and show what came of it.
+    """Create a queue for each bundled plugin, push tasks over the sources of Python's standard library, run a node on a
+    temporary SQLite file until all are done, and show the results.
 
     \b
       disbatch-host demo
       disbatch-host demo --files 1000 --keep
     """
     if given := [f"--{name}" for name in ("store", "plugins", "config") if name in common.options()]:
-        raise UsageError(f"the demo has a store and plugins of its own; leave {', '.join(given)} out")
+        raise UsageError(f"the demo has its own store and plugins; leave out {', '.join(given)}")
     directory = Path(tempfile.mkdtemp(prefix="disbatch-demo-"))
     try:
         return _demo(directory, _sources(files), keep)
@@ -74,7 +74,7 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     total = len(queues) * len(paths)
     tasks, of_files = common.count_of(total, "task"), common.count_of(len(paths), "file")
     _say(f"{tasks} over {of_files}, a queue for each of {len(queues)} plugins; a node runs them:")
-    logging.getLogger("disbatch_host").setLevel(logging.ERROR)  # what it would log is shown as a bar
+    logging.getLogger("disbatch_host").setLevel(logging.ERROR)  # a bar shows what it would log
     began = time.monotonic()
     code = _run_node(store, plugins_directory, total)
     seconds = time.monotonic() - began
@@ -83,7 +83,7 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     done = total - store.count_tasks(TaskFilter(statuses=unfinished))
     all_well = _print_results(store, queues)
     store.close()
-    _say(f"\n{common.count_of(done, 'task')} in {format_duration(seconds)}, {done / seconds:.0f} a second.")
+    _say(f"\n{common.count_of(done, 'task')} in {format_duration(seconds)}, {done / seconds:.0f} per second.")
     if keep:
         _say(f"Look around:  disbatch-host status --store {url}")
     if done < total:
@@ -140,7 +140,7 @@ def _print_results(store: Store, queues: Sequence[Queue]) -> bool:
 
 
 class _Result:
-    """What came of one queue's tasks."""
+    """The results of one queue's tasks."""
 
     def __init__(self, queue: Queue, tasks: Sequence[Task]) -> None:
         self.queue = queue
@@ -168,7 +168,7 @@ class _Result:
 
     @property
     def samples(self) -> list[str]:
-        """A line of the first that ended well, and of the first that did not."""
+        """One line from the first task that concluded, and one from the first that did not."""
         name = f"{self.queue.class_name:20}"
         return [
             *(f"{name}{_sample(task)}" for task in self.well[:1]),
@@ -191,14 +191,14 @@ class _Result:
 
 
 def _sample(task: Task) -> str:
-    """The first line that it printed, without the directory of the file that it is about."""
+    """The first line that it printed, without the directory of its file."""
     directory = f"{Path(task.parameters['path']).parent}/"
     line = str(task.document["stdout"]).strip().splitlines()[:1]
     return render.printable(line[0]).replace(directory, "") if line else "(nothing)"
 
 
 def _sources(count: int) -> list[Path]:
-    """Python sources of the standard library, spread over all of it, the same at each call."""
+    """Python sources of the standard library, spread over all of it, the same on each call."""
     library = Path(sysconfig.get_paths()["stdlib"])
     sources = sorted(
         path for path in library.rglob("*.py") if not {"site-packages", "test", "tests", "lib2to3"} & set(path.parts)

@@ -1,4 +1,4 @@
-"""`disbatch-host exec`: one task, no node, no database."""
+"""`disbatch-host exec`: runs one task without a node or a database."""
 
 from __future__ import annotations
 
@@ -36,13 +36,11 @@ from disbatch_protocol.status import Status
     metavar="KEY=VALUE",
     help="A parameter, as in `task push`: KEY=VALUE, KEY:=JSON, KEY=@FILE.",
 )
-@click.option("--events", is_flag=True, help="Show what comes on descriptor 3, on stderr.")
-@click.option(
-    "--show-input", is_flag=True, help="Show what the plugin would get and how it would be started; run nothing."
-)
+@click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
+@click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
 @common_options
 def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
-    """Run one task of a plugin exactly as a node would; its output comes live.
+    """Run one task of a plugin exactly as a node would, and show its output live.
 
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
@@ -53,7 +51,7 @@ def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bo
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
     PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
-    resulting task document is printed instead of the output. Exit code 0 where the task concluded well, else 1.
+    resulting task document is printed instead of the output. Exit code 0 if the task concluded, else 1.
     """
     found = find_plugin(plugin)
     values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
@@ -108,14 +106,14 @@ async def _describe(plugin: Plugin, values: Any) -> Input:
 
 
 def _tell_event_errors(errors: Mapping[str, Any] | None) -> None:
-    """Say what came on descriptor 3 and had no effect: of a node, it is in `run.event_errors`."""
+    """Report the lines on descriptor 3 that had no effect; a node puts them in `run.event_errors`."""
     if not errors:
         return
     count, first = errors["count"], errors["first"]
-    what = "1 thing" if count == 1 else f"{count} things"
+    what = "1 line on descriptor 3 was" if count == 1 else f"{count} lines on descriptor 3 were"
     line = f": {json.dumps(first[0]['line'], ensure_ascii=False):.80}" if first and "line" in first[0] else ""
-    why = f", the first: {first[0]['message']}{line}" if first else ""
-    text = f"disbatch-host: {what} on descriptor 3 had no effect{why}"
+    why = f"; the first: {first[0]['message']}{line}" if first else ""
+    text = f"disbatch-host: {what} ignored{why}"
     click.echo(render.printable(text), err=True)
 
 
@@ -134,20 +132,20 @@ def _end_in_words(document: Document) -> str:
         why = message.splitlines()[0].removeprefix("disbatch-host: ")
     elif error.get("code") not in (None, f"exit_{run.get('exit_code')}"):
         why = f"{error['code']}: {message.splitlines()[0] if message else ''}".rstrip(": ")
-    else:  # what is on stderr has just been seen; only what the host itself has to say is new
+    else:  # the program's stderr was already shown; only the host's own messages are new
         why = code
     status = statuses.name(int(document["status"]))
     return f"{status}{': ' if why else ''}{why}"
 
 
 def find_plugin(name: str) -> Plugin:
-    """The plugin of this name, or in this directory. Raises NotFoundError, PluginError with its faults."""
+    """The plugin with this name, or in this directory. Raises NotFoundError, PluginError with its faults."""
     path = Path(name)
     if path.is_dir() and ("/" in name or (path / "plugin.json").exists()):
         catalog = load_plugins([path])
         candidates: list[Plugin | BrokenPlugin] = [*catalog.plugins.values(), *catalog.broken]
         if not candidates:
-            raise NotFoundError(f"no plugin.json in {name}; name the directory that holds it")
+            raise NotFoundError(f"no plugin.json in {name}; name the directory that contains it")
         if len(candidates) > 1:
             raise NotFoundError(
                 f"expected one plugin in {name}, found {len(candidates)}; name one of their directories"
@@ -168,7 +166,7 @@ def _broken_of(catalog: Catalog, name: str) -> BrokenPlugin:
     hint = (
         f"did you mean {near!r}?"
         if near
-        else "`disbatch-host plugins` shows those there are; --plugins DIR names others"
+        else "`disbatch-host plugins` shows the plugins here; --plugins DIR adds others"
     )
     raise NotFoundError(f"no plugin {name!r} below {where}; {hint}")
 
@@ -181,7 +179,7 @@ def _usable(one: Plugin | BrokenPlugin) -> Plugin:
 
 
 class _Live:
-    """Prints what comes, as it comes; events line by line, so that they stand out from stderr."""
+    """Prints output as it comes; events line by line, so that they stand out from stderr."""
 
     def __init__(self, *, shows_output: bool, shows_events: bool) -> None:
         self._shows_output = shows_output

@@ -19,17 +19,17 @@ from disbatch_host.store.contract import Store
 @click.command()
 @click.argument("file", metavar="[FILE | -]", required=False)
 @selection.filter_options
-@click.option("--with-output", is_flag=True, help="All of stdout and stderr, also what is beyond the first MiB.")
+@click.option("--with-output", is_flag=True, help="All of stdout and stderr, beyond the first MiB as well.")
 @common_options
 def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> None:
-    """Write tasks as NDJSON, one document a line, the oldest first; to a file, or to stdout.
+    """Write tasks as NDJSON, one document per line, the oldest first; to a file, or to stdout.
 
     \b
       disbatch-host task export --queue mail mail.ndjson
       disbatch-host task export --status failed --since 2d | jq -r .error.message
       disbatch-host task export --before 30d --with-output old.ndjson.gz
 
-    Secret parameters are masked as in `task list --json`. A file has its name only when everything is in it.
+    Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete.
     """
     with common.opened_store() as store:
         which = selection.filter_of(store, filters)

@@ -26,7 +26,7 @@ from disbatch_host.client.pushing import PRIORITY_MAX
 from disbatch_host.errors import DisbatchError, ExitCode, RowsRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
-_FAULTS_SHOWN = 20  # on stderr; --report has all
+_FAULTS_SHOWN = 20  # on stderr; --report gets all
 
 
 @click.command("import")
@@ -36,28 +36,30 @@ _FAULTS_SHOWN = 20  # on stderr; --report has all
     "--format",
     "format_",
     type=click.Choice([str(one) for one in Format]),
-    help="Of the rows. Default: by the file's name.",
+    help="Format of the rows. Default: by the file's name.",
 )
-@click.option("--delimiter", metavar="C", help="Between the fields of CSV: ',', or a tab for .tsv.")
+@click.option("--delimiter", metavar="C", help="CSV field separator. Default: ',', or a tab for .tsv.")
 @click.option(
     "--map", "maps", multiple=True, metavar="COLUMN=FIELD",
-    help="Which column becomes which parameter, a.b one below another; COLUMN:=FIELD where it holds JSON. May be given "
+    help="Which column becomes which parameter, a.b for a nested one; COLUMN:=FIELD for JSON. May be given "
     "several times. Default: all columns, by their names.",
 )  # fmt: skip
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter that all tasks get.")
-@click.option("--unique-key-from", "key_column", metavar="COLUMN", help="Which column is the unique key of its task.")
-@click.option("--from-collection", "collection", metavar="COLL", help="Tasks from a MongoDB collection, not a file.")
-@click.option("--filter", "condition", metavar="JSON", help="Which of its documents, as MongoDB's find takes it.")
+@click.option("--unique-key-from", "key_column", metavar="COLUMN", help="The column with the unique key of each task.")
+@click.option(
+    "--from-collection", "collection", metavar="COLL", help="Import from a MongoDB collection instead of a file."
+)
+@click.option("--filter", "condition", metavar="JSON", help="Which of its documents, as a MongoDB query.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-    help="Where rows do not fit: create nothing, or all the others.",
+    help="If rows do not fit: create nothing, or all the others.",
 )  # fmt: skip
-@click.option("--report", metavar="FILE", help="Write there what does not fit: a line of JSON for each row.")
-@click.option("--dry-run", is_flag=True, help="Only look: how many rows fit, and what the first tasks would be.")
-@click.option("--new", "anew", is_flag=True, help="Do not go on with an import that was killed: begin another one.")
+@click.option("--report", metavar="FILE", help="Write the rows that do not fit to this file, one JSON object per line.")
+@click.option("--dry-run", is_flag=True, help="Create nothing; show how many rows fit, and the first tasks.")
+@click.option("--new", "begins_again", is_flag=True, help="Do not resume an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Not before so long from now.")
-@click.option("--at", metavar="TIME", help="Not before this time: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
-@click.option("--expires", metavar="S|TIME", help="Cancelled where it has not been started by then.")
+@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
+@click.option("--expires", metavar="S|TIME", help="Cancel each task that has not started by then.")
 @click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @common_options
 def import_(**given: Any) -> int:
@@ -69,8 +71,8 @@ def import_(**given: Any) -> int:
       zcat users.ndjson.gz | disbatch-host task import mail - --on-error skip --report faults.ndjson
       disbatch-host task import mail --from-collection users --filter '{"active": true}' -p user=document.email
 
-    Where a row does not fit, nothing is created (--on-error stop) or all the others are (skip). An import that was
-    killed goes on where it was when the same command is given again: no task is made twice, none is missing.
+    If a row does not fit, nothing is created (--on-error stop) or all the others are (skip). An import that was
+    killed resumes when the same command is given again: no task is created twice, none is missing.
     """
     options = _Options(**given)
     _check_options(options)
@@ -85,7 +87,7 @@ def import_(**given: Any) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """The options as they were given."""
+    """The options as given."""
 
     queue: str
     file: str | None
@@ -99,7 +101,7 @@ class _Options:
     on_error: str
     report: str | None
     dry_run: bool
-    anew: bool
+    begins_again: bool
     no_check: bool
     priority: int | None
     delay: str | None
@@ -112,17 +114,17 @@ class _Options:
 
     @property
     def name(self) -> str:
-        """Of where the rows are, for people."""
+        """The source of the rows, for people."""
         return f"collection {self.collection}" if self.file is None else "stdin" if self.file == "-" else self.file
 
     def fields(self, store: Store) -> Mapping[str, Any]:
-        """What all its tasks have beside their parameters."""
+        """The fields of all tasks besides their parameters."""
         return when.plan_of(store, delay=self.delay, at=self.at, expires=self.expires, priority=self.priority).fields
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What tells this import from others of the same rows: the options that make other tasks of them."""
-        left_out = {"queue", "file", "report", "dry_run", "anew", "format_", "delimiter"}
+        """The identity of this import among others of the same rows: the options that change the resulting tasks."""
+        left_out = {"queue", "file", "report", "dry_run", "begins_again", "format_", "delimiter"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
@@ -132,7 +134,7 @@ def _check_options(options: _Options) -> None:
         raise UsageError(f"expected either a FILE ('-' for stdin) or --from-collection, found {found}")
     if options.collection is None:
         if options.condition is not None:
-            raise UsageError("--filter is for --from-collection; rows of a file are all taken")
+            raise UsageError("--filter is for --from-collection; a file is imported whole")
         if options.delimiter is not None and options.format_ == Format.NDJSON:
             raise UsageError("--delimiter is for CSV, found --format ndjson")
     else:
@@ -141,13 +143,13 @@ def _check_options(options: _Options) -> None:
                 raise UsageError(f"{name} is for a file, found --from-collection")
         if options.maps == () and options.pairs == ():
             raise UsageError(
-                "expected what of each document becomes a parameter, found neither --map nor -p; "
+                "expected --map or -p, to take parameters from each document, found neither; "
                 "write --map field=parameter, or -p parameter=document.field"
             )
 
 
 class _Bar:
-    """What is being done and how far it is, on a terminal; one bar at a time."""
+    """The current step and its progress, on a terminal; one bar at a time."""
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
@@ -169,14 +171,14 @@ class _Bar:
         self._shown = done
 
     def close(self) -> None:
-        """Take it away, before anything else is printed."""
+        """Remove the bar, before anything else is printed."""
         self._open.close()
         self._what, self._shown = "", 0
 
 
 @contextlib.contextmanager
 def _opened(name: str, bar: _Bar) -> Iterator[OpenFile]:
-    """The file, or what stdin or a pipe holds as one."""
+    """The file, or stdin or a pipe spooled to one."""
     what, done = "stdin" if name == "-" else name, 0
 
     def tell(count: int) -> None:
@@ -214,11 +216,11 @@ class _Faults:
             self._report.add(fault)
 
     def tell(self) -> None:
-        """On stderr, those since the last call."""
+        """Print the faults since the last call on stderr."""
         for fault in self._first:
             click.echo(f"{self._options.name}:{fault.line}: {render.printable(fault.reason)}", err=True)
         if more := self._count - len(self._first):
-            where = f"all are in {self._options.report}" if self._report is not None else "--report FILE has all"
+            where = f"all are in {self._options.report}" if self._report is not None else "--report FILE writes all"
             click.echo(f"... and {more} more ({where})", err=True)
         self._first, self._count = [], 0
 
@@ -239,8 +241,8 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
     def say_resumed(earlier: Resumed) -> None:
         bar.close()
         click.echo(
-            f"going on with the import that was begun at {render.moment(earlier.begun)}: "
-            f"{common.count_of(earlier.rows, 'row')} of it are done (--new begins another one)",
+            f"resuming the import that was begun at {render.moment(earlier.begun)}: "
+            f"{common.count_of(earlier.rows, 'row')} done so far (--new begins another one)",
             err=True,
         )
 
@@ -283,7 +285,7 @@ def _look(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
 
 def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
     try:
-        result = one.perform(begins_again=options.anew)
+        result = one.perform(begins_again=options.begins_again)
     except RowsRefusedError as error:
         bar.close()
         faults.tell()
@@ -292,10 +294,10 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
         raise DisbatchError(f"{error}{hint}") from error
     except (KeyboardInterrupt, DisbatchError) as error:
         bar.close()
-        if one.result.import_id is None:  # nothing was to be created yet
+        if one.result.import_id is None:  # creation has not begun
             raise
         faults.tell()
-        hint = "; the same command goes on from there" if options.file is not None else ""
+        hint = "; the same command resumes it" if options.file is not None else ""
         created = f"{common.count_of(one.result.created, 'task')} created so far{hint}"
         if isinstance(error, KeyboardInterrupt):
             click.echo(f"disbatch-host: interrupted; {created}", err=True)
@@ -305,7 +307,7 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
     faults.tell()
     _print_summary(result)
     if not result.is_whole:
-        click.echo("another process has imported the same rows meanwhile, and has finished it", err=True)
+        click.echo("another process imported the same rows meanwhile and finished", err=True)
     return ExitCode.DONE
 
 
@@ -315,7 +317,7 @@ def _print_summary(result: Imported) -> None:
     elif result.import_id is not None:
         said = [f"{common.count_of(result.created, 'task')} created in queue {result.queue}"]
         if result.existing:
-            said.append(f"{result.existing} not, since an unfinished one has their unique key")
+            said.append(f"{result.existing} not created: an unfinished task has the unique key")
         if result.skipped:
             said.append(f"{common.count_of(result.skipped, 'row')} skipped")
         click.echo(", ".join(said))
@@ -324,5 +326,5 @@ def _print_summary(result: Imported) -> None:
 def _condition_of(text: str | None) -> dict[str, Any]:
     value = {} if text is None else parse_json(text, "--filter")
     if not isinstance(value, dict):
-        raise UsageError("--filter: expected a JSON object, as MongoDB's find takes it, found something else")
+        raise UsageError("--filter: expected a JSON object, a MongoDB query, found something else")
     return value

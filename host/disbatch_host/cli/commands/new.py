@@ -1,4 +1,4 @@
-"""`disbatch-host new`: a working plugin to begin with."""
+"""`disbatch-host new`: creates a working plugin to start from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.new import scaffold
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest wants it
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest requires it
 
 
 @click.command()
 @click.argument("name")
-@click.option("--lang", required=True, type=click.Choice(list(scaffold.LANGUAGES)), help="What it is written in.")
-@click.option("--worker", is_flag=True, help="In worker mode: one process for many tasks (not for bash and sh).")
+@click.option("--lang", required=True, type=click.Choice(list(scaffold.LANGUAGES)), help="The language.")
+@click.option("--worker", is_flag=True, help="Use worker mode: one process for many tasks (not for bash and sh).")
 @common_options
 def new(name: str, lang: str, worker: bool) -> int:
     """Write a new plugin: manifest with parameters and examples, program, helper library, README.
@@ -28,16 +28,16 @@ def new(name: str, lang: str, worker: bool) -> int:
       disbatch-host new Greet --lang python
       disbatch-host new Mail::Move --lang bash --plugins /opt/disbatch/plugins
 
-    NAME is the class that queues use. The plugin goes into a directory of its own below the plugin directory
-    (./plugins); nothing that is there is overwritten.
+    NAME is the class that queues use. The plugin gets a directory of its own below the plugin directory
+    (./plugins); existing files are never overwritten.
     """
     if not _NAME.fullmatch(name) or not scaffold.directory_name(name):
         raise UsageError(
             f"expected a class name like Greet or Mail::Move (letters, digits, _ . : -), found {name!r}; "
-            "the directory is chosen with --plugins DIR"
+            "choose the directory with --plugins DIR"
         )
     if worker and not scaffold.LANGUAGES[lang].has_worker_mode:
-        raise UsageError(f"a plugin in {lang} has no worker mode; leave --worker out, or choose another language")
+        raise UsageError(f"{lang} has no worker mode; leave out --worker, or choose another language")
     made = scaffold.write(name, lang, common.settings().plugins[0], is_worker=worker)
     if common.wants_json():
         render.print_json(

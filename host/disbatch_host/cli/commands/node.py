@@ -1,4 +1,4 @@
-"""`disbatch-host node …`"""
+"""`disbatch-host node …`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def node() -> None:
 
 
 @node.command("list")
-@click.option("--class", "class_name", metavar="CLASS", help="Only those that have this plugin.")
-@click.option("--alive/--dead", "alive", default=None, help="Only those that are alive, or that are not.")
-@click.option("--state", type=click.Choice(STATES), help="Only those that are alive and in this state.")
+@click.option("--class", "class_name", metavar="CLASS", help="Only nodes that have this plugin.")
+@click.option("--alive/--dead", "alive", default=None, help="Only nodes that are alive, or dead.")
+@click.option("--state", type=click.Choice(STATES), help="Only nodes that are alive and in this state.")
 @common_options
 def list_(class_name: str | None, alive: bool | None, state: str | None) -> None:
     """List the nodes of the cluster.
@@ -52,7 +52,7 @@ def list_(class_name: str | None, alive: bool | None, state: str | None) -> None
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a node: what it can run, what it runs, and what it does not run any more and why.
+    """Show a node: what it can run, what is running, and which plugins it does not run and why.
 
     \b
       disbatch-host node show mig01
@@ -90,7 +90,7 @@ def show(id: str) -> None:
 
 
 def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
-    """Who wants what of the node."""
+    """The request to the node, if there is one."""
     return [
         (name, f"asked for by {request.get('by')} at {render.moment(request.get('at'))}{_why(request)}")
         for name, request in sorted(record.requests.items())
@@ -105,10 +105,10 @@ def _why(request: Mapping[str, Any]) -> str:
 @node.command()
 @click.argument("id")
 @common.reason_option
-@click.option("--wait", "waits", is_flag=True, help="Return when nothing runs there any more.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until nothing is running there.")
 @common_options
 def drain(id: str, reason: str | None, waits: bool) -> None:
-    """Let a node claim nothing more; what runs there goes on to its end. From any machine.
+    """Let a node claim no more tasks; its running tasks finish. Works from any machine.
 
     \b
       disbatch-host node drain mig01 --reason 'new disk' --wait
@@ -142,16 +142,16 @@ def resume(id: str) -> None:
 @node.command()
 @click.argument("id")
 @common.reason_option
-@click.option("--wait", "waits", is_flag=True, help="Return when the node has ended.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the node has ended.")
 @common_options
 def stop(id: str, reason: str | None, waits: bool) -> None:
-    """Stop a node in an orderly way, from any machine.
+    """Stop a node gracefully, from any machine.
 
     \b
       disbatch-host node stop mig01 --reason upgrade --wait
 
-    What runs there goes on to its end, or to the node's --stop-grace. Once more is like a second Ctrl-C there: the
-    running tasks are asked to stop; a third time kills them.
+    Its running tasks finish, or are stopped after the node's --stop-grace. A second request is like a second Ctrl-C:
+    the running tasks are asked to stop; a third kills them.
     """
     with common.opened_store() as store:
         nodes = _nodes(store)
@@ -166,17 +166,17 @@ def stop(id: str, reason: str | None, waits: bool) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options
 def delete(ids: tuple[str, ...]) -> None:
-    """Forget dead nodes that will not come back, so that nothing speaks of them any more.
+    """Forget dead nodes that will not come back, so that nothing mentions them any more.
 
     \b
       disbatch-host node list --dead
       disbatch-host node delete mig01
 
-    Exit 1 where one is alive, or still has tasks in hand, which the living nodes settle.
+    Exit 1 if one is alive, or still holds tasks, which the living nodes settle.
     """
     with common.opened_store() as store:
         nodes = _nodes(store)
-        for found in [nodes.get(one) for one in dict.fromkeys(ids)]:  # none is deleted where one is not there
+        for found in [nodes.get(one) for one in dict.fromkeys(ids)]:  # if one does not exist, none is deleted
             nodes.delete(found.id)
             if common.wants_json():
                 render.print_json({"_id": found.id, "deleted": True}, store.extended_json)
@@ -187,7 +187,7 @@ def _nodes(store: Store) -> Nodes:
 
 
 def _say(store: Store, asked: Asked) -> None:
-    """With --json: how the node's document is now; nothing where it is gone."""
+    """With --json, prints the node's current document; nothing if it is gone."""
     found = store.get_node(asked.node.id) if common.wants_json() else None
     if found is not None:
         render.print_json(to_json(found), store.extended_json)

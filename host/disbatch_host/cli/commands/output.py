@@ -16,11 +16,11 @@ from disbatch_host.documents.records import TaskId
 
 @click.command()
 @click.argument("id")
-@click.option("--stderr", "wants_stderr", is_flag=True, help="What it printed on stderr instead of stdout.")
-@click.option("--follow", is_flag=True, help="Go on until the task has ended.")
+@click.option("--stderr", "wants_stderr", is_flag=True, help="Print its stderr instead of its stdout.")
+@click.option("--follow", is_flag=True, help="Keep printing until the task has ended.")
 @common_options
 def output(id: str, wants_stderr: bool, follow: bool) -> None:
-    """Print what the plugin printed, as it is. With --json a document: its text; with --follow one for each piece.
+    """Print the plugin's output, unchanged. With --json, as text in a document; with --follow, one per piece.
 
     \b
       disbatch-host task output 5f0c…
@@ -43,13 +43,13 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
 
 
 class _Printer:
-    """Prints the bytes as they are."""
+    """Prints the bytes unchanged."""
 
     def add(self, piece: Piece) -> None:
         sys.stdout.buffer.write(piece.data)
 
     def pause(self) -> None:
-        """Nothing more comes for now."""
+        """There is no more for now."""
         sys.stdout.buffer.flush()
 
     def finish(self) -> None:
@@ -57,7 +57,7 @@ class _Printer:
 
 
 class _DocumentPrinter(_Printer):
-    """Prints a document for what has come until each pause; an empty one only where there is nothing at all."""
+    """Prints a document for the output up to each pause; an empty one only if there is no output at all."""
 
     def __init__(self, task_id: TaskId, stream: str) -> None:
         self._task_id = task_id

@@ -1,4 +1,4 @@
-"""`disbatch-host task push`"""
+"""`disbatch-host task push`."""
 
 from __future__ import annotations
 
@@ -35,16 +35,18 @@ if TYPE_CHECKING:
 @click.argument("json_or_dash", metavar="[JSON | -]", required=False)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Not before so long from now.")
-@click.option("--at", metavar="TIME", help="Not before this time: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
-@click.option("--after", multiple=True, metavar="ID", help="Not before this task has concluded; may be given again.")
-@click.option("--after-any", is_flag=True, help="With --after: however it ends.")
-@click.option("--expires", metavar="S|TIME", help="Cancelled where it has not been started by then.")
+@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
+@click.option(
+    "--after", multiple=True, metavar="ID", help="Wait until this task concludes; may be given several times."
+)
+@click.option("--after-any", is_flag=True, help="With --after: however those tasks end.")
+@click.option("--expires", metavar="S|TIME", help="Cancel the task if it has not started by then.")
 @click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
-@click.option("--unique-key", metavar="K", help="Only where no unfinished task of the queue has this key.")
+@click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
 @common_options
 def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:
-    """Create tasks; prints the id of each.
+    """Create tasks and print the id of each.
 
     \b
       disbatch-host task push mail '{"user": "matt"}'
@@ -54,15 +56,15 @@ def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check:
       disbatch-host task push report --after 5f0c… --after 5f0d…
       disbatch-host task push sync -p user=matt --unique-key matt
 
-    KEY=VALUE takes the value as JSON where it is valid JSON, else as a string; KEY:=VALUE always JSON; KEY=@FILE reads
-    a file. '-' reads a JSON object a line from stdin; the options hold for every line. Once an id is printed, its task
-    is on disk.
+    KEY=VALUE takes the value as JSON if it is valid JSON, else as a string; KEY:=VALUE always as JSON; KEY=@FILE reads
+    a file. '-' reads one JSON object per line from stdin; the options apply to every line. Once an id is printed, its
+    task is on disk.
 
-    A task whose --after has failed stays blocked, with the reason, until that one is run again (task retry) and
-    concludes. Where an unfinished task has the --unique-key already, its id is printed and nothing is created.
+    A task whose --after failed stays blocked, with the reason, until that task is run again (task retry) and
+    concludes. If an unfinished task already has the --unique-key, its id is printed and nothing is created.
     """
     if json_or_dash == "-" and pairs:
-        raise UsageError("expected either '-' or -p, found both; with '-' each line holds all parameters")
+        raise UsageError("expected either '-' or -p, found both; with '-', each line holds all parameters")
     as_json = common.wants_json()
     with common.opened_store() as store:
         found = find_queue(store, queue)
@@ -79,11 +81,11 @@ def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check:
 
 
 def known_plugin(queue: Queue, *, no_check: bool) -> Plugin | None:
-    """The plugin of the queue, where it is known here. Says so where it is here and nothing can be checked by it."""
+    """The plugin of the queue, if it is known here. Warns if it is here but unusable for checks."""
     try:
         catalog = common.catalog()
     except DisbatchError:
-        if no_check:  # a directory that is not there does not matter then
+        if no_check:  # a missing directory does not matter then
             return None
         raise
     if is_broken_here(queue, catalog) and not no_check:
@@ -96,7 +98,7 @@ def known_plugin(queue: Queue, *, no_check: bool) -> Plugin | None:
 
 
 def _push_lines(pusher: _Pusher) -> None:
-    """Create what stdin holds, in batches. A line that does not fit ends it; those before it are created and said."""
+    """Create what stdin holds, in batches. A line that does not fit stops it; earlier ones are created and printed."""
     created = 0
     batch: list[Mapping[str, Any]] = []
     with render.progress("creating tasks") as advance:
@@ -111,7 +113,7 @@ def _push_lines(pusher: _Pusher) -> None:
 
         try:
             for number, values in parameters.read_lines(parameters.lines_as_they_come(sys.stdin.fileno())):
-                if values is None:  # nothing more for now: whoever waits for the ids of what is there gets them
+                if values is None:  # a pause: print the ids of the tasks so far
                     flush()
                     continue
                 pusher.check(values, f"line {number}: ")
@@ -120,8 +122,8 @@ def _push_lines(pusher: _Pusher) -> None:
                     flush()
         except UsageError as error:
             flush()
-            before = f"the {created} tasks of the lines before it are" if created != 1 else "the task before it is"
-            raise UsageError(f"{error}; {before} created") from error
+            tasks = f"{common.count_of(created, 'task')} from the lines before it {'was' if created == 1 else 'were'}"
+            raise UsageError(f"{error}; {tasks} created") from error
         flush()
 
 
@@ -136,17 +138,17 @@ class _Pusher:
         self._pusher = Pusher(store, queue, plugin, plan, is_checking=is_checking)
         self._unique_key = plan.unique_key
         self._as_json = as_json
-        self._others: dict[TaskId, int] = {}  # tasks that have the unique key already, and how often they had it
+        self._others: dict[TaskId, int] = {}  # tasks that already have the unique key, and how often each was met
 
     def check(self, values: Mapping[str, Any], where: str) -> None:
-        """Raises UsageError where the parameters do not fit; `where` begins the line."""
+        """Raises UsageError if the parameters do not fit; `where` starts the message."""
         try:
             self._pusher.check(values)
         except ParametersError as error:
             raise UsageError(f"{where}{error} (--no-check skips this)") from error
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Create a task for each of these parameters; when its id is printed, it is on disk."""
+        """Create a task for each of these parameters; once its id is printed, it is on disk."""
         pushed = self._pusher.create(batch)
         for one in pushed:
             if not one.is_new:
@@ -161,14 +163,14 @@ class _Pusher:
             raise
         except OSError as error:
             count = sum(one.is_new for one in pushed)
-            created = "the task is" if count == 1 else f"{count} tasks are"
+            created = "the task was" if count == 1 else f"{count} tasks were"
             raise OutputError(
-                f"the output cannot be written: {error.strerror}; {created} created all the same, "
+                f"the output cannot be written: {error.strerror}; {created} created nevertheless, "
                 "`disbatch-host task list` shows the newest"
             ) from error
 
     def say_what_was_not_created(self) -> None:
-        """One line on stderr for each task that stands in the way."""
+        """One line on stderr for each task that is in the way."""
         for task_id, count in self._others.items():
             found = self._store.get_task(task_id)
             state = "just deleted" if found is None else statuses.name(found.status)

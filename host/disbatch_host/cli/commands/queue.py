@@ -1,4 +1,4 @@
-"""`disbatch-host queue …`"""
+"""`disbatch-host queue …`."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def queue() -> None:
 @click.argument("id")
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="The plugin that runs its tasks.")
 @click.option(
-    "--maxthreads", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Most of its tasks at once on each node."
+    "--maxthreads", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once on each node."
 )
 @click.option(
-    "--maxtotal", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Most of its tasks at once over all nodes."
+    "--maxtotal", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once across all nodes."
 )
-@click.option("--rate", metavar="N/T", help="Most starts in any such time over all nodes: 100/m, 5/s, 10/30s.")
+@click.option("--rate", metavar="N/T", help="Limit on starts across all nodes: 100/m, 5/s, 10/30s.")
 @click.option(
     "--sort",
     type=click.Choice([one.value for one in Sort]),
     help="Which goes first (fifo: the oldest).",
 )
-@click.option("--keep", metavar="S", help="Delete its tasks so long after their ends, like 30d (never).")
+@click.option("--keep", metavar="S", help="Delete tasks this long after they end, like 30d. Default: never.")
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
-@click.option("--ignore", multiple=True, metavar="NODE", help="Not on this node; may be given several times.")
+@click.option("--ignore", multiple=True, metavar="NODE", help="Do not run on this node; may be given several times.")
 @common_options
 def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ...], **fields: Any) -> None:
     """Create a queue.
@@ -65,7 +65,7 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
     """
     fields |= {"nodes_pin": list(pin), "nodes_ignore": list(ignore)}
     with common.options_named(nodes_pin="pin", nodes_ignore="ignore"):
-        new_queue(id, class_name, now=SystemClock().now(), **fields)  # what is wrong is said before a file is made
+        new_queue(id, class_name, now=SystemClock().now(), **fields)  # errors are reported before a file is created
     with common.opened_store(creates=True) as store:
         created = Queues(store, common.who()).create(id, class_name, **fields)
         if common.wants_json():
@@ -75,12 +75,12 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
 
 
 @queue.command("list")
-@click.option("--class", "class_name", metavar="CLASS", help="Only those of this plugin.")
-@click.option("--node", metavar="ID", help="Only those that pin and ignore let this node run.")
-@click.option("--paused/--not-paused", default=None, help="Only those that are paused, or that are not.")
+@click.option("--class", "class_name", metavar="CLASS", help="Only queues of this plugin.")
+@click.option("--node", metavar="ID", help="Only queues that this node may run, by pin and ignore.")
+@click.option("--paused/--not-paused", default=None, help="Only queues that are paused, or not.")
 @common_options
 def list_(class_name: str | None, node: str | None, paused: bool | None) -> None:
-    """List the queues, with what waits and runs.
+    """List the queues, with their waiting and running tasks.
 
     \b
       disbatch-host queue list --paused
@@ -107,7 +107,7 @@ def _row(state: QueueState) -> Sequence[Any]:
 
 
 def _rules_in_words(queue: Queue) -> list[str]:
-    """What holds for the queue beyond what most have."""
+    """The queue's settings beyond the usual ones."""
     rules = []
     if queue.paused is not None:
         rules.append(_paused_in_words(queue.paused))
@@ -131,7 +131,7 @@ def _paused_in_words(paused: Mapping[str, Any]) -> str:
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a queue and how many of its tasks are in which status.
+    """Show a queue and its number of tasks in each status.
 
     \b
       disbatch-host queue show mail
@@ -151,7 +151,7 @@ def show(id: str) -> None:
             ("maxtotal", "-" if found.maxtotal is None else found.maxtotal),
             ("rate", "-" if found.rate is None else found.document["rate"]),
             ("sort", str(found.sort)),
-            ("keep", "for ever" if found.keep_seconds is None else format_duration(found.keep_seconds)),
+            ("keep", "forever" if found.keep_seconds is None else format_duration(found.keep_seconds)),
             ("nodes_pin", ", ".join(found.nodes_pin) or "-"),
             ("nodes_ignore", ", ".join(found.nodes_ignore) or "-"),
             ("created", render.moment(found.ctime)),
@@ -209,7 +209,7 @@ def _print_changed(store: Store, queue: Queue) -> None:
 @common.reason_option
 @common_options
 def pause(id: str, reason: str | None) -> None:
-    """Start no more tasks of a queue, on any node; those that run go on. Nodes follow within a second.
+    """Start no more tasks of a queue, on any node; running ones finish. Nodes follow within a second.
 
     \b
       disbatch-host queue pause mail --reason 'the server is down'
@@ -218,7 +218,7 @@ def pause(id: str, reason: str | None) -> None:
         queues = Queues(store, common.who())
         before = queues.get(id).paused
         if before is not None:
-            click.echo(f"queue {id} was {_paused_in_words(before)} before", err=True)
+            click.echo(f"queue {id} was already {_paused_in_words(before)}", err=True)
         _print_changed(store, queues.pause(id, why=reason))
 
 
@@ -243,7 +243,7 @@ def resume(id: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common_options
 def delete(id: str, yes: bool) -> None:
-    """Delete a queue. Its tasks stay; those that wait are not run until a queue of this id is there again.
+    """Delete a queue. Its tasks stay; waiting ones do not run until a queue with this id exists again.
 
     \b
       disbatch-host queue delete mail
@@ -254,8 +254,8 @@ def delete(id: str, yes: bool) -> None:
         left = queues.unfinished(id)
         if left and not yes:
             tasks = f"{common.count_of(left, 'task')} of queue {id} {'has' if left == 1 else 'have'}"
-            question = f"{tasks} not ended and will not be run; delete the queue?"
+            question = f"{tasks} not ended and will never run; delete the queue?"
             if not sys.stdin.isatty():
-                raise UsageError(f"{tasks} not ended and would not be run; --yes deletes it anyhow")
+                raise UsageError(f"{tasks} not ended and would never run; --yes deletes it anyway")
             click.confirm(question, abort=True)
         queues.delete(id, leaves_unfinished=True)

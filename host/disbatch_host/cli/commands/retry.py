@@ -1,4 +1,4 @@
-"""`disbatch-host task retry` and `task release`: tasks that nothing happens to any more are run after all."""
+"""`disbatch-host task retry` and `task release`: make idle tasks run after all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from disbatch_host.store.contract import Store
 
 @click.command()
 @selection.NAMES
-@click.option("--failed", is_flag=True, help="All of the queue that have failed or were terminated.")
+@click.option("--failed", is_flag=True, help="All tasks of the queue that failed or were terminated.")
 @selection.filter_options
 @common.reason_option
 @selection.YES
 @common_options
 def retry(ids: tuple[str, ...], failed: bool, filters: Mapping[str, Any], reason: str | None, yes: bool) -> int:
-    """Run tasks again that have ended; how each earlier attempt ended is kept.
+    """Run ended tasks again; the outcome of each earlier attempt is kept.
 
     \b
       disbatch-host task retry 5f0c… --reason 'server is back'
@@ -32,7 +32,7 @@ def retry(ids: tuple[str, ...], failed: bool, filters: Mapping[str, Any], reason
       disbatch-host task retry --failed --queue mail --error timeout
       disbatch-host task retry --status orphaned --queue mail
 
-    Each gets as many attempts as a new task. Exit 1 where one has not ended, or where another unfinished task has its
+    Each gets as many attempts as a new task. Exit 1 if one has not ended, or if another unfinished task has its
     unique key.
     """
     is_named = selection.is_named(ids, filters, *(["--failed"] if failed else []))
@@ -60,7 +60,7 @@ _RETRY_WORDS: results.Words = {
 
 
 def _retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
-    """Says how many are run again, and of each that is not, why."""
+    """Reports how many are run again, and for each that is not, why."""
     retried = refused = 0
     with render.progress("running tasks again", total=total) as advance:
         for batch in batches:
@@ -87,12 +87,12 @@ def _say_all(store: Store, batches: Iterable[Sequence[Result]], *, as_json: bool
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options
 def release(ids: tuple[str, ...]) -> int:
-    """Let blocked tasks run now, whatever time or task they wait for.
+    """Let blocked tasks run now, regardless of the time or tasks they wait for.
 
     \b
       disbatch-host task release 5f0c…
 
-    For a task whose predecessor has failed and will not be run again (task retry), or one that is due too late.
+    For a task whose predecessor failed and will not be run again (task retry), or one that is due too late.
     """
     with common.opened_store() as store:
         batches = control.release(store, find_named(store, ids))

@@ -1,4 +1,4 @@
-"""Without a subcommand: a node, with its log on stderr."""
+"""The command without a subcommand: a node, with its log on stderr."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
-    """Run a node until it is told to stop; its exit code. SIGHUP makes it settle its settings again: the options and
-    variables are what they were, the configuration file may have changed."""
+    """Run a node until it is told to stop; returns its exit code. SIGHUP makes it resolve its settings again: options
+    and variables are unchanged, the configuration file may have changed."""
     if options.get("json"):
         raise UsageError("--json is for commands that read, not for running a node")
     given = {**options, **{name: value for name, value in node_options.items() if value is not None}}
     settings = resolve(given)
     logs.set_up(settings.log_level, settings.log_format, node_id=settings.node.node_id)
     exposed = _exposure(settings)
-    if exposed is not None:  # commands that are over in a moment do not say it each time
+    if exposed is not None:  # short-lived commands do not repeat it each time
         log.warning("%s", exposed)
 
     def reread() -> NodeSettings:
@@ -46,13 +46,13 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
             ("metrics", settings.metrics, changed.metrics),
         ):
             if before != now:
-                log.warning('"%s" has changed, which takes effect when the node is started again', what)
+                log.warning('"%s" has changed; the change takes effect when the node is restarted', what)
         return changed.node
 
     for directory in settings.plugins:
         require_directory(directory)
     store = open_store(settings.store_url, SystemClock())
-    with _served_metrics(settings) as metrics:  # first: a port that cannot be had is said before anything has begun
+    with _served_metrics(settings) as metrics:  # first: an unavailable port is reported before anything starts
         with common.saying_that_it_takes_long(store):
             store.open()
         return run_node(settings.node, store, reread=reread, metrics=metrics)
@@ -63,7 +63,7 @@ def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
     if settings.metrics is None:
         yield None
         return
-    # Only here: what serves them takes a tenth of a second to import.
+    # Imported here: the metrics server takes a tenth of a second to import.
     from disbatch_host.metrics.census import CensusTaker  # noqa: PLC0415
     from disbatch_host.metrics.counters import Metrics  # noqa: PLC0415
     from disbatch_host.metrics.server import MetricsServer  # noqa: PLC0415
@@ -81,7 +81,7 @@ def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
 
 
 def _exposure(settings: Settings) -> str | None:
-    """How others can see the password of the store, in a sentence."""
+    """How others can see the store's password, in a sentence."""
     if settings.store_source is Source.OPTION:
         return exposure.in_arguments(settings.store_url)
     if settings.store_source is Source.FILE:

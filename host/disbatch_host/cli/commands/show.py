@@ -1,4 +1,4 @@
-"""`disbatch-host task show`: all that is known of a task, for people."""
+"""`disbatch-host task show`: everything that is known about a task, for people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAIL_LINES = 10  # of each stream
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a task: what has happened to it and when, what ran, how it ended, and why.
+    """Show a task: its history, what ran, how it ended, and why.
 
     \b
       disbatch-host task show 5f0c…
@@ -43,7 +43,7 @@ def _show(store: Store, found: Task) -> None:
         ("status", render.status_cell(found.status)),
     ]
     if found.fault is not None:
-        facts.append(("damaged", (f"{found.fault}; no node runs it like that", "red")))
+        facts.append(("damaged", (f"{found.fault}; no node can run it like this", "red")))
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
     facts += story.told(found, now=store.now())
     if run.get("attempt"):
@@ -88,12 +88,12 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     snooze = run.get("snooze")
     if isinstance(snooze, Mapping):
         why = f": {snooze['message']}" if snooze.get("message") else ""
-        notes.append(f"it asked for {render.duration(snooze.get('seconds'))} of sleep{why}")
+        notes.append(f"it asked to sleep for {render.duration(snooze.get('seconds'))}{why}")
     if run.get("own_status"):
         notes.append(f"it gave itself status {run['own_status']}")
     notes += _event_notes(run.get("event_errors"))
     if run.get("log_dropped"):
-        notes.append(f"the {run['log_dropped']} oldest entries of its log had to go")
+        notes.append(f"the {run['log_dropped']} oldest entries of its log were dropped")
     if notes:
         facts.append(("notes", "\n".join(notes)))
     return facts
@@ -103,7 +103,9 @@ def _event_notes(errors: Any) -> list[str]:
     if not isinstance(errors, Mapping):
         return []
     first = [one for one in errors.get("first", ()) if isinstance(one, Mapping)]
-    lines = [f"{errors.get('count')} lines on descriptor 3 were no events, or were refused:"]
+    count = errors.get("count")
+    what = "1 line on descriptor 3 was" if count == 1 else f"{count} lines on descriptor 3 were"
+    lines = [f"{what} ignored or refused:"]
     for one in first[:_EVENT_ERRORS_SHOWN]:
         line = f" {render.printable(str(one['line']))!r:.60}" if one.get("line") else ""
         lines.append(f"  {one.get('message')}{line}")
@@ -134,10 +136,10 @@ def _log_in_words(log: Any, store: Store) -> str:
 
 
 _EVENT_ERRORS_SHOWN = 3
-_FREE_FIELD_MAX = 2000  # characters of a field that the plugin, or somebody else, has added
+_FREE_FIELD_MAX = 2000  # characters of a field added by the plugin or somebody else
 _NOTES = {
     "stdin_unread": "it did not read all of its stdin",
-    "output_held_open": "a background child still held its output after it had ended, and was killed",
+    "output_held_open": "a background child still held its output open after it ended, and was killed",
     "killed": "it did not stop when asked to, and was killed",
 }
 

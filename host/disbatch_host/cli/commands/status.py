@@ -1,4 +1,4 @@
-"""`disbatch-host status`: the cluster in two tables; with --watch as a view that renews itself."""
+"""`disbatch-host status`: the cluster in two tables; with --watch, as a view that refreshes itself."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import UsageError
 from disbatch_protocol.quantities import parse_duration
 
-_SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only where there are some
+_SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only if there are any
 _INTERVAL_MIN_SECONDS = 0.1  # of --watch; nobody reads faster
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="A full-screen view that renews itself; q or Ctrl-C leaves it.")
-@click.option("--interval", metavar="S", help="With --watch: between two looks (1). Longer where a look takes long.")
+@click.option("--watch", is_flag=True, help="A full-screen view that refreshes itself; q or Ctrl-C quits.")
+@click.option("--interval", metavar="S", help="With --watch: seconds between refreshes (1); more if the store is slow.")
 @common_options
 def status(watch: bool, interval: str | None) -> None:
-    """Show what waits, runs and has ended in each queue, and which nodes are alive.
+    """Show the tasks of each queue by status, and which nodes are alive.
 
     \b
       disbatch-host status
@@ -76,13 +76,13 @@ def _count_cell(name: str, count: int) -> tuple[str, str]:
 
 
 def _note(one: QueueSummary) -> tuple[str, str]:
-    """The rarer ends, and why the queue's tasks do not run, where that can be seen from here."""
+    """The rarer ends, and why the queue's tasks do not run, if that can be seen from here."""
     notes = [f"{count} {name}" for name, count in one.counts.items() if count and name not in _SHOWN]
     return "; ".join([*notes, *([one.note] if one.causes else [])]), "yellow"
 
 
 def _print_set_aside(records: Sequence[NodeRecord]) -> None:
-    """Why a node does not run a class that it has: whoever wonders why nothing happens finds it here."""
+    """Why a node does not run a class that it has, for anyone who wonders why nothing happens."""
     lines = [
         f"{click.style(f'{name} is set aside on node {record.id}', fg='yellow')}: {reason}; it is tried again when its "
         "files change"

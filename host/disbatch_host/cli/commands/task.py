@@ -1,4 +1,4 @@
-"""`disbatch-host task …`"""
+"""`disbatch-host task …`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ _ELSEWHERE = {
 @click.group(cls=Subcommands, elsewhere=_ELSEWHERE)
 @common_options
 def task() -> None:
-    """Push, list, show, cancel and delete tasks, run them again, read their output, and wait for them."""
+    """Push, list, show, cancel, retry and delete tasks, read their output, and wait for them."""
 
 
 @task.command("list")
 @selection.filter_options
 @click.option(
-    "--limit", type=click.IntRange(1), default=_LIST_LIMIT, show_default=True, metavar="N", help="At most so many."
+    "--limit",
+    type=click.IntRange(1),
+    default=_LIST_LIMIT,
+    show_default=True,
+    metavar="N",
+    help="Show at most this many.",
 )
 @common_options
 def list_(filters: Mapping[str, Any], limit: int) -> None:

@@ -1,4 +1,4 @@
-"""`disbatch-host task set`"""
+"""`disbatch-host task set`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from disbatch_host.errors import ExitCode, UsageError
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 @common_options
 def set_(id: str, changes: tuple[str, ...]) -> int:
-    """Change priority or expires of a task that waits. An empty value removes it.
+    """Change priority or expires of a waiting task. An empty value removes it.
 
     \b
       disbatch-host task set 5f0c… priority=10

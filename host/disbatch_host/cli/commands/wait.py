@@ -1,4 +1,4 @@
-"""`disbatch-host task wait`"""
+"""`disbatch-host task wait`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from disbatch_protocol.quantities import parse_duration
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID... | -]")
-@click.option("--queue", "queue_name", metavar="Q", help="Until nothing of this queue is unfinished.")
-@click.option("--timeout", metavar="S", help="Give up after so long.")
+@click.option("--queue", "queue_name", metavar="Q", help="Wait until this queue has no unfinished tasks.")
+@click.option("--timeout", metavar="S", help="Give up after this long.")
 @common_options
 def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> int:
-    """Wait until tasks have ended; exit 0 when all concluded well, 1 when one did not (or the time is over).
+    """Wait until tasks have ended; exit 0 if all concluded, 1 if one did not (or the time is up).
 
-    '-' reads their ids from stdin, one a line. With --queue, also for tasks that are created meanwhile.
+    '-' reads ids from stdin, one per line. With --queue, also waits for tasks that are created meanwhile.
 
     \b
       disbatch-host task wait 5f0c… 5f0d… --timeout 10m
@@ -35,7 +35,7 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
       disbatch-host task wait --queue mail
     """
     if bool(ids) is (queue_name is not None):
-        raise UsageError("expected ids of tasks, '-' or --queue, and only one of these; see 'task wait --help'")
+        raise UsageError("expected either task ids, '-' or --queue; see 'task wait --help'")
     try:
         limit_seconds = None if timeout is None else parse_duration(timeout)
     except ValueError as error:
@@ -91,8 +91,8 @@ def _say_unfinished(waited: Waited) -> None:
 
 @contextlib.contextmanager
 def _bar() -> Iterator[OnProgress]:
-    """On a terminal, for more than one: how many have ended, how many of them badly, how fast, and how long it will
-    take."""
+    """On a terminal, for more than one: how many have ended, how many failed, how fast, and the remaining
+    time."""
     with contextlib.ExitStack() as stack:
         update: OnProgress | None = None
 

@@ -1,4 +1,4 @@
-"""`disbatch-host task why`: one sentence why a task has not started."""
+"""`disbatch-host task why`: says in one sentence why a task has not started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from disbatch_host.client.why import why as why_of
 def why(id: str) -> None:
     """Say in one sentence why a task has not started.
 
-    With --json a document: `_id`, `reason` (a code of a closed list) and `sentence`.
+    With --json a document: `_id`, `reason` (a code from a closed list) and `sentence`.
 
     \b
       disbatch-host task why 5f0c…

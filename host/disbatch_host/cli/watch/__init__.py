@@ -1,1 +1,1 @@
-"""`status --watch`: the screen and what is drawn on it."""
+"""`status --watch`: the screen and its content."""

@@ -1,11 +1,11 @@
-"""The picture of `disbatch-host status --watch`: an overview, laid out for a terminal of a given size. Pure.
+"""The content of `disbatch-host status --watch`: an overview, laid out for a terminal of a given size. Pure.
 
-Responsible for: what comes first, what is left out and that this is said, and that no line is wider than the terminal.
+Responsible for: the order, what is left out and saying so, and that no line is wider than the terminal.
 Must not know: terminals, stores.
 
 Rules:
 1. Every line is exactly one row: cut by columns of the terminal (wide characters take two), never wrapped.
-2. Of what does not fit, what needs attention comes first, and the title says how many there are.
+2. When space is short, things that need attention come first, and the title says how many there are.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from disbatch_host.client.failures import FailureFacts
 from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts, RunningFacts
 from disbatch_host.decide.why import Code
 
-WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this only the most important line is left
+WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this, only the most important line is shown
 
 _GAP = "  "
 _NOTE_BESIDE_MIN = 24  # columns for a note in its queue's own line; with fewer it gets a line of its own
 _BAR = 10  # columns of a progress bar
-_FAILED_SHOWN = 5  # of the failures' reasons, where others need the place
+_FAILED_SHOWN = 5  # reasons of failures, when other blocks need the space
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """A section: a title, and for each thing one or more lines that are shown together or not at all."""
 
-    title: Callable[[int], Text]  # by how many things are shown
+    title: Callable[[int], Text]  # from the number of things shown
     things: Sequence[Sequence[Text]]
     weight: int
 
@@ -43,7 +43,7 @@ class Block:
 
 
 def lay_out(overview: Overview, *, width: int, height: int, every_seconds: float, trouble: str = "") -> list[Text]:
-    """The lines, at most `height`, none wider than `width`. `trouble`: why the overview is not newer."""
+    """The lines, at most `height`, none wider than `width`. `trouble`: why the overview is outdated."""
     head = [_headline(overview, width, every_seconds), _sums(overview, width)]
     if trouble:
         head.append(_line([(trouble, "bold red")], width))
@@ -70,15 +70,15 @@ _MIN_BLOCK = 3  # lines: a title and two things
 
 
 def share(height: int, wanted: Sequence[tuple[int, int]]) -> list[int]:
-    """So many lines for each of several blocks, each of which wants some and has a weight: nobody gets more than it
-    wants, nothing is left over while somebody wants more, and who wants less than its part leaves it to others."""
+    """The number of lines for each of several blocks with demands and weights: no block gets more than it
+    wants, no line is left over while a block wants more, and a block that wants less than its share passes it on."""
     given = [0] * len(wanted)
     left = max(0, height)
     while left > 0:
         open_ = [index for index, (want, _) in enumerate(wanted) if given[index] < want]
         if not open_:
             break
-        # One line at a time to who has the least of its part: small numbers, so that simple is quick enough.
+        # One line at a time, to the block with the least of its share: the numbers are small, so simple is fast enough.
         index = min(open_, key=lambda one: (given[one] / wanted[one][1], one))
         given[index] += 1
         left -= 1
@@ -86,7 +86,7 @@ def share(height: int, wanted: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _cut_block(block: Block, height: int, gap: int, width: int) -> list[Text]:
-    """The block in so many lines, the empty one before it among them."""
+    """The block in this many lines, including the blank one before it."""
     room = height - gap - 1
     if room < 0 or (room == 0 and block.things):
         return [] if room < 0 else [Text("")] * gap + [block.title(0)]
@@ -94,7 +94,7 @@ def _cut_block(block: Block, height: int, gap: int, width: int) -> list[Text]:
     count = 0
     for lines in block.things:
         if len(shown) + len(lines) > room:
-            if not shown and room > 0:  # its first line says more than nothing
+            if not shown and room > 0:  # its first line is better than nothing
                 shown, count = list(lines[:room]), 1
             break
         shown += lines
@@ -107,7 +107,7 @@ def _cut_block(block: Block, height: int, gap: int, width: int) -> list[Text]:
 
 def _headline(overview: Overview, width: int, every_seconds: float) -> Text:
     clock = overview.at.astimezone().strftime("%H:%M:%S")
-    right = f"{clock}, every {_short_seconds(every_seconds)}, q leaves"
+    right = f"{clock}, every {_short_seconds(every_seconds)}, q quits"
     left = f"disbatch-host  {overview.store}"
     return _line([(_fit(left, width - cell_len(right) - 2), "bold"), (_GAP, ""), (right, "dim")], width)
 
@@ -134,8 +134,8 @@ def _sums(overview: Overview, width: int) -> Text:
 
 
 def attention(queue: QueueFacts) -> tuple[object, ...]:
-    """What needs attention first: what waits and nobody runs, what fails just now, what waits longest, what runs; what
-    somebody has stopped on purpose needs none."""
+    """A sort key, neediest first: waiting with no node to run it, failing now, waiting longest, running; a queue that
+    was paused on purpose needs no attention."""
     if queue.codes and _ON_PURPOSE.issuperset(queue.codes):
         rank = 1 if queue.failed_more else 4
     elif queue.waiting and queue.notes:
@@ -191,8 +191,8 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
     return Block(title, things, weight=5)
 
 
-_NEVER_CUT = 2  # so few things are always all shown, or nearly so
-_MEASURED = 300  # things of which the columns are measured and laid out: more than any terminal has lines
+_NEVER_CUT = 2  # this few things are always shown in full, or nearly
+_MEASURED = 300  # things that are measured and laid out: more than any terminal has lines
 
 
 def _queue_numbers(one: QueueFacts) -> list[tuple[str, str]]:
@@ -211,7 +211,7 @@ def _count_title(name: str, shown: int, total: int) -> str:
 
 
 def _title_width(name: str, total: int) -> int:
-    """Of a title that may have to say that some are left out."""
+    """The width of a title that may have to say that some are left out."""
     shown = min(99, total - 1) if total > _NEVER_CUT else total
     return cell_len(_count_title(name, shown, total))
 
@@ -295,8 +295,8 @@ def _progress(one: RunningFacts) -> str:
 def _table(
     name: str, heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], total: int, width: int
 ) -> tuple[Callable[[int], Text], list[list[Text]]]:
-    """Title and lines of a table whose last column takes what is left; the others are cut where they leave too little
-    of it, the widest first."""
+    """Title and lines of a table whose last column takes the remaining width; if the others leave too little for
+    it, they are cut, the widest first."""
     widths = [max((cell_len(_plain(row[index][0])) for row in rows), default=0) for index in range(len(heads))]
     for index, head in enumerate(heads[:-1], start=1):
         widths[index] = max(widths[index], len(head) if widths[index] else 0)
@@ -308,7 +308,7 @@ def _table(
 
     def title(shown: int) -> Text:
         text = _count_title(name, shown, total)
-        if cell_len(text) > widths[0]:  # it takes the place of the heads that it covers
+        if cell_len(text) > widths[0]:  # it replaces the heads that it covers
             return _line([(text, "bold")], width)
         cells = [(f"{_GAP}{_pad(_fit(head, column), column)}", "bold") for head, column in _heads(heads, widths)]
         return _line(
@@ -327,8 +327,8 @@ def _table(
     return title, lines
 
 
-_LAST_MIN = 16  # columns that the last one should have
-_CELL_MIN = 8  # columns to which another may be cut
+_LAST_MIN = 16  # width that the last column should have
+_CELL_MIN = 8  # width to which others may be cut
 
 
 def _heads(heads: Sequence[str], widths: Sequence[int]) -> list[tuple[str, int]]:
@@ -339,7 +339,7 @@ def _heads(heads: Sequence[str], widths: Sequence[int]) -> list[tuple[str, int]]
 
 
 def _line(parts: Sequence[tuple[str, str]], width: int) -> Text:
-    """One row, cut at the width."""
+    """One row, cut to the width."""
     text = Text(no_wrap=True, end="")
     left = width
     for part, style in parts:
@@ -357,7 +357,7 @@ def _plain(text: str) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    """At most so many columns, with an ellipsis where something is missing."""
+    """At most this many columns, with an ellipsis where something is missing."""
     text = _plain(text)
     if cell_len(text) <= width:
         return text

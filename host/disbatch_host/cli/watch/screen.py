@@ -1,13 +1,13 @@
-"""`disbatch-host status --watch`: looks at the store again and again, and shows what it has found.
+"""`disbatch-host status --watch`: takes snapshots of the cluster and shows them.
 
-Responsible for: the terminal (alternate screen, keys, its size), the rhythm, and leaving all as it was. Must not know:
-what is looked at (`overview`) and how it is laid out (`dashboard`).
+Responsible for: the terminal (alternate screen, keys, its size), the timing, and restoring everything. Must not know:
+what a snapshot contains (`overview`) and how it is laid out (`dashboard`).
 
 Rules:
-1. The store is asked by one thread, so that `q` is heard while it answers.
-2. A look is followed by a pause nine times as long, at least: at most a tenth of the time is spent asking, however
+1. The store is queried by its own thread, so that `q` works while a query runs.
+2. A query is followed by a pause at least nine times as long: it takes at most a tenth of the time, however
    large the store is.
-3. A store that is away for a while ends nothing: the last picture stays, and what the store says is written over it.
+3. An unreachable store ends nothing: the last picture stays, with the store's error above it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.errors import StoreError, UsageError
 from disbatch_host.store.contract import Store
 
-BUSY_PART = 0.1  # of the time, at most, is spent asking the store
-_LEAVE_SECONDS = 2.0  # how long a question that is under way is waited for when somebody leaves
-_LEAVE_KEYS = frozenset("qQ\x03\x04\x1b")  # Ctrl-C where it comes as a key, Ctrl-D, Escape
-_REDRAW_SECONDS = 0.5  # at most between two looks at the size of the terminal
+BUSY_PART = 0.1  # of the time, at most, is spent on queries
+_LEAVE_SECONDS = 2.0  # how long to wait for a running query on quitting
+_LEAVE_KEYS = frozenset("qQ\x03\x04\x1b")  # Ctrl-C if it arrives as a key, Ctrl-D, Escape
+_REDRAW_SECONDS = 0.5  # between checks of the terminal's size, at most
 
 
 def watch_status(store: Store, *, every_seconds: float) -> None:
-    """Until somebody leaves. Raises UsageError where there is no terminal to show it on."""
+    """Show it until the user quits. Raises UsageError if there is no terminal to show it on."""
     observer = Observer(store, SystemClock())
     if common.wants_json():
         _print_documents(store, observer, every_seconds)
@@ -51,13 +51,13 @@ def watch_status(store: Store, *, every_seconds: float) -> None:
     console = Console()
     if not (console.is_terminal and sys.stdin.isatty()) or console.is_dumb_terminal:
         raise UsageError(
-            "--watch expects a terminal that can be drawn on, found none; --json prints a document at each look"
+            "--watch needs a terminal that can be drawn on, found none; --json prints a document for each refresh"
         )
     _Screen(store, observer, console, every_seconds).run()
 
 
 def pause_seconds(every_seconds: float, took_seconds: float) -> float:
-    """How long to wait after a look that took so long."""
+    """The pause after a query that took this long."""
     return max(every_seconds - took_seconds, took_seconds * (1 - BUSY_PART) / BUSY_PART, 0.0)
 
 
@@ -106,17 +106,17 @@ class _Screen:
                     live.refresh()
         if look is not None:
             self._store.hurry()
-            with contextlib.suppress(Exception):  # nobody wants the answer any more
+            with contextlib.suppress(Exception):  # the answer is no longer needed
                 look.result(_LEAVE_SECONDS)
 
     def _take(self, look: Future[Overview]) -> float:
-        """What a look has found; how long to wait for the next one."""
+        """Store the result of a query; returns the pause before the next one."""
         try:
             self._seen = look.result()
         except StoreError as error:
             if self._seen is None:
                 raise
-            self._trouble = f"not renewed: {error}"
+            self._trouble = f"not refreshed: {error}"
             return self._every_seconds
         self._trouble = ""
         return pause_seconds(self._every_seconds, self._seen.took_seconds)
@@ -131,11 +131,11 @@ class _Screen:
         )
 
 
-_ANSWER_SECONDS = 0.05  # between two looks whether the store has answered
+_ANSWER_SECONDS = 0.05  # between checks for an answer
 
 
 class _Lines:
-    """Lines for the whole of whatever they are shown on."""
+    """Lines that fill the whole display."""
 
     def __init__(self, lines: Callable[[int, int], list[Text]]) -> None:
         self._lines = lines
@@ -149,13 +149,13 @@ class _Lines:
 
 
 def _in_thread(look: Callable[[], Overview]) -> Future[Overview]:
-    """Its result, from a thread that nobody has to wait for."""
+    """A call's result, from a thread that nobody has to wait for."""
     future: Future[Overview] = Future()
 
     def ask() -> None:
         try:
             future.set_result(look())
-        except BaseException as error:  # whoever asks for the result gets it
+        except BaseException as error:  # raised again for the caller that reads the result
             future.set_exception(error)
 
     threading.Thread(target=ask, name="status", daemon=True).start()
@@ -164,7 +164,7 @@ def _in_thread(look: Callable[[], Overview]) -> Future[Overview]:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str | None]]:
-    """Single keys, without Return and without being shown; gives a function that waits for one, so many seconds."""
+    """Reads single keys, without Return and without echo; yields a function that waits that many seconds for one."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
 
@@ -175,7 +175,7 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
         pressed = os.read(descriptor, 64)
         if not pressed:
             raise KeyboardInterrupt  # the terminal is gone
-        # A key like an arrow comes as Escape and more; only a single character is one that is meant here.
+        # A key like an arrow arrives as Escape and more characters; only single characters count here.
         return pressed.decode(errors="replace") if len(pressed) == 1 else ""
 
     tty.setcbreak(descriptor)
@@ -187,7 +187,7 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
 
 @contextlib.contextmanager
 def _signals_leave() -> Iterator[None]:
-    """What would end this program leaves in the same way as Ctrl-C, and it cannot be suspended: the terminal must not
+    """Signals that would end this program quit it like Ctrl-C, and it cannot be suspended: the terminal must not
     stay as it is."""
 
     def interrupt(number: int, frame: Any) -> None:

@@ -1,1 +1,1 @@
-"""Tasks from files: rows, their mapping to parameters, and an import that survives being killed."""
+"""Tasks from files: rows, their mapping to parameters, and imports that survive being killed."""

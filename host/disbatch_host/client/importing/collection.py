@@ -1,6 +1,6 @@
 """The documents of a MongoDB collection as rows.
 
-Responsible for: what they look like as plain JSON. Must not know: what becomes of them.
+Responsible for: their form as plain JSON. Must not know: how they are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from disbatch_protocol.document import plain_document
 
 
 class DocumentRows:
-    """The documents of a collection as rows, in plain JSON: dates in RFC 3339, ids as their 24 digits."""
+    """The documents of a collection as rows, in plain JSON: dates in RFC 3339, ids as 24 digits."""
 
     form = "documents"
     columns: tuple[str, ...] | None = None

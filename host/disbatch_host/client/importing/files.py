@@ -1,7 +1,7 @@
-"""The file of an import, opened so that its rows can be gone through more than once.
+"""The file of an import, opened so that its rows can be read more than once.
 
-Responsible for: keeping what a pipe holds, the digest of a file's content, and which kind of rows a file has. Must not
-know: what becomes of rows, terminals.
+Responsible for: spooling pipes, the digest of a file's content, and the format of its rows. Must not
+know: how rows are used, terminals.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def _ignored(count: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
-    """An open file that can be read from its start again."""
+    """An open file that can be reread from the start."""
 
     name: str  # for people
     file: IO[bytes]
     source: Source
-    digest: bytes | None = None  # of its content, where that is known already
+    digest: bytes | None = None  # of its content, if already known
 
     def content_digest(self) -> bytes:
-        """SHA-256 of what it holds, as it is on disk."""
+        """SHA-256 of its bytes on disk."""
         if self.digest is not None:
             return self.digest
         self.file.seek(0)
@@ -47,8 +47,8 @@ class OpenFile:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], on_bytes: OnBytes = _ignored) -> Iterator[OpenFile]:
-    """A file, open for the length of the block. What is not a plain file (a pipe) is kept in one; `on_bytes` gets how
-    many bytes have come each time. Raises UsageError where it cannot be read."""
+    """A file, open for the length of the block. Anything but a regular file (a pipe) is spooled to one; `on_bytes` gets
+    the number of bytes each time some arrive. Raises UsageError if it cannot be read."""
     name = os.fspath(path)
     try:
         plain = Path(name).open("rb")  # noqa: SIM115
@@ -64,7 +64,7 @@ def opened(path: str | os.PathLike[str], on_bytes: OnBytes = _ignored) -> Iterat
 
 @contextlib.contextmanager
 def kept(stream: IO[bytes], name: str, on_bytes: OnBytes = _ignored) -> Iterator[OpenFile]:
-    """What a stream holds to its end, as a file. Raises UsageError where it cannot be read, or not be kept."""
+    """A stream, read to its end and spooled to a file. Raises UsageError if it cannot be read or spooled."""
     import tempfile  # noqa: PLC0415
 
     digest = hashlib.sha256()
@@ -76,15 +76,15 @@ def kept(stream: IO[bytes], name: str, on_bytes: OnBytes = _ignored) -> Iterator
                 on_bytes(len(block))
             spool.flush()
         except OSError as error:
-            what = f"{name} cannot be read, or not kept in {tempfile.gettempdir()}"
-            raise UsageError(f"{what}: {error.strerror}; $TMPDIR names another directory") from error
+            what = f"{name} cannot be read, or cannot be stored in {tempfile.gettempdir()}"
+            raise UsageError(f"{what}: {error.strerror}; set TMPDIR to use another directory") from error
         yield OpenFile(name=name, file=spool, source=Source(spool), digest=digest.digest())
 
 
 def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = None) -> Rows:
-    """The rows of a file: `csv` or `ndjson` as `form` says, else as its name or its first bytes tell.
+    """The rows of a file: `csv` or `ndjson` according to `form`, else to its name or first bytes.
 
-    Raises UsageError where nothing tells, or the file cannot be read so."""
+    Raises UsageError if the format is unclear, or the file cannot be read that way."""
     name = file.name
     try:
         first = file.source.first_bytes()
@@ -94,10 +94,10 @@ def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = 
     if found is None and delimiter is not None:
         found = Format.CSV
     if found is None:
-        raise UsageError(f"expected --format csv or ndjson, since {name} does not tell which; found neither")
+        raise UsageError(f"expected --format csv or ndjson, since the format of {name} is unclear")
     if found == Format.NDJSON:
         if delimiter is not None:
-            raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv says otherwise)")
+            raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv overrides that)")
         return NdjsonRows(name, file.source, parse_json)
     return CsvRows(name, file.source, _delimiter_of(delimiter, name))
 

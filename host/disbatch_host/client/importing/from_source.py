@@ -1,6 +1,6 @@
-"""An import in one call: of a file that is opened here, of a stream, or of a collection.
+"""An import in one call: from a file that is opened here, a stream, or a collection.
 
-Responsible for: opening the rows, and what tells one import from another. Must not know: how an import goes on (that is
+Responsible for: opening the rows, and the identity of an import. Must not know: how an import proceeds (that is
 `importer`).
 """
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Listeners(TypedDict, total=False):
-    """What is told while an import goes on."""
+    """Callbacks during an import."""
 
     on_fault: Callable[[RowFault], object]  # each row that does not fit
     on_progress: Callable[[Progress], object]
-    on_resumed: Callable[[Resumed], object]  # it goes on with an earlier one
+    on_resumed: Callable[[Resumed], object]  # it resumes an earlier one
 
 
 def import_file(
@@ -45,7 +45,7 @@ def import_file(
     delimiter: str | None = None,
     begins_again: bool = False,
 ) -> Imported:
-    """A task for each row of a file, or of a stream, which is kept in a file first."""
+    """A task for each row of a file, or of a stream, which is spooled first."""
     rules, identity = _settled(store, rules, timing)
     opening = opened(source) if isinstance(source, (str, os.PathLike)) else kept(source, "stream")
     with opening as file:
@@ -65,17 +65,17 @@ def import_collection(
     timing: Timing,
     listeners: Listeners,
 ) -> Imported:
-    """A task for each document of a collection that fits a condition of MongoDB."""
+    """A task for each document of a collection that matches a MongoDB condition."""
     rules, _ = _settled(store, rules, timing)
     rows = DocumentRows(store, collection, dict(condition))
     return Import(store, queue, rows, rules, plugin=plugin_of(queue, catalog), **listeners).perform()
 
 
 def _settled(store: Store, rules: Rules, timing: Timing) -> tuple[Rules, dict[str, Any]]:
-    """The rules with the fields of the plan, and the identity of the import. That is what was asked for, not what it
-    leads to now: the same call with a delay of an hour is the same import a minute later."""
+    """The rules with the fields of the plan, and the identity of the import. The identity is the request, not its
+    present result: the same call with a delay of an hour is the same import a minute later."""
     if timing.get("unique_key") is not None:
-        raise UsageError("unique_key: one key for all rows would create one task; key_column takes it from each row")
+        raise UsageError("unique_key: one key for all rows would create only one task; use key_column instead")
     if "after" in timing:
         timing = {**timing, "after": [str(one) for one in timing["after"]]}
     identity = {"rules": dataclasses.asdict(rules), "timing": timing}

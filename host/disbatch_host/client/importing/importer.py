@@ -1,13 +1,13 @@
-"""An import: a task for each row of a file or a collection, from the first look to the last batch.
+"""An import: a task for each row of a file or a collection, from the preview to the last batch.
 
-Responsible for: what is told about the rows, which import this is (so that one that was killed goes on), and the order
+Responsible for: reporting on the rows, the identity of the import (so that a killed one can resume), and the order
 of check, record and creation. Must not know: terminals, files that are not open.
 
 Rules:
-1. With `Rules.stops` nothing is created before all rows have been checked, and nothing at all where one does not fit.
-2. The same rows with the same rules are the same import: one that was killed goes on where it was. The documents of a
-   collection have no such name, since nothing tells whether they are still the same.
-3. `Import.result` is true at every moment, also after an exception.
+1. With `Rules.stops`, nothing is created until all rows have been checked, and nothing at all if one does not fit.
+2. The same rows with the same rules are the same import: a killed one resumes where it was. The documents of a
+   collection have no such identity, since nothing shows whether they are still the same.
+3. `Import.result` is correct at every moment, even after an exception.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from disbatch_protocol.masks import masked_at
 if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Plugin
 
-FIRST_SHOWN = 3  # tasks of a look
+FIRST_SHOWN = 3  # tasks of a preview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What becomes of the rows."""
+    """How rows become tasks."""
 
-    maps: Sequence[str] = ()  # `column=parameter`, `column:=parameter` where it holds JSON; none: all by their names
+    maps: Sequence[str] = ()  # `column=parameter`, `column:=parameter` for JSON; none: all columns by name
     constants: Mapping[str, Any] = field(default_factory=dict)  # parameters that all tasks get
-    key_column: str | None = None  # whose value is the unique key of the task
-    fields: Mapping[str, Any] = field(default_factory=dict)  # of each document, beside its parameters
-    stops: bool = True  # where rows do not fit: create nothing; False: create all the others
+    key_column: str | None = None  # its value is the unique key of the task
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of each document, besides its parameters
+    stops: bool = True  # if rows do not fit, create nothing; False: create all the others
     is_checking: bool = True  # whether parameters are checked against the schema of the plugin
 
 
 class Step(StrEnum):
-    """What an import is doing."""
+    """The current step of an import."""
 
     CHECKING = "checking"
     CREATING = "creating"
@@ -59,24 +59,24 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an import is."""
+    """The progress of an import."""
 
     step: Step
-    rows: int = 0  # that this step has gone through
-    total: int | None = None  # of all rows, where that is known
+    rows: int = 0  # processed by this step
+    total: int | None = None  # all rows, if known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """An earlier import of the same rows that has not been finished, and goes on."""
+    """An unfinished earlier import of the same rows, which this one resumes."""
 
     begun: datetime
-    rows: int  # that are done
+    rows: int  # already done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """What an import would do."""
+    """A preview of an import."""
 
     rows: int
     faults: int  # rows that do not fit
@@ -89,17 +89,17 @@ class Looked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What an import has done so far; what was done before it was resumed is included."""
+    """The result of an import so far, including anything done before it was resumed."""
 
     queue: QueueId
     rows: int
     created: int
-    existing: int  # not created, since an unfinished task has their unique key
+    existing: int  # not created: an unfinished task has the unique key
     faults: int  # rows that do not fit
-    skipped: int  # those of them that the others were created without
-    import_id: str | None  # None: nothing was to be created yet
+    skipped: int  # of these, those left out while the others were created
+    import_id: str | None  # None: creation has not begun
     is_resumed: bool
-    is_whole: bool  # False: another process imports the same rows, and has finished them, or this one has not
+    is_whole: bool  # False: not finished, or another process importing the same rows finished them
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -114,12 +114,12 @@ class Imported:
 
 
 class Import:
-    """One import. `plugin`: of the queue, where it is known. `file` is what the rows are in, None for a collection.
-    `identity` is what tells this import from others of the same file: everything that makes other tasks of it, as it
-    was asked for (a relative delay as such, not the moment that it leads to).
+    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection.
+    `identity` tells this import from others of the same file: everything that changes the tasks made from it, as
+    requested (a relative delay as such, not the resulting moment).
 
-    `on_fault` gets each row that does not fit, `on_progress` how far it is, `on_resumed` that it goes on with another
-    one. Raises UsageError for what can be said before the first row.
+    `on_fault` gets each row that does not fit, `on_progress` the progress, `on_resumed` the earlier import that it
+    resumes. Raises UsageError for anything wrong that shows before the first row.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Import:
 
     @property
     def result(self) -> Imported:
-        """What it has done so far."""
+        """The result so far."""
         counts = self._counts
         return Imported(
             queue=self._queue.id,
@@ -169,7 +169,7 @@ class Import:
         )
 
     def look(self) -> Looked:
-        """Only look: nothing is created. Raises UsageError where no row has one of the columns of `maps`."""
+        """Preview only: nothing is created. Raises UsageError if no row has one of the columns of `maps`."""
         first: list[dict[str, Any]] = []
 
         def keep(values: dict[str, Any], key: str | None) -> None:
@@ -180,10 +180,10 @@ class Import:
         return Looked(rows=self._counts.rows, faults=self._counts.faults, tasks=first)
 
     def perform(self, *, begins_again: bool = False) -> Imported:
-        """Create the tasks, or what is left of them where the same import was killed; with `begins_again` that one is
+        """Create the tasks, or the remaining ones if the same import was killed; with `begins_again` that one is
         forgotten.
 
-        Raises RowsRefusedError where rows do not fit and `stops` is set, UsageError where the file changes meanwhile,
+        Raises RowsRefusedError if rows do not fit and `stops` is set, UsageError if the file changes meanwhile,
         StoreError."""
         total = None
         if self._rules.stops:
@@ -195,8 +195,8 @@ class Import:
         name = self._name()
         self._begin(name, begins_again=begins_again)
         self._is_whole = self._create(name, total)
-        if not self._is_whole and self._counts.faults:  # documents that have changed since they were checked
-            raise RowsRefusedError("stopped at a document that does not fit; tasks of those before it are created")
+        if not self._is_whole and self._counts.faults:  # documents changed since they were checked
+            raise RowsRefusedError("stopped at a document that does not fit; tasks for those before it were created")
         return self.result
 
     def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
@@ -234,10 +234,10 @@ class Import:
 
         self._counts = check_rows(self._rows, self._maker, self._on_fault, self._advance_of(Step.CHECKING, None), see)
         if unseen and self._counts.rows > self._counts.faults:
-            raise UsageError(f"--map: no row has {unseen[0].column!r}; is it called otherwise?")
+            raise UsageError(f"--map: no row has {unseen[0].column!r}; does it have another name?")
 
     def _name(self) -> str | None:
-        """Of the note in the store. None: this import cannot be resumed."""
+        """The note's name in the store. None: this import cannot be resumed."""
         if self._file is None:
             return None
         content = self._file.content_digest().hex()
@@ -283,7 +283,7 @@ class Import:
         return advance
 
     def _shown(self, values: Mapping[str, Any], key: str | None) -> dict[str, Any]:
-        """A task as a look shows it."""
+        """A task as a preview shows it."""
         places = () if self._maker.schema is None else self._maker.schema.secrets(values)
         shown = {"queue": self._queue.id, "parameters": masked_at(values, places), **self._rules.fields}
         return shown if key is None else {**shown, "unique_key": key}

@@ -1,10 +1,10 @@
-"""What becomes which parameter: from a row of a file, or a document, to the parameters of a task.
+"""From a row of a file, or a document, to the parameters of a task.
 
-Responsible for: reading `column=field` and checking it against what is known before the first row; making parameters of
-rows, quickly. Must not know: where rows come from, stores, terminals.
+Responsible for: reading `column=field` and checking it against everything known before the first row; turning rows into
+parameters, quickly. Must not know: where rows come from, stores, terminals.
 
 Rules:
-1. What can be said once for all rows is said before the first of them, as UsageError; what is wrong with one row is a
+1. Errors that concern all rows are raised before the first one, as UsageError; an error in one row is a
    `RowError`.
 2. No message holds a value: it may be a secret.
 """
@@ -22,7 +22,7 @@ from disbatch_protocol.parameters import ParameterSchema
 
 Row = Any  # a list of texts, one for each column, or an object
 Mapper = Callable[[Row], dict[str, Any]]
-_REFERENCE = "document."  # what begins the value of a parameter that is taken from the document, as in Disbatch 4
+_REFERENCE = "document."  # prefix of a parameter value taken from the document, as in Disbatch 4
 _NOT_THERE = object()
 
 
@@ -34,8 +34,8 @@ class RowError(Exception):
 class Field:
     """One `column=field`."""
 
-    column: str  # of an object: a name, or names with dots that lead to what is below
-    path: tuple[str, ...]  # of the parameter: its name, or the names that lead to it
+    column: str  # of an object: a name, or a dotted path
+    path: tuple[str, ...]  # of the parameter: its name, or the path to it
     is_json: bool = False  # `column:=field`
 
     @property
@@ -44,8 +44,8 @@ class Field:
 
 
 def parse_fields(texts: Sequence[str], columns: Sequence[str] | None) -> list[Field]:
-    """`column=field` and `column:=field`. With `columns` (of a header) the names may hold "=" themselves, and one that
-    is not among them raises UsageError, as do two that set the same parameter."""
+    """`column=field` and `column:=field`. With `columns` (of a header) names may contain "=" themselves, and an
+    unknown one raises UsageError, as do two that set the same parameter."""
     fields = [_parse_field(text, columns) for text in texts]
     seen: dict[tuple[str, ...], Field] = {}
     for field in fields:
@@ -71,7 +71,7 @@ def _parse_field(text: str, columns: Sequence[str] | None) -> Field:
         if columns is None or column in columns:
             break
     if found is None or not found[0] or not all(found[1].split(".")):
-        raise UsageError(f"expected --map column=field (or column:=field, where it holds JSON), found {text!r:.80}")
+        raise UsageError(f"expected --map column=field (or column:=field for JSON), found {text!r:.80}")
     column, field, is_json = found
     if columns is not None:
         require_column("--map", column, columns)
@@ -79,7 +79,7 @@ def _parse_field(text: str, columns: Sequence[str] | None) -> Field:
 
 
 def require_column(option: str, column: str, columns: Sequence[str]) -> None:
-    """Raises UsageError where the header does not name this column, or names two so."""
+    """Raises UsageError if the header does not have this column, or has it twice."""
     if column not in columns:
         near = near_name(column, columns)
         there_are = ", ".join(map(repr, columns))
@@ -105,10 +105,10 @@ def csv_mapper(
     constants: Mapping[str, Any],
     read_json: ReadJson,
 ) -> Mapper:
-    """Parameters of a list of texts.
+    """Parameters from a list of texts.
 
-    A field is read as JSON where it is said so, or where the schema names a type for it that is not text. One that is
-    empty is left out; but where no schema is known, or the schema requires a text, it is an empty text.
+    A field is read as JSON if `:=` asks for it, or if the schema gives it a type other than string. An empty field
+    is left out; but if there is no schema, or the schema requires a string, it is an empty string.
     """
     plans = []
     for field in fields:
@@ -134,7 +134,7 @@ def csv_mapper(
                 try:
                     value = read_json(value.encode(), where)
                 except UsageError as error:
-                    is_digits = value.removeprefix("-").isdigit()  # too large, which the reader says
+                    is_digits = value.removeprefix("-").isdigit()  # too large: the reader's error says so
                     shown = str(error) if is_digits else f"{where}: expected {expected}, found {value!r:.60}"
                     raise RowError(shown) from error
             _put(made, field.path, value)
@@ -147,8 +147,8 @@ def csv_mapper(
 def object_mapper(
     fields: Sequence[Field] | None, constants: Mapping[str, Any], read_json: ReadJson, *, has_references: bool = False
 ) -> Mapper:
-    """Parameters of an object. `fields` None: it is them. What an object does not have is left out. With references, a
-    constant "document.name" stands for what the object has there, and without fields there is nothing else."""
+    """Parameters from an object. `fields` None: the object itself. Fields that it lacks are left out. With references,
+    a constant "document.name" stands for the object's value at that name, and without fields there is nothing else."""
     references = [
         Field(column=value.removeprefix(_REFERENCE), path=(name,))
         for name, value in constants.items()
@@ -180,7 +180,7 @@ def object_mapper(
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
-    """What an object has under a name, or under names with dots; `_NOT_THERE` where it has nothing."""
+    """An object's value at a name or a dotted path; `_NOT_THERE` if it has none."""
     found = row.get(name, _NOT_THERE)
     if found is not _NOT_THERE or "." not in name:
         return found
@@ -196,7 +196,7 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
 
 
 def is_there(made: Any, field: Field) -> bool:
-    """Whether parameters have what a field was to become."""
+    """Whether the parameters have the value for a field."""
     for step in field.path:
         if not isinstance(made, dict) or step not in made:
             return False
@@ -211,7 +211,7 @@ def _put(made: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row], str]:
-    """What gives the unique key of a row. Raises UsageError where the header has no such column."""
+    """A function that returns a row's unique key. Raises UsageError if the header has no such column."""
     if columns is not None:
         require_column("--unique-key-from", column, columns)
         index = columns.index(column)
@@ -228,14 +228,14 @@ def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row],
         if value is _NOT_THERE or value is None or value == "":
             raise RowError(f"expected a unique key in {column!r}, found nothing")
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise RowError(f"expected a text or a number as unique key in {column!r}, found another value")
+            raise RowError(f"expected a text or a number as the unique key in {column!r}, found another value")
         return str(value)
 
     return of_object
 
 
 def secret_columns(fields: Sequence[Field], schema: ParameterSchema | None) -> frozenset[str]:
-    """The columns whose values are secret by the schema."""
+    """The columns whose values are secret according to the schema."""
     found = set()
     for field in fields:
         nested: Any = "x"

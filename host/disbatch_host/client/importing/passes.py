@@ -1,11 +1,11 @@
-"""Two passes over rows: all of them are checked before the first task is created, and tasks are created in batches.
+"""Two passes over the rows: all are checked before the first task is created, then tasks are created in batches.
 
-Responsible for: the order of what happens to rows, what is in memory at once, and when a batch counts as done. Must not
-know: what a row is made of, terminals.
+Responsible for: the order of steps, bounded memory, and when a batch counts as done. Must not
+know: the content of rows, terminals.
 
 Rules:
-1. A row is done for the record of the import when its task is durable, never before.
-2. What is created twice, after a kill or by two processes at once, is the same task: its id follows from its row.
+1. The record of the import counts a row as done only once its task is durable.
+2. Anything created twice, after a kill or by two processes at once, is the same task: its id follows from its row.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
 
-BATCH_ROWS = 2000  # in one commit: enough that its fsync costs little, and a kill repeats no more than these
-BATCH_BYTES = 4 * 2**20  # of rows in one commit: what is in memory at once, a few times over
+BATCH_ROWS = 2000  # per commit: enough to make the fsync cheap; a kill repeats no more than these
+BATCH_BYTES = 4 * 2**20  # of rows per commit: memory use is a few times this
 
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What has become of the rows so far."""
+    """Counts of the rows so far."""
 
     rows: int = 0
     created: int = 0
@@ -43,7 +43,7 @@ Advance = Callable[[int], None]
 def check_rows(
     rows: Rows, maker: TaskMaker, on_fault: OnFault, advance: Advance, on_fit: Callable[..., None]
 ) -> Counts:
-    """Go through all rows without creating anything. `on_fit` gets parameters and unique key of each that fits."""
+    """Go through all rows without creating anything. `on_fit` gets the parameters and unique key of each that fits."""
     counts = Counts()
     made, told = maker.made, 0
     for line, size, row in rows:
@@ -74,17 +74,17 @@ def create_rows(
     advance: Advance,
     is_unchanged: Callable[[], bool],
 ) -> bool:
-    """Create a task for each row that fits, but for those that are done by the record; at the end the record is gone.
+    """Create a task for each row that fits and is not done according to the record, then remove the record.
 
-    `note` is its name, None where there is none: then a kill forgets how far it was. `is_checked`: all of them fit.
-    `stops`: at a row that does not fit, after creating those before it. False where it did so, or where another process
-    has finished the same import meanwhile. `counts` is true after each batch, also where an exception ends it. Raises
-    UsageError where `is_unchanged` says no.
+    `note` is its name; None: there is no record, and a kill loses the progress. `is_checked`: all rows fit.
+    `stops`: at a row that does not fit, after creating those before it. Returns False if it did, or if another process
+    finished the same import meanwhile. `counts` is correct after each batch, even if an exception ends it. Raises
+    UsageError if `is_unchanged` returns False.
     """
     counts.created, counts.existing = record.created, record.existing
     for batch in _batches(rows, maker, record, is_checked=is_checked, stops=stops):
         if not is_unchanged():
-            raise UsageError(f"{rows.name} has changed while it was imported")
+            raise UsageError(f"{rows.name} changed while it was being imported")
         for fault in batch.faults:
             counts.faults += 1
             on_fault(fault)
@@ -96,7 +96,7 @@ def create_rows(
                 _create(store, batch, maker, record, counts)
                 record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
                 if note is not None:
-                    # Where that is no single commit, another process may have finished while these were created.
+                    # Without a single commit, another process may have finished while these were created.
                     if not is_ours(store.read_note(note), record):
                         return False
                     store.write_note(note, record.to_document())
@@ -110,13 +110,13 @@ def create_rows(
 
 @dataclass(slots=True, kw_only=True)
 class _Batch:
-    """Rows in a row. `made` are number, parameters and key of those that are to be created."""
+    """Consecutive rows. `made` holds number, parameters and key of those to create."""
 
     made: list[tuple[int, dict[str, Any], str | None]] = dataclasses.field(default_factory=list)
     faults: list[RowFault] = dataclasses.field(default_factory=list)
     size: int = 0
-    end: int = 0  # the number of rows to its end, from the first of all
-    is_last: bool = False  # the row after it does not fit, and that was to be the end
+    end: int = 0  # the number of rows up to its end
+    is_last: bool = False  # the next row does not fit, and the rules stop there
 
 
 def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, stops: bool) -> Iterator[_Batch]:
@@ -126,7 +126,7 @@ def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, 
         try:
             if number >= done:
                 batch.made.append((number, *made(row, size, is_checked=is_checked)))
-            elif not is_checked:  # so that a report tells of all rows, also those that an earlier process has done
+            elif not is_checked:  # so that a report covers all rows, including those that an earlier process did
                 made(row, size, is_checked=False)
         except RowError as error:
             batch.faults.append(RowFault(line=line, reason=str(error), row=maker.shown(row)))

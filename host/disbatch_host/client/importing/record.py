@@ -1,12 +1,12 @@
-"""The record of an import: how far it has come, so that one that was killed goes on where it was.
+"""The record of an import: its progress, so that a killed import resumes where it was.
 
 Responsible for: the note in the store, and the ids that follow from it. Must not know: rows, files, parameters.
 
 Rules:
-1. Ids follow from the record and the number of the row: the first is the store's, the others are counted on from it.
-   A row that is created a second time, after a kill or by another process at the same time, means the same task.
-2. Only one process makes the record (`write_note` with `is_new`); all others that import the same rows take it over.
-3. The record is gone when everything is done: the same file then makes new tasks.
+1. Ids follow from the record and the row's number: the store makes the first, the others count up from it.
+   A row that is created twice, after a kill or by another process at the same time, yields the same task.
+2. Only one process makes the record (`write_note` with `is_new`); all others that import the same rows adopt it.
+3. The record is removed when everything is done: the same file then makes new tasks.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _DIGITS = 24  # hexadecimal, of a task id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """How far an import has come; a note in the store while it is not done."""
+    """The progress of an import; a note in the store until it is done."""
 
-    first_id: str  # of the task of row 0, were it created
+    first_id: str  # of the task for row 0, whether or not it is created
     begun: datetime
-    fields: Mapping[str, Any]  # that all its tasks have, as they were meant when it was begun
-    rows: int = 0  # that are done, from the first
+    fields: Mapping[str, Any]  # of all its tasks, as they were meant at the start
+    rows: int = 0  # done, from the first
     created: int = 0
     existing: int = 0
 
     def id_of(self, number: int) -> str:
-        """The task id of a row, by its number from 0. Where the last three bytes overflow, it counts on in those
-        before: the order stays, and nobody else's id has the same beginning."""
+        """The task id of a row, by its number from 0. When the last three bytes overflow, the count carries into those
+        before: the order stays, and nobody else's id has the same prefix."""
         return f"{int(self.first_id, 16) + number:0{_DIGITS}x}"
 
     def to_document(self) -> Document:
@@ -48,8 +48,8 @@ class Record:
 
 
 def begin(store: Store, name: str, fields: Mapping[str, Any], *, begins_again: bool) -> tuple[Record, bool]:
-    """The record of an import, and whether it was there: then the import was begun and not finished. With
-    `begins_again` a record that is there is forgotten."""
+    """The record of an import, and whether it existed: if so, the import was begun but not finished. With
+    `begins_again` an existing record is discarded."""
     while True:
         found = store.read_note(name)
         if found is not None and not begins_again:
@@ -59,7 +59,7 @@ def begin(store: Store, name: str, fields: Mapping[str, Any], *, begins_again: b
         record = Record(first_id=str(store.new_ids(1)[0]), begun=store.now(), fields=fields)
         if store.write_note(name, record.to_document(), is_new=True):
             return record, False
-        begins_again = False  # another process was faster, and what it has made is new
+        begins_again = False  # another process was faster, and its record is new
 
 
 def is_ours(found: Mapping[str, Any] | None, record: Record) -> bool:

@@ -15,10 +15,10 @@ from disbatch_protocol.document import to_json
 
 
 class Report:
-    """The open report. `of` is what the rows are from, as each line says it."""
+    """The open report. `of` names the source of the rows, in each line."""
 
     def __init__(self, path: str, of: str) -> None:
-        """Raises UsageError where it cannot be written."""
+        """Raises UsageError if it cannot be written."""
         self._path = path
         self._of = of
         try:
@@ -27,7 +27,7 @@ class Report:
             raise UsageError(f"--report: {path} cannot be written: {error.strerror}") from error
 
     def add(self, fault: RowFault) -> None:
-        """Raises OutputError where it cannot be written any more."""
+        """Raises OutputError if it can no longer be written."""
         line = {"file": self._of, "line": fault.line, "reason": fault.reason, "row": to_json(fault.row)}
         try:
             self._file.write(orjson.dumps(line) + b"\n")
@@ -35,7 +35,7 @@ class Report:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Raises OutputError where the last of it cannot be written. Closing twice is fine."""
+        """Raises OutputError if the last of it cannot be written. Closing twice is fine."""
         try:
             self._file.close()
         except OSError as error:

@@ -1,13 +1,13 @@
 """The rows of a file: CSV with a header line, or NDJSON; plain or compressed by gzip.
 
-Responsible for: reading them one by one in bounded memory, each with the line it begins in, and saying of one that
-cannot be read why. Must not know: what becomes of a row, parameters, stores, terminals.
+Responsible for: reading them one by one in bounded memory, each with the line it starts on, and explaining why a row
+cannot be read. Must not know: how rows are used, parameters, stores, terminals.
 
 Rules:
-1. A row that cannot be read is given as a `BadRow` in its place, and the rows after it are read: the number of a row
-   does not depend on what is wrong with another one.
-2. No line, no row and no field is held beyond ROW_MAX, whatever the file holds.
-3. A file is read again from its start by asking for its rows again.
+1. An unreadable row is returned as a `BadRow` in its place, and the rows after it are read: the number of a row
+   does not depend on errors in other rows.
+2. No line, row or field longer than ROW_MAX is held in memory, whatever the file contains.
+3. Iterating again rereads the file from the start.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import IO, Any, Protocol
 
 from disbatch_host.errors import UsageError
 
-ROW_MAX = 8 * 2**20  # characters or bytes of one row: more are no parameters (they may be as large)
+ROW_MAX = 8 * 2**20  # characters or bytes of one row: larger ones cannot be parameters (same limit)
 _BLOCK = 2**18
 _BOM = b"\xef\xbb\xbf"
-_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets write as well
-_SHOWN_MAX = 2000  # characters of a line that is no row, as a report shows it
+_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets also write
+_SHOWN_MAX = 2000  # characters of an unreadable line, shown in a report
 
-ReadJson = Callable[[bytes, str], Any]  # strict JSON, and what to call it; raises UsageError
+ReadJson = Callable[[bytes, str], Any]  # strict JSON, and its name in errors; raises UsageError
 
 
 _NO_UTF_8 = "expected UTF-8, found byte %#x; is the file in another encoding? (iconv -f latin1 -t utf-8)"
@@ -44,26 +44,26 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadRow:
-    """A row that is none."""
+    """A row that cannot be read."""
 
     reason: str
-    row: Any = None  # what of it can be shown
+    row: Any = None  # the part that can be shown
 
 
 class Rows(Protocol):
-    """Something that has rows, which can be gone through more than once."""
+    """Rows that can be read more than once."""
 
     name: str  # for people: the file's
-    form: str  # how the bytes are read as rows
-    columns: tuple[str, ...] | None  # of a file whose header names them
+    form: str  # how bytes are split into rows
+    columns: tuple[str, ...] | None  # from the header, if the file has one
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
-        """(line from 1, size, row) of each: a list of texts, one a column; an object; or a BadRow. `size` is about how
-        many bytes it is."""
+        """(line from 1, size, row) of each: a list of texts, one per column; an object; or a BadRow. `size` is its
+        approximate number of bytes."""
 
 
 def format_of(name: str, first: bytes) -> Format | None:
-    """What a file is by its name, or by its first bytes; None where neither tells."""
+    """The format of a file, by its name or its first bytes; None if neither is conclusive."""
     base = name.lower().removesuffix(".gz")
     if base.endswith((".csv", ".tsv")):
         return Format.CSV
@@ -81,21 +81,21 @@ class Source:
         self._was = self._stamp()
 
     def first_bytes(self) -> bytes:
-        """The beginning of what it holds. Raises UsageError where that cannot be unpacked."""
+        """The first bytes of its content. Raises UsageError if that cannot be decompressed."""
         try:
             return self.opened().read(4096)
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"it cannot be read: {error}") from error
 
     def opened(self) -> io.BufferedReader:
-        """From the start, unpacked."""
+        """From the start, decompressed."""
         raw = _Raw(self._file.fileno())
         if self._is_compressed:
             return io.BufferedReader(gzip.GzipFile(fileobj=io.BufferedReader(raw, _BLOCK)), _BLOCK)
         return io.BufferedReader(raw, _BLOCK)
 
     def has_changed(self) -> bool:
-        """Whether somebody has written to it since it was opened."""
+        """Whether it was written to since it was opened."""
         return self._stamp() != self._was
 
     def _stamp(self) -> tuple[int, int]:
@@ -104,7 +104,7 @@ class Source:
 
 
 class _Raw(io.RawIOBase):
-    """A file from its start, with a position of its own."""
+    """A file from its start, with its own position."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -120,9 +120,9 @@ class _Raw(io.RawIOBase):
 
 
 class CsvRows:
-    """CSV as RFC 4180 has it, UTF-8, the names of the columns in its first line. Empty lines are passed over.
+    """CSV according to RFC 4180, UTF-8, with the column names in its first line. Empty lines are skipped.
 
-    Raises UsageError where there is no header that can be read.
+    Raises UsageError if there is no readable header.
     """
 
     def __init__(self, name: str, source: Source, delimiter: str, *, row_max: int = ROW_MAX) -> None:
@@ -131,7 +131,7 @@ class CsvRows:
         self._source = source
         self._delimiter = delimiter
         self._row_max = row_max
-        # Of the whole process; the only other reader of CSV is another one of these.
+        # For the whole process; the only other CSV readers in it are instances of this class.
         csv.field_size_limit(row_max)
         header = next(iter(self._records()), None)
         if header is None:
@@ -179,18 +179,18 @@ class CsvRows:
 
 
 class _TextLines:
-    """The lines of a file as text, each with its end; bytes that are no UTF-8 as lone surrogates."""
+    """The lines of a file as text, with line ends; bytes that are not valid UTF-8 as lone surrogates."""
 
     def __init__(self, file: io.BufferedReader, name: str, row_max: int) -> None:
         if file.peek(2)[:2] in _WIDE_BOMS:
-            raise UsageError(f"{name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` makes one of it")
-        # newline="": what ends a line is for the reader of CSV to say, and inside quotes it belongs to the field.
+            raise UsageError(f"{name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
+        # newline="": the CSV reader decides what ends a line; inside quotes, line ends belong to the field.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         self._read = functools.partial(text.readline, row_max)
         self._row_max = row_max
         self._name = name
         self.characters = 0
-        self.too_long_at = 0  # the last line that was passed over; whoever has seen it sets it back
+        self.too_long_at = 0  # the last line that was skipped; the reader resets it
 
     def __iter__(self) -> Iterator[str]:
         number = 0
@@ -209,7 +209,7 @@ class _TextLines:
 
 
 class NdjsonRows:
-    """One JSON object a line. Empty lines are passed over."""
+    """One JSON object per line. Empty lines are skipped."""
 
     form = "ndjson"
     columns: tuple[str, ...] | None = None
@@ -223,7 +223,7 @@ class NdjsonRows:
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         file = self._source.opened()
         if file.peek(2)[:2] in _WIDE_BOMS:
-            raise UsageError(f"{self.name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` makes one of it")
+            raise UsageError(f"{self.name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
         read = functools.partial(file.readline, self._row_max)
         read_json = self._read_json
         number = 0
@@ -246,7 +246,7 @@ class NdjsonRows:
                     row = BadRow(reason=str(error), row=line.decode("utf-8", "replace").rstrip("\r\n")[:_SHOWN_MAX])
                 else:
                     if type(row) is not dict:
-                        what = "a list; `jq -c '.[]'` makes lines of one" if type(row) is list else "something else"
+                        what = "a list; `jq -c '.[]'` splits it into lines" if type(row) is list else "something else"
                         row = BadRow(reason=f"expected a JSON object in each line, found {what}", row=row)
                 yield number, len(line), row
         except (EOFError, OSError, zlib.error) as error:
@@ -254,7 +254,7 @@ class NdjsonRows:
 
 
 def _bad_byte(text: str) -> int | None:
-    """The first byte that was no UTF-8, None where there is none."""
+    """The first byte that was not valid UTF-8, None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -272,7 +272,7 @@ def _csv_error_in_words(message: str, row_max: int) -> str:
     if "field larger" in message:
         return f"expected fields of at most {row_max} characters; is a double quote not closed?"
     if "expected after" in message:
-        return 'after the closing double quote of a field comes more of it; write "" for a double quote inside'
+        return 'text follows the closing double quote of a field; write "" for a double quote inside a field'
     return f"not valid CSV: {message}"
 
 
@@ -281,5 +281,5 @@ def _fields(count: int) -> str:
 
 
 def duplicates(names: Sequence[str]) -> list[str]:
-    """The names that are there more than once."""
+    """The names that occur more than once."""
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]

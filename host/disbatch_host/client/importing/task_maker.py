@@ -1,6 +1,6 @@
-"""A task from a row: its parameters, whether they fit, what is secret in them.
+"""A task from a row: its parameters, whether they fit, which of them are secret.
 
-Responsible for: everything that is decided about one row. Must not know: where rows come from, the record of an import,
+Responsible for: every decision about one row. Must not know: where rows come from, the record of an import,
 terminals.
 """
 
@@ -26,12 +26,12 @@ class RowFault:
 
     line: int
     reason: str
-    row: Any  # as it can be shown: what is secret is masked, or nothing
+    row: Any  # safe to show: secrets are masked, or it is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMaker:
-    """Makes a task of a row. `schema` also where nothing is checked: it says what is secret."""
+    """Turns a row into a task. `schema` is set even without checks: it says what is secret."""
 
     queue: QueueId
     mapper: Mapper
@@ -42,14 +42,14 @@ class TaskMaker:
     secret_columns: frozenset[str]
 
     def made(self, row: Any, size: int, *, is_checked: bool) -> tuple[dict[str, Any], str | None]:
-        """Parameters and unique key. Raises RowError; with `is_checked` it was asked before and gave none."""
+        """Parameters and unique key. Raises RowError, but not with `is_checked`: then an earlier call succeeded."""
         if type(row) is BadRow:
             raise RowError(row.reason)
         values = self.mapper(row)
         key = None if self.key is None else self.key(row)
         if is_checked:
             return values, key
-        if size > ROW_MAX // 8:  # never longer as it is stored than as it was written, but for a line of escapes
+        if size > ROW_MAX // 8:  # stored no longer than written, except for a line of escapes
             try:
                 check_size(values)
             except UsageError as error:
@@ -68,7 +68,7 @@ class TaskMaker:
         return document
 
     def shown(self, row: Any) -> Any:
-        """A row for a report. Of one that cannot be read nobody knows which of its texts are secret."""
+        """A row for a report. In an unreadable one, any text may be a secret."""
         if type(row) is BadRow:
             has_secrets = self.secret_columns or (self.schema is not None and self.schema.has_secrets)
             return None if has_secrets else row.row
