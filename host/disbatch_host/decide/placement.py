@@ -34,16 +34,16 @@ class Load:
         return replace(self, running=running, running_of_class=of_class)
 
 
-def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], paused_too: bool = False) -> list[Queue]:
+def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], even_paused: bool = False) -> list[Queue]:
     """The queues that this node may run tasks of: pinned here or nowhere, not ignored, usable, plugin at hand, and not
-    paused (unless `paused_too`)."""
+    paused (unless `even_paused`)."""
     return [
         queue
         for queue in queues
         if queue.fault is None
         and queue.class_name in classes
         and queue.is_for(node_id)
-        and (paused_too or queue.paused is None)
+        and (even_paused or queue.paused is None)
     ]
 
 

@@ -75,15 +75,15 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """A cause. `note` says it where little room is and the whole is told elsewhere."""
+    """A cause. `brief` says it where little room is and the whole is told elsewhere."""
 
     code: Code
     sentence: str
-    note: str | None = None
+    brief: str | None = None
 
     @property
     def short(self) -> str:
-        return self.note or self.sentence
+        return self.brief or self.sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def queue_obstacles(
     """What keeps every node from starting tasks of a queue, limits that are reached aside; empty where one can start
     them. Several where several things have to be mended."""
     if queue is None:
-        return [Why(Code.NO_QUEUE, f"there is no queue {queue_id} (deleted, or never made)", _NO_QUEUE_NOTE)]
+        return [Why(Code.NO_QUEUE, f"there is no queue {queue_id} (deleted, or never made)", _NO_QUEUE)]
     if queue.fault is not None:
         return [Why(Code.QUEUE_FAULT, f"queue {queue.id} cannot be used: {queue.fault}", queue.fault)]
     found = []
@@ -175,11 +175,11 @@ def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:
     return [
         one
         for one in alive
-        if placement.served([queue], node_id=one.id, classes=classes_to_claim(one), paused_too=True)
+        if placement.served([queue], node_id=one.id, classes=classes_to_claim(one), even_paused=True)
     ]
 
 
-_NO_QUEUE_NOTE = "no such queue (deleted, or never made)"
+_NO_QUEUE = "no such queue (deleted, or never made)"
 
 
 def _joined(causes: Sequence[Why]) -> str:
@@ -308,8 +308,8 @@ def _why_no_node(queue: Queue, alive: Sequence[NodeRecord]) -> list[Why]:
     return [Why(Code.NO_PLUGIN, f"no living node has plugin {name}{f', did you mean {near}?' if near else ''}")]
 
 
-def _of_queue(code: Code, note: str) -> Why:
-    return Why(code, f"its queue is {note}", note)
+def _of_queue(code: Code, state: str) -> Why:
+    return Why(code, f"its queue is {state}", state)
 
 
 def _drained_by(node: NodeRecord) -> str:

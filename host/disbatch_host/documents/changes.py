@@ -28,7 +28,7 @@ class TaskFilter:
 
     queue: QueueId | None = None
     statuses: frozenset[int] | None = None
-    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    or_failed: bool = False  # with `statuses`: every status above 2 as well
     node: str | None = None
     ids: Sequence[TaskId] | None = None
     created_since: datetime | None = None  # `ctime` at or after
@@ -62,7 +62,7 @@ class TaskChange:
 
     task_id: TaskId
     statuses: frozenset[int]
-    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    or_failed: bool = False  # with `statuses`: every status above 2 as well
     mtime: datetime | None = None  # as it was read
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class TaskChange:
     def __post_init__(self) -> None:
         if "status" in self.set:
             check_step(self.statuses, self.set["status"])
-            if self.failed_too:
+            if self.or_failed:
                 check_step((Status.FAILED,), self.set["status"])
 
 

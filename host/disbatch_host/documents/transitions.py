@@ -48,7 +48,7 @@ def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
 
 
-def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
+def unclaim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Created: never started."""
     return RunChange(
         key=key,
@@ -58,7 +58,7 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
     )
 
 
-def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+def undo_start_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
     claimed."""
     fields: Document = {**entering(Status.CREATED, now), "node": NOBODY}
@@ -114,7 +114,7 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
     """
     key = RunKey(task.id, node, task.token)
     if task.status == Status.CLAIMED:
-        return give_back_change(key, now=now)
+        return unclaim_change(key, now=now)
     lost = f"disbatch-host: node {node} was lost while this task ran"
     messages = {
         Outcome.RETURNED: f"{lost}; it is run again",

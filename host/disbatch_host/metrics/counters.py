@@ -4,7 +4,7 @@ Responsible for: the names, labels and buckets of all metrics, and keeping the c
 fetched, stores, processes.
 
 Rules:
-1. The `note_…` methods are called in the hot path: some microseconds each, nothing that waits.
+1. The `count_…` and `observe_…` methods are called in the hot path: some microseconds each, nothing that waits.
 2. Labels are bounded: the first `QUEUES_MAX` queues that are seen have their own, all others are `other`; classes and
    nodes likewise. No task id, no parameter, no message is ever a label.
 3. A registry of its own: nothing global.
@@ -38,8 +38,8 @@ _NEVER_STARTED = frozenset({Reason.PARAMETERS, Reason.START_FAILED})
 
 
 class Metrics:
-    """The counts of one node. `note_…` are called in its event loop, or in its store thread where they say so;
-    `exposition` in any other."""
+    """The counts of one node. `count_…` and `observe_…` are called in its event loop, or in its store thread where they
+    say so; `exposition` in any other."""
 
     def __init__(self, node_id: str, *, store_kind: str) -> None:
         self._node_id = node_id
@@ -82,7 +82,7 @@ class Metrics:
         self._waits_of: dict[object, Histogram] = {}
         self._census: Census | None = None
 
-    def note_claimed(self, task: Task) -> None:
+    def observe_claim(self, task: Task) -> None:
         """A task was claimed. Those that were tried before, or put off, have waited for something else as well."""
         claim, ctime = task.document.get("claim"), task.document.get("ctime")
         at = claim.get("at") if isinstance(claim, Mapping) else None
@@ -96,7 +96,7 @@ class Metrics:
                 self._waits_of[task.queue] = waits
         waits.observe(max(0.0, (at - ctime).total_seconds()))
 
-    def note_ended(
+    def count_end(
         self, queue: object, class_name: str, conclusion: Conclusion | None, reason: Reason | None, seconds: float
     ) -> None:
         """A run has ended; `conclusion` is None where nothing was concluded (given back, taken over)."""
@@ -117,15 +117,15 @@ class Metrics:
         if reason not in _NEVER_STARTED:
             lasted.observe(seconds)
 
-    def note_written(self, seconds: float) -> None:
+    def observe_write(self, seconds: float) -> None:
         """A batch of changes was written. Called in the store's thread."""
         self._writes.observe(seconds)
 
-    def note_living(self, fields: Mapping[str, Any]) -> None:
+    def observe_heartbeat(self, fields: Mapping[str, Any]) -> None:
         """What the next heartbeat will tell (schemas/node.json)."""
         self._living = fields
 
-    def note_store_reached(self) -> None:
+    def observe_store_reached(self) -> None:
         self._reached_at = time.monotonic()
 
     def watch_store_thread(self, store_thread: StoreThreadView) -> None:

@@ -125,7 +125,7 @@ class Claiming:
         """Whether something may have changed since the last round."""
         return self._needs_look
 
-    def note_change(self) -> None:
+    def on_change(self) -> None:
         """Something has changed that may give this node something to do."""
         self._needs_look = True
         self._wake.set()
@@ -161,7 +161,7 @@ class Claiming:
             asked_at = self._clock.monotonic()
             result = await self._ask(classes, load, refresh)
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             self._last_refresh = self._loop.time()
             return
         if refresh:
@@ -201,13 +201,13 @@ class Claiming:
             self._runs.start(task, plugin, asked_at=asked_at)
             return
         key = RunKey(task.id, self._node_id, task.token)
-        self._store_thread.record(transitions.give_back_change(key, now=self._runs.context.clock.now()))
+        self._store_thread.record(transitions.unclaim_change(key, now=self._runs.context.clock.now()))
 
     def _look_again_after(self, seconds: float | None) -> None:
         """When the rate of a queue lets its next task start, where that is sooner than the next look anyway."""
         is_set = self._rate_timer is not None and self._rate_timer.when() >= self._loop.time()
         if seconds is not None and seconds < self._pace.refresh_seconds and not is_set:
-            self._rate_timer = self._loop.call_later(max(seconds, self._pace.gather_seconds), self.note_change)
+            self._rate_timer = self._loop.call_later(max(seconds, self._pace.gather_seconds), self.on_change)
 
     def on_place_free(self, plugin: Plugin) -> None:
         """A run has left its place. A claim that is on its way may give the place to a task."""
@@ -339,7 +339,7 @@ class ClaimLedger:
                 continue
             key = RunKey(task.id, self._node_id, task.token)
             if task.status == Status.CLAIMED:
-                changes.append(transitions.give_back_change(key, now=store.now()))
+                changes.append(transitions.unclaim_change(key, now=store.now()))
             elif task.token in self._unanswered:
                 changes.append(transitions.lost_claim_change(task, key, now=store.now()))
         refused = store.commit(changes) if changes else ()

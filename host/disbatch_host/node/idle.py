@@ -41,7 +41,7 @@ class Idle:
         try:
             return not ids or not await self._store_thread.call(lambda store: store.has_unfinished(ids))
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             return False
 
     async def log_what_is_left(self) -> None:
@@ -55,7 +55,7 @@ class Idle:
         try:
             left = await self._store_thread.call(look)
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             return
         if not left:
             log.info("nothing is left to do")

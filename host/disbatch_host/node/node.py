@@ -132,7 +132,7 @@ class Node:
         await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
-            self._watch = WatchThread(self._store.watch(ends=False), parts.note_change, pace=self._pace)
+            self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)
             self._watch.start()
 
     async def _work(self) -> None:

@@ -68,14 +68,12 @@ class Parts:
         )
         self.classes = classes = Classes(directories)
         self.workers = workers = WorkerPool(self.site, self.processes)
-        on_written = metrics.note_written if metrics is not None else None
-        self.store_thread = thread = StoreThread(store, on_change=self.note_change, on_written=on_written, pace=pace)
+        on_written = metrics.observe_write if metrics is not None else None
+        self.store_thread = thread = StoreThread(store, on_change=self.on_change, on_written=on_written, pace=pace)
         if metrics is not None:
             metrics.watch_store_thread(thread)
         self.membership = Membership(node_id, thread, clock)
-        self.lost_runs = LostRuns(
-            node_id, self.membership.machine, thread, clock, on_settled=self.note_change, pace=pace
-        )
+        self.lost_runs = LostRuns(node_id, self.membership.machine, thread, clock, on_settled=self.on_change, pace=pace)
         health = StoreHealth(self.lost_runs.forget_others)
         self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
@@ -97,11 +95,11 @@ class Parts:
         self.stopping.grace_seconds = stop_grace_seconds
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
         self.runs.context = self._run_context(settings)
-        self.note_change()
+        self.on_change()
 
-    def note_change(self) -> None:
+    def on_change(self) -> None:
         """Something may have changed in the store."""
-        self.claiming.note_change()
+        self.claiming.on_change()
 
     def _run_context(self, settings: ShownSettings) -> RunContext:
         return RunContext(

@@ -108,7 +108,7 @@ class Runs:
         """The settings that limit the load: of a queue without `maxthreads`, and of all queues together."""
         self._max_per_queue, self._max_total = max_per_queue, max_total
 
-    def note_plugins(self) -> None:
+    def on_plugins_read(self) -> None:
         """The classes have been read again."""
         # A new table each time: an earlier snapshot may be in use.
         self._concurrency_of_class = {
@@ -126,7 +126,7 @@ class Runs:
     ) -> None:
         """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
         if self._metrics is not None:
-            self._metrics.note_claimed(task)
+            self._metrics.observe_claim(task)
         run = Run(
             task,
             plugin,
@@ -197,7 +197,7 @@ class Runs:
             # when this node starts again; anything else that could be said about it would be a guess.
             log.exception("task %s: the run failed in the host itself", run.task.id, extra=run.log_ids)
         else:
-            self._note_report(run, report)
+            self._count_report(run, report)
         finally:
             del self._runs[run]
             if run.holds_place:
@@ -215,15 +215,15 @@ class Runs:
         _count_down(self._running, run.task.queue)
         _count_down(self._running_of_class, run.plugin.name)
 
-    def _note_report(self, run: Run, report: RunReport) -> None:
-        self._note_start(run, report)
+    def _count_report(self, run: Run, report: RunReport) -> None:
+        self._track_start(run, report)
         _log_end(run, report)
         if self._metrics is not None:
-            self._metrics.note_ended(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
+            self._metrics.count_end(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
         if self._on_report is not None:
             self._on_report(run, report)
 
-    def _note_start(self, run: Run, report: RunReport) -> None:
+    def _track_start(self, run: Run, report: RunReport) -> None:
         """Whether its class can be started."""
         if report.result is RunResult.ENDED and report.why_process_lost is None:
             self._classes.forget_failures(run.plugin.name)

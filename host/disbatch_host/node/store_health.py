@@ -18,7 +18,7 @@ class StoreHealth:
         self._on_trouble = on_trouble
         self._is_trouble_said = False
 
-    def note_trouble(self, error: StoreError) -> None:
+    def report_trouble(self, error: StoreError) -> None:
         """Something could not be done."""
         self._on_trouble()
         if not self._is_trouble_said:
@@ -26,7 +26,7 @@ class StoreHealth:
             what = "cannot be written" if isinstance(error, StoreUnwritableError) else "does not answer"
             log.warning("the store %s, nothing is claimed for so long: %s", what, error)
 
-    def note_write(self) -> None:
+    def report_write(self) -> None:
         """Something was written. A read alone proves nothing: a full disk allows it."""
         if self._is_trouble_said:
             self._is_trouble_said = False

@@ -11,7 +11,8 @@ Rules:
 4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
    the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
    decides.
-5. What waits in memory is bounded: a run with much to record awaits `room` first, and keeps it on disk until then.
+5. What waits in memory is bounded: a run with much to record awaits `wait_for_budget` first, and keeps it on disk until
+   then.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class StoreThread:
         self._recorded += 1
         return self._submit(record)
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """Awaited directly before a large record, so that the output of all runs is not in memory at once while the
         store is slow, or away."""
         await self._write_budget.wait_for_room()
@@ -284,7 +285,7 @@ class StoreThread:
             return False
         answers = [*_answers(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
         self._post(functools.partial(_set_results, answers))
-        self._note_presence()
+        self._mark_present()
         return True
 
     def _write(self, batch: list[_Record]) -> bool:
@@ -305,10 +306,10 @@ class StoreThread:
         except Exception as error:  # a defect: the run must hear of it, and the thread must go on for the others
             log.exception("a change could not be written")
             self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
-        self._note_presence()
+        self._mark_present()
         return True
 
-    def _note_presence(self) -> None:
+    def _mark_present(self) -> None:
         if self.is_away:
             log.warning("the store is back")
         self.is_away = False

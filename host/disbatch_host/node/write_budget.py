@@ -25,7 +25,7 @@ class WriteBudget:
     def take(self, size: int, until: asyncio.Future[Any]) -> None:
         """`size` bytes are in memory until the future is done, whether the budget had room for them or not."""
         self._taken_bytes += size
-        until.add_done_callback(lambda _: self._give_back(size))
+        until.add_done_callback(lambda _: self._release(size))
 
     async def wait_for_room(self) -> None:
         """Returns once there is room, to each caller in its turn. The caller takes what it needs before it awaits
@@ -35,6 +35,6 @@ class WriteBudget:
                 self._has_room.clear()
                 await self._has_room.wait()
 
-    def _give_back(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self._taken_bytes -= size
         self._has_room.set()

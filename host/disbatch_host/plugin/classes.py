@@ -66,7 +66,7 @@ class Classes:
         self._catalog = self._scanner.scan()
         if self._catalog is before:
             return False
-        self._tell_of_changes(before)
+        self._log_changes(before)
         for name, aside in list(self._set_aside.items()):
             if self._catalog.plugins.get(name) is not aside.plugin:
                 log.info("plugin %s has changed and is tried again", name, extra=logs.ids(class_name=name))
@@ -74,7 +74,7 @@ class Classes:
                 self._failures.pop(name, None)
         return True
 
-    def _tell_of_changes(self, before: Catalog) -> None:
+    def _log_changes(self, before: Catalog) -> None:
         for name, plugin in self._catalog.plugins.items():
             if before.plugins.get(name) is not plugin:
                 log.info(

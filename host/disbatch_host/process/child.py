@@ -108,7 +108,7 @@ class Child:
         if self._killed:
             self._signal_group(signal.SIGKILL)
         elif self._stopped is not None:
-            self._begin_stop(self._stopped)
+            self._send_stop_signal(self._stopped)
 
     @property
     def pid_started(self) -> int | None:
@@ -184,7 +184,7 @@ class Child:
             return
         self._stopped = reason
         if self.pid:
-            self._begin_stop(reason)
+            self._send_stop_signal(reason)
 
     def kill(self, reason: StopReason) -> None:
         if self._leader_status is not None:
@@ -194,7 +194,7 @@ class Child:
         if self.pid:
             self._signal_group(signal.SIGKILL)
 
-    def _begin_stop(self, reason: StopReason) -> None:
+    def _send_stop_signal(self, reason: StopReason) -> None:
         self._signal_group(self._deadlines.stop_signal)
         self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
 

@@ -31,17 +31,17 @@ class StdinPipe:
         self._close_when_written = False
         self._is_watched = False
         self._is_refused = False  # the program ended, or closed it, before it had read everything
-        self._given_bytes = 0  # all that it was to be given
+        self._total_bytes = 0  # all that it was to be given
         self.left_bytes = 0  # of that, what it had not read when it ended or closed its stdin
 
     @property
     def is_unread(self) -> bool:
         """See `ProcessEnd.stdin_unread`."""
-        return self._is_refused and self._given_bytes > PIPE_SIZE
+        return self._is_refused and self._total_bytes > PIPE_SIZE
 
     def write(self, data: bytes, *, close: bool) -> None:
         """Write as the program reads, then close it if asked to. Returns at once."""
-        self._given_bytes += len(data)
+        self._total_bytes += len(data)
         if self._descriptor < 0:
             self._is_refused = self._is_refused or bool(data)
             return

@@ -147,7 +147,7 @@ class Run:
 
     async def _perform(self) -> RunReport:
         if self._should_not_start:
-            return await self._give_back()
+            return await self._return_task()
         if not self._is_running and (ended_early := await self._record_running()) is not None:
             return ended_early
         if not await self._is_still_ours():
@@ -161,7 +161,7 @@ class Run:
         self._execution = execution
         if self._stop_before_start.done():
             self.stop(self._stop_before_start.result())
-        self._recording.begin(execution, on_lost=self._lose_task)
+        self._recording.start(execution, on_lost=self._lose_task)
         return await self._record_end(execution, await ended)
 
     @property
@@ -191,7 +191,7 @@ class Run:
             except StartError as error:
                 return await self._return_unstarted(error, Status.CLAIMED)
         if self._should_not_start:
-            return await self._give_back()
+            return await self._return_task()
         self._began = self._owned_at = self._context.clock.monotonic()
         facts = {} if self._worker is None else self._worker.facts
         state.run |= {"started": self._context.clock.now(), **facts}
@@ -267,13 +267,13 @@ class Run:
         )
         self.stop(StopReason.LOST)
 
-    async def _give_back(self) -> RunReport:
+    async def _return_task(self) -> RunReport:
         self._release_worker()
         now = self._context.clock.now()
         if self._is_running:
-            await self._record(transitions.take_back_change(self.task, self._state.key, now=now))
+            await self._record(transitions.undo_start_change(self.task, self._state.key, now=now))
         else:
-            await self._record(transitions.give_back_change(self._state.key, now=now))
+            await self._record(transitions.unclaim_change(self._state.key, now=now))
         return RunReport(result=RunResult.GIVEN_BACK)
 
     async def _return_unstarted(self, error: StartError, left: Status) -> RunReport:

@@ -27,7 +27,7 @@ class Recorder(Protocol):
         was refused (the task is another node's by now), or raises StoreError. `frees`: what the run takes up no longer
         once this is durable."""
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """Awaited directly before a large record; see `recording.LARGE_RECORD`."""
 
 

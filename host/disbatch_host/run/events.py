@@ -92,7 +92,7 @@ class EventEffects:
             case SetFields(fields=fields, faults=faults):
                 for name, value in fields.items():
                     self._set_free(name, value)
-                self._note_all(faults)
+                self._add_faults(faults)
             case Result(value=value, status=status):
                 self._result_status = status
                 self._set("result", value)
@@ -100,17 +100,17 @@ class EventEffects:
                 self._error = event
                 if event.message is not None:  # else its end will say what to write
                     self._set("error", _error_document(event))
-                self._note_all(faults)
+                self._add_faults(faults)
             case Snooze():
                 self._snooze = event
             case FollowUps(tasks=tasks, faults=faults):
                 for task in tasks:
                     self._follow(task)
-                self._note_all(faults)
+                self._add_faults(faults)
             case BadLine(start=start, message=message):
-                self._note(message, start)
+                self._add_fault(message, start)
             case _:  # `ready` and `done` outside of worker mode
-                self._note(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
+                self._add_fault(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
 
     def changed_fields(self) -> Document:
         """Top-level fields with their values as they are now, for those that have changed since the last call."""
@@ -194,15 +194,17 @@ class EventEffects:
 
     def _set_free(self, name: str, value: Any) -> None:
         if name in PROTECTED:
-            self._note(f'field "{name}" belongs to the host and is left as it is; choose another name')
+            self._add_fault(f'field "{name}" belongs to the host and is left as it is; choose another name')
             return
         if not name or name.startswith("$") or "." in name:
-            self._note(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
+            self._add_fault(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
             return
         size = len(name) + _size(value)
         total = self._set_bytes - self._set_sizes.get(name, 0) + size
         if total > SET_BYTES_MAX:
-            self._note(f'field "{name:.60}" is not set: all that a run sets may have {SET_BYTES_MAX} bytes together')
+            self._add_fault(
+                f'field "{name:.60}" is not set: all that a run sets may have {SET_BYTES_MAX} bytes together'
+            )
             return
         self._set_sizes[name] = size
         self._set_bytes = total
@@ -222,16 +224,16 @@ class EventEffects:
         if len(self._follow_ups) >= FOLLOW_UPS_MAX or self._follow_up_bytes + size > FOLLOW_UP_BYTES_MAX:
             self._follow_ups_refused += 1
             if self._follow_ups_refused == 1:
-                self._note(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
+                self._add_fault(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
             return
         self._follow_up_bytes += size
         self._follow_ups.append(task)
 
-    def _note_all(self, messages: Sequence[str]) -> None:
+    def _add_faults(self, messages: Sequence[str]) -> None:
         for message in messages:
-            self._note(message)
+            self._add_fault(message)
 
-    def _note(self, message: str, start: bytes | None = None) -> None:
+    def _add_fault(self, message: str, start: bytes | None = None) -> None:
         self._bad_lines += 1
         if len(self._bad_kept) < ERRORS_KEPT:
             entry: Document = {"message": _cut(message)}

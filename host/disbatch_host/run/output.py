@@ -76,7 +76,7 @@ class OutputStream:
         return len(self._inline) + self.pending_chunk_bytes
 
     @property
-    def given_bytes(self) -> int:
+    def delivered_bytes(self) -> int:
         """How many of the bytes that the plugin has written are, from the first on, in what `inline_text` and
         `take_chunks` have given out: what need not be said again once that is durable. Never too many. Until
         `finish`."""

@@ -63,7 +63,7 @@ def news_of(state: RunState, *, pid_started: int | None = None) -> News:
             state.written[stream] = output.version
             fields[str(stream)] = output.inline_text()
     chunks = next_chunks(state)
-    counts = {stream: count for stream, output in state.streams if (count := output.given_bytes)}
+    counts = {stream: count for stream, output in state.streams if (count := output.delivered_bytes)}
     return News(fields=fields, chunks=chunks, counts=counts)
 
 
@@ -83,7 +83,7 @@ def pause_seconds(state: RunState, news: News) -> float:
 
 
 class Recording:
-    """Hears one run, and writes its news from `begin` to `stop`."""
+    """Hears one run, and writes its news from `start` to `stop`."""
 
     def __init__(
         self,
@@ -107,12 +107,12 @@ class Recording:
         self._write: asyncio.Task[None] | None = None
         self._has_failed = False  # a write: what the store has is not known exactly any more
 
-    def begin(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
+    def start(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
         """The program runs: from now on its news are written. `on_lost` is called when a write is refused: the task is
         another node's by now."""
         self._execution = execution
         self._on_lost = on_lost
-        self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._begin_write)
+        self._timer = self._loop.call_later(FIRST_NEWS_SECONDS, self._start_write)
 
     def receive(self, stream: Stream, data: bytes) -> None:
         """The program has written something."""
@@ -123,7 +123,7 @@ class Recording:
         output = self._state.stdout if stream is Stream.STDOUT else self._state.stderr
         output.feed(data)
         if output.pending_chunk_bytes >= CHUNKS_URGENT:
-            self._begin_write()
+            self._start_write()
 
     def hear(self, heard: Event | BadLine) -> None:
         """The program has said something on descriptor 3."""
@@ -147,19 +147,19 @@ class Recording:
         """Write the pieces that are left once it has finished. There is room then for the record that follows at
         once."""
         while True:
-            await self._room()
+            await self._wait_for_budget()
             chunks = next_chunks(self._state)
             if not chunks:
                 return
             await self._recorder.record(None, chunks)
 
-    def _begin_write(self) -> None:
+    def _start_write(self) -> None:
         if self._write is None and self._execution is not None and self._on_lost is not None:
             self._write = self._loop.create_task(self._record_news(self._execution, self._on_lost))
 
     async def _record_news(self, execution: Execution, on_lost: Callable[[], None]) -> None:
         state = self._state
-        await self._room()
+        await self._wait_for_budget()
         pid_started = None
         if not state.is_pid_written:
             state.is_pid_written = True
@@ -187,11 +187,11 @@ class Recording:
         if self._execution is None:
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
-            self._begin_write()
+            self._start_write()
         else:
-            self._timer = self._loop.call_later(pause_seconds(state, news), self._begin_write)
+            self._timer = self._loop.call_later(pause_seconds(state, news), self._start_write)
 
-    async def _room(self) -> None:
+    async def _wait_for_budget(self) -> None:
         """Until what there is to write now may be held in memory once more, on its way into the store."""
         if self._state.stdout.held_bytes + self._state.stderr.held_bytes >= LARGE_RECORD:
-            await self._recorder.room()
+            await self._recorder.wait_for_budget()

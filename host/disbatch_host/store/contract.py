@@ -31,7 +31,7 @@ from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
 
 
-Begin = Callable[[Task], RunChange | None]  # the change that is to go with the claim of a task, if any
+OnClaim = Callable[[Task], RunChange | None]  # the change that is to go with the claim of a task, if any
 
 
 class Access(StrEnum):
@@ -161,9 +161,9 @@ class Tasks(Protocol):
         """For each queue id found in tasks, how many tasks have each status."""
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
-        """Delete tasks and their output files; how many there were. `statuses` (and `failed_too`, see `TaskFilter`):
+        """Delete tasks and their output files; how many there were. `statuses` (and `or_failed`, see `TaskFilter`):
         only those that still have one of these. A task that others wait for (`awaited: true`) is not deleted."""
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
@@ -237,7 +237,7 @@ class HotPath(Protocol):
     def waiting_queues(self) -> set[QueueId]:
         """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         """Claim up to `count` Created, unclaimed tasks of each queue, in their order (the higher priority first, then
         by creation, as `newest_first` says): status CLAIMED, `node`, `mtime`, and `claim` = {token, at}. No other node
         can get the same ones. Returns the claimed tasks as they are after the claim, in that order. `token` is fresh
@@ -248,8 +248,8 @@ class HotPath(Protocol):
         such period; a grant that is not used is lost. A node that has fewer in hand than before releases its places
         for others by its next claim of the queue, or by `hold`.
 
-        `begin` is asked for each task that was claimed; the change that it gives, which leaves CLAIMED, is carried out
-        before this returns, with the claim or right after it. A task for which that was refused is not returned."""
+        `on_claim` is asked for each task that was claimed; the change that it gives, which leaves CLAIMED, is carried
+        out before this returns, with the claim or right after it. A task for which that was refused is not returned."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was

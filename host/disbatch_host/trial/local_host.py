@@ -96,7 +96,7 @@ class MemoryRecorder:
         answer.set_result(change is None or self._apply(change))
         return answer
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """It is all in memory anyway."""
 
     def _apply(self, change: RunChange) -> bool:

@@ -83,7 +83,7 @@ class Torture:
     async def _ends(self, parameters: Any) -> str | None:
         arrivals: list[float] = []
         begun = time.monotonic()
-        result = await self._runner.run(parameters, listener=lambda stream, _: _note_arrival(stream, arrivals))
+        result = await self._runner.run(parameters, listener=lambda stream, _: _record_arrival(stream, arrivals))
         check_ended(result)
         self._baseline = result
         ended = time.monotonic()
@@ -319,6 +319,6 @@ class _Process:
         return self._ended.result()
 
 
-def _note_arrival(stream: Stream, arrivals: list[float]) -> None:
+def _record_arrival(stream: Stream, arrivals: list[float]) -> None:
     if stream is Stream.STDOUT:
         arrivals.append(time.monotonic())

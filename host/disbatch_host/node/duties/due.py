@@ -61,7 +61,7 @@ class Due:
             lambda store: settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
         )
         if settled.changed:
-            self._claiming.note_change()  # others may wait no longer
+            self._claiming.on_change()  # others may wait no longer
         self._runs.cancel(settled.to_stop)
 
 

@@ -74,11 +74,11 @@ class Heartbeat:
         """Whether a request was new."""
         fields = self._living_fields()
         if self._metrics is not None:
-            self._metrics.note_living(fields)
+            self._metrics.observe_heartbeat(fields)
         beat = await self._membership.beat(fields)
-        self._health.note_write()
+        self._health.report_write()
         if self._metrics is not None:
-            self._metrics.note_store_reached()
+            self._metrics.observe_store_reached()
         if isinstance(self._clock, StoreClock):
             self._clock.adjust(beat.store_time, at=beat.at)
         if beat.requests is None:
@@ -107,7 +107,7 @@ class Heartbeat:
                 log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
                 log.warning("this node claims tasks again")
-                self._claiming.note_change()
+                self._claiming.on_change()
         if isinstance(stop, Mapping) and stop != self._obeyed_stop:
             self._obeyed_stop = stop
             log.warning("%s wants this node stopped%s", *node_document.who_and_why(stop))
@@ -143,7 +143,7 @@ class Heartbeat:
                 self._claiming.queues,
                 node_id=self._node_id,
                 classes=frozenset(self._classes.plugins),
-                paused_too=True,
+                even_paused=True,
             ),
             load=self._runs.load,
             settings=self.settings,

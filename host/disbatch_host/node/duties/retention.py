@@ -56,4 +56,4 @@ def delete_ended(store: Store, queue: Queue) -> int:
     if queue.keep_seconds is None:
         return 0
     ids = store.ended_before(queue.id, store.now() - timedelta(seconds=queue.keep_seconds), _DELETED)
-    return store.delete_tasks(ids, statuses=_ENDED, failed_too=True) if ids else 0
+    return store.delete_tasks(ids, statuses=_ENDED, or_failed=True) if ids else 0

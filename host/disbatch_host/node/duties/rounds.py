@@ -60,6 +60,6 @@ class Rounds:
             try:
                 await duty.turn()
             except StoreError as error:
-                self._health.note_trouble(error)
+                self._health.report_trouble(error)
             except Exception:
                 log.exception("a service of the node failed; it goes on at its next turn")

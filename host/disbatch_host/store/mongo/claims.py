@@ -1,10 +1,10 @@
 """Which waiting tasks a node gets.
 
 Responsible for: taking the first of those that wait, as many as `maxtotal` and `rate` of their queue allow, and making
-them the node's. Must not know: in which order they come (`claim_order`), what `begin` is for.
+them the node's. Must not know: in which order they come (`claim_order`), what `on_claim` is for.
 
 Rules:
-1. It is the spec's second way, in batches: find what is free, write the claim, and what `begin` wants written, into
+1. It is the spec's second way, in batches: find what is free, write the claim, and what `on_claim` wants written, into
    each that still is, and where not all were, ask which carry the mark.
 2. Where another node was faster, the missing ones are picked at random from the next ones, so that two nodes do not go
    on competing for the same tasks: the order is then kept only roughly.
@@ -27,7 +27,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import RunChange, Want
 from disbatch_host.documents.records import Document, QueueId, Task, TaskId
 from disbatch_host.documents.steps import CLAIM
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import claim_order, forms
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.output_files import OutputFiles
@@ -59,7 +59,7 @@ class Claims:
         self._clock = clock
         self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # how many more, until when (rule 4)
 
-    def carry_out(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None) -> list[Task]:
+    def carry_out(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None) -> list[Task]:
         """One claim, as `Store.claim` promises it."""
         got: list[list[Task]] = [[] for _ in wanted]
         most = [want.count for want in wanted]
@@ -84,7 +84,7 @@ class Claims:
                         granted[place] = left = self._limits.grant(node_id, want, left, in_hand, dates)
                         most[place], found[place] = left, found[place][:left]
                 chosen = list(itertools.chain.from_iterable(found.values()))
-                won = self._take(chosen, node_id, token, begin, dates)
+                won = self._take(chosen, node_id, token, on_claim, dates)
                 for place, documents in found.items():
                     got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
                 # All that was found was won: that is enough, or nothing more waits.
@@ -93,7 +93,7 @@ class Claims:
                     break
             for place, count in granted.items():
                 if len(got[place]) < count:  # others were faster: the places are theirs
-                    self._give_back(node_id, wanted[place], len(got[place]))
+                    self._return_places(node_id, wanted[place], len(got[place]))
         except BaseException:
             until = self._clock.monotonic() + _DOUBT_SECONDS
             self._in_doubt |= {(node_id, wanted[place].queue): (count, until) for place, count in granted.items()}
@@ -121,7 +121,7 @@ class Claims:
         documents: Sequence[Document],
         node_id: str,
         token: str,
-        begin: Begin | None,
+        on_claim: OnClaim | None,
         dates: Mapping[QueueId, datetime],
     ) -> dict[TaskId, Task]:
         """Claim those of these tasks that are still free and as they were read."""
@@ -134,7 +134,7 @@ class Claims:
         for document in documents:
             mark = steps.claimed_fields(node_id, token, at=dates.get(document["queue"], now), now=now)
             tasks[document["_id"]] = task = Task.from_document({**document, **mark})
-            change = begin(task) if begin is not None else None
+            change = on_claim(task) if on_claim is not None else None
             free = {
                 "_id": document["_id"],
                 "status": int(CLAIM.left),
@@ -153,7 +153,7 @@ class Claims:
         self._output.forget(change for change in changes if change.key.task_id in tasks)
         return tasks
 
-    def _give_back(self, node_id: str, want: Want, got: int) -> None:
+    def _return_places(self, node_id: str, want: Want, got: int) -> None:
         """The places of a queue that were granted and not needed."""
         if want.maxtotal is not None:
             self._limits.tell(node_id, want.queue, self._in_hand(node_id, want.queue, want.in_hand) + got)

@@ -142,19 +142,19 @@ def condition(which: TaskFilter) -> Document:
         bounds = {"$gte": since, "$lt": before}
         if since is not None or before is not None:
             condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
-    return condition | status_condition(which.statuses, which.failed_too)
+    return condition | status_condition(which.statuses, which.or_failed)
 
 
-def status_condition(statuses: frozenset[int] | None, failed_too: bool) -> Document:
+def status_condition(statuses: frozenset[int] | None, or_failed: bool) -> Document:
     if statuses is None:
         return {}
     exact = sorted(int(one) for one in statuses)
     condition: Document = {"status": exact[0] if len(exact) == 1 else {"$in": exact}}
-    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if failed_too else condition
+    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if or_failed else condition
 
 
 def guard_of_task(change: TaskChange) -> Document:
-    guard: Document = {"_id": change.task_id, **status_condition(change.statuses, change.failed_too)}
+    guard: Document = {"_id": change.task_id, **status_condition(change.statuses, change.or_failed)}
     if change.mtime is not None:
         guard["mtime"] = change.mtime
     return guard
@@ -177,7 +177,7 @@ def update_of_task(change: TaskChange) -> Any:
 def may_revive(change: TaskChange) -> bool:
     """Whether it may make a task unfinished that was not."""
     return change.set.get("status") in UNFINISHED and (
-        change.failed_too or any(is_finished(one) for one in change.statuses)
+        change.or_failed or any(is_finished(one) for one in change.statuses)
     )
 
 

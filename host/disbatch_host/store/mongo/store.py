@@ -41,7 +41,7 @@ from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, Task
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.errors import StoreRefusedError, UsageError
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import driver_errors, forms, layout
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -277,7 +277,7 @@ class MongoStore:
         return counts
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
         deleted = 0
         with self._translated():
@@ -288,7 +288,7 @@ class MongoStore:
                 )
                 keys = {one["_id"]: key for one in keyed if (key := forms.key_of(one)) is not None}
                 locks = self._keys.locks_of(keys)  # as they are before anybody can know that the task is gone
-                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **forms.status_condition(statuses, failed_too)}
+                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **forms.status_condition(statuses, or_failed)}
                 deleted += self._tasks.delete_many(which).deleted_count
                 # What goes with them goes afterwards, and with those as well that an earlier try has deleted.
                 left = {one["_id"] for one in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
@@ -401,9 +401,9 @@ class MongoStore:
             waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
         return {queue for queue in waiting if forms.is_usable(queue)}
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         with self._translated():
-            return self._claims.carry_out(node_id, wanted, token, begin)
+            return self._claims.carry_out(node_id, wanted, token, on_claim)
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with self._translated():

@@ -19,7 +19,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, Task
 from disbatch_host.documents.steps import CLAIM
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.sqlite import conditions, connections, fields, guarded_changes, rates, records
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Claims:
         node_id: str,
         wanted: Sequence[Want],
         token: str,
-        begin: Begin | None,
+        on_claim: OnClaim | None,
         now: datetime,
     ) -> list[Task]:
         """One claim, as `Store.claim` promises it, in a transaction; `now` is a time in it."""
@@ -74,7 +74,7 @@ class Claims:
             for seq, row, document in found:
                 task = Task.from_document({**document, **claimed})
                 columns = fields.columns_of(claimed)
-                change = begin(task) if begin is not None else None
+                change = on_claim(task) if on_claim is not None else None
                 if change is not None:
                     columns |= guarded_changes.changed_columns(change, row[-1])
                     guarded_changes.forget_output(connection, change)

@@ -41,7 +41,7 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps([str(one) for one in which.ids]).decode())
     if which.statuses is not None:
-        conditions.append(status_is(which.statuses, failed_too=which.failed_too, status=status))
+        conditions.append(status_is(which.statuses, or_failed=which.or_failed, status=status))
     for condition, moment in (
         ("ctime >= ?", which.created_since),
         ("ctime < ?", which.created_before),
@@ -64,10 +64,10 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
     return " AND ".join(conditions), values
 
 
-def status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "status") -> str:
-    """The condition on a status alone; `failed_too`: or any above 2."""
+def status_is(statuses: frozenset[int], *, or_failed: bool, status: str = "status") -> str:
+    """The condition on a status alone; `or_failed`: or any above 2."""
     exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
-    return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact
+    return f"({exact} OR {status} > {int(Status.FAILED)})" if or_failed else exact
 
 
 def assignments(columns: Iterable[str]) -> str:

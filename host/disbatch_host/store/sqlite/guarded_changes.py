@@ -92,7 +92,7 @@ def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
 
 def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
     """Carry out one guarded change that no run makes; False where its guard does not hold, or a key is held."""
-    guard = f"id = ? AND {conditions.status_is(change.statuses, failed_too=change.failed_too)}"
+    guard = f"id = ? AND {conditions.status_is(change.statuses, or_failed=change.or_failed)}"
     guarded = [change.task_id]
     if change.mtime is not None:
         guard, guarded = f"{guard} AND mtime = ?", [*guarded, moments.to_milliseconds(change.mtime)]

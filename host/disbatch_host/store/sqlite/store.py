@@ -29,7 +29,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.store.contract import Access, Begin
+from disbatch_host.store.contract import Access, OnClaim
 from disbatch_host.store.sqlite import (
     claims,
     conditions,
@@ -201,7 +201,7 @@ class SqliteStore:
         in_any_order: bool = False,
     ) -> Iterator[Task]:
         columns = records.SELECT if with_output else records.SELECT_WITHOUT_OUTPUT
-        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.failed_too
+        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.or_failed
         # As the index on queue and status has them: where each page goes on is found at once. Those of one status are
         # there in the order of creation.
         is_by_status = in_any_order and which.queue is not None and not is_of_one_status
@@ -238,9 +238,9 @@ class SqliteStore:
         return counts
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
-        condition = "" if statuses is None else f"AND {conditions.status_is(statuses, failed_too=failed_too)}"
+        condition = "" if statuses is None else f"AND {conditions.status_is(statuses, or_failed=or_failed)}"
 
         def delete(connection: sqlite3.Connection) -> int:
             deleted = [
@@ -400,10 +400,10 @@ class SqliteStore:
         )
         return {queue for (queue,) in rows}
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         return self._write(
             # The time in the transaction: one from before the wait for it would let a rate be exceeded.
-            lambda connection: self._claims.carry_out(connection, node_id, wanted, token, begin, self.now())
+            lambda connection: self._claims.carry_out(connection, node_id, wanted, token, on_claim, self.now())
         )
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
