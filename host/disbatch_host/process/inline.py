@@ -1,7 +1,7 @@
 """The process host inside this process: its runs are children of this process, and end with it.
 
-Responsible for: the runs that there are, by their numbers. Must not know: how a child is started, read and ended
-(`child`), what the notes mean.
+Responsible for: the existing runs, by their numbers. Must not know: how a child is started, read and ended (`child`),
+what the notes mean.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from disbatch_host.process.spawner import Spawner
 
 
 def process_host() -> ProcessHost:
-    """The process host that programs are started at on this machine; the only place that chooses one. Made anywhere,
-    used in the thread of one event loop."""
+    """The process host that starts programs on this machine; the only place that chooses one. Made anywhere, used in
+    the thread of one event loop."""
     return InlineHost()
 
 
