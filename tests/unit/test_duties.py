@@ -97,9 +97,9 @@ def test_trouble_with_the_store_is_said_once_and_its_end_as_well(caplog: pytest.
     health.report_trouble(StoreUnreachableError("away"))
     said = [record.message for record in caplog.records]
     assert said == [
-        "the store cannot be written, nothing is claimed for so long: the disk is full",
+        "the store cannot be written, nothing is claimed until it works again: the disk is full",
         "the store takes writes again",
-        "the store does not answer, nothing is claimed for so long: away",
+        "the store does not answer, nothing is claimed until it works again: away",
     ]
 
 

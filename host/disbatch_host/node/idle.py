@@ -1,6 +1,6 @@
-"""When a node with --until-idle has nothing left to do, and which waiting tasks it leaves to others.
+"""The end of a node with --until-idle: when it has nothing left to do, and which waiting tasks it leaves to others.
 
-Responsible for: these two looks. Must not know: how tasks are claimed.
+Responsible for: finding out both. Must not know: how tasks are claimed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)
 
-QUEUES_NAMED_MAX = 5  # whose tasks the node leaves, with the reason of each
+QUEUES_NAMED_MAX = 5  # queues whose tasks the node leaves, each with the reason
 
 
 class Idle:

@@ -1,7 +1,7 @@
 """The parts of a node, put together.
 
-Responsible for: who is given whom, and passing on settings that change while the node runs. Must not know: the order in
-which anything starts or stops.
+Responsible for: giving each part the others that it needs, and passing on settings that change while the node runs.
+Must not know: the order in which anything starts or stops.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a node that serves no metrics need not import what they tak
 
 
 class Parts:
-    """Made in the event loop. The parts that begin to work by themselves do so when they are started."""
+    """All parts of a node. Made in the event loop; parts that work by themselves do so once they are started."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Parts:
     ) -> None:
         """`directories`: of plugins. `clock` is this machine's."""
         self._store = store
-        # What other nodes compare the dates in documents with.
+        # Other nodes compare the dates in documents with this clock.
         self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
         self.processes = process_host()
         self.site = ProgramSite(
@@ -88,7 +88,7 @@ class Parts:
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
-        """These settings count from now on."""
+        """Use these settings from now on."""
         self.classes.look_in(directories)
         self.heartbeat.settings = settings
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds

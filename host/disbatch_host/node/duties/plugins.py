@@ -1,4 +1,4 @@
-"""The duty that reads the plugins again, and tells those who must know when something has changed."""
+"""The duty that reads the plugins again, and tells the parts of the node that need to know of changes."""
 
 from __future__ import annotations
 
