@@ -356,7 +356,7 @@ def test_ids_rise_also_over_the_processes_of_a_second(sqlite: SqliteStore) -> No
 
 @pytest.mark.parametrize("queue", [None, 5, {"a": 1}, ""])
 def test_a_queue_id_that_is_no_text_is_refused(sqlite: SqliteStore, queue: Any) -> None:
-    with pytest.raises(StoreRefusedError, match="expected an id that is a text"):
+    with pytest.raises(StoreRefusedError, match="expected an id that is a string"):
         sqlite.insert_tasks([new_task(queue, {}, now=NOW)])
 
 
