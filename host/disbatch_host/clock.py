@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the host asks of a clock."""
+    """The readings that the host needs of a clock."""
 
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...
@@ -29,15 +29,16 @@ class SystemClock:
 
 
 class StoreClock:
-    """The clock of a store elsewhere, as this machine knows it: as it was when last asked, and what has passed since.
+    """The clock of a remote store, as this machine knows it: its last reading, plus the time that has passed since.
 
-    What nodes write into documents is compared by other nodes; taken from one clock, it does not matter that theirs
-    differ by minutes, or jump: what has passed is told by the monotonic clock.
+    Nodes compare the times that other nodes write into documents. All of them come from this one clock, so it does not
+    matter that the nodes' own clocks differ by minutes, or jump: the monotonic clock measures the time since the
+    reading.
     """
 
     def __init__(self, local: Clock) -> None:
         self._local = local
-        self._seen: tuple[datetime, float] | None = None  # what the store said, and when that was
+        self._seen: tuple[datetime, float] | None = None  # the store's time, and the monotonic time of that reading
 
     def now(self) -> datetime:
         if self._seen is None:
@@ -49,7 +50,7 @@ class StoreClock:
         return self._local.monotonic()
 
     def adjust(self, moment: datetime, *, at: float) -> None:
-        """The store's clock has said `moment` at `at` of the monotonic clock."""
+        """Take note that the store's clock read `moment` at `at` of the monotonic clock."""
         self._seen = (moment, at)
 
 

@@ -1,10 +1,10 @@
-"""The errors of the host: one root, families by who can mend them, each with the exit code of the terminal contract.
+"""The host's errors: one root, a family for each party that can fix them, and an exit code for each (cli contract).
 
 Rules:
 1. The message is the one line that a person sees: what was expected, what was found, what to do.
 2. No message holds a password, a parameter or an environment value.
 3. The stores translate their drivers' exceptions here, at their edge; nothing above a store knows a driver.
-4. A lost race is no error: it is a return value of the call that lost it.
+4. A lost race is not an error but a return value of the call that lost it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1  # the thing asked about failed
     USAGE = 2  # wrong use
-    STORE = 3  # the store cannot be reached or refuses
+    STORE = 3  # the store cannot be reached, or refuses
     NOT_FOUND = 4  # no such queue, task, node or plugin
     NODE_ID_IN_USE = 5
 
@@ -31,13 +31,13 @@ class DisbatchError(Exception):
 
 
 class UsageError(DisbatchError):
-    """The person at the terminal, or a configuration file, asked for something that cannot be."""
+    """The person at the terminal, or a configuration file, asked for something impossible."""
 
     exit_code = ExitCode.USAGE
 
 
 class FieldError(UsageError):
-    """The value of one field, or option, cannot be what was given; a command says it under the name of its option."""
+    """A field or option was given a value that it cannot have; a command reports it under the name of its option."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -46,13 +46,13 @@ class FieldError(UsageError):
 
 
 class OutputError(DisbatchError):
-    """What a command has to say cannot be written where it should go: a full disk, a closed stdout."""
+    """A command's output cannot be written to its destination: a full disk, a closed stdout."""
 
     exit_code = ExitCode.FAILED
 
 
 class PluginError(DisbatchError):
-    """A plugin cannot be used as it is; its author can mend it."""
+    """A plugin cannot be used as it is; its author can fix it."""
 
     exit_code = ExitCode.FAILED
 
@@ -70,35 +70,35 @@ class NodeIdInUseError(DisbatchError):
 
 
 class RowsRefusedError(DisbatchError):
-    """Rows of an import do not fit; it has stopped before them, or has created nothing at all."""
+    """Rows of an import do not fit; the import stopped before them, or created nothing at all."""
 
 
 class NodeUnreachableError(DisbatchError):
-    """A node cannot do what is asked of it: it is dead, it is stopping, or it belongs to another program."""
+    """A node cannot do what it was asked to do: it is dead, it is stopping, or it belongs to another program."""
 
 
 class NodeNotGoneError(DisbatchError):
-    """A node cannot be deleted: it is alive, or tasks are still in its hands."""
+    """A node cannot be deleted: it is alive, or still holds tasks."""
 
 
 class StoreError(DisbatchError):
-    """Root of what a store reports."""
+    """Root of the errors that a store reports."""
 
     exit_code = ExitCode.STORE
 
 
 class StoreUnreachableError(StoreError):
-    """The store does not answer now; the same call may succeed later."""
+    """The store is not answering; the same call may succeed later."""
 
 
 class StoreUnwritableError(StoreUnreachableError):
-    """The store is there but can take no write now (disk full, read-only, I/O error); somebody has to make room or
-    mend it, then the same call succeeds."""
+    """The store is there but cannot write at the moment (disk full, read-only, I/O error); once somebody makes room or
+    fixes it, the same call succeeds."""
 
 
 class StoreRefusedError(StoreError):
-    """The store answers and says no (rights, a value that it does not take, not a database); trying again changes
-    nothing."""
+    """The store answers and refuses (missing rights, a value that it does not accept, not a database); trying again
+    changes nothing."""
 
 
 class StoreTooNewError(StoreError):
@@ -106,4 +106,4 @@ class StoreTooNewError(StoreError):
 
 
 class DuplicateIdError(UsageError):
-    """An id that was to be created exists already."""
+    """The id of a new document exists already."""

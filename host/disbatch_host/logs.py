@@ -1,11 +1,11 @@
-"""What a node logs, as lines of text or of JSON.
+"""The log of a node, as lines of text or of JSON.
 
 Responsible for: the two forms, and the ids that a record carries beside its message. Must not know: what is logged.
 
 Rules:
-1. `ids` is the one way to give a record its ids. The text form does not show them: there the message names them.
-2. Neither form shows anything that the message, the ids and a traceback do not hold: no parameters, no values of
-   variables, no arguments of calls.
+1. `ids` is the only way to give a record its ids. The text form does not show them: there the message names them.
+2. Neither form shows anything beyond the message, the ids and a traceback: no parameters, no values of variables, no
+   arguments of calls.
 3. A log that cannot be written must not stop the node, nor make it write more.
 """
 
@@ -34,8 +34,8 @@ def ids(
     pid: int | None = None,
     about_node: str | None = None,
 ) -> dict[str, dict[str, object]]:
-    """For `extra=` of a log call: the ids of what the message is about, as far as they are known. `about_node` is
-    another node than the one that logs."""
+    """The `extra=` of a log call: the ids that the message is about, as far as they are known. `about_node` is a node
+    other than the one that logs."""
     found = {
         "task": None if task is None else str(task),
         "queue": None if queue is None else str(queue),
@@ -48,7 +48,7 @@ def ids(
 
 
 def set_up(level: str, format_name: str, *, node_id: str) -> None:
-    """One line a record, on stderr. The drivers' own logs stay out: what matters of them is said by us."""
+    """Log to stderr, one line per record. The drivers' own logs stay out: the node itself logs what matters of them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(format_name, node_id))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -58,7 +58,7 @@ def set_up(level: str, format_name: str, *, node_id: str) -> None:
 
 
 def change(level: str, format_name: str, *, node_id: str) -> None:
-    """Another level or form from now on, of what `set_up` has set up."""
+    """Change the level or the form of the log that `set_up` has set up."""
     logging.getLogger().setLevel(level.upper())
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_formatter(format_name, node_id))
@@ -77,7 +77,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: `time`, `level`, `message`, `logger`, `node`, the ids, and `traceback` where there is one."""
+    """One object per line: `time`, `level`, `message`, `logger`, `node`, the ids, and `traceback` if there is one."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class JsonFormatter(logging.Formatter):
             fields["stack"] = self.formatStack(record.stack_info)
         try:
             return orjson.dumps(fields, default=str).decode()
-        except TypeError:  # a name with a byte that is no UTF-8, of a file, say
+        except TypeError:  # text that is not valid UTF-8, such as the name of a file
             return orjson.dumps({name: _in_utf8(value) for name, value in fields.items()}).decode()
 
 

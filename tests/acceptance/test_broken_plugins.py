@@ -111,8 +111,8 @@ RUN = {
         SH + 'echo \'{"type":"result","value":6}\' >&3\n',
         "--run",
     ),
-    "lines that are no events": Broken(
-        "example one", "lines on descriptor 3 are no events", example(), SH + "echo hello >&3\n", "--run"
+    "lines that are not events": Broken(
+        "example one", "lines on descriptor 3 are not events", example(), SH + "echo hello >&3\n", "--run"
     ),
     "never ends": Broken(
         "example one", "within 0.5 s, found it still running", example(timeout=0.5), SH + "exec sleep 60\n", "--run"

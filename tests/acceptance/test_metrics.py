@@ -332,8 +332,8 @@ def test_the_number_of_labels_is_bounded() -> None:
     conclusion = Conclusion(outcome=Outcome.SUCCESS, status=Status.CONCLUDED)
     now = datetime.now(UTC)
     for number in range(3 * QUEUES_MAX):
-        metrics.note_claimed(claimed(f"q{number}", now))
-        metrics.note_ended(f"q{number}", f"C{number}", conclusion, Reason.EXITED, 0.5)
+        metrics.observe_claim(claimed(f"q{number}", now))
+        metrics.count_end(f"q{number}", f"C{number}", conclusion, Reason.EXITED, 0.5)
     found = Scrape(metrics.exposition("", None)[0].decode())
     ended = {labels for name, labels in found.samples if name == "disbatch_runs_ended_total"}
     assert len(ended) == QUEUES_MAX + 1
@@ -347,7 +347,7 @@ def test_odd_names_of_queues_are_told_as_they_are() -> None:
     metrics = Metrics("n1", store_kind="sqlite")
     conclusion = Conclusion(outcome=Outcome.SUCCESS, status=Status.CONCLUDED)
     for queue in ('a"b\\c', "d\ne", "ü", ""):
-        metrics.note_ended(queue, "A", conclusion, Reason.EXITED, 1)
+        metrics.count_end(queue, "A", conclusion, Reason.EXITED, 1)
         text = metrics.exposition("", None)[0].decode()
         labels = {"queue": queue, "class": "A", "outcome": "success", "reason": "exited"}
         assert Scrape(text).get("disbatch_runs_ended_total", **labels) == 1

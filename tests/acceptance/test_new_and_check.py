@@ -43,7 +43,7 @@ def test_a_new_plugin_passes_every_trial_as_it_is(
 
 def test_new_overwrites_nothing_and_says_what_is_wrong(terminal: Terminal) -> None:
     terminal.fine("new", "Greet", "--lang", "sh")
-    assert "is there already" in terminal.refused(2, "new", "Greet", "--lang", "python")
+    assert "already exists" in terminal.refused(2, "new", "Greet", "--lang", "python")
     assert "class name" in terminal.refused(2, "new", "a b", "--lang", "sh")
     assert "class name" in terminal.refused(2, "new", "../x", "--lang", "sh")
     assert "cobol" in terminal.refused(2, "new", "X", "--lang", "cobol")

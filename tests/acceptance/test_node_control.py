@@ -102,7 +102,7 @@ def test_a_dead_node_is_forgotten_when_nothing_is_in_its_hands(site: Site) -> No
     (task,) = site.store.claim("dead1", [Want(queue, 1)], "token")
     assert "1 task is still in its hands" in site.refused(1, "node", "delete", "dead1")
     now = site.store.now()
-    site.store.commit([transitions.give_back_change(RunKey(task.id, "dead1", "token"), now=now)])
+    site.store.commit([transitions.unclaim_change(RunKey(task.id, "dead1", "token"), now=now)])
     assert site.task(task_id).status == Status.CREATED
     assert site.fine("node", "delete", "dead1", "--json").json == [{"_id": "dead1", "deleted": True}]
     assert [one["_id"] for one in site.fine("node", "list", "--json").json] == ["n1"]

@@ -288,7 +288,7 @@ def test_what_waits_for_another_task_says_which_and_that_it_has_failed(asker: As
     asker.wait_for(task_id, "after", f"it waits for task {first} (created) to conclude", status=Status.BLOCKED)
     asker.cluster.store.update_queue("shaky", {}, ["paused"])
     asker.cluster.wait_for_status(first, Status.FAILED)
-    asker.wait_for(task_id, "after_failed", f"task {first} (failed), which has not ended well", status=Status.BLOCKED)
+    asker.wait_for(task_id, "after_failed", f"task {first} (failed), which did not end well", status=Status.BLOCKED)
     gate.touch()
     ended = asker.cluster.task(first)
 

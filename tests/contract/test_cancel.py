@@ -106,7 +106,7 @@ def test_tasks_are_found_by_key_error_and_parent(store: Store) -> None:
     assert find(store, unique_key="k", queue="q", statuses=frozenset({7})) == [parent]
     assert find(store, error_code="timeout") == [parent] and find(store, error_code="exit_1") == []
     assert find(store, parent=str(parent)) == [child] and find(store, parent=str(child)) == []
-    assert store.count_tasks(TaskFilter(error_code="timeout", statuses=frozenset({2}), failed_too=True)) == 1
+    assert store.count_tasks(TaskFilter(error_code="timeout", statuses=frozenset({2}), or_failed=True)) == 1
 
 
 @pytest.mark.parametrize("queue", ["q", None])
@@ -117,7 +117,7 @@ def test_in_any_order_all_that_fit_are_found_once(store: Store, queue: str | Non
             fitting += push(store, *({} for _ in range(60)), status=status, note=number)
         push(store, *({} for _ in range(30)), status=-2)
     push(store, {}, status=1, queue="other", ctime=PAST)
-    which = TaskFilter(queue=queue, statuses=frozenset({-5, 1, 2}), failed_too=True, created_since=NOW)
+    which = TaskFilter(queue=queue, statuses=frozenset({-5, 1, 2}), or_failed=True, created_since=NOW)
     found = [task.id for task in store.find_tasks(which, in_any_order=True, with_output=False)]
     assert len(found) == len(fitting) and set(found) == set(fitting)
     some = [task.id for task in store.find_tasks(which, in_any_order=True, limit=700)]
@@ -141,7 +141,7 @@ def test_only_those_that_still_have_one_of_the_statuses_are_deleted(store: Store
     ids = [push(store, {}, status=status)[0] for status in (1, 2, 7, -2)]
     assert store.delete_tasks(ids, statuses=frozenset({1, 2})) == 2
     assert find(store) == ids[2:]
-    assert store.delete_tasks(ids, statuses=frozenset({2}), failed_too=True) == 1
+    assert store.delete_tasks(ids, statuses=frozenset({2}), or_failed=True) == 1
     assert store.delete_tasks(ids) == 1
     assert find(store) == []
 

@@ -136,10 +136,10 @@ def test_refused_is_what_is_gone_or_not_as_the_guard_wants_it_and_the_others_are
     assert store.change_tasks([]) == set()
 
 
-@pytest.mark.parametrize(("status", "failed_too", "is_done"), [(2, False, True), (7, False, False), (7, True, True)])
+@pytest.mark.parametrize(("status", "or_failed", "is_done"), [(2, False, True), (7, False, False), (7, True, True)])
 def test_a_guard_means_every_failure_where_it_says_so(
-    store: Store, status: int, failed_too: bool, is_done: bool
+    store: Store, status: int, or_failed: bool, is_done: bool
 ) -> None:
     (task_id,) = push(store, {}, status=status)
-    one = TaskChange(task_id=task_id, statuses=frozenset({2}), failed_too=failed_too, set={"status": -2})
+    one = TaskChange(task_id=task_id, statuses=frozenset({2}), or_failed=or_failed, set={"status": -2})
     assert store.change_tasks([one]) == (set() if is_done else {task_id})

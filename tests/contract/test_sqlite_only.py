@@ -107,8 +107,8 @@ def test_no_hot_statement_reads_all_tasks(
     for which in (TaskFilter(after="x", statuses=frozenset({-4})), TaskFilter(parent="x")):
         list(sqlite.find_tasks(which))
     ended = frozenset({-5, -3, 1, 2})
-    for statuses, failed_too in ((ended, True), (ended, False), (frozenset({1}), False), (None, False)):
-        which = TaskFilter(queue="q", statuses=statuses, failed_too=failed_too, changed_before=NOW)
+    for statuses, or_failed in ((ended, True), (ended, False), (frozenset({1}), False), (None, False)):
+        which = TaskFilter(queue="q", statuses=statuses, or_failed=or_failed, changed_before=NOW)
         list(sqlite.find_tasks(which, limit=10, in_any_order=True))
     sqlite._connection.set_trace_callback(None)
     looked_at = 0
@@ -356,7 +356,7 @@ def test_ids_rise_also_over_the_processes_of_a_second(sqlite: SqliteStore) -> No
 
 @pytest.mark.parametrize("queue", [None, 5, {"a": 1}, ""])
 def test_a_queue_id_that_is_no_text_is_refused(sqlite: SqliteStore, queue: Any) -> None:
-    with pytest.raises(StoreRefusedError, match="expected an id that is a text"):
+    with pytest.raises(StoreRefusedError, match="expected an id that is a string"):
         sqlite.insert_tasks([new_task(queue, {}, now=NOW)])
 
 

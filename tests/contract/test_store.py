@@ -103,7 +103,7 @@ def test_filters_narrow(store: Store) -> None:
     assert find(ids=[failed, mine[0]]) == {failed, mine[0]}
     assert find(ids=[]) == set()
     assert find(queue="q", statuses=frozenset({2})) == set()
-    assert find(queue="q", statuses=frozenset({2}), failed_too=True) == {failed}
+    assert find(queue="q", statuses=frozenset({2}), or_failed=True) == {failed}
     assert store.count_tasks(TaskFilter(queue="q", statuses=frozenset({-2, -1}))) == 2
 
 

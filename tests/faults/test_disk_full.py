@@ -52,8 +52,8 @@ def test_a_full_disk_under_the_database_is_waited_out(on_disk: nodes.Cluster, di
     disk.fill()
     (cluster.directory / "gate").touch()
     wait_until(trace.exists, 20, "the running task did not go on")
-    wait_until(lambda: "running tasks go on and what they say is kept" in cluster.log(), 20, "the node says nothing")
-    wait_until(lambda: "nothing is claimed for so long" in cluster.log(), 20, "the node says nothing of claims")
+    wait_until(lambda: "running tasks go on and their output is kept" in cluster.log(), 20, "the node says nothing")
+    wait_until(lambda: "nothing is claimed until it works again" in cluster.log(), 20, "nothing said of claims")
     assert "the disk is full; make room" in cluster.log()
     push = subprocess.run(
         [*nodes.COMMAND, "--store", cluster.url, "task", "push", "Hold", "-p", f"much={'x' * 100_000}"],
@@ -78,7 +78,7 @@ def test_a_full_disk_under_the_database_is_waited_out(on_disk: nodes.Cluster, di
     assert log.count("the disk is full") in (1, 2), (
         "said once by whoever finds it first, writer or claim; not each second"
     )
-    assert log.count("nothing is claimed for so long") == 1
+    assert log.count("nothing is claimed until it works again") == 1
     assert " ERROR " not in log
     assert "the store is back" in log
     end_orderly(process)
@@ -90,7 +90,7 @@ def test_errors_of_the_file_system_are_waited_out_as_well(sqlite_cluster: nodes.
     running, waiting, trace, process = begin_one_and_let_one_wait(cluster)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**14, resource.RLIM_INFINITY))
     (cluster.directory / "gate").touch()
-    wait_until(lambda: "running tasks go on and what they say is kept" in cluster.log(), 20, "the node says nothing")
+    wait_until(lambda: "running tasks go on and their output is kept" in cluster.log(), 20, "the node says nothing")
     assert "the disk or file system fails; check both (disk I/O error)" in cluster.log()
     assert cluster.task(running).status == Status.RUNNING
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

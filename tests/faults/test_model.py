@@ -264,7 +264,7 @@ class Nodes(RuleBasedStateMachine):
     def give_back(self, pick: int) -> None:
         node, hand = self.pick(pick, "claimed")
         hand.stage = "ending"
-        self.hand_in(node, hand, transitions.give_back_change(hand.key, now=node.now()), lambda _: None)
+        self.hand_in(node, hand, transitions.unclaim_change(hand.key, now=node.now()), lambda _: None)
 
     @precondition(lambda self: self.hands("running"))
     @rule(pick=PICK, fate=FATE)

@@ -122,7 +122,7 @@ def test_a_program_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> Non
     [
         ('{"protocol": 1, "command": ["./é"]}'.encode("latin-1"), "iconv -f ISO-8859-1 -t UTF-8"),
         ('{"protocol": 1}'.encode("utf-16"), "found UTF-16; save it as UTF-8, or convert it: iconv -f UTF-16"),
-        (b" " * (4 * 2**20 + 1), "found a larger file; keep what is not for the host"),
+        (b" " * (4 * 2**20 + 1), "found a larger file; keep anything that is not for the host"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_says_what_to_do(tmp_path: Path, data: bytes, expect: str) -> None:

@@ -145,7 +145,7 @@ def test_output_comes_with_offsets_and_what_is_acknowledged_is_no_longer_counted
         process.acknowledge({OUT: 4, ERR: 4})
         process.acknowledge({OUT: 2})  # late, and so without effect
         assert process.unacknowledged == {OUT: 4}
-        with pytest.raises(ValueError, match="was said up to 8"):
+        with pytest.raises(ValueError, match="was reported up to 8"):
             process.acknowledge({OUT: 9})
         process.close_stdin()
         await ear.end

@@ -180,7 +180,7 @@ def test_silence_is_terminated_and_a_deaf_program_is_killed_after_its_grace(livi
     task = living.run_one(living.queue("Deaf2"))
     assert (task.status, task.run["reason"], task.run["signal"]) == (Status.TERMINATED, "idle_timeout", "KILL")
     assert task.run["killed"] is True
-    assert "killed 0.3 s after it had been asked to stop" in task.document["error"]["message"]
+    assert "killed 0.3 s after it was asked to stop" in task.document["error"]["message"]
 
 
 @living_on_sqlite

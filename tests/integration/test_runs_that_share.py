@@ -70,7 +70,7 @@ class Ledger:
             self.ends[change.key.task_id] = dict(change.set)
         return True
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """There always is."""
 
 

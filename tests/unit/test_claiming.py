@@ -84,7 +84,7 @@ def test_a_node_without_room_does_not_ask_the_store(tmp_path: Path, monkeypatch:
         await claiming.turn()
         assert len(bench.parts.runs) == len(asks) == 1
         for _ in range(3):
-            claiming.note_change()
+            claiming.on_change()
             await claiming.turn()
         assert len(asks) == 1 and bench.statuses(ids) == [Status.RUNNING, Status.CREATED]
         await bench.end_runs()  # and then it has room again
@@ -106,7 +106,7 @@ def test_a_turn_without_a_reason_does_not_ask_the_store(tmp_path: Path, monkeypa
         bench.push(queue)
         await claiming.turn()
         assert asks == []
-        claiming.note_change()
+        claiming.on_change()
         await claiming.wait()  # a reason wakes it at once
         await claiming.turn()
         assert len(asks) == len(bench.parts.runs) == 1
@@ -144,7 +144,7 @@ def test_a_drained_node_claims_nothing_until_it_is_resumed(tmp_path: Path) -> No
         await claiming.turn()
         assert claiming.classes == frozenset() and bench.statuses([task_id]) == [Status.CREATED]
         heartbeat.set_drain(None)
-        claiming.note_change()
+        claiming.on_change()
         await claiming.turn()
         assert len(bench.parts.runs) == 1
 

@@ -43,9 +43,9 @@ def test_a_status_that_nobody_has_named_is_left_out() -> None:
 
 def test_the_words_of_the_terminal_mean_what_is_counted_under_them() -> None:
     for word in ("waiting", "concluded", "failed", "terminated", "cancelled", "orphaned"):
-        statuses, failed_too = parse(word)
+        statuses, or_failed = parse(word)
         counted = {status for status in [*NAMED, 7] if counts.totals({status: 1})[word]}
-        assert counted == statuses | ({7} if failed_too else set()), word
+        assert counted == statuses | ({7} if or_failed else set()), word
     assert (UNFINISHED, frozenset()) == (WAITING | IN_HAND, WAITING & IN_HAND)
     assert frozenset(Status) == UNFINISHED | ENDED | {Status.ORPHANED}
 

@@ -88,18 +88,18 @@ def test_an_interval_that_becomes_shorter_counts_at_once() -> None:
 
 def test_trouble_with_the_store_is_said_once_and_its_end_as_well(caplog: pytest.LogCaptureFixture) -> None:
     health = StoreHealth(lambda: None)
-    health.note_write()
+    health.report_write()
     assert caplog.text == ""
     for _ in range(3):
-        health.note_trouble(StoreUnwritableError("the disk is full"))
-    health.note_write()
-    health.note_write()
-    health.note_trouble(StoreUnreachableError("away"))
+        health.report_trouble(StoreUnwritableError("the disk is full"))
+    health.report_write()
+    health.report_write()
+    health.report_trouble(StoreUnreachableError("away"))
     said = [record.message for record in caplog.records]
     assert said == [
-        "the store cannot be written, nothing is claimed for so long: the disk is full",
+        "the store cannot be written, nothing is claimed until it works again: the disk is full",
         "the store takes writes again",
-        "the store does not answer, nothing is claimed for so long: away",
+        "the store does not answer, nothing is claimed until it works again: away",
     ]
 
 

@@ -53,7 +53,7 @@ class Ledger:
         self.answers.append(asyncio.get_running_loop().create_future())
         return self.answers[-1]
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         pass
 
     async def wait_for(self, count: int) -> None:
@@ -129,7 +129,7 @@ def test_no_byte_counts_as_given_out_whose_text_is_not(blocks: list[bytes]) -> N
     whole = b"".join(blocks)
     for block in blocks:
         output.feed(block)
-        count = output.given_bytes
+        count = output.delivered_bytes
         assert count <= output.bytes_seen
         # All characters that are whole before `count` stand in the text.
         again = OutputStream(max_bytes=MIB)
@@ -162,7 +162,7 @@ def test_output_is_acknowledged_only_when_it_is_durable(state: RunState) -> None
     async def perform() -> None:
         ledger, execution, lost = Ledger(), Running(), list[str]()
         news = a_recording(state, ledger)
-        news.begin(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"durable")
         await ledger.wait_for(1)
         news.receive(OUT, b", not yet")
@@ -180,7 +180,7 @@ def test_a_refused_write_is_not_acknowledged_and_is_the_last(state: RunState) ->
     async def perform() -> None:
         ledger, execution, lost = Ledger(), Running(), list[str]()
         news = a_recording(state, ledger)
-        news.begin(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"somebody else's")
         await ledger.wait_for(1)
         ledger.answers[0].set_result(False)
@@ -198,7 +198,7 @@ def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState) -> N
     async def perform() -> None:
         ledger, execution, lost = Ledger(), Running(), list[str]()
         news = a_recording(state, ledger)
-        news.begin(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lambda: lost.append("lost"))
         news.receive(OUT, b"one")
         await ledger.wait_for(1)
         ledger.answers[0].set_exception(StoreError("too large"))
@@ -215,7 +215,7 @@ def test_a_short_run_writes_nothing_before_its_end(state: RunState) -> None:
     async def perform() -> None:
         ledger = Ledger()
         news = a_recording(state, ledger)
-        news.begin(Running(), on_lost=lambda: None)
+        news.start(Running(), on_lost=lambda: None)
         news.receive(OUT, b"all of it")
         await news.finish()
         await news.record_pieces()

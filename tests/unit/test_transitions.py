@@ -85,7 +85,7 @@ def test_of_several_statuses_that_a_change_may_leave_each_counts() -> None:
         RunChange(key=KEY, statuses=may_leave, set={"status": -1})
     for statuses in (may_leave, ()):
         with pytest.raises(ImpossibleStepError, match="from failed to cancelled"):
-            TaskChange(task_id="t1", statuses=frozenset(statuses), failed_too=True, set={"status": -5})
+            TaskChange(task_id="t1", statuses=frozenset(statuses), or_failed=True, set={"status": -5})
 
 
 def test_a_change_that_becomes_another_one_is_checked_again() -> None:
@@ -112,8 +112,8 @@ CLAIMED, RUNNING = task(-1), task(0, run={"attempt": 1})
 RUN_CHANGES: dict[str, tuple[RunChange, tuple[int, int] | None]] = {
     "start": (transitions.start_change(CLAIMED, KEY, {}, now=NOW), (-1, 0)),
     "progress": (transitions.progress_change(KEY, {"stdout": "x"}), None),
-    "give back": (transitions.give_back_change(KEY, now=NOW), (-1, -2)),
-    "take back": (transitions.take_back_change(CLAIMED, KEY, now=NOW), (0, -2)),
+    "give back": (transitions.unclaim_change(KEY, now=NOW), (-1, -2)),
+    "take back": (transitions.undo_start_change(CLAIMED, KEY, now=NOW), (0, -2)),
     "lost claim": (transitions.lost_claim_change(RUNNING, KEY, now=NOW), (0, -2)),
     "lost, claimed": (transitions.lost_change(CLAIMED, node="n1", now=NOW), (-1, -2)),
     "lost, running": (transitions.lost_change(RUNNING, node="n1", now=NOW), (0, -6)),

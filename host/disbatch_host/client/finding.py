@@ -39,13 +39,13 @@ class Selection:
 
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
     """The filter for a selection at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
-    values, failed_too = statuses_of(selection.status)
+    values, or_failed = statuses_of(selection.status)
     since, before = selection.since, selection.before
     now = store.now() if since is not None or before is not None else None
     return TaskFilter(
         queue=None if selection.queue is None else queue_id(store, selection.queue),
         statuses=values,
-        failed_too=failed_too,
+        or_failed=or_failed,
         node=selection.node,
         created_since=_gone_by("since", since, now),
         created_before=_gone_by("before", before, now),
@@ -59,15 +59,15 @@ def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] 
     Raises FieldError."""
     words = [given] if isinstance(given, (str, int)) else given
     values: set[int] = set()
-    failed_too = False
+    or_failed = False
     for word in [one for some in words for one in str(int(some) if isinstance(some, int) else some).split(",")]:
         try:
             some_values, failed = statuses.parse(word)
         except ValueError as error:
             raise FieldError("status", str(error)) from error
         values |= some_values
-        failed_too |= failed
-    return (frozenset(values) if words else None), failed_too
+        or_failed |= failed
+    return (frozenset(values) if words else None), or_failed
 
 
 def queue_id(store: Store, name: str) -> QueueId:

@@ -227,7 +227,7 @@ class _TasksOfQueue:
         self._store = store
         self._since = store.now()
         self._unfinished = TaskFilter(queue=queue.id, statuses=_UNFINISHED)
-        self._bad = TaskFilter(queue=queue.id, statuses=_BAD, failed_too=True)
+        self._bad = TaskFilter(queue=queue.id, statuses=_BAD, or_failed=True)
         self._concluded = TaskFilter(queue=queue.id, statuses=frozenset({int(Status.CONCLUDED)}))
         self._left = store.count_tasks(self._unfinished)
         self._ended_before, self._bad_before = self._ended(), store.count_tasks(self._bad)
@@ -271,6 +271,6 @@ class _TasksOfQueue:
     def _failed_since(self, since: datetime) -> tuple[list[Task], int]:
         """Some of the tasks that ended since then without concluding, and their number."""
         bad = self._bad
-        which = TaskFilter(queue=bad.queue, statuses=bad.statuses, failed_too=True, changed_since=since)
+        which = TaskFilter(queue=bad.queue, statuses=bad.statuses, or_failed=True, changed_since=since)
         count = self._store.count_tasks(which)
         return list(self._store.find_tasks(which, limit=NAMED_MAX, with_output=False)) if count else [], count

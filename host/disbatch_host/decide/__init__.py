@@ -1,1 +1,1 @@
-"""Decisions as pure functions over snapshots; one place elsewhere carries each out."""
+"""Decisions as pure functions over snapshots; each is carried out in one place elsewhere."""

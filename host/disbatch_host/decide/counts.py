@@ -1,4 +1,4 @@
-"""How many tasks there are under the words that people know, from the counts of single statuses. Pure."""
+"""How many tasks there are under each word that people know, from the counts of single statuses. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled
 _WORDS: Mapping[int, str] = MappingProxyType(
     {
         **dict.fromkeys(WAITING, "waiting"),
-        **dict.fromkeys(IN_HAND, "running"),  # what is claimed starts in a moment
+        **dict.fromkeys(IN_HAND, "running"),  # a claimed task starts in a moment
         **{status: name(status) for status in (*ENDED, Status.ORPHANED)},
     }
 )
 
 
 def totals(counts: Mapping[int, int]) -> dict[str, int]:
-    """The counts of single statuses, gathered under `COLUMNS`. Statuses that nobody has named are left out."""
+    """The counts of single statuses, gathered under `COLUMNS`. Statuses without a name are left out."""
     total = dict.fromkeys(COLUMNS, 0)
     for value, count in counts.items():
         word = "failed" if value >= Status.FAILED else _WORDS.get(value)
@@ -29,10 +29,10 @@ def totals(counts: Mapping[int, int]) -> dict[str, int]:
 
 
 def unwanted(total: Mapping[str, int]) -> int:
-    """Every end that nobody asked for."""
+    """The tasks that ended in a way that nobody asked for."""
     return total["failed"] + total["terminated"] + total["orphaned"]
 
 
 def ended(total: Mapping[str, int]) -> int:
-    """Every end."""
+    """The tasks that ended."""
     return total["concluded"] + total["cancelled"] + unwanted(total)

@@ -1,7 +1,7 @@
-"""Who may have a node id, and which nodes are dead. Pure.
+"""Two decisions: who may have a node id, and which nodes are dead. Pure.
 
-Responsible for: these decisions, and how long other nodes' heartbeats have not changed by this node's own monotonic
-clock. Must not know: stores, processes, the event loop.
+Responsible for: these decisions, and measuring, by this node's own monotonic clock, for how long other nodes'
+heartbeats have not changed. Must not know: stores, processes, the event loop.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Holder:
 
     record: NodeRecord
     is_on_this_machine: bool
-    is_process_alive: bool  # means something only on this machine
+    is_process_alive: bool  # meaningful only on this machine
 
 
 def may_take_id(holder: Holder, *, dead_after_seconds: float) -> bool:
     """Whether a starting node may have the id without force (den-1.0, rule 1).
 
     On this machine the process itself is asked: a node that was killed a second ago may start again at once, one that
-    is only stopped (SIGSTOP) may not. For any other machine the heartbeat is all that there is.
+    is only stopped (SIGSTOP) may not. For any other machine the heartbeat is the only evidence.
     """
     if holder.is_on_this_machine:
         return not holder.is_process_alive
@@ -41,12 +41,12 @@ def dead_nodes(
     confirm_seconds: float,
     confirm_heartbeats: int,
 ) -> list[NodeRecord]:
-    """The nodes whose tasks another node should settle. Only nodes of this program: what an old heartbeat of another
-    program means, only that program knows.
+    """The nodes whose tasks another node should settle. Only nodes of this program: another program alone knows what an
+    old heartbeat of its nodes means.
 
     `watched_seconds`: for how long, by its own monotonic clock and with a store that answered, the caller has seen each
-    node's heartbeat not change. An old date alone proves nothing: when a clock has jumped, or the store was away for
-    everybody, all heartbeats look old until their nodes' next turn. So an old one must have been watched for
+    node's heartbeat unchanged. An old date alone proves nothing: when a clock has jumped, or nobody could reach the
+    store, all heartbeats look old until their nodes' next turn. So an old one must have been watched for
     `confirm_seconds` and for `confirm_heartbeats` intervals of its node.
     """
 
@@ -54,17 +54,17 @@ def dead_nodes(
         watched = watched_seconds.get(node.id, 0.0)
         if node.is_stale(dead_after_seconds):
             return watched >= max(confirm_seconds, confirm_heartbeats * node.heartbeat_seconds())
-        # A date that lies in the future of a clock which was put back says nothing either.
+        # A date in the future, after a clock was put back, proves nothing either.
         return watched > node.dead_after_seconds(dead_after_seconds)
 
     return [node for node in nodes if node.id != own_id and node.is_ours and is_dead(node)]
 
 
 class HeartbeatWatch:
-    """For how long the heartbeats of other nodes have not changed: what dates alone cannot tell."""
+    """Measures for how long the heartbeats of other nodes have not changed, which dates alone cannot show."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[object, float]] = {}  # what it was, and since when it has been that
+        self._seen: dict[str, tuple[object, float]] = {}  # the last one seen, and since when
 
     def look(self, nodes: Sequence[NodeRecord], *, at: float) -> dict[str, float]:
         """Seconds by node id. `at`: the monotonic time of this look."""
@@ -76,5 +76,5 @@ class HeartbeatWatch:
         return {node_id: at - since for node_id, (_, since) in seen.items()}
 
     def forget(self) -> None:
-        """The store was away, so nobody could renew a heartbeat: earlier observations count for nothing."""
+        """Discard earlier observations: the store was away, so nobody could renew a heartbeat."""
         self._seen.clear()

@@ -1,4 +1,4 @@
-"""How many tasks of which queue a node claims. Pure.
+"""How many tasks a node claims from each queue. Pure.
 
 Responsible for: which queues a node serves, its load, and sharing its places among queues. Must not know: stores,
 processes, the event loop.
@@ -15,7 +15,7 @@ from disbatch_host.documents.records import Queue, QueueId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a node runs and may run, at one moment. Running counts what it has claimed as well."""
+    """What a node runs and may run at one moment. Running tasks include those that it has only claimed."""
 
     max_per_queue: int  # for queues without `maxthreads`
     max_total: int | None  # over all queues
@@ -24,7 +24,7 @@ class Load:
     concurrency_of_class: Mapping[str, int | None] = field(default_factory=dict)  # the plugin's own limit on a node
 
     def without(self, ended: Sequence[Place]) -> Load:
-        """The same once these runs have ended."""
+        """The load once these runs have ended."""
         if not ended:
             return self
         running, of_class = dict(self.running), dict(self.running_of_class)
@@ -34,16 +34,16 @@ class Load:
         return replace(self, running=running, running_of_class=of_class)
 
 
-def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], paused_too: bool = False) -> list[Queue]:
-    """The queues that this node may run tasks of: pinned here or nowhere, not ignored, usable, plugin at hand, and not
-    paused (unless `paused_too`)."""
+def served(queues: Sequence[Queue], *, node_id: str, classes: frozenset[str], even_paused: bool = False) -> list[Queue]:
+    """The queues whose tasks this node may run: pinned here or nowhere, not ignored, usable, plugin at hand, and not
+    paused (unless `even_paused`)."""
     return [
         queue
         for queue in queues
         if queue.fault is None
         and queue.class_name in classes
         and queue.is_for(node_id)
-        and (paused_too or queue.paused is None)
+        and (even_paused or queue.paused is None)
     ]
 
 
@@ -53,7 +53,7 @@ def limit_of(queue: Queue, load: Load) -> int:
 
 
 def is_contended(queues: Sequence[Queue], load: Load) -> bool:
-    """Whether these queues may take places from each other: by a limit of the node or of a plugin."""
+    """Whether these queues may take places from each other, because of a limit of the node or of a plugin."""
     concurrency = (load.concurrency_of_class.get(queue.class_name) for queue in queues)
     return load.max_total is not None or any(limit is not None for limit in concurrency)
 
@@ -72,10 +72,10 @@ def has_room(queues: Sequence[Queue], load: Load) -> bool:
 
 
 def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:
-    """How many more tasks to claim of each of these queues, none of them zero.
+    """How many more tasks to claim from each of these queues, leaving out zeros.
 
-    Where the limits of the node or of a plugin do not let every queue have its own, the slots go one by one to the
-    queue that has the fewest: no queue waits for another one to be empty.
+    If the limits of the node or of a plugin do not let every queue have its own, the places go one by one to the queue
+    that has the fewest: no queue waits for another one to be empty.
     """
     open_slots = {queue.id: max(0, limit_of(queue, load) - load.running.get(queue.id, 0)) for queue in queues}
     of_class = {

@@ -1,7 +1,7 @@
-"""What a node document tells other nodes and people: its plugins, its faults, its load. Pure.
+"""Readings of a node document, for other nodes and for people: its plugins, its faults, its load. Pure.
 
-Responsible for: reading documents that any program or person may have written. Must not know: stores, terminals, what
-is concluded from it.
+Responsible for: reading documents that any program or person may have written. Must not know: stores, terminals, the
+conclusions drawn from them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def classes_of(node: NodeRecord) -> frozenset[str]:
 
 
 def set_aside_of(node: NodeRecord) -> dict[str, str]:
-    """The classes that it does not run for now, and why."""
+    """The classes that it is not running for now, and why."""
     return {str(one.get("class")): str(one.get("reason")) for one in records_of(node.document.get("set_aside"))}
 
 
 def broken_of(node: NodeRecord) -> dict[str, str]:
-    """The plugins that it cannot use, and why. One whose manifest does not even tell its name goes by its directory's,
-    as it would if it were whole."""
+    """The plugins that it cannot use, and why. One whose manifest does not even give its name goes by the name of its
+    directory, as it would if it were intact."""
     return {
         str(one.get("class") or PurePath(str(one.get("manifest"))).parent.name): str(one.get("reason"))
         for one in records_of(node.document.get("broken"))
@@ -42,7 +42,7 @@ def broken_of(node: NodeRecord) -> dict[str, str]:
 
 
 def records_of(value: Any) -> list[Mapping[str, Any]]:
-    """The objects of a list in a document that any program may have written."""
+    """The objects in a list of a document that any program may have written."""
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, (list, tuple)) else []
 
 
@@ -52,18 +52,18 @@ def is_alive(node: NodeRecord) -> bool:
 
 
 def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
-    """What its last heartbeat says of each queue that it serves."""
+    """The entries of its last heartbeat about the queues that it serves."""
     return records_of(object_of(node, "heartbeat").get("queues"))
 
 
 def number(record: Mapping[str, Any], name: str) -> int:
-    """A count in such a record; 0 where there is none."""
+    """A count in such a record; 0 if there is none."""
     value = record.get(name)
     return int(value) if isinstance(value, (int, float)) else 0
 
 
 def load_of(node: NodeRecord, queue: Queue) -> Load:
-    """What a node runs and may run, as far as it publishes that."""
+    """The load of a node and its limits, as far as it publishes them."""
     settings, heartbeat = object_of(node, "settings"), object_of(node, "heartbeat")
     running: Counter[Any] = Counter()
     of_class: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def load_of(node: NodeRecord, queue: Queue) -> Load:
         of_class[str(one.get("class"))] += processing
         if is_same:
             threads = whole_number(one.get("threads"))
-    # Runs of queues that it does not serve any more are in no entry of its heartbeat.
+    # Runs of queues that it no longer serves are in no entry of its heartbeat.
     running[None] = max(0, (whole_number(heartbeat.get("running")) or 0) - running.total())
     max_per_queue = whole_number(settings.get("max"))
     return Load(

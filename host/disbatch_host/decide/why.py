@@ -5,9 +5,9 @@ do. Must not know: stores, terminals, the clock.
 
 Rules:
 1. Whether a node may run a queue, and whether it has room, is decided by `placement.served` and `placement.allot`
-   alone, fed with what the node publishes; this module only puts the answer into words. So what it says is what a node
-   does.
-2. `Code` is a closed list: people's rules depend on it; nothing is ever renamed.
+   alone, fed with what the node publishes; this module only puts the answer into words. So its sentences describe
+   what a node does.
+2. `Code` is a closed list: people's rules depend on it, so nothing is ever renamed.
 3. Other programs' node documents have fewer fields, and hand-written ones may have any: a missing field is never an
    obstacle.
 """
@@ -44,7 +44,7 @@ class Code(StrEnum):
     ENDED = "ended"
     RUNNING = "running"
     CLAIMED = "claimed"  # a node has it; it starts in a moment
-    DAMAGED = "damaged"  # what the store holds of it cannot be read
+    DAMAGED = "damaged"  # its document cannot be read
     HELD = "held"  # the document says that somebody has it, or has a status that no node touches
     EXPIRED = "expired"
     # The task itself waits for something.
@@ -75,28 +75,28 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """A cause. `note` says it where little room is and the whole is told elsewhere."""
+    """A cause. `brief` is its short form, for places where the full sentence is told elsewhere."""
 
     code: Code
     sentence: str
-    note: str | None = None
+    brief: str | None = None
 
     @property
     def short(self) -> str:
-        return self.note or self.sentence
+        return self.brief or self.sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What the store shows around one task."""
+    """The part of the store that bears on one task."""
 
     task: Task
     queue: Queue | None
     nodes: Sequence[NodeRecord]
     now: datetime
-    predecessors: Mapping[str, Task] = field(default_factory=dict)  # of those that it waits for, by id as text
+    predecessors: Mapping[str, Task] = field(default_factory=dict)  # the tasks that it waits for, by id as text
     in_hand: Mapping[str, int] = field(default_factory=dict)  # Claimed or Running tasks of its queue, by node
-    ahead: int | None = None  # Created tasks of its queue that come before it; None: not known
+    ahead: int | None = None  # Created tasks of its queue that come before it; None: unknown
     is_ahead_exact: bool = True
 
 
@@ -125,10 +125,10 @@ def queue_obstacles(
     now: datetime,
     queue_id: str = "",
 ) -> list[Why]:
-    """What keeps every node from starting tasks of a queue, limits that are reached aside; empty where one can start
-    them. Several where several things have to be mended."""
+    """What keeps every node from starting tasks of a queue, apart from limits that are reached; empty if one can start
+    them. Several if several things have to be fixed."""
     if queue is None:
-        return [Why(Code.NO_QUEUE, f"there is no queue {queue_id} (deleted, or never made)", _NO_QUEUE_NOTE)]
+        return [Why(Code.NO_QUEUE, f"there is no queue {queue_id} (deleted, or never made)", _NO_QUEUE)]
     if queue.fault is not None:
         return [Why(Code.QUEUE_FAULT, f"queue {queue.id} cannot be used: {queue.fault}", queue.fault)]
     found = []
@@ -157,8 +157,8 @@ def left_waiting(
     served: Set[QueueId],
     now: datetime,
 ) -> list[tuple[QueueId, int, str]]:
-    """The queues with waiting tasks that are not among the `served`: how many, and why, in one line. `counts`: tasks by
-    queue and status."""
+    """The queues with waiting tasks that are not among the `served`: how many, and why, in one line each. `counts`:
+    tasks by queue and status."""
     by_id = {queue.id: queue for queue in queues}
     left = []
     for queue_id in sorted(counts.keys() - served, key=str):
@@ -175,11 +175,11 @@ def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:
     return [
         one
         for one in alive
-        if placement.served([queue], node_id=one.id, classes=classes_to_claim(one), paused_too=True)
+        if placement.served([queue], node_id=one.id, classes=classes_to_claim(one), even_paused=True)
     ]
 
 
-_NO_QUEUE_NOTE = "no such queue (deleted, or never made)"
+_NO_QUEUE = "no such queue (deleted, or never made)"
 
 
 def _joined(causes: Sequence[Why]) -> str:
@@ -189,7 +189,7 @@ def _joined(causes: Sequence[Why]) -> str:
 def _state(snapshot: Snapshot) -> Why | None:
     task, now = snapshot.task, snapshot.now
     if task.fault is not None:
-        return Why(Code.DAMAGED, f"its document is damaged, and no node runs it like that: {task.fault}")
+        return Why(Code.DAMAGED, f"its document is damaged, and no node will run it as it is: {task.fault}")
     if task.status == Status.RUNNING:
         cancel = task.cancel
         more = "" if cancel is None else f"; its cancellation was requested{by_whom(cancel, now)}"
@@ -220,7 +220,7 @@ def _state(snapshot: Snapshot) -> Why | None:
 
 
 def _waits_for(snapshot: Snapshot) -> Why | None:
-    """Of a Blocked task: what it waits for."""
+    """The things that a Blocked task waits for."""
     task, now = snapshot.task, snapshot.now
     if task.status != Status.BLOCKED:
         return None
@@ -230,7 +230,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
         return _waits_for_tasks(snapshot, waits_for)
     not_before = task.document.get("not_before")
     if not isinstance(not_before, datetime):
-        return Why(Code.HELD, "it is blocked, and says neither until when nor for which task it waits")
+        return Why(Code.HELD, "it is blocked, but its document says neither until when nor for which task")
     reason = task.run.get("outcome")
     which = f" ({_DELAYS[str(reason)]})" if str(reason) in _DELAYS else ""
     if not_before > now:
@@ -242,9 +242,9 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
 
 _DELAYS = {
     "snooze": "its plugin asked for a pause",
-    "retry": "its last attempt asked to be made again",
-    "failure": "its last attempt has failed, and it is tried again",
-    "terminated": "its last attempt was terminated, and it is tried again",
+    "retry": "its last attempt asked for another",
+    "failure": "its last attempt failed, and it will be tried again",
+    "terminated": "its last attempt was terminated, and it will be tried again",
 }
 
 
@@ -265,8 +265,8 @@ def _waits_for_tasks(snapshot: Snapshot, waits_for: Sequence[TaskId]) -> Why:
     if failed:
         return Why(
             Code.AFTER_FAILED,
-            f"it waits for {some(failed)}, which {have(failed)} not ended well; `disbatch-host task retry` of "
-            f"{'that one' if len(failed) == 1 else 'those'} lets it go on when {it_has(failed)} concluded",
+            f"it waits for {some(failed)}, which did not end well; `disbatch-host task retry` of "
+            f"{'that one' if len(failed) == 1 else 'those'} lets it go on once {it_has(failed)} concluded",
         )
     if gone:
         exist = "exists" if len(gone) == 1 else "exist"
@@ -308,8 +308,8 @@ def _why_no_node(queue: Queue, alive: Sequence[NodeRecord]) -> list[Why]:
     return [Why(Code.NO_PLUGIN, f"no living node has plugin {name}{f', did you mean {near}?' if near else ''}")]
 
 
-def _of_queue(code: Code, note: str) -> Why:
-    return Why(code, f"its queue is {note}", note)
+def _of_queue(code: Code, state: str) -> Why:
+    return Why(code, f"its queue is {state}", state)
 
 
 def _drained_by(node: NodeRecord) -> str:
@@ -318,7 +318,7 @@ def _drained_by(node: NodeRecord) -> str:
 
 
 def _limit(snapshot: Snapshot, queue: Queue) -> Why:
-    """Nothing is in the way but limits and the tasks before it."""
+    """The cause if only limits and earlier tasks are in the way."""
     able = able_nodes(queue, [one for one in snapshot.nodes if is_alive(one)])
     full = {node.id: _fullness(queue, node) for node in able}
     before = _before(snapshot)
@@ -343,7 +343,7 @@ def _limit(snapshot: Snapshot, queue: Queue) -> Why:
 
 
 def _fullness(queue: Queue, node: NodeRecord) -> Why | None:
-    """Which limit of a node is reached for a queue; None where it has room."""
+    """Which limit of a node is reached for a queue; None if it has room."""
     load = load_of(node, queue)
     if placement.allot([queue], load):
         return None

@@ -1,4 +1,4 @@
-"""The words of which the sentences of `why` are made. Pure.
+"""The words that the sentences of `why` are made of. Pure.
 
 Responsible for: lists, ages and requests as people read them. Must not know: what is said about which task.
 """
@@ -51,7 +51,7 @@ def asked_by(request: Mapping[str, Any]) -> str:
 
 
 def error_line(document: Mapping[str, Any]) -> str:
-    """The last line of a task's error, in parentheses; empty where there is none, and of a success."""
+    """The last line of a task's error, in parentheses; empty if there is none, and for a success."""
     error = document.get("error")
     message = error.get("message") if isinstance(error, Mapping) else None
     if not isinstance(message, str) or not message.strip() or document.get("status") == Status.CONCLUDED:
@@ -61,7 +61,7 @@ def error_line(document: Mapping[str, Any]) -> str:
 
 
 def since(moment: Any, now: datetime) -> str:
-    """How much time has passed."""
+    """The time that has passed, in words."""
     if not isinstance(moment, datetime):
         return "some time"
     seconds = max(0.0, (now - moment).total_seconds())

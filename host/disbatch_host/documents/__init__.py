@@ -1,1 +1,1 @@
-"""Task, queue and node documents: as they are read, and every change they may undergo. Pure."""
+"""Task, queue and node documents: how they are read, and every change that they may undergo. Pure."""

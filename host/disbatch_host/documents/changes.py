@@ -1,13 +1,13 @@
-"""What is asked of a store, as values: which tasks are meant, what a node wants to claim, and guarded changes of tasks.
+"""Requests to a store, as values: which tasks are meant, what a node wants to claim, and guarded changes of tasks.
 
-Responsible for: saying what is to be written and under which condition. Must not know: which store there is, how
+Responsible for: saying what is to be written and under what condition. Must not know: which store there is, how
 anything is written, who calls.
 
 Rules:
 1. Every change of a running task is conditional on its `RunKey` (task id, node and the token of this attempt) and on
    the status that it leaves (promise 3: a dead run cannot speak).
-2. A change that sets `status` can only be constructed where each status that it may leave may become that one
-   (`disbatch_protocol.status.TRANSITIONS`); any other raises ImpossibleStepError. `transitions` makes them.
+2. Constructing a change that sets `status` raises ImpossibleStepError unless each status that it may leave may become
+   the new one (`disbatch_protocol.status.TRANSITIONS`). `transitions` makes these changes.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from disbatch_protocol.status import Status, check_step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
-    """Which tasks are meant. Every field that is given narrows."""
+    """A selection of tasks. Every field that is given narrows it."""
 
     queue: QueueId | None = None
     statuses: frozenset[int] | None = None
-    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    or_failed: bool = False  # besides `statuses`, every status above 2
     node: str | None = None
     ids: Sequence[TaskId] | None = None
     created_since: datetime | None = None  # `ctime` at or after
     created_before: datetime | None = None
-    changed_since: datetime | None = None  # `mtime` at or after: of an ended task, when it has ended
+    changed_since: datetime | None = None  # `mtime` at or after: of an ended task, the time of its end
     changed_before: datetime | None = None
     unique_key: str | None = None
     error_code: str | None = None  # `error.code`
     after: TaskId | None = None  # those that wait for this task
-    parent: str | None = None  # those that the run of this task has created
+    parent: str | None = None  # those that the run of this task created
 
     def covers(self, status: int) -> bool:
         """Whether tasks of this status are meant, as far as that goes."""
         if self.statuses is None:
             return True
-        return status in self.statuses or (self.failed_too and status > Status.FAILED)
+        return status in self.statuses or (self.or_failed and status > Status.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a node wants to claim of one queue, with the queue's limits that hold over all nodes."""
+    """What a node wants to claim from one queue, with the limits of the queue that hold across all nodes."""
 
     queue: QueueId
     count: int
     _: KW_ONLY
     newest_first: bool = False  # among those of the same priority
-    maxtotal: int | None = None  # most that may be Claimed or Running at once, over all nodes
-    rate: Rate | None = None  # most that may be claimed in a period, over all nodes
+    maxtotal: int | None = None  # most that may be Claimed or Running at once, across all nodes
+    rate: Rate | None = None  # most that may be claimed in a period, across all nodes
     in_hand: int = 0  # how many of its tasks this node has Claimed and Running before this claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChange:
-    """A change of one task that no run makes, but a person, time, or the end of another task.
-    Done whole where the task still has one of `statuses` and, where `mtime` is given, has not changed since it was
-    read; else refused whole. `set` and `unset` name top-level fields; each value replaces the field as a whole."""
+    """A change of one task made by a person, by time or by the end of another task, never by a run.
+    Applied as a whole if the task still has one of `statuses` and, if `mtime` is given, has not changed since it was
+    read; otherwise refused as a whole. `set` and `unset` name top-level fields; each value replaces its whole field."""
 
     task_id: TaskId
     statuses: frozenset[int]
-    failed_too: bool = False  # with `statuses`: every status above 2 as well
+    or_failed: bool = False  # besides `statuses`, every status above 2
     mtime: datetime | None = None  # as it was read
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
@@ -76,25 +76,26 @@ class TaskChange:
     def __post_init__(self) -> None:
         if "status" in self.set:
             check_step(self.statuses, self.set["status"])
-            if self.failed_too:
+            if self.or_failed:
                 check_step((Status.FAILED,), self.set["status"])
 
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """What every write of a run is conditional on (promise 3)."""
+    """The condition of every write of a run (promise 3)."""
 
     task_id: TaskId
     node: str
-    token: str | None  # None only for tasks that other programs have claimed
+    token: str | None  # None only for tasks claimed by other programs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunChange:
-    """A guarded change of one task: done whole where `key` and `statuses` still hold, else refused whole.
+    """A guarded change of one task: applied as a whole if `key` and `statuses` still hold, otherwise refused as a
+    whole.
 
-    `set` and `unset` name top-level fields; each value replaces the field as a whole. A change that was carried out
-    and is sent again (its answer was lost) is not refused as long as its effect is still what the store shows.
+    `set` and `unset` name top-level fields; each value replaces its whole field. A change that was applied and is sent
+    again (because the answer was lost) is not refused as long as the store still shows its effect.
     """
 
     key: RunKey
@@ -111,7 +112,7 @@ class RunChange:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a run takes up on its node."""
+    """The place that a run takes up on its node."""
 
     queue: QueueId
     class_name: str

@@ -1,4 +1,4 @@
-"""Requests as documents hold them: by whom, when and why. Imports nothing of ours but types. Pure."""
+"""Requests as documents hold them: by whom, when and why. Imports only types from the project. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def request_of(by: str, why: str | None, *, now: datetime) -> Document:
 
 
 def with_cancel(run: Mapping[str, Any], request: Mapping[str, Any]) -> Document:
-    """`run` with the request to cancel the task. Before the first attempt there is nothing else in it."""
+    """`run` with the request to cancel the task. Before the first attempt it holds nothing else."""
     return {**run, "cancelled": dict(request)}
 
 

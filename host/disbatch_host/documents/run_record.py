@@ -1,10 +1,10 @@
-"""What a task document says of its runs: the shapes of `run`, `attempts` and `error` (schemas/task.json). Pure.
+"""The fields of a task document that describe its runs: `run`, `attempts` and `error` (schemas/task.json). Pure.
 
 Responsible for: the entry of an attempt that has ended, and the error of a run whose plugin named none. Must not know:
 processes, stores, the event loop.
 
 Rules:
-1. `run` describes the current or the last attempt, whole; `attempts` every earlier one, in short.
+1. `run` describes the current or the last attempt in full; `attempts` every earlier one in short.
 2. A finished task tells any reader what ran, how it ended and why, without this program: `reason` is a closed list,
    `error.message` is a sentence or the plugin's own last lines.
 """
@@ -21,8 +21,8 @@ from disbatch_protocol.manifest import Manifest
 from disbatch_protocol.outcome import Reason, RunEnd, Said, means_success
 from disbatch_protocol.quantities import format_duration
 
-ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the first ones go first
-STDERR_LINES = 20  # of a failed run's stderr that make its error; a traceback's useful line is the last
+ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
+STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error; a traceback's useful line is the last
 STDERR_BYTES = 4096
 
 _FROM_RUN_TO_ATTEMPT = (
@@ -32,7 +32,7 @@ _FROM_RUN_TO_ATTEMPT = (
 
 
 def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] | None, status: int) -> list[Any]:
-    """`attempts`, with the run that has just ended added."""
+    """`attempts`, with the run that just ended added."""
     entry = {name: run[name] for name in _FROM_RUN_TO_ATTEMPT if name in run}
     entry["status"] = status
     if error is not None:
@@ -50,11 +50,11 @@ def error_of(
     fault: str | None = None,
     cancel: Mapping[str, Any] | None = None,
 ) -> Document:
-    """`error` where the plugin has not said why: from how the run ended and the last lines of its stderr. `said` is
-    what made a failure of an end that is none by itself, `fault` what the host has to say beyond exit code and
-    signal, `cancel` who wanted it cancelled."""
+    """The `error` of a run whose plugin did not say why: made from how the run ended and the last lines of its stderr.
+    `said` is the plugin's word that turned an otherwise successful end into a failure, `fault` what the host has to say
+    beyond exit code and signal, `cancel` the request to cancel it."""
     grace = format_duration(manifest.kill_grace_seconds)
-    killed = f", and killed {grace} after it had been asked to stop" if was_killed else ""
+    killed = f", and killed {grace} after it was asked to stop" if was_killed else ""
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
     sentences = {
         Reason.TIMEOUT: f"it ran longer than its timeout of {timeout}{killed}",

@@ -6,8 +6,8 @@ processes, stores, the event loop.
 Rules:
 1. The `status` of a task that exists is set by these changes and by the steps of `steps`, and by nothing else; a step
    that `disbatch_protocol.status.TRANSITIONS` does not have raises ImpossibleStepError.
-2. What becomes of a run that has ended, or was lost, is decided by `disbatch_protocol.outcome.conclude`; this module
-   writes its conclusion down.
+2. `disbatch_protocol.outcome.conclude` decides what becomes of a run that ended or was lost; this module writes its
+   conclusion down.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from disbatch_protocol.outcome import Conclusion, ExitRule, Outcome, Reason, Ret
 from disbatch_protocol.status import WAITING, Status, is_finished, may_become
 from disbatch_protocol.status import name as status_name
 
-# What a new attempt begins without; `log` goes on over all attempts.
+# Removed when a new attempt begins; `log` continues across attempts.
 _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
 _EXPIRED = "it was not started before it expired"
 
 
 def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
-    """Claimed → Running: durable before the process starts (promise 2). The output of an earlier attempt goes."""
+    """Claimed → Running: durable before the process starts (promise 2). The output of an earlier attempt is dropped."""
     earlier = task.run.get("token")
     return RunChange(
         key=key,
@@ -44,11 +44,11 @@ def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: dateti
 
 
 def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
-    """What has come up while it runs: output, the pid."""
+    """The news of a task that is running: output, the pid."""
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
 
 
-def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
+def unclaim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Created: never started."""
     return RunChange(
         key=key,
@@ -58,8 +58,8 @@ def give_back_change(key: RunKey, *, now: datetime) -> RunChange:
     )
 
 
-def take_back_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
-    """Running → Created, where it is certain that nothing was started: as if it had never begun. `task` as it was
+def undo_start_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
+    """Running → Created, if it is certain that nothing was started: as if it had never begun. `task` as it was
     claimed."""
     fields: Document = {**entering(Status.CREATED, now), "node": NOBODY}
     if task.run:
@@ -81,9 +81,9 @@ def end_change(
     now: datetime,
     creates: Sequence[Document] = (),
 ) -> RunChange:
-    """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed where it was
-    concluded without a start); `fields` are the output and what the plugin has set; `not_before` where the conclusion
-    names a delay; `creates` are its follow-up tasks."""
+    """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed if it was
+    concluded without being started); `fields` are the output and the fields that the plugin set; `not_before` applies
+    if the conclusion names a delay; `creates` are its follow-up tasks."""
     changes: Document = {**fields, **entering(conclusion.status, now), "run": dict(run)}
     unset = []
     if error is not None:
@@ -95,32 +95,32 @@ def end_change(
     if not_before is not None:
         changes["not_before"] = not_before
     if conclusion.status == Status.CANCELLED:
-        unset.append("cancel")  # it is done; of any other end that waits on, it is still to be done
+        unset.append("cancel")  # carried out; after any other end that goes back to waiting, it is still pending
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
 
 
 def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
-    """Running → Created, where the store's answer to the claim that made it so was lost: the node does not know of it,
-    and has started nothing. What the document said of an attempt before is gone; its number stays."""
+    """Running → Created, if the store's answer to the claim was lost: the node does not know that it holds the task,
+    and started nothing. The record of an earlier attempt is gone from the document; its number stays."""
     message = "disbatch-host: the store's answer to the claim was lost; nothing was started"
     return _change_of_lost(task, key, Reason.START_FAILED, {Outcome.RETURNED: message}, now=now)
 
 
 def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
-    """What becomes of a task that a node has left behind (design, "Lost runs").
+    """The change of a task that a node left behind (design, "Lost runs").
 
-    Claimed: certainly not started, back to Created. Running: perhaps started; run again where the plugin has said that
-    this does no harm, else Orphaned, for a person to decide.
+    Claimed: certainly not started, back to Created. Running: perhaps started; run again if the plugin says that this
+    does no harm, else Orphaned, for a person to decide.
     """
     key = RunKey(task.id, node, task.token)
     if task.status == Status.CLAIMED:
-        return give_back_change(key, now=now)
+        return unclaim_change(key, now=now)
     lost = f"disbatch-host: node {node} was lost while this task ran"
     messages = {
-        Outcome.RETURNED: f"{lost}; it is run again",
+        Outcome.RETURNED: f"{lost}; it will be run again",
         Outcome.ORPHANED: (
-            f"{lost}; whether it has done its work is not known, and its plugin does not say that running it twice "
-            "does no harm"
+            f"{lost}; it is not known whether it did its work, and its plugin does not say that running it twice does "
+            "no harm"
         ),
     }
     return _change_of_lost(task, key, Reason.LOST, messages, now=now)
@@ -129,9 +129,9 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
 def _change_of_lost(
     task: Task, key: RunKey, reason: Reason, messages: Mapping[Outcome, str], *, now: datetime
 ) -> RunChange:
-    """The end of a run that nobody has seen end, as `conclude` decides it; `messages` says it of each outcome."""
+    """The end of a run that nobody saw end, as `conclude` decides it; `messages` has the sentence for each outcome."""
     rules = _RecordedRules(idempotent=task.run.get("idempotent") is True)
-    # Neither the number of the attempt nor chance counts for these reasons.
+    # For these reasons, neither the number of the attempt nor chance counts.
     conclusion = conclude(RunEnd(reason=reason), rules, attempt=1, chance=0.0)
     run = {
         **task.run,
@@ -158,7 +158,7 @@ def _change_of_lost(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RecordedRules:
-    """Of its plugin's manifest, what a run has recorded: all that decides what becomes of one that was lost."""
+    """The rules of its plugin's manifest that a run recorded: all that decides about a lost run."""
 
     idempotent: bool
     exit_codes: Mapping[int, ExitRule] = field(default_factory=dict)
@@ -166,9 +166,9 @@ class _RecordedRules:
 
 
 def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
-    """What `task cancel` makes of a task as it was read; None where it has ended.
+    """The change that `task cancel` makes to a task as it was read; None if it has ended.
 
-    Not started, or orphaned: Cancelled at once. Running: the request is noted, for the node that runs it.
+    Not started, or orphaned: Cancelled at once. Running: the request is recorded, for the node that runs it.
     """
     if task.status == Status.RUNNING:
         return TaskChange(task_id=task.id, statuses=frozenset({int(Status.RUNNING)}), set={"cancel": dict(request)})
@@ -184,7 +184,7 @@ def cancel_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> T
 
 
 def expire_change(task: Task, *, now: datetime) -> TaskChange:
-    """A waiting task whose `expires` has come: Cancelled, by nobody; unless it was changed since it was read."""
+    """A waiting task whose `expires` has passed: Cancelled, by nobody; unless it has changed since it was read."""
     message = "it expired while it waited for its next attempt" if task.run.get("attempt") else _EXPIRED
     change = _unstarted_end_change(task, code="expired", message=message, more={}, now=now)
     return replace(change, mtime=_mtime_of(task))
@@ -202,7 +202,7 @@ def _unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[
 
 
 def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], *, now: datetime) -> RunChange:
-    """Claimed → Cancelled: somebody had asked for it while an earlier attempt ran."""
+    """Claimed → Cancelled: somebody asked for it while an earlier attempt was running."""
     error = {"code": "cancelled", "message": f"disbatch-host: {cancelled_in_words(request)}"}
     fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error, "run": with_cancel(task.run, request)}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim", "cancel"))
@@ -216,8 +216,8 @@ def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
 
 
 def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
-    """What `task retry` makes of a task as it was read: Created again, with all the attempts that its plugin's `retry`
-    grants a new task; None where it has not ended. Its last attempt goes into `attempts`."""
+    """The change that `task retry` makes to a task as it was read: Created again, with all the attempts that its
+    plugin's `retry` grants a new task; None if it has not ended. Its last attempt goes into `attempts`."""
     if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
         return None
     fields: Document = {
@@ -228,7 +228,7 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     if task.run.get("attempt"):
         error = task.document.get("error")
         fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
-    if "cancelled" in task.run:  # `attempts` tells that
+    if "cancelled" in task.run:  # `attempts` shows that
         fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
     return TaskChange(
         task_id=task.id,
@@ -240,7 +240,7 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
 
 
 def release_change(task: Task, *, now: datetime) -> TaskChange | None:
-    """What `task release` makes of a task as it was read: Created, whatever it waits for; None where it is not
+    """The change that `task release` makes to a task as it was read: Created, whatever it waits for; None if it is not
     Blocked."""
     if task.status != Status.BLOCKED:
         return None
@@ -256,10 +256,10 @@ def release_change(task: Task, *, now: datetime) -> TaskChange | None:
 
 
 def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange | None:
-    """What the end of a task makes of one that waits for it; None where nothing changes.
+    """The change that the end of a task makes to one that waits for it; None if nothing changes.
 
-    It no longer waits where the other has concluded, or where any end will do (`after_any`). Otherwise it stays
-    Blocked, with the reason, until the other is run again and concludes, or a person cancels or releases it.
+    It no longer waits if the other concluded, or if any end will do (`after_any`). Otherwise it stays Blocked, with the
+    reason, until the other is run again and concludes, or a person cancels or releases it.
     """
     after = follower.document.get("after")
     waits_for = list(after) if isinstance(after, (list, tuple)) else []
@@ -281,8 +281,8 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
         return None
     else:
         message = (
-            f"disbatch-host: task {ended.id}, which it waits for, has ended as {status_name(ended.status)}; it waits "
-            f"until that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
+            f"disbatch-host: task {ended.id}, which it waits for, ended as {status_name(ended.status)}; it waits until "
+            f"that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
         )
         fields = {"mtime": now, "error": {"code": "after_failed", "message": message, "task": str(ended.id)}}
     return TaskChange(
@@ -295,11 +295,11 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
 
 
 def followers_told_change(ended: Task) -> TaskChange:
-    """All tasks that wait for this one know how it ended."""
+    """All tasks that wait for this one have been told how it ended."""
     return TaskChange(task_id=ended.id, statuses=frozenset({int(ended.status)}), set={"awaited": False})
 
 
 def _mtime_of(task: Task) -> datetime | None:
-    """As it was read: the guard of a change that must not overwrite another one."""
+    """Its `mtime` as it was read: the guard of a change that must not overwrite another one."""
     mtime = task.document.get("mtime")
     return mtime if isinstance(mtime, datetime) else None

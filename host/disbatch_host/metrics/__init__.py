@@ -1,1 +1,1 @@
-"""What Prometheus reads of a node: counters, a census of the store, and the server that answers."""
+"""A node's metrics for Prometheus: counters, a census of the store, and the server that answers."""

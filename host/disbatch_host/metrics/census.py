@@ -1,4 +1,4 @@
-"""What the whole store holds, counted now and then for whoever watches from outside.
+"""A census of the whole store, taken now and then for monitoring from outside.
 
 Responsible for: a store connection of its own, and a thread that counts when it is asked and its last answer is too
 old. Must not know: who asks, or how the answer is shown.
@@ -30,7 +30,7 @@ PAUSE_PER_SECOND = 20.0  # rule 3: seconds of rest for each second that a count 
 
 
 class CountedStore(Connection, Tasks, Nodes, Protocol):
-    """What is asked of a store to count it."""
+    """The part of a store that is needed to count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,10 @@ def pause_after(took_seconds: float) -> float:
 
 
 class CensusTaker:
-    """Counts in a thread of its own, which begins with the first question."""
+    """Counts in a thread of its own, which starts with the first question."""
 
     def __init__(self, new_store: Callable[[], CountedStore]) -> None:
-        """`new_store` gives a store that nobody else uses, not opened yet."""
+        """`new_store` returns a store that nobody else uses, not opened yet."""
         self._new_store = new_store
         self._store: CountedStore | None = None
         self._is_open = False
@@ -65,8 +65,8 @@ class CensusTaker:
         self._due = 0.0  # monotonic; when the next count may be made
 
     def ask(self, wait_seconds: float) -> Census | None:
-        """The latest count, a fresh one where it is time for that and it comes within `wait_seconds`. None while the
-        store does not answer."""
+        """The latest count; a fresh one if it is due and comes within `wait_seconds`. None while the store does not
+        answer."""
         with self._change:
             if time.monotonic() >= self._due and not self._is_stopping:
                 self._is_wanted = True
@@ -78,7 +78,7 @@ class CensusTaker:
             return self._latest
 
     def stop(self) -> None:
-        """End the thread soon; stopping twice is fine. A count that is under way is not waited for: it only reads."""
+        """End the thread soon; stopping twice is fine. A count in progress is not waited for: it only reads."""
         with self._change:
             self._is_stopping = True
             self._change.notify_all()
@@ -93,17 +93,17 @@ class CensusTaker:
                     break
             try:
                 census: Census | None = self._count()
-            except StoreError as error:  # said by the node itself, which has noticed as well
+            except StoreError as error:  # the node itself reports that; it has noticed as well
                 log.debug("the tasks could not be counted: %s", error)
                 census = None
             except Exception:
-                # A defect here must not end the thread: whoever scrapes would see old numbers for ever.
+                # A defect here must not end the thread: scrapes would show old numbers for ever.
                 log.exception("the tasks could not be counted")
                 census = None
             with self._change:
                 now = time.monotonic()
                 self._latest = census
-                # A store that is away has not been made to count, and shall be seen as soon as it is back.
+                # A store that is away did not have to count anything, and should be seen as soon as it is back.
                 self._due = now + (INTERVAL_SECONDS if census is None else pause_after(census.took_seconds))
                 self._is_wanted = False
                 self._change.notify_all()
@@ -116,7 +116,7 @@ class CensusTaker:
         if not self._is_open:
             self._store.open()
             self._is_open = True
-        began = time.monotonic()  # connecting costs the store nothing that would be worth a pause
+        began = time.monotonic()  # connecting costs the store nothing worth a pause
         by_status = self._store.count_by_status()
         oldest, now = self._store.oldest_waiting(), self._store.now()
         ages = {node.id: node.age_seconds for node in self._store.nodes() if node.age_seconds is not None}

@@ -1,14 +1,14 @@
-"""What a node counts for Prometheus.
+"""The counters of a node for Prometheus.
 
 Responsible for: the names, labels and buckets of all metrics, and keeping the counts. Must not know: how they are
 fetched, stores, processes.
 
 Rules:
-1. The `note_…` methods are called in the hot path: some microseconds each, nothing that waits.
+1. The `count_…` and `observe_…` methods are called in the hot path: a few microseconds each, nothing that waits.
 2. Labels are bounded: the first `QUEUES_MAX` queues that are seen have their own, all others are `other`; classes and
    nodes likewise. No task id, no parameter, no message is ever a label.
 3. A registry of its own: nothing global.
-4. What is not known now is left out; a number is never older than it looks (`disbatch_census_timestamp_seconds`).
+4. An unknown value is left out; a number is never older than it looks (`disbatch_census_timestamp_seconds`).
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _NEVER_STARTED = frozenset({Reason.PARAMETERS, Reason.START_FAILED})
 
 
 class Metrics:
-    """The counts of one node. `note_…` are called in its event loop, or in its store thread where they say so;
-    `exposition` in any other."""
+    """The counts of one node. `count_…` and `observe_…` are called in its event loop, or in its store thread where they
+    say so; `exposition` in any other."""
 
     def __init__(self, node_id: str, *, store_kind: str) -> None:
         self._node_id = node_id
         self._store_kind = store_kind
         self._labels = Labels()
-        self._living: Mapping[str, Any] = {}  # as the last heartbeat told it
+        self._living: Mapping[str, Any] = {}  # as of the last heartbeat
         self._reached_at: float | None = None  # monotonic; when a heartbeat was last written
         self._store_thread: StoreThreadView | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
-        self._registry.register(self)  # a collector is whatever has `collect`
+        self._registry.register(self)  # a collector is anything that has `collect`
         self._ended = Counter(
             "disbatch_runs_ended",
-            "Runs on this node that have ended, by how.",
+            "Runs that ended on this node, by how they ended.",
             ("queue", "class", "outcome", "reason"),
             registry=self._registry,
         )
@@ -82,7 +82,7 @@ class Metrics:
         self._waits_of: dict[object, Histogram] = {}
         self._census: Census | None = None
 
-    def note_claimed(self, task: Task) -> None:
+    def observe_claim(self, task: Task) -> None:
         """A task was claimed. Those that were tried before, or put off, have waited for something else as well."""
         claim, ctime = task.document.get("claim"), task.document.get("ctime")
         at = claim.get("at") if isinstance(claim, Mapping) else None
@@ -96,10 +96,10 @@ class Metrics:
                 self._waits_of[task.queue] = waits
         waits.observe(max(0.0, (at - ctime).total_seconds()))
 
-    def note_ended(
+    def count_end(
         self, queue: object, class_name: str, conclusion: Conclusion | None, reason: Reason | None, seconds: float
     ) -> None:
-        """A run has ended; `conclusion` is None where nothing was concluded (given back, taken over)."""
+        """A run ended; `conclusion` is None if nothing was concluded (given back, taken over)."""
         if conclusion is None:
             return
         key = (queue, class_name, conclusion.outcome, reason)
@@ -117,24 +117,24 @@ class Metrics:
         if reason not in _NEVER_STARTED:
             lasted.observe(seconds)
 
-    def note_written(self, seconds: float) -> None:
+    def observe_write(self, seconds: float) -> None:
         """A batch of changes was written. Called in the store's thread."""
         self._writes.observe(seconds)
 
-    def note_living(self, fields: Mapping[str, Any]) -> None:
-        """What the next heartbeat will tell (schemas/node.json)."""
+    def observe_heartbeat(self, fields: Mapping[str, Any]) -> None:
+        """The fields of the next heartbeat (schemas/node.json)."""
         self._living = fields
 
-    def note_store_reached(self) -> None:
+    def observe_store_reached(self) -> None:
         self._reached_at = time.monotonic()
 
     def watch_store_thread(self, store_thread: StoreThreadView) -> None:
-        """Where to look, at a scrape, for how the store thread gets on."""
+        """Set the view of the store thread for scrapes to read."""
         self._store_thread = store_thread
 
     @property
     def silent_seconds(self) -> float | None:
-        """Since a heartbeat was last written; None before the first."""
+        """Seconds since a heartbeat was last written; None before the first."""
         return None if self._reached_at is None else time.monotonic() - self._reached_at
 
     @property
@@ -143,16 +143,16 @@ class Metrics:
         return float(settings["dead_after_seconds"]) if isinstance(settings, Mapping) else 0.0
 
     def exposition(self, accept: str, census: Census | None) -> tuple[bytes, str]:
-        """The text of all metrics, and its content type by what the client takes. One thread at a time."""
+        """The text of all metrics, and its content type by what the client accepts. One thread at a time."""
         encode, content_type = choose_encoder(accept)
         self._census = census
         return encode(self._registry), content_type
 
     def collect(self) -> Iterable[Metric]:
-        """For the registry: what is not counted but looked up."""
+        """The metrics that are looked up, not counted; called by the registry."""
         yield InfoMetricFamily(
             "disbatch_host",
-            "What this node is.",
+            "Facts about this node.",
             value={
                 "version": __version__,
                 "node": self._node_id,

@@ -1,6 +1,6 @@
-"""What is not counted but looked up when Prometheus asks: the store thread, the node, the store.
+"""The metrics that are not counted but looked up when Prometheus asks: of the store thread, the node, the store.
 
-Responsible for: the names and labels of these metrics. Must not know: how they are fetched, what is counted.
+Responsible for: the names and labels of these metrics. Must not know: how they are fetched, which others are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OTHER = "other"
 
 
 class StoreThreadView(Protocol):
-    """What there is to see of the store thread, from any thread."""
+    """The view of the store thread, from any thread."""
 
     @property
     def records_waiting(self) -> int: ...
@@ -58,7 +58,7 @@ class Labels:
 
 
 def of_store(thread: StoreThreadView | None, silent_seconds: float | None) -> Iterable[Metric]:
-    """How the store thread gets on. `silent_seconds`: since a heartbeat was last written; None before the first."""
+    """The state of the store thread. `silent_seconds`: since a heartbeat was last written; None before the first."""
     if thread is not None:
         yield GaugeMetricFamily(
             "disbatch_store_records_waiting", "Changes that are not written yet.", value=thread.records_waiting
@@ -66,12 +66,12 @@ def of_store(thread: StoreThreadView | None, silent_seconds: float | None) -> It
         yield GaugeMetricFamily("disbatch_store_away", "1 while changes cannot be written.", value=int(thread.is_away))
     if silent_seconds is not None:
         yield GaugeMetricFamily(
-            "disbatch_store_silent_seconds", "Since a heartbeat was last written.", value=silent_seconds
+            "disbatch_store_silent_seconds", "Seconds since a heartbeat was last written.", value=silent_seconds
         )
 
 
 def of_node(living: Mapping[str, Any], labels: Labels) -> Iterable[Metric]:
-    """What the node said of itself with its last heartbeat."""
+    """The node's own account of itself in its last heartbeat."""
     if not living:
         return
     heartbeat = living["heartbeat"]
@@ -88,7 +88,7 @@ def of_node(living: Mapping[str, Any], labels: Labels) -> Iterable[Metric]:
     yield _gauge("disbatch_node_limit", "How many it may have in hand at once, by queue.", "queue", limits)
     total = living["settings"]["max_total"]
     if total is not None:
-        yield GaugeMetricFamily("disbatch_node_limit_total", "How many over all queues.", value=total)
+        yield GaugeMetricFamily("disbatch_node_limit_total", "How many it may have in hand in all.", value=total)
     plugins = {
         "usable": len(living["queuetypes"]) - len(living["set_aside"]),
         "set_aside": len(living["set_aside"]),
@@ -100,7 +100,7 @@ def of_node(living: Mapping[str, Any], labels: Labels) -> Iterable[Metric]:
 
 
 def of_census(census: Census, labels: Labels) -> Iterable[Metric]:
-    """What the store held when it was last counted."""
+    """The content of the store when it was last counted."""
     tasks, oldest, ages = Count[tuple[str, str]](), dict[str, float](), dict[str, float]()
     for queue, counts in census.by_status.items():
         for status, count in counts.items():
@@ -109,7 +109,7 @@ def of_census(census: Census, labels: Labels) -> Iterable[Metric]:
     for names, count in tasks.items():
         family.add_metric(names, count)
     yield family
-    # Counted a moment ago, and older by that moment since.
+    # Counted a moment ago, and older by that moment now.
     since = time.monotonic() - census.at
     for queue, age in census.oldest_waiting_seconds.items():
         label = labels.queues.of(queue)
@@ -118,11 +118,11 @@ def of_census(census: Census, labels: Labels) -> Iterable[Metric]:
         label = labels.nodes.of(node)
         ages[label] = max(age, ages.get(label, 0.0))
     yield _gauge("disbatch_oldest_waiting_seconds", "Age of the oldest task that waits.", "queue", oldest)
-    yield _gauge("disbatch_heartbeat_age_seconds", "Of each node's last heartbeat.", "node", ages)
+    yield _gauge("disbatch_heartbeat_age_seconds", "Age of each node's last heartbeat.", "node", ages)
     yield GaugeMetricFamily(
         "disbatch_census_timestamp_seconds", "When the store was last counted.", value=time.time() - since
     )
-    yield GaugeMetricFamily("disbatch_census_seconds", "How long that took.", value=census.took_seconds)
+    yield GaugeMetricFamily("disbatch_census_seconds", "How long that count took.", value=census.took_seconds)
 
 
 def _gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
@@ -133,7 +133,7 @@ def _gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -
 
 
 def _status_word(status: int) -> str:
-    """One word for all failures that plugins have named, and one for what nobody has: few labels."""
+    """One word for all failures that plugins have named, and one for numbers without a name: few labels."""
     try:
         return statuses.kind(status).name.lower()
     except ValueError:

@@ -3,10 +3,10 @@
 Responsible for: the port, the threads that answer, and how many there may be. Must not know: what is counted.
 
 Rules:
-1. The port is taken before the node begins, so that a wrong one is an error at the start and not in the middle.
-2. The event loop and the store thread are never waited for; a scrape waits `CENSUS_SECONDS` at most, a question after
-   the health not at all.
-3. Whoever connects costs little: few at once, a few seconds each, and only two short requests are answered.
+1. The port is taken before the node starts, so that a wrong one is an error at the start and not in the middle.
+2. The event loop and the store thread are never waited for; a scrape waits `CENSUS_SECONDS` at most, a health check
+   not at all.
+3. Clients cost little: few at once, a few seconds each, and only two short requests are answered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from disbatch_host.metrics.census import CensusTaker
 from disbatch_host.metrics.counters import Metrics
 
 CENSUS_SECONDS = 2.0  # Prometheus waits ten
-CONNECTION_SECONDS = 5.0  # until a connection that says nothing is closed
+CONNECTION_SECONDS = 5.0  # until a silent connection is closed
 CONNECTIONS_MAX = 16
 
 
@@ -32,7 +32,7 @@ class MetricsServer:
     """Serves what `metrics` counts and `census` knows, from `start` to `stop`."""
 
     def __init__(self, host: str, port: int, *, metrics: Metrics, census: CensusTaker) -> None:
-        """Take the port. An empty host: every address of this machine. Raises UsageError where it cannot be had."""
+        """Take the port. An empty host: every address of this machine. Raises UsageError if it is not available."""
         self._census = census
         self._server = _Server(_bound(host, port), metrics, census)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
@@ -94,7 +94,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone, or talks nonsense, is nobody's trouble."""
+        """A client that is gone, or talks nonsense, is not worth a message."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _health(self) -> tuple[HTTPStatus, str]:
         silent, bound = self.server.metrics.silent_seconds, self.server.metrics.dead_after_seconds
         if silent is None:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "the node has not begun\n"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "the node has not started yet\n"
         if silent > bound:
             return HTTPStatus.SERVICE_UNAVAILABLE, f"the store was last reached {silent:.0f} s ago\n"
         return HTTPStatus.OK, "ok\n"
@@ -135,4 +135,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: a line every few seconds tells nobody anything."""
+        """Log nothing: a line every few seconds is of no use to anyone."""

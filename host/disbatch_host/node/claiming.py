@@ -1,22 +1,22 @@
-"""Claiming, end to end: when a node asks for tasks, what the store's thread does for it, and what is started then.
+"""Claiming, end to end: when a node asks for tasks, the part of the store's thread in it, and which tasks are started.
 
 Responsible for: a round (promote what is due, see what waits, decide, claim, start), and when there is reason for one.
 Must not know: how a store claims, how a run works.
 
 A round takes place in two threads:
 
-    event loop           `Claiming.turn`             is there reason? what may be run here: a `ClaimRequest`
-    thread of the store  `ClaimLedger.round`         one commit with the ends that have gathered: a `ClaimResult`
-       of each task      `Starts.start_with_claim`   Running in the same commit, where nothing has to be prepared
+    event loop           `Claiming.turn`             is a round needed? what may run here: a `ClaimRequest`
+    thread of the store  `ClaimLedger.round`         one commit with the ends gathered so far: a `ClaimResult`
+       of each task      `Starts.start_with_claim`   Running in the same commit, if nothing has to be prepared
     event loop           `Claiming.turn`             a run for each task; when to look again
 
 Rules:
 1. Request and result are values. The event loop alone reserves worker processes. They go to the store's thread through
-   a queue, since some become idle while the claim is on its way; those that were given a task come back in the result.
-2. The ledger is the store thread's while a call is on its way, and the event loop's at other times.
+   a queue, since some become idle while the claim is on its way; those that got a task come back in the result.
+2. The ledger belongs to the store's thread while a call is on its way, and to the event loop at other times.
 3. After a failure the store's thread may carry out a round a second time: it starts from the request again.
 4. A claim whose answer was lost may have been carried out all the same: its token is remembered, and tasks that carry
-   it are given back (orphaned claims).
+   it are returned to their queues (orphaned claims).
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
-_CLAIMED_UNSEEN = 2  # queues of which a claim finds out whether anything waits, sooner than a look before it
+_CLAIMED_UNSEEN = 2  # up to this many queues, claiming at once is faster than first looking whether anything waits
 _PROMOTED = 1000  # tasks promoted in one go
 _PROMOTIONS = 10  # in one round: ten thousand that are due at the same second must not keep the others from their turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """What a round works with, as it was at one moment."""
+    """The input of a round, as it was at one moment."""
 
     classes: frozenset[str]  # whose tasks may be claimed
     load: Load
@@ -67,18 +67,18 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimResult:
-    """What came of a round."""
+    """The result of a round."""
 
-    queues: Sequence[Queue]  # all that there are
+    queues: Sequence[Queue]  # all existing ones
     tasks: Sequence[Task] = ()  # claimed for this node
     started: Mapping[TaskId, Started] = field(default_factory=dict)  # those of them that are Running already
-    may_have_more: bool = False  # tasks may wait for which there was no room; a run that ends makes room
+    may_have_more: bool = False  # tasks may be waiting for which there was no room; a run that ends makes room
     look_again_seconds: float | None = None  # when the rate of a queue lets the next one start
-    token: str | None = None  # of the claim, where there was one; see `ClaimLedger.confirm`
+    token: str | None = None  # of the claim, if there was one; see `ClaimLedger.confirm`
 
 
 class Claiming:
-    """When the node asks for tasks, and what it does with those that it gets. Used in the event loop."""
+    """Decides when the node asks for tasks, and starts those that it gets. Used in the event loop."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Claiming:
         health: StoreHealth,
         pace: Pace,
     ) -> None:
-        """`clock`: of this machine, of which only the steady time counts."""
+        """`clock`: this machine's; only its monotonic time is used."""
         self._runs = runs
         self._store_thread = store_thread
         self._classes = classes
@@ -103,21 +103,21 @@ class Claiming:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._needs_look = True  # something may have changed since the last round
-        self._may_have_more = False  # the last round left tasks waiting for which there was no room
+        self._may_have_more = False  # the last round left tasks waiting because there was no room
         self._starter: Starter | None = None  # of the claim that is on its way
-        self._gather_timer: asyncio.TimerHandle | None = None  # when the places that have become free are to be filled
+        self._gather_timer: asyncio.TimerHandle | None = None  # when the places that became free are to be filled
         self._rate_timer: asyncio.TimerHandle | None = None  # when the rate of a queue lets the next one start
         self._held_until = 0.0  # the machine is short of something; see `on_shortage`
         self._last_refresh = float("-inf")
         self._queue_faults: dict[QueueId, str] = {}
-        self.queues: Sequence[Queue] = ()  # as they were read last
-        self.is_drained = False  # somebody wants nothing more claimed here
+        self.queues: Sequence[Queue] = ()  # as last read
+        self.is_drained = False  # somebody asked that nothing more be claimed here
         self.is_stopped = False
         runs.listen(self)
 
     @property
     def classes(self) -> frozenset[str]:
-        """Whose tasks may be claimed now."""
+        """The classes whose tasks may be claimed now."""
         return frozenset() if self.is_drained else self._classes.usable
 
     @property
@@ -125,42 +125,42 @@ class Claiming:
         """Whether something may have changed since the last round."""
         return self._needs_look
 
-    def note_change(self) -> None:
-        """Something has changed that may give this node something to do."""
+    def on_change(self) -> None:
+        """Something changed that may give this node something to do."""
         self._needs_look = True
         self._wake.set()
 
     def stop(self) -> None:
-        """Claim nothing more; a claim that is on its way is seen through. Stopping twice is fine."""
+        """Claim nothing more; a claim that is on its way is completed. Stopping twice is fine."""
         self.is_stopped = True
         self._wake.set()
 
     async def wait(self) -> None:
-        """Until there may be reason for a round."""
+        """Wait until there may be reason for a round."""
         timer = self._loop.call_later(self._pace.refresh_seconds, self._wake.set)
         await self._wake.wait()
         timer.cancel()
 
     async def turn(self) -> None:
-        """A round, where there is reason for one."""
-        self._wake.clear()  # a reason that comes while the round is on its way is one for the next
+        """Do a round, if there is reason for one."""
+        self._wake.clear()  # a reason that arrives during the round is one for the next
         refresh = self._loop.time() - self._last_refresh >= self._pace.refresh_seconds
         if not refresh and (not self._needs_look or self._store_thread.is_away):
-            return  # nothing is claimed while what has ended cannot be written
+            return  # nothing is claimed while the ends of runs cannot be written
         if self._loop.time() < self._held_until:
             return
         self._needs_look = False
         try:
             if refresh and self._ledger.has_unanswered_claims:
                 await self._return_orphaned_claims()
-            # From here to the call nothing else has its turn: plugins, classes and load are those of one moment.
+            # From here to the call nothing else runs: plugins, classes and load are those of one moment.
             classes, load = self.classes, self._runs.load
             if not refresh and not self._ledger.has_room(classes, load):
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
             await self._claim_and_start(classes, load, refresh)
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             self._last_refresh = self._loop.time()
 
     async def _claim_and_start(self, classes: frozenset[str], load: Load, refresh: bool) -> None:
@@ -197,36 +197,36 @@ class Claiming:
         known = self._runs.task_ids
         count = await self._store_thread.call(lambda store: self._ledger.return_orphaned_claims(store, known=known))
         if count:
-            log.warning("%d tasks were claimed without this node hearing of it; they are given back", count)
+            log.warning("%d tasks were claimed but the store's answer was lost; they go back to their queues", count)
 
     def _start(self, task: Task, started: Started | None, asked_at: float) -> None:
         if started is not None:
             self._runs.start(task, started.plugin, asked_at=asked_at, running=started.run, worker=started.worker)
             return
-        # Its plugin as it was when the task was claimed, or as it has become since; it may even be gone.
+        # Its plugin as it was when the task was claimed, or as it is now; it may even be gone.
         queue = next((queue for queue in self.queues if queue.id == task.queue), None)
         plugin = None if queue is None else self._classes.plugins.get(queue.class_name)
         if plugin is not None:
             self._runs.start(task, plugin, asked_at=asked_at)
             return
         key = RunKey(task.id, self._node_id, task.token)
-        self._store_thread.record(transitions.give_back_change(key, now=self._runs.context.clock.now()))
+        self._store_thread.record(transitions.unclaim_change(key, now=self._runs.context.clock.now()))
 
     def _look_again_after(self, seconds: float | None) -> None:
-        """When the rate of a queue lets its next task start, where that is sooner than the next look anyway."""
+        """Look again when the rate of a queue lets its next task start, if that is sooner than the next look anyway."""
         is_set = self._rate_timer is not None and self._rate_timer.when() >= self._loop.time()
         if seconds is not None and seconds < self._pace.refresh_seconds and not is_set:
-            self._rate_timer = self._loop.call_later(max(seconds, self._pace.gather_seconds), self.note_change)
+            self._rate_timer = self._loop.call_later(max(seconds, self._pace.gather_seconds), self.on_change)
 
     def on_place_free(self, plugin: Plugin) -> None:
-        """A run has left its place. A claim that is on its way may give the place to a task."""
+        """A run left its place. A claim that is on its way may give the place to a task."""
         if self._starter is not None:
             self._starter.reserve_idle(plugin)
         self.on_end()
 
     def on_end(self) -> None:
-        """There may be a free place. One claim for several costs little more than for one, and nothing at all where it
-        goes with their ends, so the other runs are waited for, for a moment."""
+        """There may be a free place. One claim for several costs little more than for one, and nothing at all if it is
+        committed with their ends, so the other runs are waited for, for a moment."""
         self._needs_look |= self._may_have_more
         gather_seconds = self._pace.gather_seconds
         if not self._may_have_more:
@@ -240,7 +240,7 @@ class Claiming:
 
     def on_shortage(self, why: str) -> None:
         """This machine is short of something that a start needs: nothing is claimed for a moment."""
-        if self._loop.time() >= self._held_until:  # said once, however many runs have met it
+        if self._loop.time() >= self._held_until:  # logged once, however many runs met it
             log.error("this machine is short of something: %s; nothing is claimed for a moment", why)
         self._held_until = self._loop.time() + self._pace.shortage_seconds
 
@@ -252,7 +252,7 @@ class Claiming:
         )
 
     async def release_all_places(self) -> None:
-        """Likewise, of a node that has nothing in hand any more."""
+        """The same for a node that no longer has anything in hand."""
         await self._store_thread.call(self._ledger.release_all_places)
 
     def _log_queue_faults(self) -> None:
@@ -264,37 +264,37 @@ class Claiming:
 
 
 class ClaimLedger:
-    """What a node must know of its claims from one round to the next, and the round itself."""
+    """The memory of a node's claims from one round to the next, and the round itself."""
 
     def __init__(self, node_id: str, pace: Pace) -> None:
         self._node_id = node_id
         self._pace = pace
         self._queues: Sequence[Queue] = ()
-        self._held: dict[QueueId, int] = {}  # of queues with `maxtotal`: how many this node may have in hand, at most
-        self._unanswered: dict[str, int] = {}  # tokens of claims without an answer: how many looks for their tasks
+        self._held: dict[QueueId, int] = {}  # of queues with `maxtotal`: the most that this node may have in hand
+        self._unanswered: dict[str, int] = {}  # tokens of claims without an answer: looks for their tasks so far
 
     @property
     def has_unanswered_claims(self) -> bool:
-        """Whether a claim may have been carried out of which the node has not heard."""
+        """Whether there may be a claim that was carried out without the node knowing."""
         return bool(self._unanswered)
 
     def has_room(self, classes: frozenset[str], load: Load) -> bool:
-        """Whether a round could claim anything, by the queues as they were read last."""
+        """Whether a round could claim anything, by the queues as last read."""
         return placement.has_room(placement.served(self._queues, node_id=self._node_id, classes=classes), load)
 
     def confirm(self, result: ClaimResult) -> None:
-        """The node has got this answer."""
+        """The node received this answer."""
         if result.token is not None:
             self._unanswered.pop(result.token, None)
 
     def round(self, request: ClaimRequest, store: Store, freed: Sequence[Place] = ()) -> ClaimResult:
-        """Claim what there is room for. `freed`: places whose runs have ended since the request was made."""
+        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made."""
         load = request.load.without(freed)
         if request.refresh:
             self._refresh(store, load)
         candidates = placement.served(self._queues, node_id=self._node_id, classes=request.classes)
         if self._unanswered:
-            # How many tasks this node has in hand is not certain, so nothing is claimed where that must be exact.
+            # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
             candidates = [queue for queue in candidates if queue.maxtotal is None]
         if _needs_look_at_waiting(candidates, load):
             if not placement.has_room(candidates, load):
@@ -316,7 +316,7 @@ class ClaimLedger:
         tasks = store.claim(self._node_id, wants, token, start_with_claim)
         got = Counter([task.queue for task in tasks])
         short = [want for want in wants if got[want.queue] < want.count]
-        # Of a queue whose limit over all nodes is reached, more may wait all the same.
+        # A queue whose limit across all nodes is reached may have more waiting all the same.
         is_dry = {want.queue for want in short if want.maxtotal is None and want.rate is None}
         return ClaimResult(
             queues=self._queues,
@@ -335,11 +335,11 @@ class ClaimLedger:
         self.release_places(store, load)
 
     def return_orphaned_claims(self, store: Store, *, known: frozenset[str]) -> int:
-        """Give back the tasks that carry this node's claim and that the node does not know of, because the answer to
-        the claim was lost. `known`: the ids of its runs' tasks. Returns how many there were.
+        """Return the tasks that carry this node's claim but are unknown to it, because the answer to the claim was
+        lost. `known`: the ids of its runs' tasks. Returns how many there were.
 
-        Claimed: never started. Running: only where the token is that of an unanswered claim, since then nobody can have
-        started it; any other that is not known has run, and its end could not be recorded.
+        Claimed: never started. Running: only if the token is that of an unanswered claim, since then nobody can have
+        started it; any other unknown one has run, and its end could not be recorded.
         """
         which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
         changes = []
@@ -348,18 +348,18 @@ class ClaimLedger:
                 continue
             key = RunKey(task.id, self._node_id, task.token)
             if task.status == Status.CLAIMED:
-                changes.append(transitions.give_back_change(key, now=store.now()))
+                changes.append(transitions.unclaim_change(key, now=store.now()))
             elif task.token in self._unanswered:
                 changes.append(transitions.lost_claim_change(task, key, now=store.now()))
         refused = store.commit(changes) if changes else ()
-        # A server that was slow may carry a claim out only now: one look is not enough then.
+        # A server that was slow may carry out a claim only now, so one look is not enough.
         most = self._pace.lost_claim_looks if store.may_act_late else 0
         self._unanswered = {token: looks + 1 for token, looks in self._unanswered.items() if looks < most}
         return len(changes) - len(refused)
 
     def release_places(self, store: Store, load: Load) -> None:
         """Let other nodes have the places of queues with `maxtotal` that this one holds and does not use; and hold
-        those of the tasks that it had in hand before the queue had that limit."""
+        those of the tasks that it already had in hand when the queue got that limit."""
         limited = {queue.id for queue in self._queues if queue.maxtotal is not None}
         in_hand = {queue_id: load.running.get(queue_id, 0) for queue_id in limited | self._held.keys()}
         in_hand = {queue_id: count for queue_id, count in in_hand.items() if count}
@@ -368,16 +368,16 @@ class ClaimLedger:
             self._held = in_hand
 
     def release_all_places(self, store: Store) -> None:
-        """The node has nothing in hand any more."""
+        """The node no longer has anything in hand."""
         if self._held:
             store.hold(self._node_id, {})
             self._held = {}
 
 
 def _needs_look_at_waiting(candidates: Sequence[Queue], load: Load) -> bool:
-    """Whether it must be known of which queues a task waits before one is claimed. A claim of a few queues finds that
-    out by itself; but a limit over all nodes is not to be used up by a queue that has nothing to do, and places that
-    queues share must not go to one of which nothing waits: the others would starve."""
+    """Whether it must be known which queues have waiting tasks before any is claimed. A claim of a few queues finds
+    that out by itself; but a limit across all nodes must not be used up by a queue that has nothing to do, and places
+    that queues share must not go to one with nothing waiting: the others would starve."""
     return (
         len(candidates) > _CLAIMED_UNSEEN
         or any(queue.maxtotal is not None or queue.rate for queue in candidates)

@@ -1,6 +1,6 @@
-"""When a node with --until-idle has nothing left to do, and which waiting tasks it leaves to others.
+"""The end of a node with --until-idle: when it has nothing left to do, and which waiting tasks it leaves to others.
 
-Responsible for: these two looks. Must not know: how tasks are claimed.
+Responsible for: finding out both. Must not know: how tasks are claimed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)
 
-QUEUES_NAMED_MAX = 5  # whose tasks the node leaves, with the reason of each
+QUEUES_NAMED_MAX = 5  # queues whose tasks the node leaves, each with the reason
 
 
 class Idle:
@@ -41,7 +41,7 @@ class Idle:
         try:
             return not ids or not await self._store_thread.call(lambda store: store.has_unfinished(ids))
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             return False
 
     async def log_what_is_left(self) -> None:
@@ -55,7 +55,7 @@ class Idle:
         try:
             left = await self._store_thread.call(look)
         except StoreError as error:
-            self._health.note_trouble(error)
+            self._health.report_trouble(error)
             return
         if not left:
             log.info("nothing is left to do")

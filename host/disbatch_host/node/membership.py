@@ -1,7 +1,7 @@
-"""A node among the others: its id.
+"""The membership of a node among the others: its id.
 
-Responsible for: taking the id, keeping it by a heartbeat and releasing it. Must not know: runs, other nodes, what else
-a node's document says.
+Responsible for: taking the id, keeping it by a heartbeat and releasing it. Must not know: runs, other nodes, the rest
+of a node's document.
 
 Rule: an id belongs to a session, one life of a node. Every write of the node's document names the session, so a node
 whose id was taken over changes nothing in the document of its successor.
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What came of a heartbeat."""
+    """The store's answer to a heartbeat."""
 
-    requests: Mapping[str, Any] | None  # what people ask of the node; None: it does not own the document any more
+    requests: Mapping[str, Any] | None  # of people to the node; None: it no longer owns the document
     silent_seconds: float  # since the one before that was answered
     store_time: datetime
-    at: float  # of the monotonic clock, when the store said that
+    at: float  # the monotonic time when the store gave it
 
 
 class Membership:
-    """One life of a node. What is awaited may raise StoreError. `clock` is the local one, of which only the steady time
-    counts."""
+    """One life of a node. Everything that is awaited may raise StoreError. `clock` is the local one; only its monotonic
+    time is used."""
 
     def __init__(self, node_id: str, store_thread: StoreThread, clock: Clock) -> None:
         self.machine = Machine.this()
@@ -54,7 +54,7 @@ class Membership:
         self._last_beat = 0.0
 
     def identity(self) -> Document:
-        """The part of the node's document that says who it is."""
+        """The part of the node's document that identifies it."""
         return {
             "_id": self._node_id,
             "session": self._session,
@@ -63,7 +63,7 @@ class Membership:
         }
 
     async def find_holder(self, *, force: bool, dead_after_seconds: float) -> NodeRecord | None:
-        """The document of the node that holds the id. Raises NodeIdInUseError where it may not be taken
+        """The document of the node that holds the id. Raises NodeIdInUseError if the id may not be taken
         (den-1.0, rule 1)."""
         record = await self._store_thread.call(lambda store: store.get_node(self._node_id))
         if record is None or force:
@@ -80,7 +80,7 @@ class Membership:
         return record
 
     async def take_id(self, document: Document, holder: NodeRecord | None) -> None:
-        """Register, in place of `holder`. Raises NodeIdInUseError where another node was faster."""
+        """Register, replacing `holder`. Raises NodeIdInUseError if another node was faster."""
         if not await self._store_thread.call(lambda store: store.put_node(document, replacing=holder)):
             now_held = await self._store_thread.call(lambda store: store.get_node(self._node_id))
             raise NodeIdInUseError(node_document.in_use(self._node_id, now_held))
@@ -97,7 +97,7 @@ class Membership:
         return Beat(requests=requests, silent_seconds=silent_seconds, store_time=store_time, at=at)
 
     async def write_again(self, document: Document) -> bool:
-        """Where the document is gone, deleted by a person. False: another node has the id."""
+        """Write the document again after a person deleted it. False: another node has the id."""
         if not await self._store_thread.call(lambda store: store.put_node(document, replacing=None)):
             return False
         log.warning("the document of node %s was gone; it is written again", self._node_id)

@@ -1,14 +1,15 @@
-"""The execution node: everything that lives between its registration and the release of its id.
+"""The execution node: everything between its registration and the release of its id.
 
 Responsible for: the order in which its parts start, work and stop. Must not know: how anything is stored, decided,
 claimed or run; how the parts know each other (`parts`).
 
-The order of the start:  who has the id, plugins, id, lost runs of an earlier life, then duties, then the first claim
+The order of the start:  who holds the id, plugins, id, lost runs of an earlier life, duties, then the first claim
                          (den-1.0, 1-4).
-The order of the stop:   no more claims; give back what is claimed; see running tasks through, or stop them after the
+The order of the stop:   no more claims; return claimed tasks; let running tasks finish, or stop them after the
                          grace; end the worker processes; end the watch and the duties; release the id; the last writes;
-                         close the store. The heartbeat goes on while the last tasks run, so that no other node takes
-                         this one for dead.
+                         close the store. The heartbeat goes on while the last tasks run, so that no other node
+                         considers
+                         this one dead.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def run_node(
     metrics: Metrics | None = None,
     pace: Pace = Pace(),
 ) -> int:
-    """Run a node until it is told to stop; the exit code. `clock` is this machine's; `reread` gives the settings as
-    they are when SIGHUP comes, or raises UsageError; `on_report` is called for each run that has ended; `metrics`
-    counts what happens; `pace` has all intervals.
+    """Run a node until it is told to stop; returns the exit code. `clock` is this machine's; `reread` returns the
+    settings as they are when SIGHUP comes, or raises UsageError; `on_report` is called for each run that has ended;
+    `metrics` counts what happens; `pace` has all intervals.
 
-    Raises UsageError, StoreError and NodeIdInUseError for what keeps it from starting.
+    Raises UsageError, StoreError and NodeIdInUseError if it cannot start.
     """
     for directory in settings.plugins:
         require_directory(directory)
@@ -78,8 +79,8 @@ def run_node(
 
 
 def _ease_garbage_collection() -> None:
-    """Objects that exist now stay to the end: the collector need not visit them again and again, which is a tenth of
-    the cost of a short run. Reference counting frees what a run leaves, except for a few cycles."""
+    """Exempt the objects that exist now: they stay to the end, and visiting them again and again is a tenth of the cost
+    of a short run. Reference counting frees what a run leaves, except for a few cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)
@@ -104,11 +105,11 @@ class Node:
         self._local_clock = clock
         self._pace = pace
         self._reread = reread
-        self._watch: WatchThread | None = None  # for a store of whose changes the store's thread cannot tell
+        self._watch: WatchThread | None = None  # for a store whose changes the store's thread cannot see
         parts.stopping.grace_seconds = settings.stop_grace_seconds
 
     async def run(self) -> int:
-        """From the registration to the release of the id; the exit code."""
+        """Run from the registration to the release of the id; returns the exit code."""
         parts = self._parts
         parts.store_thread.start()
         try:
@@ -122,8 +123,8 @@ class Node:
 
     async def _start(self) -> None:
         parts, settings = self._parts, self._settings
-        self._listen_to_signals()  # before the id is taken: a signal that comes just then must not leave it behind
-        # Before anything is said: a node that cannot start says one line.
+        self._listen_to_signals()  # before the id is taken: a signal at just that moment must not leave it behind
+        # Before anything is logged: a node that cannot start prints one line.
         holder = await parts.membership.find_holder(
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
@@ -132,7 +133,7 @@ class Node:
         await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
-            self._watch = WatchThread(self._store.watch(ends=False), parts.note_change, pace=self._pace)
+            self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)
             self._watch.start()
 
     async def _work(self) -> None:
@@ -161,7 +162,7 @@ class Node:
     async def _register(self, holder: NodeRecord | None) -> None:
         parts = self._parts
         if holder is not None:
-            parts.heartbeat.set_drain(holder.requests.get("drain"))  # a restart does not take it back
+            parts.heartbeat.set_drain(holder.requests.get("drain"))  # a restart does not undo it
         await parts.membership.take_id(parts.heartbeat.document(), holder)
         if isinstance(parts.clock, StoreClock):
             moment, at = await parts.store_thread.call(lambda store: (store.now(), self._local_clock.monotonic()))
@@ -180,7 +181,7 @@ class Node:
             loop.add_signal_handler(number, self._parts.stopping.request)
 
     def _read_again(self) -> None:
-        """SIGHUP: the settings and the plugins, as they are now. Settings that cannot be used change nothing."""
+        """On SIGHUP: read settings and plugins again. Settings that cannot be used change nothing."""
         if self._reread is not None:
             try:
                 self._change_settings(self._reread())
@@ -190,7 +191,7 @@ class Node:
 
     def _change_settings(self, wanted: NodeSettings) -> None:
         before = self._settings
-        # The id is in every document; the others only mean something when a node starts.
+        # The id is in every document; the others only matter when a node starts.
         self._settings = settings = dataclasses.replace(
             wanted, node_id=before.node_id, force=before.force, until_idle=before.until_idle
         )

@@ -1,4 +1,4 @@
-"""What the document of a node says (den-1.0, nodes): what a node writes of itself, and what is read there.
+"""The document of a node (den-1.0, nodes): what a node writes about itself, and what is read from it.
 
 Responsible for: the forms. Must not know: when they are written, what follows from them. Pure.
 """
@@ -14,7 +14,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents.records import Document, NodeRecord, Queue
 from disbatch_host.plugin.classes import Classes
 
-BROKEN_NAMED_MAX = 20  # broken plugins that a node's document tells of
+BROKEN_NAMED_MAX = 20  # broken plugins that a node's document lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def living_fields(
     pid: int,
     running: int,
 ) -> Document:
-    """What each heartbeat renews. `queues`: those that the node serves."""
+    """The fields that each heartbeat renews. `queues`: those that the node serves."""
     return {
         "state": state,
         "queuetypes": [
@@ -77,7 +77,7 @@ def _of_queue(queue: Queue, load: Load) -> Document:
 
 
 def in_use(node_id: str, record: NodeRecord | None) -> str:
-    """The line for a node id that is taken: by whom, and what to do. None: by somebody who has gone again."""
+    """The message for a node id that is taken: by whom, and what to do. None: by a node that is gone again."""
     if record is None:
         return f"node id {node_id!r} was taken by another node just now; start again or choose another with --node-id"
     host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
@@ -91,6 +91,6 @@ def in_use(node_id: str, record: NodeRecord | None) -> str:
 
 
 def who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:
-    """Of a request in a node's document: who has made it, and " (the reason)" where there is one."""
+    """Who made a request in a node's document, and " (the reason)" if there is one."""
     why = request.get("why")
     return str(request.get("by") or "somebody"), f" ({why})" if why else ""

@@ -19,30 +19,30 @@ class Pace:
     """The intervals of one node."""
 
     refresh_seconds: float = 1.0  # between two reads of all queues: den-1.0 calls it the refresh interval
-    gather_seconds: float = 0.001  # a free place may wait so long for others, to be filled in the same claim
+    gather_seconds: float = 0.001  # for a free place to wait for others, to be filled in the same claim
     shortage_seconds: float = 5.0  # without claims once the machine has no descriptor, process, memory or room left
-    # Looks for the tasks of a claim whose answer was lost, one each refresh. A slow server may carry the claim out
-    # late; a minute is longer than any answer is waited for. Looks, not time: none is made while the store is away.
+    # Looks for the tasks of a claim whose answer was lost, one per refresh. A slow server may carry out the claim late;
+    # a minute is longer than any answer is waited for. Looks, not time: none is made while the store is away.
     lost_claim_looks: int = 60
 
     due_seconds: float = 1.0  # between two looks for tasks that expire, are cancelled or waited for: people watch this
-    tell_seconds: float = 0.2  # spent in one go on telling followers: heartbeats and claims wait for so long
-    sweep_seconds: float = 5.0  # between two looks for dead nodes; small against `dead_after`
+    tell_seconds: float = 0.2  # spent in one go on telling followers: heartbeats and claims wait meanwhile
+    sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
-    retention_seconds: float = 60.0  # between two looks for ended tasks that their queue does not keep any longer
+    retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
 
-    # An old heartbeat is watched for so long, and for so many of its own intervals, before its node counts as dead:
-    # enough time to renew it where only a clock has jumped, or the store was away for everybody.
+    # An old heartbeat is watched this long, and for this many of its own intervals, before its node counts as dead:
+    # enough time to renew it if only a clock jumped, or nobody could reach the store.
     confirm_seconds: float = 4.0
     confirm_heartbeats: int = 3
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
-    kill_poll_seconds: float = 0.01  # between two looks whether they are gone
+    kill_poll_seconds: float = 0.01  # between two checks whether they are gone
 
     news: NewsPace = NewsPace()  # of each run's output and events, while it runs
     drain_seconds: float = DRAIN_SECONDS  # for how long a background child may hold a program's output
 
     turn_seconds: float = 0.001  # of the store's thread, at least, under load: one commit costs as much as five changes
-    watch_seconds: float = 0.007  # between two looks whether others have written: some 20 µs each, 0.3 % of a core
-    watcher_seconds: float = 5.0  # a waiting watcher looks this often whether it is to end, should closing not wake it
+    watch_seconds: float = 0.007  # between two checks whether others have written: some 20 µs each, 0.3 % of a core
+    watcher_seconds: float = 5.0  # for a waiting watcher to check whether it should end, if closing does not wake it
     first_retry_seconds: float = 0.1  # before the second attempt to reach a store that is away; doubled each time
     last_retry_seconds: float = 5.0  # the longest of these pauses: a store that is back is noticed within seconds

@@ -1,7 +1,7 @@
 """The parts of a node, put together.
 
-Responsible for: who is given whom, and passing on settings that change while the node runs. Must not know: the order in
-which anything starts or stops.
+Responsible for: giving each part the others that it needs, and passing on settings that change while the node runs.
+Must not know: the order in which anything starts or stops.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a node that serves no metrics need not import what they tak
 
 
 class Parts:
-    """Made in the event loop. The parts that begin to work by themselves do so when they are started."""
+    """All parts of a node. Made in the event loop; parts that work by themselves do so once they are started."""
 
     def __init__(
         self,
@@ -69,14 +69,12 @@ class Parts:
         )
         self.classes = classes = Classes(directories)
         self.workers = workers = WorkerPool(self.site, self.processes)
-        on_written = metrics.note_written if metrics is not None else None
-        self.store_thread = thread = StoreThread(store, on_change=self.note_change, on_written=on_written, pace=pace)
+        on_written = metrics.observe_write if metrics is not None else None
+        self.store_thread = thread = StoreThread(store, on_change=self.on_change, on_written=on_written, pace=pace)
         if metrics is not None:
             metrics.watch_store_thread(thread)
         self.membership = Membership(node_id, thread, clock)
-        self.lost_runs = LostRuns(
-            node_id, self.membership.machine, thread, clock, on_settled=self.note_change, pace=pace
-        )
+        self.lost_runs = LostRuns(node_id, self.membership.machine, thread, clock, on_settled=self.on_change, pace=pace)
         health = StoreHealth(self.lost_runs.forget_others)
         self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
@@ -91,18 +89,18 @@ class Parts:
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
-        """These settings count from now on."""
+        """Use these settings from now on."""
         self.classes.look_in(directories)
         self.heartbeat.settings = settings
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds
         self.stopping.grace_seconds = stop_grace_seconds
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
         self.runs.context = self._run_context(settings)
-        self.note_change()
+        self.on_change()
 
-    def note_change(self) -> None:
+    def on_change(self) -> None:
         """Something may have changed in the store."""
-        self.claiming.note_change()
+        self.claiming.on_change()
 
     def _run_context(self, settings: ShownSettings) -> RunContext:
         return RunContext(

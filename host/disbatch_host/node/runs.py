@@ -1,9 +1,9 @@
-"""The runs of a node: which there are, how many places they take, and how they are stopped.
+"""The runs of a node: which there are, how many places they take up, and how they are stopped.
 
-Responsible for: starting a run for a claimed task and noting how it went; the load, kept up to date as runs come and
+Responsible for: starting a run for a claimed task and counting how it went; the load, kept up to date as runs come and
 go; holding back, cancelling, stopping and verifying them. Must not know: which task is claimed next, how a run works.
 
-A run may leave its place before it has ended: as soon as its end is on the way into the store, the next task may be
+A run may leave its place before it has ended: as soon as its end is on the way to the store, the next task may be
 claimed.
 """
 
@@ -37,20 +37,20 @@ Key = TypeVar("Key")
 
 
 class PlaceListener(Protocol):
-    """Fills the places that runs leave."""
+    """Is told of the places that runs leave, and fills them."""
 
     def on_place_free(self, plugin: Plugin) -> None:
-        """A run of this plugin has left its place; its end is on the way into the store."""
+        """A run of this plugin left its place; its end is on the way to the store."""
 
     def on_end(self) -> None:
-        """A run has ended, whether it had left its place before or not."""
+        """A run ended, whether it had left its place before or not."""
 
     def on_shortage(self, why: str) -> None:
-        """A run could not start for want of descriptors, processes, memory or room on this machine."""
+        """A run could not start because this machine lacks descriptors, processes, memory or disk space."""
 
 
 class Runs:
-    """The registry. Used in the event loop. `context` is for the runs that start from now on."""
+    """The registry of runs. Used in the event loop. `context` is for the runs that start from now on."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Runs:
 
     @property
     def places_taken(self) -> int:
-        """How many runs hold a place: those whose end is not on the way into the store yet."""
+        """How many runs hold a place: those whose end is not yet on the way to the store."""
         return self._places_taken
 
     @property
@@ -101,15 +101,15 @@ class Runs:
         )
 
     def listen(self, listener: PlaceListener) -> None:
-        """From now on, tell this one about free places."""
+        """Report free places to this listener from now on."""
         self._listener = listener
 
     def limit(self, *, max_per_queue: int, max_total: int | None) -> None:
-        """The settings that limit the load: of a queue without `maxthreads`, and of all queues together."""
+        """Set the limits of the load: for a queue without `maxthreads`, and for all queues together."""
         self._max_per_queue, self._max_total = max_per_queue, max_total
 
-    def note_plugins(self) -> None:
-        """The classes have been read again."""
+    def on_plugins_read(self) -> None:
+        """The classes were read again."""
         # A new table each time: an earlier snapshot may be in use.
         self._concurrency_of_class = {
             name: plugin.manifest.concurrency for name, plugin in self._classes.plugins.items()
@@ -126,7 +126,7 @@ class Runs:
     ) -> None:
         """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
         if self._metrics is not None:
-            self._metrics.note_claimed(task)
+            self._metrics.observe_claim(task)
         run = Run(
             task,
             plugin,
@@ -168,13 +168,13 @@ class Runs:
             run.kill(reason)
 
     async def wait(self, timeout_seconds: float) -> None:
-        """Until all have ended, or for so long."""
+        """Wait until all have ended, or for this long."""
         if self._runs:
             await asyncio.wait(self._runs.values(), timeout=timeout_seconds)
 
     async def verify(self) -> None:
-        """Stop the runs whose tasks were given to other nodes while this one was silent; they would find out only when
-        they write. Raises StoreError."""
+        """Stop the runs whose tasks were given to other nodes while this one was silent; otherwise they would find out
+        only when they write. Raises StoreError."""
         runs = {str(run.task.id): run for run in self._runs}
         if not runs:
             return
@@ -197,7 +197,7 @@ class Runs:
             # when this node starts again; anything else that could be said about it would be a guess.
             log.exception("task %s: the run failed in the host itself", run.task.id, extra=run.log_ids)
         else:
-            self._note_report(run, report)
+            self._count_report(run, report)
         finally:
             del self._runs[run]
             if run.holds_place:
@@ -215,16 +215,16 @@ class Runs:
         _count_down(self._running, run.task.queue)
         _count_down(self._running_of_class, run.plugin.name)
 
-    def _note_report(self, run: Run, report: RunReport) -> None:
-        self._note_start(run, report)
+    def _count_report(self, run: Run, report: RunReport) -> None:
+        self._track_start(run, report)
         _log_end(run, report)
         if self._metrics is not None:
-            self._metrics.note_ended(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
+            self._metrics.count_end(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
         if self._on_report is not None:
             self._on_report(run, report)
 
-    def _note_start(self, run: Run, report: RunReport) -> None:
-        """Whether its class can be started."""
+    def _track_start(self, run: Run, report: RunReport) -> None:
+        """Record whether its class can be started."""
         if report.result is RunResult.ENDED and report.why_process_lost is None:
             self._classes.forget_failures(run.plugin.name)
         reason = report.why_not_started or report.why_process_lost
@@ -245,7 +245,7 @@ def _count_down(counts: dict[Key, int], key: Key) -> None:
 
 
 def _log_end(run: Run, report: RunReport) -> None:
-    """A line for each run that did not simply succeed; all of them with --log-level debug."""
+    """Log a line for each run that did not simply succeed, and with --log-level debug for all of them."""
     conclusion = report.conclusion
     if conclusion is None:
         return

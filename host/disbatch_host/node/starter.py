@@ -1,6 +1,6 @@
-"""The tasks that become Running with their claim: in which worker process, where they need one.
+"""The tasks that become Running with their claim, each in a worker process if it needs one.
 
-Responsible for: making a claimed task Running in the same commit where nothing has to be prepared first, and handing
+Responsible for: making a claimed task Running in the same commit if nothing has to be prepared first, and handing
 idle worker processes from the event loop to the store's thread for that. Must not know: which tasks are claimed, how
 they are run.
 """
@@ -23,16 +23,16 @@ from disbatch_host.run.worker.process import Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """How a task became Running with its claim."""
+    """A task that became Running with its claim."""
 
     plugin: Plugin
-    run: Document  # `run` as it stands in the task
+    run: Document  # `run` as it is in the task
     worker: Worker | None  # the process that was given to it
 
 
 class Starter:
-    """What makes tasks Running with one claim: the plugins as they were, and idle worker processes. The event loop puts
-    processes in, also while the claim is on its way; the store's thread takes them out."""
+    """Makes tasks Running with one claim: holds the plugins as they were, and idle worker processes. The event loop
+    adds processes, even while the claim is on its way; the store's thread takes them out."""
 
     def __init__(self, plugins: Mapping[str, Plugin], workers: WorkerPool, context: RunContext) -> None:
         self.plugins = plugins
@@ -54,15 +54,15 @@ class Starter:
             self._sent.put(worker)
 
     def release(self) -> None:
-        """The claim has been answered: no process is kept for it any longer. In the event loop."""
+        """The claim was answered: no process is kept for it any longer. In the event loop."""
         self._workers.unreserve(self._reserved)
 
     def new_starts(self) -> Starts:
-        """For one try of the claim: every process that was reserved is free for it. In the store's thread."""
+        """For one try of the claim: every reserved process is free for it. In the store's thread."""
         return Starts(self)
 
     def arrived(self) -> Sequence[Worker]:
-        """All processes that were reserved up to now. In the store's thread."""
+        """All processes reserved so far. In the store's thread."""
         while not self._sent.empty():
             self._arrived.append(self._sent.get())
         return self._arrived

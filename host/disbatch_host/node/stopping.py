@@ -1,7 +1,7 @@
-"""How a node stops: what each request to stop means for its runs, and seeing them through.
+"""The stop of a node: what each request means for its runs, and waiting for their ends.
 
 Responsible for: the three steps of a stop, the grace, and the exit code. Must not know: who asks for the stop, what is
-left to be closed when no run is left (`node` knows the order).
+closed once no run is left (`node` knows the order).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 _KILL = 3  # from the third request on
 
 _STEPS = (
-    "%d tasks run on to their end; once more stops them",
-    "%d tasks are asked to stop now, and killed after the kill_grace of their plugin; once more kills them now",
+    "%d tasks run on to their end; another request stops them",
+    "%d tasks are asked to stop now, and killed after the kill_grace of their plugin; another request kills them now",
     "%d tasks are killed",
 )
 
 
 class Stopping:
-    """Used in the event loop."""
+    """The requests to stop that a node has received. Used in the event loop."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class Stopping:
         self._requests = 0
 
     def request(self) -> None:
-        """The first time: claim nothing more and see the running tasks through. The second: stop them now, with their
-        grace. The third: kill them, and give up on a store that is away."""
+        """The first: claim nothing more and let the running tasks finish. The second: stop them now, with their grace.
+        The third: kill them, and give up on a store that is away."""
         self._requests += 1
         self._claiming.stop()
         self._runs.hold_back()
@@ -66,13 +66,13 @@ class Stopping:
             log.info("stopping: %s", _STEPS[min(self._requests, _KILL) - 1] % len(self._runs))
 
     def lose_id(self) -> None:
-        """The node id belongs to another node now: so do the tasks."""
+        """The node id now belongs to another node: so do the tasks."""
         self.exit_code = ExitCode.NODE_ID_IN_USE
         self._runs.stop(StopReason.LOST)
         self.request()
 
     async def finish_runs(self) -> None:
-        """Until no run is left; or, at the third request, until the ends of those that are left cannot be recorded."""
+        """Wait until no run is left; or, after the third request, until the remaining ends cannot be recorded."""
         self._claiming.stop()
         self._runs.hold_back()
         if self._runs and self.grace_seconds is not None:

@@ -1,4 +1,4 @@
-"""Whether the store works, as this node has last seen it; logged once when that ends, and once when it works again."""
+"""The health of the store, as this node last saw it; logged once when it fails, and once when it works again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ log = logging.getLogger(__name__)
 
 
 class StoreHealth:
-    """Used in the event loop."""
+    """Whether the store works. Used in the event loop."""
 
     def __init__(self, on_trouble: Callable[[], None]) -> None:
-        """`on_trouble` is called each time that the store has failed."""
+        """`on_trouble` is called each time that the store fails."""
         self._on_trouble = on_trouble
         self._is_trouble_said = False
 
-    def note_trouble(self, error: StoreError) -> None:
+    def report_trouble(self, error: StoreError) -> None:
         """Something could not be done."""
         self._on_trouble()
         if not self._is_trouble_said:
             self._is_trouble_said = True
             what = "cannot be written" if isinstance(error, StoreUnwritableError) else "does not answer"
-            log.warning("the store %s, nothing is claimed for so long: %s", what, error)
+            log.warning("the store %s, nothing is claimed until it works again: %s", what, error)
 
-    def note_write(self) -> None:
+    def report_write(self) -> None:
         """Something was written. A read alone proves nothing: a full disk allows it."""
         if self._is_trouble_said:
             self._is_trouble_said = False

@@ -1,17 +1,18 @@
 """The thread that owns the node's store: group commit for the runs, and calls for everything else.
 
 Responsible for: taking all changes that have gathered, writing them as one batch, and telling each run whether its
-change was carried out; keeping what could not be written while the store is away. Must not know: what a change means.
+change was carried out; keeping changes while the store is away. Must not know: what a change means.
 
 Rules:
 1. The store is used by this thread alone. Everything goes in through `record` and `call`, from the event loop, and
    comes back to the event loop.
-2. While nothing is to be done, the thread looks now and then whether others have written (`Store.written_by_others`).
+2. While idle, the thread checks now and then whether others have written (`Store.written_by_others`).
 3. Changes are written in the order in which they came. Those that come while a batch is written make the next one.
-4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or refused by
-   the store itself, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
+4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or the store
+   itself refuses it, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
    decides.
-5. What waits in memory is bounded: a run with much to record awaits `room` first, and keeps it on disk until then.
+5. The memory that waits is bounded: before a large record a run awaits `wait_for_budget`, and keeps it on disk until
+   then.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Result = TypeVar("Result")
 _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
 _KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
-_LARGE_BYTES = 2**16  # smaller records need no room; of each run there is one at most
+_LARGE_BYTES = 2**16  # smaller records need no budget; each run has one at most
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +61,7 @@ class _Record:
 class _Call:
     function: Callable[[Store, Sequence[Place]], Any]
     answer: asyncio.Future[Any] = field(repr=False)
-    after: int  # not before so many records have their answers
+    after: int  # not before this many records have their answers
 
 
 class StoreThread:
@@ -74,22 +75,22 @@ class StoreThread:
         on_written: Callable[[float], None] | None = None,
         pace: Pace = Pace(),
     ) -> None:
-        """`on_change` is called in the event loop when somebody else has written, where the store can tell.
-        `on_written` is told, in the thread, how many seconds each batch took that was written."""
+        """`on_change` is called in the event loop when somebody else has written, if the store can tell. `on_written`
+        is called in the thread with the seconds that each written batch took."""
         self._store = store
         self._on_change = on_change
         self._on_written = on_written
         self._pace = pace
         self._can_tell = on_change is not None
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: look around
-        self._records: deque[_Record] = deque()  # taken out of the inbox, not written yet
+        self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: wake up
+        self._records: deque[_Record] = deque()  # taken out of the inbox, not yet written
         self._calls: deque[_Call] = deque()
         self._recorded = 0  # how many records have been handed in, ever
         self._answered = 0  # how many of them have their answer
         self._last_turn = 0.0
         self._last_look = 0.0
-        self._expected_until = 0.0  # a call may come until then that records wait for
+        self._expected_until = 0.0  # until then, records wait for a call that may come
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
@@ -98,7 +99,7 @@ class StoreThread:
 
     @property
     def records_waiting(self) -> int:
-        """How many records are not written yet, as far as this thread of the caller can see."""
+        """How many records are not yet written, as far as the calling thread can see."""
         return self._recorded - self._answered
 
     def start(self) -> None:
@@ -107,9 +108,9 @@ class StoreThread:
     def record(
         self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        """Write a change and the pieces before it. The future says True once that is durable, False where the change
-        was refused (somebody else owns the task by now), or raises StoreError where the store will never take it.
-        `frees`: the place that is free once that is written; see `call_after_records`."""
+        """Write a change and the pieces before it. The future is True once that is durable, False if the change was
+        refused (somebody else owns the task now), or raises StoreError if the store will never take it. `frees`: the
+        place that is free once that is written; see `call_after_records`."""
         record = _Record(change, chunks, frees, self._loop.create_future())
         size = record.size + _text_size(change)
         if size >= _LARGE_BYTES:
@@ -117,7 +118,7 @@ class StoreThread:
         self._recorded += 1
         return self._submit(record)
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """Awaited directly before a large record, so that the output of all runs is not in memory at once while the
         store is slow, or away."""
         await self._write_budget.wait_for_room()
@@ -127,26 +128,26 @@ class StoreThread:
         return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
 
     def call_after_records(self, function: Callable[[Store, Sequence[Place]], Result]) -> asyncio.Future[Result]:
-        """Call something when everything that was recorded before is written, and not at all where that is not possible
-        now. It is given the places that are freed by what was recorded later and is written before it all the same."""
+        """Call something once everything recorded before is written, and not at all if that is not possible now. It is
+        given the places freed by records that were made later and are written before it all the same."""
         return self._submit(_Call(function, self._loop.create_future(), self._recorded))
 
     def expect_call(self, within_seconds: float) -> None:
-        """A call after records is about to come: what was recorded before waits for it so long, since both together are
+        """A call after records is about to come: records made before wait for it this long, since both together are
         one commit."""
         self._expected_until = time.monotonic() + within_seconds
 
     def hurry(self) -> None:
-        """The node is to leave soon: an attempt that waits for its turn is not waited for."""
+        """The node will exit soon: do not wait for the next attempt to reach the store."""
         self._store.hurry()
 
     def give_up(self) -> None:
-        """From now on, what cannot be written at the next attempt fails instead of being tried again."""
+        """From now on, anything that cannot be written at the next attempt fails instead of being tried again."""
         self._give_up = True
         self._inbox.put(None)
 
     async def stop(self) -> None:
-        """End the thread after everything that was handed in has been done, or has failed at one more attempt."""
+        """End the thread once everything handed in has been done, or has failed at one more attempt."""
         self._is_stopping = True
         self.give_up()
         if self._thread.is_alive():
@@ -162,7 +163,8 @@ class StoreThread:
     def _work(self) -> None:
         pause_seconds = self._pace.first_retry_seconds
         while True:
-            # What `stop` puts into the inbox may have been taken out in a pause: then nothing more comes to wait for.
+            # The mark that `stop` puts into the inbox may have been taken out during a pause: then nothing more will
+            # come.
             timeout = self._pace.watch_seconds if self._can_tell else None
             self._take_in(wait=not (self._records or self._is_stopping), timeout=timeout)
             self._look_for_changes()
@@ -182,7 +184,7 @@ class StoreThread:
                 self._answered += len(batch)
             self._carry_out(calls, freed, is_away=not is_written)
             if not is_written:
-                self._fail(self._calls, StoreUnreachableError("what was recorded before could not be written"))
+                self._fail(self._calls, StoreUnreachableError("earlier changes could not be written"))
                 self._calls.clear()
             if is_written:
                 pause_seconds = self._pace.first_retry_seconds
@@ -197,7 +199,7 @@ class StoreThread:
                 pause_seconds = min(2 * pause_seconds, self._pace.last_retry_seconds)
 
     def _take_in(self, *, wait: bool, timeout: float | None = None) -> None:
-        """Everything that is in the inbox; where nothing is and `wait`, the first thing that comes."""
+        """Take everything out of the inbox; if it is empty and `wait`, wait for the first item."""
         try:
             item = self._inbox.get(wait, timeout)
             while True:
@@ -221,13 +223,13 @@ class StoreThread:
                 self._post(self._on_change)
 
     def _gather(self) -> None:
-        """While there is much to do, let a moment pass between two turns: a commit costs about the same for one change
-        as for five."""
+        """Under load, let a moment pass between two turns: a commit costs about the same for one change as for
+        five."""
         left = self._last_turn + self._pace.turn_seconds - time.monotonic()
         if left > 0:
             time.sleep(left)
             self._take_in(wait=False)
-        until = self._expected_until  # looked at once: new ends that come all the time must not put it off for ever
+        until = self._expected_until  # read once: a steady stream of new ends must not put it off for ever
         while not self._calls and (left := until - time.monotonic()) > 0:
             self._take_in(wait=True, timeout=left)
         self._last_turn = time.monotonic()
@@ -235,15 +237,15 @@ class StoreThread:
             self._expected_until = 0.0
 
     def _take_calls_due(self, written: int = 0) -> list[_Call]:
-        """The calls that may be carried out when `written` more records are."""
+        """The calls that may be carried out once `written` more records are."""
         answered = self._answered + written
         due = [call for call in self._calls if call.after <= answered]
         self._calls = deque([call for call in self._calls if call.after > answered])
         return due
 
     def _pause(self, seconds: float) -> None:
-        """Until the next attempt. Not cut short by new records, which could not be written either, but by a call or by
-        the wish to give up."""
+        """Wait for the next attempt. New records do not cut this short, because they could not be written either, but a
+        call or a request to give up does."""
         deadline = time.monotonic() + seconds
         while not self._give_up and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
@@ -264,13 +266,13 @@ class StoreThread:
         return batch
 
     def _freed_late(self, call: _Call, batch: Sequence[_Record]) -> list[Place]:
-        """The places that this batch frees, as far as it was recorded after the call was made."""
+        """The places that this batch frees by records made after the call."""
         late = batch[max(0, call.after - self._answered) :]
         return [record.frees for record in late if record.frees is not None]
 
     def _write_with_calls(self, batch: list[_Record]) -> bool:
-        """Write a batch, and carry out the calls that wait for it, as one commit where the store can do that. False
-        where it was not possible: then it is to be done one after the other, which finds out why."""
+        """Write a batch, and carry out the calls that wait for it, as one commit if the store can do that. False if
+        that was not possible: then they must be done one after the other, which finds out why."""
         calls = self._take_calls_due(len(batch)) if any(call.after for call in self._calls) else []
         if not calls:
             return False
@@ -278,52 +280,52 @@ class StoreThread:
             with self._store.together():
                 refused = self._commit(batch)
                 results = [call.function(self._store, self._freed_late(call, batch)) for call in calls]
-        except Exception as error:  # whatever it is, it comes again where it can be told apart
+        except Exception as error:  # whatever it is, it comes again where its cause can be seen
             log.debug("a batch was not written together with its calls: %s", error)
             self._calls.extendleft(reversed(calls))
             return False
         answers = [*_answers(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
         self._post(functools.partial(_set_results, answers))
-        self._note_presence()
+        self._mark_present()
         return True
 
     def _write(self, batch: list[_Record]) -> bool:
-        """Whether every record of the batch has its answer; False: the store is away, nothing has one."""
+        """Returns whether every record of the batch has its answer; False: the store is away, and none has one."""
         try:
             self._post(functools.partial(_set_results, _answers(batch, self._commit(batch))))
         except StoreUnreachableError as error:
             if not self.is_away:
                 what = "cannot be written" if isinstance(error, StoreUnwritableError) else "is away"
-                log.warning("the store %s, running tasks go on and what they say is kept: %s", what, error)
+                log.warning("the store %s, running tasks go on and their output is kept: %s", what, error)
             self.is_away = True
             return False
         except StoreError as error:
-            if len(batch) > 1:  # find the one that the store does not want; the others are good
+            if len(batch) > 1:  # find the one that the store refuses; the others are fine
                 return all(self._write([record]) for record in batch)
             log.error("the store refuses a change: %s", error)
             self._fail_records(batch, error)
-        except Exception as error:  # a defect: the run must hear of it, and the thread must go on for the others
+        except Exception as error:  # a defect: the run must be told, and the thread must go on for the others
             log.exception("a change could not be written")
             self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
-        self._note_presence()
+        self._mark_present()
         return True
 
-    def _note_presence(self) -> None:
+    def _mark_present(self) -> None:
         if self.is_away:
             log.warning("the store is back")
         self.is_away = False
 
     def _commit(self, batch: list[_Record]) -> Set[RunKey]:
-        """Write a batch; what of it was refused."""
+        """Write a batch; returns the changes that were refused."""
         changes = [record.change for record in batch if record.change is not None]
         return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
     def _carry_out(self, calls: Sequence[_Call], freed: Sequence[Sequence[Place]], *, is_away: bool) -> None:
-        """`freed`: the places that each of them is given."""
+        """Carry out these calls; `freed`: the places that each of them is given."""
         for number, call in enumerate(calls):
             try:
                 if is_away and self._give_up:
-                    raise StoreUnreachableError("the store is away and the node is leaving")
+                    raise StoreUnreachableError("the store is away and the node is stopping")
                 result = call.function(self._store, freed[number])
             except StoreUnreachableError as error:
                 # The others would find out the same, each after seconds of waiting.
@@ -336,7 +338,7 @@ class StoreThread:
 
     def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
         for record in records:
-            record.frees = None  # its run still stands in the store
+            record.frees = None  # its run is still in the store
         self._fail(records, error)
 
     def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:
@@ -346,7 +348,7 @@ class StoreThread:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            log.debug("an answer of the store came after the event loop had ended")
+            log.debug("an answer of the store came after the event loop was closed")
 
 
 def _answers(batch: Sequence[_Record], refused: Set[RunKey]) -> list[tuple[asyncio.Future[Any], Any]]:
@@ -354,7 +356,7 @@ def _answers(batch: Sequence[_Record], refused: Set[RunKey]) -> list[tuple[async
 
 
 def _text_size(change: RunChange | None) -> int:
-    """About how many bytes a change holds: what else there is in it is small, or bounded by the run."""
+    """About how many bytes a change holds: everything else in it is small, or bounded by the run."""
     return 0 if change is None else sum([len(value) for value in change.set.values() if isinstance(value, str)])
 
 

@@ -11,7 +11,7 @@ from disbatch_host.store.contract import Watcher
 
 
 class WatchThread:
-    """Calls `wake` in the event loop, soon after each change of the store and at most once for many."""
+    """Calls `wake` in the event loop soon after each change of the store, and at most once for many."""
 
     def __init__(self, watcher: Watcher, wake: Callable[[], None], *, pace: Pace = Pace()) -> None:
         self._watcher = watcher
@@ -37,4 +37,4 @@ class WatchThread:
                 try:
                     self._loop.call_soon_threadsafe(self._wake)
                 except RuntimeError:
-                    return  # the event loop has ended: nobody is left to wake
+                    return  # the event loop is closed: nobody is left to wake

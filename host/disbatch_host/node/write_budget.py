@@ -1,10 +1,10 @@
 """Back-pressure: bounds the output that is buffered in memory on its way into the store.
 
-Responsible for: letting runs make their large records one after the other, as memory becomes free. Must not know: what
-is recorded.
+Responsible for: letting runs make their large records one after the other, as memory becomes free. Must not know:
+the content of the records.
 
 Without it every run would hand over its next pieces of output, and all of them would stay in memory while the store is
-away; in the spool files of the runs they take none.
+away; in the spool files of the runs they take up none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class WriteBudget:
-    """A number of bytes that are taken and given back. Used in the thread of the event loop."""
+    """A number of bytes that are taken and released. Used in the thread of the event loop."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -25,7 +25,7 @@ class WriteBudget:
     def take(self, size: int, until: asyncio.Future[Any]) -> None:
         """`size` bytes are in memory until the future is done, whether the budget had room for them or not."""
         self._taken_bytes += size
-        until.add_done_callback(lambda _: self._give_back(size))
+        until.add_done_callback(lambda _: self._release(size))
 
     async def wait_for_room(self) -> None:
         """Returns once there is room, to each caller in its turn. The caller takes what it needs before it awaits
@@ -35,6 +35,6 @@ class WriteBudget:
                 self._has_room.clear()
                 await self._has_room.wait()
 
-    def _give_back(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self._taken_bytes -= size
         self._has_room.set()

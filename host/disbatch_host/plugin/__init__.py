@@ -1,1 +1,1 @@
-"""A plugin on disk, and what its program is promised. Never a task document."""
+"""A plugin on disk, and the promises made to its program. Never a task document."""

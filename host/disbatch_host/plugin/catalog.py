@@ -1,14 +1,14 @@
 """Plugins on disk: finding them and following their changes.
 
 Responsible for: walking the plugin directories, reading each `plugin.json` through `disbatch_protocol.manifest`, and
-putting together what is known of it without running it. Must not know: tasks, stores, how a program is started.
+gathering all that can be known of one without running it. Must not know: tasks, stores, how a program is started.
 
 Rules (plugin contract, "Finding plugins"):
 1. Nothing is learned by running the program.
-2. A broken plugin is left out with all its faults at once; the others are not touched by it.
-3. Two plugins of one name: neither is used, and the fault names both files.
+2. A broken plugin is left out, with all its faults reported at once; the others are not affected.
+3. Two plugins with the same name: neither is used, and the fault names both files.
 4. A `Plugin` never changes. When one of its files does, the next scan makes a new object, so "is this still the same
-   plugin" is a question of identity, and a running task keeps what it started with.
+   plugin" is a question of identity, and a running task keeps the one it started with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from disbatch_protocol.parameters import ParameterSchema
 log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "plugin.json"
-MANIFEST_MAX = 4 * 2**20  # bytes; nobody writes one by hand that is larger, and a node reads them all
+MANIFEST_MAX = 4 * 2**20  # bytes; no manifest written by hand is larger, and a node reads them all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -39,7 +39,7 @@ class Plugin:
     manifest: Manifest
     manifest_path: Path
     directory: Path  # real path, no links in it
-    program: Path  # what is executed: command[0], found
+    program: Path  # the file that is executed: command[0], found
     schema: ParameterSchema = field(repr=False)
     warnings: tuple[Fault, ...] = ()
 
@@ -59,31 +59,31 @@ class BrokenPlugin:
 
     manifest_path: Path
     faults: tuple[Fault, ...]
-    name: str | None = None  # where the manifest says as much
+    name: str | None = None  # if the manifest says as much
 
     @property
     def known_as(self) -> str:
-        """Its name, else what it goes by until its manifest tells one: the name of its directory."""
+        """Its name or, until its manifest gives one, the name of its directory."""
         return self.name or self.manifest_path.parent.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """What a scan has found."""
+    """The result of a scan."""
 
     plugins: Mapping[str, Plugin] = field(default_factory=dict)
     broken: tuple[BrokenPlugin, ...] = ()
 
 
 def load_plugins(directories: Sequence[Path]) -> Catalog:
-    """Scan once. Raises UsageError for a directory that is not there."""
+    """Scan once. Raises UsageError for a directory that does not exist."""
     for directory in directories:
         require_directory(directory)
     return PluginScanner(directories).scan()
 
 
 def require_directory(directory: Path) -> None:
-    """Raises UsageError, in one line, where plugins cannot be looked for."""
+    """Raises UsageError, in one line, if plugins cannot be looked for there."""
     if not directory.exists():
         raise UsageError(f"plugin directory {directory} is not there; make it or name another with --plugins DIR")
     if not directory.is_dir():
@@ -102,11 +102,11 @@ class PluginScanner:
         self._catalog = Catalog()
 
     def look_in(self, directories: Sequence[Path]) -> None:
-        """From the next scan on, look here. A plugin that was known and has not changed stays the same object."""
+        """Look in these from the next scan on. A known plugin that has not changed stays the same object."""
         self._directories = [Path(directory) for directory in directories]
 
     def scan(self) -> Catalog:
-        """What is there now. The same Catalog object as before where nothing has changed."""
+        """The plugins that are there now. The same Catalog object as before if nothing has changed."""
         seen: dict[Path, tuple[_Stamp, Plugin | BrokenPlugin]] = {}
         for manifest_path in find_manifests(self._directories):
             known = self._seen.get(manifest_path)
@@ -129,7 +129,7 @@ class PluginScanner:
 
 def find_manifests(directories: Sequence[Path]) -> Iterator[Path]:
     """Every `plugin.json` below the directories, at any depth, in the order of their names; below one, no other is
-    looked for. Directories that cannot be read are passed over; links to directories are followed once."""
+    looked for. Directories that cannot be read are skipped; links to directories are followed once."""
     visited: set[tuple[int, int]] = set()
     for directory in directories:
         yield from _find_below(directory, visited)
@@ -154,7 +154,7 @@ def _find_below(directory: Path, visited: set[tuple[int, int]]) -> Iterator[Path
 
 
 def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
-    """Everything that can be known of one plugin without running it."""
+    """Everything that can be found out about one plugin without running it."""
     directory = Path(os.path.realpath(manifest_path.parent))
     found = [
         *faults.file_faults(manifest_path, directory, "", "the manifest"),
@@ -174,7 +174,7 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
         fault = Fault(
             pointer="",
             message=f"expected a manifest of at most {MANIFEST_MAX} bytes, found a larger file",
-            hint="keep what is not for the host, such as data, in a file of its own beside it",
+            hint="keep anything that is not for the host, such as data, in another file beside it",
         )
         return _broken(manifest_path, [*found, fault])
     parsed = parse_manifest(data, directory_name=manifest_path.parent.resolve().name)
@@ -202,8 +202,8 @@ def examine(manifest_path: Path) -> Plugin | BrokenPlugin:
 
 
 def _read_manifest(path: Path) -> bytes | None:
-    """What is in it, up to a little more than there may be; None where it is no regular file. Never waits: a FIFO that
-    nobody writes to would hold up everything, for every plugin."""
+    """Its content, up to a little more than is allowed; None if it is not a regular file. Never waits: a FIFO without a
+    writer would hold up everything, for every plugin."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         return file.read(MANIFEST_MAX + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
@@ -231,7 +231,7 @@ def _catalog_of(found: Sequence[Plugin | BrokenPlugin]) -> Catalog:
     )
 
 
-# What a plugin's files looked like when they were read: whatever decides whether it can run.
+# A plugin's files as they were when they were read: everything that decides whether it can run.
 _Stamp = tuple[tuple[int, int, int, int, int], ...]
 
 

@@ -1,7 +1,7 @@
 """The classes that a node can run: its plugins as they are now, and which of them are set aside.
 
-Responsible for: reading the plugins again, telling of what has changed, and setting a class aside whose plugin cannot
-be started. Must not know: queues, tasks, the store.
+Responsible for: reading the plugins again, logging their changes, and setting a class aside if its plugin cannot be
+started. Must not know: queues, tasks, the store.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, PluginSc
 
 log = logging.getLogger(__name__)
 
-START_FAILURES_MAX = 5  # plugin contract: in a row, then the class is set aside on this node
+START_FAILURES_MAX = 5  # in a row, until the class is set aside on this node (plugin contract)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """A class that this node does not run for now."""
+    """A class that this node is not running for now."""
 
     plugin: Plugin
     reason: str
@@ -31,7 +31,7 @@ class SetAside:
 
 
 class Classes:
-    """Empty until the first `scan`. A class has the name of its plugin."""
+    """The classes of a node. Empty until the first `scan`; a class has the name of its plugin."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._scanner = PluginScanner(directories)
@@ -56,25 +56,25 @@ class Classes:
         return frozenset(self._catalog.plugins) - frozenset(self._set_aside)
 
     def look_in(self, directories: Sequence[Path]) -> None:
-        """Other directories, from the next `scan` on."""
+        """Look in other directories, from the next `scan` on."""
         self._scanner.look_in(directories)
 
     def scan(self) -> bool:
-        """Read what is in the directories; whether anything has changed. A class that was set aside is tried again when
-        its plugin has."""
+        """Read the directories; return whether anything has changed. A class that was set aside is tried again once its
+        plugin has changed."""
         before = self._catalog
         self._catalog = self._scanner.scan()
         if self._catalog is before:
             return False
-        self._tell_of_changes(before)
+        self._log_changes(before)
         for name, aside in list(self._set_aside.items()):
             if self._catalog.plugins.get(name) is not aside.plugin:
-                log.info("plugin %s has changed and is tried again", name, extra=logs.ids(class_name=name))
+                log.info("plugin %s has changed and will be tried again", name, extra=logs.ids(class_name=name))
                 del self._set_aside[name]
                 self._failures.pop(name, None)
         return True
 
-    def _tell_of_changes(self, before: Catalog) -> None:
+    def _log_changes(self, before: Catalog) -> None:
         for name, plugin in self._catalog.plugins.items():
             if before.plugins.get(name) is not plugin:
                 log.info(
@@ -93,12 +93,12 @@ class Classes:
                     )
 
     def forget_failures(self, name: str) -> None:
-        """A run of it has ended as it should."""
+        """A run of it ended normally."""
         self._failures.pop(name, None)
 
     def count_failure(self, plugin: Plugin, reason: str, *, now: datetime) -> None:
-        """It could not be started, or a worker process of it was lost at once; too often in a row, and the class is set
-        aside."""
+        """It could not be started, or a worker process of it was lost at once; after too many in a row, the class is
+        set aside."""
         name = plugin.name
         self._failures[name] += 1
         if self._failures[name] >= START_FAILURES_MAX and name not in self._set_aside:

@@ -1,12 +1,13 @@
 """The environment that a plugin gets: clean, small, and the same for every node.
 
-Responsible for: choosing what of the host's own environment is handed on, and adding what the contract promises.
-Must not know: tasks beyond their ids, processes.
+Responsible for: choosing which of the host's own variables are passed on, and adding those that the contract
+promises. Must not know: tasks beyond their ids, processes.
 
 Rules (plugin contract, "A run in oneshot mode"):
-1. Nothing of the host's environment reaches a plugin but the names listed here and those of the manifest's `env_pass`.
+1. Nothing of the host's environment reaches a plugin except the names listed here and those of the manifest's
+   `env_pass`.
 2. Parameters are never in it, and the database's address never reaches a plugin: the host's own DISBATCH_ variables
-   are not handed on, whatever `env_pass` says.
+   are not passed on, whatever `env_pass` says.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def search_path(host: Mapping[str, str]) -> str:
 
 
 def base_environment(manifest: Manifest, host: Mapping[str, str], *, user: str | None = None) -> dict[str, str]:
-    """What every run of a plugin shares: the host's handed-on variables, then `env_pass`, then `env`.
+    """The part that all runs of a plugin share: the host's variables that are passed on, then `env_pass`, then `env`.
 
     `user` is the account that the run changes to: HOME, USER, LOGNAME and SHELL are then that account's.
     """
@@ -87,7 +88,7 @@ def plugin_environment(
 
 
 def task_environment(*, task_id: str, queue: str, attempt: int, deadline: float | None) -> dict[str, str]:
-    """What a oneshot run's environment says of its task. `deadline` is in Unix seconds."""
+    """The variables that tell a oneshot run about its task. `deadline` is in Unix seconds."""
     environment = {
         "DISBATCH_TASK_ID": task_id,
         "DISBATCH_QUEUE": queue,
@@ -101,5 +102,5 @@ def task_environment(*, task_id: str, queue: str, attempt: int, deadline: float 
 def _account(user: str | None) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(user) if user is not None else pwd.getpwuid(os.geteuid())
-    except KeyError:  # a container's user without an entry: the variables are then only what the host itself has
+    except KeyError:  # a container's user without an entry: it then has only the host's own variables
         return None

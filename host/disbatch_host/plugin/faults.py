@@ -1,6 +1,6 @@
-"""What the file system says is wrong with a plugin: its files, its program, its interpreter, its account and limits.
+"""Faults of a plugin that the file system shows: in its files, program, interpreter, account and limits.
 
-Responsible for: faults that only this machine can tell (is the program there, may others write to it, does its
+Responsible for: faults that only this machine can show (is the program there, may others write to it, does its
 interpreter exist). Must not know: what a manifest means, how a program is started.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest import Manifest
 
-_SHELL_SIGNS = re.compile(r"[\s|&;<>$`]")  # of somebody who thinks that a shell reads the command
-_SHEBANG_MAX = 256  # bytes the kernel reads of a first line (BINPRM_BUF_SIZE)
+_SHELL_SIGNS = re.compile(r"[\s|&;<>$`]")  # of a command written as if a shell read it
+_SHEBANG_MAX = 256  # bytes of a first line that the kernel reads (BINPRM_BUF_SIZE)
 
 
 def locate_program(word: str, directory: Path, path: str) -> Path | None:

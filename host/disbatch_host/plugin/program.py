@@ -1,6 +1,6 @@
-"""What a plugin's program is started with: its command, environment, directory, limits and account, in both modes.
+"""The start of a plugin's program: its command, environment, directory, limits and account, in both modes.
 
-Responsible for: everything that is decided before the process is there, and removing the work directory after it. Must
+Responsible for: everything that is decided before the process exists, and removing the work directory afterwards. Must
 not know: how anything is started (`process`), what the process does, how a run ends.
 """
 
@@ -26,10 +26,10 @@ from disbatch_protocol.manifest import Limits, Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProgramSite:
-    """Where programs are started: what those of all plugins share on one host."""
+    """Where programs are started: everything that those of all plugins on one host share."""
 
     node_id: str
-    local_clock: Clock  # this machine's: what a plugin compares its deadline with
+    local_clock: Clock  # this machine's: a plugin compares its deadline with it
     host_environment: Mapping[str, str] = field(repr=False)
     temporary_directory: Path  # for work directories and spools
     shared: WeakKeyDictionary[Plugin, Shared] = field(default_factory=WeakKeyDictionary, repr=False)
@@ -37,7 +37,7 @@ class ProgramSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the processes of one plugin have in common on one host; made with the first of them."""
+    """Things that the processes of one plugin have in common on one host; made with the first of them."""
 
     program: Program
     deadlines: Deadlines  # of one run
@@ -46,7 +46,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedProgram:
-    """A program with what is made for one process of it."""
+    """A program with the things made for one process of it."""
 
     program: Program
     variables: Mapping[str, str] = field(repr=False)  # besides the program's own
@@ -59,8 +59,8 @@ class PreparedProgram:
 
 
 def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[str, str]) -> PreparedProgram:
-    """Make what a process of this plugin needs. `name` stands in the work directory's name; `variables` are those of
-    the task.
+    """Make the things that a process of this plugin needs. `name` becomes part of the work directory's name;
+    `variables` are those of the task.
 
     Raises StartError, with nothing left behind.
     """
@@ -95,7 +95,7 @@ def with_work_directory(variables: Mapping[str, str], work_directory: Path | Non
 
 
 def shared_of(plugin: Plugin, site: ProgramSite) -> Shared:
-    """What all processes of this plugin share on this host."""
+    """The things that all processes of this plugin share on this host."""
     shared = site.shared.get(plugin)
     if shared is None:
         shared = site.shared[plugin] = _shared(plugin, site)
@@ -120,7 +120,7 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
 
 
 def deadline_of(manifest: Manifest, site: ProgramSite) -> float | None:
-    """When a run that starts now will be over time, in Unix seconds."""
+    """The time, in Unix seconds, at which a run that starts now has used up its timeout."""
     if manifest.timeout_seconds is None:
         return None
     return site.local_clock.now().timestamp() + manifest.timeout_seconds
@@ -148,7 +148,7 @@ def rlimits(limits: Limits) -> dict[int, int]:
 
 
 def account_of(manifest: Manifest) -> Account | None:
-    """The user, group and further groups of `run_as`. Raises KeyError where the machine does not know them."""
+    """The user, group and further groups of `run_as`. Raises KeyError if the machine does not know them."""
     if manifest.run_as is None:
         return None
     entry = pwd.getpwnam(manifest.run_as.user)

@@ -1,18 +1,18 @@
-"""One child of this process from its start to its end: pipes, deadlines, signals, and what is left of its group.
+"""One child of this process from start to end: pipes, deadlines, signals, and the remaining processes of its group.
 
-Responsible for: feeding stdin while reading everything else, stopping on time, telling truly how it ended, leaving no
+Responsible for: feeding stdin while reading everything else, stopping on time, reporting truly how it ended, leaving no
 process of its group behind. Must not know: tasks, plugins, what the bytes mean.
 
 Rules:
 1. Everything happens in the thread of the event loop; nothing here blocks.
-2. Reading is in blocks, whatever the lines; writing goes on beside reading, so neither side can hang; a program that
+2. Reading is in blocks, whatever the lines; writing continues beside reading, so neither side can hang; a program that
    does not read its stdin loses nothing.
 3. Signals go to the process group. The first process is reaped last, after the final kill of its group: as long as it
    is a zombie its number, and with it the group's, cannot be given to another process.
 4. The end of the first process is the end of the run. A background child that holds the pipes gets `drain_seconds`
    more, then the group is killed.
-5. Descriptor 3 is another pipe than the output: between the reading of an event line and its being said, what stdout
-   and stderr hold is read and said. So everything that was written before the line comes before it.
+5. Descriptor 3 is a different pipe from the output: between reading an event line and reporting it, everything that
+   stdout and stderr hold is read and reported. So everything that was written before the line comes before it.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Child:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._pid_started: int | None = None
         self._memory: facts.ProcessMemory | None = None
-        self._cpu_seconds_before = 0.0  # what it had used at the last `hand_over`
+        self._cpu_seconds_before = 0.0  # the CPU time used up to the last `hand_over`
         self._stopped: StopReason | None = None
         self._killed = False
         self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
         self._is_over = False
 
     async def start(self) -> None:
-        """Start the program. Raises StartError, with nothing left open, where it cannot be."""
+        """Start the program. Raises StartError, with nothing left open, if that is impossible."""
         async with self._spawner.turn:
             try:
                 host_side, child_side = open_pipes(self._start.program.account)
@@ -109,7 +109,7 @@ class Child:
         if self._killed:
             self._signal_group(signal.SIGKILL)
         elif self._stopped is not None:
-            self._begin_stop(self._stopped)
+            self._send_stop_signal(self._stopped)
 
     @property
     def pid_started(self) -> int | None:
@@ -172,7 +172,7 @@ class Child:
         for pipe in self._outputs:
             offset = offsets.get(pipe.stream, 0)
             if offset > pipe.offset:
-                raise ValueError(f"{pipe.stream} was said up to {pipe.offset}; {offset} cannot be acknowledged")
+                raise ValueError(f"{pipe.stream} was reported up to {pipe.offset}; {offset} cannot be acknowledged")
             pipe.acknowledged = max(pipe.acknowledged, offset)
 
     def forget(self) -> None:
@@ -185,7 +185,7 @@ class Child:
             return
         self._stopped = reason
         if self.pid:
-            self._begin_stop(reason)
+            self._send_stop_signal(reason)
 
     def kill(self, reason: StopReason) -> None:
         if self._leader_status is not None:
@@ -195,7 +195,7 @@ class Child:
         if self.pid:
             self._signal_group(signal.SIGKILL)
 
-    def _begin_stop(self, reason: StopReason) -> None:
+    def _send_stop_signal(self, reason: StopReason) -> None:
         self._signal_group(self._deadlines.stop_signal)
         self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
 
@@ -203,9 +203,9 @@ class Child:
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
-            pass  # nobody is left in it
+            pass  # no process is left in it
         except PermissionError:
-            # Every process of the group has become another user's (a set-uid program); only root could do more.
+            # Every process of the group now runs as another user (a set-uid program); only root could do more.
             pass
 
     def _watch_idleness(self) -> None:
@@ -262,8 +262,8 @@ class Child:
         pipe.close()
 
     def _watch_leader(self) -> None:
-        """Hear of the end of the first process: by a pidfd, or by looking now and then where there is none. It runs
-        already, so the want of a descriptor must not lose it."""
+        """Learn of the end of the first process: from a pidfd, or where there is none by looking now and then. It runs
+        already, so a lack of descriptors must not lose it."""
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:

@@ -1,6 +1,6 @@
-"""What the kernel says of one process: when it started, the CPU time and memory that it uses.
+"""The kernel's facts about one process: when it started, the CPU time and memory that it uses.
 
-Responsible for: reading it. Must not know: who started the process, what it does.
+Responsible for: reading them. Must not know: who started the process, what it does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _STATUS_SIZE = 2**13  # bytes of /proc/PID/status, which has about 1,500
 
 
 def process_started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is none, or only its zombie."""
+    """When a process started, in clock ticks since boot; None if there is none, or only its zombie."""
     try:
-        # The name, in parentheses, may hold anything: count from the last closing one. Field 3 is the state, field 22
-        # the time.
+        # The name, in parentheses, may contain anything: count from the last closing one. Field 3 is the state, field
+        # 22 the time.
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
@@ -25,7 +25,7 @@ def process_started(pid: int) -> int | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used so far, all its threads, without its children; 0 where it is gone."""
+    """CPU time that a process has used so far, all its threads, without its children; 0 if it is gone."""
     try:
         # Linux makes the number of a process's CPU clock from its pid (clock_getcpuclockid(3) does the same).
         return time.clock_gettime(~pid << 3 | 2)
@@ -34,14 +34,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 class ProcessMemory:
-    """The memory of a process that is looked at again and again. Close it."""
+    """The memory of a process that is checked again and again. Close it."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._descriptor = -1  # kept open: one system call a look instead of three
+        self._descriptor = -1  # kept open: one system call per check instead of three
 
     def read(self) -> tuple[int, int]:
-        """Resident bytes now, and at their peak so far; zeros where the process is gone."""
+        """Resident bytes now, and at their peak so far; zeros if the process is gone."""
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(f"/proc/{self._pid}/status", os.O_RDONLY | os.O_CLOEXEC)
@@ -58,6 +58,6 @@ class ProcessMemory:
 
 
 def _kibibytes(status: bytes, name: bytes) -> int:
-    """The bytes of a line like `VmRSS:   1234 kB`; 0 where there is none, as for a zombie."""
+    """The bytes of a line like `VmRSS:   1234 kB`; 0 if there is none, as for a zombie."""
     _, found, rest = status.partition(name)
     return int(rest.split(None, 1)[0]) * 1024 if found else 0

@@ -1,7 +1,7 @@
 """The process host inside this process: its runs are children of this process, and end with it.
 
-Responsible for: the runs that there are, by their numbers. Must not know: how a child is started, read and ended
-(`child`), what the notes mean.
+Responsible for: the existing runs, by their numbers. Must not know: how a child is started, read and ended (`child`),
+what the notes mean.
 """
 
 from __future__ import annotations

@@ -1,27 +1,27 @@
 """The seam between the runs of a node and the processes that carry them out.
 
-Responsible for: the terms in which the rest of the host speaks of processes, and the verbs of the process host, which
+Responsible for: the terms in which the rest of the host talks about processes, and the verbs of the process host, which
 starts programs, reads their pipes, keeps their time limits and ends their process groups. Must not know: how that is
 done, tasks, plugins.
 
 The verbs are messages to and from a process host that may be another program:
 
     ProcessHost.start       →  the process, or StartError: nothing was executed
-    ProcessHost.runs        →  everything that it has, each run with its number, note and offsets
+    ProcessHost.runs        →  all its runs, each with its number, note and offsets
     ProcessListener.said    ←  bytes of a stream, with the offset of the first one
-    ProcessListener.closed  ←  the program has closed a stream
+    ProcessListener.closed  ←  the program closed a stream
     ProcessListener.ended   ←  how it ended
     Process.acknowledge     →  the store has these streams up to these offsets
     Process.forget          →  the store has the end
     Process.write, close_stdin, hand_over, limit, stop, kill, usage
 
 Rules:
-1. A run is a number, which rises for the life of a process host. What the number stands for is in the note of the run:
-   opaque bytes that come back as they were given.
-2. Output is said at least once: a process host may say what was not acknowledged again, with its offset. So the
-   listener leaves out what it has heard, and acknowledges what is durable.
+1. A run is a number, which only rises during the life of a process host. The note of the run tells what the number
+   stands for: opaque bytes that come back as they were given.
+2. Output is reported at least once: a process host may repeat output that was not acknowledged, with its offset. So the
+   listener skips bytes that it has had, and acknowledges those that are durable.
 3. A run stays in `runs` until its end is acknowledged by `forget`, so that an end is never lost.
-4. Whatever was written to stdout and stderr before an event line is said before that line.
+4. Everything written to stdout and stderr before an event line is reported before that line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from disbatch_host.errors import PluginError
 
 
 class Stream(StrEnum):
-    """What a child writes to: descriptors 1, 2 and 3."""
+    """The streams that a child writes to: descriptors 1, 2 and 3."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -47,19 +47,19 @@ class Stream(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a process was stopped. Nothing else makes `ProcessEnd.stopped` anything but None."""
+    """Why a process was stopped; the only values of `ProcessEnd.stopped` besides None."""
 
     TIMEOUT = "timeout"
     IDLE_TIMEOUT = "idle_timeout"
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
-    LOST = "lost"  # somebody else owns the task by now
+    LOST = "lost"  # somebody else owns the task now
     REPLACED = "replaced"  # a worker that cannot go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """When and how a process is stopped. Seconds; None: never."""
+    """Limits in seconds after which a process is stopped; None means no limit."""
 
     timeout_seconds: float | None = None  # from start to end
     idle_timeout_seconds: float | None = None  # longest silence on stdout, stderr and events
@@ -73,26 +73,24 @@ class ProcessEnd:
 
     exit_code: int | None
     signal: int | None
-    stopped: StopReason | None  # why it was stopped, where it was
+    stopped: StopReason | None  # why it was stopped, if it was
     killed: bool  # it had to be SIGKILL
-    # It ended, or closed its stdin, before it had read everything. Said only of more than a pipe holds: of less it
-    # would depend on who was faster.
+    # It ended, or closed its stdin, before it had read everything. Reported only for more than a pipe holds: for less,
+    # it would depend on which side was faster.
     stdin_unread: bool
-    stdin_left_bytes: int  # of what was written to its stdin, how much it had not read; 0 where its stdin was closed
+    stdin_left_bytes: int  # written to its stdin and not read; 0 if its stdin was closed
     output_held_open: bool  # somebody else still held its output after DRAIN_SECONDS
-    cpu_seconds: (
-        float  # user and system, with the children that it has waited for; since `hand_over`, where there was one
-    )
-    # Largest resident size of one process of it, as the kernel counts it: from the fork on, so a program that stays
-    # smaller than the process that started it shows that one's size.
+    cpu_seconds: float  # user and system, with the children that it waited for; since the last `hand_over`, if any
+    # Largest resident size of any one process of it, as the kernel counts it: from the fork on, so a program that stays
+    # smaller than the process that started it shows the size of that one.
     peak_memory_bytes: int
-    peak_memory_is_bound: bool  # it is not larger than the process that started it, so it says only "at most"
+    peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
 
 
 class Usage(NamedTuple):  # made for each task of a worker process, at a quarter of what a frozen dataclass costs
     """What a running process uses; zeros where it is gone."""
 
-    cpu_seconds: float  # all its threads, without its children; since `hand_over`, where there was one
+    cpu_seconds: float  # all its threads, without its children; since the last `hand_over`, if any
     memory_bytes: int  # resident now
     peak_memory_bytes: int
 
@@ -103,7 +101,7 @@ _SHORTAGES = frozenset(
 
 
 class StartError(PluginError):
-    """A program could not be started; the message says which and why."""
+    """A program could not be started; the message says which, and why."""
 
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
@@ -111,13 +109,13 @@ class StartError(PluginError):
 
     @property
     def is_busy(self) -> bool:
-        """Its file is being written just now; a moment later it may start."""
+        """Its file is being written at this moment; it may start a moment later."""
         return self._errno == errno.ETXTBSY
 
     @property
     def is_machines_fault(self) -> bool:
-        """No descriptor, process, memory or room on a disk was left: not this program's fault, and any other would
-        fail as well."""
+        """The machine had no descriptor, process, memory or disk space left: not this program's fault, and any other
+        would fail as well."""
         return self._errno in _SHORTAGES
 
 
@@ -132,7 +130,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The variables of a program. Programs of one plugin share nearly all of them, so they are encoded once."""
+    """The variables of a program. Programs of one plugin share nearly all of them, so those are encoded once."""
 
     variables: Mapping[str, str] = field(repr=False)
     encoded: tuple[bytes, ...] = field(repr=False)  # as exec takes them: NAME=value
@@ -143,7 +141,7 @@ class Environment:
         return cls(dict(variables), _encoded(variables))
 
     def extended(self, more: Mapping[str, str]) -> Environment:
-        """With these as well; what is there under the same name is replaced."""
+        """With these as well; variables of the same name are replaced."""
         variables = {**self.variables, **more}
         if len(variables) != len(self.variables) + len(more):
             return Environment.of(variables)
@@ -156,7 +154,7 @@ def _encoded(variables: Mapping[str, str]) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What is the same for all processes of one plugin; made once."""
+    """Everything that is the same for all processes of one plugin; made once."""
 
     argv: Sequence[str]  # argv[0] is the path of the program
     directory: Path
@@ -167,19 +165,19 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """One process to be started."""
+    """One process to start."""
 
     program: Program
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # besides the program's own
-    work_directory: Path | None = None  # in place of the program's directory
-    deadlines: Deadlines = field(default_factory=Deadlines)  # until `Process.limit` or `hand_over` names others
+    work_directory: Path | None = None  # instead of the program's directory
+    deadlines: Deadlines = field(default_factory=Deadlines)  # until `Process.limit` or `hand_over` sets others
     note: bytes = b""  # rule 1
-    stdin: bytes = field(default=b"", repr=False)  # what it gets at once
-    keeps_stdin_open: bool = False  # more comes; else its stdin ends after that
+    stdin: bytes = field(default=b"", repr=False)  # the input that it gets at once
+    keeps_stdin_open: bool = False  # more will come; else its stdin ends after that
 
     @property
     def directory(self) -> Path:
-        """Where it is started."""
+        """The directory that it is started in."""
         return self.work_directory or self.program.directory
 
     @property
@@ -189,16 +187,16 @@ class Start:
 
 
 class ProcessListener(Protocol):
-    """Hears what becomes of one process, in the thread of the event loop and in the order in which it happened."""
+    """Is told what becomes of one process, in the thread of the event loop and in the order of the events."""
 
     def said(self, stream: Stream, offset: int, data: bytes) -> None:
-        """`data` begins `offset` bytes after the beginning of the stream."""
+        """The program wrote `data`, which begins `offset` bytes into the stream."""
 
     def closed(self, stream: Stream) -> None:
-        """The program has closed a stream and may run on. Not said of the streams that its end closes."""
+        """The program closed a stream and may run on. Not called for streams that its end closes."""
 
     def ended(self, end: ProcessEnd) -> None:
-        """Once, after everything that it has said."""
+        """Called once, after everything that it wrote."""
 
 
 class Process(Protocol):
@@ -210,7 +208,7 @@ class Process(Protocol):
 
     @property
     def note(self) -> bytes:
-        """That of its start, or of the last `hand_over`."""
+        """The note of its start, or of the last `hand_over`."""
 
     @property
     def pid(self) -> int:
@@ -218,66 +216,66 @@ class Process(Protocol):
 
     @property
     def pid_started(self) -> int | None:
-        """When it started, in clock ticks since boot: with the pid, what tells it from any other process. None where
-        it had ended before anybody asked."""
+        """When it started, in clock ticks since boot: together with the pid this identifies it. None if it had ended
+        before anybody asked."""
 
     @property
     def is_running(self) -> bool:
-        """Whether its first process has not ended."""
+        """Whether its first process has not ended yet."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether its listener has heard of its end: nothing of its group is left."""
+        """Whether its listener was told of its end: nothing of its group is left."""
 
     @property
     def stopped(self) -> StopReason | None:
-        """Why it is being stopped, where it is."""
+        """Why it is being stopped, if it is."""
 
     @property
     def unacknowledged(self) -> Mapping[Stream, int]:
-        """How many bytes of each stream were said and not acknowledged; without the streams that have none."""
+        """How many bytes of each stream were reported and not acknowledged; without the streams that have none."""
 
     def write(self, data: bytes) -> None:
-        """Write to its stdin as it reads. Returns at once."""
+        """Write to its stdin as fast as it reads. Returns at once."""
 
     def close_stdin(self) -> None:
-        """End of file for its stdin, after everything that is still to be written."""
+        """Close its stdin once everything that is still to be written has been written."""
 
     def hand_over(self, note: bytes, data: bytes, deadlines: Deadlines) -> None:
-        """Give a running process something to do: `data` to its stdin, with time limits that begin now. CPU time
+        """Give a running process something to do: `data` to its stdin, with time limits that start now. CPU time
         counts from here."""
 
     def limit(self, deadlines: Deadlines) -> None:
-        """From now on these are its deadlines, counted from now; those before are void."""
+        """Replace its deadlines by these, counted from now."""
 
     def stop(self, reason: StopReason) -> None:
-        """Stop it: the stop signal to its group now, SIGKILL after the grace. The first reason stays. Does nothing
-        once the first process has ended: then it was not this call that stopped it. One that is being started is
-        stopped as soon as it runs."""
+        """Stop it: the stop signal to its group now, SIGKILL after the grace. The first reason stays. Does nothing once
+        the first process has ended, because then it was not this call that stopped it. A process that is being started
+        is stopped as soon as it runs."""
 
     def kill(self, reason: StopReason) -> None:
         """SIGKILL to its group, now."""
 
     def usage(self) -> Usage:
-        """What it uses now."""
+        """The resources that it uses now."""
 
     def acknowledge(self, offsets: Mapping[Stream, int]) -> None:
-        """The store has what was said of each of these streams before its offset: it is not said again. A smaller
-        offset than before changes nothing. Raises ValueError for bytes that were never said."""
+        """The store has everything up to these offsets of the streams: it will not be reported again. A smaller offset
+        than before changes nothing. Raises ValueError for bytes that were never reported."""
 
     def forget(self) -> None:
         """The store has its end, or never will (the task is another node's): it leaves `ProcessHost.runs`. Doing it
-        twice is fine. Raises ValueError where it has not ended."""
+        twice is fine. Raises ValueError if it has not ended."""
 
 
 class ProcessHost(Protocol):
     """Starts programs, and keeps each until its end is acknowledged. Used in the thread of one event loop."""
 
     async def start(self, start: Start, listener: ProcessListener) -> Process:
-        """Start a program. Raises StartError, with nothing left behind, where nothing was executed."""
+        """Start a program. Raises StartError, with nothing left behind, if nothing was executed."""
 
     def runs(self) -> Sequence[Process]:
-        """Those that are being started, run, or have ended and were not forgotten; in the order of their numbers."""
+        """The runs that are being started, are running, or have ended and were not forgotten; in order of number."""
 
     def close(self) -> None:
-        """When nothing runs any more. Closing twice is fine."""
+        """Close it once nothing is running. Closing twice is fine."""

@@ -1,6 +1,6 @@
-"""Processes that an earlier life of a node has left on this machine: finding them and killing them.
+"""Processes that an earlier life of a node left on this machine: finding them and killing them.
 
-Responsible for: processes known by pid *and* start time, since a pid alone is given to another process sooner or later.
+Responsible for: processes known by pid *and* start time, since a pid alone is reused sooner or later.
 Must not know: stores, tasks beyond their ids.
 """
 
@@ -18,12 +18,12 @@ _PROC = Path("/proc")
 
 
 def is_alive(pid: object, started: object) -> bool:
-    """Whether exactly this process still runs."""
+    """Whether exactly this process is still running."""
     return isinstance(pid, int) and isinstance(started, int) and process_started(pid) == started
 
 
 def kill(pid: int, started: int) -> None:
-    """SIGKILL to a process, and to its group where it leads one, if it is still exactly this process."""
+    """Send SIGKILL to a process, and to its group if it leads one, if it is still exactly this process."""
     if not is_alive(pid, started):
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -34,10 +34,10 @@ def kill(pid: int, started: int) -> None:
 
 
 def find_runs(node_id: str, task_ids: Collection[str]) -> Iterator[tuple[int, int, str]]:
-    """Processes that an earlier life of node `node_id` has started for these tasks: (pid, started, task id).
+    """Processes that an earlier life of node `node_id` started for these tasks: (pid, started, task id).
 
-    Found by the DISBATCH_ variables of their environment, so also those whose pid was never written down, and their
-    children. Only processes of this user can be looked at (root: all).
+    They are found by the DISBATCH_ variables of their environment, so even if their pid was never recorded, and so are
+    their children. Only processes of this user can be examined (root: all).
     """
     node = f"DISBATCH_NODE={node_id}".encode()
     for entry in _PROC.iterdir():
@@ -46,7 +46,7 @@ def find_runs(node_id: str, task_ids: Collection[str]) -> Iterator[tuple[int, in
         try:
             variables = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # ended in between, or another user's
+            continue  # ended meanwhile, or another user's
         if node not in variables:
             continue
         task_id = next((v[17:].decode() for v in variables if v.startswith(b"DISBATCH_TASK_ID=")), None)

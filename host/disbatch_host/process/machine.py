@@ -1,4 +1,4 @@
-"""This machine, as far as nodes need to tell it from others.
+"""The identity of this machine, as far as nodes need to tell it from others.
 
 Responsible for: a name for the machine that changes with each boot, and whether pids mean the same here. Must not know:
 stores, single processes.
@@ -31,7 +31,7 @@ class Machine:
 
     @cached_property
     def document(self) -> dict[str, str]:
-        """As it is written into a node's document."""
+        """The machine as it is written into a node's document."""
         return {"name": self.name, "boot_id": self.boot_id, "pid_namespace": pid_namespace()}
 
     def is_same(self, document: object) -> bool:

@@ -1,7 +1,7 @@
 """The pipes between this host and one program: its stdin as it reads, its output in blocks.
 
-Responsible for: writing without ever blocking, telling truly how much the program has not read, reading what is there.
-Must not know: which program it is, what the bytes mean.
+Responsible for: writing without ever blocking, reporting truly how much the program has not read, reading what is
+there. Must not know: which program it is, what the bytes mean.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class StdinPipe:
         self._close_when_written = False
         self._is_watched = False
         self._is_refused = False  # the program ended, or closed it, before it had read everything
-        self._given_bytes = 0  # all that it was to be given
-        self.left_bytes = 0  # of that, what it had not read when it ended or closed its stdin
+        self._total_bytes = 0  # all that was to be written
+        self.left_bytes = 0  # of those, not read when it ended or closed its stdin
 
     @property
     def is_unread(self) -> bool:
         """See `ProcessEnd.stdin_unread`."""
-        return self._is_refused and self._given_bytes > PIPE_SIZE
+        return self._is_refused and self._total_bytes > PIPE_SIZE
 
     def write(self, data: bytes, *, close: bool) -> None:
         """Write as the program reads, then close it if asked to. Returns at once."""
-        self._given_bytes += len(data)
+        self._total_bytes += len(data)
         if self._descriptor < 0:
             self._is_refused = self._is_refused or bool(data)
             return
@@ -53,7 +53,7 @@ class StdinPipe:
             self._poller.watch_writable(self._descriptor, self._on_writable)
 
     def end(self) -> None:
-        """The program has ended."""
+        """The program ended."""
         if self._to_write:
             self._is_refused = True
         if self._descriptor >= 0:
@@ -69,7 +69,7 @@ class StdinPipe:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
-            # It does not want its stdin; that is its right (plugin contract).
+            # The program does not want its stdin; that is allowed (plugin contract).
             self._is_refused = True
             self.left_bytes = _unread(self._descriptor) + len(self._to_write)
             self._close()
@@ -103,7 +103,7 @@ class OutputPipe:
         self._is_large = False
 
     def read(self) -> bytes | None:
-        """A block, b"" at the end, None where nothing is there now."""
+        """A block; b"" at the end; None if there is nothing now."""
         try:
             return os.read(self.descriptor, READ_SIZE)
         except BlockingIOError:
@@ -113,7 +113,7 @@ class OutputPipe:
         """The program keeps it full."""
         if not self._is_large:
             self._is_large = True
-            # Fails where the user's share of pipe memory is used up; the usual size works as well, only slower.
+            # Fails if the user's share of pipe memory is used up; the usual size works as well, only slower.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.descriptor, fcntl.F_SETPIPE_SZ, BUSY_PIPE_SIZE)
 
@@ -123,16 +123,16 @@ class OutputPipe:
 
 
 def open_pipes(account: Account | None) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """Pipes for 0 to 3: the ends of this host (never blocking) and those of the child, which is to run as `account`."""
+    """Pipes for 0 to 3: this host's ends (never blocking) and those of the child, which will run as `account`."""
     opened: list[int] = []
     try:
         for number in range(4):
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            # Written first where the host writes, so that both tuples come out in the order of the descriptors.
+            # Written first where the host writes, so that both tuples are in the order of the descriptors.
             opened += (write_end, read_end) if number == 0 else (read_end, write_end)
             os.set_blocking(opened[-2], False)
             if account is not None:
-                # After a change of user /dev/stdout and /dev/fd/3 can be opened only by the owner of the pipe.
+                # After a change of user, only the owner of the pipe can open /dev/stdout and /dev/fd/3.
                 os.fchown(opened[-1], account.uid, account.gid)
     except BaseException:
         for descriptor in opened:
@@ -145,7 +145,7 @@ def open_pipes(account: Account | None) -> tuple[tuple[int, int, int, int], tupl
 
 
 def _unread(descriptor: int) -> int:
-    """How many bytes wait in a pipe to be read."""
+    """How many unread bytes a pipe holds."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
     except OSError:

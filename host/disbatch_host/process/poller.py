@@ -13,7 +13,7 @@ import asyncio
 import select
 from collections.abc import Callable
 
-_EVENTS_AT_ONCE = 256  # then the event loop's other business has its turn
+_EVENTS_AT_ONCE = 256  # then the rest of the event loop has its turn
 
 
 class Poller:
@@ -35,7 +35,7 @@ class Poller:
         self._callbacks[descriptor] = callback
 
     def forget(self, descriptor: int) -> None:
-        """Before it is closed. A child that is being started may hold a copy of it for a moment, so that closing it
+        """Call this before closing it. A child that is being started may hold a copy for a moment, so that closing it
         alone would not take it out of the epoll."""
         if self._callbacks.pop(descriptor, None) is not None and self._epoll is not None:
             self._epoll.unregister(descriptor)
@@ -63,6 +63,6 @@ class Poller:
                 continue  # forgotten by a callback before it in this turn
             try:
                 callback()
-            except Exception as error:  # one child's defect must not keep the others from being heard
+            except Exception as error:  # a failure with one child must not stop the others from being read
                 context = {"message": "a callback of a child process failed", "exception": error}
                 self._loop.call_exception_handler(context)

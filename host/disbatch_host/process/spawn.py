@@ -1,16 +1,16 @@
 """Starting a program: argv, directory, environment, the four descriptors, limits and account.
 
-Responsible for: one call that either gives the pid of a running program, leader of its own session, or says why it
+Responsible for: one call that either returns the pid of a running program, leader of its own session, or says why it
 could not be started. Must not know: what happens to the process afterwards.
 
 Rules:
-1. Two ways, one behavior (tests hold both to it). The quick one is the C library's `posix_spawn`, which does not copy
+1. Two ways, one behavior (tests hold both to it). The fast one is the C library's `posix_spawn`, which does not copy
    the parent's page tables (vfork); Python's own `os.posix_spawn` cannot change the directory, hence ctypes. The slow
-   one is `subprocess.Popen` (fork), needed for `limits` and an account, or where the C library is too old.
+   one is `subprocess.Popen` (fork), needed for `limits` and an account, or if the C library is too old.
 2. Descriptor 3 of the child is the write end of the event pipe; `subprocess` alone cannot give a descriptor another
    number, `posix_spawn` and a `preexec_fn` can.
 3. Nothing else is inherited. Python marks its own descriptors close-on-exec; `this_process.close_others_on_exec` does
-   it once for those that this process itself has inherited.
+   it once for those that this process itself inherited.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SIGNALS_TO_RESET = tuple(
 def spawn(start: Start, descriptors: tuple[int, int, int, int]) -> int:
     """Start `start` with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own.
 
-    Returns the pid; the caller reaps it. Raises StartError where the program did not begin to run: the kernel's
+    Returns the pid; the caller reaps it. Raises StartError if the program did not begin to run: the kernel's
     answer to exec is waited for. The descriptors stay open in this process.
     """
     library = _posix_spawn_library()
@@ -82,7 +82,7 @@ def _why_not_started(start: Start, error: OSError) -> str:
 
 @lru_cache(maxsize=1)
 def _posix_spawn_library() -> ctypes.CDLL | None:
-    """The C library where it has all that is needed (glibc 2.29, musl 1.1.24), else None."""
+    """The C library if it has everything that is needed (glibc 2.29, musl 1.1.24), else None."""
     library = ctypes.CDLL(None, use_errno=True)
     needed = ("posix_spawn", "posix_spawn_file_actions_addchdir_np", "posix_spawnattr_setsigdefault")
     return library if all(hasattr(library, name) for name in needed) else None
@@ -94,7 +94,7 @@ _OPAQUE_SIZE = 1024  # bytes; posix_spawnattr_t is 336 and the file actions 80 o
 
 @lru_cache(maxsize=1)
 def _attributes() -> ctypes.Array[ctypes.c_char]:
-    """The attributes of every spawn: own session, no blocked signal, no ignored signal. Never changed after."""
+    """The attributes of every spawn: own session, no blocked signal, no ignored signal. Never changed afterwards."""
     library = ctypes.CDLL(None)
     attributes = ctypes.create_string_buffer(_OPAQUE_SIZE)
     signals = ctypes.create_string_buffer(128)  # sigset_t

@@ -1,9 +1,9 @@
 """Threads that start programs, so that the event loop does not stand still while the kernel does it.
 
-Responsible for: `spawn` in another thread, and its answer in the event loop. Must not know: what is started.
+Responsible for: `spawn` in another thread, and its answer in the event loop. Must not know: which program it starts.
 
-Starting a program takes until it has begun to run: some 0.3 ms where a core is free for it, many times that where none
-is. The interpreter's lock is not held meanwhile, so the event loop can read what others say.
+Starting a program takes until it has begun to run: some 0.3 ms if a core is free for it, many times that if not. The
+interpreter's lock is not held meanwhile, so the event loop can read from others.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Spawner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._done: deque[tuple[_Pending, int | BaseException]] = deque()
-        self._is_told = False  # the event loop will look at `_done`
+        self._is_told = False  # the event loop is going to look at `_done`
         self._threads: list[threading.Thread] = []
-        # Held from before the pipes are made until the program has its ends: so many starts at once, and no more, have
+        # Held from before the pipes are made until the program has its ends: at most this many starts at once have
         # twice as many descriptors open as they will need.
         self.turn = asyncio.Semaphore(2 * _THREADS)
 
     def spawn(self, start: Start, descriptors: tuple[int, int, int, int]) -> asyncio.Future[int]:
-        """See `spawn.spawn`: the future gives the pid, or raises StartError. The descriptors are closed here, when the
+        """See `spawn.spawn`: the future yields the pid, or raises StartError. The descriptors are closed here, once the
         program has them. A program whose future was cancelled meanwhile is killed at once."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -67,11 +67,11 @@ class Spawner:
             for descriptor in pending.descriptors:
                 os.close(descriptor)
             self._done.append((pending, result))
-            if not self._is_told:  # two threads that both find it so tell it twice, which does no harm
+            if not self._is_told:  # two threads may both see that and tell it twice, which does no harm
                 self._is_told = True
                 try:
                     loop.call_soon_threadsafe(self._answer)
-                except RuntimeError:  # the event loop has ended
+                except RuntimeError:  # the event loop is closed
                     self._answer()
 
     def _answer(self) -> None:

@@ -1,6 +1,6 @@
-"""What this process does about itself before it starts programs. Linux only.
+"""Precautions that this process takes about itself before it starts programs. Linux only.
 
-Responsible for: what a program could inherit from it, or take. Must not know: which programs it will start.
+Responsible for: everything that a program could inherit or steal from it. Must not know: which programs it will start.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _PR_SET_DUMPABLE = 4  # <sys/prctl.h>
 
 
 def close_others_on_exec() -> None:
-    """Mark every descriptor above 2 that this process has inherited as close-on-exec. Once, at the start."""
+    """Mark every descriptor above 2 that this process inherited as close-on-exec. Once, at the start."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         descriptor = int(entry.name)
-        if descriptor > 2:  # 0, 1 and 2 are replaced in each child anyhow
+        if descriptor > 2:  # 0, 1 and 2 are replaced in each child anyway
             try:
                 os.set_inheritable(descriptor, False)
             except OSError as error:  # the descriptor of the listing itself is gone by now
@@ -27,6 +27,6 @@ def close_others_on_exec() -> None:
 
 def hide_from_same_user() -> None:
     """Keep this process's memory, environment and descriptors from other processes of its own user, which the programs
-    that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. What it starts is not hidden;
-    root sees everything. Once, at the start."""
+    that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. The programs themselves are not
+    hidden; root sees everything. Once, at the start."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,1 +1,1 @@
-"""One attempt at one task. Never a store (a `Recorder`), never which queue is next."""
+"""One attempt at one task. Never a store (only a `Recorder`), never which queue is next."""

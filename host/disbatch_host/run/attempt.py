@@ -3,14 +3,14 @@
 Responsible for: the order of its steps, and stopping it. Must not know: how many runs there are, which queue is next,
 which store is behind the recorder; what each step makes of the document (`starting`, `recording`, `ending`).
 
-The steps of a run, in order; each waits for the one before it to be durable where a promise hangs on it:
+The steps of a run, in order; each waits for the one before it to be durable if a promise depends on it:
 
     parameters fit? ── no ──────────────────────────────────────► concluded without a start
     record Running ─── refused: another node owns the task ─────► nothing was started
-    was that long ago? record once more that it is ours ─ refused ► nothing was started
-    start the program ─ impossible ─────────────────────────────► back to the queue, the class is suspected
+    claim too old to trust? confirm in the store ─ refused ────────► nothing was started
+    start the program ─ impossible ─────────────────────────────► back to the queue, counted against the class
     pass on output, pid ─ refused: the task was taken over ─────► stop the program, say so, write nothing more
-    the program has ended: record the end (guarded, once), then let the process host forget it
+    the program ended: record the end (guarded, once), then let the process host forget it
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ log = logging.getLogger(__name__)
 
 
 class RunResult(StrEnum):
-    """What became of a run, for the node that asked for it."""
+    """The result of a run, for the node that asked for it."""
 
     ENDED = "ended"
     NOT_STARTED = "not_started"  # the program could not be started; the task is back in its queue
-    GIVEN_BACK = "given_back"  # nothing was started, since nothing more is to start here; the task is back in its queue
-    WITHDRAWN = "withdrawn"  # nothing was started: somebody had cancelled the task, or it has expired; it is Cancelled
+    GIVEN_BACK = "given_back"  # nothing was started, since the node is stopping; the task is back in its queue
+    WITHDRAWN = "withdrawn"  # nothing was started: the task was cancelled, or it expired; it is Cancelled
     REFUSED = "refused"  # another node owns the task; nothing of this run was recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """How a run went. `conclusion` is None where nothing was concluded."""
+    """How a run went. `conclusion` is None if nothing was concluded."""
 
     result: RunResult
     conclusion: Conclusion | None = None
     reason: Reason | None = None  # why it ended
     seconds: float = 0.0  # from its start to its end
-    how: str = ""  # it ended: exit code, signal or reason, in short; nothing of what the plugin said
+    how: str = ""  # it ended: exit code, signal or reason, in short; nothing that the plugin said
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
-    why_process_lost: str | None = None  # worker mode: its process ended by itself with the task in hand
+    why_process_lost: str | None = None  # worker mode: its process ended by itself while it had the task
 
 
 class Run:
@@ -81,8 +81,8 @@ class Run:
         listener: Callable[[Stream, bytes], None] | None = None,
         on_place_free: Callable[[Run], None] | None = None,
     ) -> None:
-        """`running`: `run` as it stands in the task where it is Running already; else it is Claimed. `worker`: the
-        process that was reserved for it. `asked_at`: when the store was asked for it, by the monotonic clock."""
+        """`running`: `run` as it is in the task if that is Running already; else the task is Claimed. `worker`: the
+        process reserved for it. `asked_at`: when the store was asked for it, by the monotonic clock."""
         self._context = context
         self._on_place_free = on_place_free
         self.holds_place = True  # whether it counts as one of those that run at once
@@ -90,7 +90,7 @@ class Run:
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
         self._recording = Recording(self._state, context.recorder, context.clock, pace=context.news, listener=listener)
         self._is_running = running is not None
-        self._began = context.clock.monotonic()  # of one that was started with its claim; else `_record_running` says
+        self._began = context.clock.monotonic()  # if started with its claim; else `_record_running` sets it
         self._owned_at = self._began if asked_at is None else asked_at  # when it was certainly ours
         self._worker = worker  # the process that is ready for it, until it is handed over
         if worker is not None:
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def log_ids(self) -> dict[str, Any]:
-        """For `extra=` of what is logged about it."""
+        """The `extra=` of log calls about it."""
         return self._state.log_ids
 
     def stop(self, reason: StopReason) -> None:
@@ -121,7 +121,7 @@ class Run:
             self._stop_before_start.set_result(reason)
 
     def cancel(self, request: Mapping[str, Any]) -> None:
-        """Stop it because somebody wants that; `request` says who, when and why. Asking again changes nothing."""
+        """Stop it because somebody wants that; `request` says who, when and why. Asking twice changes nothing."""
         if self._state.cancel is None:
             self._state.cancel = request
             self.stop(StopReason.CANCELLED)
@@ -134,11 +134,11 @@ class Run:
             self._stop_before_start.set_result(reason)
 
     def hold_back(self) -> None:
-        """Do not start it any more, but let it run where it has been started: the node is stopping."""
+        """Do not start it any more, but let it run if it has been started: the node is stopping."""
         self._is_held_back = True
 
     async def perform(self) -> RunReport:
-        """Carry the task from Claimed to its end. Raises StoreError where the end could not be recorded."""
+        """Carry the task from Claimed to its end. Raises StoreError if the end could not be recorded."""
         try:
             return await self._perform()
         finally:
@@ -147,11 +147,11 @@ class Run:
 
     async def _perform(self) -> RunReport:
         if self._should_not_start:
-            return await self._give_back()
+            return await self._return_task()
         if not self._is_running and (ended_early := await self._record_running()) is not None:
             return ended_early
         if not await self._is_still_ours():
-            log.warning("task %s was given to others before it was started here; it is not started", self.task.id)
+            log.warning("task %s was given to another node before its start here; it is not started", self.task.id)
             self._release_worker()
             return RunReport(result=RunResult.REFUSED)
         try:
@@ -161,7 +161,7 @@ class Run:
         self._execution = execution
         if self._stop_before_start.done():
             self.stop(self._stop_before_start.result())
-        self._recording.begin(execution, on_lost=self._lose_task)
+        self._recording.start(execution, on_lost=self._lose_task)
         return await self._record_end(execution, await ended)
 
     @property
@@ -169,10 +169,10 @@ class Run:
         return self._is_held_back or self._stop_before_start.done()
 
     async def _record_running(self) -> RunReport | None:
-        """Claimed → Running, durable. A report where it does not come to that."""
+        """Claimed → Running, durable. Returns a report if it does not come to that."""
         task, plugin, state = self.task, self.plugin, self._state
         now = self._context.clock.now()
-        if task.cancel is not None:  # asked for while it ran before, and it waits again
+        if task.cancel is not None:  # asked for while an earlier attempt was running
             await self._record(transitions.cancelled_claim_change(task, state.key, task.cancel, now=now))
             return RunReport(result=RunResult.WITHDRAWN)
         if checking.has_expired(task, now):
@@ -181,7 +181,7 @@ class Run:
         state.run = starting.run_fields(task, plugin, self._context, now=now)
         faults = checking.parameter_faults(task, plugin)
         if faults:
-            message = f"the parameters do not fit the plugin, it was not started: {'; '.join(faults)}"
+            message = f"the parameters do not fit the plugin, so it was not started: {'; '.join(faults)}"
             return await self._record_ending(
                 ending.ending_without_start(state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._when())
             )
@@ -191,7 +191,7 @@ class Run:
             except StartError as error:
                 return await self._return_unstarted(error, Status.CLAIMED)
         if self._should_not_start:
-            return await self._give_back()
+            return await self._return_task()
         self._began = self._owned_at = self._context.clock.monotonic()
         facts = {} if self._worker is None else self._worker.facts
         state.run |= {"started": self._context.clock.now(), **facts}
@@ -205,7 +205,7 @@ class Run:
             raise
         if not self._is_running:
             log.warning(
-                "task %s was claimed here but belongs to another node now; it is not started", task.id,
+                "task %s was claimed here but now belongs to another node; it will not be started", task.id,
                 extra=self.log_ids,
             )  # fmt: skip
             self._release_worker()
@@ -219,7 +219,7 @@ class Run:
 
     async def _is_still_ours(self) -> bool:
         """This process may have stood still (SIGSTOP, a machine that swaps) since the store was asked, for so long that
-        the task was taken for lost and given to another node; a program must not be started then."""
+        the task was declared lost and given to another node; then no program may be started."""
         key, clock = self._state.key, self._context.clock
         while (asked_at := clock.monotonic()) - self._owned_at > self._context.trust_seconds:
             try:
@@ -257,27 +257,27 @@ class Run:
         ended = await execution.start(line, self._recording)
         facts = execution.process_facts
         if facts.get("pid_started") != state.run.get("pid_started"):
-            state.is_pid_written = False  # another process than the one that was expected
+            state.is_pid_written = False  # a different process from the one that was expected
         state.run |= facts
         return execution, ended
 
     def _lose_task(self) -> None:
-        """The task is another node's by now: this process was away for too long, or a person took the task back."""
+        """The task is another node's now: this process was away for too long, or a person took the task back."""
         self._is_lost = True
         log.warning(
-            "task %s was taken over while this node did not write; its process is stopped, nothing more is recorded",
+            "task %s was taken over while this node could not write; its process is stopped, nothing more is recorded",
             self.task.id,
             extra=self.log_ids,
         )
         self.stop(StopReason.LOST)
 
-    async def _give_back(self) -> RunReport:
+    async def _return_task(self) -> RunReport:
         self._release_worker()
         now = self._context.clock.now()
         if self._is_running:
-            await self._record(transitions.take_back_change(self.task, self._state.key, now=now))
+            await self._record(transitions.undo_start_change(self.task, self._state.key, now=now))
         else:
-            await self._record(transitions.give_back_change(self._state.key, now=now))
+            await self._record(transitions.unclaim_change(self._state.key, now=now))
         return RunReport(result=RunResult.GIVEN_BACK)
 
     async def _return_unstarted(self, error: StartError, left: Status) -> RunReport:
@@ -339,7 +339,7 @@ class Run:
         )
 
     def _leave_place_with(self, change: RunChange) -> asyncio.Future[bool]:
-        """Record the end. The next task may be claimed: after this change, which is on its way into the store."""
+        """Record the end. The next task may be claimed: after this change, which is already on its way to the store."""
         place = Place(self.task.queue, self.plugin.name)
         answer = self._context.recorder.record(change, frees=place)
         self.holds_place = False
@@ -348,9 +348,10 @@ class Run:
         return answer
 
     def _when(self) -> dict[str, Any]:
-        """Of its end, as `ending` wants it."""
+        """The times of its end, as `ending` wants them."""
         clock = self._context.clock
-        # The store's clock is only about known: what a slow server says of it may set it back while the program runs.
+        # The store's clock is only known approximately: an answer of a slow server may set it back while the program
+        # runs.
         now = max(clock.now(), self._state.run["started"])
         return {"now": now, "seconds": round(clock.monotonic() - self._began, 3), "chance": random.random()}
 

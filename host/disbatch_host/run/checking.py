@@ -1,4 +1,4 @@
-"""Whether a claimed task may be started: its parameters fit, and it has not expired.
+"""The check before a claimed task is started: do its parameters fit, has it expired?
 
 Responsible for: the check, and a limit on the CPU time that it may take in the event loop's thread: schemas come with
 plugins, and their patterns can take exponential time. Must not know: stores, processes, what becomes of the task.
@@ -21,22 +21,22 @@ from disbatch_protocol.quantities import format_duration
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 1.0  # of CPU time for a task's parameters: everything else waits; 8 MiB take less
+CHECK_SECONDS = 1.0  # of CPU time for a task's parameters: everything else waits meanwhile; 8 MiB take less
 
 
 def has_expired(task: Task, now: datetime) -> bool:
-    """Whether it must not be started any more."""
+    """Whether it may no longer be started."""
     expires = task.document.get("expires")
     return isinstance(expires, datetime) and expires <= now
 
 
 def fits_at_once(task: Task, plugin: Plugin) -> bool:
-    """Whether its parameters certainly fit, found without waiting: False as well where the check may take its time."""
+    """Whether its parameters certainly fit, found without waiting: also False if the check may take long."""
     return not plugin.schema.may_be_slow and not plugin.schema.check(task.parameters)
 
 
 def parameter_faults(task: Task, plugin: Plugin) -> list[str]:
-    """In what its parameters do not fit the plugin, as sentences; empty where they do."""
+    """The ways in which its parameters do not fit the plugin, as sentences; empty if they fit."""
     schema = plugin.schema
     try:
         with cpu_limit(CHECK_SECONDS) if schema.may_be_slow else contextlib.nullcontext():
@@ -51,14 +51,14 @@ def parameter_faults(task: Task, plugin: Plugin) -> list[str]:
 
 
 class OutOfTimeError(Exception):
-    """The computation took longer than it may."""
+    """The computation took longer than allowed."""
 
 
 @contextlib.contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTimeError in the block once this process has used so much CPU time since its beginning.
+    """Raises OutOfTimeError in the block once this process has used that much CPU time since the block began.
 
-    By a signal, which regular expressions look for as well. Only in the main thread, where signals are handled;
+    By a signal, which regular expressions check for as well. Only in the main thread, where signals are handled;
     elsewhere there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -67,7 +67,7 @@ def cpu_limit(seconds: float) -> Iterator[None]:
     is_over = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not is_over:  # else it was on its way when the block ended
+        if not is_over:  # else the signal was on its way when the block ended
             raise OutOfTimeError
 
     before = signal.signal(signal.SIGVTALRM, stop)

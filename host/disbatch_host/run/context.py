@@ -1,6 +1,6 @@
-"""What all runs of a node share, and the recorder that makes their changes durable.
+"""The context that all runs of a node share, and the recorder that makes their changes durable.
 
-Responsible for: saying what a run needs from its host. Must not know: which host that is, single tasks.
+Responsible for: everything that a run needs from its host. Must not know: which host that is, single tasks.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from disbatch_host.run.worker.pool import WorkerPool
 
 
 class Recorder(Protocol):
-    """Where a run's changes are made durable."""
+    """Makes the changes of a run durable."""
 
     def record(
         self, change: RunChange | None, chunks: Sequence[OutputChunk] = (), *, frees: Place | None = None
     ) -> asyncio.Future[bool]:
-        """Record a change and the pieces before it. The future says True once that is durable, False where the change
-        was refused (the task is another node's by now), or raises StoreError. `frees`: what the run takes up no longer
-        once this is durable."""
+        """Record a change and the pieces before it. The future is True once that is durable, False if the change was
+        refused (the task is another node's now), or raises StoreError. `frees`: the place that the run no longer takes
+        up once this is durable."""
 
-    async def room(self) -> None:
-        """Awaited directly before a large record; see `recording.LARGE_RECORD`."""
+    async def wait_for_budget(self) -> None:
+        """Wait until a large record may be made; awaited directly before it (`recording.LARGE_RECORD`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,11 @@ class NewsPace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What all runs of a node share."""
+    """The context that all runs of a node share."""
 
     machine_name: str
     recorder: Recorder
-    clock: Clock  # the store's: what other nodes compare the dates in documents with
+    clock: Clock  # the store's: other nodes compare the dates in documents with it
     site: ProgramSite
     processes: ProcessHost
     workers: WorkerPool

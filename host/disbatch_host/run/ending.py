@@ -1,8 +1,8 @@
-"""What the end of a run makes of its task: the conclusion, the error, and the change that records them. Pure: the clock
-and chance are passed in.
+"""The ending of a run: the conclusion, the error, and the change that records them. Pure: the clock and chance are
+passed in.
 
-Responsible for: every end that a run of this node has seen, also those without a start. Must not know: stores,
-processes, when the change is recorded; runs that were lost (`documents.transitions`).
+Responsible for: every end that a run of this node has seen, including those without a start. Must not know: stores,
+processes, when the change is recorded; lost runs (`documents.transitions`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.status import Status
 
-# Ends that this host has brought about: what the plugin said of an error before is not why it ended.
+# Ends brought about by this host: an error that the plugin reported before is not why it ended.
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
 
@@ -41,10 +41,10 @@ def ending_of(
     chance: float,
     work_directory: str | None = None,
 ) -> Ending:
-    """The end of a run whose program was started and has ended, with everything that it has said.
+    """The end of a run whose program was started and has ended, with everything that it reported.
 
     `seconds`: since its start (dates may jump). `chance`, from 0 to 1, is for the delay of another attempt.
-    `work_directory`: its own one, which is kept unless it has succeeded; the document names it then.
+    `work_directory`: the run's own, which is kept unless the run succeeded; the document names it then.
     """
     run = state.run_with({**ended.facts, **state.events.run_facts()})
     run["output"] = {str(stream): output.summary() for stream, output in state.streams}
@@ -92,9 +92,9 @@ def ending_without_start(
 
 
 def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Ending:
-    """The same end where the store does not take it: too large together with what others have put into the document,
-    say. How it ended must be recorded all the same; what cannot be stored is named. Follow-up tasks that cannot be
-    created are work that would be lost, so such a run has failed."""
+    """The same end for a store that refuses it, for instance because it is too large together with fields of other
+    programs. How it ended must be recorded all the same; anything that cannot be stored is named. Follow-up tasks that
+    cannot be created are lost work, so such a run has failed."""
     conclusion, run = ending.conclusion, ending.run
     if ending.change.creates:
         conclusion = conclude(ending.end, state.plugin.manifest, attempt=1, chance=0.0, said=FAILED_FOR_GOOD)
@@ -105,7 +105,7 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
-    """Why it failed: what the plugin said, else what its end and the last lines of its stderr tell."""
+    """Why it failed: the plugin's own words, else the way it ended and the last lines of its stderr."""
     said = state.events.error
     is_why = ended.end.reason not in _ENDED_BY_HOST
     if said is not None and is_why and "message" in said:
@@ -125,7 +125,7 @@ def error_of(state: RunState, ended: ExecutionEnd) -> Document:
 
 
 def in_short(end: RunEnd) -> str:
-    """Exit code, signal or reason; nothing of what the plugin said."""
+    """Exit code, signal or reason; nothing that the plugin said."""
     if end.reason is Reason.EXITED or (end.exit_code is not None and end.reason is Reason.DONE):
         return f"exit code {end.exit_code}"
     if end.reason is Reason.SIGNALED and end.signal is not None:

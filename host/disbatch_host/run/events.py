@@ -1,15 +1,15 @@
-"""What the events of one run have done: to the task document so far, to its end, and to what comes after it. Pure.
+"""The effects of one run's events: on the task document so far, on its end, and on what comes after it. Pure.
 
-Responsible for: `progress`, `log`, `result`, `error`, free fields, `run.event_errors`, follow-up tasks; and what the
-conclusion must know of it (`Said`). Must not know: processes, stores, when anything is written.
+Responsible for: `progress`, `log`, `result`, `error`, free fields, `run.event_errors`, follow-up tasks; and everything
+that the conclusion must know of them (`Said`). Must not know: processes, stores, when anything is written.
 
 Rules:
 1. Bounded, whatever a plugin says: the log keeps its newest entries, the faults their first ones, free fields and
-   follow-up tasks have a limit for the whole run; what exceeds it is refused with a note, never dropped in silence.
+   follow-up tasks have a limit for the whole run; anything beyond it is refused with a fault, never dropped in silence.
 2. Nothing here fails a task, with one exception: follow-up tasks that cannot be created are lost work, so a run that
    asked for more than the limit does not succeed.
-3. `changed_fields` gives what is new since the last call, so that a million events cost as many writes as there are
-   turns of the writer.
+3. `changed_fields` returns the changes since the last call, so that a million events cost only as many writes as the
+   writer has turns.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from disbatch_protocol.events import (
 )
 from disbatch_protocol.outcome import Said
 
-LOG_ENTRIES_MAX = 1000  # newest ones; what a person can read, and what may be written again each second
+LOG_ENTRIES_MAX = 1000  # newest ones; as many as a person can read, and as may be rewritten each second
 LOG_BYTES_MAX = 2**18
-TEXT_MAX = 2**14  # characters of a message in the document; long ones belong to stdout
+TEXT_MAX = 2**14  # characters of a message in the document; long ones belong on stdout
 SET_BYTES_MAX = 2**20  # of all free fields that a run sets, so that the document stays far below 16 MB
 FOLLOW_UPS_MAX = 10_000  # tasks of one run
 FOLLOW_UP_BYTES_MAX = 4 * 2**20  # of their parameters: they are written together with the conclusion
-ERRORS_KEPT = 20  # of the lines that were no events
+ERRORS_KEPT = 20  # of the lines that were not events
 
 
 class EventEffects:
-    """Take each event as it comes; ask for what is new when it is time to write."""
+    """Collects events as they come; asked for the changes when it is time to write."""
 
     def __init__(self, task: Task) -> None:
         self._fields: Document = {}
@@ -76,7 +76,7 @@ class EventEffects:
         self._log_dropped = 0
 
     def take(self, event: Event | BadLine, *, now: datetime) -> None:
-        """One more event, heard at `now`."""
+        """Take in one more event, received at `now`."""
         self._is_touched = True
         match event:
             case Progress(value=value, message=message):
@@ -92,41 +92,41 @@ class EventEffects:
             case SetFields(fields=fields, faults=faults):
                 for name, value in fields.items():
                     self._set_free(name, value)
-                self._note_all(faults)
+                self._add_faults(faults)
             case Result(value=value, status=status):
                 self._result_status = status
                 self._set("result", value)
             case ErrorSaid(faults=faults):
                 self._error = event
-                if event.message is not None:  # else its end will say what to write
+                if event.message is not None:  # else its end decides what to write
                     self._set("error", _error_document(event))
-                self._note_all(faults)
+                self._add_faults(faults)
             case Snooze():
                 self._snooze = event
             case FollowUps(tasks=tasks, faults=faults):
                 for task in tasks:
                     self._follow(task)
-                self._note_all(faults)
+                self._add_faults(faults)
             case BadLine(start=start, message=message):
-                self._note(message, start)
+                self._add_fault(message, start)
             case _:  # `ready` and `done` outside of worker mode
-                self._note(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
+                self._add_fault(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
 
     def changed_fields(self) -> Document:
-        """Top-level fields with their values as they are now, for those that have changed since the last call."""
+        """Top-level fields with their current values, for those that have changed since the last call."""
         fields = {name: self._value(name) for name in self._changed}
         self._changed.clear()
         return fields
 
     def all_fields(self) -> Document:
-        """The same for everything that any event of this run has touched; for the last write."""
+        """The same for everything that any event of this run touched; for the last write."""
         self._changed.clear()
         fields = {name: self._value(name) for name in self._fields}
         fields.pop("error", None)  # the conclusion says which error counts
         return fields
 
     def run_facts(self) -> Document:
-        """For `run` in the document; empty where there is nothing to say. `own_status` None: it was taken back."""
+        """Facts for `run` in the document; empty if there are none. `own_status` None: it was taken back."""
         facts: Document = {}
         if not self._is_touched:
             return facts
@@ -144,12 +144,12 @@ class EventEffects:
 
     @property
     def size(self) -> int:
-        """About how many bytes a write of everything has."""
+        """About how many bytes a write of everything takes."""
         return self._log_bytes + self._set_bytes + self._size_of_result
 
     @property
     def said(self) -> Said:
-        """What the conclusion must know."""
+        """The facts that the conclusion needs."""
         if not self._is_touched:
             return _NOTHING_SAID
         if self._follow_ups_refused:
@@ -163,7 +163,7 @@ class EventEffects:
 
     @property
     def error(self) -> Document | None:
-        """Why it fails, as the plugin has said it (perhaps without a `message`), or as rule 2 wants it said."""
+        """Why it fails, as the plugin said it (perhaps without a `message`), or as rule 2 requires."""
         if self._follow_ups_refused:
             message = (
                 f"disbatch-host: it asked for more follow-up tasks than one run may create ({FOLLOW_UPS_MAX} tasks, "
@@ -174,7 +174,7 @@ class EventEffects:
 
     @property
     def follow_ups(self) -> Sequence[FollowUp]:
-        """What is to be created if the run succeeds, in the order in which it was said."""
+        """The tasks to create if the run succeeds, in the order in which the plugin asked for them."""
         return self._follow_ups
 
     @property
@@ -194,15 +194,15 @@ class EventEffects:
 
     def _set_free(self, name: str, value: Any) -> None:
         if name in PROTECTED:
-            self._note(f'field "{name}" belongs to the host and is left as it is; choose another name')
+            self._add_fault(f'field "{name}" belongs to the host and is left as it is; choose another name')
             return
         if not name or name.startswith("$") or "." in name:
-            self._note(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
+            self._add_fault(f'expected a field name without "." and not beginning with "$", found "{name:.60}"')
             return
         size = len(name) + _size(value)
         total = self._set_bytes - self._set_sizes.get(name, 0) + size
         if total > SET_BYTES_MAX:
-            self._note(f'field "{name:.60}" is not set: all that a run sets may have {SET_BYTES_MAX} bytes together')
+            self._add_fault(f'field "{name:.60}" is not set: all that one run sets may have {SET_BYTES_MAX} bytes')
             return
         self._set_sizes[name] = size
         self._set_bytes = total
@@ -222,16 +222,16 @@ class EventEffects:
         if len(self._follow_ups) >= FOLLOW_UPS_MAX or self._follow_up_bytes + size > FOLLOW_UP_BYTES_MAX:
             self._follow_ups_refused += 1
             if self._follow_ups_refused == 1:
-                self._note(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
+                self._add_fault(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
             return
         self._follow_up_bytes += size
         self._follow_ups.append(task)
 
-    def _note_all(self, messages: Sequence[str]) -> None:
+    def _add_faults(self, messages: Sequence[str]) -> None:
         for message in messages:
-            self._note(message)
+            self._add_fault(message)
 
-    def _note(self, message: str, start: bytes | None = None) -> None:
+    def _add_fault(self, message: str, start: bytes | None = None) -> None:
         self._bad_lines += 1
         if len(self._bad_kept) < ERRORS_KEPT:
             entry: Document = {"message": _cut(message)}
@@ -271,7 +271,7 @@ def _cut(text: str, limit: int = TEXT_MAX) -> str:
 
 
 def _entries_of(log: Any) -> Sequence[Any]:
-    """What is in a document's `log`; den-1.0 leaves the field free, so it may be anything."""
+    """The entries of a document's `log`; den-1.0 leaves the field free, so it may be anything."""
     if log is None or log == "":
         return ()
     return log if isinstance(log, (list, tuple)) else (log,)

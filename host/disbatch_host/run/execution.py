@@ -1,9 +1,9 @@
-"""What carries out a run, as the run sees it.
+"""The execution of a run, as the run sees it.
 
 Responsible for: one interface for both modes, so that everything before and after (parameters, durable Running, output,
 conclusion) is the same code; turning a process's end into the end of a run. Must not know: documents, stores, outcomes.
 
-The life of an execution: `start`, then the end that `start` has promised, then `settle` when that is durable.
+The life of an execution: `start`, then the end that `start` promised, then `settle` once that is durable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from disbatch_host.process.interface import (
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.outcome import Reason, RunEnd
 
-BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does it
+BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does
 
 
 class Assignment(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
@@ -40,25 +40,25 @@ class Assignment(NamedTuple):  # made for each task, at a quarter of what a froz
 
 
 class Listener(Protocol):
-    """Hears what a run says while it runs."""
+    """Is told what a run writes while it is running."""
 
     def receive(self, stream: Stream, data: bytes) -> None:
-        """Stdout and stderr, and descriptor 3 as it came."""
+        """Bytes of stdout and stderr, and of descriptor 3 as they came."""
 
     def hear(self, heard: Event | BadLine) -> None:
-        """What it has said on descriptor 3."""
+        """One event, or bad line, from descriptor 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionEnd:
-    """How it ended."""
+    """The end of an execution."""
 
     end: RunEnd
     facts: Mapping[str, Any] = field(repr=False)  # for `run` in the document
     was_killed: bool = False  # it had to be SIGKILL
-    fault: str | None = None  # what the host has to say of it, where exit code and signal do not tell
-    was_not_reached: bool = False  # worker mode: the process was gone before it had read the task
-    is_process_lost: bool = False  # worker mode: the process ended by itself with the task in hand
+    fault: str | None = None  # the host's explanation, if exit code and signal do not tell
+    was_not_reached: bool = False  # worker mode: the process was gone before it read the task
+    is_process_lost: bool = False  # worker mode: the process ended by itself while it had the task
 
 
 class Execution(Protocol):
@@ -66,16 +66,16 @@ class Execution(Protocol):
 
     @property
     def process_facts(self) -> dict[str, Any]:
-        """What is known of its process now, for `run` in the document; empty before there is one."""
+        """The facts known of its process now, for `run` in the document; empty before there is one."""
 
     @property
     def pid_started(self) -> int | None:
-        """When its process started (`Process.pid_started`): it may have to be asked for, so only of a run that is not
-        short."""
+        """When its process started (`Process.pid_started`): finding out may cost a system call, so only for a run that
+        is not short."""
 
     @property
     def work_directory(self) -> str | None:
-        """The run's own directory, where it has one that is kept after a failure."""
+        """The run's own directory, if it has one that is kept after a failure."""
 
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         """Begin with the task. Raises StartError, with nothing left behind. The future is done when the run has
@@ -88,22 +88,22 @@ class Execution(Protocol):
         """End it now."""
 
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:
-        """The store has so many bytes, from the first on, of what this run has written to each of these streams. Events
-        are acknowledged only by `settle`: some of what they ask for (follow-up tasks, how an error is to be treated) is
-        in the document only with the end."""
+        """The store has this many bytes, from the first on, of each of these streams. Events are acknowledged only by
+        `settle`: some of their effects (follow-up tasks, how an error is to be treated) reach the document only with
+        the end."""
 
     def settle(self) -> None:
-        """The store has the end of the run, or never will: nothing of it need be kept."""
+        """The store has the end of the run, or never will: nothing of it needs to be kept."""
 
     def clean_up(self) -> None:
-        """Remove what a successful run leaves behind."""
+        """Remove the leftovers of a successful run."""
 
 
 _NOTHING_HEARD = dict.fromkeys(Stream, 0)
 
 
 class HeardSoFar:
-    """How far each stream of a process has been heard, so that bytes that are said again count once."""
+    """How far each stream of a process has been read, so that repeated bytes count once."""
 
     __slots__ = ("_ends",)
 
@@ -111,7 +111,7 @@ class HeardSoFar:
         self._ends = _NOTHING_HEARD.copy()
 
     def new_part(self, stream: Stream, offset: int, data: bytes) -> bytes:
-        """What of `data`, which begins at `offset` of the stream, has not been heard before."""
+        """The part of `data`, which begins at `offset` of the stream, that is new."""
         end = self._ends[stream]
         if offset < end:
             data = data[end - offset :]
@@ -121,12 +121,12 @@ class HeardSoFar:
         return data
 
     def offsets(self) -> dict[Stream, int]:
-        """Up to where each stream has been heard."""
+        """The end of the part of each stream that has been read."""
         return self._ends.copy()
 
 
 async def start_program(processes: ProcessHost, start: Start, listener: ProcessListener) -> Process:
-    """Start a program; once more a moment later where its file is being written just now. Raises StartError."""
+    """Start a program; again a moment later if its file is being written. Raises StartError."""
     for tries_left in reversed(range(BUSY_PROGRAM_TRIES)):
         try:
             return await processes.start(start, listener)
@@ -145,12 +145,12 @@ def reason_of(process_end: ProcessEnd, by_exit: Reason) -> Reason:
 
 
 def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
-    """What `run` says of the process."""
+    """The facts about the process for `run`."""
     facts: dict[str, Any] = {
         "cpu_seconds": round(process_end.cpu_seconds, 6),
         "peak_memory_bytes": process_end.peak_memory_bytes,
     }
-    # Only what is out of the ordinary is said (of the bound: docs/decisions/0004).
+    # Only unusual facts are recorded (on the bound: docs/decisions/0004).
     for name in ("peak_memory_is_bound", "stdin_unread", "output_held_open", "killed"):
         if getattr(process_end, name):
             facts[name] = True
@@ -158,5 +158,5 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
 
 
 def without_unread_stdin(process_end: ProcessEnd) -> ProcessEnd:
-    """For a process whose stdin was never one task's alone."""
+    """The end without that fault, for a process whose stdin was never one task's alone."""
     return dataclasses.replace(process_end, stdin_unread=False)

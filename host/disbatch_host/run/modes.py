@@ -1,4 +1,4 @@
-"""Which of the two modes a plugin is run in: asked here, and nowhere else in a node.
+"""The mode that a plugin is run in: asked for here, and nowhere else in a node.
 
 Responsible for: choosing the execution of a run, and saying whether it needs a worker process first. Must not know: how
 either works.
@@ -31,7 +31,7 @@ def execution_of(
     workers: WorkerPool,
     worker: Worker | None,
 ) -> Execution:
-    """What carries out a run. `worker`: the process that is ready for it, where it needs one."""
+    """The execution that carries out a run. `worker`: the process that is ready for it, if it needs one."""
     if needs_worker(plugin):
         return WorkerExecution(plugin, workers, assignment, worker)
     return OneshotExecution(plugin, site, processes, assignment)

@@ -1,6 +1,7 @@
-"""Oneshot mode: a process for each task, which gets the task on its stdin and ends with it.
+"""Oneshot mode: one process per task, which gets the task on its stdin and ends with it.
 
-Responsible for: starting it with what the plugin contract promises, and handing on what it says. Must not know:
+Responsible for: starting it with everything that the plugin contract promises, and passing on its output. Must not
+know:
 documents, stores, outcomes.
 """
 
@@ -28,7 +29,7 @@ from disbatch_protocol.outcome import Reason, RunEnd
 
 
 class OneshotExecution:
-    """See `execution.Execution`. It listens to its process itself."""
+    """See `execution.Execution`. It is its own process's listener."""
 
     def __init__(self, plugin: Plugin, site: ProgramSite, processes: ProcessHost, assignment: Assignment) -> None:
         self._plugin = plugin
@@ -91,7 +92,7 @@ class OneshotExecution:
                 self._listener.hear(heard)
 
     def closed(self, stream: Stream) -> None:
-        """That is its right."""
+        """Allowed."""
 
     def ended(self, end: ProcessEnd) -> None:
         assert self._listener is not None

@@ -1,16 +1,16 @@
-"""What a run prints, on its way into the task: decoded, bounded, and ready to be written in pieces.
+"""The output of a run on its way into the task: decoded, bounded, and ready to be written in pieces.
 
-Responsible for: turning the bytes of one stream into the text of the document (its first 1 MiB) and, where it is more,
-into the pieces of an output file; keeping head and tail where it exceeds `max_output`. The one place where a plugin's
+Responsible for: turning the bytes of one stream into the text of the document (its first 1 MiB) and, if there is more,
+into the pieces of an output file; keeping head and tail if it exceeds `max_output`. The one place where a plugin's
 bytes become text. Must not know: processes, stores, tasks.
 
 Rules:
-1. Memory is bounded whatever is printed: at most INLINE_OUTPUT_MAX and a small buffer a stream; the rest waits in
+1. Memory is bounded whatever is printed: at most INLINE_OUTPUT_MAX and a small buffer per stream; the rest waits in
    unlinked spool files of at most `max_output`, so a slow store never stops a plugin.
 2. Decoding is UTF-8 across block borders; bytes that are not valid UTF-8 become U+FFFD and are counted.
 3. Past `max_output` the head stays, the tail is a ring, and the middle becomes one line that says how much is missing.
    The head is the first half, the tail the second: how it began and how it ended explain most failures.
-4. A spool that cannot be written (disk full) ends the keeping, never the run: the rest is counted and said.
+4. A spool that cannot be written (disk full) ends the keeping, never the run: the rest is counted and reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _TAIL_IN_MEMORY_MAX = 2**20  # bytes of tail that are held in memory before a spool file takes it
 _GAP_LINE_MAX = 512  # bytes that the line about a gap may need
-_UNSPOOLED_MAX = 2**20 + 2 * _GAP_LINE_MAX  # bytes: of a tail in memory nothing is lost, whatever the disk does
+_UNSPOOLED_MAX = 2**20 + 2 * _GAP_LINE_MAX  # bytes: nothing of a tail in memory is lost, whatever the disk does
 _TAIL_BLOCK = 2**20  # bytes of the tail that are decoded at a time
 
 
@@ -49,44 +49,44 @@ class OutputStream:
         self._inline = bytearray()  # valid UTF-8
         self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
         self._spool_size = 0
-        self._unspooled = bytearray()  # the end of the text where no disk takes it any more
-        self._taken = 0  # bytes of the spool that `take_chunks` has given out
+        self._unspooled = bytearray()  # the end of the text if the disk takes no more
+        self._taken = 0  # bytes of the spool that `take_chunks` has handed out
         self._chunk_number = 0
         self._ends_with_newline = True
         self._spool_fault: str | None = None
         self._is_finished = False
-        self.bytes_seen = 0  # what the plugin has written
-        self.dropped_bytes = 0  # of those, what is not kept
+        self.bytes_seen = 0  # written by the plugin
+        self.dropped_bytes = 0  # of those, not kept
         self.replaced = 0  # how many U+FFFD stand for bytes that were not valid UTF-8
         self.version = 0  # grows with every change of the inline text
 
     @property
     def is_in_file(self) -> bool:
-        """Whether the document holds only the beginning, and the pieces the whole."""
+        """Whether the document holds only the beginning, and the pieces hold everything."""
         return self._spool is not None
 
     @property
     def pending_chunk_bytes(self) -> int:
-        """How much waits to be taken as pieces."""
+        """How many bytes wait to be taken as pieces."""
         return self._spool_size + len(self._unspooled) - self._taken
 
     @property
     def held_bytes(self) -> int:
-        """How much the next write of it may take: the document's part, and what waits to be taken as pieces."""
+        """How much its next write may take: the document's part, and the bytes that wait to be taken as pieces."""
         return len(self._inline) + self.pending_chunk_bytes
 
     @property
-    def given_bytes(self) -> int:
-        """How many of the bytes that the plugin has written are, from the first on, in what `inline_text` and
-        `take_chunks` have given out: what need not be said again once that is durable. Never too many. Until
+    def delivered_bytes(self) -> int:
+        """How many of the bytes that the plugin wrote, counted from the first, are in what `inline_text` and
+        `take_chunks` have handed out: once that is durable, they need not be reported again. Never too many. Until
         `finish`."""
-        # One byte or more became each U+FFFD, which has three; a piece may end within a character.
+        # Each U+FFFD, which has three bytes, stands for one byte or more; a piece may end within a character.
         if self._spool is None:
             return max(0, len(self._inline) - 2 * self.replaced)
         return max(0, self._taken - 2 * self.replaced - 3)
 
     def feed(self, data: bytes) -> None:
-        """More of the stream, any block of bytes."""
+        """Take more of the stream, any block of bytes."""
         self.bytes_seen += len(data)
         if self._head_left:
             head = data[: self._head_left]
@@ -102,7 +102,7 @@ class OutputStream:
                 self._lose_spool(error)
 
     def finish(self) -> None:
-        """The stream has ended: what waits in the tail and in the decoder belongs to the text now."""
+        """End the stream: everything that waits in the tail and in the decoder belongs to the text now."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -110,7 +110,7 @@ class OutputStream:
         self.dropped_bytes += missing
         if self.dropped_bytes:
             if self._decoder is not None:
-                self._decoder.reset()  # a character that the gap cuts is part of the gap
+                self._decoder.reset()  # a character cut by the gap is part of the gap
             if self._spool_fault is not None:
                 self._make_room_for_gap_line()
             self._keep_clean(self._gap_line().encode())
@@ -119,7 +119,7 @@ class OutputStream:
             for number, block in enumerate(self._tail.blocks()):
                 self._keep(_from_first_character(block) if number == 0 and missing else block)
         self._keep(b"", final=True)
-        if self.dropped_bytes > dropped_before:  # the disk is full only now
+        if self.dropped_bytes > dropped_before:  # the disk became full only now
             self._make_room_for_gap_line()
             self._keep_clean(self._gap_line().encode())
         if self._tail is not None:
@@ -130,7 +130,7 @@ class OutputStream:
         return self._inline.decode("utf-8")
 
     def last_lines(self, lines: int, max_bytes: int) -> str:
-        """The last lines that are at hand, for an error message. Before `finish` only of what the document holds."""
+        """The last lines that are at hand, for an error message. Before `finish`, only of the document's part."""
         if self._spool is not None:
             size = self._spool_size + len(self._unspooled)
             recent = self._read_spool(max_bytes, max(0, size - max_bytes))
@@ -140,7 +140,7 @@ class OutputStream:
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
     def take_chunks(self, max_bytes: int) -> list[tuple[int, bytes]]:
-        """The next pieces (number, data) of up to `max_bytes` together; each is given out once. Only whole pieces
+        """The next pieces (number, data) of up to `max_bytes` together; each is handed out once. Only whole pieces
         until the stream is finished."""
         chunks = []
         taken = 0
@@ -164,7 +164,7 @@ class OutputStream:
         return summary
 
     def close(self) -> None:
-        """Let go of the spool. Closing twice is fine."""
+        """Release the spool. Closing twice is fine."""
         if self._tail is not None:
             self._tail.close()
         if self._spool is not None:
@@ -183,7 +183,7 @@ class OutputStream:
         self._keep_clean(text.encode("utf-8"))
 
     def _keep_clean(self, clean: bytes) -> None:
-        """Keep what is valid UTF-8."""
+        """Keep bytes that are valid UTF-8."""
         if not clean:
             return
         self._ends_with_newline = clean.endswith(b"\n")
@@ -265,7 +265,7 @@ class OutputStream:
 
 
 class _Tail:
-    """The last `limit` bytes of what was appended: in memory while it is little, then a ring in a spool file."""
+    """The last `limit` bytes of those appended: in memory while they are few, then a ring in a spool file."""
 
     def __init__(self, limit: int, spool_directory: Path | None) -> None:
         self._limit = limit
@@ -289,14 +289,14 @@ class _Tail:
             return
         self._blocks.append(data)
         self._held += len(data)
-        # Whole blocks that the limit has passed by; the rest is cut in `blocks`.
+        # Whole blocks that have fallen out of the limit; the rest is cut in `blocks`.
         while self._blocks and self._held - len(self._blocks[0]) >= self._limit:
             self._held -= len(self._blocks.popleft())
         if self._held > _TAIL_IN_MEMORY_MAX and self._limit > _TAIL_IN_MEMORY_MAX:
             self._move_to_file()
 
     def blocks(self) -> Iterator[bytes]:
-        """What is kept, oldest first."""
+        """The bytes that are kept, oldest first."""
         if self._is_discarding:
             return
         if self._file is None:
@@ -312,7 +312,7 @@ class _Tail:
             position += size
 
     def discard(self) -> None:
-        """Keep nothing any more; only count."""
+        """Stop keeping anything; only count."""
         self._is_discarding = True
         self.close()
 
@@ -355,7 +355,7 @@ def _write_all(descriptor: int, data: bytes | memoryview, position: int) -> None
 
 
 def _cut_to_characters(text: bytearray) -> None:
-    """Remove an incomplete character from the end of what is valid UTF-8 otherwise."""
+    """Remove an incomplete character from the end of otherwise valid UTF-8."""
     for back in range(1, min(4, len(text)) + 1):
         byte = text[-back]
         if byte & 0xC0 == 0x80:
@@ -367,7 +367,7 @@ def _cut_to_characters(text: bytearray) -> None:
 
 
 def _from_first_character(block: bytes) -> bytes:
-    """Without the rest of a character whose beginning is gone."""
+    """The block without the rest of a character whose beginning is gone."""
     rest = 0
     while rest < min(3, len(block)) and block[rest] & 0xC0 == 0x80:
         rest += 1

@@ -1,13 +1,13 @@
-"""What a run says while it runs, on its way into the store.
+"""The news of a run on its way into the store while the run goes on.
 
-Responsible for: what new output and events make of the document (`news_of`), when that is written, and acknowledging to
-the process host what is durable. Must not know: how the program is started or ends.
+Responsible for: turning new output and events into fields of the document (`news_of`), deciding when they are written,
+and acknowledging durable output to the process host. Must not know: how the program is started or ends.
 
 Rules:
-1. A run that is short writes nothing here: everything goes into the record of its end.
+1. A short run writes nothing here: everything goes into the record of its end.
 2. One write of a run is under way at a time, so its changes are recorded in their order.
-3. The more there is to write again and again, the rarer it is written.
-4. Only what the store has is acknowledged.
+3. The more there is to rewrite each time, the less often it is written.
+4. Only output that the store has is acknowledged.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class News:
-    """One write of what has come up since the last one."""
+    """One write of everything that is new since the last one."""
 
-    fields: Document = field(repr=False)  # top-level fields with their values as they are now
+    fields: Document = field(repr=False)  # top-level fields with their current values
     chunks: Sequence[OutputChunk] = ()
-    counts: Mapping[Stream, int] = field(default_factory=dict)  # bytes of each stream that the store has after it
+    counts: Mapping[Stream, int] = field(default_factory=dict)  # bytes of each stream that the store then has
 
 
 def news_of(state: RunState, *, pid_started: int | None = None) -> News:
-    """What new output and events make of the document; each of it is told once. `pid_started`: of its process, where
-    that is not written and is known by now."""
+    """The fields that new output and events change; each change is returned once. `pid_started`: of its process, if
+    that is known by now and not yet written."""
     fields = state.events.changed_fields()
     facts = state.events.run_facts()
     if pid_started is not None:
         facts["pid_started"] = pid_started
-    # A process that was replaced is in `run` already, and not yet in the document.
+    # A process that replaced another is in `run` already, and not yet in the document.
     if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
         state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
@@ -61,12 +61,12 @@ def news_of(state: RunState, *, pid_started: int | None = None) -> News:
             state.written[stream] = output.version
             fields[str(stream)] = output.inline_text()
     chunks = next_chunks(state)
-    counts = {stream: count for stream, output in state.streams if (count := output.given_bytes)}
+    counts = {stream: count for stream, output in state.streams if (count := output.delivered_bytes)}
     return News(fields=fields, chunks=chunks, counts=counts)
 
 
 def next_chunks(state: RunState) -> list[OutputChunk]:
-    """The next pieces of output that is too large for the document; each is given out once."""
+    """The next pieces of output that is too large for the document; each is handed out once."""
     return [
         OutputChunk(key=state.key, stream=str(stream), number=number, data=data)
         for stream, output in state.streams
@@ -81,7 +81,7 @@ def pause_seconds(state: RunState, news: News, least: float) -> float:
 
 
 class Recording:
-    """Hears one run, and writes its news from `begin` to `stop`."""
+    """Listens to one run, and writes its news from `start` to `stop`."""
 
     def __init__(
         self,
@@ -99,23 +99,23 @@ class Recording:
         self._clock = clock
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        # While its news are to be written. Not longer, or a run and its recording would hold each other, and only the
-        # garbage collector would free them.
+        # Set while its news are to be written. No longer, or a run and its recording would hold each other, and only
+        # the garbage collector would free them.
         self._execution: Execution | None = None
         self._on_lost: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write: asyncio.Task[None] | None = None
-        self._has_failed = False  # a write: what the store has is not known exactly any more
+        self._has_failed = False  # a write: it is no longer known exactly what the store has
 
-    def begin(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
-        """The program runs: from now on its news are written. `on_lost` is called when a write is refused: the task is
-        another node's by now."""
+    def start(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
+        """The program is running: from now on its news are written. `on_lost` is called when a write is refused: the
+        task is another node's now."""
         self._execution = execution
         self._on_lost = on_lost
-        self._timer = self._loop.call_later(self._pace.first_seconds, self._begin_write)
+        self._timer = self._loop.call_later(self._pace.first_seconds, self._start_write)
 
     def receive(self, stream: Stream, data: bytes) -> None:
-        """The program has written something."""
+        """The program wrote something."""
         if self._listener is not None:
             self._listener(stream, data)
         if stream is Stream.EVENTS:
@@ -123,20 +123,20 @@ class Recording:
         output = self._state.stdout if stream is Stream.STDOUT else self._state.stderr
         output.feed(data)
         if output.pending_chunk_bytes >= CHUNKS_URGENT:
-            self._begin_write()
+            self._start_write()
 
     def hear(self, heard: Event | BadLine) -> None:
-        """The program has said something on descriptor 3."""
+        """The program wrote an event, or a bad line, to descriptor 3."""
         self._state.events.take(heard, now=self._clock.now())
 
     def stop(self) -> None:
-        """Begin no further write. Stopping twice is fine."""
+        """Start no further write. Stopping twice is fine."""
         self._execution = self._on_lost = None
         if self._timer is not None:
             self._timer.cancel()
 
     async def finish(self) -> None:
-        """The program has said everything: end its output, after the write that is under way."""
+        """The program has ended: end its output, after the write in progress."""
         self.stop()
         if self._write is not None:
             await self._write
@@ -152,19 +152,19 @@ class Recording:
     async def _record_next_pieces(self) -> bool:
         """Whether there were any. A function of its own, so that they are freed before there is room for the next:
         kept until then, those of all runs together would be far more than the store's thread lets in."""
-        await self._room()
+        await self._wait_for_budget()
         chunks = next_chunks(self._state)
         if chunks:
             await self._recorder.record(None, chunks)
         return bool(chunks)
 
-    def _begin_write(self) -> None:
+    def _start_write(self) -> None:
         if self._write is None and self._execution is not None and self._on_lost is not None:
             self._write = self._loop.create_task(self._record_news(self._execution, self._on_lost))
 
     async def _record_news(self, execution: Execution, on_lost: Callable[[], None]) -> None:
         state = self._state
-        await self._room()
+        await self._wait_for_budget()
         pid_started = None
         if not state.is_pid_written:
             state.is_pid_written = True
@@ -179,9 +179,7 @@ class Recording:
                 accepted = await self._recorder.record(None, news.chunks)
         except StoreError as error:
             self._has_failed = True
-            log.error(
-                "task %s: what it has said so far could not be written: %s", state.task.id, error, extra=state.log_ids
-            )
+            log.error("task %s: its output so far could not be written: %s", state.task.id, error, extra=state.log_ids)
         self._write = None
         if not accepted:
             self.stop()
@@ -192,11 +190,11 @@ class Recording:
         if self._execution is None:
             return
         if any(output.pending_chunk_bytes >= CHUNKS_URGENT for _, output in state.streams):
-            self._begin_write()
+            self._start_write()
         else:
-            self._timer = self._loop.call_later(pause_seconds(state, news, self._pace.seconds), self._begin_write)
+            self._timer = self._loop.call_later(pause_seconds(state, news, self._pace.seconds), self._start_write)
 
-    async def _room(self) -> None:
-        """Until what there is to write now may be held in memory once more, on its way into the store."""
+    async def _wait_for_budget(self) -> None:
+        """Wait until the news to be written now may be held in memory a second time, on their way into the store."""
         if self._state.stdout.held_bytes + self._state.stderr.held_bytes >= LARGE_RECORD:
-            await self._recorder.room()
+            await self._recorder.wait_for_budget()

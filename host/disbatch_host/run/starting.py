@@ -1,4 +1,4 @@
-"""The beginning of a run: what the task document says of it, and what its program is given. Pure, but for the clock.
+"""The start of a run: its fields in the task document, and the input of its program. Pure, but for the clock.
 
 Responsible for: `run` as it is when a run starts, the line that the plugin reads, the note for the process host. Must
 not know: how anything is started or recorded.
@@ -21,7 +21,7 @@ from disbatch_host.run.worker.process import Worker
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.status import Status
 
-_NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a note for commands that show the task
+_NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a list for commands that show the task
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
 
@@ -46,8 +46,7 @@ def start_with_claim(
 ) -> tuple[Document, Worker | None] | None:
     """`run` of a task that can become Running as soon as it is claimed, and the worker process that it is given: its
     parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
-    None for any other task, and where the check may take its time. Called in the thread of the store, which must not
-    wait."""
+    None for any other task, and if the check may take long. Called in the thread of the store, which must not wait."""
     needs_worker = modes.needs_worker(plugin)
     if (needs_worker and worker is None) or not checking.fits_at_once(task, plugin):
         return None
@@ -63,9 +62,9 @@ def start_with_claim(
 def input_line(
     task: Task, plugin: Plugin, run: Mapping[str, Any], *, extended_json: Callable[[object], object] | None = None
 ) -> bytes:
-    """What a plugin gets of its task: a line of JSON (SPEC, section 4). `run` as it is when the run starts.
+    """The task as its plugin gets it: a line of JSON (SPEC, section 4). `run` as it is when the run starts.
 
-    Raises StartError where the task holds what JSON cannot.
+    Raises StartError if the task holds a value that JSON cannot represent.
     """
     document = {
         **task.document,
@@ -78,12 +77,12 @@ def input_line(
         document.pop(name, None)
     try:
         return stdin_line(document, other=extended_json)
-    except (TypeError, ValueError) as error:  # a value that another program wrote and JSON cannot hold
+    except (TypeError, ValueError) as error:  # a value of another program that JSON cannot represent
         raise StartError(f"cannot be given its task as JSON: {error}") from error
 
 
 def note_of(task: Task, run: Mapping[str, Any]) -> bytes:
-    """What the process host keeps with the run and gives back: which attempt at which task it is."""
+    """The note that the process host keeps with the run: which attempt at which task it is."""
     return orjson.dumps(
         {
             "task": str(task.id),

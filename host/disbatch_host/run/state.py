@@ -1,6 +1,6 @@
-"""All that is known of one run while it goes: a record that the beginning, the news and the end of the run read.
+"""The state of one run while it goes on: a record that its beginning, its news and its end read.
 
-Responsible for: holding it together. Must not know: when anything is recorded, how the program is started.
+Responsible for: keeping it together. Must not know: when anything is recorded, how the program is started.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RunState:
         self.task = task
         self.plugin = plugin
         self.key = key
-        self.run = run  # as it stands in the document, or is about to
+        self.run = run  # as it is in the document, or is about to
         max_bytes = plugin.manifest.max_output_bytes
         self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
         self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
@@ -41,7 +41,7 @@ class RunState:
 
     @property
     def log_ids(self) -> dict[str, Any]:
-        """For `extra=` of what is logged about it."""
+        """The `extra=` of log calls about it."""
         return logs.ids(
             task=self.task.id,
             queue=self.task.queue,
@@ -51,10 +51,10 @@ class RunState:
         )
 
     def run_with(self, facts: Mapping[str, Any]) -> Document:
-        """`run` with more facts; None takes back what was written earlier."""
+        """`run` with more facts; None removes one that was written earlier."""
         return {name: value for name, value in {**self.run, **facts}.items() if value is not None}
 
     def close(self) -> None:
-        """Let go of the spools. Closing twice is fine."""
+        """Release the spools. Closing twice is fine."""
         self.stdout.close()
         self.stderr.close()

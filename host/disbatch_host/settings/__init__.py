@@ -1,1 +1,1 @@
-"""What the program was told: one table of settings, and all that comes from it."""
+"""The settings of the program: the one table of them, and everything that is derived from it."""

@@ -1,6 +1,6 @@
 """The configuration file: JSON with the settings' names as keys.
 
-Responsible for: reading it, and saying every fault of it in one line. Must not know: which other values win over it.
+Responsible for: reading it, and reporting all its faults in one line. Must not know: which other values override it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from disbatch_protocol.faults import kind_of, near_name, pointer_to
 
 
 def read_config(path: str | None) -> dict[str, Any]:
-    """The settings of a file by their names, without those that are null; of None, the default file where it exists.
+    """The settings of a file by their names, without those that are null; for None, of the default file if it exists.
     Raises UsageError."""
     if path is None:
         if not DEFAULT_CONFIG.exists():
@@ -68,7 +68,7 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
 
 
 def _faults_of_texts(settings: Mapping[str, Any]) -> list[str]:
-    """Of values that fit the schema, those whose text says nothing that can be used."""
+    """Faults of values that fit the schema but whose text cannot be used."""
     faults = []
     for setting in SETTINGS:
         value = settings.get(setting.name)
@@ -84,7 +84,7 @@ def _faults_of_texts(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _named_twice(data: bytes) -> list[str]:
-    """Of two values for one key, nobody can say which is meant."""
+    """Keys that are given twice: nobody can say which value is meant."""
     faults: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:

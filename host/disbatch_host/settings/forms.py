@@ -1,4 +1,4 @@
-"""How values of settings are written as texts: node ids, addresses, durations.
+"""The text forms of settings: node ids, addresses, durations.
 
 Responsible for: reading such a text, or saying what is wrong with it. Must not know: where it was given.
 """
@@ -34,8 +34,8 @@ def check_node_id(node_id: str) -> str:
 
 
 def make_node_id(host_name: str) -> str:
-    """A node id from a host name: its first label without the characters that cannot stand in an id. Of a longer one
-    the first characters and all final digits, which are what tells machines apart (`mailserver042` → `mails042`)."""
+    """A node id from a host name: its first label without the characters that cannot stand in an id. Of a longer one,
+    the first characters and all final digits, because those tell machines apart (`mailserver042` → `mails042`)."""
     label = re.sub(r"[^a-zA-Z0-9_]", "", host_name.partition(".")[0], flags=re.ASCII)
     label = label if label[:1].isalpha() else f"n{label}"
     if len(label) <= 8:

@@ -1,7 +1,7 @@
-"""The one table of settings: from it come the options, the schema of the configuration file, README's table and the
+"""The one table of settings, the source of the options, the schema of the configuration file, README's table and the
 defaults.
 
-Responsible for: which settings there are. Must not know: how they are settled, what they are used for.
+Responsible for: which settings there are. Must not know: how they are resolved, what they are used for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_CONFIG = Path("/etc/disbatch/host.json")
 
 
 class Kind(Enum):
-    """What a setting's value is, and with it how it is checked and written."""
+    """The kind of value that a setting has, and with it how that is checked and written."""
 
     TEXT = "text"
     STORE = "store"
@@ -38,7 +38,7 @@ class Setting:
 
     name: str  # with _; the option is written with -, the key of the file either way
     kind: Kind
-    help: str  # of the option; names the default where there is one
+    help: str  # of the option; names the default if there is one
     metavar: str | None = None
     description: str = ""  # in the schema of the file; empty: the file has no such key
     default: Any = None  # as it would be written in the file; None: see `default_in_words`
@@ -89,7 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="node_id",
         kind=Kind.NODE_ID,
         metavar="ID",
-        help="Of this node; unique in the cluster. Default: from the host name.",
+        help="Id of this node; unique in the cluster. Default: from the host name.",
         description="Unique in the cluster.",
         default_in_words="from the host name",
         variable="DISBATCH_NODE_ID",
@@ -134,31 +134,31 @@ SETTINGS: tuple[Setting, ...] = (
         name="dead_after",
         kind=Kind.DURATION,
         metavar="S",
-        help=f"Age of its heartbeat at which others take this node for dead ({DEAD_AFTER_SECONDS:g}).",
-        description="Age of its heartbeat at which other nodes take this node for dead.",
+        help=f"Age of its heartbeat at which other nodes consider this one dead ({DEAD_AFTER_SECONDS:g}).",
+        description="Age of its heartbeat at which other nodes consider this one dead.",
         default=f"{DEAD_AFTER_SECONDS:g}s",
     ),
     Setting(
         name="until_idle",
         kind=Kind.FLAG,
-        help="Leave when no task of a queue it serves is waiting or running.",
-        description="Leave when no task of a queue that this node serves is waiting or running.",
+        help="Exit when no task of a queue it serves is waiting or running.",
+        description="Exit when no task of a queue that this node serves is waiting or running.",
         default=False,
     ),
     Setting(
         name="log_level",
         kind=Kind.CHOICE,
         choices=("debug", "info", "warning", "error"),
-        help="What is logged (info).",
-        description="What is logged.",
+        help="The lowest level that is logged (info).",
+        description="The lowest level that is logged.",
         default="info",
     ),
     Setting(
         name="log_format",
         kind=Kind.CHOICE,
         choices=("text", "json"),
-        help="How: lines of text, or JSON objects (text).",
-        description="How it is logged: lines of text, or JSON objects, one per line.",
+        help="Form of the log: lines of text, or JSON objects (text).",
+        description="Form of the log: lines of text, or JSON objects, one per line.",
         default="text",
     ),
     Setting(
@@ -176,6 +176,6 @@ DURATIONS = tuple(one.name for one in SETTINGS if one.kind is Kind.DURATION)
 
 
 def default_of(name: str) -> Any:
-    """A setting's default as a value: durations in seconds. None where it depends on the machine, or there is none."""
+    """A setting's default as a value: durations in seconds. None if it depends on the machine, or there is none."""
     setting = BY_NAME[name]
     return parse_duration(setting.default) if setting.kind is Kind.DURATION and setting.default else setting.default

@@ -1,4 +1,4 @@
-"""What the program was told: options, then variables, then the configuration file, then defaults.
+"""The values of all settings: from options, then variables, then the configuration file, then defaults.
 
 Responsible for: the order of precedence. The one place that reads the program's own variables. Must not know: what a
 setting is used for.
@@ -21,7 +21,7 @@ from disbatch_host.settings.table import BY_NAME, DEFAULT_CONFIG, DURATIONS, SET
 
 
 class Source(StrEnum):
-    """Who has named a store."""
+    """Where the URL of a store was given."""
 
     OPTION = "option"
     VARIABLE = "variable"
@@ -31,7 +31,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """How a node is to run. Seconds are floats."""
+    """The settings of a node. Seconds are floats."""
 
     node_id: str
     plugins: Sequence[Path]  # the directories
@@ -46,12 +46,12 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that is settled once for a command."""
+    """All settings of a command, resolved once."""
 
     store_url: str = field(repr=False)  # may hold a password
     store_source: Source
     config_path: Path  # of the file, there or not
-    are_plugins_given: bool  # by anybody; else it is the default directory, which need not be there
+    are_plugins_given: bool  # anywhere; else it is the default directory, which need not exist
     node: NodeSettings
     log_level: str
     log_format: str
@@ -59,7 +59,7 @@ class Settings:
 
     @property
     def is_store_given(self) -> bool:
-        """By anybody; else it is the default one, which need not be there."""
+        """Anywhere; else it is the default one, which need not exist."""
         return self.store_source is not Source.DEFAULT
 
     @property
@@ -69,7 +69,7 @@ class Settings:
 
 
 def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
-    """Settle the settings. `options` are those given on the command line, by their names; a missing or None one was
+    """Resolve the settings. `options` are those given on the command line, by their names; a missing or None one was
     not given. Raises UsageError."""
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in options.items() if name in BY_NAME and value not in (None, (), False)}

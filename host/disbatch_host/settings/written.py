@@ -1,6 +1,6 @@
-"""What is written from the table of settings: schemas/config.json and README's table.
+"""The files that are written from the table of settings: schemas/config.json and README's table.
 
-`python -m disbatch_host.settings.written DIRECTORY` writes both anew in a checkout (`make schemas`); a test compares.
+`python -m disbatch_host.settings.written DIRECTORY` rewrites both in a checkout (`make schemas`); a test compares.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _default(setting: Setting) -> str:
 
 
 def with_table(readme: str) -> str:
-    """README with its table made anew. Raises ValueError where the place for it is not marked."""
+    """README with its table rewritten. Raises ValueError if the place for it is not marked."""
     before, begin, rest = readme.partition(README_BEGIN)
     _, end, after = rest.partition(README_END)
     if not begin or not end:
@@ -113,7 +113,7 @@ def with_table(readme: str) -> str:
 
 
 def schema_text() -> str:
-    """The schema as it stands in its file."""
+    """The schema as it is in its file."""
     return json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"
 
 

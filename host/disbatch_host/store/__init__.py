@@ -1,1 +1,1 @@
-"""Stores: where queues, tasks and nodes live. `base` is the interface, `sqlite` and `mongo` carry it out."""
+"""Stores, where queues, tasks and nodes live. `contract` is the interface, `sqlite` and `mongo` implement it."""

@@ -1,17 +1,17 @@
-"""What the host asks of a store, and what it may rely on.
+"""The contract of a store: everything that the host asks of it, and may rely on.
 
 Responsible for: naming each promise of a store once; both stores keep it and `tests/contract` holds them to it. Each
-protocol is what one kind of caller needs; `Store` is all of them. Must not know: any driver.
+protocol is the part that one kind of caller needs; `Store` is all of them. Must not know: any driver.
 
 Rules:
-1. Synchronous and in batches: one thread of the node owns a store and hands it what has gathered (group commit). A
-   store object is used by one thread at a time; `watch()` makes what another thread may use beside it.
+1. Synchronous and in batches: one thread of the node owns a store and hands it everything that has gathered (group
+   commit). A store object is used by one thread at a time; `watch()` makes an object for another thread.
 2. When a call returns, its writes are durable: MongoDB majority and journaled, SQLite WAL with synchronous FULL.
 3. A lost race is a return value. Exceptions are `errors.StoreError` (or `DuplicateIdError`) and nothing of a driver;
    after `StoreUnreachableError` the same call may be made again: no call does harm when it is made twice.
 4. Documents keep fields that are unknown here. Dates are aware UTC with milliseconds. Strings may hold U+0000.
 5. "Unclaimed" is `node` -1, null or missing, alike (den-1.0, claim rule).
-6. No hot call (claim, commit, waiting_queues, promote_due, due, heartbeat) gets slower as tasks wait or have finished.
+6. No hot call (claim, commit, waiting_queues, promote_due, due, heartbeat) gets slower as tasks wait or finish.
 7. Of the tasks of one queue that have the same `unique_key`, at most one is unfinished at any moment, no matter who
    creates tasks or runs them again; tasks of other programs, which do not know the field, are not held to it.
 8. A task gets the status that a change names, or the one of a step in `documents.steps`; a store chooses none itself.
@@ -31,7 +31,7 @@ from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
 
 
-Begin = Callable[[Task], RunChange | None]  # the change that is to go with the claim of a task, if any
+OnClaim = Callable[[Task], RunChange | None]  # returns the change to write with the claim of a task, if any
 
 
 class Access(StrEnum):
@@ -43,10 +43,10 @@ class Access(StrEnum):
 
 
 class Watcher(Protocol):
-    """Wakes a thread of its own when tasks or queues may have changed."""
+    """Wakes its own thread when tasks or queues may have changed."""
 
     def wait(self, timeout_seconds: float) -> bool:
-        """True as soon as something may have changed, False after the timeout. May wake for nothing; never raises:
+        """True as soon as something may have changed, False after the timeout. May wake for no reason; never raises:
         a watcher that cannot watch sleeps for the timeout."""
 
     def close(self) -> None:
@@ -54,11 +54,11 @@ class Watcher(Protocol):
 
 
 class Connection(Protocol):
-    """What holds for the store as a whole."""
+    """The store as a whole."""
 
     @property
     def description(self) -> str:
-        """The URL for people: no password in it."""
+        """The URL for people: without a password."""
 
     @property
     def is_clock_local(self) -> bool:
@@ -66,8 +66,8 @@ class Connection(Protocol):
 
     @property
     def may_act_late(self) -> bool:
-        """Whether a write that has failed as unreachable may still be carried out, for about as long as an answer is
-        waited for."""
+        """Whether a write that failed as unreachable may still be carried out, for about as long as an answer is waited
+        for."""
 
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
@@ -80,10 +80,10 @@ class Connection(Protocol):
 
     def hurry(self) -> None:
         """For any thread: from now on no call waits long for its turn or an answer; a call that would have to wait
-        fails as unreachable. For a node that was told to leave at once."""
+        fails as unreachable. For a node that was told to exit at once."""
 
     def now(self) -> datetime:
-        """The time by the store's clock: one clock for all nodes, whatever their own say."""
+        """The time by the store's clock: one clock for all nodes, whatever their own clocks say."""
 
     def extended_json(self, value: object) -> object:
         """The relaxed Extended JSON of a value of a type that only this store knows; TypeError for any other."""
@@ -96,48 +96,49 @@ class Queues(Protocol):
         """All queues, in the order of their ids as text."""
 
     def find_queue(self, text: str) -> Queue | None:
-        """The queue of this id as a person types it: a string id, else the 24 digits of an ObjectId."""
+        """The queue with this id as a person types it: a string id, else the 24 digits of an ObjectId."""
 
     def insert_queue(self, document: Document) -> QueueId:
         """Create a queue; without `_id` one is generated. Raises DuplicateIdError."""
 
     def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
-        """Change fields of a queue; False where it is gone."""
+        """Change fields of a queue; False if it is gone."""
 
     def delete_queue(self, queue: QueueId) -> bool:
-        """Delete the queue document; its tasks stay. False where it was gone."""
+        """Delete the queue document; its tasks stay. False if it was gone."""
 
 
 class Tasks(Protocol):
     """Task documents, as people and command nodes use them."""
 
     def parse_id(self, text: str) -> TaskId | None:
-        """The task id that a person has typed; None where the text cannot be one."""
+        """The task id that a person typed; None if the text cannot be one."""
 
     def new_ids(self, count: int) -> list[TaskId]:
-        """Ids for tasks that are about to be created, each sorting after all made before it (first in, first out): by
-        this process exactly, by others as exactly as processes know the store's clock, some milliseconds."""
+        """Ids for tasks that are about to be created, each sorting after all made before it (first in, first out):
+        exactly within this process; across processes as exactly as they know the store's clock, to some
+        milliseconds."""
 
     def insert_tasks(self, documents: Sequence[Document], *, again: bool = False) -> list[TaskId]:
-        """Create tasks: all of them or, after an exception, possibly some. Their ids, in the same order. A document
-        without `_id` gets one as `new_ids` makes them. The documents themselves are not changed.
+        """Create tasks: all of them or, after an exception, possibly some. Returns their ids, in the same order. A
+        document without `_id` gets one as `new_ids` makes them. The documents themselves are not changed.
 
-        Where a document has a `unique_key` that an unfinished task of its queue already has (in the same call as well),
+        If a document has a `unique_key` that an unfinished task of its queue already has (even one of the same call),
         nothing is created, and the id is that of the other task; callers that need to tell the two apart pass an `_id`.
-        The tasks that are named in `after` are marked `awaited: true`, so that `due` finds them when they have ended.
-        `again`: a task whose `_id` is there already is the one that is meant, created by an earlier call.
+        The tasks named in `after` are marked `awaited: true`, so that `due` finds them once they have ended. `again`: a
+        task whose `_id` exists already is the one that is meant, created by an earlier call.
 
         Raises DuplicateIdError, StoreRefusedError (e.g. a document above the store's size limit, named)."""
 
     def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        """Carry out each change by itself, in any order, where its guard holds; the ids of those that were refused,
-        because the task is gone or no longer as the guard wants it. A change is also refused if it would make a task
-        unfinished whose `unique_key` another unfinished task of its queue has. A change that was carried out and is
-        made again may be refused: its caller can see in the task whether it was carried out.
+        """Carry out each change by itself, in any order, if its guard holds; returns the ids of those that were
+        refused, because the task is gone or no longer as the guard requires. A change is also refused if it would make
+        a task unfinished whose `unique_key` another unfinished task of its queue has. A change that was carried out and
+        is made again may be refused: its caller can see in the task whether it was carried out.
 
         A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
-        `awaited: true` where it was `awaited` before: its followers wait for its next end. A change that takes that
-        mark away is refused while a Blocked task waits for this one that has not been told how it ended
+        `awaited: true` if it was `awaited` before: its followers wait for its next end. A change that removes that mark
+        is refused while a Blocked task waits for this one that has not been told how it ended
         (`transitions.follow_change` would change it)."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
@@ -158,26 +159,27 @@ class Tasks(Protocol):
     def count_tasks(self, which: TaskFilter) -> int: ...
 
     def count_by_status(self) -> dict[QueueId, dict[int, int]]:
-        """For each queue id found in tasks, how many tasks have each status."""
+        """How many tasks have each status, for each queue id found in tasks."""
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
-        """Delete tasks and their output files; how many there were. `statuses` (and `failed_too`, see `TaskFilter`):
-        only those that still have one of these. A task that others wait for (`awaited: true`) is not deleted."""
+        """Delete tasks and their output files; returns how many there were. `statuses` (and `or_failed`, see
+        `TaskFilter`): only those that still have one of these. A task that others wait for (`awaited: true`) is not
+        deleted."""
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
         """Some of the queue's tasks that have ended (Orphaned has not), were last changed before this moment, and that
         no task waits for (`awaited: true`). Cost: by the number of ended tasks that were created before the moment.
-        Tasks whose ids other programs have made in their own way may be left out."""
+        Tasks whose ids other programs made in their own way may be left out."""
 
     def oldest_waiting(self) -> dict[QueueId, datetime]:
-        """For each queue that has Created tasks, the `ctime` of the one that was created first. Cost: by the number of
+        """The `ctime` of the earliest created task that is Created, for each queue that has any. Cost: by the number of
         queues and of different priorities."""
 
     def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
-        """The documents of any collection of the database that fit a condition in MongoDB's query language, in its
-        Extended JSON form. Raises StoreRefusedError where the store has no collections."""
+        """The documents of any collection of the database that match a condition in MongoDB's query language, in its
+        Extended JSON form. Raises StoreRefusedError if the store has no collections."""
 
 
 class Outputs(Protocol):
@@ -185,10 +187,10 @@ class Outputs(Protocol):
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         """The pieces of a stream that `commit` was given as OutputChunk for this attempt, in order, as far as they are
-        there; nothing where there are none."""
+        there; nothing if there are none."""
 
     def delete_output(self, task: TaskId, token: str) -> None:
-        """Delete both streams' pieces of an attempt."""
+        """Delete the pieces of both streams of an attempt."""
 
 
 class Notes(Protocol):
@@ -197,8 +199,8 @@ class Notes(Protocol):
     def read_note(self, name: str) -> Document | None: ...
 
     def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
-        """Write it, whole; None removes it. `is_new`: only where there is none of this name; of several callers that do
-        so at the same moment, one succeeds. Whether it was written, or removed."""
+        """Write the whole note; None removes it. `is_new`: only if there is none with this name; of several callers
+        that do so at the same moment, one succeeds. Returns whether it was written, or removed."""
 
 
 class Nodes(Protocol):
@@ -210,73 +212,73 @@ class Nodes(Protocol):
 
     def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
         """Write a node's document, whole, with `heartbeat.datetime` set to the store's time. False, and nothing
-        written, where the id is there and `replacing` is None, or where the document is no longer `replacing` (it has
-        another `session`)."""
+        written, if the id exists and `replacing` is None, or if the document is no longer `replacing` (it has another
+        `session`)."""
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Replace the given top-level fields of the node's document, and `heartbeat.datetime` by the store's time.
-        `set["heartbeat"]` has no `datetime`. Returns `requests` of the document, what people ask of the node; None
-        where the document is gone or belongs to another session."""
+        """Replace the given top-level fields of the node's document, and set `heartbeat.datetime` to the store's time.
+        `set["heartbeat"]` has no `datetime`. Returns the document's `requests`, made by people to the node; None if the
+        document is gone or belongs to another session."""
 
     def request_of_node(self, node_id: str, name: str, value: Document | None) -> bool:
-        """Set `requests.<name>` of a node's document; None removes it. False where there is no such node."""
+        """Set `requests.<name>` of a node's document; None removes it. False if there is no such node."""
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
-        """Release the id; False where the document is gone or belongs to another session."""
+        """Release the id; False if the document is gone or belongs to another session."""
 
 
 class HotPath(Protocol):
-    """What a running node calls all the time."""
+    """The calls that a running node makes all the time."""
 
     def together(self) -> AbstractContextManager[object]:
-        """Everything that is written in the block is one commit where the store can do that (SQLite): durable when the
-        block has ended, and not written at all where an exception ends it. Elsewhere (MongoDB) `commit` and `claim`
-        share one trip to the server, in their order, and where an exception ends the block any part of it may be
-        written. The set that `commit` returns is complete when the block has ended."""
+        """Everything written in the block is one commit if the store can do that (SQLite): durable once the block has
+        ended, and not written at all if an exception ends it. Elsewhere (MongoDB) `commit` and `claim` share one trip
+        to the server, in their order, and if an exception ends the block any part of it may have been written. The set
+        that `commit` returns is complete once the block has ended."""
 
     def waiting_queues(self) -> set[QueueId]:
         """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         """Claim up to `count` Created, unclaimed tasks of each queue, in their order (the higher priority first, then
         by creation, as `newest_first` says): status CLAIMED, `node`, `mtime`, and `claim` = {token, at}. No other node
         can get the same ones. Returns the claimed tasks as they are after the claim, in that order. `token` is fresh
         for each call.
 
         `maxtotal` holds exactly, no matter which nodes of this program claim at the same moment and which of them die:
-        never are more tasks of the queue Claimed or Running by them. `rate` likewise: never are more claimed in any
-        such period; a grant that is not used is lost. A node that has fewer in hand than before releases its places
-        for others by its next claim of the queue, or by `hold`.
+        they never have more tasks of the queue Claimed or Running. So does `rate`: they never claim more in any such
+        period; an unused grant is lost. A node that has fewer in hand than before releases its places for others by its
+        next claim of the queue, or by `hold`.
 
-        `begin` is asked for each task that was claimed; the change that it gives, which leaves CLAIMED, is carried out
+        `on_claim` is called for each claimed task; the change that it returns, which leaves CLAIMED, is carried out
         before this returns, with the claim or right after it. A task for which that was refused is not returned."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
         refused: the task is gone, or key or status no longer hold. A chunk written twice is the same chunk. Together
-        with a change that is carried out, the pieces of the attempt that it names in `forget_output_of` are deleted,
-        and the tasks of its `creates` are created: each exactly once, however often the change is sent and whichever
-        node dies in between (they may come a moment later, then by any node's `promote_due`). Their `queue` is as a
-        person types it."""
+        with a change that is carried out, the pieces of the attempt named in its `forget_output_of` are deleted, and
+        the tasks in its `creates` are created: each exactly once, however often the change is sent and whichever node
+        dies in between (they may come a moment later, then by any node's `promote_due`). Their `queue` is as a person
+        types it."""
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
-        """Tell how many tasks a node has in hand of queues with `maxtotal`: the places that it has claimed beyond that
-        are released for others. Of queues that are not named it has none. Called when no claim is on its way, and for a
-        dead node after all of its tasks are settled."""
+        """Tell how many tasks a node has in hand of queues with `maxtotal`: the places that it claimed beyond that are
+        released for others. Of queues that are not named it has none. Called when no claim is on its way, and for a
+        dead node after all of its tasks have been settled."""
 
     def promote_due(self, limit: int = 1000) -> int:
-        """Blocked tasks whose `not_before` has come, by the store's clock, and that wait for no other task (`after` is
-        missing or empty): back to Created, `not_before` removed. Follow-up tasks that a conclusion still owes, because
-        its node died at that moment, are created. How many tasks there were of both."""
+        """Move Blocked tasks whose `not_before` has passed, by the store's clock, and that wait for no other task
+        (`after` is missing or empty) back to Created, and remove `not_before`. Create follow-up tasks that a conclusion
+        still owes because its node died at that moment. Returns how many tasks there were of both kinds."""
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        """Tasks that this node has to look at now, without their output, at most about `limit` of each kind:
+        """The tasks that this node has to look at now, without their output, at most about `limit` of each kind:
 
         - Running with `cancel`, in the hands of this node; waiting (Created, Blocked) or Orphaned with `cancel`;
         - ended, or Orphaned, with `awaited: true`: others wait for their end;
-        - waiting with an `expires` that has come, by the store's clock.
+        - waiting with an `expires` that has passed, by the store's clock.
 
-        Cost: by the number of tasks that it finds."""
+        Cost: by the number of tasks found."""
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting
@@ -284,16 +286,16 @@ class HotPath(Protocol):
 
 
 class Changes(Protocol):
-    """Noticing that others have written, without polling fast."""
+    """Noticing that others have written, without fast polling."""
 
     def written_by_others(self) -> bool | None:
-        """Whether anybody else has written since the last call: cheap enough for a hundred calls a second. None where
-        the store cannot tell; then `watch` does. Never raises."""
+        """Whether anybody else has written since the last call: cheap enough for a hundred calls a second. None if the
+        store cannot tell; then `watch` does. Never raises."""
 
     def watch(self, *, ends: bool = True) -> Watcher:
-        """Made here, used by a thread of its own. `ends`: wakes at the ends of tasks as well, for callers that wait for
+        """Made here, used by a thread of its own. `ends`: also wakes at the ends of tasks, for callers that wait for
         them; else only at changes that may give a node something to do."""
 
 
 class Store(Connection, Queues, Tasks, Outputs, Notes, Nodes, HotPath, Changes, Protocol):
-    """A place for the documents of den-1.0: all of the protocols above, and nothing of its own."""
+    """A place for the documents of den-1.0: all of the protocols above, and nothing else."""

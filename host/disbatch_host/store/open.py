@@ -1,4 +1,4 @@
-"""From a URL to a store. The drivers are imported only when one of their URLs is opened."""
+"""The way from a URL to a store. The drivers are imported only when one of their URLs is opened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_store(url: str, clock: Clock, access: Access = Access.CREATE) -> Store:
 
 
 def _hint(url: str) -> str:
-    """What was probably meant."""
+    """The URL that was probably meant."""
     if not url:
         return "; it is empty"
     if "://" in url:
@@ -44,6 +44,6 @@ def _sqlite_path(url: str, rest: str) -> Path:
         hint = f"; for this file write sqlite://{Path(name).expanduser().absolute()}" if name else ""
         raise UsageError(f"{_EXPECTED} (three slashes, then the path), found the store {url!r}{hint}")
     path = Path(unquote(urlsplit(url).path))
-    if str(path).startswith(("/~", "/./", "/../")):  # as people write them: sqlite:///~/queue.db, sqlite:///./queue.db
+    if str(path).startswith(("/~", "/./", "/../")):  # as people write it: sqlite:///~/queue.db, sqlite:///./queue.db
         path = Path(str(path)[1:]).expanduser()
     return path.absolute()

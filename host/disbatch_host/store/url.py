@@ -1,11 +1,11 @@
-"""The URL of a store, as far as people and logs may see it: never a password, never a secret option."""
+"""The URL of a store in the form that people and logs may see: never a password, never a secret option."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import unquote
 
-# Options of a MongoDB URI that hold a secret, whatever comes with the next version of the driver.
+# Options of a MongoDB URI that hold a secret, whatever the next version of the driver adds.
 _SECRET_OPTION = re.compile(
     r"([?&;])([^=&;?]*(?:password|token|secret|key)[^=&;?]*|authMechanismProperties)=([^&;]*)", re.IGNORECASE
 )
@@ -14,11 +14,11 @@ _SECRET_OPTION = re.compile(
 def redact(url: str) -> str:
     """The URL without password and without secret options, for people and logs."""
     scheme, separator, rest = url.partition("://")
-    if not separator:  # what of it is what, nobody can say
+    if not separator:  # nobody can say which part is which
         before, at, rest = url.rpartition("@")
         return _without_options(f"***@{rest}" if at else before + rest)
     option = _SECRET_OPTION.search(rest)
-    # The last @ before the options ends the credentials: a password may hold one, or a slash, that nobody has escaped.
+    # The last @ before the options ends the credentials: a password may hold an unescaped one, or a slash.
     end = len(rest) if option is None or "@" not in rest[: option.start()] else option.start()
     credentials, at, host = rest[:end].rpartition("@")
     if at and _SECRET_OPTION.search(credentials) and ":" not in credentials.partition("?")[0]:
@@ -28,7 +28,7 @@ def redact(url: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """A driver's words about a URL, without the secrets that are in it, as written or decoded."""
+    """A driver's words about a URL, without the secrets in it, as written or decoded."""
     _, _, rest = url.partition("://")
     found = [match[3] for match in _SECRET_OPTION.finditer(rest)]
     credentials, at, _ = rest.rpartition("@")

@@ -1,1 +1,1 @@
-"""Plugins tried out without a node and a store: `check --run`, `check --torture`, `exec`."""
+"""Trials of plugins without a node or a store: `check --run`, `check --torture`, `exec`."""

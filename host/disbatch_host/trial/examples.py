@@ -1,4 +1,4 @@
-"""A plugin's examples: each carried out, and what came held against what the manifest says.
+"""A plugin's examples: each is carried out, and its result compared with what the manifest says.
 
 Responsible for: what an example promises. Must not know: how a run is carried out.
 """
@@ -47,7 +47,7 @@ async def _try_example(runner: TrialRunner, example: Example) -> str | None:
 
 
 def _differences(example: Example, result: LocalResult) -> list[str]:
-    """What is not as the example says."""
+    """The ways in which the result is not as the example says."""
     run, found = result.run, []
     status = int(result.document["status"])
     if example.exit_code is not None and run.get("exit_code") != example.exit_code:

@@ -1,11 +1,11 @@
-"""What a trial finds: its verdict, and the sentences that say what was expected and what came.
+"""The findings of trials: their verdicts, and the sentences that say what was expected and what was found.
 
-Responsible for: carrying out one trial and turning what came of it into a finding. Must not know: which trials there
+Responsible for: carrying out one trial and turning its result into a finding. Must not know: which trials there
 are.
 
 Rules:
 1. A trial is a real run: same start, limits, events and outcome as on a node.
-2. No trial waits for ever: a run that has no time limit of its own is stopped after RUN_SECONDS.
+2. No trial waits forever: a run without a time limit of its own is stopped after RUN_SECONDS.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ RUN_SECONDS = 60.0  # for a run whose plugin has no timeout of its own
 
 
 class Verdict(StrEnum):
-    """What came of a trial."""
+    """The verdict of a trial."""
 
     PASSED = "passed"
     FAILED = "failed"
-    HINT = "hint"  # worth a look, no failure
+    HINT = "hint"  # worth a look, not a failure
     SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What came of one trial."""
+    """The result of one trial."""
 
     trial: str  # short name, unique within a plugin
     verdict: Verdict
-    message: str = ""  # what was expected, what was found, what to do; empty where it passed
+    message: str = ""  # what was expected, what was found, what to do; empty if it passed
     seconds: float = 0.0
-    output: str = field(default="", repr=False)  # the end of what the run wrote, where it failed
+    output: str = field(default="", repr=False)  # the end of the run's output, if it failed
 
 
 class TrialFailed(Exception):
@@ -55,11 +55,11 @@ class TrialFailed(Exception):
 
 
 class TrialSkipped(Exception):
-    """Why a trial could not be made."""
+    """The reason why a trial could not be made."""
 
 
 class TrialRunner:
-    """Carries out trials of one plugin at a host of their own."""
+    """Carries out trials of one plugin on a host of their own."""
 
     def __init__(self, plugin: Plugin, host: LocalHost) -> None:
         self.plugin = plugin
@@ -94,7 +94,7 @@ class TrialRunner:
 
 
 def check_ended(result: LocalResult, *, limit_seconds: float = RUN_SECONDS) -> None:
-    """Raises TrialFailed where it did not come to an end by itself."""
+    """Raises TrialFailed if it did not end by itself."""
     run = result.run
     if result.was_over_time:
         raise TrialFailed(f"expected it to end within {format_duration(limit_seconds)}, found it still running", result)
@@ -107,12 +107,12 @@ def check_ended(result: LocalResult, *, limit_seconds: float = RUN_SECONDS) -> N
 
 
 def of_faults(faults: Sequence[str]) -> str:
-    """Worker processes had to be replaced with no task in hand."""
+    """Worker processes had to be replaced while they had no task."""
     return f"its process had to be replaced when its task was done: {faults[0]}"
 
 
 def json_of(value: Any) -> str:
-    """As it would stand in the manifest."""
+    """A value as it would be written in the manifest."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -120,11 +120,11 @@ def of_event_errors(errors: Mapping[str, Any]) -> str:
     """`run.event_errors` as a sentence."""
     first: Sequence[Mapping[str, Any]] = errors["first"]
     line = f" ({json_of(first[0]['line']):.80})" if "line" in first[0] else ""
-    return f"{errors['count']} lines on descriptor 3 are no events, the first: {first[0]['message']}{line}"
+    return f"{errors['count']} lines on descriptor 3 are not events; the first: {first[0]['message']}{line}"
 
 
 def end_of(result: LocalResult) -> str:
-    """How it ended, after "it": two runs that ended alike have the same words."""
+    """How it ended, to follow "it": two runs that ended alike have the same words."""
     run = result.run
     if "signal" in run:
         return f"was ended by signal {run['signal']}"
@@ -133,7 +133,7 @@ def end_of(result: LocalResult) -> str:
 
 
 def last_words(result: LocalResult | None) -> str:
-    """The end of what it wrote."""
+    """The end of its output."""
     if result is None:
         return ""
     return "\n".join(

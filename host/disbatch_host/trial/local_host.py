@@ -1,6 +1,6 @@
-"""Tasks without node and store: the very run of a node, with a document in memory in the place of the store's.
+"""Tasks without a node or a store: the very run of a node, with a document in memory instead of the store's.
 
-Responsible for: `disbatch-host exec`, the trials of `check`, and whatever else wants to try a plugin. Must not know:
+Responsible for: `disbatch-host exec`, the trials of `check`, and anything else that tries a plugin. Must not know:
 the command line.
 """
 
@@ -43,21 +43,21 @@ from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from disbatch_protocol.worker import WorkerConversation
 
-LOCAL_NODE_ID = "local"  # what DISBATCH_NODE says where there is no node
+LOCAL_NODE_ID = "local"  # the value of DISBATCH_NODE where there is no node
 LOCAL_QUEUE = "exec"
 
-END_POLL_SECONDS = 0.01  # between two looks whether killed processes are gone
+END_POLL_SECONDS = 0.01  # between two checks whether killed processes are gone
 
 Output = Callable[[Stream, bytes], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalResult:
-    """What came of it: the task document as a node would have left it, and the whole output."""
+    """The result of a run: the task document as a node would have left it, and the whole output."""
 
     document: Document
     report: RunReport
-    output: dict[str, bytes]  # by stream; the whole, where the document holds only the beginning
+    output: dict[str, bytes]  # by stream; whole, even if the document holds only the beginning
     follow_ups: Sequence[Document] = ()  # tasks that a node would have created
     was_over_time: bool = field(default=False)  # it was stopped by the caller's own limit
 
@@ -73,7 +73,7 @@ class LocalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What a plugin would get, and how it would be started."""
+    """The input that a plugin would get, and how it would be started."""
 
     start: Start
     stdin: str  # with the parameters' secrets masked
@@ -96,7 +96,7 @@ class MemoryRecorder:
         answer.set_result(change is None or self._apply(change))
         return answer
 
-    async def room(self) -> None:
+    async def wait_for_budget(self) -> None:
         """It is all in memory anyway."""
 
     def _apply(self, change: RunChange) -> bool:
@@ -110,7 +110,7 @@ class MemoryRecorder:
 
 
 class StoppableHost:
-    """A `ProcessHost` that can be told to start nothing more and to end what there is."""
+    """A `ProcessHost` that can be told to start nothing more and to end everything that is running."""
 
     def __init__(self, host: ProcessHost) -> None:
         self._host = host
@@ -118,26 +118,26 @@ class StoppableHost:
 
     async def start(self, start: Start, listener: ProcessListener) -> Process:
         if self._is_over:
-            raise StartError("is not started any more: everything was to stop")
+            raise StartError("was not started: everything was being stopped")
         return await self._host.start(start, listener)
 
     def runs(self) -> Sequence[Process]:
         return self._host.runs()
 
     def stop_all(self, reason: StopReason) -> None:
-        """Start nothing more, and stop what runs or is being started, each with its grace."""
+        """Start nothing more, and stop all programs that run or are being started, each with its grace."""
         self._is_over = True
         for process in self.runs():
             process.stop(reason)
 
     async def end(self, reason: StopReason) -> None:
-        """Kill what runs or is being started, and wait until it has ended."""
+        """Kill all programs that run or are being started, and wait until they have ended."""
         self.kill_all(reason)
         while not all(process.has_ended for process in self.runs()):
             await asyncio.sleep(END_POLL_SECONDS)
 
     def kill_all(self, reason: StopReason) -> None:
-        """Start nothing more, and kill what runs or is being started."""
+        """Start nothing more, and kill all programs that run or are being started."""
         self._is_over = True
         for process in self.runs():
             process.kill(reason)
@@ -150,7 +150,7 @@ class LocalHost:
     """Runs tasks one after the other or at once, within an event loop. Close it: it may have worker processes."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self.interrupted_by: int | None = None  # the signal that was to end it
+        self.interrupted_by: int | None = None  # the signal that asked it to end
         self._faults: list[str] = []
         self._clock = clock or SystemClock()
         self.processes = StoppableHost(process_host())
@@ -164,18 +164,18 @@ class LocalHost:
         self._runs: set[Run] = set()
 
     async def close(self) -> None:
-        """End the worker processes, and whatever else is left."""
+        """End the worker processes, and anything else that is left."""
         await self.workers.stop()
         await self.processes.end(StopReason.SHUTDOWN)
         self.processes.close()
 
     def stop(self) -> None:
-        """Stop what runs, in each program's own way."""
+        """Stop the running programs, each in its own way."""
         for run in self._runs:
             run.stop(StopReason.CANCELLED)
 
     def take_faults(self) -> list[str]:
-        """Why worker processes with no task in hand had to be replaced, since the last time."""
+        """Why worker processes with no task in hand had to be replaced, since the last call."""
         faults = self._faults.copy()
         self._faults.clear()
         return faults
@@ -183,7 +183,7 @@ class LocalHost:
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
         """Within it, Ctrl-C, SIGTERM and SIGHUP stop every program in its own way, and a second one kills them; nothing
-        is started after that. Closes the host: when it is left, nothing of what it has started is there any more."""
+        is started after that. Leaving it closes the host: nothing that it started is left then."""
         loop = asyncio.get_running_loop()
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
@@ -217,9 +217,9 @@ class LocalHost:
         limit_seconds: float | None = None,
         **fields: Any,
     ) -> LocalResult:
-        """Run one task to its end, as a node would. One attempt: where a node would try again, the document says so
-        (status -4 or -2). `limit_seconds`: stop it after so long, whatever its manifest says. `fields`: free fields of
-        the task document."""
+        """Run one task to its end, as a node would, but only one attempt: where a node would try again, the document
+        says so (status -4 or -2). `limit_seconds`: stop it after that long, whatever its manifest says. `fields`: free
+        fields of the task document."""
         document = {**self._new_document(parameters), **fields}
         recorder = MemoryRecorder(document)
         run = Run(Task.from_document(document.copy()), plugin, self._context(recorder), listener=listener)
@@ -250,8 +250,8 @@ class LocalHost:
         )
 
     def describe(self, plugin: Plugin, parameters: Any) -> Input:
-        """What a run would begin with. Nothing is started and nothing made: a work directory is only named. Raises
-        StartError."""
+        """The input that a run would begin with. Nothing is started and nothing made: a work directory is only named.
+        Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
         run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), now=self._clock.now())
         stdin = starting.input_line(task, plugin, run)
@@ -283,7 +283,7 @@ class LocalHost:
             site=self.site,
             processes=self.processes,
             workers=self.workers,
-            trust_seconds=math.inf,  # nobody else is there to give it to
+            trust_seconds=math.inf,  # there is nobody else to give it to
         )
 
     def _new_document(self, parameters: Any) -> Document:
@@ -299,7 +299,7 @@ class LocalHost:
 
 def run_once(plugin: Plugin, parameters: Any, *, listener: Output | None = None) -> LocalResult:
     """Run one task in an event loop of its own. Ctrl-C, SIGTERM and SIGHUP stop the program in its own way, and so does
-    an OSError of the listener, which is then raised: what it prints has nowhere to go."""
+    an OSError of the listener, which is then raised: its output has nowhere to go."""
     close_others_on_exec()
 
     async def perform() -> LocalResult:

@@ -1,10 +1,10 @@
-"""What production will do to a plugin, done to it beforehand.
+"""The torture of a plugin: everything that production will do to it, done beforehand.
 
-Responsible for: which torments there are, how each is carried out, what counts as failed and what is only a hint. Must
-not know: the command line, manifests as text (`plugin.catalog` has read them).
+Responsible for: the torments, how each is carried out, and whether its result is a failure or only a hint. Must not
+know: the command line, manifests as text (`plugin.catalog` has read them).
 
-What a plugin may do is no failure. A trial fails where tasks would hang, be lost, differ by chance, or where the plugin
-does not keep what the protocol says; all else is a hint.
+Anything that a plugin is allowed to do is not a failure. A trial fails if tasks would hang, be lost or differ by
+chance, or if the plugin breaks the protocol; everything else is a hint.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from disbatch_protocol.outcome import Reason
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
-CLOSED_STDIN_SECONDS = 10.0  # for a program that gets no task at all to see that and leave
+CLOSED_STDIN_SECONDS = 10.0  # for a program to see that it gets no task at all, and to exit
 LARGE = 2**20  # bytes of parameters
 LONG_LINE = 300 * 1024  # characters: more than any line buffer that anybody has
 BUFFERING_SECONDS = 1.0  # a shorter run says nothing of buffering
 BUFFERING_AT_END_SECONDS = 0.1
 STOP_AFTER_SECONDS = 0.3  # for a program to have begun
 STOP_LATER_SECONDS = 1.0  # for one to have begun that starts slowly
-# What makes text handling go wrong: beyond the basic plane, right to left, controls, what looks like JSON or an option.
+# Text that breaks careless handling: beyond the basic plane, right to left, controls, text like JSON or an option.
 ODD_TEXT = "-\u00fc\u4e2d\U0001f600\u202e\u0007\x1b[31m\t\"'\\{}$(:)&;%s\u2028\ufffd"
 
 
 class Torture:
-    """The torments of one plugin; all are held against the first one."""
+    """The torments of one plugin; all are compared with the first one."""
 
     def __init__(self, runner: TrialRunner) -> None:
         self._runner = runner
@@ -57,7 +57,7 @@ class Torture:
     async def torments(self) -> AsyncIterator[Finding]:
         parameters = self._base_parameters()
         if parameters is None:
-            message = "needs parameters to begin with; add an example to the manifest"
+            message = "needs parameters to start from; add an example to the manifest"
             yield Finding(trial="torture", verdict=Verdict.SKIPPED, message=message)
             return
         trials: list[tuple[str, Callable[[], Awaitable[str | None]]]] = [
@@ -77,13 +77,13 @@ class Torture:
         for name, trial in trials:
             finding = await self._runner.finding(name, trial)
             yield finding
-            if self._baseline is None:  # all others are held against the first one
+            if self._baseline is None:  # all others are compared with the first one
                 return
 
     async def _ends(self, parameters: Any) -> str | None:
         arrivals: list[float] = []
         begun = time.monotonic()
-        result = await self._runner.run(parameters, listener=lambda stream, _: _note_arrival(stream, arrivals))
+        result = await self._runner.run(parameters, listener=lambda stream, _: _record_arrival(stream, arrivals))
         check_ended(result)
         self._baseline = result
         ended = time.monotonic()
@@ -91,7 +91,7 @@ class Torture:
         if is_long and arrivals and ended - arrivals[0] < BUFFERING_AT_END_SECONDS:
             return (
                 f"all of its output came in the last moment of {ended - begun:.1f} s; if it printed earlier, its "
-                "language holds output back: flush after each line, or nobody can follow it"
+                "language buffers its output: flush after each line, or nobody can follow it"
             )
         return None
 
@@ -109,7 +109,7 @@ class Torture:
         for what, text in (("odd text", ODD_TEXT), ("a line of 300 KiB", "x" * LONG_LINE)):
             odd = self._with_text(parameters, text)
             if odd is None:
-                raise TrialSkipped("none of its parameters takes any text")
+                raise TrialSkipped("none of its parameters accepts any text")
             result = await self._runner.run(odd)
             check_ended(result)
             if result.run.get("reason") in (Reason.SIGNALED, Reason.WORKER_EXITED):
@@ -142,14 +142,14 @@ class Torture:
             process.kill(StopReason.CANCELLED)
             await process.wait(None)
             raise TrialFailed(
-                f"expected it to end when its stdin is at its end, found it still there after "
-                f"{format_duration(CLOSED_STDIN_SECONDS)}; a read that gives nothing must end the program"
+                f"expected it to exit at the end of its stdin, found it still running after "
+                f"{format_duration(CLOSED_STDIN_SECONDS)}; a read that returns nothing must end the program"
             )
         return None
 
     async def _stops(self, parameters: Any) -> str | None:
         """Stopped while it works, and while it waits for its task: a program that has only begun to start does not
-        catch signals yet, and says nothing of what it will do."""
+        catch signals yet, which shows nothing about what it will do."""
         assert self._baseline is not None
         seconds = float(self._baseline.run.get("seconds", 0.0))
         was_stopped = False
@@ -157,7 +157,7 @@ class Torture:
             was_stopped |= await self._stopped_at_work(parameters, latest=seconds / 2, later=0.0)
         if seconds > 2 * STOP_LATER_SECONDS:
             was_stopped |= await self._stopped_at_work(parameters, latest=seconds * 3 / 4, later=STOP_LATER_SECONDS)
-        # By then it has started, as far as that is known: its whole run took no longer.
+        # By then it has started, as far as anyone can tell: its whole run took no longer.
         was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_AFTER_SECONDS)
         was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_LATER_SECONDS)
         if not was_stopped:
@@ -183,7 +183,7 @@ class Torture:
         return result.run.get("reason") == Reason.CANCELLED
 
     async def _stopped_waiting(self, seconds: float) -> bool:
-        """Whether it could be stopped so long after its start, with nothing to read."""
+        """Whether it could be stopped that long after its start, with nothing to read."""
         process = _Process(self._plugin, self._host)
         await process.start()
         if await process.wait(seconds):
@@ -209,11 +209,11 @@ class Torture:
             check_ended(result)
             self._check_like_baseline(result, "as one of two tasks in a row")
         if first.run["pid"] != second.run["pid"] and self._manifest.worker.max_tasks > 1:
-            return "each task got a new process; a worker takes its next task when it has said done"
+            return "each task got a new process; a worker takes its next task after it has said done"
         return None
 
     async def _crash(self, parameters: Any) -> str | None:
-        """Killed with a task in its hands, as the kernel does it when memory runs out; the next process must start."""
+        """Killed while it has a task, as the kernel does when memory runs out; the next process must start."""
         worker = await self._host.workers.acquire(self._plugin)
         worker.kill(StopReason.CANCELLED)
         await worker.gone
@@ -232,16 +232,16 @@ class Torture:
         if time.monotonic() - begun >= grace:
             raise TrialFailed(
                 f"expected it to end within kill_grace ({format_duration(grace)}) of the end of its stdin, found that "
-                "it had to be stopped; leave the loop when a read gives nothing"
+                "it had to be stopped; leave the loop when a read returns nothing"
             )
         if worker.exit_code != 0:
             raise TrialFailed(
-                f"expected exit code 0 at the end of its stdin, found {worker.exit_code}; that is its orderly end"
+                f"expected exit code 0 at the end of its stdin, a worker's normal end, found {worker.exit_code}"
             )
         return None
 
     def _base_parameters(self) -> dict[str, Any] | None:
-        """Of the first example that is to succeed, else of the first one, else none at all where that fits."""
+        """Those of the first example that should succeed, else of the first one, else none at all if that fits."""
         examples = self._manifest.examples
         good = [one for one in examples if one.exit_code in (None, 0) and one.status in (None, Status.CONCLUDED)]
         for example in (*good, *examples):
@@ -250,7 +250,7 @@ class Torture:
         return {} if not self._plugin.schema.check({}) else None
 
     def _with_text(self, parameters: Mapping[str, Any], text: str) -> dict[str, Any] | None:
-        """With this text in every parameter that takes it; None where none does."""
+        """The parameters with this text in each that accepts it; None if none does."""
         odd = dict(parameters)
         for name, value in parameters.items():
             if isinstance(value, str) and not self._plugin.schema.check({**odd, name: text}):
@@ -295,7 +295,7 @@ class _Process:
         """Nobody reads it."""
 
     def closed(self, stream: Stream) -> None:
-        """That is its right."""
+        """Allowed."""
 
     def ended(self, end: ProcessEnd) -> None:
         self._ended.set_result(end)
@@ -309,7 +309,7 @@ class _Process:
             self._process.kill(reason)
 
     async def wait(self, seconds: float | None) -> ProcessEnd | None:
-        """How it ended; None where it did not in time."""
+        """How it ended; None if it did not end in time."""
         await asyncio.wait([self._ended], timeout=seconds)
         if not self._ended.done():
             return None
@@ -319,6 +319,6 @@ class _Process:
         return self._ended.result()
 
 
-def _note_arrival(stream: Stream, arrivals: list[float]) -> None:
+def _record_arrival(stream: Stream, arrivals: list[float]) -> None:
     if stream is Stream.STDOUT:
         arrivals.append(time.monotonic())

@@ -1,6 +1,6 @@
-"""Trying a plugin: its examples through the very run of a node, and what production will do to it.
+"""Trials of a plugin: its examples through the very run of a node, and the things that production will do to it.
 
-Responsible for: a host for the trials, and leaving nothing behind, also where they are interrupted. Must not know:
+Responsible for: a host for the trials, and leaving nothing behind, even when they are interrupted. Must not know:
 which trials there are, the command line.
 """
 
@@ -18,13 +18,13 @@ from disbatch_host.trial.torture import Torture
 
 
 def run_examples(plugin: Plugin) -> list[Finding]:
-    """Each example of the manifest, against what it says. Interrupted by a signal, it stops what runs and raises
-    SystemExit; so does `torture`."""
+    """Each example of the manifest, compared with what it says. Interrupted by a signal, it stops the running programs
+    and raises SystemExit; so does `torture`."""
     return _perform(plugin, try_examples)
 
 
 def torture(plugin: Plugin) -> list[Finding]:
-    """What production will do to it."""
+    """The things that production will do to it."""
     return _perform(plugin, lambda runner: Torture(runner).torments())
 
 
@@ -39,12 +39,12 @@ def _perform(plugin: Plugin, which: Callable[[TrialRunner], AsyncIterator[Findin
                 if host.interrupted_by is not None:
                     break
                 findings.append(finding)
-        late = host.take_faults()  # heard only when the process was at its end
+        late = host.take_faults()  # known only once the process had ended
         if late:
             findings.append(Finding(trial="between tasks", verdict=Verdict.FAILED, message=of_faults(late)))
         return findings, host.interrupted_by
 
     findings, interrupted_by = asyncio.run(perform())
     if interrupted_by is not None:
-        raise SystemExit(128 + interrupted_by)  # as a shell says it of a program that a signal has ended
+        raise SystemExit(128 + interrupted_by)  # the shell's exit code for a program that a signal ended
     return findings

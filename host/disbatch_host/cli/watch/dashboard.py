@@ -102,9 +102,6 @@ def _cut_block(block: Block, height: int, gap: int, width: int) -> list[Text]:
     return [*[Text("")] * gap, block.title(count), *shown]
 
 
-# The head
-
-
 def _headline(overview: Overview, width: int, every_seconds: float) -> Text:
     clock = overview.at.astimezone().strftime("%H:%M:%S")
     right = f"{clock}, every {_short_seconds(every_seconds)}, q quits"
@@ -128,9 +125,6 @@ def _sums(overview: Overview, width: int) -> Text:
     ]
     spaced = [piece for index, part in enumerate(parts) for piece in ([(", ", "dim")] if index else []) + [part]]
     return _line(spaced, width)
-
-
-# Queues
 
 
 def attention(queue: QueueFacts) -> tuple[object, ...]:
@@ -216,9 +210,6 @@ def _title_width(name: str, total: int) -> int:
     return cell_len(_count_title(name, shown, total))
 
 
-# Nodes
-
-
 def _nodes(nodes: Sequence[NodeFacts], width: int) -> Block:
     ordered = sorted(nodes, key=lambda one: (not one.notes and one.state == "running", -one.running, one.name))
     rows = []
@@ -235,9 +226,6 @@ def _nodes(nodes: Sequence[NodeFacts], width: int) -> Block:
     if not things:
         things = [[_line([("none; `disbatch-host --plugins DIR` runs one", "dim")], width)]]
     return Block(title, things, weight=2)
-
-
-# Failures
 
 
 def _failures(overview: Overview, width: int) -> Block | None:
@@ -264,9 +252,6 @@ def _failures(overview: Overview, width: int) -> Block | None:
         return _line([(f"{name}{more}", "bold")], width)
 
     return Block(title, things, weight=2)
-
-
-# Running tasks
 
 
 def _running(overview: Overview, width: int) -> Block | None:

@@ -1,1 +1,1 @@
-"""What a node does again and again, besides claiming and running."""
+"""The duties of a node: everything that it repeats besides claiming and running."""

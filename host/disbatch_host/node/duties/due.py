@@ -1,13 +1,13 @@
-"""The duty that does what is due for waiting and ended tasks: they expire, are cancelled, or others wait for their end;
-and that cancels runs of this node when somebody wants that.
+"""The duty that does what is due for waiting and ended tasks (they expire, are cancelled, or others wait for their end)
+and cancels runs of this node on request.
 
-Responsible for: finding these tasks (`Store.due` does the looking) and writing what `documents.transitions` decides.
+Responsible for: finding these tasks (`Store.due` does the search) and writing what `documents.transitions` decides.
 Any node does it; all of them may do it at once. Must not know: processes, how runs work.
 
 Rules:
-1. Every write is guarded, so two nodes that do the same thing do it once. What was refused comes with the next look.
+1. Every write is guarded, so two nodes that do the same thing do it once. Anything refused comes with the next look.
 2. Each call does a bounded piece: the store's thread has others to serve.
-3. An end is told to all followers before its mark `awaited` is taken away: a node that dies in between leaves the mark,
+3. An end is told to all followers before its mark `awaited` is removed: a node that dies in between leaves the mark,
    and another node goes on.
 """
 
@@ -35,9 +35,9 @@ _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What came of it."""
+    """The result of one look."""
 
-    to_stop: Sequence[Task] = ()  # they run on this node, and somebody wants them cancelled
+    to_stop: Sequence[Task] = ()  # they run on this node, and are to be cancelled
     changed: int = 0  # tasks
 
 
@@ -56,18 +56,18 @@ class Due:
         return self._pace.due_seconds
 
     async def turn(self) -> None:
-        """One look. What is left comes with the next."""
+        """One look. The rest comes with the next."""
         settled = await self._store_thread.call(
             lambda store: settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
         )
         if settled.changed:
-            self._claiming.note_change()  # others may wait no longer
+            self._claiming.on_change()  # others may wait no longer
         self._runs.cancel(settled.to_stop)
 
 
 def settle_due(store: Store, node_id: str, *, tell_seconds: float) -> Settled:
-    """Do what is due now. `tell_seconds`: how long followers may be told about ends in this call. Called in the store's
-    thread."""
+    """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
+    Called in the store's thread."""
     found = store.due(node_id)
     if not found:
         return Settled()
@@ -94,18 +94,18 @@ def settle_due(store: Store, node_id: str, *, tell_seconds: float) -> Settled:
 
 
 def _has_ended(task: Task) -> bool:
-    """Orphaned has not: a person decides what becomes of it."""
+    """Whether it has ended. Orphaned has not: a person decides what becomes of it."""
     return statuses.is_finished(task.status) and task.status != Status.ORPHANED
 
 
 def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
-    """Tell some of those that wait for this task how it has ended, and how many; when nobody is left, take its mark
-    away."""
+    """Tell some of those that wait for this task how it ended, and return how many; when none are left, remove its
+    mark."""
     now = store.now()
     which = TaskFilter(after=ended.id, statuses=frozenset({int(Status.BLOCKED)}))
     changes = []
     is_all = True
-    # One that was told that this task has failed goes on waiting for it, so it is found again: it needs no change.
+    # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.
     for follower in store.find_tasks(which, with_output=False, in_any_order=True):
         change = transitions.follow_change(follower, ended, now=now)
         if change is not None:

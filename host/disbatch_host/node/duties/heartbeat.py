@@ -1,4 +1,4 @@
-"""The duty that renews the node's document, and obeys what people ask of the node in it.
+"""The duty that renews the node's document, and obeys the requests that people put there.
 
 Responsible for: the heartbeat; drain, resume and stop; noticing that the node was silent for too long, or that its id
 belongs to another node. Must not know: how the document is stored, how runs are stopped.
@@ -47,7 +47,7 @@ class Heartbeat:
         clock: Clock,
         metrics: Metrics | None = None,
     ) -> None:
-        """`clock`: the store's, which is set by what the store says at each heartbeat."""
+        """`clock`: the store's, which each heartbeat sets by the store's answer."""
         self.settings = settings
         self._membership = membership
         self._runs = runs
@@ -58,7 +58,7 @@ class Heartbeat:
         self._clock = clock
         self._metrics = metrics
         self._node_id = runs.context.site.node_id
-        self._drain: Mapping[str, Any] | None = None  # who wants nothing more claimed here, when and why
+        self._drain: Mapping[str, Any] | None = None  # who asked that nothing more be claimed here, when and why
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
 
     @property
@@ -66,19 +66,20 @@ class Heartbeat:
         return self.settings.heartbeat_seconds
 
     async def turn(self) -> None:
-        """One heartbeat, and another after each that has brought a request: people see at once that it was heard."""
+        """One heartbeat, and another after each that brought a request, so that people see at once that it was
+        received."""
         while await self._beat():
             pass
 
     async def _beat(self) -> bool:
-        """Whether a request was new."""
+        """Renew the document. Returns whether a request was new."""
         fields = self._living_fields()
         if self._metrics is not None:
-            self._metrics.note_living(fields)
+            self._metrics.observe_heartbeat(fields)
         beat = await self._membership.beat(fields)
-        self._health.note_write()
+        self._health.report_write()
         if self._metrics is not None:
-            self._metrics.note_store_reached()
+            self._metrics.observe_store_reached()
         if isinstance(self._clock, StoreClock):
             self._clock.adjust(beat.store_time, at=beat.at)
         if beat.requests is None:
@@ -91,13 +92,13 @@ class Heartbeat:
         return self._obey(beat.requests)
 
     def set_drain(self, request: Mapping[str, Any] | None) -> None:
-        """Somebody wants nothing more claimed here, or, with None, nobody does."""
+        """Stop claiming, as somebody asked, or, with None, claim again."""
         self._drain = request
         self._claiming.is_drained = request is not None
 
     def _obey(self, requests: Mapping[str, Any]) -> bool:
-        """What people ask of this node through its document (`node drain | resume | stop`). Whether any of it was
-        new."""
+        """Obey the requests that people made through its document (`node drain | resume | stop`). Returns whether any
+        was new."""
         drain, stop = requests.get("drain"), requests.get("stop")
         drain = drain if isinstance(drain, Mapping) else None
         is_new = (drain is None) is not (self._drain is None)
@@ -107,7 +108,7 @@ class Heartbeat:
                 log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
                 log.warning("this node claims tasks again")
-                self._claiming.note_change()
+                self._claiming.on_change()
         if isinstance(stop, Mapping) and stop != self._obeyed_stop:
             self._obeyed_stop = stop
             log.warning("%s wants this node stopped%s", *node_document.who_and_why(stop))
@@ -116,14 +117,14 @@ class Heartbeat:
         return is_new
 
     async def _reclaim_id(self) -> None:
-        """The document is not this session's any more: deleted by a person (write it again), or the id was taken by
+        """The document is no longer this session's: deleted by a person (write it again), or the id was taken by
         force."""
         if not await self._membership.write_again(self.document()):
-            log.error("node id %s was taken over by another node; this one stops its tasks and leaves", self._node_id)
+            log.error("node id %s was taken over by another node; this one stops its tasks and exits", self._node_id)
             self._stopping.lose_id()
 
     def document(self) -> Document:
-        """The node's document, whole, as it is when the node registers."""
+        """The whole document of the node, as it is when the node registers."""
         return {
             **self._membership.identity(),
             "version": f"disbatch-host {__version__}",
@@ -143,7 +144,7 @@ class Heartbeat:
                 self._claiming.queues,
                 node_id=self._node_id,
                 classes=frozenset(self._classes.plugins),
-                paused_too=True,
+                even_paused=True,
             ),
             load=self._runs.load,
             settings=self.settings,

@@ -1,14 +1,14 @@
-"""The duty that looks for dead nodes and settles what they have left: claimed and running tasks, and processes on this
+"""The duty that looks for dead nodes and settles what they left: claimed and running tasks, and processes on this
 machine. An earlier life of this node is settled in the same way.
 
-Responsible for: watching the heartbeats of other nodes (`decide.membership` decides who is dead), killing what still
-runs here for their tasks, and writing what becomes of each task (`transitions.lost_change` decides). Must not know:
-this node's own runs.
+Responsible for: watching the heartbeats of other nodes (`decide.membership` decides which are dead), killing processes
+that still work on their tasks here, and writing the fate of each task (`transitions.lost_change` decides it). Must not
+know: this node's own runs.
 
 Rules:
-1. First a fence: the token of the claim is changed, so that the node, should it live after all, can no longer record
-   what the next step does to its processes.
-2. Then the processes, then the tasks: a task is given back only when no process of this machine works on it any more.
+1. First a fence: the token of the claim is changed, so that the node, should it be alive after all, can no longer
+   record what the next step does to its processes.
+2. Then the processes, then the tasks: a task is returned only once no process of this machine works on it any more.
 3. Each write is guarded. Two nodes that settle the same dead node do not harm each other.
 """
 
@@ -42,7 +42,7 @@ _BATCH = 500  # tasks settled in one commit
 
 @dataclass(slots=True)
 class Settled:
-    """How many tasks went which way."""
+    """How many tasks had which fate."""
 
     given_back: int = 0  # certainly not started: back to Created
     started_again: int = 0  # idempotent: back to Created
@@ -53,7 +53,7 @@ class Settled:
 
     def __str__(self) -> str:
         return (
-            f"{self.given_back} never started and are back in their queues, {self.started_again} are run again "
+            f"{self.given_back} never started and are back in their queues, {self.started_again} will run again "
             f"(idempotent), {self.orphaned} are orphaned"
         )
 
@@ -71,8 +71,8 @@ class LostRuns:
         on_settled: Callable[[], None],
         pace: Pace,
     ) -> None:
-        """`clock`: of this machine, of which only the steady time counts. `on_settled` is called when tasks may have
-        gone back to their queues."""
+        """`clock`: this machine's; only its monotonic time is used. `on_settled` is called when tasks may have gone
+        back to their queues."""
         self.dead_after_seconds = float("inf")  # a setting, which may change
         self.interval_seconds = pace.sweep_seconds
         self._node_id = node_id
@@ -84,7 +84,7 @@ class LostRuns:
         self._others = HeartbeatWatch()
 
     async def turn(self) -> None:
-        """Look for nodes that are dead, and settle what they have left."""
+        """Look for dead nodes, and settle what they left."""
         nodes = await self._store_thread.call(lambda store: store.nodes())
         dead = membership.dead_nodes(
             nodes,
@@ -104,8 +104,8 @@ class LostRuns:
             self._on_settled()
 
     async def settle_earlier_life(self, record: NodeRecord | None) -> None:
-        """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life has left, if
-        any. Tasks with this id may be left although no document is; their processes can only be on this machine."""
+        """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life left, if any.
+        Tasks with this id may be left even without a document; their processes can only be on this machine."""
         is_on_this_machine = record is None or self._machine.is_same(record.document.get("host"))
         settled = await self._store_thread.call(
             lambda store: settle(store, self._node_id, is_on_this_machine=is_on_this_machine, pace=self._pace)
@@ -114,7 +114,7 @@ class LostRuns:
             log.warning("of the tasks of an earlier life of node %s, %s", self._node_id, settled)
 
     def forget_others(self) -> None:
-        """The store was away: what was seen of other nodes' heartbeats counts for nothing."""
+        """The store was away: earlier observations of other nodes' heartbeats count for nothing."""
         self._others.forget()
 
     def _settle(self, store: Store, node: NodeRecord) -> Settled:
@@ -129,14 +129,14 @@ def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace =
     while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
         fenced = _fence(store, node_id, tasks)
         if not fenced:
-            break  # somebody else is at it; what is left comes with the next look
+            break  # somebody else is doing it; the rest comes with the next look
         if is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
         changes = [transitions.lost_change(task, node=node_id, now=store.now()) for task in fenced]
         refused = store.commit(changes)
         for task, change in zip(fenced, changes, strict=True):
             if change.key in refused:
-                continue  # another node has settled it, or its own node lives and has written
+                continue  # another node settled it, or its own node is alive and wrote
             if task.status == Status.CLAIMED:
                 settled.given_back += 1
             elif change.set["status"] == Status.CREATED:
@@ -144,12 +144,12 @@ def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace =
             else:
                 settled.orphaned += 1
     else:
-        store.hold(node_id, {})  # it has nothing in hand any more: its places are free for others
+        store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
     return settled
 
 
 def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
-    """The tasks that are this call's to settle now, with their new token."""
+    """The tasks that are now this call's to settle, with their new token."""
     token = f"settling-{uuid.uuid4().hex}"
     claim = {"token": token, "at": store.now()}
     changes = [
@@ -165,7 +165,7 @@ def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
 
 
 def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> None:
-    """Kill the process groups that an earlier life of the node has started for these tasks, and wait until they are
+    """Kill the process groups that an earlier life of the node started for these tasks, and wait until they are
     gone."""
     running = [task for task in tasks if task.status == Status.RUNNING]
     if not running:

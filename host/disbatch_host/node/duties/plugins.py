@@ -1,4 +1,4 @@
-"""The duty that reads the plugins again, and tells those who must know when something has changed."""
+"""The duty that reads the plugins again, and tells the parts of the node that need to know of changes."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class PluginScan:
         """The same at once, without a turn of the event loop in between."""
         if self._classes.scan():
             self._workers.keep_only(set(self._classes.plugins.values()))
-            self._runs.note_plugins()
-            self._claiming.note_change()
+            self._runs.on_plugins_read()
+            self._claiming.on_change()

@@ -1,4 +1,4 @@
-"""The duty that deletes ended tasks which their queue does not keep any longer (`keep`).
+"""The duty that deletes ended tasks which their queue no longer keeps (`keep`).
 
 Responsible for: finding and deleting them in bounded pieces, since the store's thread has others to serve. Any node
 does it; all of them may do it at once.
@@ -51,9 +51,9 @@ class Retention:
 
 
 def delete_ended(store: Store, queue: Queue) -> int:
-    """Delete some of the queue's tasks that ended longer ago than it keeps them; how many. Orphaned ones stay: nobody
-    has decided about them yet. Called in the store's thread."""
+    """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
+    nobody has decided about them yet. Called in the store's thread."""
     if queue.keep_seconds is None:
         return 0
     ids = store.ended_before(queue.id, store.now() - timedelta(seconds=queue.keep_seconds), _DELETED)
-    return store.delete_tasks(ids, statuses=_ENDED, failed_too=True) if ids else 0
+    return store.delete_tasks(ids, statuses=_ENDED, or_failed=True) if ids else 0

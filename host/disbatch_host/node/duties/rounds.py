@@ -1,7 +1,7 @@
-"""Repeats the duties of a node, each at its own interval, until the node stops.
+"""The rounds of a node's duties: each is repeated at its own interval until the node stops.
 
-Responsible for: the rhythm, and that a duty which fails is carried out again at its next turn. Must not know: what the
-duties are.
+Responsible for: the rhythm, and carrying out a failed duty again at its next turn. Must not know: what the duties
+are.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Duty(Protocol):
-    """Something that a node does again and again."""
+    """Something that a node does repeatedly."""
 
     @property
     def interval_seconds(self) -> float:
-        """From the beginning of one turn to that of the next. It may change at any time."""
+        """From the start of one turn to the start of the next. It may change at any time."""
 
     async def turn(self) -> None:
         """Do it once. May raise StoreError; the next turn tries again."""
@@ -40,17 +40,17 @@ class Rounds:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Every duty has its first turn one interval from now."""
+        """Start the duties; each has its first turn one interval from now."""
         self._tasks = [self._loop.create_task(self._repeat(duty)) for duty in self._duties]
 
     async def stop(self) -> None:
-        """End them, also in the middle of a turn. Stopping twice is fine."""
+        """End them, even in the middle of a turn. Stopping twice is fine."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _repeat(self, duty: Duty) -> None:
-        """In a steady rhythm, which a slow turn does not shift."""
+        """Keep a steady rhythm, which a slow turn does not shift."""
         due = self._loop.time()
         while True:
             last = due
@@ -60,6 +60,6 @@ class Rounds:
             try:
                 await duty.turn()
             except StoreError as error:
-                self._health.note_trouble(error)
+                self._health.report_trouble(error)
             except Exception:
                 log.exception("a service of the node failed; it goes on at its next turn")

@@ -1,7 +1,7 @@
-"""The plugins that come with the program: where they lie, and a copy of them that is ready to run.
+"""The plugins that come with the program: where they are, and a copy of them that is ready to run.
 
-Responsible for: finding them in an installed package and in a checkout alike, and building what needs a compiler. Must
-not know: the command line.
+Responsible for: finding them in an installed package and in a checkout alike, and building those that need a compiler.
+Must not know: the command line.
 """
 
 from __future__ import annotations
@@ -55,6 +55,6 @@ def _build_go(directory: Path) -> list[str]:
 
 
 def _make_private(directory: Path) -> None:
-    """Writable by the owner alone: a checkout made with umask 002 is not, and such plugins are refused."""
+    """Make it writable by the owner alone: a checkout made with umask 002 is not, and such plugins are refused."""
     for path in (directory, *directory.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o022)

@@ -24,7 +24,7 @@ _BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard lib
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """What a plugin in this language is made of."""
+    """The parts of a plugin in this language."""
 
     suffix: str  # of the program
     helper: str  # below the bundled plugins; copied beside the program
@@ -52,7 +52,7 @@ LANGUAGES: Mapping[str, Language] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaffold:
-    """What was written."""
+    """The files that were written."""
 
     directory: Path
     files: Sequence[Path]
@@ -65,12 +65,12 @@ def directory_name(name: str) -> str:
 
 
 def write(name: str, language_name: str, parent: Path, *, is_worker: bool = False) -> Scaffold:
-    """Write a plugin of class `name` into a new directory below `parent`. Raises UsageError where it is there already
-    or cannot be written; then nothing is left behind."""
+    """Write a plugin of class `name` into a new directory below `parent`. Raises UsageError if that exists already or
+    cannot be written; then nothing is left behind."""
     language = LANGUAGES[language_name]
     home = parent / directory_name(name)
     if home.exists() or home.is_symlink():
-        raise UsageError(f"{home} is there already; choose another name, or remove it")
+        raise UsageError(f"{home} already exists; choose another name, or remove it")
     program = _program_name(home.name, language_name)
     try:
         home.mkdir(mode=0o755, parents=True)
@@ -85,8 +85,8 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
 
 
 def _program_name(name: str, language_name: str) -> str:
-    """After its directory, unless another file is called so, or Python would import it in the place of another
-    module: a name with a hyphen cannot be imported."""
+    """After its directory, unless another file has that name, or Python would import it instead of another module: a
+    name with a hyphen cannot be imported."""
     language = LANGUAGES[language_name]
     program = f"{name}{language.suffix}"
     others = {language.helper_as.partition("/")[0], "plugin.json", "README.md", "build.sh", "go.mod", "main.go"}
@@ -131,7 +131,7 @@ def _write_files(home: Path, name: str, language_name: str, program: str, *, is_
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(mode=0o755, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    path.chmod(0o644)  # writable by the owner alone, whatever the umask is: others are refused
+    path.chmod(0o644)  # writable by the owner alone, whatever the umask: others are refused
     path.parent.chmod(0o755)
     return path
 
@@ -147,10 +147,10 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def _build(home: Path) -> str:
-    """Build the program; why it is not built yet, where that is so."""
+    """Build the program; return why it is not built yet, if it is not."""
     build = shlex.quote(str(home / "build.sh"))
     if shutil.which("go") is None:
-        return f"there is no go in PATH here: run {build} where there is"
+        return f"there is no go in PATH here: run {build} where there is one"
     built = subprocess.run(
         ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
     )

@@ -1,7 +1,7 @@
 """One task in a worker process (see `execution.Execution`).
 
-Responsible for: handing the task to the process that is ready for it, or to another where that one has died, and giving
-the process back. Must not know: documents, stores, outcomes.
+Responsible for: handing the task to the process that is ready for it, or to another if that one has died, and releasing
+the process. Must not know: documents, stores, outcomes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from disbatch_host.run.worker.process import Worker
 
 
 class WorkerExecution:
-    """Owns the process from its making to the end of the task."""
+    """Owns the process from its start to the end of the task."""
 
     def __init__(self, plugin: Plugin, pool: WorkerPool, assignment: Assignment, worker: Worker | None) -> None:
         self._plugin = plugin
@@ -43,7 +43,7 @@ class WorkerExecution:
     async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         worker = self._worker
         task = None if worker is None else worker.hand_over(task_line, self._assignment, listener)
-        if task is None:  # it has died meanwhile
+        if task is None:  # it died meanwhile
             self._release()
             self._worker = None
             self._worker = worker = await self._pool.acquire(self._plugin)
@@ -77,7 +77,7 @@ class WorkerExecution:
             self._worker.settle(self._task)
 
     def clean_up(self) -> None:
-        """The work directory goes with the process."""
+        """Nothing to do: the work directory goes with the process."""
 
     def _release(self) -> None:
         if self._worker is not None:

@@ -1,7 +1,7 @@
-"""The task that a worker process has in hand: where it began, and how it ended.
+"""The task that a worker process has in hand: where its output began, and how it ended.
 
-Responsible for: what of the process's output, CPU time and end is this task's. Must not know: the talk with the
-process, other tasks, documents.
+Responsible for: the part of the process's output, CPU time and end that is this task's. Must not know: the conversation
+with the process, other tasks, documents.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TaskInHand:
         self, process: Process, listener: Listener, *, line_size: int, begins_at: Mapping[Stream, int]
     ) -> None:
         """`line_size`: bytes that the process must read to have the task. `begins_at`: the offset in each stream of the
-        process at which what this task says begins."""
+        process at which the output of this task begins."""
         self.listener = listener
         self.ended: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
         self.fault: str | None = None
@@ -31,14 +31,14 @@ class TaskInHand:
         self._ends_at: Mapping[Stream, int] = begins_at
 
     def end_done(self, exit_code: int | None, *, ends_at: Mapping[Stream, int]) -> None:
-        """The process has said that it is done, and lives on."""
+        """The process said that it is done, and lives on."""
         self._ends_at = ends_at
         usage = self._process.usage()
         facts = {"cpu_seconds": round(usage.cpu_seconds, 6), "peak_memory_bytes": usage.peak_memory_bytes}
         self.ended.set_result(ExecutionEnd(end=RunEnd(reason=Reason.DONE, exit_code=exit_code), facts=facts))
 
     def end_with(self, process_end: ProcessEnd, *, ends_at: Mapping[Stream, int]) -> None:
-        """The process has ended, and the task with it."""
+        """The process ended, and the task with it."""
         self._ends_at = ends_at
         was_not_reached = (
             process_end.stopped is None

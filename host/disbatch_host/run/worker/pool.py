@@ -1,12 +1,12 @@
-"""Worker mode: processes that take many tasks, one at a time, and which task gets which of them.
+"""The worker processes of a node: each takes many tasks, one at a time; here they are chosen for tasks.
 
-Responsible for: starting a process when a task needs one and none is idle, retiring and replacing. Must not know: what
-is said to a process (`process`), documents, stores, outcomes.
+Responsible for: starting a process when a task needs one and none is idle, retiring and replacing. Must not know: the
+conversation with a process (`process`), documents, stores, outcomes.
 
 Rules:
 1. A process has one task or none.
 2. A process belongs to one `Plugin` object. When the plugin changes, its processes end after the task in hand.
-3. All processes end by end of file on their stdin, and are stopped where that does not do.
+3. All processes are ended by end of file on their stdin, and stopped if that is not enough.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class WorkerPool:
     def __init__(
         self, site: ProgramSite, processes: ProcessHost, *, on_fault: Callable[[str], object] | None = None
     ) -> None:
-        """`on_fault` hears why a process that has no task in hand must be replaced."""
+        """`on_fault` is told why a process that has no task in hand must be replaced."""
         self._site = site
         self._processes = processes
         self._on_fault = on_fault
-        self._workers: dict[Worker, None] = {}  # in the order of their start
+        self._workers: dict[Worker, None] = {}  # in the order in which they were started
         self._current: Collection[Plugin] | None = None
         self._is_stopping = False
 
     async def acquire(self, plugin: Plugin) -> Worker:
-        """An idle process of this plugin, else a new one that has said that it is ready. Raises StartError."""
-        # The one that was busy last: the others may become idle for long enough to be retired.
+        """An idle process of this plugin, else a new one that has reported ready. Raises StartError."""
+        # The one that was busy last, so that the others may stay idle for long enough to be retired.
         for worker in sorted(self._of(plugin), key=lambda one: one.idle_since, reverse=True):
             if worker.is_idle and not worker.should_retire:
                 worker.take()
@@ -58,9 +58,9 @@ class WorkerPool:
         return worker
 
     async def acquire_unless(self, stopped: asyncio.Future[Any], plugin: Plugin) -> Worker | None:
-        """The same; None where `stopped` is done before it is ready."""
+        """The same; None if `stopped` is done before it is ready."""
         acquiring = asyncio.get_running_loop().create_task(self.acquire(plugin))
-        # Where the caller is stopped, or cancelled, nobody asks how that ended; asyncio would complain.
+        # If the caller is stopped or cancelled, nobody asks how that ended; asyncio would complain.
         acquiring.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({acquiring, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not acquiring.done():
@@ -72,14 +72,14 @@ class WorkerPool:
 
     def reserve(self, plugin: Plugin) -> list[Worker]:
         """All idle processes of this plugin, the one that was busy last at the end. Nobody else gets them until they
-        are given a task or are given back."""
+        are given a task or released."""
         idle = [one for one in self._of(plugin) if one.is_idle and not one.should_retire]
         for worker in idle:
             worker.is_reserved = True
         return sorted(idle, key=lambda one: one.idle_since)
 
     def unreserve(self, workers: Iterable[Worker]) -> None:
-        """What of these no run has taken is free for others."""
+        """Free for others those that no run has taken."""
         for worker in workers:
             worker.is_reserved = False
         if self._current is not None:
@@ -94,7 +94,7 @@ class WorkerPool:
             worker.rest()
 
     def keep_only(self, plugins: Collection[Plugin]) -> None:
-        """From now on only these plugins are current: processes of others end when they have no task."""
+        """Make these plugins the only current ones: processes of others end once they have no task."""
         self._current = plugins
         for worker in list(self._workers):
             if worker.is_idle and worker.plugin not in plugins:
@@ -102,11 +102,11 @@ class WorkerPool:
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         return len(self._workers)
 
     async def stop(self) -> None:
-        """End all processes: end of file for their stdin, then the stop signal, then SIGKILL, each after the grace."""
+        """End all processes: end of file on their stdin, then the stop signal, then SIGKILL, each after the grace."""
         self._is_stopping = True
         for worker in list(self._workers):
             worker.retire()

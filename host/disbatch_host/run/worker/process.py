@@ -1,14 +1,14 @@
-"""One worker process: its talk, its life, and the task that it has in hand.
+"""One worker process: its conversation, its life, and the task that it has in hand.
 
-Responsible for: handing tasks to it and hearing the answers (`disbatch_protocol.worker` knows whose turn it is),
+Responsible for: handing tasks to it and reading its answers (`disbatch_protocol.worker` knows whose turn it is),
 attributing output to the task in hand, ending it. Must not know: other processes, documents, stores, outcomes.
 
 Rules:
-1. What it writes while it has a task belongs to that task; what it writes otherwise belongs to nobody and is only used
-   to say why it could not be started. The process host says output before the `done` that follows it.
-2. A process that has been stopped, has died, has closed descriptor 3, or said what it must not say, gets no further
+1. Everything that it writes while it has a task belongs to that task; the rest belongs to nobody and only serves to
+   explain why it could not be started. The process host reports output before the `done` that follows it.
+2. A process that has been stopped, has died, has closed descriptor 3 or has broken the protocol gets no further
    task.
-3. The end of the process is acknowledged when the ends of all its tasks are.
+3. The end of the process is acknowledged once the ends of all its tasks are.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from disbatch_protocol.worker import Broken, Heard, WorkerConversation, WorkerSt
 
 log = logging.getLogger(__name__)
 
-_RESERVED_SECONDS = 1.0  # by then a run has come, or it is not reserved any more
-_ENDING_SECONDS = 2.0  # a process that ends closes its descriptors first; one that lives after that has gone mute
-_LAST_WORDS_MAX = 4096  # bytes kept of what a process says while it has no task
+_RESERVED_SECONDS = 1.0  # by then a run has come, or it is no longer reserved
+_ENDING_SECONDS = 2.0  # a process that ends closes its descriptors first; one alive after that stays silent
+_LAST_WORDS_MAX = 4096  # bytes kept of a process's output while it has no task
 
 
 class Worker:
@@ -51,9 +51,9 @@ class Worker:
     ) -> None:
         self.plugin = plugin
         self.number = number  # among the processes of its class on this node, from 1
-        self.tasks = 0  # how many it has been given
+        self.tasks = 0  # the number of tasks that it was given
         self.idle_since = 0.0
-        self.is_reserved = False  # for a run that may come in a moment
+        self.is_reserved = False  # for a run that may come shortly
         self.exit_code: int | None = None  # once it has ended, unless by a signal
         self._site = site
         self._processes = processes
@@ -88,7 +88,7 @@ class Worker:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What tells the process from any other, so that it can be found and killed when this node is gone."""
+        """The facts that identify the process, so that it can be found and killed when this node is gone."""
         facts = {"pid": self.pid, "worker": self.number}
         pid_started = self.pid_started
         return facts if pid_started is None else {**facts, "pid_started": pid_started}
@@ -104,7 +104,7 @@ class Worker:
 
     @property
     def can_take_task(self) -> bool:
-        """Whether it can be handed the task of the run that has taken it."""
+        """Whether it can be given the task of the run that took it."""
         return (
             self._process is not None
             and not self.gone.done()
@@ -116,7 +116,7 @@ class Worker:
 
     @property
     def should_retire(self) -> bool:
-        """Whether it has done enough, is old, or too large."""
+        """Whether it has done enough tasks, is old, or too large."""
         rules = self.plugin.manifest.worker
         if self.tasks >= rules.max_tasks:
             return True
@@ -153,14 +153,14 @@ class Worker:
             ) from None
 
     def take(self) -> None:
-        """A run has chosen it."""
+        """A run chose it."""
         self._is_taken = True
         self.is_reserved = False
         if self._idle_timer is not None:
             self._idle_timer.cancel()
 
     def rest(self) -> None:
-        """It waits for its next task, for a while."""
+        """Let it wait for its next task, for a while."""
         if not self.is_alive:
             return
         self._is_taken = False
@@ -176,7 +176,7 @@ class Worker:
             self.retire()
 
     def retire(self) -> None:
-        """Let it end: end of file, and if it does not, the stop signal after the grace."""
+        """Let it end: end of file, then, if it is still there after the grace, the stop signal."""
         if self._is_retiring or not self.is_alive or self._process is None:
             return
         self._is_retiring = True
@@ -193,7 +193,7 @@ class Worker:
             self._process.kill(reason)
 
     def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand | None:
-        """Give it a task; None where it can take none any more."""
+        """Give it a task; None if it can no longer take one."""
         if self._process is None or not self.can_take_task:
             return None
         shared = program.shared_of(self.plugin, self._site)
@@ -230,7 +230,7 @@ class Worker:
             self._last_words = (self._last_words + data)[-_LAST_WORDS_MAX:]
 
     def closed(self, stream: Stream) -> None:
-        """Nothing can be heard of it any more, or it is just ending."""
+        """Either nothing more can be read from it, or it is just ending."""
         if stream is Stream.EVENTS:
             for heard in self._conversation.finish():
                 self._take_heard(heard)
@@ -247,7 +247,7 @@ class Worker:
         was_ready = self._ready.done() and self._ready.exception() is None
         if not self._ready.done():
             self._ready.set_exception(StartError(f"was not ready: it {_how(end)} before it said so{self._said_last()}"))
-            self._ready.exception()  # nobody may be waiting any more
+            self._ready.exception()  # perhaps nobody is waiting any more
         task, self._in_hand = self._in_hand, None
         if task is not None:
             task.end_with(end, ends_at=self._heard.offsets())
@@ -266,7 +266,7 @@ class Worker:
     def _break_mute(self) -> None:
         is_ending = self._process is None or not self._process.is_running or self._process.stopped is not None
         if not is_ending and (self._in_hand is not None or not self._is_retiring):
-            self._break("it closed descriptor 3, the only place where it can be heard")
+            self._break("it closed descriptor 3, the only way it can report anything")
 
     def _take_heard(self, heard: Heard) -> None:
         match heard:
@@ -286,7 +286,7 @@ class Worker:
     def _finish_task(self, exit_code: int | None) -> None:
         task = self._in_hand
         if task is None or self._process is None or self._process.stopped is not None:
-            return  # it is being stopped: that is how this task ends, whatever it says in its last moments
+            return  # it is being stopped: that is how this task ends, whatever the process still says
         self._in_hand = None
         if self._process.is_running:
             self._process.limit(program.shared_of(self.plugin, self._site).idle_deadlines)

@@ -1,13 +1,13 @@
 """The cluster's store: any MongoDB that users have, in the documents of den-1.0.
 
 The only package that imports pymongo. `store` has the protocols of `contract`, and the queries that nothing else needs;
-the rest is what it is made of:
+these are its parts:
 
 - `claims` and `claim_order` (which tasks a node gets), `run_changes`, `follow_ups` and `output_files` (what becomes of
   runs), `creation` and `task_changes` (what people and other nodes do to tasks), `nodes`;
-- `unique_keys` and `limits`, what holds over several documents;
+- `unique_keys` and `limits`, rules that span several documents;
 - `server_clock` and `ids`, `updates` (batches), `forms` (conditions and updates, pure), `layout` (version and
-  indexes), `watcher` (what has changed), `driver_errors` (the driver's exceptions as the host's).
+  indexes), `watcher` (noticing changes), `driver_errors` (the driver's exceptions, translated).
 """
 
 from disbatch_host.store.mongo.store import MongoStore

@@ -1,7 +1,7 @@
-"""Which tasks of a queue are next.
+"""The order in which the tasks of a queue are claimed.
 
-Responsible for: the order of a claim, out of an index that has it only nearly. Must not know: who claims, how many a
-node may have. It only reads.
+Responsible for: this order, from an index that has it only nearly. Must not know: who claims, how many a node may have.
+It only reads.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _Chosen = dict[TaskId, Document]  # in the order of the claim
 
 _BY_AGE = [("_id", ASCENDING)]
 _NEWEST = [("_id", DESCENDING)]
-_BY_PRIORITY = [("priority", DESCENDING), *_BY_AGE]  # as the index has it, in which a missing one is behind all numbers
-# A missing priority is 0, so the order has three parts, of each of which the index has the order. A list matches as
-# each of its elements does, and would be in several of them.
+_BY_PRIORITY = [("priority", DESCENDING), *_BY_AGE]  # the index's order, in which a missing one comes after all numbers
+# A missing priority is 0, so the order has three parts, and the index is right within each of them. A list matches if
+# any of its elements does, and would be in several of them.
 _NO_LIST = {"$not": {"$type": "array"}}
 _ABOVE_ZERO: Document = {"priority": {"$gt": 0, **_NO_LIST}}
 _ZERO: Document = {"priority": {"$in": [0, None], **_NO_LIST}}
@@ -39,7 +39,7 @@ def first_of(tasks: Collection[Document], want: Want, count: int, projection: Do
 
 
 class _Waiting:
-    """The tasks of one queue that are free."""
+    """The free tasks of one queue."""
 
     def __init__(self, tasks: Collection[Document], queue: QueueId, projection: Document | None) -> None:
         self._tasks = tasks
@@ -53,8 +53,8 @@ class _Waiting:
 
     def oldest_first(self, count: int) -> list[Document]:
         rows = self._find({}, _BY_PRIORITY, count)
-        # Zero, less than it and no number would come before a missing one. Nearly always there is nothing of that kind
-        # among the first, and the order of the index is the right one.
+        # Zero, negative numbers and values that are not numbers would come before a missing one. Nearly always there is
+        # nothing of that kind among the first, and the order of the index is right.
         if all(forms.is_before_zero_or_missing(row.get("priority")) for row in rows):
             return rows
         chosen: _Chosen = {}
@@ -64,7 +64,7 @@ class _Waiting:
 
     def newest_first(self, count: int) -> list[Document]:
         head = self._find({}, _BY_PRIORITY, 1, {"priority": 1})
-        if not head or head[0].get("priority") is None:  # and so all others
+        if not head or head[0].get("priority") is None:  # and so have all others
             return self._find({"priority": None}, _NEWEST, count) if head else []
         chosen: _Chosen = {}
         self._choose_newest_of_each_priority(_ABOVE_ZERO, count, chosen)
@@ -73,7 +73,7 @@ class _Waiting:
         return _filled_up(chosen, self._find({}, _BY_PRIORITY, count) if len(chosen) < count else [], count)
 
     def _choose_newest_of_each_priority(self, part: Document, count: int, chosen: _Chosen) -> None:
-        """The index has the newest last within a priority: it is read backwards, from one priority to the next."""
+        """The index has the newest last within a priority, so it is read backwards, from one priority to the next."""
         bounds: Document = dict(part["priority"])
         while len(chosen) < count and (head := self._find({"priority": bounds}, _BY_PRIORITY, 1, {"priority": 1})):
             highest = head[0]["priority"]
@@ -81,7 +81,7 @@ class _Waiting:
             bounds["$lt"] = highest
 
     def _find_more(self, priority: Document, order: Sequence[tuple[str, int]], count: int, chosen: _Chosen) -> _Chosen:
-        """As many as are missing. One that is chosen already may be among them, where others have changed it."""
+        """As many as are missing. One that is chosen already may be among them, if others have changed it."""
         return {row["_id"]: row for row in self._find(priority, order, count - len(chosen))}
 
     def _find(
@@ -94,5 +94,5 @@ class _Waiting:
 
 
 def _filled_up(chosen: _Chosen, rest: Sequence[Document], count: int) -> list[Document]:
-    """With those at the end whose priority is not a number: no part has them."""
+    """Completed by those whose priority is not a number, at the end: no part has them."""
     return list((chosen | {row["_id"]: row for row in rest if row["_id"] not in chosen}).values())[:count]

@@ -1,16 +1,16 @@
-"""Which waiting tasks a node gets.
+"""The claims of waiting tasks by nodes.
 
-Responsible for: taking the first of those that wait, as many as `maxtotal` and `rate` of their queue allow, and making
-them the node's. Must not know: in which order they come (`claim_order`), what `begin` is for.
+Responsible for: taking the first waiting tasks, as many as `maxtotal` and `rate` of their queue allow, and making them
+the node's. Must not know: the order in which they come (`claim_order`), the purpose of `on_claim`.
 
 Rules:
-1. It is the spec's second way, in batches: find what is free, write the claim, and what `begin` wants written, into
-   each that still is, and where not all were, ask which carry the mark.
-2. Where another node was faster, the missing ones are picked at random from the next ones, so that two nodes do not go
-   on competing for the same tasks: the order is then kept only roughly.
-3. Ends are written before claims: at no moment does a node appear to have more in hand than it may have.
+1. It is the spec's second way, in batches: find free tasks, write the claim, and the change that `on_claim` returns,
+   into each that is still free, and if not all were, ask which carry the mark.
+2. If another node was faster, the missing ones are picked at random from the next ones, so that two nodes do not keep
+   competing for the same tasks: the order is then kept only roughly.
+3. Ends are written before claims: a node never appears to have more in hand than it may have.
 4. After a claim whose answer was lost, the node may have more in hand of a queue with a limit than it knows. For
-   `_DOUBT_SECONDS` all that was granted is added to what the store says; then the store's word is enough.
+   `_DOUBT_SECONDS` everything granted is added to the store's count; after that the store's count is enough.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import RunChange, Want
 from disbatch_host.documents.records import Document, QueueId, Task, TaskId
 from disbatch_host.documents.steps import CLAIM
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import claim_order, forms
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.output_files import OutputFiles
 from disbatch_host.store.mongo.run_changes import RunChanges
 
-_TRIES = 3  # in one claim, where another node was faster
-_SPREAD = 4  # of how many times as many tasks as are wanted a further try picks
-# A claim whose answer was lost is carried out by then, or most likely never: `store.SOCKET_SECONDS`, and more.
+_TRIES = 3  # in one claim, if another node was faster
+_SPREAD = 4  # a further try picks from this many times as many tasks as are wanted
+# A claim whose answer was lost has been carried out by then, or most likely never will: `store.SOCKET_SECONDS`, and
+# more.
 _DOUBT_SECONDS = 30.0
 
 
@@ -59,15 +60,15 @@ class Claims:
         self._clock = clock
         self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # how many more, until when (rule 4)
 
-    def carry_out(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None) -> list[Task]:
+    def carry_out(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None) -> list[Task]:
         """One claim, as `Store.claim` promises it."""
         got: list[list[Task]] = [[] for _ in wanted]
         most = [want.count for want in wanted]
-        granted: dict[int, int] = {}  # of those that have a limit over all nodes
-        dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server has granted them
+        granted: dict[int, int] = {}  # for queues that have a limit across all nodes
+        dates: dict[QueueId, datetime] = {}  # of the claims of queues with a rate: when the server granted them
         open_places = list(range(len(wanted)))
         if any(want.maxtotal is not None for want in wanted):
-            self._run_changes.write_staged()  # a place is released when the run that had it has ended
+            self._run_changes.write_staged()  # a place is released once the run that had it has ended
         try:
             for attempt in range(_TRIES):
                 found: dict[int, list[Document]] = {}
@@ -84,16 +85,16 @@ class Claims:
                         granted[place] = left = self._limits.grant(node_id, want, left, in_hand, dates)
                         most[place], found[place] = left, found[place][:left]
                 chosen = list(itertools.chain.from_iterable(found.values()))
-                won = self._take(chosen, node_id, token, begin, dates)
+                won = self._take(chosen, node_id, token, on_claim, dates)
                 for place, documents in found.items():
                     got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
-                # All that was found was won: that is enough, or nothing more waits.
+                # Everything that was found was won: either that is enough, or nothing more waits.
                 open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
                 if not open_places:
                     break
             for place, count in granted.items():
                 if len(got[place]) < count:  # others were faster: the places are theirs
-                    self._give_back(node_id, wanted[place], len(got[place]))
+                    self._return_places(node_id, wanted[place], len(got[place]))
         except BaseException:
             until = self._clock.monotonic() + _DOUBT_SECONDS
             self._in_doubt |= {(node_id, wanted[place].queue): (count, until) for place, count in granted.items()}
@@ -112,7 +113,7 @@ class Claims:
         return self._documents([ids[number] for number in picked])
 
     def _documents(self, ids: Sequence[TaskId]) -> list[Document]:
-        """These tasks, in this order, as far as they are still there."""
+        """These tasks, in this order, as far as they still exist."""
         found = {document["_id"]: document for document in self._tasks.find({"_id": {"$in": list(ids)}})}
         return [found[task_id] for task_id in ids if task_id in found]
 
@@ -121,7 +122,7 @@ class Claims:
         documents: Sequence[Document],
         node_id: str,
         token: str,
-        begin: Begin | None,
+        on_claim: OnClaim | None,
         dates: Mapping[QueueId, datetime],
     ) -> dict[TaskId, Task]:
         """Claim those of these tasks that are still free and as they were read."""
@@ -134,7 +135,7 @@ class Claims:
         for document in documents:
             mark = steps.claimed_fields(node_id, token, at=dates.get(document["queue"], now), now=now)
             tasks[document["_id"]] = task = Task.from_document({**document, **mark})
-            change = begin(task) if begin is not None else None
+            change = on_claim(task) if on_claim is not None else None
             free = {
                 "_id": document["_id"],
                 "status": int(CLAIM.left),
@@ -153,20 +154,20 @@ class Claims:
         self._output.forget(change for change in changes if change.key.task_id in tasks)
         return tasks
 
-    def _give_back(self, node_id: str, want: Want, got: int) -> None:
-        """The places of a queue that were granted and not needed."""
+    def _return_places(self, node_id: str, want: Want, got: int) -> None:
+        """Return the places of a queue that were granted and not needed."""
         if want.maxtotal is not None:
             self._limits.tell(node_id, want.queue, self._in_hand(node_id, want.queue, want.in_hand) + got)
 
     def _in_hand(self, node_id: str, queue: QueueId, known: int) -> int:
-        """How many tasks of a queue a node has in hand at most. It knows only of those whose claim it has got an answer
-        to: after an answer was lost, the store says how many there are, and for a while there may be more to come."""
+        """How many tasks of a queue a node has in hand at most. It only knows of claims whose answer it received: after
+        an answer was lost, the store says how many there are, and for a while there may be more to come."""
         if (node_id, queue) not in self._in_doubt:
             return known
         more, until = self._in_doubt[node_id, queue]
         found = self._tasks.count_documents({"node": node_id, "status": {"$in": forms.IN_HAND}, "queue": queue})
         if self._clock.monotonic() < until:
             return max(known, found) + more
-        if found <= known:  # those that it did not know of were given back
+        if found <= known:  # those that it did not know of were returned
             del self._in_doubt[node_id, queue]
         return max(known, found)

@@ -1,12 +1,13 @@
-"""New tasks, of people and command nodes; of those with one `unique_key`, at most one in a queue is unfinished.
+"""The creation of tasks, by people and command nodes; of those with one `unique_key` in a queue, at most one is
+unfinished.
 
 Responsible for: inserting them, the keys of those that are inserted, and the mark of those that they wait for. Must not
 know: who creates, what a task means.
 
 Rules:
-1. A key is taken before its task is inserted, and released where the insert is known to have failed (`unique_keys`).
-2. Those that a new task waits for are marked before it is inserted and after it. Before: a process that dies after the
-   insert leaves a mark. After: a sweep in between may have found nobody to tell, and taken the mark.
+1. A key is taken before its task is inserted, and released if the insert is known to have failed (`unique_keys`).
+2. The tasks that a new task waits for are marked before it is inserted and after it. Before: a process that dies after
+   the insert leaves a mark. After: a sweep in between may have found no followers, and removed the mark.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ class Creation:
         self._clock = clock
 
     def insert(self, documents: Sequence[Document], *, again: bool) -> list[TaskId]:
-        """Insert documents, each of which has its `_id`; the ids as `Store.insert_tasks` gives them."""
+        """Insert documents, each of which has its `_id`; returns the ids as `Store.insert_tasks` does."""
         began = self._clock.monotonic()
         ids = [document["_id"] for document in documents]
         keys = self._keys_to_take(documents, again=again)
         locks = self._keys.take({key: ids[places[0]] for key, places in keys.items()})
-        elsewhere: set[int] = set()  # places of those that are not created, since another task is meant
+        elsewhere: set[int] = set()  # positions of those that are not created because another task is meant
         for key, places in keys.items():
             elsewhere |= set(places if locks[key].mark is None else places[1:])
             for place in places:
@@ -52,7 +53,7 @@ class Creation:
         try:
             self._create(created, ours, again=again)
         except driver.ConnectionFailure:
-            raise  # they may be there or still come, so the keys stay theirs; see `unique_keys.Keys`
+            raise  # they may exist or still come, so the keys stay theirs; see `unique_keys.Keys`
         except Exception:
             with contextlib.suppress(driver.PyMongoError):
                 self._release_keys_of_missing(locks)
@@ -64,10 +65,10 @@ class Creation:
         return ids
 
     def _keys_to_take(self, documents: Sequence[Document], *, again: bool) -> dict[forms.Key, list[int]]:
-        """Which of the documents want each key: the first of them is to get it."""
+        """Which of the documents want each key: the first of them will get it."""
         keyed = {place: key for place, one in enumerate(documents) if (key := forms.key_of(one)) is not None}
         there: set[TaskId] = set()
-        if again and keyed:  # a task that an earlier call created is the one meant, even if another has the key by now
+        if again and keyed:  # a task that an earlier call created is the one meant, even if another has the key now
             which = {"_id": {"$in": [documents[place]["_id"] for place in keyed]}}
             there = {one["_id"] for one in self._tasks.find(which, {"_id": 1})}
         keys: dict[forms.Key, list[int]] = {}
@@ -77,15 +78,15 @@ class Creation:
         return keys
 
     def _release_keys_of_missing(self, locks: Mapping[forms.Key, Lock]) -> None:
-        """Of the tasks that were to be created, give those keys back whose task is not there."""
+        """Release the keys of those tasks, of all that were to be created, that do not exist."""
         ours = {lock.task: key for key, lock in locks.items() if lock.mark is not None}
         found = self._tasks.find({"_id": {"$in": list(ours)}}, {"queue": 1, "unique_key": 1})
         created = {one["_id"] for one in found if forms.key_of(one) == ours[one["_id"]]}
         self._keys.release([(key, lock) for key, lock in locks.items() if lock.task not in created])
 
     def _create(self, documents: Sequence[Document], keys: Mapping[TaskId, forms.Key], *, again: bool) -> None:
-        """Insert them. One that is there already is fine where that is what an earlier call has done, or, of those with
-        a key, somebody else for this one (`unique_keys.Keys`, rule 3)."""
+        """Insert them. One that exists already is fine if that was done by an earlier call or, for those with a key, by
+        another process on behalf of this one (`unique_keys.Keys`, rule 3)."""
         try:
             if documents:
                 self._tasks.insert_many(documents, ordered=False)
@@ -100,8 +101,8 @@ class Creation:
                     raise
 
     def _withdraw_overtaken(self, keys: Mapping[TaskId, forms.Key]) -> dict[TaskId, TaskId]:
-        """This process stood still for so long that others took the tasks that it was about to create for lost, and
-        their keys over: take them back where nobody has begun with them. Instead of which there is which other."""
+        """After this process stood still for so long that others considered the tasks that it was about to create lost,
+        and took over their keys: withdraw them if nobody has started them. Returns which other task replaces which."""
         instead: dict[TaskId, TaskId] = {}
         holders = self._keys.holders(list(keys.values()))
         for task_id, key in keys.items():

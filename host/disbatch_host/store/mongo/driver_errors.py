@@ -1,7 +1,7 @@
-"""The driver's exceptions, and the host's that they become.
+"""The driver's exceptions, translated to the host's.
 
-Responsible for: the only place that knows what the driver and the server call their errors. Must not know: what was
-asked for, beyond the words for a duplicate.
+Responsible for: being the only place that knows the names and codes of the driver's and the server's errors. Must not
+know: what was asked for, beyond the words for a duplicate.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DUPLICATE_KEY = 11000  # the server's code for it
 
 
 def is_same_id(failure: Mapping[str, Any]) -> bool:
-    """Whether an insert has failed because the id is there already. An index of another program may be unique, too."""
+    """Whether an insert failed because the id exists already. An index of another program may be unique, too."""
     return failure.get("code") == DUPLICATE_KEY and failure.get("keyPattern", {"_id": 1}) == {"_id": 1}
 
 
 UNAUTHORIZED = 13
 _AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong password, Atlas's own for both
-# Network, shutdown, change of primary, write not confirmed in time, too much to do; a cursor or a plan that has gone
+# Network, shutdown, change of primary, write not confirmed in time, too much to do; a cursor or a plan that is gone
 # meanwhile.
 _UNREACHABLE_CODES = frozenset(
     {
@@ -39,19 +39,19 @@ _UNREACHABLE_CODES = frozenset(
         9001, 10107, 11600, 11601, 11602, 13435, 13436,
     }
 )  # fmt: skip
-# The server's own word for what may be tried again; the first is there only for writes that the driver tries again.
+# The server's own labels for operations that may be tried again; the first only marks writes that the driver retries.
 _RETRY_LABELS = ("RetryableWriteError", "RetryableError", "SystemOverloadedError")
-_NOT_CONFIRMED = 64  # the write has been carried out, and a majority has not said so in time
+_NOT_CONFIRMED = 64  # the write was carried out, and a majority did not confirm it in time
 INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
-NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: it stays so
+NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: that does not change
 _TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
 
 
 def is_worth_another_try(error: driver.PyMongoError) -> bool:
-    """Whether a write may have been lost on its way, or has met a server that cannot take it just now. Not where the
-    server says that it was carried out and not confirmed: to send it again would only wait once more."""
+    """Whether a write may have been lost on its way, or met a server that cannot take it right now. Not if the server
+    says that it was carried out but not confirmed: sending it again would only mean waiting once more."""
     if isinstance(error, driver.ServerSelectionTimeoutError):
-        return False  # that was a try of some seconds already
+        return False  # that try took some seconds already
     if isinstance(error, driver.ConnectionFailure):
         return True
     if not isinstance(error, driver.OperationFailure):
@@ -67,8 +67,8 @@ def _has_retry_label(error: driver.PyMongoError) -> bool:
 
 
 def too_large(error: driver.BulkWriteError) -> list[int]:
-    """Of a batch that has failed: the places of those that would have made a document too large, where nothing else was
-    the matter; else none."""
+    """The positions, in a failed batch, of updates that would have made a document too large, if nothing else was
+    wrong; else none."""
     failures = (error.details or {}).get("writeErrors") or []
     if (error.details or {}).get("writeConcernErrors") or {one.get("code") for one in failures} - _TOO_LARGE_CODES:
         return []
@@ -77,7 +77,7 @@ def too_large(error: driver.BulkWriteError) -> list[int]:
 
 @contextlib.contextmanager
 def only_looking(what_is_left_out: str) -> Iterator[None]:
-    """For an account that may only read: whatever is missing in a cluster, its nodes create."""
+    """For an account that may only read: the nodes of a cluster create anything that is missing in it."""
     try:
         yield
     except driver.OperationFailure as error:
@@ -88,7 +88,7 @@ def only_looking(what_is_left_out: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(where: str, url: str, duplicate: str = "") -> Iterator[None]:
-    """The driver's exceptions as the host's (base, rule 3)."""
+    """Translate the driver's exceptions to the host's (errors, rule 3)."""
     try:
         yield
     except StoreError:
@@ -144,7 +144,7 @@ def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
     if error.code in _AUTHENTICATION_CODES:
         return StoreRefusedError(f"{where} refuses the user or password; check both, and authSource")
     if error.code == UNAUTHORIZED:
-        return StoreRefusedError(f"{where} refuses for want of rights: {short(error)}")
+        return StoreRefusedError(f"{where} refuses for lack of rights: {short(error)}")
     if error.code in _UNREACHABLE_CODES or _has_retry_label(error):
         return StoreUnreachableError(f"{where} cannot answer now: {short(error)}")
     if error.code in _TOO_LARGE_CODES or "BSONObj size" in str(error) or "too large" in str(error):

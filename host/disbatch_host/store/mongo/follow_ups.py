@@ -1,13 +1,13 @@
-"""Tasks that the end of another creates, each exactly once.
+"""The tasks that the end of another creates, each exactly once.
 
-Responsible for: writing them with the end that creates them, and making them from there. Must not know: which end
+Responsible for: writing them with the end that creates them, and creating them from there. Must not know: which end
 creates which.
 
 Rules:
-1. Only a single document is changed as a whole on every kind of server. So new tasks stand in the document of the task
-   that creates them (`follow_ups`), with their ids, from the write of its end until they are there.
-2. They are created first, and only then taken out: a node that dies in between leaves them for the next, and the ids
-   are given, so nothing is created twice.
+1. Only a single document is changed as a whole on every kind of server. So new tasks are kept in the document of the
+   task that creates them (`follow_ups`), with their ids, from the write of its end until they exist.
+2. They are created first, and only then removed from there: a node that dies in between leaves them to the next, and
+   the ids are fixed, so nothing is created twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AT_ONCE = 500  # documents that owe, in one call
 
 
 class FollowUps:
-    """`queue_id` gives the id of the queue that a text means, as a person types it."""
+    """Creates these tasks. `queue_id` returns the id of the queue that a text means, as a person types it."""
 
     def __init__(self, tasks: Collection[Document], ids: IdSource, queue_id: Callable[[str], QueueId]) -> None:
         self._tasks = tasks
@@ -36,7 +36,7 @@ class FollowUps:
         self._queue_id = queue_id
 
     def with_owed(self, change: RunChange) -> Mapping[str, Any]:
-        """What a change sets, with the tasks that it creates."""
+        """The fields that a change sets, with the tasks that it creates."""
         if not change.creates:
             return change.set
         ids = self._ids.take(len(change.creates))
@@ -48,13 +48,13 @@ class FollowUps:
         return {**change.set, "follow_ups": owed}
 
     def create_of(self, changes: Sequence[RunChange]) -> None:
-        """Those that these changes, which were carried out, have left owed."""
+        """Create the tasks that these changes, which were carried out, still owe."""
         owing = [change.key.task_id for change in changes if change.creates]
         if owing:
             self._create({"_id": {"$in": owing}, **forms.OWING})
 
     def create_all(self) -> int:
-        """Those that anybody has left owed; how many."""
+        """Create the tasks that anybody still owes; returns how many."""
         return self._create(forms.OWING)
 
     def _create(self, which: Document) -> int:
@@ -71,8 +71,8 @@ class FollowUps:
                     one.get("code") != driver_errors.DUPLICATE_KEY for one in error.details.get("writeErrors", ())
                 )
                 if is_other or error.details.get("writeConcernErrors"):
-                    raise  # not confirmed by a majority: they may vanish again, so they stay owed
-            # Only what was read above: others may have gone on from there, and the task may owe something else by now.
+                    raise  # not confirmed by a majority: they may vanish again, so they are still owed
+            # Only the ones read above: others may have gone on from there, and the task may owe something else now.
             paid = {"_id": document["_id"], "follow_ups._id": tasks[0]["_id"]}
             self._tasks.update_one(paid, {"$unset": {"follow_ups": ""}})
             created += len(tasks)

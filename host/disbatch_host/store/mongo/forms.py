@@ -1,4 +1,4 @@
-"""The forms that records and changes take in MongoDB: conditions, updates, and what a document says of a change.
+"""The forms that records and changes take in MongoDB: conditions, updates, and the traces of a change in a document.
 
 Responsible for: these values. Must not know: a collection, who asks for what. Pure.
 """
@@ -22,20 +22,20 @@ from disbatch_host.errors import StoreRefusedError
 from disbatch_protocol import status
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
-_BATCH_BYTES = 12 * 2**20  # of changes that go together: a command is a document of 16 MB at most
+_BATCH_BYTES = 12 * 2**20  # of changes sent together: a command is a document of 16 MB at most
 
 UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
 IN_HAND, WAITING = (sorted(int(one) for one in statuses) for statuses in (status.IN_HAND, status.WAITING))
 NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
-# A document as an id cannot be the key of a run, and nobody could type it.
+# An id that is a document cannot be the key of a run, and nobody could type it.
 USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
-# Of a task that others wait for: it has to be marked, or is just being told to be nobody's any more (`task_changes`).
+# A task that others wait for: it has to be marked, unless its mark is just being removed (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
 
-# Documents of others may hold dates that Python does not have and text that is not UTF-8; such a value comes as a
+# Documents of others may hold dates that Python cannot represent and text that is not UTF-8; such a value comes as a
 # DatetimeMS and with U+FFFD, instead of making every query fail that meets it.
 CODEC = CodecOptions[Document](
     tz_aware=True,
@@ -46,7 +46,7 @@ CODEC = CodecOptions[Document](
 
 
 Key = tuple[QueueId, str]  # a queue, and the `unique_key` of one of its tasks
-Update = tuple[Document, Document]  # a guard, and what is changed where it holds
+Update = tuple[Document, Document]  # a guard, and the change if it holds
 
 
 def guard(change: RunChange) -> Document:
@@ -55,7 +55,7 @@ def guard(change: RunChange) -> Document:
     return {
         "_id": key.task_id,
         "node": key.node,
-        "claim.token": key.token,  # null matches where there is none
+        "claim.token": key.token,  # null matches if there is none
         "status": statuses[0] if len(statuses) == 1 else {"$in": statuses},
     }
 
@@ -89,8 +89,8 @@ def shows(document: Document | None, change: RunChange) -> bool:
         return False
     if "status" not in touched and document.get("status") not in [int(one) for one in change.statuses]:
         return False
-    # `run` tells this attempt from any other; `status`, `node`, `claim` and `mtime` this change from the others of the
-    # attempt. What the plugin has said is left out: it may be large, and tells nothing more.
+    # `run` tells this attempt from any other; `status`, `node`, `claim` and `mtime` tell this change from the others of
+    # the attempt. The plugin's own words are left out: they may be large, and add nothing.
     return all(
         document.get(name) == _as_stored(change.set[name]) if name in change.set else name not in document
         for name in NOT_LARGE
@@ -99,12 +99,12 @@ def shows(document: Document | None, change: RunChange) -> bool:
 
 
 def _as_stored(value: Any) -> Any:
-    """A value as it comes back: BSON turns tuples into lists, enums into numbers."""
+    """A value as it is when read back: BSON turns tuples into lists, enums into numbers."""
     return bson.decode(bson.encode({"value": value}), CODEC)["value"]
 
 
 def in_parts(changes: Sequence[RunChange]) -> Iterator[Sequence[RunChange]]:
-    """Batches that one message can hold."""
+    """Split into batches that fit into one message."""
     part: list[RunChange] = []
     size = 0
     for change in changes:
@@ -142,19 +142,19 @@ def condition(which: TaskFilter) -> Document:
         bounds = {"$gte": since, "$lt": before}
         if since is not None or before is not None:
             condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
-    return condition | status_condition(which.statuses, which.failed_too)
+    return condition | status_condition(which.statuses, which.or_failed)
 
 
-def status_condition(statuses: frozenset[int] | None, failed_too: bool) -> Document:
+def status_condition(statuses: frozenset[int] | None, or_failed: bool) -> Document:
     if statuses is None:
         return {}
     exact = sorted(int(one) for one in statuses)
     condition: Document = {"status": exact[0] if len(exact) == 1 else {"$in": exact}}
-    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if failed_too else condition
+    return {"$or": [condition, {"status": {"$gt": int(Status.FAILED)}}]} if or_failed else condition
 
 
 def guard_of_task(change: TaskChange) -> Document:
-    guard: Document = {"_id": change.task_id, **status_condition(change.statuses, change.failed_too)}
+    guard: Document = {"_id": change.task_id, **status_condition(change.statuses, change.or_failed)}
     if change.mtime is not None:
         guard["mtime"] = change.mtime
     return guard
@@ -164,8 +164,8 @@ def update_of_task(change: TaskChange) -> Any:
     plain = update(change.set, change.unset)
     if "status" not in change.set or "awaited" in change.set:
         return plain
-    # One update, so that no node can die in between: followers that wait for its end wait for the next one. Of an
-    # Orphaned task that ends without a run, the followers were told that it is orphaned, and are told again.
+    # One update, so that no node can die in between: followers that wait for its end wait for the next one. The
+    # followers of an Orphaned task that ends without a run were told that it is orphaned, and are told again.
     is_awaited_again = change.set["status"] in WAITING or int(Status.ORPHANED) in change.statuses
     if not is_awaited_again:
         return plain
@@ -175,9 +175,9 @@ def update_of_task(change: TaskChange) -> Any:
 
 
 def may_revive(change: TaskChange) -> bool:
-    """Whether it may make a task unfinished that was not."""
+    """Whether it may make a finished task unfinished."""
     return change.set.get("status") in UNFINISHED and (
-        change.failed_too or any(is_finished(one) for one in change.statuses)
+        change.or_failed or any(is_finished(one) for one in change.statuses)
     )
 
 

@@ -1,4 +1,4 @@
-"""Ids of new tasks. See `IdSource`."""
+"""The ids of new tasks. See `IdSource`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TICKS = 2**16  # in a second: how fine ids are dated
 
 
 class IdSource:
-    """Ids that sort after all made before, by whichever process: tasks are first in, first out.
+    """Ids that sort after all made before, by any process: tasks are first in, first out.
 
     The driver's own are in order within one process only; those of two that push within one second are mixed. So here:
     seconds, as in any ObjectId, and their fraction, by the server's clock; then 3 random bytes, then a counter.

@@ -1,4 +1,4 @@
-"""What this program expects of a database: the version of its layout, and the indexes.
+"""The layout that this program expects of a database: its version, and the indexes.
 
 Every hot query is covered by an index of `_INDEXES` (tests hold their plans), and there are few of them: each costs
 every write.
@@ -29,29 +29,29 @@ BY_STATUS = [("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDIN
 
 # (keys, options) of `tasks`; see rule 2.
 _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
-    # The claim (equality, equality, then its order), which queues have waiting tasks, counts by queue and status.
+    # The claim (equality, equality, then its order), queues with waiting tasks, counts by queue and status.
     (BY_STATUS, {}),
-    # What a node has in hand; only unfinished tasks are in it, so finished ones cost nothing.
+    # The tasks that a node has in hand; only unfinished tasks are in it, so finished ones cost nothing.
     (
         (("node", ASCENDING), ("status", ASCENDING)),
         {"partialFilterExpression": {"status": {"$gte": int(Status.CLAIMED), "$lte": int(Status.RUNNING)}}},
     ),
-    # What is due. Those that wait for another task as well come after all others, and are not looked at.
+    # Tasks that are due. Those that also wait for another task come after all others, and are not looked at.
     ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
     # The tasks that wait for a task.
     ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
-    # What `due` asks for: one index for each of its kinds, with only those in it that have the field.
+    # The kinds of tasks that `due` looks for: one index each, holding only tasks that have the field.
     ((("status", ASCENDING), ("node", ASCENDING)), {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
     ((("awaited", ASCENDING), ("status", ASCENDING)), {"partialFilterExpression": {"awaited": True}}),
     ((("status", ASCENDING), ("expires", ASCENDING)), {"partialFilterExpression": {"expires": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
 )
-_INDEXES_OF_BEFORE = ("not_before_1",)  # that older layouts of ours had; another takes its place
+_INDEXES_OF_BEFORE = ("not_before_1",)  # of older layouts; another index replaces it
 
 
 def check(database: Database[Document], where: str) -> None:
-    """Write the version of this program's layout where there is none or an older one. Raises StoreTooNewError."""
+    """Write the version of this program's layout if there is none or an older one. Raises StoreTooNewError."""
     found = database[LAYOUT_COLLECTION].find_one({"_id": "layout"})
     if found is None:
         # A race with another first node is harmless: both want the same document.
@@ -64,10 +64,10 @@ def check(database: Database[Document], where: str) -> None:
     version = whole_number(found.get("version"))
     if version is not None and version < SCHEMA_VERSION:
         with driver_errors.only_looking("the layout's version is not raised"):
-            # An older program would promote what waits for another task, so it must not start here any more.
+            # An older program would promote tasks that wait for another one, so it must no longer start here.
             database[LAYOUT_COLLECTION].update_one({"_id": "layout"}, {"$max": {"version": SCHEMA_VERSION}})
             for name in _INDEXES_OF_BEFORE:
-                with contextlib.suppress(driver.OperationFailure):  # it is not there
+                with contextlib.suppress(driver.OperationFailure):  # it does not exist
                     database["tasks"].drop_index(name)
     if version is None or version > SCHEMA_VERSION:
         raise StoreTooNewError(
@@ -77,10 +77,10 @@ def check(database: Database[Document], where: str) -> None:
 
 
 def create_indexes(database: Database[Document]) -> None:
-    """Create those that are missing."""
+    """Create missing indexes."""
     tasks, files, chunks = database["tasks"], database["tasks.files"], database["tasks.chunks"]
     gridfs: Sequence[tuple[Any, Any, dict[str, Any]]] = (
-        (chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver makes it
+        (chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver creates it
         (files, (("metadata.task_id", ASCENDING),), {}),  # to delete a task's output with it
     )
     for collection, keys, options in (*((tasks, *index) for index in _INDEXES), *gridfs):
@@ -90,5 +90,5 @@ def create_indexes(database: Database[Document]) -> None:
         except driver.OperationFailure as error:
             if error.code not in driver_errors.INDEX_CONFLICTS:
                 raise
-            # One on the same fields serves as well, at a higher price; its owner may drop it.
+            # One on the same fields serves as well, at a higher cost; its owner may drop it.
             log.warning("an index of another program is left as it is: %s", driver_errors.short(error))

@@ -1,4 +1,4 @@
-"""What holds over all nodes of a cluster: `maxtotal` and `rate` of a queue. See `Limits`."""
+"""The limits of a queue that hold across all nodes of a cluster: `maxtotal` and `rate`. See `Limits`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from disbatch_protocol.quantities import Rate
 
 
 class Limits:
-    """What holds over all nodes: a document for each queue that has such a limit, {held, rate_from, granted,
+    """The limits across all nodes: a document for each queue that has one, {held, rate_from, granted,
     granted_at}.
 
     `held.<node>` is how many of the queue's tasks a node may have in hand: never less than it has. It is written before
     tasks are claimed and lowered after they have ended, so the sum is never too low, even if a node dies.
     Absolute numbers: a write whose answer was lost does no harm when it is made again.
 
-    `rate_from`, in milliseconds of the server's clock: from when on a whole burst could be granted if nothing were
-    granted until then (GCRA, "theoretical arrival time"). Each grant moves it by one interval.
+    `rate_from`, in milliseconds of the server's clock: the time from which a whole burst could be granted if nothing
+    were granted until then (GCRA, "theoretical arrival time"). Each grant moves it by one interval.
     """
 
     def __init__(self, limits: Any) -> None:
@@ -32,8 +32,8 @@ class Limits:
     def grant(
         self, node_id: str, want: Want, count: int, in_hand: int, dates: MutableMapping[QueueId, datetime]
     ) -> int:
-        """How many of `count` tasks this node may claim now, beside the `in_hand` that it has. With a rate, `dates` has
-        then the moment of the grant: by it, the rate holds exactly, however long the claim itself takes."""
+        """How many of `count` tasks this node may claim now, besides the `in_hand` that it has. With a rate, `dates`
+        then has the moment of the grant: by it, the rate holds exactly, however long the claim itself takes."""
         if count <= 0:
             if want.maxtotal is not None:
                 self.tell(node_id, want.queue, in_hand)
@@ -58,7 +58,7 @@ class Limits:
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
-            except driver.DuplicateKeyError:  # another node has made the document at the same moment
+            except driver.DuplicateKeyError:  # another node made the document at the same moment
                 if is_last:
                     raise
             else:
@@ -68,7 +68,7 @@ class Limits:
         raise AssertionError("the loop returns or raises")
 
     def tell(self, node_id: str, queue: QueueId, in_hand: int) -> None:
-        """The node has so many of this queue in hand."""
+        """Record that the node has this many of this queue in hand."""
         place = f"held.{node_id}"
         if in_hand > 0:
             self._limits.update_one({"_id": queue}, {"$set": {place: in_hand}}, upsert=True)
@@ -84,12 +84,12 @@ class Limits:
 
 
 def _rate_stages(rate: Rate) -> list[Document]:
-    """Of what is `granted` so far, no more than the rate allows now."""
+    """Limit the number `granted` so far to what the rate allows now."""
     interval = rate.interval_seconds * 1000
     burst = rate.burst
     now = {"$toDouble": {"$toLong": "$$NOW"}}
-    # Not before now: what was not used is not saved up. And not further away than grants alone can move it: a clock
-    # that was wrong, or a rate that was slower, must not stop the queue for long.
+    # Not before now: unused grants are not saved up. And not further away than grants alone can move it: a clock that
+    # was wrong, or an earlier slower rate, must not stop the queue for long.
     begin = {"$min": [{"$max": [{"$ifNull": ["$rate_from", 0.0]}, now]}, {"$add": [now, burst * interval]}]}
     allowed = {"$floor": {"$add": [burst, {"$divide": [{"$subtract": [now, "$rate_from"]}, interval]}]}}
     return [

@@ -1,9 +1,9 @@
 """The documents of nodes: which nodes there are, and how long each has been silent.
 
-Responsible for: the collection `nodes`. Must not know: what a node is asked for, when one counts as dead.
+Responsible for: the collection `nodes`. Must not know: the requests made to a node, when one counts as dead.
 
 Rules:
-1. The server's clock dates a heartbeat in the write itself, and its age is told with the document: one clock alone
+1. The server's clock dates a heartbeat in the write itself, and its age comes with the document: one clock alone
    decides whether a node is dead.
 2. Every write can be made twice: the answer to the first one may have been lost.
 """
@@ -37,7 +37,7 @@ class Nodes:
         whole = {"$mergeObjects": [{"$literal": document}, {"heartbeat": forms.dated(document.get("heartbeat"))}]}
         key = {"_id": document["_id"], "session": {"$in": sessions}}
         try:
-            # Where no document is to be replaced, one that is already there makes the insert fail.
+            # If no document is to be replaced, one that already exists makes the insert fail.
             result = self._nodes.update_one(key, [{"$replaceWith": whole}], upsert=replacing is None)
         except driver.DuplicateKeyError:
             return False

@@ -1,10 +1,10 @@
-"""Output that is too large for a task's document: GridFS files, as any GridFS reader can read them.
+"""Output that is too large for a task's document: GridFS files, which any GridFS reader can read.
 
 Responsible for: the collections `tasks.files` and `tasks.chunks`, one file for each stream of an attempt. Must not
 know: how large is too large, who reads.
 
 Rules:
-1. Written twice is written once, and an old piece that comes again does not shorten its file.
+1. Writing a piece twice changes nothing, and an old piece that comes again does not shorten its file.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class OutputFiles:
         return None if found is None else bytes(found["data"])
 
     def delete(self, task: TaskId, token: str) -> None:
-        """Both streams of an attempt."""
+        """Delete both streams of an attempt."""
         self._delete([forms.file_id(task, token, stream) for stream in _STREAMS])
 
     def delete_of_tasks(self, tasks: Sequence[TaskId]) -> None:
-        """Of all their attempts."""
+        """Delete those of all their attempts."""
         self._delete([one["_id"] for one in self._files.find({"metadata.task_id": {"$in": list(tasks)}}, {"_id": 1})])
 
     def forget(self, changes: Iterable[RunChange]) -> None:
-        """The pieces of the earlier attempts that go with these changes."""
+        """Delete the pieces of the earlier attempts that go with these changes."""
         self._delete(
             [
                 forms.file_id(change.key.task_id, change.forget_output_of, stream)

@@ -1,18 +1,18 @@
 """The protocols of `contract` on collections `queues`, `tasks`, `nodes` and the GridFS bucket `tasks`.
 
-Responsible for: the connection, the queries that nothing else needs, and the driver's exceptions as ours; all else is
-done by the parts that it puts together. Must not know: who calls, what a change means.
+Responsible for: the connection, the queries that nothing else needs, and translating the driver's exceptions; its parts
+do everything else. Must not know: who calls, what a change means.
 
 Rules:
-1. Writes are acknowledged by a majority and journaled; a claim reads from the primary what it has just written.
+1. Writes are acknowledged by a majority and journaled; a claim reads its own writes from the primary.
 2. Every hot query is covered by an index of `layout` (tests hold their plans).
-3. A write whose answer was lost is sent again once, by the driver or by `updates`, and by our callers as often as
-   needed: every write here can be made twice.
-4. Time is the server's: it dates heartbeats and tells their age itself, and `now` follows it by the monotonic clock, so
-   that neither the clocks of nodes nor their jumps matter.
-5. The parts raise the driver's exceptions, so each call of them stands in `_translated`, where these end; none of its
-   types leaves this package, but for ids and values that are in documents.
-6. Documents come from anybody. One that cannot be used is left where it is and stops no other.
+3. A write whose answer was lost is sent again once, by the driver or by `updates`, and by callers as often as needed:
+   every write here can be made twice.
+4. Time is the server's: it dates heartbeats and computes their age itself, and `now` follows it by the monotonic clock,
+   so that neither the clocks of nodes nor their jumps matter.
+5. The parts raise the driver's exceptions, so each call of them is in `_translated`, where these end; none of its types
+   leaves this package, except for ids and values that are in documents.
+6. Documents come from anybody. One that cannot be used is left where it is and does not stop the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, Task
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.errors import StoreRefusedError, UsageError
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import driver_errors, forms, layout
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -59,8 +59,8 @@ from disbatch_host.store.url import redact
 from disbatch_protocol.status import ENDED, UNFINISHED, Status
 
 DEFAULT_DATABASE = "disbatch"
-SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is said within 5 s of the command
-SOCKET_SECONDS = 20.0  # for one answer; a server that is stopped must not hold a node forever
+SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
+SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
@@ -78,7 +78,7 @@ class MongoStore:
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
-        except OSError as error:  # a file of certificates that the URI names
+        except OSError as error:  # a certificate file that the URI names
             raise UsageError(f"{self._description}: {driver_errors.of_file(error)}") from None
         except (driver.InvalidURI, driver.ConfigurationError, ValueError) as error:
             raise UsageError(
@@ -99,7 +99,7 @@ class MongoStore:
 
     @property
     def may_act_late(self) -> bool:
-        return True  # a server that was slow
+        return True  # the server may be slow
 
     def open(self) -> None:
         if self._client is not None:
@@ -143,7 +143,7 @@ class MongoStore:
             "connectTimeoutMS": int(SELECT_SECONDS * 1000),
             "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
         }
-        # The driver prefers these to what the URL says; people expect the opposite.
+        # The driver prefers these to the URL's options; people expect the opposite.
         said = {name.lower() for name, _ in parse_qsl(self._url.rpartition("?")[2])}
         options = {name: value for name, value in defaults.items() if name.lower() not in said}
         return pymongo.MongoClient(self._url, retryWrites=True, tz_aware=True, **options)
@@ -241,13 +241,12 @@ class MongoStore:
         with self._translated():
             found = self._tasks.find(forms.condition(which), projection, batch_size=_PAGE)
             if not in_any_order:
-                # Where no index gives the order, documents with their output may be more than the server sorts in
-                # memory.
+                # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
         return map(Task.from_document, self._all_of(found, limit))
 
     def _all_of(self, found: Any, limit: int | None) -> Iterator[Document]:
-        """The documents of a cursor, which is closed with the iterator."""
+        """The documents of a cursor, which is closed together with the iterator."""
         with found if limit is None else found.limit(limit):
             while limit != 0:  # to the server, 0 means all
                 with self._translated():
@@ -261,7 +260,7 @@ class MongoStore:
             return self._tasks.count_documents(forms.condition(which))
 
     def count_by_status(self) -> dict[QueueId, dict[int, int]]:
-        # The sort makes the server walk the index, which has all that is asked for.
+        # The sort makes the server walk the index, which has everything that is asked for.
         pipeline: list[Document] = [
             {"$sort": {"status": 1, "queue": 1}},
             {"$group": {"_id": {"queue": "$queue", "status": "$status"}, "count": {"$sum": 1}}},
@@ -277,7 +276,7 @@ class MongoStore:
         return counts
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
         deleted = 0
         with self._translated():
@@ -288,9 +287,9 @@ class MongoStore:
                 )
                 keys = {one["_id"]: key for one in keyed if (key := forms.key_of(one)) is not None}
                 locks = self._keys.locks_of(keys)  # as they are before anybody can know that the task is gone
-                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **forms.status_condition(statuses, failed_too)}
+                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **forms.status_condition(statuses, or_failed)}
                 deleted += self._tasks.delete_many(which).deleted_count
-                # What goes with them goes afterwards, and with those as well that an earlier try has deleted.
+                # Things that go with them go afterwards, also for those that an earlier try deleted.
                 left = {one["_id"] for one in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
                 gone = [task_id for task_id in ids if task_id not in left]
                 self._keys.release([(keys[one], locks[one]) for one in gone if one in locks])
@@ -298,7 +297,7 @@ class MongoStore:
         return deleted
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
-        # Nothing has ended before it was created, and an id tells when that was: the index has the old ones together.
+        # Nothing ended before it was created, and an id tells when that was: the index has the old ones together.
         which = {
             "queue": {"$eq": queue},
             "_id": {"$lt": ObjectId.from_datetime(moment)},
@@ -306,7 +305,7 @@ class MongoStore:
         }
         with self._translated():
             for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
-                # Followers of what has failed may still wait for its being run again.
+                # Followers of a failed task may still wait for it to be run again.
                 free = {"$ne": True} if status == {"$eq": int(Status.CONCLUDED)} else {"$exists": False}
                 found = self._tasks.find({**which, "status": status, "awaited": free}, {"_id": 1})
                 found = found.hint(layout.BY_STATUS).limit(limit)
@@ -319,7 +318,8 @@ class MongoStore:
         with self._translated():
             for queue in self.waiting_queues():
                 waiting = {"status": int(Status.CREATED), "queue": {"$eq": queue}}
-                # Of each priority the index has the one first that was created first. A missing one is not among them.
+                # Within each priority the index has the task first that was created first. A missing priority is not
+                # among them.
                 priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
                 for priority in (None, *priorities):
                     first = self._tasks.find_one(
@@ -336,8 +336,8 @@ class MongoStore:
                 query = json_util.loads(orjson.dumps(condition))
             except (TypeError, ValueError) as error:  # such as {"$oid": 5}
                 words = driver_errors.short(error)
-                raise StoreRefusedError(f"expected a condition in Extended JSON, found none: {words}") from error
-            # In an order that stays the same, so that a caller that starts over finds its place.
+                raise StoreRefusedError(f"expected a condition in Extended JSON: {words}") from error
+            # In a stable order, so that a caller that starts over finds its place.
             found = self._database[collection].find(query, batch_size=_PAGE).sort("_id", ASCENDING)
             return self._all_of(found.allow_disk_use(True), limit)
 
@@ -401,16 +401,16 @@ class MongoStore:
             waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
         return {queue for queue in waiting if forms.is_usable(queue)}
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         with self._translated():
-            return self._claims.carry_out(node_id, wanted, token, begin)
+            return self._claims.carry_out(node_id, wanted, token, on_claim)
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         with self._translated():
             return self._run_changes.commit(changes, chunks)
 
     def _queue_id(self, text: str) -> QueueId:
-        """The id that is meant by this text, which need not be there yet."""
+        """The id that this text means, which need not exist yet."""
         queue = self.find_queue(text) if forms.object_id(text) is not None else None
         return text if queue is None else queue.id
 
@@ -440,7 +440,7 @@ class MongoStore:
             {"status": waiting, "expires": {"$lte": self.now()}},
         ]
         with self._translated():
-            # Nothing but the kinds: so the server looks for the index of each by itself, and finds its own.
+            # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
             found = self._tasks.find({"$or": kinds}, forms.NO_OUTPUT).limit(limit * len(kinds))
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:

@@ -1,12 +1,12 @@
-"""Changes of tasks that no run makes: by people, and by nodes that settle what is due.
+"""Changes of tasks that are not made by runs: by people, and by nodes that settle tasks that are due.
 
-Responsible for: carrying out guarded changes in batches, and saying which were refused. Must not know: what a change
-means, but for two that concern other documents: it may give a task its `unique_key` back, and may take its mark
+Responsible for: carrying out guarded changes in batches, and reporting which were refused. Must not know: what a change
+means, except for two that concern other documents: it may give a task its `unique_key` back, and may remove its mark
 `awaited`.
 
 Rules:
-1. Every write has the guard in it. The server tells only how many were carried out, so where some were not, the
-   documents are read.
+1. Every write has the guard in it. The server only says how many were carried out, so if some were not, the documents
+   are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_protocol.status import Status
 
 _AT_ONCE = 500  # changes in one write
-_FOLLOWERS_AT_ONCE = 500  # that are searched for one that was not told
+_FOLLOWERS_AT_ONCE = 500  # searched at once for one that was not told
 
 
 class TaskChanges:
@@ -34,7 +34,7 @@ class TaskChanges:
         self._keys = keys
 
     def carry_out(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        """The ids of those that were refused, as `Store.change_tasks` promises it."""
+        """Returns the ids of those that were refused, as `Store.change_tasks` promises."""
         refused: set[TaskId] = set()
         for start in range(0, len(changes), _AT_ONCE):
             part = changes[start : start + _AT_ONCE]
@@ -55,7 +55,7 @@ class TaskChanges:
             guard = forms.guard_of_task(change)
             lock = locks[keys[change.task_id]] if change.task_id in keys else None
             if lock is not None and lock.until is not None:
-                # Not a moment later than others wait for it: by the server's clock, when it carries the change out.
+                # Not a moment later than others wait for it: by the server's clock, when it carries out the change.
                 last = lock.until - timedelta(seconds=unique_keys.RETRY_MARGIN_SECONDS)
                 guard["$expr"] = {"$lt": ["$$NOW", {"$literal": last}]}
             writes.append(UpdateOne(guard, forms.update_of_task(change)))
@@ -65,7 +65,7 @@ class TaskChanges:
         return refused
 
     def _keys_of_retried(self, tasks: Sequence[TaskId]) -> tuple[dict[TaskId, forms.Key], set[TaskId]]:
-        """The keys of those of them that have one, one task of each; and the others of the same keys."""
+        """The keys of those of them that have one, one task per key; and the other tasks with the same keys."""
         keys: dict[TaskId, forms.Key] = {}
         others: set[TaskId] = set()
         if tasks:
@@ -79,11 +79,11 @@ class TaskChanges:
         return keys, others
 
     def _tell(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        """Take the mark `awaited` from tasks whose followers have been told, so that no follower is overlooked that was
-        created while they were told: the change is announced in the task (`telling`), then followers that know nothing
-        are searched for, then the change is made where the announcement still stands. The search finds a follower that
-        was created before it; the mark that is set after the insert of any other takes the announcement away. A process
-        that dies in between leaves the task `awaited`."""
+        """Remove the mark `awaited` from tasks whose followers have been told, without overlooking a follower that was
+        created meanwhile: the change is announced in the task (`telling`), then followers that have not been told are
+        searched for, then the change is made if the announcement still stands. The search finds a follower that was
+        created before it; the mark that is set after the insert of any other removes the announcement. A process that
+        dies in between leaves the task `awaited`."""
         token = ObjectId()
         announced = [
             UpdateOne(
@@ -97,7 +97,7 @@ class TaskChanges:
         self._tasks.bulk_write(announced, ordered=False)
         untold: set[TaskId] = set()
         is_told: Document = {"error.code": "after_failed"}
-        # A follower that knows that it has concluded no longer waits for it, nor does one for which any end will do.
+        # A follower that knows that it concluded no longer waits for it, nor does one for which any end will do.
         ignorant_of: dict[int | None, Document] = {
             int(Status.CONCLUDED): {},
             int(Status.ORPHANED): {"$nor": [is_told]},
@@ -124,7 +124,7 @@ class TaskChanges:
         return untold
 
     def _unseen(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        """Which of a batch were not carried out, as far as can be seen: the server tells only how many."""
+        """Which of a batch were not carried out, as far as can be seen: the server only says how many."""
         names = {name for change in changes for name in (*change.set, *change.unset)}
         ids = [change.task_id for change in changes]
         found = self._tasks.find({"_id": {"$in": ids}}, dict.fromkeys(names, 1))

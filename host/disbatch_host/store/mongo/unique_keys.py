@@ -1,4 +1,4 @@
-"""Which task has a `unique_key`. See `Keys` for the rules that keep it right."""
+"""The holders of each `unique_key`. See `Keys` for the rules that keep them right."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from disbatch_host.documents.records import Document, TaskId, whole_number
 from disbatch_host.store.mongo import driver_errors, forms
 from disbatch_protocol.status import is_finished
 
-KEY_SECONDS = 60.0  # so long a holder of a `unique_key` that is not there counts as being created
-RETRY_SECONDS = 10.0  # so long a task that holds its `unique_key` to be run again may take to become unfinished
-RETRY_MARGIN_SECONDS = 2.0  # the clocks of a cluster's servers may differ by so much
-_RETRY_POLL_SECONDS = 0.02  # how often it is asked what has become of such a task
+KEY_SECONDS = 60.0  # how long a missing holder of a `unique_key` counts as being created
+RETRY_SECONDS = 10.0  # how long a task that holds its `unique_key` to be run again may take to become unfinished
+RETRY_MARGIN_SECONDS = 2.0  # the clocks of a cluster's servers may differ by this much
+_RETRY_POLL_SECONDS = 0.02  # between two looks at such a task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """Which task has a key, as `Keys.take` has left it."""
+    """The holder of a key, as `Keys.take` left it."""
 
     task: TaskId
-    mark: ObjectId | None  # of what was written for the caller; None: another unfinished task has the key
-    until: datetime | None = None  # by when a task that is run again has to be unfinished
+    mark: ObjectId | None  # of the write for the caller; None: another unfinished task has the key
+    until: datetime | None = None  # when a task that is run again must have become unfinished
 
 
 class Keys:
-    """Which task has a `unique_key`: a document for each key of a queue, {task, at, mark, retrying_until}.
+    """The holder of each `unique_key`: a document for each key of a queue, {task, at, mark, retrying_until}.
 
-    No unique index on tasks could say it: it would have to know which are unfinished, and on a sharded collection it
+    No unique index on tasks could do it: it would have to know which are unfinished, and on a sharded collection it
     would have to begin with the shard key. So the creator of a task with a key takes the key first.
 
-    1. Every write gets a new `mark`, and every change is made only where the mark is still the one that was read: of
-       several that want to change one lock, one does, and the others read again.
-    2. First the lock is read, then the task that it names. The task can have become unfinished only after the lock had
-       been touched for it (5), so a task that is finished and a mark that is still the same mean that the key is free.
-    3. The task that is named is not there, and the lock is younger than `KEY_SECONDS`: a process is about to create it,
-       or has died. The next caller creates a task under the same id. If the first one lives, its insert finds the id
-       there, and both have the same task; if not, no caller was told of a task that never came.
-    4. It is not there, and the lock is older: it was deleted, or it was never created. The key is taken over. A process
-       that was about to create it and only stood still checks for that after its insert (`creation`).
+    1. Every write gets a new `mark`, and every change is made only if the mark is still the one that was read: of
+       several callers that want to change one lock, one does, and the others read again.
+    2. First the lock is read, then the task that it names. The task can have become unfinished only after the lock was
+       touched for it (5), so a finished task and a mark that is still the same mean that the key is free.
+    3. The named task does not exist, and the lock is younger than `KEY_SECONDS`: a process is about to create it,
+       or has died. The next caller creates a task under the same id. If the first one is alive, its insert finds that
+       the id exists, and both have the same task; if not, no caller was told of a task that never came.
+    4. It does not exist, and the lock is older: it was deleted, or never created. The key is taken over. A process that
+       was about to create it and only stood still checks for that after its insert (`creation`).
     5. A finished task is run again: its lock is touched first, and says until when the task becomes unfinished
        (`retrying_until`). A reader of the lock in between waits for the outcome; the change of the task is made
        only before that moment, by the server's clock. A process that dies in between delays others until then.
-    6. A task that ends leaves its lock, which costs nothing; one that is deleted takes it along.
+    6. A task that ends leaves its lock, which costs nothing; a task that is deleted takes it along.
     """
 
     def __init__(self, locks: Any, tasks: Any, now: Callable[[], datetime]) -> None:
@@ -59,8 +59,8 @@ class Keys:
         self.retry_seconds = RETRY_SECONDS
 
     def take(self, wanted: Mapping[forms.Key, TaskId], *, to_retry: bool = False) -> dict[forms.Key, Lock]:
-        """Give each key to its task, where no other unfinished one has it. `to_retry`: the tasks have ended, and are
-        about to be run again; else they are about to be created, each under the id that comes back."""
+        """Give each key to its task, if no other unfinished one has it. `to_retry`: the tasks have ended, and are about
+        to be run again; else they are about to be created, each under the id that comes back."""
         taken: dict[forms.Key, Lock] = {}
         left = dict(wanted)
         while left:
@@ -74,12 +74,12 @@ class Keys:
             holders = {one["_id"]: one for one in self._tasks.find(which, {"status": 1, "queue": 1, "unique_key": 1})}
             now = self._now()
             is_waiting = False
-            for key, document in found.items():  # what is not found was released just now: insert it again
+            for key, document in found.items():  # one that is not found was released just now: insert it again
                 holder, own = document["task"], new[key]
                 retrying_until = document.get("retrying_until")
                 if holder in holders:
                     status = whole_number(holders[holder].get("status"))
-                    if forms.key_of(holders[holder]) != key:  # a task without it has got the id
+                    if forms.key_of(holders[holder]) != key:  # a task without it has the id
                         changes[key] = own, document
                     elif status is not None and not is_finished(status):
                         taken[key] = Lock(task=holder, mark=None)
@@ -101,7 +101,7 @@ class Keys:
         return taken
 
     def _insert(self, locks: Mapping[forms.Key, Lock]) -> list[forms.Key]:
-        """Take those that nobody has; which of them somebody has."""
+        """Take those that nobody has; returns those that somebody has."""
         keys = list(locks)
         try:
             self._locks.insert_many(
@@ -115,7 +115,7 @@ class Keys:
         return []
 
     def _change(self, changes: Mapping[forms.Key, tuple[Lock, Document]]) -> dict[forms.Key, Lock]:
-        """Write each lock over the document that was read of it; those where nobody was faster."""
+        """Replace each lock's document as it was read; returns those where nobody was faster."""
         if not changes:
             return {}
         writes = []
@@ -140,11 +140,11 @@ class Keys:
         return {(one["_id"]["queue"], one["_id"]["key"]): one for one in found}
 
     def holders(self, keys: Sequence[forms.Key]) -> dict[forms.Key, TaskId]:
-        """Which task has each of these keys now."""
+        """The task that has each of these keys now."""
         return {key: document["task"] for key, document in self._find(keys).items()}
 
     def locks_of(self, keys: Mapping[TaskId, forms.Key]) -> dict[TaskId, Lock]:
-        """Of these tasks, those that have their keys."""
+        """The locks of those of these tasks that have their keys."""
         found = self._find(list(keys.values()))
         return {
             task_id: Lock(task=task_id, mark=found[key].get("mark"))
@@ -159,7 +159,7 @@ class Keys:
             self._locks.bulk_write(writes, ordered=False)
 
     def end_retry(self, locks: Iterable[tuple[forms.Key, Lock]]) -> None:
-        """The tasks have been changed, or not: others no longer have to wait."""
+        """The tasks were changed, or not: others no longer have to wait."""
         writes = [
             UpdateOne(
                 {"_id": _lock_id(key), "mark": lock.mark},

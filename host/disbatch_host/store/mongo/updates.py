@@ -1,15 +1,15 @@
-"""Many updates in one trip to the server, as cheap as it can have them.
+"""Batches of updates in one trip to the server, as cheap as possible.
 
-Responsible for: sending a batch of updates of single documents, and sending it again where the answer was lost. Must
-not know: what they change.
+Responsible for: sending a batch of updates of single documents, and sending it again if the answer was lost. Must not
+know: what they change.
 
 Rules:
-1. The driver's own second try is not used: for it the server keeps a record of every single update of a batch, which is
-   a tenth of all that a short task costs. Every update here has a guard, so the batch itself is sent again, once.
-2. An update that the first try has carried out no longer fits its guard the second time, or sets the same values
-   again. So where fewer fit than were sent, the caller looks at the documents. If another process has changed one in
-   between, it looks like an update that was refused; if the first try is carried out last, the output of a run is set
-   back until the run says more, or ends.
+1. The driver's own retry is not used: for it the server keeps a record of every single update of a batch, which is a
+   tenth of the whole cost of a short task. Every update here has a guard, so the batch itself is sent again, once.
+2. An update that the first try carried out no longer matches its guard the second time, or sets the same values again.
+   So if fewer match than were sent, the caller looks at the documents. If another process changed one in between, it
+   looks like an update that was refused; if the first try is carried out last, the output of a run is set back until
+   the run says more, or ends.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class Updates:
-    """Of one collection."""
+    """Sends the updates of one collection."""
 
     def __init__(self, collection: Collection[Document]) -> None:
         self._collection = collection
 
     def send(self, updates: Sequence[forms.Update], *, ordered: bool) -> bool:
-        """Whether every one of them has found its document, by its guard, at the last try. `ordered`: one after the
+        """Returns whether each of them found its document, by its guard, at the last try. `ordered`: one after the
         other. Raises the driver's exceptions; any of the updates may have been carried out then."""
         if not updates:
             return True
         try:
             matched = self._send_up_to_twice(updates, ordered=ordered)
         except driver.DocumentTooLarge:
-            # More than one command can hold: the driver sends it in parts, and refuses what is too large by itself.
+            # More than fits into one command: the driver sends it in parts, and itself refuses anything too large.
             writes = [UpdateOne(*one) for one in updates]
             matched = self._collection.bulk_write(writes, ordered=ordered).matched_count
         return matched == len(updates)

@@ -1,4 +1,4 @@
-"""A change stream, or a steady look where the server has none: wakes a thread that waits for something to do."""
+"""A change stream, or periodic wake-ups if the server has none: wakes a thread that waits for something to do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
-FALLBACK_SECONDS = 0.5  # between two wake-ups where the server has no change streams (standalone)
+FALLBACK_SECONDS = 0.5  # between two wake-ups if the server has no change streams (standalone)
 _SETTLE_SECONDS = 0.005  # between two wake-ups: under load changes come by the hundred, and one is enough for many
-# What the driver hands out of a batch that has come before takes less, a trip to the server several times as long.
+# Handing out a change of a batch that has arrived takes the driver less; a trip to the server, several times as long.
 _FROM_BATCH_SECONDS = 0.0001
 
 
@@ -28,8 +28,8 @@ class MongoWatcher:
     """A change stream over tasks that become claimable, queues, and the ends of tasks; used by its own thread."""
 
     def __init__(self, connect: Any, database_name: str, *, ends: bool) -> None:
-        # What wakes: something to claim, something that has ended where that is asked for, a queue that has changed.
-        # The steps in between, and heartbeats, wake nobody.
+        # Things that wake: something to claim, something that ended if that is asked for, a queue that changed. The
+        # steps in between, and heartbeats, wake nobody.
         wanted: Any = {"$nin": [None, *forms.IN_HAND]} if ends else int(Status.CREATED)
         self._pipeline: Sequence[Document] = (
             {
@@ -76,13 +76,13 @@ class MongoWatcher:
             try:
                 if self._stream is None and self._has_streams:
                     self._open_stream()
-                    return True  # what has changed before the stream was there is not in it
+                    return True  # changes from before the stream was opened are not in it
                 if self._has_streams and self._has_change():
                     return True
             except (driver.PyMongoError, OSError) as error:
                 self._drop()
                 if isinstance(error, driver.OperationFailure) and error.code in driver_errors.NO_STREAMS:
-                    log.info("the store announces no changes, it is looked at every %.1f s", FALLBACK_SECONDS)
+                    log.info("the store announces no changes, so it is checked every %.1f s", FALLBACK_SECONDS)
                     log.debug("why it announces none: %s", error)
                     self._has_streams = False
                 else:
@@ -95,7 +95,7 @@ class MongoWatcher:
 
     def close(self) -> None:
         self._is_closed.set()
-        # A waiting thread still uses the connection; it closes it when it sees that it is to end.
+        # A waiting thread still uses the connection; it closes it once it sees that it should end.
         if self._in_use.acquire(blocking=False):
             try:
                 self._drop()
@@ -105,7 +105,7 @@ class MongoWatcher:
     def _open_stream(self) -> None:
         self._client = self._connect()
         database = self._client[self._database_name]
-        # The server answers after so long where nothing happens: how soon `close` and a timeout are seen.
+        # The server answers after this long if nothing happens: so soon are `close` and a timeout seen.
         self._stream = database.watch(list(self._pipeline), max_await_time_ms=250)
 
     def _has_change(self) -> bool:
@@ -114,12 +114,12 @@ class MongoWatcher:
             if self._stream.try_next() is None:
                 if (
                     not self._stream.alive
-                ):  # as after the database was dropped: it would forever answer at once that nothing has changed
+                ):  # as after the database was dropped: it would keep answering at once that nothing changed
                     self._drop()
                 return False
             if time.monotonic() - asked > _FROM_BATCH_SECONDS:
                 return True
-            # Another change of the batch that has already woken the thread, which could see all of it then.
+            # Another change of the batch that already woke the thread, which could see all of it then.
 
     def _drop(self) -> None:
         with contextlib.suppress(driver.PyMongoError, OSError):  # it is gone in any case

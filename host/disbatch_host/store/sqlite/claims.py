@@ -1,10 +1,10 @@
-"""Which waiting tasks a node gets.
+"""The claims of waiting tasks by nodes.
 
 Responsible for: finding them in the order of a claim, as many as `maxtotal` and `rate` of their queue allow, and making
 them the node's. Must not know: who claims, where a transaction begins and ends.
 
 Rules:
-1. A task whose row cannot be read is never claimed: it is passed over, and the log tells of it once.
+1. A task whose row cannot be read is never claimed: it is skipped, and logged once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, Task
 from disbatch_host.documents.steps import CLAIM
-from disbatch_host.store.contract import Begin
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.sqlite import conditions, connections, fields, guarded_changes, rates, records
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _FIND_WAITING = f"""SELECT seq, {records.SELECT} FROM tasks
     WHERE queue = ? AND status = {int(CLAIM.left)} AND {conditions.NOBODY_SQL} ORDER BY priority DESC, seq"""
 _FIND_NEWEST_WAITING = f"""SELECT seq, {records.SELECT} FROM tasks INDEXED BY tasks_waiting
     WHERE queue = ? AND status = {int(CLAIM.left)} AND priority = ? AND {conditions.NOBODY_SQL} ORDER BY seq DESC"""
-# A step through the index from priority to priority, so the cost is that of the priorities, not of the tasks.
+# A step through the index from priority to priority, so the cost depends on the priorities, not on the tasks.
 FIND_PRIORITIES = f"""WITH RECURSIVE waiting (priority) AS (
         SELECT max(priority) FROM tasks WHERE queue = ?1 AND status = {int(CLAIM.left)}
         UNION ALL
@@ -42,10 +42,10 @@ _COUNT_IN_HAND = f"SELECT count(*) FROM tasks WHERE queue = ? AND status IN ({co
 
 
 class Claims:
-    """The claims that one store makes, and what it has found damaged meanwhile."""
+    """The claims that one store makes, and the damaged tasks that it found meanwhile."""
 
     def __init__(self) -> None:
-        self.damaged: set[int] = set()  # `seq` of waiting tasks that cannot be read, and have been told of
+        self.damaged: set[int] = set()  # `seq` of waiting tasks that cannot be read, and have been logged
 
     def carry_out(
         self,
@@ -53,10 +53,10 @@ class Claims:
         node_id: str,
         wanted: Sequence[Want],
         token: str,
-        begin: Begin | None,
+        on_claim: OnClaim | None,
         now: datetime,
     ) -> list[Task]:
-        """One claim, as `Store.claim` promises it, in a transaction; `now` is a time in it."""
+        """One claim, as `Store.claim` promises, in a transaction; `now` is a time in it."""
         claimed = steps.claimed_fields(node_id, token, at=now, now=now)
         tasks = []
         for want in wanted:
@@ -74,7 +74,7 @@ class Claims:
             for seq, row, document in found:
                 task = Task.from_document({**document, **claimed})
                 columns = fields.columns_of(claimed)
-                change = begin(task) if begin is not None else None
+                change = on_claim(task) if on_claim is not None else None
                 if change is not None:
                     columns |= guarded_changes.changed_columns(change, row[-1])
                     guarded_changes.forget_output(connection, change)
@@ -87,13 +87,14 @@ class Claims:
     def _find_waiting(
         self, connection: sqlite3.Connection, want: Want, count: int
     ) -> list[tuple[int, Sequence[Any], Document]]:
-        """The first tasks of a queue that can be claimed, with their rows; what is damaged is passed over (rule 1)."""
+        """The first tasks of a queue that can be claimed, with their rows; damaged ones are skipped (rule 1)."""
 
         def find() -> list[tuple[int, Sequence[Any], Document]]:
             found: list[tuple[int, Sequence[Any], Document]] = []
             if count <= 0:
                 return found
-            # No LIMIT: how many of the rows are damaged is not known before. Rows are read one by one, and no more.
+            # No LIMIT: it is not known beforehand how many rows are damaged. Rows are read one by one, and no more than
+            # needed.
             waiting = _newest_waiting(connection, want.queue) if want.newest_first else None
             for seq, *row in waiting or connection.execute(_FIND_WAITING, (want.queue,)):
                 try:
@@ -102,7 +103,7 @@ class Claims:
                     self._tell_of_damaged(seq, row)
                     continue
                 if self.damaged:
-                    self.damaged.discard(seq)  # somebody has mended it
+                    self.damaged.discard(seq)  # somebody has fixed it
                 if len(found) == count:
                     break
             return found
@@ -117,6 +118,6 @@ class Claims:
 
 
 def _newest_waiting(connection: sqlite3.Connection, queue: QueueId) -> Iterator[tuple[Any, ...]]:
-    """The tasks of a queue that can be claimed, the highest priority first, of each the last created first."""
+    """The tasks of a queue that can be claimed, the highest priority first, within each the last created first."""
     for (priority,) in connection.execute(FIND_PRIORITIES, (queue,)).fetchall():
         yield from connection.execute(_FIND_NEWEST_WAITING, (queue, priority))

@@ -1,10 +1,10 @@
-"""Which tasks a statement is about: conditions as SQL, and what their places stand for.
+"""Conditions on tasks as SQL, and the values for their placeholders.
 
-Responsible for: these texts. Must not know: a connection, who asks for what. Pure.
+Responsible for: these texts. Must not know: a connection, who asks, and for what. Pure.
 
 Rules:
-1. What an index of `layout` has in its WHERE stands here, once: SQLite takes such an index only for a statement that
-   says the same.
+1. The WHERE of an index in `layout` is written here, once: SQLite uses such an index only for a statement that says
+   the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
 
 
 def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]:
-    """The condition, and what its places stand for. `status` as "+status": no index is chosen for its sake."""
+    """The condition, and the values of its placeholders. `status` as "+status": no index is chosen for it."""
     conditions, values = ["1"], []
     if which.queue is not None:
         conditions.append("queue = ?")
@@ -37,11 +37,11 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
         conditions.append("node = ?")
         values.append(which.node)
     if which.ids is not None:
-        # One value for any number of ids: SQLite bounds how many a statement may have.
+        # One value for any number of ids: SQLite limits how many a statement may have.
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps([str(one) for one in which.ids]).decode())
     if which.statuses is not None:
-        conditions.append(status_is(which.statuses, failed_too=which.failed_too, status=status))
+        conditions.append(status_is(which.statuses, or_failed=which.or_failed, status=status))
     for condition, moment in (
         ("ctime >= ?", which.created_since),
         ("ctime < ?", which.created_before),
@@ -64,12 +64,12 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
     return " AND ".join(conditions), values
 
 
-def status_is(statuses: frozenset[int], *, failed_too: bool, status: str = "status") -> str:
-    """The condition on a status alone; `failed_too`: or any above 2."""
+def status_is(statuses: frozenset[int], *, or_failed: bool, status: str = "status") -> str:
+    """The condition on a status alone; `or_failed`: or any above 2."""
     exact = f"{status} IN ({', '.join(str(int(one)) for one in sorted(statuses)) or 'NULL'})"
-    return f"({exact} OR {status} > {int(Status.FAILED)})" if failed_too else exact
+    return f"({exact} OR {status} > {int(Status.FAILED)})" if or_failed else exact
 
 
 def assignments(columns: Iterable[str]) -> str:
-    """What stands behind SET, with a place for each value."""
+    """The part after SET, with a placeholder for each value."""
     return ", ".join([f"{name} = ?" for name in columns]) or "id = id"

@@ -1,7 +1,7 @@
-"""Connections to the file, and what reading through them needs beside a statement.
+"""Connections to the file, and help for reading through them.
 
-Responsible for: how a file is opened, made or only read, and text in it that is not UTF-8. Must not know: what is in
-the file.
+Responsible for: how a file is opened, created or only read, and text in it that is not UTF-8. Must not know: the
+content of the file.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _OPEN_HINTS = {
 
 
 def open_file(path: Path, access: Access) -> sqlite3.Connection:
-    """A connection to the file as a caller wants it. Raises StoreRefusedError where it is not there and must be,
-    StoreUnwritableError where it cannot be opened or made."""
+    """A connection to the file as a caller wants it. Raises StoreRefusedError if it must exist and does not,
+    StoreUnwritableError if it cannot be opened or created."""
     where = f"sqlite://{path}"
     if access is not Access.CREATE and not path.exists():
         if access is Access.OR_EMPTY:
@@ -42,7 +42,7 @@ def open_file(path: Path, access: Access) -> sqlite3.Connection:
     try:
         if access is Access.CREATE:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Made by us where it is new: SQLite would give it to everybody, and tasks hold secrets.
+        # Created by us if it is new: SQLite would make it readable for everybody, and tasks hold secrets.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         if access is not Access.CREATE and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
@@ -61,7 +61,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) -> Result:
-    """What `read` gives; where a text is not UTF-8, it is read once more and such texts come as bytes."""
+    """The result of `read`; if a text is not UTF-8, it is read once more and such texts come as bytes."""
     try:
         return read()
     except sqlite3.OperationalError as error:
@@ -75,10 +75,10 @@ def with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) ->
 
 
 def _connect_for_reading(path: Path) -> sqlite3.Connection | None:
-    """A connection to a file that may only be read; None where not even that."""
+    """A connection to a file that may only be read; None if not even that is possible."""
     if not os.access(path, os.R_OK):
         return None
-    # Where there is no journal and none can be made, no other process has the file open: SQLite would have made one.
+    # If there is no journal and none can be made, no other process has the file open: SQLite would have made one.
     modes = ["mode=ro"] if Path(f"{path}-wal").exists() else ["mode=ro", "mode=ro&immutable=1"]
     for mode in modes:
         connection = sqlite3.connect(

@@ -1,7 +1,7 @@
-"""New tasks: from documents to rows, and from rows into the file.
+"""The creation of tasks: from documents to rows, and from rows into the file.
 
-Responsible for: what a new row holds, and that no task is inserted whose key an unfinished one has. Must not know: who
-creates, where a transaction begins and ends.
+Responsible for: the content of a new row, and never inserting a task whose key an unfinished one has. Must not know:
+who creates, where a transaction begins and ends.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from disbatch_host.store.sqlite import conditions, fields, json_text, moments, r
 from disbatch_host.store.sqlite.ids import IdSource
 from disbatch_protocol.status import Status
 
-DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: what works on one store works on the other
-# Which unfinished task has a key in a queue, but for the one that wants it.
+DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: a task that fits one store fits the other
+# The unfinished task that has a key in a queue, other than the one that wants it.
 FIND_HOLDER = f"""SELECT id FROM tasks
     WHERE unique_key = ? AND queue = ? AND status IN ({conditions.UNFINISHED_SQL}) AND id IS NOT ? LIMIT 1"""
 
 _INSERT_TASK = f"INSERT INTO tasks ({records.SELECT}) VALUES ({', '.join('?' * len(fields.COLUMNS))})"
-# Of most new tasks: what else there is, is NULL, and to bind a NULL costs the driver more than a value.
+# For most new tasks: all other columns are NULL, and binding a NULL costs the driver more than a value.
 _PLAIN_COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "parameters", "stdout", "stderr", "rest",
 )  # fmt: skip
@@ -52,7 +52,7 @@ _RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_PLAIN_COLUMNS}
 
 
 def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list[tuple[Any, ...]]:
-    """The rows of new tasks. Raises StoreRefusedError where a document cannot be stored."""
+    """The rows of new tasks. Raises StoreRefusedError if a document cannot be stored."""
     at = moments.to_milliseconds(now)
     new_ids = ids.take(len(documents))
     rows = []
@@ -78,7 +78,7 @@ def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, again: bool = False) -> list[TaskId]:
-    """Insert new tasks, in this order, but those whose key is held; the ids as `Store.insert_tasks` gives them."""
+    """Insert new tasks, in this order, except those whose key is held; returns the ids as `Store.insert_tasks` does."""
     ids: list[TaskId] = []
     after: list[str] = []
     for (is_plain, has_key), group in itertools.groupby(rows, key=_kind_of_row):
@@ -91,7 +91,7 @@ def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, a
             ids += [row[_ID_AT] for row in batch]
         if not is_plain:
             after += [row[_AFTER_AT] for row in batch if row[_AFTER_AT] is not None]
-    if after:  # by the trigger as well, but not what comes later in these rows
+    if after:  # the trigger does this too, but not for tasks that come later in these rows
         waited_for = "SELECT one.value FROM json_each(?) AS list, json_each(list.value) AS one"
         connection.execute(
             f"UPDATE tasks SET awaited = 1 WHERE id IN ({waited_for}) AND awaited IS NOT 1", (f"[{','.join(after)}]",)

@@ -1,7 +1,7 @@
-"""The driver's exceptions, and the host's that they become.
+"""The driver's exceptions, translated to the host's.
 
-Responsible for: the only place that knows what the driver and SQLite call their errors. Must not know: what was asked
-for, beyond the words for a duplicate.
+Responsible for: being the only place that knows the names and codes of the driver's and SQLite's errors. Must not know:
+what was asked for, beyond the words for a duplicate.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from disbatch_host.errors import (
 from disbatch_host.store.sqlite import connections
 
 _PRIMARY_CODE = 0xFF  # of an extended result code
-# What a full disk makes of the file that SQLite shares between processes (-shm), and no other cause is known of.
+# The effect of a full disk on the file that SQLite shares between processes (-shm); no other cause is known.
 _ALSO_FULL = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP})
-# What is the file system's trouble and not this change's: it passes when somebody has mended it (promise 6). SQLite has
-# undone the transaction. The words say what to do.
+# Faults of the file system and not of this change: they pass once somebody has fixed them (promise 6). SQLite has
+# rolled back the transaction. The words say what to do.
 _MENDABLE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_READONLY: "the file or its directory is read-only; check permissions and mount",
@@ -35,7 +35,7 @@ _MENDABLE = {
 
 @contextlib.contextmanager
 def translated(path: Path, duplicate: str = "") -> Iterator[None]:
-    """The driver's exceptions as the host's (base, rule 3)."""
+    """Translate the driver's exceptions to the host's (errors, rule 3)."""
     where = f"sqlite://{path}"
     try:
         yield

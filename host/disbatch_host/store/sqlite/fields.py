@@ -35,9 +35,9 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_id(value: Any) -> str:
-    """An id itself. Raises StoreRefusedError where it is none."""
+    """An id itself. Raises StoreRefusedError if it is not a string."""
     if not isinstance(value, str) or not value:
-        raise StoreRefusedError(f"expected an id that is a text, found {value!r:.60}")
+        raise StoreRefusedError(f"expected an id that is a string, found {value!r:.60}")
     return value
 
 
@@ -68,7 +68,7 @@ def _list_column(name: str) -> Callable[[Any], str | None]:
 def _optional_text_column(name: str) -> Callable[[Any], str | None]:
     def write(value: Any) -> str | None:
         if value is not None and not isinstance(value, str):
-            raise StoreRefusedError(f'expected a text as "{name}", found {kind_of(value)}')
+            raise StoreRefusedError(f'expected a string as "{name}", found {kind_of(value)}')
         return value
 
     return write

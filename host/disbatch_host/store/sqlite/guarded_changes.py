@@ -1,7 +1,7 @@
-"""Changes of tasks, each made only where its guard holds.
+"""Changes of tasks, each made only if its guard holds.
 
-Responsible for: what a change makes of a row, and whether it may. Must not know: what a change means, who makes it,
-where a transaction begins and ends.
+Responsible for: the effect of a change on a row, and whether it is allowed. Must not know: what a change means, who
+makes it, where a transaction begins and ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from disbatch_protocol.status import UNFINISHED, Status
 
 
 def apply(connection: sqlite3.Connection, change: RunChange) -> bool:
-    """Carry out one guarded change; False where its guard does not hold."""
+    """Carry out one guarded change; False if its guard does not hold."""
     rest = "{}"
     if not _is_in_columns(change):
         row = connection.execute(f"SELECT rest FROM tasks WHERE {_guard(change)}", _guarded(change)).fetchone()
@@ -30,7 +30,7 @@ def apply(connection: sqlite3.Connection, change: RunChange) -> bool:
 
 
 def apply_together(connection: sqlite3.Connection, changes: Sequence[RunChange]) -> bool:
-    """Carry out changes that are alike (`alike`), which costs less than one after the other; False where the guard of
+    """Carry out changes that are alike (`alike`), which costs less than one after the other; False if the guard of
     one or more does not hold: the others are carried out (`is_done_already`)."""
     rows = []
     for change in changes:
@@ -73,8 +73,9 @@ def _guarded(change: RunChange) -> tuple[Any, ...]:
 
 
 def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
-    """Whether the task shows what the change would have made of it: it was carried out, and its answer was lost. Not
-    where somebody has taken the task from that run since: what the change does not touch must be as its guard wants."""
+    """Whether the task is as the change would have left it: it was carried out, and its answer was lost. Not if
+    somebody has taken the task from that run since: everything that the change leaves alone must be as its guard
+    requires."""
     row = connection.execute(f"SELECT {records.SELECT} FROM tasks WHERE id = ?", (change.key.task_id,)).fetchone()
     if row is None or "status" not in change.set:
         return False
@@ -91,8 +92,8 @@ def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
 
 
 def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
-    """Carry out one guarded change that no run makes; False where its guard does not hold, or a key is held."""
-    guard = f"id = ? AND {conditions.status_is(change.statuses, failed_too=change.failed_too)}"
+    """Carry out one guarded change that is not made by a run; False if its guard does not hold, or a key is held."""
+    guard = f"id = ? AND {conditions.status_is(change.statuses, or_failed=change.or_failed)}"
     guarded = [change.task_id]
     if change.mtime is not None:
         guard, guarded = f"{guard} AND mtime = ?", [*guarded, moments.to_milliseconds(change.mtime)]
@@ -120,7 +121,7 @@ def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:
 
 
 def changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]:
-    """What a change makes of a row. `rest` as it is now: read only where the change names a field that is in it."""
+    """The columns that a change writes. `rest` as it is now: read only if the change names a field that is in it."""
     columns = fields.columns_of(change.set)
     for name in change.unset:
         columns |= fields.EMPTY_COLUMNS.get(name, {})
@@ -129,7 +130,7 @@ def changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]
     if added or removed:
         try:
             document = {**json_text.as_object(json_text.decode(rest))}
-        except records.UNREADABLE:  # since the task was claimed; the end of a run is recorded all the same
+        except records.UNREADABLE:  # damaged since the task was claimed; the end of a run is recorded all the same
             document = {"damaged_rest": rest if isinstance(rest, str) else repr(rest)}
         for name in removed:
             document.pop(name, None)
@@ -145,7 +146,7 @@ def forget_output(connection: sqlite3.Connection, change: RunChange) -> None:
 
 
 def _has_untold_followers(connection: sqlite3.Connection, task: TaskId, status: int) -> bool:
-    """Whether a task waits for this one and does not know how it has ended: it may have come while others were told."""
+    """Whether a task waits for this one and does not know how it ended: it may have come while others were told."""
     knows = "json_valid(rest) AND json_extract(rest, '$.error.code') = 'after_failed'"
     if status == Status.CONCLUDED:
         knows = "0"  # a follower that knows no longer waits for it

@@ -1,4 +1,4 @@
-"""Ids of new tasks. See `IdSource`."""
+"""The ids of new tasks. See `IdSource`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _IDS_A_MILLISECOND = 0x10000
 
 
 class IdSource:
-    """Task ids: 24 hexadecimal digits, as MongoDB's, that begin with the time: seconds, milliseconds, which one of
-    that millisecond, process. They rise within a process whatever its clock does, and over processes as the
+    """Task ids: 24 hexadecimal digits, as MongoDB's, that begin with the time: seconds, milliseconds, the number within
+    that millisecond, process. They rise within a process whatever its clock does, and across processes as the
     milliseconds do."""
 
     def __init__(self, clock: Clock) -> None:
@@ -25,7 +25,8 @@ class IdSource:
         self._next = first + count
         ids: list[str] = []
         while first < self._next:
-            # Those of the same millisecond differ in their number only. More than it has are of the next one.
+            # Ids of the same millisecond differ only in their number. Once those are used up, the next millisecond is
+            # taken.
             at, number = divmod(first, _IDS_A_MILLISECOND)
             seconds, milliseconds = divmod(at, 1000)
             start, process = f"{seconds & 0xFFFFFFFF:08x}{milliseconds:03x}", self._process

@@ -1,10 +1,10 @@
-"""JSON that gives back what was put in.
+"""JSON that reads back exactly as it was written.
 
 Responsible for: the text of a value, and the value of a text. Must not know: which column holds it. Pure.
 
 Rules:
-1. Dates are {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so that
-   whatever was put in comes out again.
+1. Dates are {"$date": milliseconds} and keys of the user that begin with "$" are written with one more, so that every
+   value reads back as it was.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from disbatch_protocol.faults import kind_of
 
 
 def encode(value: Any) -> str:
-    """Raises StoreRefusedError where a value has no JSON form."""
+    """The JSON text of a value. Raises StoreRefusedError if it has no JSON form."""
     return _encoded_quickly(value) or _encoded_carefully(value)
 
 
 def decode(text: str) -> Any:
-    """Raises ValueError or TypeError where this is not JSON text."""
+    """The value of a JSON text. Raises ValueError or TypeError if it is not one."""
     value = orjson.loads(text)
     return _unescaped(value) if "$" in text else value
 
 
 def as_object(value: Any) -> Document:
-    """The value itself. Raises TypeError where it is not an object."""
+    """The value itself. Raises TypeError if it is not an object."""
     if not isinstance(value, dict):
         raise TypeError(f"expected a JSON object, found {kind_of(value)}")
     return value
 
 
 def _encoded_quickly(value: Any) -> str | None:
-    """The same as the careful way, in one call; None where what came out does not show that it is the same: a null may
-    have been a number that JSON does not have, and a "$" may need one more."""
+    """The same as the careful way, in one call; None if the result does not prove that it is the same: a null may have
+    been a number that JSON does not have, and a "$" may need one more."""
     dates = 0
 
     def write(other: Any) -> Any:

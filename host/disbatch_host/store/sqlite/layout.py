@@ -1,16 +1,18 @@
-"""What this program expects of a file: tables, indexes and triggers, their version, and how a connection is set up.
+"""The layout that this program expects of a file: tables, indexes and triggers, their version, the connection's
+settings.
 
-Responsible for: giving a new file this layout, and bringing an older one to it. Must not know: what is written and
-read, how the file was opened.
+Responsible for: giving a new file this layout, and migrating an older one to it. Must not know: the content, how the
+file was opened.
 
 Rules:
 1. WAL, so that readers and the writer do not stop each other; synchronous FULL, so that a committed task is on disk.
-2. What queries look at are columns; `parameters`, `stdout` and `stderr` are columns because they are large, `run`
-   because every run writes it; every other field of a task is in `rest`, as JSON. What few tasks have (`after`,
-   `unique_key`, `expires`, `cancel`, `awaited`, `parent`) is NULL in all others, and its indexes hold only those few.
+2. Fields that queries look at are columns; `parameters`, `stdout` and `stderr` are columns because they are large,
+   `run` because every run writes it; every other field of a task is in `rest`, as JSON. Fields that few tasks have
+   (`after`, `unique_key`, `expires`, `cancel`, `awaited`, `parent`) are NULL in all others, and their indexes hold only
+   those few.
 3. The defaults of the columns make a row that a person inserts with the sqlite3 tool a conforming task.
-4. Triggers keep which task waits for which, so that it is true of rows that people write as well, even of those that
-   cannot be read.
+4. Triggers keep track of which task waits for which, so that this is true even of rows that people write, and even of
+   those that cannot be read.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from disbatch_host.store.sqlite import conditions, connections
 from disbatch_protocol.status import Status
 
 _NEW_AFTER, _OLD_AFTER = (f"CASE WHEN json_valid({row}.after) THEN {row}.after END" for row in ("NEW", "OLD"))
-# Of what few tasks have. Each index costs the others only the look at a NULL.
+# For fields that few tasks have. To all others each index costs only the check for a NULL.
 _CONTROL_LAYOUT = f"""
 CREATE INDEX tasks_due ON tasks (not_before) WHERE {conditions.WAITS_FOR_TIME};
 CREATE INDEX tasks_delayed ON tasks (queue) WHERE {conditions.WAITS_FOR_TIME};
@@ -118,7 +120,7 @@ _MIGRATIONS: Mapping[int, Sequence[str]] = {
         """UPDATE tasks SET run = json_extract(rest, '$.run'), rest = json_remove(rest, '$.run')
            WHERE CASE WHEN json_valid(rest) THEN json_type(rest, '$.run') = 'object' END""",
     ),
-    2: (  # nobody asked the store for what waits for what, is cancelled, expires or has a key
+    2: (  # the store was not yet asked what waits for what, is cancelled, expires or has a key
         *(f"ALTER TABLE tasks ADD COLUMN {column}" for column in _CONTROL_COLUMNS),
         "DROP INDEX tasks_due",
         *_CONTROL_LAYOUT.split(";\n"),
@@ -140,8 +142,8 @@ _MIGRATIONS: Mapping[int, Sequence[str]] = {
 
 
 def prepare(connection: sqlite3.Connection, where: str) -> None:
-    """Set up a connection, and the file where it is new or has an older layout. Raises StoreTooNewError, and
-    StoreRefusedError where the file is another program's."""
+    """Set up a connection, and the file if it is new or has an older layout. Raises StoreTooNewError, and
+    StoreRefusedError if the file is another program's."""
     _check_version(connection, where)
     if _version(connection) == SCHEMA_VERSION and connection.execute("PRAGMA query_only").fetchone()[0]:
         return
@@ -183,7 +185,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _retry_while_locked(action: Callable[[], Any]) -> None:
-    """The switch to WAL does not wait for its turn as other statements do: two first opens at once."""
+    """The switch to WAL does not wait for its turn as other statements do, so two first opens may collide."""
     deadline = time.monotonic() + connections.BUSY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Dates as numbers, which is what columns and JSON hold: since 1970, in milliseconds; for rates in microseconds.
+"""Dates as the numbers that columns and JSON hold: since 1970, in milliseconds; for rates in microseconds.
 
 Responsible for: these numbers. Must not know: what a date is for. Pure.
 """
@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_milliseconds(moment: Any) -> int | None:
-    """Cut to whole ones; a date without a time zone is in UTC. Raises StoreRefusedError where it is not a date."""
+    """Cut to whole ones; a date without a time zone is in UTC. Raises StoreRefusedError if it is not a date."""
     if moment is None:
         return None
     if not isinstance(moment, datetime):
@@ -24,7 +24,7 @@ def to_milliseconds(moment: Any) -> int | None:
 
 
 def from_milliseconds(milliseconds: int | None) -> datetime | None:
-    """Raises TypeError or OverflowError where a column holds no date."""
+    """The date of a column. Raises TypeError or OverflowError if the column does not hold one."""
     return None if milliseconds is None else _EPOCH + timedelta(milliseconds=milliseconds)
 
 

@@ -1,7 +1,7 @@
-"""How many tasks the rate of a queue lets claim.
+"""The rates of queues: how many tasks each allows to be claimed.
 
-Responsible for: up to when each rate is used up, which the table `rates` holds. Must not know: a task, what `maxtotal`
-lets claim, where a transaction begins and ends.
+Responsible for: the time until which each rate is used up, kept in the table `rates`. Must not know: a task, how many
+`maxtotal` allows, where a transaction begins and ends.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from disbatch_protocol.quantities import Rate
 
 
 def granted(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now: datetime) -> int:
-    """How many the rate of a queue lets claim now. Each one uses up an interval, from now or from where those before it
-    end; what is used up may lie a burst ahead of now."""
+    """How many may be claimed now by the rate of a queue. Each one uses up an interval, from now or from the end of
+    those before it; the used-up time may lie a burst ahead of now."""
     interval = _interval(rate)
     ahead = max(0, _used_until(connection, queue, rate, now) - moments.to_microseconds(now))
     return (rate.burst * interval - ahead) // interval
@@ -35,7 +35,7 @@ def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now:
         return 0
     until, furthest = int(row[0]), moments.to_microseconds(now) + rate.burst * _interval(rate)
     if until > furthest:
-        # The clock was set back, or the rate was another one. From now on it is as if a whole burst had come just now.
+        # The clock was set back, or the rate was a different one. From now on it is as if a whole burst had just come.
         until = furthest
         connection.execute("UPDATE rates SET used_until = ? WHERE queue = ?", (until, queue))
     return until

@@ -1,10 +1,10 @@
-"""What rows say: the documents and records of tasks, queues and nodes.
+"""The documents and records that rows hold: of tasks, queues and nodes.
 
-Responsible for: reading rows, damaged ones as well. Must not know: a connection, who asks. Pure.
+Responsible for: reading rows, including damaged ones. Must not know: a connection, who asks. Pure.
 
 Rules:
-1. People also write rows that cannot be read. Such a row costs only itself: it comes back as a record with `fault`.
-2. What a column says wins over the same field in a JSON text.
+1. People also write rows that cannot be read. Such a row costs only itself: it is returned as a record with `fault`.
+2. The value of a column wins over the same field in a JSON text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from disbatch_host.store.sqlite import fields, json_text, moments
 SELECT = ", ".join(fields.COLUMNS)
 SELECT_WITHOUT_OUTPUT = SELECT.replace("stdout, stderr", "NULL, NULL")
 
-# What reading a row raises where a column holds what it must not: text that is not JSON, another type, a wrong date.
+# Raised when a column holds something invalid: text that is not JSON, another type, a wrong date.
 UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
 _DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at", "expires"})
-# What stands in for a column that cannot be read.
+# Replacements for columns that cannot be read.
 _HARMLESS: Mapping[str, str | None] = {
     **dict.fromkeys(sorted(_DATE_COLUMNS)), "parameters": "null", "run": None, "after": None, "cancel": None,
     "rest": "{}",
@@ -34,7 +34,7 @@ _HARMLESS: Mapping[str, str | None] = {
 
 
 def task_of(row: Sequence[Any], *, with_output: bool = True) -> Task:
-    """The task of a row in the order of `SELECT`; one with `fault` where the row is damaged."""
+    """The task of a row in the order of `SELECT`; one with `fault` if the row is damaged."""
     try:
         return Task.from_document(document_of(row, with_output=with_output))
     except UNREADABLE:
@@ -42,7 +42,7 @@ def task_of(row: Sequence[Any], *, with_output: bool = True) -> Task:
 
 
 def damaged_task(row: Sequence[Any], *, with_output: bool = True) -> Task:
-    """What can be read of a row, and in words what cannot. Says nothing of what stands in JSON: that may be secret."""
+    """The readable part of a row, with the rest explained. Repeats nothing from JSON: that may be secret."""
     faults, readable = [], dict(zip(fields.COLUMNS, row, strict=True))
     for name, harmless in _HARMLESS.items():
         try:
@@ -61,7 +61,7 @@ def damaged_task(row: Sequence[Any], *, with_output: bool = True) -> Task:
 
 
 def document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
-    """The document of a row. Raises one of `UNREADABLE` where a column holds what it must not."""
+    """The document of a row. Raises one of `UNREADABLE` if a column holds something invalid."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
         run, after, unique_key, expires, cancel, awaited, parent, rest,
@@ -101,7 +101,7 @@ def document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
 
 
 def queue_of(queue_id: QueueId, encoded: str) -> Queue:
-    """The queue of a row; one with `fault` where its document cannot be read."""
+    """The queue of a row; one with `fault` if its document cannot be read."""
     try:
         return Queue.from_document({**json_text.as_object(json_text.decode(encoded)), "_id": queue_id})
     except UNREADABLE as error:
@@ -110,7 +110,7 @@ def queue_of(queue_id: QueueId, encoded: str) -> Queue:
 
 
 def node_of(row: Sequence[Any], now: datetime) -> NodeRecord:
-    """The node of a row, its age as it is `now`."""
+    """The node of a row, with its age as it is `now`."""
     node_id, session, heartbeat_at, encoded = row
     age_seconds = None
     try:
@@ -120,12 +120,12 @@ def node_of(row: Sequence[Any], now: datetime) -> NodeRecord:
             document["heartbeat"] = heartbeat
             age_seconds = max(0.0, (moments.to_milliseconds(now) - heartbeat_at) / 1000)
     except UNREADABLE:
-        document = {"_id": node_id}  # of no program that is known here
+        document = {"_id": node_id}  # not of any program known here
     return NodeRecord(id=node_id, session=session, age_seconds=age_seconds, document=document)
 
 
 def node_document(node_id: str, encoded: Any) -> Document:
-    """What a node has written of itself; its id alone where that cannot be read."""
+    """The document that a node wrote; its id alone if that cannot be read."""
     try:
         return json_text.as_object(json_text.decode(encoded))
     except UNREADABLE:
@@ -133,20 +133,20 @@ def node_document(node_id: str, encoded: Any) -> Document:
 
 
 def requests_of(document: Document) -> Document:
-    """What is asked of a node, by the name of each request."""
+    """The requests made to a node, by name."""
     requests = document.get("requests")
     return requests if isinstance(requests, dict) else {}
 
 
 def why_unreadable(error: Exception) -> str:
-    """One of `UNREADABLE` in words that hold nothing of what was read."""
+    """One of `UNREADABLE` in words that repeat nothing of what was read."""
     if isinstance(error, orjson.JSONDecodeError):
         return f"it is not JSON ({error})"
     return str(error) if str(error).startswith("expected ") else "expected a text of JSON"
 
 
 def _without_columns(decoded: Any) -> Document:
-    """The fields that have no column; others that a person has put there do not count."""
+    """The fields that have no column; others that a person put there do not count."""
     document = json_text.as_object(decoded)
     if fields.IN_COLUMNS.isdisjoint(document):
         return document

@@ -29,7 +29,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.store.contract import Access, Begin
+from disbatch_host.store.contract import Access, OnClaim
 from disbatch_host.store.sqlite import (
     claims,
     conditions,
@@ -50,7 +50,7 @@ from disbatch_protocol.status import ENDED, Status
 
 Result = TypeVar("Result")
 
-_TURN_SECONDS = 0.5  # of `connections.BUSY_SECONDS` at a time, so that `hurry` is heard
+_TURN_SECONDS = 0.5  # of `connections.BUSY_SECONDS` at a time, so that `hurry` takes effect
 _PAGE = 500  # tasks read in one go
 
 _FIND_DUE = f"""SELECT {records.SELECT_WITHOUT_OUTPUT} FROM tasks WHERE seq IN (
@@ -77,8 +77,8 @@ class SqliteStore:
         self._access = access
         self._connection: sqlite3.Connection | None = None
         self._ids = IdSource(clock)
-        self._seen_version = 0  # which tells of the commits of other connections
-        self._is_together = False  # a transaction is open, and what is written belongs to it
+        self._seen_version = 0  # changes with the commits of other connections
+        self._is_together = False  # a transaction is open, and all writes belong to it
         self._is_hurried = threading.Event()
         self._claims = Claims()
 
@@ -201,9 +201,9 @@ class SqliteStore:
         in_any_order: bool = False,
     ) -> Iterator[Task]:
         columns = records.SELECT if with_output else records.SELECT_WITHOUT_OUTPUT
-        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.failed_too
-        # As the index on queue and status has them: where each page goes on is found at once. Those of one status are
-        # there in the order of creation.
+        is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.or_failed
+        # In the order of the index on queue and status, so that the place where each page goes on is found at once.
+        # Tasks of one status are there in the order of creation.
         is_by_status = in_any_order and which.queue is not None and not is_of_one_status
         condition, values = conditions.where(which, status="+status" if is_by_status else "status")
         last: tuple[Any, ...]
@@ -238,9 +238,9 @@ class SqliteStore:
         return counts
 
     def delete_tasks(
-        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, failed_too: bool = False
+        self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
-        condition = "" if statuses is None else f"AND {conditions.status_is(statuses, failed_too=failed_too)}"
+        condition = "" if statuses is None else f"AND {conditions.status_is(statuses, or_failed=or_failed)}"
 
         def delete(connection: sqlite3.Connection) -> int:
             deleted = [
@@ -259,8 +259,8 @@ class SqliteStore:
         before = moments.to_milliseconds(moment)
         ids: list[TaskId] = []
         for status in (*sorted(ENDED), *self._own_failures(queue)):
-            # In the order of creation, so what comes after the first one that is too young is as well.
-            # Followers of what has failed may still wait for its being run again.
+            # In the order of creation, so everything after the first task that is too young is too young as well.
+            # Followers of a failed task may still wait for it to be run again.
             is_free = "awaited IS NOT 1" if status == Status.CONCLUDED else "awaited IS NULL"
             statement = f"""SELECT id, ctime, mtime, {is_free} FROM tasks
                 WHERE queue = ? AND status = ? AND typeof(ctime) = 'integer' AND typeof(mtime) = 'integer'
@@ -274,7 +274,7 @@ class SqliteStore:
         return ids
 
     def _own_failures(self, queue: QueueId) -> Iterator[int]:
-        """The statuses above 2 that tasks of the queue have, by steps through the index."""
+        """The statuses above 2 that tasks of the queue have, found by steps through the index."""
         status: int | None = int(Status.FAILED)
         while status is not None:
             ((status,),) = self._read("SELECT min(status) FROM tasks WHERE queue = ? AND status > ?", (queue, status))
@@ -291,7 +291,7 @@ class SqliteStore:
             ]
             if not firsts:
                 continue  # the last one was claimed meanwhile
-            with contextlib.suppress(*records.UNREADABLE):  # which a person has to mend, and `get_task` tells
+            with contextlib.suppress(*records.UNREADABLE):  # which a person has to fix; `get_task` reports it
                 moment = moments.from_milliseconds(min(firsts)[1])
                 if moment is not None:
                     oldest[queue] = moment
@@ -360,7 +360,7 @@ class SqliteStore:
             row = connection.execute("SELECT document FROM nodes WHERE id = ? AND session IS ?", key).fetchone()
             if row is None:
                 return None
-            # Where it cannot be read: what is the same for its whole life comes back with its next start.
+            # If it cannot be read: the fields that stay the same for its whole life come back with its next start.
             before = records.node_document(node_id, row[0])
             document, at = json_text.encode({**before, **set}), moments.to_milliseconds(self.now())
             connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
@@ -388,7 +388,7 @@ class SqliteStore:
         return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
 
     def waiting_queues(self) -> set[QueueId]:
-        # A step through the index from queue to queue, so the cost is that of the queues, not of the tasks.
+        # A step through the index from queue to queue, so the cost depends on the queues, not on the tasks.
         status = int(Status.CREATED)
         rows = self._read(
             f"""WITH RECURSIVE waiting (queue) AS (
@@ -400,10 +400,10 @@ class SqliteStore:
         )
         return {queue for (queue,) in rows}
 
-    def claim(self, node_id: str, wanted: Sequence[Want], token: str, begin: Begin | None = None) -> list[Task]:
+    def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         return self._write(
-            # The time in the transaction: one from before the wait for it would let a rate be exceeded.
-            lambda connection: self._claims.carry_out(connection, node_id, wanted, token, begin, self.now())
+            # The time within the transaction: one from before the wait for it would let a rate be exceeded.
+            lambda connection: self._claims.carry_out(connection, node_id, wanted, token, on_claim, self.now())
         )
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
@@ -422,17 +422,17 @@ class SqliteStore:
                         if change.creates:
                             creation.insert(connection, created[id(change)])
                         guarded_changes.forget_output(connection, change)
-                    # Carried out before, and its answer was lost: what it creates was created with it.
+                    # Carried out before, and its answer was lost: the tasks in `creates` were created with it.
                     elif not guarded_changes.is_done_already(connection, change):
                         refused.add(change.key)
             return refused
 
-        # Before the transaction: what cannot be stored costs nobody its turn.
+        # Before the transaction: a change that cannot be stored costs nobody their turn.
         created = {id(one): creation.rows_of(one.creates, self._ids, self.now()) for one in changes if one.creates}
         return self._write(carry_out)
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
-        """Nothing to do: each claim counts, in its own transaction, what is in hand."""
+        """Nothing to do: each claim counts the tasks in hand in its own transaction."""
 
     def promote_due(self, limit: int = 1000) -> int:
         now = self.now()
@@ -451,7 +451,7 @@ class SqliteStore:
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
-        # What cannot be read waits for a person, not for a node.
+        # A task that cannot be read waits for a person, not for a node.
         damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
         other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
         return any(
@@ -489,7 +489,7 @@ class SqliteStore:
             )
 
     def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
-        """One transaction (rule 1), whole or not at all."""
+        """One transaction (rule 1), all or nothing."""
         with driver_errors.translated(self._path, duplicate):
             if self._is_together:
                 return action(self._opened())
@@ -509,7 +509,7 @@ class SqliteStore:
             raise
 
     def _in_turn(self, statement: Callable[[], Result]) -> Result:
-        """What may have to wait for other processes; gives up after `BUSY_SECONDS`, or when told to hurry."""
+        """Something that may have to wait for other processes; gives up after `BUSY_SECONDS`, or when told to hurry."""
         deadline = time.monotonic() + connections.BUSY_SECONDS
         while True:
             try:

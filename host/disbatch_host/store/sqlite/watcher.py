@@ -1,4 +1,4 @@
-"""A look at the file's change counter, again and again: wakes a thread that waits for something to do."""
+"""A periodic look at the file's change counter: wakes a thread that waits for something to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WATCH_SECONDS = 0.01  # between two looks of a watcher: 5 µs each, so under 0.1
 
 
 class SqliteWatcher:
-    """Looks at the file's change counter through a connection of its own, which is used by its own thread."""
+    """Reads the file's change counter through a connection of its own, which its own thread uses."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class SqliteWatcher:
         self._is_closed.set()
 
     def _data_version(self) -> int | None:
-        """A number that changes when another connection has committed; None where it cannot be known now."""
+        """A number that changes when another connection commits; None if it cannot be known now."""
         try:
             if self._connection is None:
                 self._connection = connections.connect(self._path)
