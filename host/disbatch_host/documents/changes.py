@@ -41,7 +41,7 @@ class TaskFilter:
     parent: str | None = None  # those that the run of this task created
 
     def covers(self, status: int) -> bool:
-        """Whether tasks of this status are meant, as far as that goes."""
+        """Whether the filter accepts this status; its other fields are left aside."""
         if self.statuses is None:
             return True
         return status in self.statuses or (self.or_failed and status > Status.FAILED)

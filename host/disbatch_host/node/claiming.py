@@ -164,14 +164,14 @@ class Claiming:
             self._last_refresh = self._loop.time()
 
     async def _claim_and_start(self, classes: frozenset[str], load: Load, refresh: bool) -> None:
-        """Raises StoreError where nothing was claimed, or it is not known."""
+        """Raises StoreError if nothing was claimed, or if that is unknown."""
         asked_at = self._clock.monotonic()
         starter = Starter(self._classes.plugins, self._workers, self._runs.context)
         try:
             result = await self._ask(starter, classes, load, refresh)
             self._take(result, asked_at, refresh)
         finally:
-            starter.release()  # after the runs have taken their processes: these must not be retired
+            starter.release()  # after the runs took their processes: those must not be retired
 
     def _take(self, result: ClaimResult, asked_at: float, refresh: bool) -> None:
         if refresh:

@@ -1,7 +1,7 @@
 """Every interval of a node: how often it looks, how long it waits, how patient it is.
 
-Responsible for: the numbers, each with its reason. Must not know: what is done at these times. What people can set
-(the heartbeat, `dead_after`, the grace of a stop) is a setting.
+Responsible for: the numbers, each with its reason. Must not know: what is done at these times. Intervals that people
+can set (the heartbeat, `dead_after`, the grace of a stop) are settings.
 
 A node is given its pace, so that a test can have one that does not wait for seconds.
 """
@@ -39,7 +39,7 @@ class Pace:
     kill_poll_seconds: float = 0.01  # between two checks whether they are gone
 
     news: NewsPace = NewsPace()  # of each run's output and events, while it runs
-    drain_seconds: float = DRAIN_SECONDS  # for how long a background child may hold a program's output
+    drain_seconds: float = DRAIN_SECONDS  # how long a background child may hold a program's output
 
     turn_seconds: float = 0.001  # of the store's thread, at least, under load: one commit costs as much as five changes
     watch_seconds: float = 0.007  # between two checks whether others have written: some 20 µs each, 0.3 % of a core

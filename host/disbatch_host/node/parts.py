@@ -58,7 +58,7 @@ class Parts:
         """`directories`: of plugins. `clock` is this machine's."""
         self._store = store
         self._pace = pace
-        # What other nodes compare the dates in documents with.
+        # Other nodes compare the dates in documents with this clock.
         self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
         self.processes = process_host(drain_seconds=pace.drain_seconds)
         self.site = ProgramSite(

@@ -67,7 +67,7 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
     manifest = plugin.manifest
     work_directory = None
     try:
-        # Before what all share is made: of an account that is not known now, its environment would be wrong for good.
+        # Before the shared part is made: with an account that is unknown now, its environment would stay wrong.
         account = account_of(manifest)
         program = shared_of(plugin, site).program
         if account is not None:  # looked up each time: the machine's users may change

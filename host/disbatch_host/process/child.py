@@ -39,7 +39,7 @@ from disbatch_host.process.pipes import BUSY_PIPE_SIZE, READ_SIZE, OutputPipe, S
 from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawner import Spawner
 
-LOOK_SECONDS = 0.05  # between two looks at a process that no descriptor tells of
+LOOK_SECONDS = 0.05  # between two looks at a process that has no pidfd
 
 
 class Child:
@@ -235,8 +235,8 @@ class Child:
         self._say(pipe, data)
 
     def _read_what_is_there(self, pipes: Iterable[OutputPipe]) -> list[Stream]:
-        """All that is in the pipes now: at most what they hold, so that a busy background child cannot keep us. Returns
-        the streams that it has found closed."""
+        """Read everything that is in the pipes now, but no more than they hold: a busy background child must not keep
+        us. Returns the streams that it found closed."""
         closed = []
         for pipe in pipes:
             for _ in range(BUSY_PIPE_SIZE // READ_SIZE + 1):

@@ -14,12 +14,12 @@ from disbatch_host.process.interface import Process, ProcessHost, ProcessListene
 from disbatch_host.process.poller import Poller
 from disbatch_host.process.spawner import Spawner
 
-DRAIN_SECONDS = 2.0  # plugin contract: for how long a background child may hold the output
+DRAIN_SECONDS = 2.0  # plugin contract: how long a background child may hold the output
 
 
 def process_host(*, drain_seconds: float = DRAIN_SECONDS) -> ProcessHost:
-    """The process host that programs are started at on this machine; the only place that chooses one. Made anywhere,
-    used in the thread of one event loop. `drain_seconds`: for how long a background child may hold the output."""
+    """The process host that starts programs on this machine; the only place that chooses one. Made anywhere, used in
+    the thread of one event loop. `drain_seconds`: how long a background child may hold the output."""
     return InlineHost(drain_seconds)
 
 

@@ -88,7 +88,7 @@ class ProcessEnd:
 
 
 class Usage(NamedTuple):  # made for each task of a worker process, at a quarter of what a frozen dataclass costs
-    """What a running process uses; zeros where it is gone."""
+    """The resources that a running process uses; zeros if it is gone."""
 
     cpu_seconds: float  # all its threads, without its children; since the last `hand_over`, if any
     memory_bytes: int  # resident now

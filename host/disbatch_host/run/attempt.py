@@ -300,7 +300,7 @@ class Run:
             await self._recording.finish()
             return await self._record_what_ended(execution, ended)
         finally:
-            execution.settle()  # also where the store refuses the end for good: nobody asks for it again
+            execution.settle()  # even if the store refuses the end for good: nobody asks for it again
 
     async def _record_what_ended(self, execution: Execution, ended: ExecutionEnd) -> RunReport:
         state = self._state
@@ -322,7 +322,7 @@ class Run:
     async def _record_ending(self, found: Ending) -> RunReport:
         try:
             accepted = await self._leave_place_with(found.change)
-        except StoreRefusedError as refusal:  # its place was left all the same
+        except StoreRefusedError as refusal:  # its place has been left all the same
             found = ending.without_what_it_said(self._state, found, str(refusal))
             accepted = await self._record(found.change)
         if not accepted:

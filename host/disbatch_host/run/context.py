@@ -33,7 +33,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewsPace:
-    """How often a run writes what it says while it runs."""
+    """How often a run writes its output and events while it goes on."""
 
     first_seconds: float = 0.2  # output this old is written; a shorter run writes everything once, at its end
     seconds: float = 1.0  # between two writes of one run's output and events
@@ -49,6 +49,6 @@ class RunContext:
     site: ProgramSite
     processes: ProcessHost
     workers: WorkerPool
-    trust_seconds: float  # how old "it is ours" may be when a program is started: by far less than `dead_after`
+    trust_seconds: float  # how old "it is ours" may be when a program is started: far less than `dead_after`
     news: NewsPace = NewsPace()
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows

@@ -24,12 +24,12 @@ _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLE
 
 
 class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
-    """The end of a run, as it is to be recorded."""
+    """The end of a run, ready to be recorded."""
 
     end: RunEnd
     conclusion: Conclusion
-    run: Document  # as it will stand in the document
-    change: RunChange  # what records all of it
+    run: Document  # as it will be in the document
+    change: RunChange  # records all of it
 
 
 def ending_of(
@@ -144,7 +144,7 @@ def _ending(
     fields: Document,
     follow_ups: Sequence[Document] = (),
 ) -> Ending:
-    """`left`: the status that the task has now. `fields`: output, and what the plugin has set."""
+    """`left`: the status that the task has now. `fields`: output, and the fields that the plugin set."""
     now, delay = run["ended"], conclusion.delay_seconds
     change = transitions.end_change(
         state.task,

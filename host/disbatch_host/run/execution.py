@@ -31,12 +31,12 @@ BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being rep
 
 
 class Assignment(NamedTuple):  # made for each task, at a quarter of what a frozen dataclass costs
-    """The task, as far as its execution must know it."""
+    """The part of the task that its execution must know."""
 
     task_id: str
     queue: str
     attempt: int
-    note: bytes  # for the process host: what this run is
+    note: bytes  # for the process host: which run this is
 
 
 class Listener(Protocol):

@@ -30,8 +30,8 @@ from disbatch_protocol.events import BadLine, Event
 
 log = logging.getLogger(__name__)
 
-NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the rarer
-LARGE_RECORD = 2**15  # bytes of output in one record from which on there must be room for it; others go at once
+NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the less often
+LARGE_RECORD = 2**15  # bytes of output; a record with more must wait for the write budget, smaller ones go at once
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
 CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
 
@@ -75,7 +75,7 @@ def next_chunks(state: RunState) -> list[OutputChunk]:
 
 
 def pause_seconds(state: RunState, news: News, least: float) -> float:
-    """How long to wait until the next write, `least` at least (rule 3)."""
+    """How long to wait until the next write: `least` or longer (rule 3)."""
     size = sum([len(news.fields.get(stream, "")) for stream, _ in state.streams]) + state.events.size
     return max(least, size / NEWS_BYTES_PER_SECOND)
 
@@ -92,7 +92,7 @@ class Recording:
         pace: NewsPace,
         listener: Callable[[Stream, bytes], None] | None,
     ) -> None:
-        """`listener` hears everything as well, as it comes."""
+        """`listener` is told everything as well, as it comes."""
         self._pace = pace
         self._state = state
         self._recorder = recorder
@@ -144,14 +144,14 @@ class Recording:
             output.finish()
 
     async def record_pieces(self) -> None:
-        """Write the pieces that are left once it has finished. There is room then for the record that follows at
-        once."""
+        """Write the pieces that are left once it has finished. Afterwards there is budget for the record that follows
+        at once."""
         while await self._record_next_pieces():
             pass
 
     async def _record_next_pieces(self) -> bool:
-        """Whether there were any. A function of its own, so that they are freed before there is room for the next:
-        kept until then, those of all runs together would be far more than the store's thread lets in."""
+        """Returns whether there were any. A function of its own, so that they are freed before the wait for the next:
+        kept until then, those of all runs together would far exceed the write budget."""
         await self._wait_for_budget()
         chunks = next_chunks(self._state)
         if chunks:

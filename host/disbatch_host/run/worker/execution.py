@@ -65,7 +65,7 @@ class WorkerExecution:
 
     @property
     def _has_ended(self) -> bool:
-        """The process may have the task of another run in hand by now."""
+        """Whether its task has ended: the process may already have the task of another run."""
         return self._task is not None and self._task.ended.done()
 
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:

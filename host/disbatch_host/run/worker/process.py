@@ -110,7 +110,7 @@ class Worker:
             and not self.gone.done()
             and self._process.is_running
             and not self._is_mute
-            and not self._is_retiring  # its stdin is closed: it would end without having seen the task
+            and not self._is_retiring  # its stdin is closed: it would end without seeing the task
             and self._conversation.state is WorkerState.IDLE
         )
 
