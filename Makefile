@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# More than one a core: many tests wait for a grace or a heartbeat of a real node, and others compute meanwhile.
-JOBS   ?= 4
+# More than one per core: many tests wait for a grace or a heartbeat of a real node, and others compute meanwhile. A
+# worker that has nothing left takes tests from the others; until then it keeps to its own files, whose nodes it shares.
+JOBS   ?= 6
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test lint check schemas soak bench compare clean
@@ -15,7 +16,7 @@ demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled p
 	@$(BIN)/disbatch-host demo
 
 test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
-	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -30,7 +31,7 @@ schemas: $(VENV)/.run ## write schemas/config.json and README's table again from
 	$(BIN)/python -m disbatch_host.settings.written .
 
 soak: $(VENV)/.test ## the long tests, and each command of the acceptance tests as a process of its own
-	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) tests/acceptance $(ARGS)
+	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 bench: $(VENV)/.test ## speed, as ratios against something run beside it

@@ -74,7 +74,7 @@ def test_stop_waits_for_the_end_of_a_node(site: Site, second_node: Popen[bytes])
 
 def test_a_node_that_cannot_hear_is_said(site: Site) -> None:
     foreign = {"_id": "perl1", "version": "Disbatch 4.2", "heartbeat": {"pid": 1}}
-    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": 0.001}
+    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": -1}  # its heartbeat is always too old
     dead = {"_id": "dead1", "version": "disbatch-host 0.1.0", "settings": settings, "heartbeat": {"pid": 1}}
     try:
         assert site.store.put_node(foreign, replacing=None)
@@ -96,7 +96,7 @@ def test_a_dead_node_is_forgotten_when_nothing_is_in_its_hands(site: Site) -> No
     assert "node n1 is alive" in line and "`disbatch-host node stop n1 --wait` ends it" in line
     queue = site.queue(class_name="nowhere")
     task_id = site.push(queue)
-    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": 0.001}
+    settings = {"heartbeat_seconds": 0.001, "dead_after_seconds": -1}  # its heartbeat is always too old
     dead = {"_id": "dead1", "version": "disbatch-host 0.1.0", "settings": settings, "heartbeat": {"pid": 1}}
     assert site.store.put_node(dead, replacing=None)
     (task,) = site.store.claim("dead1", [Want(queue, 1)], "token")
