@@ -367,6 +367,7 @@ def test_a_second_one_takes_over_while_the_first_is_at_it(at: Terminal, store: S
     first = start(at, "q", name)
     wait_until(lambda: count_of(store) > 0, 60, "nothing is created")
     wait_until(lambda: is_stopped_between_commits(first, store_url), 60, "it is always in a transaction")
+    made_by_first = count_of(store)
     try:
         result = at.fine("task", "import", "q", name)
     finally:
@@ -374,7 +375,8 @@ def test_a_second_one_takes_over_while_the_first_is_at_it(at: Terminal, store: S
     out, err = first.communicate(timeout=120)
     assert first.returncode == 0, (out, err)
     assert "resuming the import" in result.err
-    assert b"another process imported the same rows" in err
+    if made_by_first < MANY:  # else a busy machine has stopped it only when everything was done
+        assert b"another process imported the same rows" in err
     assert all_numbers(store) == list(range(MANY))
     assert at.fine("task", "import", "q", name, "--json").json[0]["resumed"] is False
 
