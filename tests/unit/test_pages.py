@@ -35,3 +35,12 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         linked = page.parent / file if file else page
         assert linked.exists(), target
         assert not heading or heading in anchors(linked), target
+
+
+def test_every_test_that_the_guarantees_name_is_there() -> None:
+    for line in (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").splitlines():
+        files = [ROOT / "tests" / one for one in re.findall(r"`([a-z]+/test_\w+\.py)`", line)]
+        for one in files:
+            assert one.exists(), one
+        for name in re.findall(r"`(test_\w+)`", line):
+            assert not files or any(f"def {name}(" in one.read_text(encoding="utf-8") for one in files), name
