@@ -1,4 +1,4 @@
-"""What people do to tasks: each verb says of each task what became of it, whoever else changes it meanwhile."""
+"""Cancel, retry, release, set and delete: the outcome of each task, also when another process changes it meanwhile."""
 
 from __future__ import annotations
 

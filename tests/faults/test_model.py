@@ -2,8 +2,8 @@
 take-overs of nodes that are dead or only seem so, answers that get lost, clocks that are set. After each step every
 task is held against a model that knows only the promises (docs/guarantees.md).
 
-The nodes here do what `node`, `runner` and `services.store_thread` do, with their parts (`scheduler`, `run_document`,
-`lost_runs`, `outcome`), but one step at a time, and stop between any two steps.
+The nodes here do what `node.node`, `run.attempt` and `node.store_thread` do, with their parts (`claiming`,
+`transitions`, `lost_runs`, `outcome`), but one step at a time, and stop between any two steps.
 """
 
 from __future__ import annotations

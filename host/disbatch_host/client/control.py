@@ -6,7 +6,8 @@ in batches, and the result for each task. Must not know: how results are shown, 
 Rules:
 1. Each verb processes its tasks in batches and yields the results of each as soon as they are durable. Nothing
    happens until the caller asks for the next batch.
-2. A task that has changed since it was read is judged again in its new state.
+2. A task that has changed since it was read is judged again in its new state, and left alone if the status that a
+   filter asked for is no longer its own.
 3. A task gets one turn per call, even if it matches the selection again afterwards.
 """
 
