@@ -57,6 +57,11 @@ class PluginError(DisbatchError):
     exit_code = ExitCode.FAILED
 
 
+class TaskFaultError(DisbatchError):
+    """A task cannot be run as it is, whatever its plugin: its id or its parameters cannot be handed to a program. It
+    costs that task alone, which is concluded as failed."""
+
+
 class NotFoundError(DisbatchError):
     """No such queue, task, node or plugin."""
 
@@ -101,9 +106,13 @@ class StoreRefusedError(StoreError):
     changes nothing."""
 
 
+class ForeignIndexError(StoreRefusedError):
+    """A unique index that this program did not make refuses a document; the message names the index."""
+
+
 class StoreTooNewError(StoreError):
     """The database was written by a newer version of this program."""
 
 
 class DuplicateIdError(UsageError):
-    """The id of a new document exists already."""
+    """The `_id` of a new document exists already."""

@@ -131,3 +131,12 @@ class OutputChunk:
 
 OUTPUT_CHUNK_SIZE = 255 * 1024  # GridFS's own default, so that any GridFS reader can read what we write
 INLINE_OUTPUT_MAX = 2**20  # bytes of UTF-8 in the document: two streams and parameters stay far below 16 MB
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Waiting tasks of one queue that cannot even be claimed, for one reason."""
+
+    queue: QueueId
+    count: int
+    why: str
