@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +21,7 @@ from disbatch_host.documents.records import Document
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Store
+from disbatch_host.store.open import sqlite_file
 
 if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do
     from disbatch_host.client.masking import Masker
@@ -52,7 +52,7 @@ def wants_json() -> bool:
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
     """The store of the settings, open for the length of the block, opened as in `client.opening`."""
     is_default = not settings().is_store_given and not creates
-    is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
+    is_missing = is_default and not sqlite_file(settings().store_url).exists()
     store = store_of(settings(), creates=creates)
     with saying_that_it_takes_long(store):
         store.open()

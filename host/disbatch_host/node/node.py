@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.documents.records import NodeRecord
-from disbatch_host.errors import DisbatchError, StoreError
+from disbatch_host.errors import DisbatchError, StoreError, StoreLostError
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
@@ -117,6 +117,7 @@ class Node:
             await self._work()
             await parts.stopping.finish_runs()
             await parts.workers.stop()
+            await parts.site.work_directories.finish(self._pace.removal_seconds)
         finally:
             await self._stop()
         return int(parts.stopping.exit_code)
@@ -129,6 +130,7 @@ class Node:
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
         parts.plugin_scan.scan()
+        parts.site.work_directories.remove_leftovers()
         await self._register(holder)
         await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
@@ -140,6 +142,8 @@ class Node:
         claiming, idle = self._parts.claiming, self._parts.idle
         while not claiming.is_stopped:
             await claiming.turn()
+            if self._parts.stopping.leave_lost_store():
+                return
             if self._settings.until_idle and await idle.is_reached():
                 await idle.log_what_is_left()
                 return
@@ -156,6 +160,8 @@ class Node:
             await parts.membership.release()
         except StoreError as error:
             log.warning("node id %s could not be released: %s", self._settings.node_id, error)
+            if isinstance(error, StoreLostError):
+                parts.stopping.lose_store()
         await parts.store_thread.stop()
         parts.processes.close()
 

@@ -76,9 +76,11 @@ class Parts:
         self.membership = Membership(node_id, thread, clock)
         self.lost_runs = LostRuns(node_id, self.membership.machine, thread, clock, on_settled=self.on_change, pace=pace)
         health = StoreHealth(self.lost_runs.forget_others)
+        if metrics is not None:
+            metrics.watch_store_health(health)
         self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
-        self.stopping = Stopping(runs, claiming, workers, thread, pace)
+        self.stopping = Stopping(runs, claiming, workers, thread, health, pace)
         self.heartbeat = Heartbeat(
             settings, self.membership, runs, claiming, classes, self.stopping, health, self.clock, metrics
         )

@@ -11,6 +11,7 @@ The steps of a run, in order; each waits for the one before it to be durable if 
     start the program ─ impossible ─────────────────────────────► back to the queue, counted against the class
     pass on output, pid ─ refused: the task was taken over ─────► stop the program, say so, write nothing more
     the program ended: record the end (guarded, once), then let the process host forget it
+    have its work directory removed, if it succeeded
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from disbatch_host.documents import transitions
@@ -86,6 +88,7 @@ class Run:
         self._context = context
         self._on_place_free = on_place_free
         self.holds_place = True  # whether it counts as one of those that run at once
+        self.has_program = False  # whether its program may be running
         key = RunKey(task.id, context.site.node_id, task.token)
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
         self._recording = Recording(self._state, context.recorder, context.clock, pace=context.news, listener=listener)
@@ -154,15 +157,19 @@ class Run:
             log.warning("task %s was given to another node before its start here; it is not started", self.task.id)
             self._release_worker()
             return RunReport(result=RunResult.REFUSED)
+        self.has_program = True
         try:
             execution, ended = await self._start()
         except StartError as error:
+            self.has_program = False
             return await self._return_unstarted(error, Status.RUNNING)
         self._execution = execution
         if self._stop_before_start.done():
             self.stop(self._stop_before_start.result())
         self._recording.start(execution, on_lost=self._lose_task)
-        return await self._record_end(execution, await ended)
+        end = await ended
+        self.has_program = False
+        return await self._record_end(execution, end)
 
     @property
     def _should_not_start(self) -> bool:
@@ -312,9 +319,10 @@ class Run:
             return await self._return_unstarted(StartError(why), Status.RUNNING)
         await self._recording.record_pieces()
         found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
-        if "work_directory" not in found.run:  # else it is kept, for people who look into it
-            execution.clean_up()
         report = await self._record_ending(found)
+        if "work_directory" not in found.run:  # else it is kept, for people who look into it
+            # Not before the end is recorded: it may take long, and nobody waits for it.
+            execution.clean_up(partial(self._name_work_directory, found))
         if report.result is RunResult.ENDED and ended.is_process_lost:
             return replace(report, why_process_lost=ending.error_of(state, ended)["message"])
         return report
@@ -337,6 +345,12 @@ class Run:
             seconds=found.run["seconds"],
             how=ending.in_short(found.end),
         )
+
+    def _name_work_directory(self, found: Ending, left: str) -> None:
+        """Its work directory cannot be removed: the document says where it is, if it is still as this run left it."""
+        change = transitions.afterword_change(self._state.key, {"run": {**found.run, "work_directory": left}})
+        # It is only a hint: nobody waits for it, and if it cannot be recorded the log has it all the same.
+        self._record(change).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _leave_place_with(self, change: RunChange) -> asyncio.Future[bool]:
         """Record the end. The next task may be claimed: after this change, which is already on its way to the store."""

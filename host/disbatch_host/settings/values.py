@@ -18,6 +18,7 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings.config_file import read_config
 from disbatch_host.settings.forms import Address, check_node_id, make_node_id, parse_address, parse_seconds
 from disbatch_host.settings.table import BY_NAME, DEFAULT_CONFIG, DURATIONS, SETTINGS, Kind, default_of
+from disbatch_host.store.url import sqlite_url
 
 
 class Source(StrEnum):
@@ -124,4 +125,4 @@ def default_store(environ: Mapping[str, str]) -> str:
     """The SQLite file under $XDG_STATE_HOME (~/.local/state)."""
     state = environ.get("XDG_STATE_HOME") or ""
     base = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
-    return f"sqlite://{base / 'disbatch' / 'disbatch.db'}"
+    return sqlite_url(base / "disbatch" / "disbatch.db")

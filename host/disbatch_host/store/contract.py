@@ -25,7 +25,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
@@ -150,9 +150,11 @@ class Tasks(Protocol):
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents.
+        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents,
+        `with_parameters=False` their `parameters`: both may be millions of bytes.
         `in_any_order`: in whatever order is cheapest, for scans of millions; a task that is changed meanwhile may come
         twice or not at all."""
 
@@ -237,7 +239,8 @@ class HotPath(Protocol):
         that `commit` returns is complete once the block has ended."""
 
     def waiting_queues(self) -> set[QueueId]:
-        """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
+        """The queues that have at least one Created task (claimed or not) that is not passed over. Cost: by the number
+        of queues."""
 
     def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         """Claim up to `count` Created, unclaimed tasks of each queue, in their order (the higher priority first, then
@@ -251,7 +254,15 @@ class HotPath(Protocol):
         next claim of the queue, or by `hold`.
 
         `on_claim` is called for each claimed task; the change that it returns, which leaves CLAIMED, is carried out
-        before this returns, with the claim or right after it. A task for which that was refused is not returned."""
+        before this returns, with the claim or right after it. A task for which that was refused is not returned.
+
+        A task that cannot be claimed, whatever is wrong with its document or refuses its change, is passed over: it
+        takes no place, and is not looked at again until it changes. Where the store can do that in the same
+        transaction (SQLite), the queue and the node are looked at as they are now: nothing is claimed from a queue that
+        is paused, nor beyond its `maxthreads` as it is now, nor for a node that is to be drained."""
+
+    def passed_over(self) -> list[PassedOver]:
+        """The waiting tasks that `claim` passes over at present, by queue and reason. From memory: costs little."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
@@ -272,7 +283,8 @@ class HotPath(Protocol):
         still owes because its node died at that moment. Returns how many tasks there were of both kinds."""
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        """The tasks that this node has to look at now, without their output, at most about `limit` of each kind:
+        """The tasks that this node has to look at now, without their parameters and output, at most about `limit` of
+        each kind, and no more than can be read and changed in a short time; the rest is found by the next call:
 
         - Running with `cancel`, in the hands of this node; waiting (Created, Blocked) or Orphaned with `cancel`;
         - ended, or Orphaned, with `awaited: true`: others wait for their end;

@@ -106,7 +106,7 @@ def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
     changes = []
     is_all = True
     # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.
-    for follower in store.find_tasks(which, with_output=False, in_any_order=True):
+    for follower in store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True):
         change = transitions.follow_change(follower, ended, now=now)
         if change is not None:
             changes.append(change)

@@ -126,7 +126,7 @@ def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace =
     """Settle every task that carries this node's id and is Claimed or Running. Called in the store's thread."""
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-    while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
+    while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False, with_parameters=False)):
         fenced = _fence(store, node_id, tasks)
         if not fenced:
             break  # somebody else is doing it; the rest comes with the next look

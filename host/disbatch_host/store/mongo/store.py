@@ -62,6 +62,8 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
+_DUE_PAGE = 50  # the same for tasks that are due, and the time spent on them in one look
+_DUE_SECONDS = 0.1
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -235,11 +237,15 @@ class MongoStore:
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        projection = None if with_output else forms.NO_OUTPUT
+        projection = {
+            **({} if with_output else forms.NO_OUTPUT),
+            **({} if with_parameters else forms.NO_PARAMETERS),
+        }
         with self._translated():
-            found = self._tasks.find(forms.condition(which), projection, batch_size=_PAGE)
+            found = self._tasks.find(forms.condition(which), projection or None, batch_size=_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
@@ -441,13 +447,18 @@ class MongoStore:
         ]
         with self._translated():
             # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
-            found = self._tasks.find({"$or": kinds}, forms.NO_OUTPUT).limit(limit * len(kinds))
+            found = self._tasks.find({"$or": kinds}, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS}, batch_size=_DUE_PAGE)
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
-            for document in found:
-                if not forms.is_usable(document["_id"]):
-                    continue
-                kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
-                tasks[kind].append(Task.from_document(document))
+            began = self._clock.monotonic()
+            with found.limit(limit * len(kinds)) as documents:
+                for document in documents:
+                    if not forms.is_usable(document["_id"]):
+                        continue
+                    is_awaited = document.get("awaited") is True
+                    kind = "cancel" if "cancel" in document else "awaited" if is_awaited else "expires"
+                    tasks[kind].append(Task.from_document(document))
+                    if self._clock.monotonic() - began > _DUE_SECONDS:
+                        break  # the server reads and writes them whole, and parameters may be large
         return [task for of_kind in tasks.values() for task in of_kind[:limit]]
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
