@@ -265,11 +265,16 @@ class Child:
         """Learn of the end of the first process: from a pidfd, or where there is none by looking now and then. It runs
         already, so a lack of descriptors must not lose it."""
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd = self.open_pidfd(self.pid)
         except OSError:
             self._look_at_leader()
         else:
             self._poller.watch_readable(self._pidfd, self._on_leader_end)
+
+    @staticmethod
+    def open_pidfd(pid: int) -> int:
+        """Raises OSError where the machine is short of descriptors, or its kernel has none."""
+        return os.pidfd_open(pid)
 
     def _look_at_leader(self) -> None:
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import codecs
 import logging
-import os
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_host.run.spool import Spool
 from disbatch_protocol.quantities import format_size
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class OutputStream:
         self._head_left = max_bytes // 2
         self._tail: _Tail | None = None  # made when the head is full
         self._inline = bytearray()  # valid UTF-8
-        self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
+        self._spool: Spool | None = None  # the whole text so far, once it has outgrown the document
         self._spool_size = 0
         self._unspooled = bytearray()  # the end of the text if the disk takes no more
         self._taken = 0  # bytes of the spool that `take_chunks` has handed out
@@ -205,8 +204,8 @@ class OutputStream:
             return False
         spool = None
         try:
-            spool = _temporary_file(self._spool_directory)
-            _write_all(spool.fileno(), bytes(self._inline), 0)
+            spool = Spool(self._spool_directory)
+            spool.write(bytes(self._inline), 0)
         except OSError as error:
             if spool is not None:
                 spool.close()
@@ -218,7 +217,7 @@ class OutputStream:
 
     def _read_spool(self, size: int, position: int) -> bytes:
         assert self._spool is not None
-        data = os.pread(self._spool.fileno(), min(size, max(0, self._spool_size - position)), position)
+        data = self._spool.read(min(size, max(0, self._spool_size - position)), position)
         start = position + len(data) - self._spool_size
         return data if len(data) == size else data + bytes(self._unspooled[start : start + size - len(data)])
 
@@ -226,7 +225,7 @@ class OutputStream:
         assert self._spool is not None
         if self._spool_fault is None:
             try:
-                _write_all(self._spool.fileno(), clean, self._spool_size)
+                self._spool.write(clean, self._spool_size)
                 self._spool_size += len(clean)
                 return
             except OSError as error:
@@ -272,7 +271,7 @@ class _Tail:
         self._spool_directory = spool_directory
         self._blocks: deque[bytes] = deque()
         self._held = 0  # bytes in _blocks
-        self._file: IO[bytes] | None = None
+        self._file: Spool | None = None
         self._total = 0
         self._is_discarding = False
 
@@ -303,12 +302,11 @@ class _Tail:
             kept = b"".join(self._blocks)
             yield kept[max(0, len(kept) - self._limit) :]
             return
-        descriptor = self._file.fileno()
         position = max(0, self._total - self._limit)
         while position < self._total:
             start = position % self._limit
             size = min(_TAIL_BLOCK, self._total - position, self._limit - start)
-            yield os.pread(descriptor, size, start)
+            yield self._file.read(size, start)
             position += size
 
     def discard(self) -> None:
@@ -322,7 +320,7 @@ class _Tail:
             self._file.close()
 
     def _move_to_file(self) -> None:
-        self._file = _temporary_file(self._spool_directory)
+        self._file = Spool(self._spool_directory)
         position = self._total - self._held
         for block in self._blocks:
             self._write_ring(block, position)
@@ -337,21 +335,9 @@ class _Tail:
         while rest:
             start = position % self._limit
             part = rest[: self._limit - start]
-            _write_all(self._file.fileno(), part, start)
+            self._file.write(part, start)
             rest = rest[len(part) :]
             position += len(part)
-
-
-def _temporary_file(directory: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(prefix="disbatch-", dir=directory, buffering=0)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, position)
-        rest = rest[written:]
-        position += written
 
 
 def _cut_to_characters(text: bytearray) -> None:
