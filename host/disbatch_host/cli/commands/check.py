@@ -48,11 +48,14 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
         where = ", ".join(str(one) for one in common.settings().plugins)
         raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
     reports = []
-    with render.progress("trying plugins", total=len(found)) as advance:
+    with render.current("trying") as show:
         for one in found:
-            findings = _trials_of(one, wants_run=wants_run or torture, wants_torture=torture)
+
+            def tell(trial: str, name: str = _name_of(one)) -> None:
+                show(f"{name}: {trial}")
+
+            findings = _trials_of(one, tell, wants_run=wants_run or torture, wants_torture=torture)
             reports.append(Report(one, findings, _hints_of(one)))
-            advance(1)
     if junit is not None:
         write_junit(Path(junit), reports)
     if common.wants_json():
@@ -82,11 +85,13 @@ class Report:
         return isinstance(self.plugin, Plugin) and all(one.verdict is not Verdict.FAILED for one in self.findings)
 
 
-def _trials_of(one: Plugin | BrokenPlugin, *, wants_run: bool, wants_torture: bool) -> list[Finding]:
+def _trials_of(
+    one: Plugin | BrokenPlugin, tell: trials.OnBegin, *, wants_run: bool, wants_torture: bool
+) -> list[Finding]:
     if not isinstance(one, Plugin) or not wants_run:
         return []
-    findings = trials.run_examples(one)
-    return [*findings, *trials.torture(one)] if wants_torture else findings
+    findings = trials.run_examples(one, tell)
+    return [*findings, *trials.torture(one, tell)] if wants_torture else findings
 
 
 def _hints_of(one: Plugin | BrokenPlugin) -> list[str]:
