@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Callable, Mapping
@@ -204,7 +205,7 @@ _DOCUMENT_NAMES: Mapping[str, str] = MappingProxyType(
 
 
 def _whole_seconds(value: float | str) -> int:
-    return max(1, round(parse_duration(value)))  # rlimits count whole seconds, and 0 would kill at once
+    return math.ceil(parse_duration(value))  # rlimits count whole seconds, and 0 would kill at once
 
 
 def _signal_of(name: str) -> signal.Signals:
