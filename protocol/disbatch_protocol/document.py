@@ -43,6 +43,17 @@ def stdin_line(document: Mapping[str, Any], *, other: Other | None = None) -> by
     return _quick_line(document) or orjson.dumps(plain_document(document, other=other, left_out=LEFT_OUT)) + b"\n"
 
 
+def parameter_input(parameters: Any, name: str, *, other: Other | None = None) -> bytes:
+    """One parameter as its program reads it: the UTF-8 of a string as it is, any other value as a line of JSON, nothing
+    where there is none. Raises TypeError as `stdin_line` does."""
+    if not isinstance(parameters, Mapping) or name not in parameters:
+        return b""
+    value = parameters[name]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    return orjson.dumps(to_json(value, other=other, path=f"parameters.{name}")) + b"\n"
+
+
 def _quick_line(document: Mapping[str, Any]) -> bytes | None:
     """The result of `plain_document` in one fast call, since each task passes here. None if it may differ: a null may
     have been a number that JSON lacks, and a text that looks like a UUID may have been one."""
