@@ -96,7 +96,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
-        for number, line in enumerate(shown.stdin.splitlines()):
+        for number, line in enumerate(["/dev/null"] if shown.stdin is None else shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")
     for fault in faults:
         click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
