@@ -17,7 +17,7 @@ import orjson
 
 from disbatch_host.documents import local_time
 from disbatch_protocol import status as statuses
-from disbatch_protocol.document import plain_document, rfc3339, to_json
+from disbatch_protocol.document import readable_line, rfc3339, to_json
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -38,7 +38,7 @@ _STYLES = {
 
 def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
     """A document on one line."""
-    click.echo(orjson.dumps(plain_document(document, other=other)))
+    click.echo(readable_line(document, other=other))
 
 
 def print_pretty_json(value: Any, other: Other | None = None) -> None:

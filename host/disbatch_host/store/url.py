@@ -54,7 +54,7 @@ def redact(url: str) -> str:
         return _without_scheme(url)
     if not _is_scheme(scheme.lower()):
         return f"{HIDDEN}://{HIDDEN}"
-    if scheme.lower() == "sqlite":
+    if scheme.lower() in ("sqlite", "file"):
         is_path = "@" not in rest and (rest.startswith("/") or ":" not in rest)
         return url if is_path else f"{scheme}://{HIDDEN}"
     return f"{scheme}://{_server(rest)}"

@@ -23,7 +23,7 @@ import orjson
 
 from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import QueueId
-from disbatch_host.store.sqlite import connections, records
+from disbatch_host.store.sqlite import connections
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ _LOOK_SHARE = 0.02  # of the time may be spent on looking whether rows have chan
 _SAVED_MAX_SECONDS = 0.05  # of it that may be spent in one go after some time without any
 _ROWS_AT_ONCE = 100
 _SAID_MAX = 20  # rows that are said one by one; for more, `summary` has their number
-_FIND = f"SELECT seq, {records.SELECT} FROM tasks WHERE seq IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,9 @@ class _Row:
 class PassedOverRows:
     """The rows of one store that one kind of search passes over. Used by the thread of the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: str) -> None:
+        """`columns`: those by which a change of a row is seen."""
+        self.columns = columns
         self._rows: dict[int, _Row] = {}  # by `seq`
         self._as_json: dict[QueueId | None, str] = {}  # of the rows of a queue, and of all
         self._to_look_at: deque[int] = deque()
@@ -58,7 +59,7 @@ class PassedOverRows:
         return bool(self._rows)
 
     def add(self, seq: int, row: Sequence[Any], queue: QueueId, why: str, *, words: str) -> None:
-        """Pass over this row from now on. `row` as `records.SELECT` has it; `words` for the log."""
+        """Pass over this row from now on. `row` has its `columns`; `words` are for the log."""
         if seq not in self._rows:
             self._said += 1
             log.log(logging.ERROR if self._said <= _SAID_MAX else logging.DEBUG, "%s", words)
@@ -108,7 +109,8 @@ class PassedOverRows:
     def _look_at_some(self, connection: sqlite3.Connection) -> None:
         seqs = [self._to_look_at.popleft() for _ in range(min(_ROWS_AT_ONCE, len(self._to_look_at)))]
         wanted = orjson.dumps(seqs).decode()
-        found = connections.with_odd_text(connection, lambda: connection.execute(_FIND, (wanted,)).fetchall())
+        find = f"SELECT seq, {self.columns} FROM tasks WHERE seq IN (SELECT value FROM json_each(?))"
+        found = connections.with_odd_text(connection, lambda: connection.execute(find, (wanted,)).fetchall())
         marks = {seq: hash(tuple(row)) for seq, *row in found}
         for seq in seqs:
             if seq in self._rows and marks.get(seq) != self._rows[seq].mark:

@@ -37,7 +37,7 @@ def promote(
         except sqlite3.DatabaseError as error:
             if not driver_errors.is_of_one_row(error, connection):
                 raise
-            row = connection.execute(f"SELECT {records.SELECT} FROM tasks WHERE seq = ?", (seq,)).fetchone()
+            row = connection.execute(f"SELECT {refused.columns} FROM tasks WHERE seq = ?", (seq,)).fetchone()
             task = records.task_of(row)
             why = f"the file refuses it: {error}"
             words = f"task {task.id} of queue {task.queue} is due, but cannot go on: {why}"

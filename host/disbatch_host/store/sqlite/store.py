@@ -56,8 +56,8 @@ class SqliteStore(Session):
         self._clock = clock
         self._ids = IdSource(clock)
         self._seen_version = 0  # changes with the commits of other connections
-        self._passed_over = PassedOverRows()  # by claims
-        self._never_due = PassedOverRows()
+        self._passed_over = PassedOverRows(records.SELECT)  # by claims
+        self._never_due = PassedOverRows(records.SELECT_LIGHT)
         self._claims = Claims(self._passed_over)
 
     @property
@@ -200,7 +200,7 @@ class SqliteStore(Session):
         return self._write(delete)
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
-        before = moments.to_milliseconds(moment)
+        before = moments.to_milliseconds(moment) or 0
         ids: list[TaskId] = []
         for status in (*sorted(ENDED), *self._own_failures(queue)):
             # In the order of creation, so after some tasks that are too young all others are too young as well.
