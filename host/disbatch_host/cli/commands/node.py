@@ -86,6 +86,8 @@ def show(id: str) -> None:
             ("set aside", (f"{one.get('class')} since {render.moment(one.get('since'))}: {one.get('reason')}", "red"))
             for one in readings.records_of(document.get("set_aside"))
         ]
+        facts += [("passed over", (render.printable(sentence), "red")) for sentence in readings.passed_over_of(found)]
+        facts += [("trouble", (render.printable(sentence), "red")) for sentence in readings.troubles_of(found)]
         render.print_facts(facts)
 
 

@@ -53,6 +53,7 @@ def status(watch: bool, interval: str | None) -> None:
         if found.nodes:
             print_nodes(found.nodes)
             _print_set_aside(found.nodes)
+            _print_troubles(found.nodes)
         else:
             click.echo(NONE_YET)
 
@@ -89,6 +90,20 @@ def _print_set_aside(records: Sequence[NodeRecord]) -> None:
         for record in records
         if readings.is_alive(record)
         for name, reason in readings.set_aside_of(record).items()
+    ]
+    if lines:
+        click.echo()
+    for line in lines:
+        click.echo(line)
+
+
+def _print_troubles(records: Sequence[NodeRecord]) -> None:
+    """What the nodes had to leave out so that the rest goes on."""
+    lines = [
+        f"{click.style(f'node {record.id}', fg='yellow')}: {render.printable(sentence)}"
+        for record in records
+        if readings.is_alive(record)
+        for sentence in (*readings.passed_over_of(record), *readings.troubles_of(record))
     ]
     if lines:
         click.echo()
