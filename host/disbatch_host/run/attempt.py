@@ -225,7 +225,7 @@ class Run:
     async def _start(self) -> tuple[Execution, asyncio.Future[ExecutionEnd]]:
         """Start the program with its task. Raises StartError, with nothing left behind, and TaskFaultError."""
         task, plugin, context, state = self.task, self.plugin, self._context, self._state
-        line = starting.input_line(task, plugin, state.run, extended_json=context.extended_json)
+        line = starting.input_of(task, plugin, state.run, extended_json=context.extended_json)
         assignment = starting.assignment_of(task, state.run)
         execution = modes.execution_of(
             plugin,
