@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, Want
 from disbatch_host.documents.records import Task, new_task
 from disbatch_host.errors import StoreRefusedError
+from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties import due, lost_runs, retention
 from disbatch_host.node.pace import Pace
@@ -191,10 +194,16 @@ class Refusing:
         self._check(tasks)
         return self._store.delete_tasks(tasks, **how)
 
+    def claim(self, node_id: str, wanted: Sequence[Want], *more: Any) -> list[Task]:
+        if any(want.queue in self.culprits for want in wanted):
+            self.tries += 1
+            raise TypeError("unhashable type")
+        return self._store.claim(node_id, wanted, *more)
 
-def some_tasks(store: Store, count: int, **fields: Any) -> list[Any]:
+
+def some_tasks(store: Store, count: int, queue: str = "Q", **fields: Any) -> list[Any]:
     now = SystemClock().now()
-    return store.insert_tasks([new_task("Q", {}, now=now, **fields) for _ in range(count)])
+    return store.insert_tasks([new_task(queue, {}, now=now, **fields) for _ in range(count)])
 
 
 def statuses(store: Store, ids: list[Any]) -> list[int | None]:
@@ -250,3 +259,18 @@ def test_an_ended_task_that_cannot_be_deleted_stops_no_other(store: Store, troub
     assert retention.delete_ended(refusing, queue, troubles) == 3
     assert statuses(store, ids) == [1, None, None, None]
     assert retention.delete_ended(refusing, queue, troubles) == 0
+
+
+def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, troubles: Troubles) -> None:
+    for name in ("A", "B", "C"):
+        store.insert_queue({"_id": name, "class": "P"})
+    ids = {name: some_tasks(store, 2, name) for name in ("A", "B", "C")}
+    refusing: Any = Refusing(store, "B")
+    ledger = ClaimLedger("n1", Pace(), troubles)
+    load = Load(max_per_queue=5, max_total=None)
+    for _ in range(6):
+        with contextlib.suppress(TypeError):
+            ledger.round(ClaimRequest(classes=frozenset({"P"}), load=load, refresh=True), refusing)
+    assert statuses(store, [*ids["A"], *ids["C"]]) == [Status.CLAIMED] * 4
+    assert statuses(store, ids["B"]) == [Status.CREATED] * 2 and refusing.tries == 2  # with the others, and alone
+    assert [one["culprit"] for one in troubles.documents()] == ["B"]

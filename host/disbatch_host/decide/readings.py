@@ -74,8 +74,7 @@ def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
 
 def number(record: Mapping[str, Any], name: str) -> int:
     """A count in such a record; 0 if there is none."""
-    value = record.get(name)
-    return int(value) if isinstance(value, (int, float)) else 0
+    return whole_number(record.get(name)) or 0
 
 
 def load_of(node: NodeRecord, queue: Queue) -> Load:

@@ -21,7 +21,6 @@ from disbatch_host.clock import Clock
 from disbatch_host.decide import membership
 from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import Document, NodeRecord
-from disbatch_host.documents.storable import storable
 from disbatch_host.errors import NodeIdInUseError
 from disbatch_host.node import node_document
 from disbatch_host.node.store_thread import StoreThread
@@ -61,7 +60,7 @@ class Membership:
         return {
             "_id": self._node_id,
             "session": self._session,
-            "host": {name: storable(value) for name, value in self.machine.document.items()},
+            "host": self.machine.document,
             "pid_started": process_started(os.getpid()),
         }
 
@@ -94,7 +93,11 @@ class Membership:
 
         def renew(store: Store) -> tuple[Mapping[str, Any] | None, list[PassedOver], datetime, float]:
             requests = store.heartbeat(self._node_id, self._session, fields)
-            return requests, store.passed_over(), store.now(), self._clock.monotonic()
+            try:
+                passed_over = store.passed_over()
+            except Exception:  # the heartbeat was written all the same
+                passed_over = []
+            return requests, passed_over, store.now(), self._clock.monotonic()
 
         requests, passed_over, store_time, at = await self._store_thread.call(renew)
         silent_seconds, self._last_beat = at - self._last_beat, at

@@ -140,7 +140,8 @@ class Node:
         )
         self._scan_plugins()
         await self._register(holder)
-        await parts.lost_runs.settle_earlier_life(holder)
+        with parts.troubles.contained("lost runs", "of an earlier life"):
+            await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
             self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)

@@ -41,7 +41,11 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime
         "attempt": task.next_attempt,
         "node": context.site.node_id,
         "host": context.machine_name,
-        "plugin": {"class": manifest.name, "version": manifest.version, "directory": storable(plugin.directory)},
+        "plugin": {
+            "class": manifest.name,
+            "version": storable(manifest.version),
+            "directory": storable(plugin.directory),
+        },
         "idempotent": manifest.idempotent,
         "started": now,
         **_bytes_of_output(plugin),

@@ -160,7 +160,7 @@ def settle(
             kill_leftovers(node_id, fenced, pace)
         _write_fates(store, node_id, fenced, settled, troubles)
     else:
-        if not troubles.resting(_LOST):
+        if not any(store.find_tasks(which, limit=1, with_output=False)):
             store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
     return settled
 
