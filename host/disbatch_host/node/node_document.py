@@ -36,8 +36,10 @@ def living_fields(
     settings: ShownSettings,
     pid: int,
     running: int,
+    queues_read: str | None,
 ) -> Document:
-    """The fields that each heartbeat renews. `queues`: those that the node serves."""
+    """The fields that each heartbeat renews. `queues`: those that the node serves. `queues_read`: the token of the last
+    request to read the queues again (`requests.queues`) that every claim follows by now."""
     return {
         "state": state,
         "queuetypes": [
@@ -60,6 +62,7 @@ def living_fields(
             {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in classes.set_aside.items()
         ],
         "settings": asdict(settings),
+        "queues_read": queues_read,
         "heartbeat": {"pid": pid, "running": running, "queues": [_of_queue(queue, load) for queue in queues]},
     }
 

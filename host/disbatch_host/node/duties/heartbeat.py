@@ -6,6 +6,7 @@ belongs to another node. Must not know: how the document is stored, how runs are
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -60,6 +61,9 @@ class Heartbeat:
         self._node_id = runs.context.site.node_id
         self._drain: Mapping[str, Any] | None = None  # who asked that nothing more be claimed here, when and why
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
+        self._asked_to_read: str | None = None  # the token of the last request to read the queues
+        self._queues_read: str | None = None  # the token of the last one that was carried out
+        self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
 
     @property
     def interval_seconds(self) -> float:
@@ -103,7 +107,10 @@ class Heartbeat:
         drain = drain if isinstance(drain, Mapping) else None
         is_new = (drain is None) is not (self._drain is None)
         self.set_drain(drain)
+        self._read_queues(requests.get("queues"))
         if is_new:
+            if not self._claiming.claims_nothing:
+                self._claiming.read_queues_again(self.wake.set)
             if drain is not None:
                 log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
@@ -115,6 +122,19 @@ class Heartbeat:
             self._stopping.request()
             is_new = True
         return is_new
+
+    def _read_queues(self, request: Any) -> None:
+        """Obey the request of somebody who has changed a queue and waits until this node claims by what it says now."""
+        token = request.get("token") if isinstance(request, Mapping) else None
+        if not isinstance(token, str) or token == self._asked_to_read:
+            return
+        self._asked_to_read = token
+
+        def confirm() -> None:
+            self._queues_read = token
+            self.wake.set()
+
+        self._claiming.read_queues_again(confirm)
 
     async def _reclaim_id(self) -> None:
         """The document is no longer this session's: deleted by a person (write it again), or the id was taken by
@@ -150,12 +170,13 @@ class Heartbeat:
             settings=self.settings,
             pid=os.getpid(),
             running=len(self._runs),
+            queues_read=self._queues_read,
         )
 
     @property
     def _state(self) -> str:
         if self._claiming.is_stopped:
             return "stopping"
-        if self._drain is not None:
+        if self._drain is not None and self._claiming.claims_nothing:
             return "draining" if self._runs else "drained"
         return "running"
