@@ -15,6 +15,7 @@ from typing import Any
 import click
 import orjson
 
+from disbatch_host.documents import local_time
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document, rfc3339, to_json
 from disbatch_protocol.quantities import format_duration
@@ -45,10 +46,13 @@ def print_pretty_json(value: Any, other: Other | None = None) -> None:
     click.echo(orjson.dumps(to_json(value, other=other), option=orjson.OPT_INDENT_2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = (), cuts_middle: bool = False
+) -> None:
     """A table. `right` lists the columns of numbers; cells may be `(text, style)`. Nothing is cut when piped; on a
     terminal only the last column is, to the remaining width; if that is too narrow, its text gets a line of
-    its own. Colors only on a terminal."""
+    its own. `cuts_middle`: it lacks its middle then, not its end. Colors only on a terminal."""
+    cut = cut_middle if cuts_middle else _cut
     cells = [[_cell(cell) for cell in row] for row in rows]
     last = len(columns) - 1
     widths = [max([len(column), *(_width(row[index][0]) for row in cells)]) for index, column in enumerate(columns)]
@@ -65,14 +69,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         for index, ((text, style), width) in enumerate(zip(line, widths, strict=False)):
             if index == last and has_own_line:
                 continue
-            shown = text if index != last or left is None else _cut(text, left)
+            shown = text if index != last or left is None else cut(text, left)
             blanks = " " * (width - _width(shown) if index != last or index in right else 0)
             styled = _styled(shown, style)
             parts.append(f"{blanks}{styled}" if index in right else f"{styled}{blanks}")
         click.echo("  ".join(parts).rstrip())
         if has_own_line and len(line) > last and line[last][0]:
             text, style = line[last]
-            click.echo(f"    {_styled(_cut(text, shutil.get_terminal_size().columns - 4), style)}")
+            click.echo(f"    {_styled(cut(text, shutil.get_terminal_size().columns - 4), style)}")
 
 
 _LAST_COLUMN_MIN = 24  # characters worth showing; below that, a line of its own is better
@@ -105,6 +109,18 @@ def _cut(text: str, width: int) -> str:
     return f"{text}…"
 
 
+def cut_middle(text: str, width: int) -> str:
+    """At most this many columns: of an error, the beginning is often a path, and the end says what is wrong."""
+    if _width(text) <= width:
+        return text
+    head = tail = text
+    while head and _width(head) > width // 3:
+        head = head[:-1]
+    while tail and _width(tail) > width - 1 - _width(head):
+        tail = tail[1:]
+    return f"{head}…{tail}"
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Any]:
     """A progress bar on a terminal, nothing when piped; yields a function that advances it."""
@@ -133,6 +149,25 @@ def waiting(what: str) -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         shown.add_task(f"waiting {what}", total=None)
         yield
+
+
+@contextlib.contextmanager
+def current(what: str) -> Iterator[Callable[[str], object]]:
+    """On a terminal, shows what is being done and for how long; yields a function that names it."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=None, start=False)
+
+        def show(name: str) -> None:
+            shown.reset(task, description=f"{what} {printable(name)}")
+
+        yield show
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
@@ -179,7 +214,7 @@ def moment(value: Any) -> str:
     """A date in full, in local time with its offset."""
     if not isinstance(value, datetime):
         return "-"
-    return value.astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return local_time.shown(value)
 
 
 def duration(seconds: Any) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from disbatch_host.decide.why import queue_obstacles
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -80,7 +81,7 @@ def left_blocked(tasks: Iterable[Task], others: Mapping[str, Task]) -> list[Left
     for (queue, cause), count in sorted(counts.items(), key=lambda one: (one[0][0], order.index(one[0][1]))):
         words = f"{count} {'waits' if count == 1 else 'wait'} {cause}"
         if cause is _Cause.LATER and queue in first_due:
-            words += f"{': ' if count == 1 else ', the first until '}{_moment(first_due[queue])}"
+            words += f"{': ' if count == 1 else ', the first until '}{local_time.shown(first_due[queue], 'seconds')}"
         left.append(Left(queue=queue, count=count, words=words))
     return left
 
@@ -123,10 +124,3 @@ def _after(task: Task) -> list[str]:
     """The tasks that it waits for."""
     after = task.document.get("after")
     return [str(one) for one in after] if isinstance(after, (list, tuple)) else []
-
-
-def _moment(moment: datetime) -> str:
-    try:
-        return moment.astimezone().isoformat(sep=" ", timespec="seconds")
-    except (OverflowError, ValueError):  # in the year 9999 or 1, in a zone where that is another year
-        return moment.isoformat(sep=" ", timespec="seconds")

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from disbatch_host.run.attempt import RunReport, RunResult
+from disbatch_protocol import status as statuses
 from disbatch_protocol.status import WAITING, Status
 
 _CODES_NAMED_MAX = 5
@@ -42,7 +43,7 @@ class Tally:
                 self._ends["given back"] += 1
             else:
                 self._tried_again += 1
-        elif status == Status.TERMINATED or status >= Status.FAILED:
+        elif statuses.is_failed(status):
             self._ends["failed"] += 1
             self._codes[report.error_code or report.how] += 1
         else:

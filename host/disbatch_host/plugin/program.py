@@ -113,6 +113,7 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
             directory=plugin.directory,
             environment=Environment.of(own),
             limits=rlimits(manifest.limits),
+            umask=manifest.umask,
         ),
         deadlines=_deadlines(manifest, with_time_limits=True),
         idle_deadlines=_deadlines(manifest, with_time_limits=False),

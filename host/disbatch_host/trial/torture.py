@@ -29,6 +29,7 @@ from disbatch_host.trial.findings import (
     of_event_errors,
 )
 from disbatch_host.trial.local_host import LocalHost, LocalResult
+from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.outcome import Reason
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
@@ -286,6 +287,7 @@ class _Process:
             variables=self._prepared.variables,
             work_directory=self._prepared.work_directory,
             deadlines=program.shared_of(plugin, host.site).idle_deadlines,
+            stdin=None if plugin.manifest.stdin.kind is StdinKind.NULL else b"",
             keeps_stdin_open=not is_stdin_closed,
         )
         self._processes = host.processes

@@ -20,6 +20,7 @@ from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plu
 from disbatch_host.process.interface import Stream
 from disbatch_host.trial.local_host import Input, LocalHost, run_once
 from disbatch_protocol import status as statuses
+from disbatch_protocol.events import BadLine, parse_line
 from disbatch_protocol.faults import Severity, near_name
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
@@ -28,7 +29,7 @@ from disbatch_protocol.status import Status
 
 @click.command("exec")
 @click.argument("plugin")
-@click.argument("json_text", metavar="[JSON]", required=False)
+@click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option(
     "-p",
     "pairs",
@@ -39,14 +40,14 @@ from disbatch_protocol.status import Status
 @click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
 @click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
 @common_options
-def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
+def exec_(plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
     """Run one task of a plugin exactly as a node would, and show its output live.
 
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
       disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
       disbatch-host exec ./plugins/mail - < parameters.json
-      disbatch-host exec ./plugins/mail -p user:='"0815"' -p text=@mail.txt
+      disbatch-host exec ./plugins/mail -p user=0815 -p text=@mail.txt
       disbatch-host exec ./plugins/mail -p user=matt --events
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
@@ -54,7 +55,8 @@ def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bo
     resulting task document is printed instead of the output. Exit code 0 if the task concluded, else 1.
     """
     found = find_plugin(plugin)
-    values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
+    text = parameters.one_text(words, found.schema)
+    values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
     if show_input:
         return _show_input(found, values)
     live = _Live(shows_output=not common.wants_json(), shows_events=events)
@@ -94,7 +96,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
-        for number, line in enumerate(shown.stdin.splitlines()):
+        for number, line in enumerate(["/dev/null"] if shown.stdin is None else shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")
     for fault in faults:
         click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
@@ -202,6 +204,12 @@ class _Live:
             self._print_event(self._rest)
 
     def _print_event(self, line: bytes) -> None:
+        """The line as it came; after it, what is wrong with it."""
         sys.stdout.flush()
         sys.stderr.buffer.write(b"event: " + line + b"\n")
         sys.stderr.buffer.flush()
+        if line and not line.isspace():
+            event = parse_line(line)
+            faults = [event.message] if isinstance(event, BadLine) else getattr(event, "faults", ())
+            for fault in faults:
+                click.echo(render.printable(f"       ^ ignored: {fault}"), err=True)
