@@ -99,7 +99,7 @@ class ClaimLedger:
         if self._unanswered:
             # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
             served = [queue for queue in served if queue.maxtotal is None]
-        resting = {queue.id for queue in served if self._limited.rests(queue, load)}
+        resting = self._limited.resting(served, load)
         candidates = [queue for queue in served if queue.id not in resting] if resting else served
         looks = [self._limited.seconds_left(queue) for queue in served if queue.id in resting]
         if _needs_look_at_waiting(candidates, load):
@@ -125,6 +125,7 @@ class ClaimLedger:
         by_id = {queue.id: queue for queue in candidates}
         is_contended = placement.is_contended(candidates, load)
         looks: list[float] = []
+        in_vain: list[Want] = []
         for _ in range(_PASSES):
             allotted = placement.allot(candidates, load, self._turns)
             wants = [_want(by_id[queue_id], count, load) for queue_id, count in allotted]
@@ -140,11 +141,14 @@ class ClaimLedger:
             for want in short:
                 seconds = self._limited.note(want, got[want.queue])
                 looks += [] if seconds is None else [seconds]
+            in_vain += [want for want in short if not got[want.queue]]
             if not short or not is_contended:
                 return min(looks, default=None)
             load = load.with_claimed([Place(queue, by_id[queue].class_name) for queue in got.elements()])
             came_short = {want.queue for want in short}
             candidates = [queue for queue in candidates if queue.id not in came_short]
+        for want in in_vain:
+            self._limited.let_rest(want)  # the next round asks further ones
         return 0.0
 
     def _refresh(self, store: Store, load: Load) -> None:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _NAMED_MAX = 5  # lines about tasks that are left; `status` shows them all
 _BLOCKED_MAX = 10_000  # Blocked tasks whose causes are looked for
 _IDS_IN_LOOK = 1000
+_IN_VAIN_MAX = 5
 _BLOCKED = frozenset({int(Status.BLOCKED)})
 
 
@@ -51,6 +52,7 @@ class Idle:
         self._health = health
         self._pace = pace
         self._node_id = runs.context.site.node_id
+        self._looks_in_vain = 0  # for what is due, one after the other: something was, and none of it could be done
 
     async def is_reached(self) -> bool:
         """Whether nothing is left to do; False while the store cannot tell."""
@@ -72,6 +74,9 @@ class Idle:
         if ids and store.has_unfinished(list(ids), due_before=soon):
             return True
         settled = settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
+        self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
+        if self._looks_in_vain > _IN_VAIN_MAX:
+            return False  # something cannot be written: it waits for a person
         return None if settled.changed or not settled.is_all else False
 
     async def log_what_is_left(self) -> None:

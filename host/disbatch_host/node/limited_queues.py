@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from disbatch_host.clock import Clock
@@ -42,8 +43,11 @@ class LimitedQueues:
         self._rests: dict[QueueId, _Rest] = {}
         self._next_start: dict[QueueId, float] = {}  # of queues with a rate: when it allows another, at the latest
 
-    def rests(self, queue: Queue, load: Load) -> bool:
-        """Whether it is useless to ask for tasks of this queue now."""
+    def resting(self, queues: Sequence[Queue], load: Load) -> set[QueueId]:
+        """Those of these queues that it is useless to ask for tasks now."""
+        return {queue.id for queue in queues if self._rests_now(queue, load)} if self._rests else set()
+
+    def _rests_now(self, queue: Queue, load: Load) -> bool:
         rest = self._rests.get(queue.id)
         if rest is None:
             return False
@@ -68,9 +72,17 @@ class LimitedQueues:
             next_start = self._next_start[want.queue] = known
         if not got:
             longest = self._pace.refresh_seconds if want.maxtotal is None else self._pace.limited_seconds
-            until = now + longest if next_start is None else min(next_start, now + longest)
-            self._rests[want.queue] = _Rest(until=until, in_hand=want.in_hand, maxtotal=want.maxtotal, rate=want.rate)
+            self._rest(want, now + longest if next_start is None else min(next_start, now + longest))
         return None if next_start is None else next_start - now
+
+    def let_rest(self, want: Want) -> None:
+        """A claim got none of the waiting tasks of a queue, for whatever reason, and so many queues are in the same
+        situation that others do not get their turn."""
+        if want.queue not in self._rests:
+            self._rest(want, self._clock.monotonic() + self._pace.limited_seconds)
+
+    def _rest(self, want: Want, until: float) -> None:
+        self._rests[want.queue] = _Rest(until=until, in_hand=want.in_hand, maxtotal=want.maxtotal, rate=want.rate)
 
     def seconds_left(self, queue: Queue) -> float:
         """How long this queue rests from now on."""
