@@ -17,7 +17,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange, Want
 from disbatch_host.documents.records import Task, new_task
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties import due, lost_runs, retention
 from disbatch_host.node.pace import Pace

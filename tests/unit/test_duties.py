@@ -92,6 +92,26 @@ def test_an_interval_that_becomes_shorter_counts_at_once() -> None:
     with_duties(test, duty, pace=Pace(refresh_seconds=0.01))
 
 
+def test_a_duty_that_is_woken_has_its_turn_at_once_and_keeps_its_rhythm() -> None:
+    duty, other = Counted(interval_seconds=1000.0), Counted(interval_seconds=1000.0)
+
+    async def test() -> None:
+        wake = asyncio.Event()
+        rounds = Rounds([duty, other], StoreHealth(lambda: None), Pace(), wakes={duty: wake})
+        rounds.start()
+        for turns in (1, 2):
+            wake.set()
+            await duty.reach(turns)
+            assert not wake.is_set()
+        duty.interval_seconds = 0.01
+        wake.set()
+        await duty.reach(5)
+        await rounds.stop()
+        assert other.turns == 0
+
+    asyncio.run(test())
+
+
 def test_trouble_with_the_store_is_said_once_and_its_end_as_well(caplog: pytest.LogCaptureFixture) -> None:
     health = StoreHealth(lambda: None, Troubles(SystemClock(), Pace()))
     health.report_write()
@@ -208,6 +228,46 @@ def test_what_is_due_is_done_and_wakes_the_claiming(tmp_path: Path) -> None:
         assert bench.statuses([running]) == [Status.CANCELLED]
 
     on_bench(tmp_path, test)
+
+
+def test_an_end_that_others_wait_for_and_a_change_make_what_is_due_come_at_once(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        queue, due = bench.queue("Quick", "true"), bench.parts.due
+        (first,) = bench.push(queue)
+        (second,) = bench.push(queue, status=int(Status.BLOCKED), after=[first])
+        await due.turn()
+        due.wake.clear()
+        await bench.parts.claiming.turn()
+        await bench.until(due.wake.is_set, "the end has woken nobody")
+        assert bench.statuses([first]) == [Status.CONCLUDED]
+        await due.turn()
+        assert bench.statuses([second]) == [Status.CREATED]
+        due.wake.clear()
+        due.on_change()
+        await bench.until(due.wake.is_set, "the change has woken nobody")
+
+    on_bench(tmp_path, test)
+
+
+def test_a_node_says_that_it_has_read_the_queues_when_every_claim_follows_them(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        parts = bench.parts
+        queue = bench.queue("Quick", "true")
+        await parts.membership.take_id(parts.heartbeat.document(), None)
+        await parts.claiming.turn()
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] is None
+        bench.store.update_queue(queue, {"paused": {"by": "kim"}})
+        assert bench.store.request_of_node("n1", "queues", {"token": "t1"})
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] is None and not parts.heartbeat.wake.is_set()
+        ids = bench.push(queue)
+        await parts.claiming.turn()  # whenever it was read last
+        assert parts.heartbeat.wake.is_set() and parts.claiming.queues[0].paused is not None
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] == "t1" and bench.statuses(ids) == [Status.CREATED]
+
+    on_bench(tmp_path, test, Pace(refresh_seconds=1000.0))
 
 
 def cancelling(task_id: Any, now: Any) -> TaskChange:

@@ -77,6 +77,20 @@ def number(record: Mapping[str, Any], name: str) -> int:
     return whole_number(record.get(name)) or 0
 
 
+def places_of(node: NodeRecord) -> int:
+    """How many tasks a node may run at once: those of all its queues together, as far as its plugins' limits and its
+    own allow."""
+    of_class: Counter[str] = Counter()
+    for one in heartbeat_queues(node):
+        of_class[str(one.get("class"))] += number(one, "threads")
+    for kind in records_of(node.document.get("queuetypes")):
+        name, limit = str(kind.get("class")), whole_number(kind.get("concurrency"))
+        if limit is not None and name in of_class:
+            of_class[name] = min(limit, of_class[name])
+    max_total = whole_number(object_of(node, "settings").get("max_total"))
+    return of_class.total() if max_total is None else min(max_total, of_class.total())
+
+
 def load_of(node: NodeRecord, queue: Queue) -> Load:
     """The load of a node and its limits, as far as it publishes them."""
     settings, heartbeat = object_of(node, "settings"), object_of(node, "heartbeat")

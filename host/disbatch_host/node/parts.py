@@ -30,6 +30,7 @@ from disbatch_host.node.runs import Runs
 from disbatch_host.node.stopping import Stopping
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.tally import Tally
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.plugin.program import ProgramSite
@@ -83,8 +84,10 @@ class Parts:
             node_id, self.membership.machine, thread, clock, troubles, on_settled=self.on_change, pace=pace
         )
         health = StoreHealth(self.lost_runs.forget_others, troubles)
+        self._on_report = on_report
+        self.tally = Tally()
         self.runs = runs = Runs(
-            self._run_context(settings), thread, classes, troubles, pace, on_report=on_report, metrics=metrics
+            self._run_context(settings), thread, classes, troubles, pace, on_report=self._report, metrics=metrics
         )
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, troubles, pace)
         self.stopping = Stopping(runs, claiming, workers, thread, pace)
@@ -92,9 +95,12 @@ class Parts:
             settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
-        due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
-        self.duties = Rounds([self.heartbeat, due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace)
-        self.idle = Idle(runs, claiming, thread, health)
+        self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
+        self.duties = Rounds(
+            [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
+            wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
+        )  # fmt: skip
+        self.idle = Idle(runs, claiming, thread, health, pace)
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
@@ -110,6 +116,14 @@ class Parts:
     def on_change(self) -> None:
         """Something may have changed in the store."""
         self.claiming.on_change()
+        self.due.on_change()
+
+    def _report(self, run: Run, report: RunReport) -> None:
+        """A run has ended, and that is recorded."""
+        self.tally.count(report)
+        self.due.on_end(run.task, report.seconds)
+        if self._on_report is not None:
+            self._on_report(run, report)
 
     async def _is_deleted(self, task_id: TaskId) -> bool:
         return not await self.store_thread.call(lambda store: store.count_tasks(TaskFilter(ids=[task_id])))

@@ -117,6 +117,7 @@ class Closing:
             reason=found.end.reason,
             seconds=found.run["seconds"],
             how=ending.in_short(found.end),
+            error_code=found.error_code,
         )
         return self._report
 

@@ -33,6 +33,13 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
     run: Document  # as it will be in the document
     change: RunChange  # records all of it
 
+    @property
+    def error_code(self) -> str | None:
+        """`error.code`, if there is an error with one."""
+        error = self.change.set.get("error")
+        code = error.get("code") if isinstance(error, Mapping) else None
+        return code if isinstance(code, str) else None
+
 
 def ending_of(
     state: RunState,

@@ -141,8 +141,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="until_idle",
         kind=Kind.FLAG,
-        help="Exit when no task of a queue it serves is waiting or running.",
-        description="Exit when no task of a queue that this node serves is waiting or running.",
+        help="Exit when no task of a queue it serves is waiting, running, or due within an hour.",
+        description="Exit when no task of a queue that this node serves is waiting, running, or due within an hour.",
         default=False,
     ),
     Setting(

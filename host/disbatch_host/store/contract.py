@@ -69,6 +69,11 @@ class Connection(Protocol):
         """Whether a write that failed as unreachable may still be carried out, for about as long as an answer is waited
         for."""
 
+    @property
+    def claims_read_queues(self) -> bool:
+        """Whether a claim itself looks whether its queue is paused, or has a limit of 0, when it is carried out; else a
+        node claims by the queues as it last read them."""
+
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
 
@@ -284,9 +289,9 @@ class HotPath(Protocol):
         """The waiting tasks that claims of this store pass over at present, because they cannot even be claimed; from
         memory. Such a task is not looked at again until it has changed, and does not count for `waiting_queues`."""
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting
-        for another one (`after`)."""
+        for another one (`after`); with `due_before`, only with a `not_before` that is no later than this."""
 
 
 class Changes(Protocol):

@@ -9,10 +9,13 @@ Rules:
 2. Each call does a bounded piece: the store's thread has others to serve.
 3. An end is told to all followers before its mark `awaited` is removed: a node that dies in between leaves the mark,
    and another node goes on.
+4. It looks once a second; at once when a run of this node has ended that others wait for; and soon when somebody else
+   has written, since that may be a request to cancel, or a task that waits for one that is running here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +45,7 @@ class Settled:
 
     to_stop: Sequence[Task] = ()  # they run on this node, and are to be cancelled
     changed: int = 0  # tasks
+    is_all: bool = True  # nothing is left for another look
 
 
 class Due:
@@ -57,18 +61,48 @@ class Due:
         self._claiming = claiming
         self._pace = pace
         self._node_id = runs.context.site.node_id
+        self._loop = asyncio.get_running_loop()
+        self._looked_at = float("-inf")
+        self._changed_at = float("-inf")  # somebody else has written
+        self._timer: asyncio.TimerHandle | None = None
+        self.wake = asyncio.Event()  # see `Rounds`
 
     @property
     def interval_seconds(self) -> float:
         return self._pace.due_seconds
 
+    def on_change(self) -> None:
+        """Somebody else has written."""
+        self._changed_at = self._loop.time()
+        self._look_soon(self._pace.due_after_change_seconds)
+
+    def on_end(self, task: Task, seconds: float) -> None:
+        """A run of this node has ended, `seconds` after its start; `task` is as it was claimed."""
+        if task.document.get("awaited") is True:
+            self._look_soon(self._pace.told_at_once_seconds)
+        elif self._changed_at >= self._loop.time() - seconds - self._pace.due_after_change_seconds:
+            # Somebody has written while it ran: perhaps a task that waits for it.
+            self._look_soon(self._pace.due_after_change_seconds)
+
+    def _look_soon(self, between_seconds: float) -> None:
+        """Look now, or this long after the last look."""
+        at = max(self._looked_at + between_seconds, self._loop.time())
+        if self._timer is not None and not self._timer.cancelled() and self._timer.when() >= self._loop.time():
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self.wake.set)
+
     async def turn(self) -> None:
         """One look. The rest comes with the next."""
+        self._looked_at = self._loop.time()
         settled = await self._store_thread.call(
             lambda store: settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
         )
         if settled.changed:
             self._claiming.on_change()  # others may wait no longer
+        if settled.changed and not settled.is_all:
+            self._look_soon(self._pace.told_at_once_seconds)
         self._runs.cancel(settled.to_stop)
 
 
@@ -79,7 +113,7 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
     if not found:
         return Settled()
     now = store.now()
-    changed = 0
+    changed, is_all = 0, len(found) < _LOOKED_AT
     deadline = time.monotonic() + tell_seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
@@ -96,9 +130,14 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
                 changes += [] if change is None else [change]
             elif task.status in _WAITING:
                 changes.append(transitions.expire_change(task, now=now))
-            elif task.document.get("awaited") is True and time.monotonic() < deadline:  # the others at the next look
-                changed += _tell_followers(store, task, troubles, deadline)
-    return Settled(to_stop=to_stop, changed=changed + _carry_out(store, changes, troubles))
+            elif task.document.get("awaited") is True:
+                if time.monotonic() >= deadline:
+                    is_all = False
+                    continue
+                told, are_all_told = _tell_followers(store, task, troubles, deadline)
+                changed, is_all = changed + told, is_all and are_all_told
+    changed += _carry_out(store, changes, troubles)
+    return Settled(to_stop=to_stop, changed=changed, is_all=is_all)
 
 
 def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) -> int:
@@ -117,9 +156,9 @@ def _has_ended(task: Task) -> bool:
     return statuses.is_finished(task.status) and task.status != Status.ORPHANED
 
 
-def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: float) -> int:
-    """Tell some of those that wait for this task how it ended, and return how many; when none are left, remove its
-    mark."""
+def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: float) -> tuple[int, bool]:
+    """Tell some of those that wait for this task how it ended; when none are left, remove its mark. Returns how many
+    were told, and whether none are left."""
     now = store.now()
     which = TaskFilter(after=ended.id, statuses=frozenset({int(Status.BLOCKED)}))
     changes = []
@@ -141,6 +180,7 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
             is_all = False
             break
     told = _carry_out(store, changes, troubles)
-    if is_all and told == len(changes):
-        store.change_tasks([transitions.followers_told_change(ended)])
-    return told
+    is_all = is_all and told == len(changes)
+    if is_all:
+        is_all = not store.change_tasks([transitions.followers_told_change(ended)])
+    return told, is_all

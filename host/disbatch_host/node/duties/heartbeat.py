@@ -9,6 +9,7 @@ written costs the node its tasks.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,9 @@ class Heartbeat:
         self._drain: Mapping[str, Any] | None = None  # who asked that nothing more be claimed here, when and why
         self._passed_over: Sequence[PassedOver] = ()
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
+        self._asked_to_read: str | None = None  # the token of the last request to read the queues
+        self._queues_read: str | None = None  # the token of the last one that was carried out
+        self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
 
     @property
     def interval_seconds(self) -> float:
@@ -124,7 +128,10 @@ class Heartbeat:
         drain = drain if isinstance(drain, Mapping) else None
         is_new = (drain is None) is not (self._drain is None)
         self.set_drain(drain)
+        self._read_queues(requests.get("queues"))
         if is_new:
+            if not self._claiming.claims_nothing:
+                self._claiming.read_queues_again(self.wake.set)
             if drain is not None:
                 log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
@@ -136,6 +143,19 @@ class Heartbeat:
             self._stopping.request()
             is_new = True
         return is_new
+
+    def _read_queues(self, request: Any) -> None:
+        """Obey the request of somebody who has changed a queue and waits until this node claims by what it says now."""
+        token = request.get("token") if isinstance(request, Mapping) else None
+        if not isinstance(token, str) or token == self._asked_to_read:
+            return
+        self._asked_to_read = token
+
+        def confirm() -> None:
+            self._queues_read = token
+            self.wake.set()
+
+        self._claiming.read_queues_again(confirm)
 
     async def _reclaim_id(self) -> None:
         """The document is no longer this session's: deleted by a person (write it again), or the id was taken by
@@ -168,7 +188,11 @@ class Heartbeat:
 
     def _living_fields(self) -> Document:
         """The part of the document that each heartbeat renews."""
-        fields: Document = {"state": self._state, "settings": asdict(self.settings)}
+        fields: Document = {
+            "state": self._state,
+            "settings": asdict(self.settings),
+            "queues_read": self._queues_read,
+        }
         with self._troubles.contained("heartbeat", "plugins"):
             fields |= node_document.plugins(self._classes)
         heartbeat = {"pid": os.getpid(), "running": len(self._runs), "queues": []}
@@ -194,6 +218,6 @@ class Heartbeat:
     def _state(self) -> str:
         if self._claiming.is_stopped:
             return "stopping"
-        if self._drain is not None:
+        if self._drain is not None and self._claiming.claims_nothing:
             return "draining" if self._runs else "drained"
         return "running"

@@ -9,7 +9,8 @@ Each turn of a duty is a compartment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from disbatch_host.errors import StoreUnreachableError
@@ -36,8 +37,18 @@ class Duty(Protocol):
 class Rounds:
     """A service: the duties, each in a task of its own. Used in the event loop."""
 
-    def __init__(self, duties: Sequence[Duty], health: StoreHealth, troubles: Troubles, pace: Pace) -> None:
+    def __init__(
+        self,
+        duties: Sequence[Duty],
+        health: StoreHealth,
+        troubles: Troubles,
+        pace: Pace,
+        *,
+        wakes: Mapping[Duty, asyncio.Event] | None = None,
+    ) -> None:
+        """`wakes`: the events that make a duty's next turn come at once; each is cleared before the turn."""
         self._duties = duties
+        self._wakes = wakes or {}
         self._health = health
         self._troubles = troubles
         self._pace = pace
@@ -62,12 +73,15 @@ class Rounds:
 
     async def _repeat(self, duty: Duty) -> None:
         """Keep a steady rhythm, which a slow turn does not shift."""
-        due = self._loop.time()
+        due, wake = self._loop.time(), self._wakes.get(duty, asyncio.Event())
         while True:
             last = due
-            while (left := last + duty.interval_seconds - self._loop.time()) > 0:
-                await asyncio.sleep(min(left, self._pace.refresh_seconds))  # the interval may have changed by then
-            due = max(last + duty.interval_seconds, self._loop.time())
+            while not wake.is_set() and (left := last + duty.interval_seconds - self._loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, self._pace.refresh_seconds)):  # the interval may change
+                        await wake.wait()
+            due = self._loop.time() if wake.is_set() else max(last + duty.interval_seconds, self._loop.time())
+            wake.clear()
             try:
                 with self._troubles.contained("duty", duty.name):
                     await duty.turn()

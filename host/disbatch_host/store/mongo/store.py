@@ -101,6 +101,10 @@ class MongoStore:
     def may_act_late(self) -> bool:
         return True  # the server may be slow
 
+    @property
+    def claims_read_queues(self) -> bool:
+        return False
+
     def open(self) -> None:
         if self._client is not None:
             return
@@ -453,19 +457,19 @@ class MongoStore:
     def passed_over(self) -> list[PassedOver]:
         return []
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
-        active = [int(Status.CREATED), *forms.IN_HAND]
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         with self._translated():
             for queue in queues:
-                if self._tasks.find_one({"status": {"$in": active}, "queue": queue}, {"_id": 1}) is not None:
-                    return True
+                in_hand = {"status": {"$in": forms.IN_HAND}, "queue": queue}
+                # One that names a node although it waits cannot be claimed: it waits for a person.
+                waiting = {"status": int(Status.CREATED), "queue": queue, "node": forms.UNCLAIMED, **forms.USABLE_ID}
                 blocked = {
                     "status": int(Status.BLOCKED),
                     "queue": queue,
-                    "not_before": {"$exists": True},
+                    "not_before": {"$exists": True} if due_before is None else {"$lte": due_before},
                     "after": forms.NOT_AFTER,
                 }
-                if self._tasks.find_one(blocked, {"_id": 1}) is not None:
+                if any(self._tasks.find_one(one, {"_id": 1}) is not None for one in (in_hand, waiting, blocked)):
                     return True
         return False
 
