@@ -100,7 +100,7 @@ class Parts:
             [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
             wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
         )  # fmt: skip
-        self.idle = Idle(runs, claiming, thread, health, pace)
+        self.idle = Idle(runs, claiming, thread, health, troubles, pace)
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
