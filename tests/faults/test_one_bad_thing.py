@@ -21,6 +21,7 @@ from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties import due, lost_runs, retention
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.suspects import ClaimFailedError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
@@ -269,7 +270,7 @@ def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, tr
     ledger = ClaimLedger("n1", Pace(), troubles)
     load = Load(max_per_queue=5, max_total=None)
     for _ in range(6):
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(ClaimFailedError):
             ledger.round(ClaimRequest(classes=frozenset({"P"}), load=load, refresh=True), refusing)
     assert statuses(store, [*ids["A"], *ids["C"]]) == [Status.CLAIMED] * 4
     assert statuses(store, ids["B"]) == [Status.CREATED] * 2 and refusing.tries == 2  # with the others, and alone

@@ -34,7 +34,7 @@ from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.limited_queues import LimitedQueues
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Started, Starts
-from disbatch_host.node.suspects import Suspects
+from disbatch_host.node.suspects import ClaimFailedError, Suspects
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
@@ -98,7 +98,8 @@ class ClaimLedger:
             self._unanswered.pop(token, None)
 
     def round(self, request: ClaimRequest, store: Store, freed: Sequence[Place] = ()) -> ClaimResult:
-        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made."""
+        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made. Raises
+        StoreError, and ClaimFailedError."""
         load = request.load.without(freed)
         if request.refresh:
             self._refresh(store, load)
@@ -170,7 +171,7 @@ class ClaimLedger:
             raise
         except Exception as error:
             self._suspects.failed(wants, error)
-            raise
+            raise ClaimFailedError from error
         self._suspects.succeeded(wants)
         return got
 

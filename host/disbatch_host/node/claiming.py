@@ -39,6 +39,7 @@ from disbatch_host.node.runs import Runs
 from disbatch_host.node.starter import Started, Starter
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.suspects import ClaimFailedError
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.run.worker.pool import WorkerPool
@@ -143,6 +144,8 @@ class Claiming:
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
             await self._claim_and_start(classes, load, refresh)
+        except ClaimFailedError:
+            self.on_change()
         except StoreError as error:
             self._health.report_trouble(error)
             self._last_refresh = self._loop.time()
