@@ -61,5 +61,7 @@ _WORDS: Words = {
     Outcome.UNIQUE_KEY: _has_key,
     Outcome.AWAITED: lambda _: "is not deleted: another task waits for it; cancel or release that one first",
     Outcome.REFUSED: lambda _: "is not run again: somebody has just changed it",
+    Outcome.STORE_REFUSED: lambda one: f"is not changed: {one.why}",
+    Outcome.OWES: lambda _: "is not deleted yet: a node has still to create its follow-up tasks",
     Outcome.GONE: lambda _: "has just been deleted",
 }
