@@ -28,7 +28,6 @@ from disbatch_protocol.status import name as status_name
 
 # Removed when a new attempt begins; `log` continues across attempts.
 _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
-STORE_REFUSED = "store_refused"  # `error.code`: the store did not take the change that should have been made
 _EXPIRED = "it was not started before it expired"
 
 
@@ -98,21 +97,6 @@ def end_change(
     if conclusion.status == Status.CANCELLED:
         unset.append("cancel")  # carried out; after any other end that goes back to waiting, it is still pending
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
-
-
-def refused_change(task: Task, key: RunKey, refusal: str, *, now: datetime) -> RunChange:
-    """The end of a task that a node left behind, if the store refuses what should become of it: Failed if it was never
-    started, else Orphaned; with the store's words."""
-    message = f"disbatch-host: node {key.node} was lost, and the store refused to give the task back: {refusal}"
-    is_unstarted = task.status == Status.CLAIMED
-    return RunChange(
-        key=key,
-        statuses=(Status(task.status),),
-        set={
-            **entering(Status.FAILED if is_unstarted else Status.ORPHANED, now),
-            "error": {"code": STORE_REFUSED, "message": message},
-        },
-    )
 
 
 def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:

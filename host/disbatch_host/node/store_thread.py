@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from disbatch_host.documents.changes import OutputChunk, Place, RunChange, RunKey
-from disbatch_host.errors import ChangesRefusedError, StoreError, StoreUnreachableError, StoreUnwritableError
+from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.write_budget import WriteBudget
 from disbatch_host.store.contract import Store
@@ -299,8 +299,6 @@ class StoreThread:
                 log.warning("the store %s, running tasks go on and their output is kept: %s", what, error)
             self.is_away = True
             return False
-        except ChangesRefusedError as error:
-            self._answer_each(batch, error)
         except StoreError as error:
             if len(batch) > 1:  # find the one that the store refuses; the others are fine
                 return all(self._write([record]) for record in batch)
@@ -311,16 +309,6 @@ class StoreThread:
             self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
         self._mark_present()
         return True
-
-    def _answer_each(self, batch: list[_Record], error: ChangesRefusedError) -> None:
-        """The store refuses some changes of a batch, and has carried out the others."""
-        others: list[_Record] = []
-        for record in batch:
-            if record.change is not None and record.change.key in error.reasons:
-                self._fail_records([record], error.reasons[record.change.key])
-            else:
-                others.append(record)
-        self._post(functools.partial(_set_results, _answers(others, error.lost)))
 
     def _mark_present(self) -> None:
         if self.is_away:

@@ -200,11 +200,6 @@ class Run:
             self._is_running = await self._record(
                 transitions.start_change(task, state.key, state.run, now=state.run["started"])
             )
-        except StoreRefusedError as refusal:
-            self._release_worker()
-            why = "the store refused to record its start"
-            found = ending.ending_without_start(state, Reason.START_FAILED, why, left=Status.CLAIMED, **self._when())
-            return await self._record_ending(ending.least_that_can_be_said(state, found, str(refusal)))
         except StoreError:
             self._release_worker()
             raise
@@ -328,7 +323,8 @@ class Run:
         try:
             accepted = await self._leave_place_with(found.change)
         except StoreRefusedError as refusal:  # its place has been left all the same
-            found, accepted = await self._record_less(found, refusal)
+            found = ending.without_what_it_said(self._state, found, str(refusal))
+            accepted = await self._record(found.change)
         if not accepted:
             log.warning(
                 "task %s was taken over; the end of its run here is not recorded", self.task.id, extra=self.log_ids
@@ -341,17 +337,6 @@ class Run:
             seconds=found.run["seconds"],
             how=ending.in_short(found.end),
         )
-
-    async def _record_less(self, found: Ending, refusal: StoreRefusedError) -> tuple[Ending, bool]:
-        """Record an end that the store refuses with less and less in it. Raises the last refusal."""
-        log.error("task %s: the store refuses the end of its run: %s", self.task.id, refusal, extra=self.log_ids)
-        for reduced in (ending.without_what_it_said, ending.least_that_can_be_said):
-            found = reduced(self._state, found, str(refusal))
-            try:
-                return found, await self._record(found.change)
-            except StoreRefusedError as again:
-                refusal = again
-        raise refusal
 
     def _leave_place_with(self, change: RunChange) -> asyncio.Future[bool]:
         """Record the end. The next task may be claimed: after this change, which is already on its way to the store."""

@@ -18,7 +18,6 @@ from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.status import Status
-from disbatch_protocol.status import name as status_name
 
 # Ends brought about by this host: an error that the plugin reported before is not why it ended.
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
@@ -102,18 +101,6 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
         run = {**run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
     (left,) = ending.change.statuses
-    return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
-
-
-def least_that_can_be_said(state: RunState, ending: Ending, refusal: str) -> Ending:
-    """An end for a store that refuses every other, such as one in which an index or a validator of another program does
-    not accept the status: the task has failed, with the store's words."""
-    conclusion = Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
-    run = {**ending.run, "outcome": str(conclusion.outcome), "attempt_used": conclusion.attempt_used}
-    was = status_name(ending.conclusion.status)
-    message = f"disbatch-host: its run ended as {was}, and the store refused to record that: {refusal}"
-    (left,) = ending.change.statuses
-    error = {"code": transitions.STORE_REFUSED, "message": message}
     return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
 
 

@@ -178,10 +178,8 @@ class Recording:
             elif news.chunks:
                 accepted = await self._recorder.record(None, news.chunks)
         except StoreError as error:
-            if not self._has_failed:
-                what = "its output so far could not be written"
-                log.error("task %s: %s: %s", state.task.id, what, error, extra=state.log_ids)
             self._has_failed = True
+            log.error("task %s: its output so far could not be written: %s", state.task.id, error, extra=state.log_ids)
         self._write = None
         if not accepted:
             self.stop()

@@ -7,9 +7,7 @@ Any node does it; all of them may do it at once. Must not know: processes, how r
 Rules:
 1. Every write is guarded, so two nodes that do the same thing do it once. Anything refused comes with the next look.
 2. Each call does a bounded piece: the store's thread has others to serve.
-3. A change that the store refuses (an index or a validator of another program) does not stop the others. It is not
-   tried again at each look: its task rests.
-4. An end is told to all followers before its mark `awaited` is removed: a node that dies in between leaves the mark,
+3. An end is told to all followers before its mark `awaited` is removed: a node that dies in between leaves the mark,
    and another node goes on.
 """
 
@@ -23,7 +21,6 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.node.claiming import Claiming
-from disbatch_host.node.duties.resting import Resting, change_tasks
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.store_thread import StoreThread
@@ -53,7 +50,6 @@ class Due:
         self._claiming = claiming
         self._pace = pace
         self._node_id = runs.context.site.node_id
-        self._resting = Resting()
 
     @property
     def interval_seconds(self) -> float:
@@ -62,14 +58,14 @@ class Due:
     async def turn(self) -> None:
         """One look. The rest comes with the next."""
         settled = await self._store_thread.call(
-            lambda store: settle_due(store, self._node_id, self._resting, tell_seconds=self._pace.tell_seconds)
+            lambda store: settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
         )
         if settled.changed:
             self._claiming.on_change()  # others may wait no longer
         self._runs.cancel(settled.to_stop)
 
 
-def settle_due(store: Store, node_id: str, resting: Resting, *, tell_seconds: float) -> Settled:
+def settle_due(store: Store, node_id: str, *, tell_seconds: float) -> Settled:
     """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
     Called in the store's thread."""
     found = store.due(node_id)
@@ -81,8 +77,6 @@ def settle_due(store: Store, node_id: str, resting: Resting, *, tell_seconds: fl
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
     for task in found:
-        if task.id in resting:
-            continue
         request = task.cancel
         if task.status == Status.RUNNING:
             if task.node == node_id and request is not None:
@@ -93,12 +87,9 @@ def settle_due(store: Store, node_id: str, resting: Resting, *, tell_seconds: fl
         elif task.status in _WAITING:
             changes.append(transitions.expire_change(task, now=now))
         elif task.document.get("awaited") is True and time.monotonic() < deadline:  # the others at the next look
-            changed += _tell_followers(store, task, deadline, resting)
+            changed += _tell_followers(store, task, deadline)
     if changes:
-        refused, reasons = change_tasks(store, changes)
-        for task_id, why in reasons.items():
-            resting.add(task_id, why)
-        changed += len(changes) - len(refused)
+        changed += len(changes) - len(store.change_tasks(changes))
     return Settled(to_stop=to_stop, changed=changed)
 
 
@@ -107,7 +98,7 @@ def _has_ended(task: Task) -> bool:
     return statuses.is_finished(task.status) and task.status != Status.ORPHANED
 
 
-def _tell_followers(store: Store, ended: Task, deadline: float, resting: Resting) -> int:
+def _tell_followers(store: Store, ended: Task, deadline: float) -> int:
     """Tell some of those that wait for this task how it ended, and return how many; when none are left, remove its
     mark."""
     now = store.now()
@@ -122,9 +113,7 @@ def _tell_followers(store: Store, ended: Task, deadline: float, resting: Resting
         if len(changes) == _FOLLOWERS or time.monotonic() > deadline:
             is_all = False
             break
-    refused, reasons = change_tasks(store, changes) if changes else (set(), {})
+    refused = store.change_tasks(changes) if changes else set()
     if is_all and not refused:
-        _, reasons = change_tasks(store, [transitions.followers_told_change(ended)])
-    for task_id, why in reasons.items():
-        resting.add(ended.id, f"task {task_id}: {why}")
+        store.change_tasks([transitions.followers_told_change(ended)])
     return len(changes) - len(refused)

@@ -18,9 +18,8 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock
@@ -28,8 +27,7 @@ from disbatch_host.decide import membership
 from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
-from disbatch_host.documents.records import NodeRecord, Task, TaskId
-from disbatch_host.errors import ChangesRefusedError, StoreRefusedError
+from disbatch_host.documents.records import NodeRecord, Task
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process import leftovers
@@ -40,7 +38,6 @@ from disbatch_protocol.status import Status
 log = logging.getLogger(__name__)
 
 _BATCH = 500  # tasks settled in one commit
-_HOPELESS_SECONDS = 300.0  # until a task of which the store refused every change is tried again
 
 
 @dataclass(slots=True)
@@ -50,16 +47,14 @@ class Settled:
     given_back: int = 0  # certainly not started: back to Created
     started_again: int = 0  # idempotent: back to Created
     orphaned: int = 0
-    failed: int = 0  # never started, and the store refuses to have them back
 
     def __bool__(self) -> bool:
-        return bool(self.given_back or self.started_again or self.orphaned or self.failed)
+        return bool(self.given_back or self.started_again or self.orphaned)
 
     def __str__(self) -> str:
         return (
             f"{self.given_back} never started and are back in their queues, {self.started_again} will run again "
             f"(idempotent), {self.orphaned} are orphaned"
-            + (f", {self.failed} failed since the store refuses to have them back" if self.failed else "")
         )
 
 
@@ -87,8 +82,6 @@ class LostRuns:
         self._on_settled = on_settled
         self._pace = pace
         self._others = HeartbeatWatch()
-        self._hopeless: set[TaskId] = set()  # tasks of which the store refuses every change
-        self._hopeless_until = 0.0  # they are tried again then; by the monotonic clock
 
     async def turn(self) -> None:
         """Look for dead nodes, and settle what they left."""
@@ -103,9 +96,6 @@ class LostRuns:
         )
         if not dead:
             return
-        if self._clock.monotonic() > self._hopeless_until:
-            self._hopeless.clear()
-            self._hopeless_until = self._clock.monotonic() + _HOPELESS_SECONDS
         swept = await self._store_thread.call(lambda store: [(node.id, self._settle(store, node)) for node in dead])
         for node_id, settled in swept:
             if settled:
@@ -129,39 +119,25 @@ class LostRuns:
 
     def _settle(self, store: Store, node: NodeRecord) -> Settled:
         is_on_this_machine = self._machine.is_same(node.document.get("host"))
-        return settle(store, node.id, is_on_this_machine=is_on_this_machine, pace=self._pace, hopeless=self._hopeless)
+        return settle(store, node.id, is_on_this_machine=is_on_this_machine, pace=self._pace)
 
 
-def settle(
-    store: Store,
-    node_id: str,
-    *,
-    is_on_this_machine: bool,
-    pace: Pace = Pace(),
-    hopeless: set[TaskId] | None = None,
-) -> Settled:
-    """Settle every task that carries this node's id and a claim of this program, and is Claimed or Running: another
-    program's node may have the same name. Tasks of which the store refuses every change are left out and added to
-    `hopeless`. Called in the store's thread."""
+def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace = Pace()) -> Settled:
+    """Settle every task that carries this node's id and is Claimed or Running. Called in the store's thread."""
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-    hopeless = set() if hopeless is None else hopeless
-    while tasks := list(islice(_claimed_here(store.find_tasks(which, with_output=False), hopeless), _BATCH)):
-        fenced = _fence(store, node_id, tasks, hopeless)
+    while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
+        fenced = _fence(store, node_id, tasks)
         if not fenced:
             break  # somebody else is doing it; the rest comes with the next look
         if is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
-        changes = {task.id: transitions.lost_change(task, node=node_id, now=store.now()) for task in fenced}
-        refused, reasons = _commit(store, list(changes.values()))
-        refused |= _write_instead(store, fenced, changes, reasons, hopeless)
-        for task in fenced:
-            change = changes[task.id]
+        changes = [transitions.lost_change(task, node=node_id, now=store.now()) for task in fenced]
+        refused = store.commit(changes)
+        for task, change in zip(fenced, changes, strict=True):
             if change.key in refused:
                 continue  # another node settled it, or its own node is alive and wrote
-            if change.set["status"] == Status.FAILED:
-                settled.failed += 1
-            elif task.status == Status.CLAIMED:
+            if task.status == Status.CLAIMED:
                 settled.given_back += 1
             elif change.set["status"] == Status.CREATED:
                 settled.started_again += 1
@@ -172,42 +148,7 @@ def settle(
     return settled
 
 
-def _claimed_here(tasks: Iterable[Task], hopeless: Container[TaskId]) -> Iterator[Task]:
-    return (task for task in tasks if task.token is not None and task.id not in hopeless)
-
-
-def _write_instead(
-    store: Store,
-    tasks: Sequence[Task],
-    changes: dict[TaskId, RunChange],
-    reasons: Mapping[RunKey, StoreRefusedError],
-    hopeless: set[TaskId],
-) -> set[RunKey]:
-    """Write other changes instead of those that the store refuses. Returns the keys of those not carried out either."""
-    instead: list[RunChange] = []
-    for task in tasks:
-        key = changes[task.id].key
-        if key in reasons:
-            changes[task.id] = transitions.refused_change(task, key, str(reasons[key]), now=store.now())
-            instead.append(changes[task.id])
-    if not instead:
-        return set()
-    refused, reasons_again = _commit(store, instead)
-    for key, why in reasons_again.items():
-        hopeless.add(key.task_id)
-        log.error("task %s of node %s is left as it is: %s", key.task_id, key.node, why)
-    return refused | reasons_again.keys()
-
-
-def _commit(store: Store, changes: Sequence[RunChange]) -> tuple[set[RunKey], dict[RunKey, StoreRefusedError]]:
-    """Write the changes. Returns the keys of those that lost a race, and those that the store refuses."""
-    try:
-        return store.commit(changes), {}
-    except ChangesRefusedError as error:
-        return error.lost, error.reasons
-
-
-def _fence(store: Store, node_id: str, tasks: list[Task], hopeless: set[TaskId]) -> list[Task]:
+def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
     """The tasks that are now this call's to settle, with their new token."""
     token = f"settling-{uuid.uuid4().hex}"
     claim = {"token": token, "at": store.now()}
@@ -215,14 +156,11 @@ def _fence(store: Store, node_id: str, tasks: list[Task], hopeless: set[TaskId])
         RunChange(key=RunKey(task.id, node_id, task.token), statuses=(Status(task.status),), set={"claim": claim})
         for task in tasks
     ]
-    refused, reasons = _commit(store, changes)
-    for key, why in reasons.items():
-        hopeless.add(key.task_id)
-        log.error("task %s of node %s is left as it is: %s", key.task_id, node_id, why)
+    refused = store.commit(changes)
     return [
         dataclasses.replace(task, token=token)
         for task, change in zip(tasks, changes, strict=True)
-        if change.key not in refused and change.key not in reasons
+        if change.key not in refused
     ]
 
 
