@@ -30,18 +30,20 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from disbatch_host import logs
-from disbatch_host.clock import Clock
+from disbatch_host.clock import Clock, SystemClock
 from disbatch_host.decide import placement
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import Place, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import Queue, QueueId, Sort, Task, TaskId
-from disbatch_host.errors import StoreError
+from disbatch_host.errors import StoreError, StoreUnreachableError
+from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.starter import Started, Starter, Starts
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.suspects import Suspects
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.run.worker.pool import WorkerPool
@@ -88,6 +90,7 @@ class Claiming:
         workers: WorkerPool,
         clock: Clock,
         health: StoreHealth,
+        troubles: Troubles,
         pace: Pace,
     ) -> None:
         """`clock`: this machine's; only its monotonic time is used."""
@@ -99,7 +102,7 @@ class Claiming:
         self._health = health
         self._pace = pace
         self._node_id = runs.context.site.node_id
-        self._ledger = ClaimLedger(self._node_id, pace)
+        self._ledger = ClaimLedger(self._node_id, pace, troubles)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._needs_look = True  # something may have changed since the last round
@@ -266,9 +269,12 @@ class Claiming:
 class ClaimLedger:
     """The memory of a node's claims from one round to the next, and the round itself."""
 
-    def __init__(self, node_id: str, pace: Pace) -> None:
+    def __init__(self, node_id: str, pace: Pace, troubles: Troubles | None = None) -> None:
+        """`troubles`: of the node; by default those of this ledger alone."""
         self._node_id = node_id
         self._pace = pace
+        self._troubles = troubles or Troubles(SystemClock(), pace)
+        self._suspects = Suspects(self._troubles)
         self._queues: Sequence[Queue] = ()
         self._held: dict[QueueId, int] = {}  # of queues with `maxtotal`: the most that this node may have in hand
         self._unanswered: dict[str, int] = {}  # tokens of claims without an answer: looks for their tasks so far
@@ -296,24 +302,34 @@ class ClaimLedger:
         if self._unanswered:
             # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
             candidates = [queue for queue in candidates if queue.maxtotal is None]
+        candidates = self._suspects.awake(candidates)
         if _needs_look_at_waiting(candidates, load):
             if not placement.has_room(candidates, load):
                 return ClaimResult(queues=self._queues, may_have_more=True)
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
         by_id = {queue.id: queue for queue in candidates}
-        wants = [_want(by_id[queue_id], count, load) for queue_id, count in placement.allot(candidates, load)]
+        wants = self._suspects.allowed(
+            [_want(by_id[queue_id], count, load) for queue_id, count in placement.allot(candidates, load)]
+        )
         if not wants:
             return ClaimResult(queues=self._queues, may_have_more=bool(candidates))
         starts = None if request.new_starts is None else request.new_starts()
 
         def start_with_claim(task: Task) -> RunChange | None:
-            return starts.start_with_claim(task, by_id[task.queue].class_name) if starts is not None else None
+            return starts.on_claim(task, by_id) if starts is not None else None
 
         token = uuid.uuid4().hex
         self._unanswered[token] = 0
         self._held |= {want.queue: want.in_hand + want.count for want in wants if want.maxtotal is not None}
-        tasks = store.claim(self._node_id, wants, token, start_with_claim)
+        try:
+            tasks = store.claim(self._node_id, wants, token, start_with_claim)
+        except StoreUnreachableError:
+            raise
+        except Exception as error:
+            self._suspects.failed(wants, error)
+            raise
+        self._suspects.succeeded(wants)
         got = Counter([task.queue for task in tasks])
         short = [want for want in wants if got[want.queue] < want.count]
         # A queue whose limit across all nodes is reached may have more waiting all the same.
@@ -323,14 +339,15 @@ class ClaimLedger:
             tasks=tasks,
             started={} if starts is None else starts.started,
             may_have_more=any(queue.id not in is_dry for queue in candidates),
-            look_again_seconds=min([want.rate.interval_seconds for want in short if want.rate], default=None),
+            look_again_seconds=0.0 if self._suspects.are_left else _until_next_start(short),
             token=token,
         )
 
     def _refresh(self, store: Store, load: Load) -> None:
-        for _ in range(_PROMOTIONS):
-            if store.promote_due(_PROMOTED) < _PROMOTED:
-                break
+        with self._troubles.contained("promotion", "what is due"):
+            for _ in range(_PROMOTIONS):
+                if store.promote_due(_PROMOTED) < _PROMOTED:
+                    break
         self._queues = store.queues()
         self.release_places(store, load)
 
@@ -351,11 +368,14 @@ class ClaimLedger:
                 changes.append(transitions.unclaim_change(key, now=store.now()))
             elif task.token in self._unanswered:
                 changes.append(transitions.lost_claim_change(task, key, now=store.now()))
-        refused = store.commit(changes) if changes else ()
+        refused = write_each(store.commit, changes, self._report_unreturned)
         # A server that was slow may carry out a claim only now, so one look is not enough.
         most = self._pace.lost_claim_looks if store.may_act_late else 0
         self._unanswered = {token: looks + 1 for token, looks in self._unanswered.items() if looks < most}
         return len(changes) - len(refused)
+
+    def _report_unreturned(self, change: RunChange, error: Exception) -> None:
+        self._troubles.report("return of a claim", change.key.task_id, error)
 
     def release_places(self, store: Store, load: Load) -> None:
         """Let other nodes have the places of queues with `maxtotal` that this one holds and does not use; and hold
@@ -383,6 +403,11 @@ def _needs_look_at_waiting(candidates: Sequence[Queue], load: Load) -> bool:
         or any(queue.maxtotal is not None or queue.rate for queue in candidates)
         or (len(candidates) > 1 and placement.is_contended(candidates, load))
     )
+
+
+def _until_next_start(short: Sequence[Want]) -> float | None:
+    """When the rate of one of these queues lets the next task start."""
+    return min([want.rate.interval_seconds for want in short if want.rate], default=None)
 
 
 def _want(queue: Queue, count: int, load: Load) -> Want:

@@ -25,15 +25,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from disbatch_host.documents.changes import (
-    OutputChunk,
-    PassedOver,
-    RunChange,
-    RunKey,
-    TaskChange,
-    TaskFilter,
-    Want,
-)
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
@@ -253,10 +245,6 @@ class HotPath(Protocol):
         """The queues that have at least one Created task (claimed or not), without those of which a claim has found
         that all of them are passed over. Cost: by the number of queues."""
 
-    def passed_over(self) -> list[PassedOver]:
-        """What this store passes over at present, as far as it knows: waiting tasks that cannot even be claimed as
-        they are. From memory."""
-
     def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         """Claim up to `count` Created, unclaimed tasks of each queue, in their order (the higher priority first, then
         by creation, as `newest_first` says): status CLAIMED, `node`, `mtime`, and `claim` = {token, at}. No other node
@@ -303,6 +291,10 @@ class HotPath(Protocol):
         - waiting with an `expires` that has passed, by the store's clock.
 
         Cost: by the number of tasks found."""
+
+    def passed_over(self) -> list[PassedOver]:
+        """The waiting tasks that claims of this store pass over at present, because they cannot even be claimed; from
+        memory. Such a task is not looked at again until it has changed, and does not count for `waiting_queues`."""
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting

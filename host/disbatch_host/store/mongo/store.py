@@ -38,15 +38,7 @@ from pymongo.read_preferences import ReadPreference
 
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
-from disbatch_host.documents.changes import (
-    OutputChunk,
-    PassedOver,
-    RunChange,
-    RunKey,
-    TaskChange,
-    TaskFilter,
-    Want,
-)
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import OnClaim
