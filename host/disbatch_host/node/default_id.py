@@ -27,7 +27,8 @@ _LENGTH_MAX = 8  # den-1.0
 
 def foreign_holder(nodes: Sequence[NodeRecord], node_id: str) -> NodeRecord | None:
     """The node of another program that goes by this id, in its document or in the tasks that it has."""
-    return next((one for one in nodes if not one.is_ours and node_id in (one.id, one.document.get("node"))), None)
+    others = (one for one in nodes if not one.is_ours and one.session is None)  # only ours have sessions
+    return next((one for one in others if node_id in (one.id, one.document.get("node"))), None)
 
 
 def choose(store: Store, wanted: str, state_directory: Path | None) -> str:

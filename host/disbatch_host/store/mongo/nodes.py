@@ -8,7 +8,6 @@ Rules:
 2. Every write can be made twice: the answer to the first one may have been lost.
 3. Nodes of Disbatch 4 know each other by `node`, which has a unique index there, and show when each was last seen by
    `timestamp`. So each of ours has both. Nothing reads them in our documents.
-4. A heartbeat is written even if some of its fields cannot be: a node without one is taken for dead.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import bson
 from pymongo import ReturnDocument
 from pymongo import errors as driver
 from pymongo.collection import Collection
@@ -59,7 +57,7 @@ class Nodes:
         host_name = host.get("name") if isinstance(host, Mapping) else None
         for_others = {"node": {"$literal": f"{host_name or ''}:{document['_id']}"}, "timestamp": "$$NOW"}
         heartbeat = {"heartbeat": forms.dated(document.get("heartbeat"))}
-        whole = {"$mergeObjects": [{"$literal": _encodable(document)}, heartbeat, for_others]}
+        whole = {"$mergeObjects": [{"$literal": document}, heartbeat, for_others]}
         key = {"_id": document["_id"], "session": {"$in": sessions}}
         try:
             # If no document is to be replaced, one that already exists makes the insert fail.
@@ -72,29 +70,18 @@ class Nodes:
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
         forms.check_names(set)
-        written = _encodable(set)
-        try:
-            found = self._beat(node_id, session, written)
-        except driver.OperationFailure as error:
-            if not driver_errors.is_refusal(error):
-                raise
-            log.error("the server refuses a part of this node's document: %s", driver_errors.short(error))
-            found = self._beat(node_id, session, {})
-        if found is None:
-            return None
-        requests = found.get("requests")
-        return requests if isinstance(requests, Mapping) else {}
-
-    def _beat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Document | None:
         fields = {name: {"$literal": value} for name, value in set.items()}
         beat = {"heartbeat": forms.dated(set.get("heartbeat")), "timestamp": "$$NOW"}
-        found: Document | None = self._nodes.find_one_and_update(
+        found = self._nodes.find_one_and_update(
             {"_id": node_id, "session": session},
             [{"$set": {**fields, **beat}}],
             projection={"requests": 1},
             return_document=ReturnDocument.AFTER,
         )
-        return found
+        if found is None:
+            return None
+        requests = found.get("requests")
+        return requests if isinstance(requests, Mapping) else {}
 
     def complete(self) -> None:
         """Add the fields of rule 3 to documents of older versions of this program."""
@@ -121,20 +108,3 @@ class Nodes:
 
     def remove(self, node_id: str, session: str | None) -> bool:
         return self._nodes.delete_one({"_id": node_id, "session": session}).deleted_count > 0
-
-
-def _encodable(fields: Mapping[str, Any]) -> Document:
-    """Those of the fields that BSON can represent: the name of a file may be no text."""
-    try:
-        bson.encode(fields, codec_options=forms.CODEC)
-    except driver_errors.NOT_ENCODED:
-        found: Document = {}
-        for name, value in fields.items():
-            try:
-                bson.encode({name: value}, codec_options=forms.CODEC)
-            except driver_errors.NOT_ENCODED as error:
-                log.error("%r of this node's document cannot be written: %s", name, driver_errors.not_encoded(error))
-            else:
-                found[name] = value
-        return found
-    return dict(fields)

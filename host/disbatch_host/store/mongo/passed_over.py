@@ -5,8 +5,8 @@ was tried with them, and why it failed, beyond the words for it.
 
 Rules:
 1. A task is passed over until its document changes. A validator or an index may change as well, which no document
-   shows, so it is tried again after `_AGAIN_SECONDS`.
-2. Looking costs little: a bounded number of documents, once in `_LOOK_SECONDS`.
+   shows, so it is tried again after `AGAIN_SECONDS`.
+2. Looking costs little: a bounded number of documents, once in `LOOK_SECONDS`.
 3. The memory is bounded. Queues for which it has no room left rest until some of their tasks change.
 """
 
@@ -30,8 +30,8 @@ from disbatch_host.store.mongo import forms, layout
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 300.0
-_LOOK_SECONDS = 10.0
+AGAIN_SECONDS = 300.0
+LOOK_SECONDS = 10.0
 _LOOKED_AT = 100  # tasks in one look
 _SMALL_BYTES = 2**16  # of a larger document only the size and a few fields are compared
 _MOST = 5000  # tasks remembered; each is named in every claim of its queue
@@ -66,7 +66,7 @@ class PassedOverTasks:
     def add(self, reasons: Mapping[TaskId, str]) -> None:
         """Pass over these tasks, each for its reason."""
         marks = self._marks(list(reasons)) if reasons else {}
-        again_at = self._clock.monotonic() + _AGAIN_SECONDS
+        again_at = self._clock.monotonic() + AGAIN_SECONDS
         for task, (queue, mark) in marks.items():
             if len(self._culprits) < _MOST:
                 self._culprits[task] = _Culprit(queue=queue, why=reasons[task], mark=mark, again_at=again_at)
@@ -96,7 +96,7 @@ class PassedOverTasks:
     def look(self) -> None:
         """Look for those that have changed, and count those with odd ids, unless that was just done."""
         now = self._clock.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS:
+        if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
         self._forget_changed(now)
