@@ -24,18 +24,10 @@ pytestmark = pytest.mark.mongodb
 
 def without_an_id(cluster: Cluster, state_directory: Path) -> subprocess.CompletedProcess[str]:
     """A node that is not told its id."""
-    command = [
-        *COMMAND,
-        "--store",
-        cluster.url,
-        "--plugins",
-        str(cluster.plugins),
-        "--until-idle",
-        "--log-format",
-        "json",
-    ]
+    options = ["--store", cluster.url, "--plugins", str(cluster.plugins), "--until-idle", "--log-format", "json"]
     environment = {**os.environ, "DISBATCH_STATE_DIR": str(state_directory)}
-    return subprocess.run([*COMMAND, *options], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    command = [*COMMAND, *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
