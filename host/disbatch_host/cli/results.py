@@ -36,6 +36,8 @@ def _more(result: Result) -> Mapping[str, Any]:
         return {"status": result.task.status, "status_name": statuses.name(result.task.status)}
     if result.outcome is Outcome.ASKED:
         return {"node": result.task.node}
+    if result.outcome is Outcome.STORE_REFUSED:
+        return {"why": result.why}
     return {} if result.other is None else {"other": str(result.other.id)}
 
 

@@ -136,7 +136,10 @@ def not_encoded(error: Exception) -> StoreRefusedError:
         return StoreRefusedError(TOO_LARGE)
     if isinstance(error, RecursionError):
         return StoreRefusedError("it is nested too deeply")
-    return StoreRefusedError(f"it has a value that BSON cannot represent: {short(error)}")
+    if isinstance(error, OverflowError):
+        return StoreRefusedError("it has a number that needs more than 64 bits")
+    kind = re.search(r"of type: <class '([\w.]+)'>", str(error))  # not the value: it may be secret
+    return StoreRefusedError(f"it has a value that BSON cannot represent{f', of type {kind[1]}' if kind else ''}")
 
 
 @contextlib.contextmanager

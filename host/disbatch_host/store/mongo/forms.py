@@ -52,6 +52,7 @@ ODD_ID: Document = {
 # For queries that have an index of their own, which the server must not weigh against that of `_id`: it looks for no
 # index for the opposite of a type.
 NOT_ODD_ID: Document = {"$nor": [*ODD_ID["$or"]]}
+HAS_USABLE_QUEUE: Document = {"$match": {"$expr": {"$in": [{"$type": "$queue"}, _ID_TYPES]}}}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}

@@ -301,7 +301,11 @@ class MongoStore:
         ]
         counts: dict[QueueId, dict[int, int]] = {}
         with self._translated():
-            for group in self._tasks.aggregate(pipeline):
+            try:
+                groups = list(self._tasks.aggregate(pipeline))
+            except reading.NOT_DECODED:  # a queue that no queue's id can be
+                groups = list(self._tasks.aggregate([forms.HAS_USABLE_QUEUE, *pipeline]))
+            for group in groups:
                 key = group["_id"]
                 status = whole_number(key.get("status"))
                 if status is not None and (key.get("queue") is None or forms.is_usable(key["queue"])):
@@ -356,14 +360,15 @@ class MongoStore:
                 waiting = {"status": int(Status.CREATED), "queue": {"$eq": queue}}
                 # Within each priority the index has the task first that was created first. A missing priority is not
                 # among them.
-                priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
-                for priority in (None, *priorities):
-                    first = self._tasks.find_one(
-                        {**waiting, "priority": {"$eq": priority}}, {"ctime": 1}, sort=[("_id", ASCENDING)]
-                    )
-                    ctime = first.get("ctime") if first is not None else None
-                    if isinstance(ctime, datetime):
-                        oldest[queue] = min(ctime, oldest.get(queue, ctime))
+                with contextlib.suppress(*reading.NOT_DECODED):  # those of others are found all the same
+                    priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
+                    for priority in (None, *priorities):
+                        first = self._tasks.find_one(
+                            {**waiting, "priority": {"$eq": priority}}, {"ctime": 1}, sort=[("_id", ASCENDING)]
+                        )
+                        ctime = first.get("ctime") if first is not None else None
+                        if isinstance(ctime, datetime):
+                            oldest[queue] = min(ctime, oldest.get(queue, ctime))
         return oldest
 
     def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
@@ -440,7 +445,7 @@ class MongoStore:
         with self._translated():
             try:
                 waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
-            except reading.NOT_DECODED:  # a queue that no queue's id can be
+            except reading.NOT_DECODED:
                 waiting = [queue.id for queue in self._queues.all()]
             return self._claims.claimable({queue for queue in waiting if forms.is_usable(queue)})
 
@@ -493,18 +498,19 @@ class MongoStore:
 
     def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
         active = [int(Status.CREATED), *forms.IN_HAND]
+        can_run: Document = {"_id": {"$nin": self._passed_over.ids()}, **forms.NOT_ODD_ID}
         with self._translated():
             for queue in queues:
-                if self._tasks.find_one({"status": {"$in": active}, "queue": queue}, {"_id": 1}) is not None:
-                    return True
-                blocked = {
+                is_active: Document = {"status": {"$in": active}, "queue": queue}
+                is_delayed: Document = {
                     "status": int(Status.BLOCKED),
                     "queue": queue,
                     "not_before": {"$exists": True},
                     "after": forms.NOT_AFTER,
                 }
-                if self._tasks.find_one(blocked, {"_id": 1}) is not None:
-                    return True
+                for which in (is_active, is_delayed):
+                    if self._tasks.find_one({**which, **can_run}, {"_id": 1}) is not None:
+                        return True
         return False
 
     def written_by_others(self) -> None:
