@@ -106,3 +106,20 @@ def test_a_queue_or_node_that_cannot_be_read_stops_no_other(mongo: MongoStore, r
     assert [node.id for node in mongo.nodes()] == ["n1"]
     assert mongo.waiting_queues() == {"q"}
     assert mongo.count_by_status()["q"] == {-2: 1}
+
+
+def test_tasks_whose_ids_are_no_text_are_passed_over(mongo: MongoStore, raw: Any) -> None:
+    """No condition finds them by their ids: claimed again and again, they hid all others."""
+    for number in range(30):
+        text = b"\xff" + str(number).encode() + b"\0"
+        insert(
+            raw, "tasks", with_element(new_task("q", {}, now=NOW), "_id", (0x02, struct.pack("<i", len(text)) + text))
+        )
+    good = push(mongo, {}, {}, {})
+    assert [task.id for task in mongo.claim("n1", [Want("q", 2)], "t1")] == good[:2]
+    assert [task.id for task in mongo.claim("n1", [Want("q", 2)], "t2")] == good[2:]
+    (found,) = mongo.passed_over()
+    assert (found.queue, found.count) == ("q", 30) and "UTF-8" in found.why
+    assert mongo.waiting_queues() == {"q"}
+    assert mongo.claim("n1", [Want("q", 2)], "t3") == []
+    assert mongo.waiting_queues() == set()

@@ -19,6 +19,8 @@ from disbatch_host.documents.records import Document, QueueId, TaskId
 from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 
+_DAMAGED_MAX = 2000  # read at once beside those whose ids are damaged text
+
 _Chosen = dict[TaskId, Document]  # in the order of the claim
 
 _BY_AGE = [("_id", ASCENDING)]
@@ -108,6 +110,7 @@ class _Waiting:
     ) -> list[Document]:
         if limit <= 0:  # to the server, 0 means all
             return []
+        wanted = limit
 
         def find(fields: Any, **options: Any) -> Any:
             return self._tasks.find({**self._free, **priority}, fields, **options).sort(list(order)).limit(limit)
@@ -115,12 +118,21 @@ class _Waiting:
         # The index is named, or the server would weigh it against that of `_id` each time.
         by_index = partial(find, hint=layout.BY_STATUS)
         fields = projection or self._projection
-        try:
-            documents, unreadable = reading.all_of(by_index, self._tasks, fields)
-        except driver.OperationFailure as error:
-            if error.code not in driver_errors.NO_SUCH_INDEX:
-                raise
-            documents, unreadable = reading.all_of(find, self._tasks, fields)
+        while True:
+            try:
+                documents, unreadable = reading.all_of(by_index, self._tasks, fields)
+            except driver.OperationFailure as error:
+                if error.code not in driver_errors.NO_SUCH_INDEX:
+                    raise
+                documents, unreadable = reading.all_of(find, self._tasks, fields)
+            # No condition can name an id whose text is damaged, so as many more are read.
+            damaged = sum([forms.is_damaged(one["_id"]) for one in documents])
+            if not damaged or len(documents) < limit or len(documents) - damaged >= wanted or limit >= _DAMAGED_MAX:
+                break
+            limit += damaged
+        if damaged:
+            self._unreadable += [one["_id"] for one in documents if forms.is_damaged(one["_id"])]
+            documents = [one for one in documents if not forms.is_damaged(one["_id"])][:wanted]
         self._unreadable += unreadable
         return documents
 

@@ -132,6 +132,7 @@ class Claims:
     def _first_of(self, want: Want, count: int) -> list[Document]:
         """The next ones of a queue."""
         if self._passed_over.must_rest(want.queue):
+            self._stuck.add(want.queue)
             return []
         found = self._next_of(want, count)
         if not found and count > 0 and want.queue in self._said_to_wait:
@@ -145,10 +146,12 @@ class Claims:
             found = claim_order.first_of(
                 self._tasks, want, count, projection, passed_over=passed_over, unreadable=unreadable
             )
-            if not unreadable:
-                return found
-            self._passed_over.add(dict.fromkeys(unreadable, reading.FAULT))
-            if found:
+            damaged = [one for one in unreadable if forms.is_damaged(one)]
+            self._passed_over.see_damaged(want.queue, len(damaged))
+            unreadable = [one for one in unreadable if not forms.is_damaged(one)]
+            if unreadable:
+                self._passed_over.add(dict.fromkeys(unreadable, reading.FAULT))
+            if found or not unreadable:
                 return found
             passed_over = [*passed_over, *unreadable]
 

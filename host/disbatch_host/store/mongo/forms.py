@@ -260,6 +260,11 @@ def is_usable(value: Any) -> bool:
     return type(value) in _ID_CLASSES and not (isinstance(value, float) and math.isnan(value))
 
 
+def is_damaged(task_id: TaskId) -> bool:
+    """Whether an id is not what is stored: text that is not UTF-8 comes with U+FFFD, and finds nothing."""
+    return type(task_id) is str and "\ufffd" in task_id
+
+
 def usable_id_but(passed_over: Sequence[TaskId] = ()) -> Document:
     """The condition that the id of a task can be used and is none of these. An index with `_id` in it has the others
     apart, so however many there are, they cost nothing."""

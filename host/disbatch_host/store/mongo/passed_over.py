@@ -38,6 +38,7 @@ _MOST = 5000  # tasks remembered; each is named in every claim of its queue
 _COUNTED = 1000  # tasks with odd ids; more are not counted
 _COUNT_MILLISECONDS = 250  # that the count may take; without an answer in time it is left as it was
 _ODD_ID = "its _id is of a type that no task id can have"
+_DAMAGED_ID = "its _id is text that is not UTF-8"
 _RAW = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
 
 
@@ -57,6 +58,7 @@ class PassedOverTasks:
         self._clock = clock
         self._culprits: dict[TaskId, _Culprit] = {}  # the one that was looked at longest ago first
         self._odd_ids: Counter[QueueId] = Counter()
+        self._damaged_ids: dict[QueueId, int] = {}  # as last met at the head of each queue
         self._logged: set[tuple[QueueId, str]] = set()
         self._looked_at = float("-inf")
 
@@ -71,6 +73,14 @@ class PassedOverTasks:
             if len(self._culprits) < _MOST:
                 self._culprits[task] = _Culprit(queue=queue, why=reasons[task], mark=mark, again_at=again_at)
             self._log(queue, reasons[task], f"task {task} is")
+
+    def see_damaged(self, queue: QueueId, count: int) -> None:
+        """A claim has met so many tasks of this queue whose ids are damaged text."""
+        if count:
+            self._damaged_ids[queue] = count
+            self._log(queue, _DAMAGED_ID, f"{count} tasks are")
+        elif self._damaged_ids:
+            self._damaged_ids.pop(queue, None)
 
     def ids(self) -> list[TaskId]:
         return list(self._culprits)
@@ -91,6 +101,7 @@ class PassedOverTasks:
         return [
             *(PassedOver(queue, count, why) for (queue, why), count in counts.items()),
             *(PassedOver(queue, count, _ODD_ID) for queue, count in self._odd_ids.items()),
+            *(PassedOver(queue, count, _DAMAGED_ID) for queue, count in self._damaged_ids.items()),
         ]
 
     def look(self) -> None:
