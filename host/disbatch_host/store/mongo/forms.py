@@ -35,23 +35,21 @@ NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null ma
 # at all. All others are passed over.
 _ID_TYPES = ["string", "objectId", "int", "long", "double", "binData"]
 _ID_CLASSES = frozenset({str, ObjectId, int, Int64, float, bytes, Binary})  # as the driver returns them
-# All other types that an `_id` can have: an index finds these by their type.
-ODD_ID: Document = {
-    "$or": [
-        {
-            "_id": {
-                "$type": [
-                    "null", "object", "bool", "date", "timestamp", "decimal", "dbPointer", "javascript", "symbol",
-                    "javascriptWithScope", "undefined", "minKey", "maxKey",
-                ]
-            }
-        },
-        {"_id": float("nan")},
-    ]
-}  # fmt: skip
+# All others: an index with `_id` in it has each of these apart from the ids that are used.
+ODD_IDS: tuple[Document, ...] = (
+    {
+        "_id": {
+            "$type": [
+                "null", "object", "bool", "date", "timestamp", "decimal", "dbPointer", "javascript", "symbol",
+                "javascriptWithScope", "undefined", "minKey", "maxKey",
+            ]
+        }
+    },
+    {"_id": float("nan")},
+)  # fmt: skip
 # For queries that have an index of their own, which the server must not weigh against that of `_id`: it looks for no
 # index for the opposite of a type.
-NOT_ODD_ID: Document = {"$nor": [*ODD_ID["$or"]]}
+NOT_ODD_ID: Document = {"$nor": [*ODD_IDS]}
 HAS_USABLE_QUEUE: Document = {"$match": {"$expr": {"$in": [{"$type": "$queue"}, _ID_TYPES]}}}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}

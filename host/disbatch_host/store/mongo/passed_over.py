@@ -26,7 +26,7 @@ from pymongo.collection import Collection
 from disbatch_host.clock import Clock
 from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import Document, QueueId, TaskId
-from disbatch_host.store.mongo import forms, layout
+from disbatch_host.store.mongo import forms, layout, reading
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +135,20 @@ class PassedOverTasks:
 
     def _count_odd_ids(self) -> None:
         """The index has odd ids apart from the others, so this costs by the number of queues and priorities."""
-        pipeline: list[Document] = [
-            {"$match": {"status": {"$in": forms.WAITING}, **forms.ODD_ID}},
-            {"$limit": _COUNTED},
-            {"$group": {"_id": "$queue", "count": {"$sum": 1}}},
-        ]
-        try:
-            groups = list(self._tasks.aggregate(pipeline, hint=layout.BY_STATUS, maxTimeMS=_COUNT_MILLISECONDS))
-        except driver.OperationFailure as error:
-            log.debug("tasks with odd ids were not counted: %s", error)
-            return
-        self._odd_ids = Counter({one["_id"]: one["count"] for one in groups if forms.is_usable(one["_id"])})
+        counts: Counter[QueueId] = Counter()
+        for odd in forms.ODD_IDS:
+            pipeline: list[Document] = [
+                {"$match": {"status": {"$in": forms.WAITING}, **odd}},
+                {"$limit": _COUNTED},
+                {"$group": {"_id": "$queue", "count": {"$sum": 1}}},
+            ]
+            try:
+                found = list(self._tasks.aggregate(pipeline, hint=layout.BY_STATUS, maxTimeMS=_COUNT_MILLISECONDS))
+            except (driver.OperationFailure, *reading.NOT_DECODED) as error:
+                log.debug("tasks with odd ids were not counted: %s", error)
+                return
+            counts.update({one["_id"]: one["count"] for one in found if forms.is_usable(one["_id"])})
+        self._odd_ids = counts
         for queue, count in self._odd_ids.items():
             self._log(queue, _ODD_ID, f"{count} tasks are")
 
