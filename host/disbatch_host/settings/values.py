@@ -35,6 +35,8 @@ class NodeSettings:
 
     node_id: str
     plugins: Sequence[Path]  # the directories
+    is_id_given: bool = True  # else it is made from the host name, and another may be better (`node.default_id`)
+    state_directory: Path | None = None  # None: there is no place for one
     max: int = field(default_factory=lambda: int(default_of("max")))  # of a queue without maxthreads
     max_total: int | None = None
     force: bool = False
@@ -87,7 +89,7 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
         store_source=_source("store", given, variables) if store else Source.DEFAULT,
         config_path=Path(config_path or DEFAULT_CONFIG),
         are_plugins_given="plugins" in merged,
-        node=_node_settings(merged),
+        node=_node_settings(merged, environ),
         log_level=merged.get("log_level", default_of("log_level")),
         log_format=merged.get("log_format", default_of("log_format")),
         metrics=None if metrics is None else parse_address("metrics", metrics),
@@ -98,7 +100,7 @@ def _source(name: str, given: Mapping[str, Any], variables: Mapping[str, str]) -
     return Source.OPTION if name in given else Source.VARIABLE if name in variables else Source.FILE
 
 
-def _node_settings(merged: Mapping[str, Any]) -> NodeSettings:
+def _node_settings(merged: Mapping[str, Any], environ: Mapping[str, str]) -> NodeSettings:
     plugins = merged.get("plugins", default_of("plugins"))
     directories = [plugins] if isinstance(plugins, str) else plugins
     node_id = merged.get("node_id")
@@ -113,11 +115,25 @@ def _node_settings(merged: Mapping[str, Any]) -> NodeSettings:
     settings = NodeSettings(
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
         plugins=tuple(Path(one).expanduser().absolute() for one in directories),
+        is_id_given=node_id is not None,
+        state_directory=_state_directory(merged.get("state_dir"), environ),
         **values,
     )
     if settings.dead_after_seconds <= settings.heartbeat_seconds:
         raise UsageError("--dead-after: expected more than the interval of the heartbeat, else every node looks dead")
     return settings
+
+
+def _state_directory(given: str | None, environ: Mapping[str, str]) -> Path | None:
+    """systemd's `StateDirectory=` sets $STATE_DIRECTORY, perhaps to several: the first is meant."""
+    from_systemd = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given or from_systemd:
+        return Path(given or from_systemd).absolute()
+    base = environ.get("XDG_STATE_HOME") or ""
+    if base.startswith("/"):
+        return Path(base) / "disbatch"
+    home = environ.get("HOME") or ""
+    return Path(home) / ".local/state/disbatch" if home.startswith("/") else None
 
 
 def default_store(environ: Mapping[str, str]) -> str:
