@@ -5,11 +5,15 @@ Rules:
 2. No message holds a password, a parameter or an environment value.
 3. The stores translate their drivers' exceptions here, at their edge; nothing above a store knows a driver.
 4. A lost race is not an error but a return value of the call that lost it.
+5. The words for an error of Python or of a library name its kind and its place in our code, and repeat nothing: their
+   messages quote the values that they met.
 """
 
 from __future__ import annotations
 
+import traceback
 from enum import IntEnum
+from pathlib import PurePath
 from typing import ClassVar
 
 
@@ -116,3 +120,24 @@ class StoreTooNewError(StoreError):
 
 class DuplicateIdError(UsageError):
     """The `_id` of a new document exists already."""
+
+
+_OURS = frozenset({"disbatch_host", "disbatch_protocol"})  # the packages of this program
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, on one line: our own error's message; of any other error nothing that it may quote (rule 5)."""
+    match error:
+        case DisbatchError():
+            return " ".join(str(error).split())
+        case RecursionError():
+            what = "something is nested too deeply"
+        case MemoryError():
+            what = "it needs more memory than there is"
+        case OSError(strerror=str(reason)):
+            what = reason
+        case _:
+            what = type(error).__name__
+    steps = [(PurePath(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [f"{path.name}:{line}" for path, line in steps if not _OURS.isdisjoint(path.parts)]
+    return f"{what} ({ours[-1]})" if ours else what

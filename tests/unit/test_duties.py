@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskChange, Want
 from disbatch_host.errors import StoreUnreachableError, StoreUnwritableError
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import Due
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
@@ -24,6 +26,7 @@ class Counted:
     """A duty that counts its turns, and fails in the ways that it is given, one at a turn."""
 
     def __init__(self, *failures: Exception, interval_seconds: float = 0.01) -> None:
+        self.name = "counted"
         self.interval_seconds = interval_seconds
         self.turns = 0
         self._failures = list(failures)
@@ -47,7 +50,8 @@ def with_duties(test: Any, *duties: Counted, pace: Pace | None = None) -> list[s
     troubles: list[str] = []
 
     async def run() -> None:
-        rounds = Rounds(duties, StoreHealth(lambda: troubles.append("trouble")), pace or Pace())
+        contained = Troubles(SystemClock(), Pace())
+        rounds = Rounds(duties, StoreHealth(lambda: troubles.append("trouble"), contained), contained, pace or Pace())
         rounds.start()
         try:
             await test()
@@ -63,15 +67,17 @@ def with_duties(test: Any, *duties: Counted, pace: Pace | None = None) -> list[s
 
 
 def test_a_duty_that_fails_goes_on_at_its_next_turn(caplog: pytest.LogCaptureFixture) -> None:
-    failing, other = Counted(StoreUnreachableError("away"), RuntimeError("a defect")), Counted()
+    defects = [RuntimeError("secret"), RuntimeError("secret"), KeyError("another")]
+    failing, other = Counted(StoreUnreachableError("away"), *defects), Counted()
 
     async def test() -> None:
-        await failing.reach(4)
+        await failing.reach(6)
         await other.reach(1)
 
     assert with_duties(test, failing, other) == ["trouble"]
-    assert "the store does not answer" in caplog.text and "a defect" in caplog.text
-    assert caplog.text.count("a service of the node failed") == 1
+    assert "the store does not answer" in caplog.text and "secret" not in caplog.text
+    said = [one.message.split(" (")[0] for one in caplog.records if one.levelname == "ERROR"]
+    assert said == ["duty, counted: RuntimeError", "duty, counted: KeyError"]  # each once
 
 
 def test_an_interval_that_becomes_shorter_counts_at_once() -> None:
@@ -91,7 +97,9 @@ def test_a_duty_that_is_woken_has_its_turn_at_once_and_keeps_its_rhythm() -> Non
 
     async def test() -> None:
         wake = asyncio.Event()
-        rounds = Rounds([duty, other], StoreHealth(lambda: None), Pace(), wakes={duty: wake})
+        contained = Troubles(SystemClock(), Pace())
+        health = StoreHealth(lambda: None, contained)
+        rounds = Rounds([duty, other], health, contained, Pace(), wakes={duty: wake})
         rounds.start()
         for turns in (1, 2):
             wake.set()
@@ -107,7 +115,7 @@ def test_a_duty_that_is_woken_has_its_turn_at_once_and_keeps_its_rhythm() -> Non
 
 
 def test_trouble_with_the_store_is_said_once_and_its_end_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    health = StoreHealth(lambda: None)
+    health = StoreHealth(lambda: None, Troubles(SystemClock(), Pace()))
     health.report_write()
     assert caplog.text == ""
     for _ in range(3):
@@ -209,7 +217,7 @@ def test_what_is_due_is_done_and_wakes_the_claiming(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         queue = bench.queue("Sleep", "echo on; sleep 60")
         parts = bench.parts
-        due = Due(parts.store_thread, parts.runs, parts.claiming, Pace())
+        due = Due(parts.store_thread, parts.runs, parts.claiming, parts.troubles, Pace())
         now = bench.store.now()
         (running,) = bench.push(queue)
         await parts.claiming.turn()
@@ -277,7 +285,7 @@ def test_ended_tasks_are_deleted_once_their_queue_does_not_keep_them(tmp_path: P
         ids = {queue: bench.push(queue, status=1, ctime=ended, mtime=ended) for queue in (kept, short)}
         (waiting,) = bench.push(short)
         parts = bench.parts
-        retention = Retention(parts.store_thread, parts.claiming, Pace())
+        retention = Retention(parts.store_thread, parts.claiming, parts.troubles, Pace())
         parts.claiming.queues = bench.store.queues()
         await retention.turn()
         assert bench.store.get_task(ids[short][0]) is None

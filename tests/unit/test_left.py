@@ -8,7 +8,7 @@ from typing import Any
 from disbatch_host.decide.left import left_blocked
 from disbatch_host.documents.records import Task
 from disbatch_host.node.tally import Tally
-from disbatch_host.run.attempt import RunReport, RunResult
+from disbatch_host.run.report import RunReport, RunResult
 from disbatch_protocol.outcome import Conclusion, Outcome
 from disbatch_protocol.status import Status
 

@@ -32,6 +32,22 @@ def set_aside_of(node: NodeRecord) -> dict[str, str]:
     return {str(one.get("class")): str(one.get("reason")) for one in records_of(node.document.get("set_aside"))}
 
 
+def troubles_of(node: NodeRecord) -> list[str]:
+    """The failures that it has contained, each with its culprit, as sentences."""
+    return [
+        f"{one.get('where')}, {one.get('culprit')}: {one.get('what')}"
+        for one in records_of(node.document.get("troubles"))
+    ]
+
+
+def passed_over_of(node: NodeRecord) -> list[str]:
+    """The waiting tasks that it cannot claim, as sentences."""
+    return [
+        f"{number(one, 'count')} waiting tasks of queue {one.get('queue')} are passed over: {one.get('why')}"
+        for one in records_of(node.document.get("passed_over"))
+    ]
+
+
 def broken_of(node: NodeRecord) -> dict[str, str]:
     """The plugins that it cannot use, and why. One whose manifest does not even give its name goes by the name of its
     directory, as it would if it were intact."""
@@ -58,8 +74,7 @@ def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
 
 def number(record: Mapping[str, Any], name: str) -> int:
     """A count in such a record; 0 if there is none."""
-    value = record.get(name)
-    return int(value) if isinstance(value, (int, float)) else 0
+    return whole_number(record.get(name)) or 0
 
 
 def places_of(node: NodeRecord) -> int:

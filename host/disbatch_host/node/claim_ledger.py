@@ -28,9 +28,12 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import Place, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import Queue, QueueId, Sort, Task, TaskId
+from disbatch_host.errors import StoreUnreachableError
+from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.limited_queues import LimitedQueues
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Started, Starts
+from disbatch_host.node.suspects import Suspects
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
@@ -65,10 +68,13 @@ class ClaimResult:
 class ClaimLedger:
     """The memory of a node's claims from one round to the next, and the round itself."""
 
-    def __init__(self, node_id: str, pace: Pace, clock: Clock | None = None) -> None:
-        """`clock`: this machine's; only its monotonic time is used."""
+    def __init__(self, node_id: str, pace: Pace, troubles: Troubles | None = None, clock: Clock | None = None) -> None:
+        """`troubles`: of the node; by default those of this ledger alone. `clock`: this machine's; only its monotonic
+        time is used."""
         self._node_id = node_id
         self._pace = pace
+        self._troubles = troubles or Troubles(SystemClock(), pace)
+        self._suspects = Suspects(self._troubles)
         self._queues: Sequence[Queue] = ()
         self._turns: dict[QueueId, int] = {}  # the number of the last turn of each queue that shares places with others
         self._numbers = itertools.count(1)  # of turns
@@ -99,6 +105,7 @@ class ClaimLedger:
         if self._unanswered:
             # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
             served = [queue for queue in served if queue.maxtotal is None]
+        served = self._suspects.awake(served)
         resting = self._limited.resting(served, load)
         candidates = [queue for queue in served if queue.id not in resting] if resting else served
         looks = [self._limited.seconds_left(queue) for queue in served if queue.id in resting]
@@ -107,7 +114,7 @@ class ClaimLedger:
                 return ClaimResult(queues=self._queues, may_have_more=True, look_again_seconds=min(looks, default=None))
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
-        claim = _Claim(self._node_id, store, request.new_starts)
+        claim = _Claim(self._node_id, store, request.new_starts, self._suspects)
         seconds = self._claim_from(candidates, load, claim)
         looks += [] if seconds is None else [seconds]
         return ClaimResult(
@@ -128,7 +135,7 @@ class ClaimLedger:
         in_vain: list[Want] = []
         for _ in range(_PASSES):
             allotted = placement.allot(candidates, load, self._turns)
-            wants = [_want(by_id[queue_id], count, load) for queue_id, count in allotted]
+            wants = self._suspects.allowed([_want(by_id[queue_id], count, load) for queue_id, count in allotted])
             if not wants:
                 return min(looks, default=None)
             if is_contended:
@@ -142,6 +149,8 @@ class ClaimLedger:
                 seconds = self._limited.note(want, got[want.queue])
                 looks += [] if seconds is None else [seconds]
             in_vain += [want for want in short if not got[want.queue]]
+            if self._suspects.are_left:
+                return 0.0
             if not short or not is_contended:
                 return min(looks, default=None)
             load = load.with_claimed([Place(queue, by_id[queue].class_name) for queue in got.elements()])
@@ -152,9 +161,10 @@ class ClaimLedger:
         return 0.0
 
     def _refresh(self, store: Store, load: Load) -> None:
-        for _ in range(_PROMOTIONS):
-            if store.promote_due(_PROMOTED) < _PROMOTED:
-                break
+        with self._troubles.contained("promotion", "what is due"):
+            for _ in range(_PROMOTIONS):
+                if store.promote_due(_PROMOTED) < _PROMOTED:
+                    break
         self._queues = store.queues()
         existing = {queue.id for queue in self._queues}
         self._turns = {queue: turn for queue, turn in self._turns.items() if queue in existing}
@@ -178,11 +188,14 @@ class ClaimLedger:
                 changes.append(transitions.unclaim_change(key, now=store.now()))
             elif task.token in self._unanswered:
                 changes.append(transitions.lost_claim_change(task, key, now=store.now()))
-        refused = store.commit(changes) if changes else ()
+        refused = write_each(store.commit, changes, self._report_unreturned)
         # A server that was slow may carry out a claim only now, so one look is not enough.
         most = self._pace.lost_claim_looks if store.may_act_late else 0
         self._unanswered = {token: looks + 1 for token, looks in self._unanswered.items() if looks < most}
         return len(changes) - len(refused)
+
+    def _report_unreturned(self, change: RunChange, error: Exception) -> None:
+        self._troubles.report("return of a claim", change.key.task_id, error)
 
     def release_places(self, store: Store, load: Load) -> None:
         """Let other nodes have the places of queues with `maxtotal` that this one holds and does not use; and hold
@@ -204,9 +217,10 @@ class ClaimLedger:
 class _Claim:
     """What the claims of one round have got so far."""
 
-    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None) -> None:
+    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None, suspects: Suspects) -> None:
         self._node_id = node_id
         self._store = store
+        self._suspects = suspects
         self._starts = None if new_starts is None else new_starts()
         self.tasks: list[Task] = []
         self.tokens: list[str] = []
@@ -222,9 +236,16 @@ class _Claim:
         starts = self._starts
 
         def start_with_claim(task: Task) -> RunChange | None:
-            return starts.start_with_claim(task, queues[task.queue].class_name) if starts is not None else None
+            return starts.on_claim(task, queues) if starts is not None else None
 
-        tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
+        try:
+            tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
+        except StoreUnreachableError:
+            raise
+        except Exception as error:
+            self._suspects.failed(wants, error)
+            raise
+        self._suspects.succeeded(wants)
         self.tasks += tasks
         self.tokens.append(token)
         got = Counter([task.queue for task in tasks])

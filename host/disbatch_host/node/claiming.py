@@ -33,6 +33,7 @@ from disbatch_host.documents.changes import RunKey
 from disbatch_host.documents.records import Queue, QueueId, Task
 from disbatch_host.errors import StoreError
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest, ClaimResult
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.starter import Started, Starter
@@ -56,6 +57,7 @@ class Claiming:
         workers: WorkerPool,
         clock: Clock,
         health: StoreHealth,
+        troubles: Troubles,
         pace: Pace,
     ) -> None:
         """`clock`: this machine's; only its monotonic time is used."""
@@ -67,7 +69,7 @@ class Claiming:
         self._health = health
         self._pace = pace
         self._node_id = runs.context.site.node_id
-        self._ledger = ClaimLedger(self._node_id, pace, clock)
+        self._ledger = ClaimLedger(self._node_id, pace, troubles, clock)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._needs_look = True  # something may have changed since the last round

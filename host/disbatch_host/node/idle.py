@@ -23,6 +23,7 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, QueueId
 from disbatch_host.errors import StoreError
 from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import settle_due
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
@@ -44,12 +45,19 @@ class Idle:
     """Used in the event loop."""
 
     def __init__(
-        self, runs: Runs, claiming: Claiming, store_thread: StoreThread, health: StoreHealth, pace: Pace
+        self,
+        runs: Runs,
+        claiming: Claiming,
+        store_thread: StoreThread,
+        health: StoreHealth,
+        troubles: Troubles,
+        pace: Pace,
     ) -> None:
         self._runs = runs
         self._claiming = claiming
         self._store_thread = store_thread
         self._health = health
+        self._troubles = troubles
         self._pace = pace
         self._node_id = runs.context.site.node_id
         self._looks_in_vain = 0  # for what is due, one after the other: something was, and none of it could be done
@@ -73,7 +81,7 @@ class Idle:
         soon = store.now() + timedelta(seconds=self._pace.idle_wait_seconds)
         if ids and store.has_unfinished(list(ids), due_before=soon):
             return True
-        settled = settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
+        settled = settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
         self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person

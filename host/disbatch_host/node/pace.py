@@ -41,6 +41,11 @@ class Pace:
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
 
+    # A culprit (`compartment`) is not tried again for so long: one that still fails costs little, one that somebody has
+    # mended does not wait for long.
+    rest_seconds: float = 30.0
+    task_trouble_seconds: float = 3600.0  # a failed task is shown this long: nothing tries it again
+
     # An old heartbeat is watched this long, and for this many of its own intervals, before its node counts as dead:
     # enough time to renew it if only a clock jumped, or nobody could reach the store.
     confirm_seconds: float = 4.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from disbatch_host.run.attempt import RunReport, RunResult
+from disbatch_host.run.report import RunReport, RunResult
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import WAITING, Status
 

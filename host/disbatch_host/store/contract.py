@@ -25,7 +25,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
@@ -284,6 +284,10 @@ class HotPath(Protocol):
         - waiting with an `expires` that has passed, by the store's clock.
 
         Cost: by the number of tasks found."""
+
+    def passed_over(self) -> list[PassedOver]:
+        """The waiting tasks that claims of this store pass over at present, because they cannot even be claimed; from
+        memory. Such a task is not looked at again until it has changed, and does not count for `waiting_queues`."""
 
     def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting

@@ -37,8 +37,9 @@ from disbatch_host.process.interface import (
 )
 from disbatch_host.process.this_process import close_others_on_exec
 from disbatch_host.run import modes, starting
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from disbatch_protocol.worker import WorkerConversation

@@ -91,6 +91,8 @@ def show(id: str) -> None:
             ("broken", (f"{name}: {render.printable(reason)}", "red"))
             for name, reason in readings.broken_of(found).items()
         ]
+        facts += [("passed over", (render.printable(sentence), "red")) for sentence in readings.passed_over_of(found)]
+        facts += [("trouble", (render.printable(sentence), "red")) for sentence in readings.troubles_of(found)]
         render.print_facts(facts)
 
 

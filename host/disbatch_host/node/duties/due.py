@@ -24,6 +24,7 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.store_thread import StoreThread
@@ -31,7 +32,8 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
-_LOOKED_AT = 500  # of each kind in one look
+_DUE = "due task"
+_LOOKED_AT = 500  # of each kind in one look, and as many more as rest: they must not be all that is seen
 _FOLLOWERS = 1000  # told in one call
 
 _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
@@ -49,7 +51,11 @@ class Settled:
 class Due:
     """See `rounds.Duty`."""
 
-    def __init__(self, store_thread: StoreThread, runs: Runs, claiming: Claiming, pace: Pace) -> None:
+    def __init__(
+        self, store_thread: StoreThread, runs: Runs, claiming: Claiming, troubles: Troubles, pace: Pace
+    ) -> None:
+        self.name = "due tasks"
+        self._troubles = troubles
         self._store_thread = store_thread
         self._runs = runs
         self._claiming = claiming
@@ -91,7 +97,7 @@ class Due:
         """One look. The rest comes with the next."""
         self._looked_at = self._loop.time()
         settled = await self._store_thread.call(
-            lambda store: settle_due(store, self._node_id, tell_seconds=self._pace.tell_seconds)
+            lambda store: settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
         )
         if settled.changed:
             self._claiming.on_change()  # others may wait no longer
@@ -100,36 +106,49 @@ class Due:
         self._runs.cancel(settled.to_stop)
 
 
-def settle_due(store: Store, node_id: str, *, tell_seconds: float) -> Settled:
+def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: float) -> Settled:
     """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
     Called in the store's thread."""
-    found = store.due(node_id, _LOOKED_AT)
+    most = _LOOKED_AT + troubles.resting(_DUE)
+    found = store.due(node_id, most)
     if not found:
         return Settled()
     now = store.now()
-    changed, is_all = 0, len(found) < _LOOKED_AT
+    changed, is_all = 0, len(found) < most
     deadline = time.monotonic() + tell_seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
     for task in found:
-        request = task.cancel
-        if task.status == Status.RUNNING:
-            if task.node == node_id and request is not None:
-                to_stop.append(task)
-        elif request is not None and not _has_ended(task):
-            change = transitions.cancel_change(task, request, now=now)
-            changes += [] if change is None else [change]
-        elif task.status in _WAITING:
-            changes.append(transitions.expire_change(task, now=now))
-        elif task.document.get("awaited") is True:
-            if time.monotonic() >= deadline:
-                is_all = False
-                continue
-            told, are_all_told = _tell_followers(store, task, deadline)
-            changed, is_all = changed + told, is_all and are_all_told
-    if changes:
-        changed += len(changes) - len(store.change_tasks(changes))
-    return Settled(to_stop=to_stop, changed=changed, is_all=is_all)
+        if troubles.is_resting(_DUE, task.id):
+            continue
+        with troubles.contained(_DUE, task.id):
+            request = task.cancel
+            if task.status == Status.RUNNING:
+                if task.node == node_id and request is not None:
+                    to_stop.append(task)
+            elif request is not None and not _has_ended(task):
+                change = transitions.cancel_change(task, request, now=now)
+                changes += [] if change is None else [change]
+            elif task.status in _WAITING:
+                changes.append(transitions.expire_change(task, now=now))
+            elif task.document.get("awaited") is True:
+                if time.monotonic() >= deadline:
+                    is_all = False
+                    continue
+                told, are_all_told = _tell_followers(store, task, troubles, deadline)
+                changed, is_all = changed + told, is_all and are_all_told
+    return Settled(to_stop=to_stop, changed=changed + _carry_out(store, changes, troubles), is_all=is_all)
+
+
+def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) -> int:
+    """Carry out changes, each by itself where not all together can be; returns how many were carried out."""
+    faults = []
+
+    def report(change: TaskChange, error: Exception) -> None:
+        faults.append(change)
+        troubles.report(_DUE, change.task_id, error)
+
+    return len(changes) - len(write_each(store.change_tasks, changes, report)) - len(faults)
 
 
 def _has_ended(task: Task) -> bool:
@@ -137,7 +156,7 @@ def _has_ended(task: Task) -> bool:
     return statuses.is_finished(task.status) and task.status != Status.ORPHANED
 
 
-def _tell_followers(store: Store, ended: Task, deadline: float) -> tuple[int, bool]:
+def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: float) -> tuple[int, bool]:
     """Tell some of those that wait for this task how it ended; when none are left, remove its mark. Returns how many
     were told, and whether none are left."""
     now = store.now()
@@ -146,13 +165,21 @@ def _tell_followers(store: Store, ended: Task, deadline: float) -> tuple[int, bo
     is_all = True
     # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.
     for follower in store.find_tasks(which, with_output=False, in_any_order=True):
-        change = transitions.follow_change(follower, ended, now=now)
+        if troubles.is_resting(_DUE, follower.id):
+            is_all = False
+            continue
+        try:
+            change = transitions.follow_change(follower, ended, now=now)
+        except Exception as error:
+            troubles.report(_DUE, follower.id, error)
+            is_all = False
+            continue
         if change is not None:
             changes.append(change)
         if len(changes) == _FOLLOWERS or time.monotonic() > deadline:
             is_all = False
             break
-    refused = store.change_tasks(changes) if changes else set()
-    if is_all and not refused:
-        is_all = not store.change_tasks([transitions.followers_told_change(ended)])
-    return len(changes) - len(refused), is_all and not refused
+    told = _carry_out(store, changes, troubles)
+    if is_all and told == len(changes):
+        return told, not store.change_tasks([transitions.followers_told_change(ended)])
+    return told, False

@@ -37,7 +37,7 @@ from pymongo.read_preferences import ReadPreference
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents import steps
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.errors import StoreRefusedError, UsageError
@@ -453,6 +453,9 @@ class MongoStore:
                 kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
                 tasks[kind].append(Task.from_document(document))
         return [task for of_kind in tasks.values() for task in of_kind[:limit]]
+
+    def passed_over(self) -> list[PassedOver]:
+        return []
 
     def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         with self._translated():

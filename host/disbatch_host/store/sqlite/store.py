@@ -26,7 +26,7 @@ import orjson
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.contract import Access, OnClaim
@@ -452,6 +452,9 @@ class SqliteStore:
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
         rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
         return [records.task_of(row, with_output=False) for row in rows]
+
+    def passed_over(self) -> list[PassedOver]:
+        return []
 
     def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
