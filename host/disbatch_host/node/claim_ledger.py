@@ -116,7 +116,7 @@ class ClaimLedger:
                 return ClaimResult(queues=self._queues, may_have_more=True, look_again_seconds=min(looks, default=None))
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
-        claim = _Claim(self._node_id, store, request.new_starts)
+        claim = _Claim(self._node_id, store, request.new_starts, self._suspects)
         seconds = self._claim_from(candidates, load, claim)
         looks += [] if seconds is None else [seconds]
         return ClaimResult(
@@ -153,6 +153,8 @@ class ClaimLedger:
                 seconds = self._limited.note(want, got[want.queue])
                 looks += [] if seconds is None else [seconds]
             in_vain += [want for want in short if not got[want.queue]]
+            if self._suspects.are_left:
+                return 0.0
             if not short or not is_contended:
                 return min(looks, default=None)
             load = load.with_claimed([Place(queue, by_id[queue].class_name) for queue in got.elements()])
@@ -232,9 +234,10 @@ class ClaimLedger:
 class _Claim:
     """What the claims of one round have got so far."""
 
-    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None) -> None:
+    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None, suspects: Suspects) -> None:
         self._node_id = node_id
         self._store = store
+        self._suspects = suspects
         self._starts = None if new_starts is None else new_starts()
         self.tasks: list[Task] = []
         self.tokens: list[str] = []
@@ -252,7 +255,14 @@ class _Claim:
         def start_with_claim(task: Task) -> RunChange | None:
             return starts.on_claim(task, queues) if starts is not None else None
 
-        tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
+        try:
+            tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
+        except StoreUnreachableError:
+            raise
+        except Exception as error:
+            self._suspects.failed(wants, error)
+            raise
+        self._suspects.succeeded(wants)
         self.tasks += tasks
         self.tokens.append(token)
         got = Counter([task.queue for task in tasks])

@@ -110,11 +110,12 @@ class Due:
 def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: float) -> Settled:
     """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
     Called in the store's thread."""
-    found = store.due(node_id, _LOOKED_AT + troubles.resting(_DUE))
+    most = _LOOKED_AT + troubles.resting(_DUE)
+    found = store.due(node_id, most)
     if not found:
         return Settled()
     now = store.now()
-    changed, is_all = 0, len(found) < _LOOKED_AT
+    changed, is_all = 0, len(found) < most
     deadline = time.monotonic() + tell_seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
