@@ -84,7 +84,7 @@ def _note(one: QueueSummary) -> tuple[str, str]:
 def _print_set_aside(records: Sequence[NodeRecord]) -> None:
     """Why a node does not run a class that it has, for anyone who wonders why nothing happens."""
     lines = [
-        f"{click.style(f'{name} is set aside on node {record.id}', fg='yellow')}: {reason}; it is tried again when its "
+        f"{render.style(f'{name} is set aside on node {record.id}', 'yellow')}: {reason}; it is tried again when its "
         "files change"
         for record in records
         if readings.is_alive(record)
