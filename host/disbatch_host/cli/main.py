@@ -166,6 +166,8 @@ def _run_guarded(arguments: list[str]) -> int:
             traceback.print_exc()
         if _is_here_gone() and isinstance(error, FileNotFoundError):
             return _say("expected a current directory, found none", ExitCode.USAGE)
+        if isinstance(error, OSError) and error.filename is not None:  # it is not this program that is wrong
+            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED)
         if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path that begins with ~
             return _say(_NO_HOME, ExitCode.USAGE)
         return _say(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where", ExitCode.FAILED)
