@@ -9,9 +9,9 @@
 //       task.result({ greeted: task.parameters.name });
 //     });
 //
-// What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its message becomes the
-// task's error, its stack goes to stderr. Any other return value is a failure too, as is an event that JSON cannot
-// represent. Printed text becomes the task's output; invalid Unicode in an event becomes U+FFFD.
+// What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its type and message
+// become the task's error (`TypeError: x is not iterable`), its stack goes to stderr. Any other return value is a failure
+// too, as is an event that JSON cannot represent. Printed text becomes the task's output; invalid Unicode in an event becomes U+FFFD.
 //
 // One file, nothing but Node's own modules, Node 14 and up: copy it beside your program. Run by hand, without a host, the
 // plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -156,9 +156,17 @@ async function perform(work, task) {
     throw new TypeError(`expected the function to return an exit code from 0 to 255 or nothing, found ${shown(exit)}`);
   } catch (error) {
     console.error(error);
-    task.error((error && error.message) || error, { code: 'exception' });
+    task.error(inWords(error), { code: 'exception' });
     return 1;
   }
+}
+
+// Errors carry the name of their class only where the class sets it; anything else that was thrown is its own text.
+function inWords(error) {
+  if (!(error instanceof Error)) return String((error && error.message) || error);
+  const own = error.constructor && error.constructor.name;
+  const name = error.name === 'Error' && own ? own : error.name;
+  return error.message ? `${name}: ${error.message}` : String(name);
 }
 
 function shown(value) {

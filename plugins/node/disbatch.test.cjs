@@ -52,6 +52,7 @@ function tests(test) {
   for (const one of talks) test(`worker vector: ${one.name}`, () => converse(one));
   test('all that was printed by one task is written before the process ends', printsBeforeItEnds);
   test('values that JSON cannot hold are named', namesWhatJsonCannotHold);
+  test('an error says its type', saysTheTypeOfAnError);
 
   for (const { name, line } of vectors('stdin.json')) {
     test(`stdin vector: ${name}`, () => {
@@ -83,6 +84,31 @@ function namesWhatJsonCannotHold() {
   }
 }
 
+/** Incident: a ReferenceError, a full disk and a missing user were one kind of failure to everybody who counted them. */
+async function saysTheTypeOfAnError() {
+  const thrown = {
+    missing: 'ReferenceError: missing is not defined',
+    "fs.readFileSync('/nowhere')": "Error: ENOENT: no such file or directory, open '/nowhere'",
+    "throw new QuotaError('all used')": 'QuotaError: all used',
+    'throw new TypeError()': 'TypeError',
+    "throw 'no luck'": 'no luck',
+    'throw undefined': 'undefined',
+  };
+  for (const [statement, wanted] of Object.entries(thrown)) {
+    const program = `class QuotaError extends Error {}; require('./disbatch.cjs').run(() => { ${statement}; })`;
+    const plugin = spawn(process.execPath, ['-e', program], {
+      cwd: __dirname,
+      env: { ...process.env, DISBATCH_MODE: 'oneshot', DISBATCH_EVENT_FD: '3' },
+      stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
+    });
+    plugin.stdin.end('{}\n');
+    let said = '';
+    plugin.stdio[3].on('data', (block) => (said += block));
+    assert.strictEqual(await new Promise((resolve) => plugin.on('close', resolve)), 1);
+    assert.strictEqual(JSON.parse(said).message, wanted);
+  }
+}
+
 async function converse({ talk, printed_bytes: wanted }) {
   const plugin = spawn(process.execPath, [__filename], {
     env: { ...process.env, DISBATCH_MODE: 'worker', DISBATCH_EVENT_FD: '3' },
@@ -105,7 +131,7 @@ async function converse({ talk, printed_bytes: wanted }) {
       assert(!done, `expected ${JSON.stringify(step.plugin)}, found the end`);
       const event = JSON.parse(value);
       for (const [field, wanted] of Object.entries(step.plugin)) {
-        if (wanted === '…') assert.strictEqual(typeof event[field], 'string');
+        if (typeof wanted === 'string' && wanted.startsWith('…')) assert(event[field].endsWith(wanted.slice(1)), value);
         else assert.deepStrictEqual(event[field], wanted);
       }
     }

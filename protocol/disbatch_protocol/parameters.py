@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from disbatch_protocol import patterns
 from disbatch_protocol.faults import Fault, pointer_to
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.parameter_faults import fault_of, leaves
@@ -138,10 +139,9 @@ class ParameterSchema:
     def _compiled(self) -> Any:
         if self._validator is None:
             # Imported late: it takes half of the start time of a command that never needs a schema.
-            import jsonschema  # noqa: PLC0415
             from referencing import Registry  # noqa: PLC0415
 
-            self._validator = jsonschema.Draft202012Validator(self._schema, registry=Registry())
+            self._validator = patterns.validator(self._schema, registry=Registry())
         return self._validator
 
     def _find_secrets(self, schema: Any, value: Any, at: str, found: set[str], depth: int) -> None:
@@ -199,7 +199,7 @@ def _parts_for_name(schema: Mapping[str, Any], name: str) -> list[Any]:
     parts = [known[name]] if isinstance(known, Mapping) and name in known else []
     for pattern, part in (schema.get("patternProperties") or {}).items():
         try:
-            if re.search(pattern, name):
+            if re.search(patterns.for_python(pattern), name):
                 parts.append(part)
         except re.error:  # another dialect than Python's: one mask too many is safer
             parts.append(part)

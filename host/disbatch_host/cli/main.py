@@ -20,11 +20,10 @@ from typing import Any, NoReturn
 import click
 
 from disbatch_host import __version__
-from disbatch_host.cli import render, terminal
+from disbatch_host.cli import hints, render, terminal
 from disbatch_host.cli.exposure import hide_passwords
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
-from disbatch_protocol.faults import near_name
 
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
@@ -39,6 +38,8 @@ _COMMANDS = {
     "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
     "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
+
+_GROUPS = ("task", "queue", "node")
 
 
 class _Commands(click.Group):
@@ -58,9 +59,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in _COMMANDS:
-            near = near_name(name, _COMMANDS)
-            hint = f"did you mean {near!r}?" if near else f"the commands are {', '.join(_COMMANDS)}"
-            raise UsageError(f"no command {name!r}; {hint}")
+            raise UsageError(f"no command {name!r}; {hints.for_command(name, _COMMANDS, self._groups(ctx))}")
         found, command, rest = super().resolve_command(ctx, args)
         if command is not None and ctx.resilient_parsing:  # for shell completion
             from disbatch_host.cli import known_names  # noqa: PLC0415
@@ -69,6 +68,15 @@ class _Commands(click.Group):
             if isinstance(command, Subcommands):
                 command.furnish = known_names.furnish
         return found, command, rest
+
+    def _groups(self, ctx: click.Context) -> dict[str, list[str]]:
+        """The commands that have others below them."""
+        groups = {}
+        for name in _GROUPS:
+            command = self.get_command(ctx, name)
+            if isinstance(command, click.Group):
+                groups[name] = command.list_commands(ctx)
+        return groups
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, so that --help does not import every module.
@@ -261,5 +269,5 @@ def _color() -> bool | None:
 def _of_click(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else PROGRAM
-    message = error.format_message().rstrip(".")
+    message = hints.in_words(error) if isinstance(error, click.UsageError) else error.format_message().rstrip(".")
     return f"{message} (see '{path} --help')"

@@ -47,10 +47,13 @@ def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
     click.echo(line)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = (), cuts_middle: bool = False
+) -> None:
     """A table. `right` lists the columns of numbers; cells may be `(text, style)`. Nothing is cut when piped; on a
     terminal only the last column is, to the remaining width; if that is too narrow, its text gets a line of
-    its own. Colors only on a terminal."""
+    its own. `cuts_middle`: it lacks its middle then, not its end. Colors only on a terminal."""
+    cut = cut_middle if cuts_middle else _cut
     cells = [[_cell(cell) for cell in row] for row in rows]
     last = len(columns) - 1
     widths = [max([len(column), *(_width(row[index][0]) for row in cells)]) for index, column in enumerate(columns)]
@@ -67,14 +70,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         for index, ((text, kind), width) in enumerate(zip(line, widths, strict=False)):
             if index == last and has_own_line:
                 continue
-            shown = text if index != last or left is None else _cut(text, left)
+            shown = text if index != last or left is None else cut(text, left)
             blanks = " " * (width - _width(shown) if index != last or index in right else 0)
             styled = style(shown, kind)
             parts.append(f"{blanks}{styled}" if index in right else f"{styled}{blanks}")
         click.echo("  ".join(parts).rstrip())
         if has_own_line and len(line) > last and line[last][0]:
             text, kind = line[last]
-            click.echo(f"    {style(_cut(text, shutil.get_terminal_size().columns - 4), kind)}")
+            click.echo(f"    {style(cut(text, shutil.get_terminal_size().columns - 4), kind)}")
 
 
 _LAST_COLUMN_MIN = 24  # characters worth showing; below that, a line of its own is better
@@ -100,6 +103,18 @@ def _cut(text: str, width: int) -> str:
     while text and _width(text) > width - 1:
         text = text[:-1]
     return f"{text}…"
+
+
+def cut_middle(text: str, width: int) -> str:
+    """At most this many columns: of an error, the beginning is often a path, and the end says what is wrong."""
+    if _width(text) <= width:
+        return text
+    head = tail = text
+    while head and _width(head) > width // 3:
+        head = head[:-1]
+    while tail and _width(tail) > width - 1 - _width(head):
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 @contextlib.contextmanager
@@ -131,6 +146,25 @@ def waiting(what: str) -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         shown.add_task(printable(f"waiting {what}"), total=None)
         yield
+
+
+@contextlib.contextmanager
+def current(what: str) -> Iterator[Callable[[str], object]]:
+    """On a terminal, shows what is being done and for how long; yields a function that names it."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=None, start=False)
+
+        def show(name: str) -> None:
+            shown.reset(task, description=f"{what} {printable(name)}")
+
+        yield show
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
 from typing import IO, Any
 
 import orjson
@@ -15,6 +16,7 @@ import orjson
 from disbatch_host.client.output import output_pieces
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
+from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import plain_document
 
@@ -24,6 +26,22 @@ _TOLD_TASKS = 100  # between calls of `on_progress`
 _STREAMS = ("stdout", "stderr")
 
 Shown = Callable[[Task], Mapping[str, Any]]  # a task's document, safe to show
+
+
+_OTHER_FORMATS = frozenset({".csv", ".tsv", ".tab", ".xls", ".xlsx", ".ods", ".xml", ".html", ".parquet", ".zip"})
+
+
+def check_name(name: str) -> None:
+    """Refuse a file whose name promises another format: a spreadsheet would open it as garbage. Raises UsageError."""
+    path = PurePath(name)
+    endings = [one.lower() for one in path.suffixes[-2:]]
+    ending = endings[-2] if len(endings) == 2 and endings[-1] == ".gz" else endings[-1] if endings else ""
+    if ending in _OTHER_FORMATS:
+        stem = path.name[: path.name.lower().rindex(ending)]
+        raise UsageError(
+            f"{name}: expected the name of an NDJSON file, such as {stem}.ndjson, found {ending}; tasks are written as "
+            "NDJSON, and `jq -r '[.queue, .status, .error.message] | @csv'` makes a CSV of that"
+        )
 
 
 def export(

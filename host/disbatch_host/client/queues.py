@@ -16,11 +16,13 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
 from disbatch_host.client.finding import find_queue
+from disbatch_host.client.obstacles import why_waiting
 from disbatch_host.client.requests import check_text, request
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide import counts
+from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Document, Queue
+from disbatch_host.documents.records import Document, NodeRecord, Queue
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
@@ -53,6 +55,7 @@ class QueueState:
 
     queue: Queue
     by_status: Mapping[int, int] = field(default_factory=dict)  # tasks, by their exact status
+    causes: tuple[Why, ...] = ()  # why no node runs its tasks; empty if one does
 
     @property
     def waiting(self) -> int:
@@ -75,9 +78,9 @@ class Queues:
     ) -> tuple[QueueState, ...]:
         """The queues, ordered by id. Filters: those of this plugin, those that this node may run by pin and ignore,
         those paused or not."""
-        by_status = self._store.count_by_status()
+        by_status, nodes = self._store.count_by_status(), self._store.nodes()
         return tuple(
-            QueueState(queue=one, by_status=by_status.get(one.id, {}))
+            self._state(one, by_status.get(one.id, {}), nodes)
             for one in self._store.queues()
             if class_name in (None, one.class_name)
             and (node is None or one.is_for(node))
@@ -91,7 +94,7 @@ class Queues:
     def state(self, queue_id: str) -> QueueState:
         """One queue with its tasks counted. Raises NotFoundError."""
         found = self.get(queue_id)
-        return QueueState(queue=found, by_status=self._store.count_by_status().get(found.id, {}))
+        return self._state(found, self._store.count_by_status().get(found.id, {}), self._store.nodes())
 
     def unfinished(self, queue_id: str) -> int:
         """The number of its unfinished tasks. Raises NotFoundError."""
@@ -133,6 +136,10 @@ class Queues:
             raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would never run")
         self._store.delete_queue(found.id)
         return found
+
+    def _state(self, queue: Queue, by_status: Mapping[int, int], nodes: Sequence[NodeRecord]) -> QueueState:
+        causes = why_waiting(queue, counts.totals(by_status), nodes, self._store.now())
+        return QueueState(queue=queue, by_status=by_status, causes=causes)
 
     def _update(self, queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> Queue:
         if not self._store.update_queue(queue.id, fields, removed):

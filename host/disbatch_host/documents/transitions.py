@@ -228,7 +228,9 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     if task.run.get("attempt"):
         error = task.document.get("error")
         fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
-    if "cancelled" in task.run:  # `attempts` shows that
+    elif isinstance(task.run.get("cancelled"), Mapping):  # `attempts` has only what was started
+        fields["retried"]["cancelled"] = task.run["cancelled"]
+    if "cancelled" in task.run:  # it is kept in one of these
         fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
     return TaskChange(
         task_id=task.id,

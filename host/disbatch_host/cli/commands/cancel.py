@@ -36,6 +36,9 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
       disbatch-host task cancel --queue mail --status running --wait --yes
 
     Without --status, all unfinished tasks of the queue. Exit 1 if a task that was named had already ended.
+
+    At a terminal, more than one task of a queue is cancelled only after a question. A script is not asked if --status
+    says which ones; without it, the script needs --yes.
     """
     is_named = selection.is_named(ids, filters)
     with common.options_named():

@@ -16,6 +16,7 @@ from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
+from disbatch_host.plugin.new import scaffold
 from disbatch_host.trial import trials
 from disbatch_host.trial.findings import Finding, Verdict
 from disbatch_protocol.faults import Fault, Severity, near_name
@@ -47,15 +48,21 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
         where = ", ".join(str(one) for one in common.settings().plugins)
         raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
     reports = []
-    with render.progress("trying plugins", total=len(found)) as advance:
+    with render.current("trying") as show:
         for one in found:
-            reports.append(Report(one, _trials_of(one, wants_run=wants_run or torture, wants_torture=torture)))
-            advance(1)
+
+            def tell(trial: str, name: str = _name_of(one)) -> None:
+                show(f"{name}: {trial}")
+
+            findings = _trials_of(one, tell, wants_run=wants_run or torture, wants_torture=torture)
+            reports.append(Report(one, findings, _hints_of(one)))
     if junit is not None:
         write_junit(Path(junit), reports)
     if common.wants_json():
         for report in reports:
-            render.print_json({**_document_of(report.plugin), "ok": report.is_fine, **_trial_documents(report)})
+            render.print_json(
+                {**_document_of(report.plugin), "ok": report.is_fine, "hints": report.hints, **_trial_documents(report)}
+            )
     else:
         _print_reports(reports)
     return ExitCode.DONE if all(report.is_fine for report in reports) else ExitCode.FAILED
@@ -67,6 +74,7 @@ class Report:
 
     plugin: Plugin | BrokenPlugin
     findings: Sequence[Finding]
+    hints: Sequence[str] = ()  # besides those of the findings
 
     @property
     def name(self) -> str:
@@ -77,11 +85,23 @@ class Report:
         return isinstance(self.plugin, Plugin) and all(one.verdict is not Verdict.FAILED for one in self.findings)
 
 
-def _trials_of(one: Plugin | BrokenPlugin, *, wants_run: bool, wants_torture: bool) -> list[Finding]:
+def _trials_of(
+    one: Plugin | BrokenPlugin, tell: trials.OnBegin, *, wants_run: bool, wants_torture: bool
+) -> list[Finding]:
     if not isinstance(one, Plugin) or not wants_run:
         return []
-    findings = trials.run_examples(one)
-    return [*findings, *trials.torture(one)] if wants_torture else findings
+    findings = trials.run_examples(one, tell)
+    return [*findings, *trials.torture(one, tell)] if wants_torture else findings
+
+
+def _hints_of(one: Plugin | BrokenPlugin) -> list[str]:
+    """What was copied from a new plugin and not changed: people and `check --run` would believe it."""
+    left = scaffold.leftovers(one.manifest) if isinstance(one, Plugin) else []
+    if not left:
+        return []
+    what, those = (f"the {left[0]}", "that") if left == ["description"] else (f"the {' and the '.join(left)}", "those")
+    verb = "is" if left == ["description"] else "are"
+    return [f"{what} {verb} still {those} of a new plugin: say what this one does"]
 
 
 def _print_reports(reports: Sequence[Report]) -> None:
@@ -101,6 +121,8 @@ def _print_reports(reports: Sequence[Report]) -> None:
             style = "red" if fault.severity is Severity.ERROR else "yellow"
             separator = " " if fault.pointer else ": "
             click.echo(f"{render.style(str(fault.severity), style)}: {where}{separator}{render.printable(str(fault))}")
+        for hint in report.hints:
+            click.echo(f"{render.style('hint', 'yellow')}: {where}: {hint}")
         for finding in report.findings:
             if finding.message:
                 word = "error" if finding.verdict is Verdict.FAILED else str(finding.verdict)
@@ -244,16 +266,19 @@ def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:
 
 def _result_cell(report: Report) -> tuple[str, str]:
     if isinstance(report.plugin, BrokenPlugin):
-        return _count(len(_faults_of(report.plugin)), "fault"), "red"
+        return _severities(_faults_of(report.plugin)), "red"
     failed = sum(one.verdict is Verdict.FAILED for one in report.findings)
     if failed:
-        return f"{failed} of {_count(len(report.findings), 'trial')} failed", "red"
-    warnings = len(_faults_of(report.plugin)) + sum(one.verdict is Verdict.HINT for one in report.findings)
-    return (f"fine, {_count(warnings, 'hint')}", "yellow") if warnings else ("fine", "green")
+        return f"{failed} of {common.count_of(len(report.findings), 'trial')} failed", "red"
+    hints = len(report.hints) + sum(one.verdict is Verdict.HINT for one in report.findings)
+    but = [_severities(_faults_of(report.plugin)), common.count_of(hints, "hint") if hints else ""]
+    return (", ".join(["fine", *filter(None, but)]), "yellow") if any(but) else ("fine", "green")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _severities(faults: Sequence[Fault]) -> str:
+    """How many errors and warnings, in the words of the lines that name them."""
+    counts = [(one, sum(fault.severity is one for fault in faults)) for one in Severity]
+    return ", ".join(common.count_of(count, str(severity)) for severity, count in counts if count)
 
 
 def _document_of(one: Plugin | BrokenPlugin) -> dict[str, Any]:

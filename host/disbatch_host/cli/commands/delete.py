@@ -34,6 +34,8 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
 
     Unfinished tasks are refused (cancel them first), and so are tasks that another task waits for. To have a queue
     delete its old tasks by itself: queue set ID keep=30d.
+
+    At a terminal, more than one task of a queue is deleted only after a question. A script always needs --yes.
     """
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
     if not is_named and not filters["status"]:

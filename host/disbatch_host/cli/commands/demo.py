@@ -86,6 +86,9 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     _say(f"\n{common.count_of(done, 'task')} in {format_duration(seconds)}, {done / seconds:.0f} per second.")
     if keep:
         _say(f"Look around:  disbatch-host status --store {url}")
+    else:
+        _say("Look around:  disbatch-host demo --keep")
+    _say("Write a plugin of your own:  disbatch-host new Greet --lang bash")
     if done < total:
         click.echo(f"disbatch-host: stopped; {total - done} of {tasks} were not run", err=True)
         return code or INTERRUPTED

@@ -20,6 +20,7 @@ from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plu
 from disbatch_host.process.interface import Stream
 from disbatch_host.trial.local_host import Input, LocalHost, run_once
 from disbatch_protocol import status as statuses
+from disbatch_protocol.events import BadLine, parse_line
 from disbatch_protocol.faults import Severity, near_name
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
@@ -99,7 +100,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
-        for number, line in enumerate(shown.stdin.splitlines()):
+        for number, line in enumerate(["/dev/null"] if shown.stdin is None else shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")
     for fault in faults:
         click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
@@ -210,6 +211,12 @@ class _Live:
             self._print_event(self._rest)
 
     def _print_event(self, line: bytes) -> None:
+        """The line as it came; after it, what is wrong with it."""
         sys.stdout.flush()
         sys.stderr.buffer.write(b"event: " + line + b"\n")
         sys.stderr.buffer.flush()
+        if line and not line.isspace():
+            event = parse_line(line)
+            faults = [event.message] if isinstance(event, BadLine) else getattr(event, "faults", ())
+            for fault in faults:
+                click.echo(render.printable(f"       ^ ignored: {fault}"), err=True)

@@ -29,8 +29,11 @@ def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> N
       disbatch-host task export --status failed --since 2d | jq -r .error.message
       disbatch-host task export --before 30d --with-output old.ndjson.gz
 
-    Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete.
+    Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete; a
+    name that promises another format, such as results.csv, is refused.
     """
+    if file is not None:
+        exporting.check_name(file)
     with common.opened_store() as store:
         which = selection.filter_of(store, filters)
         shown = common.masker(store).document

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.client.classes import unknown_class
 from disbatch_host.client.queues import (
     LIMIT_MAX,
     LIMITS,
@@ -22,8 +25,9 @@ from disbatch_host.client.queues import (
     new_queue,
 )
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import Queue, Sort
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import DisbatchError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
@@ -72,6 +76,20 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
             render.print_json(created.document, store.extended_json)
         else:
             click.echo(id)
+        _say_unknown_class(store, class_name)
+
+
+def _say_unknown_class(store: Store, class_name: str) -> None:
+    """A typo in a class is otherwise noticed only when its tasks wait."""
+    here = None
+    with contextlib.suppress(DisbatchError):  # a missing plugin directory is not this command's concern
+        here = common.catalog()
+    unknown = unknown_class(store, here, class_name)
+    if unknown is not None:
+        where = ", ".join(str(one) for one in common.settings().plugins)
+        hint = "its tasks wait until one has it" if unknown.near is None else f"did you mean {unknown.near!r}?"
+        text = f"neither a living node nor {where} has a plugin {class_name}; {hint}"
+        click.echo(f"disbatch-host: {render.printable(text)}", err=True)
 
 
 @queue.command("list")
@@ -102,8 +120,14 @@ def _row(state: QueueState) -> Sequence[Any]:
     nodes = f"only {', '.join(one.nodes_pin)}" if one.nodes_pin else ""
     nodes = nodes or (f"not {', '.join(one.nodes_ignore)}" if one.nodes_ignore else "all")
     limit = "-" if one.maxthreads is None else one.maxthreads
-    notes = [*_rules_in_words(one), *([one.description] if one.description else [])]
+    waits = _waits_in_words(state) if state.waiting else []
+    notes = [*waits, *_rules_in_words(one), *([one.description] if one.description else [])]
     return (one.id, one.class_name, limit, state.waiting, state.running, nodes, one.fault or "; ".join(notes))
+
+
+def _waits_in_words(state: QueueState) -> list[str]:
+    """Why no node runs its tasks, apart from what is shown anyway."""
+    return [one.sentence for one in state.causes if one.code not in (Code.PAUSED, Code.QUEUE_FAULT)]
 
 
 def _rules_in_words(queue: Queue) -> list[str]:
@@ -131,7 +155,7 @@ def _paused_in_words(paused: Mapping[str, Any]) -> str:
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a queue and its number of tasks in each status.
+    """Show a queue, its number of tasks in each status, and why they wait.
 
     \b
       disbatch-host queue show mail
@@ -141,7 +165,8 @@ def show(id: str) -> None:
         found, by_status = state.queue, state.by_status
         if common.wants_json():
             tasks = {str(status): count for status, count in sorted(by_status.items())}
-            render.print_json({**found.document, "tasks": tasks}, store.extended_json)
+            causes = [{"reason": str(one.code), "sentence": one.sentence} for one in state.causes]
+            render.print_json({**found.document, "tasks": tasks, "waits": causes}, store.extended_json)
             return
         facts: list[tuple[str, Any]] = [
             ("queue", found.id),
@@ -165,6 +190,7 @@ def show(id: str) -> None:
             f"{count} {statuses.name(status)}" for status, count in sorted(by_status.items(), reverse=True)
         )
         facts.append(("tasks", ends or "none"))
+        facts += [("waits", (render.printable(words), "yellow")) for words in _waits_in_words(state)]
         render.print_facts(facts)
 
 
@@ -189,7 +215,10 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         values[name] = _value_of(name, text) if text else None
     changes_of(values)
     with common.opened_store() as store:
-        _print_changed(store, Queues(store, common.who()).set(id, **values))
+        changed = Queues(store, common.who()).set(id, **values)
+        if "class" in values:
+            _say_unknown_class(store, changed.class_name)
+        _print_changed(store, changed)
 
 
 def _value_of(name: str, text: str) -> Any:
@@ -240,7 +269,7 @@ def resume(id: str) -> None:
 
 @queue.command()
 @click.argument("id")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if tasks have not ended.")
 @common_options
 def delete(id: str, yes: bool) -> None:
     """Delete a queue. Its tasks stay; waiting ones do not run until a queue with this id exists again.
@@ -248,6 +277,8 @@ def delete(id: str, yes: bool) -> None:
     \b
       disbatch-host queue delete mail
       disbatch-host queue delete mail --yes
+
+    If it has unfinished tasks, a person is asked first, and a script needs --yes.
     """
     with common.opened_store() as store:
         queues = Queues(store, common.who())
@@ -258,4 +289,11 @@ def delete(id: str, yes: bool) -> None:
             if not sys.stdin.isatty():
                 raise UsageError(f"{tasks} not ended and would never run; --yes deletes it anyway")
             click.confirm(question, abort=True)
+        kept = sum(queues.state(id).by_status.values())
         queues.delete(id, leaves_unfinished=True)
+        if kept:
+            their = "its task is" if kept == 1 else f"its {kept} tasks are"
+            click.echo(
+                f"queue {id} deleted; {their} kept, and shown by `disbatch-host task list --queue {shlex.quote(id)}`",
+                err=True,
+            )
