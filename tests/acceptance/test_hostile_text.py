@@ -138,9 +138,9 @@ COMMANDS: list[list[str]] = [
     ["task", "delete", "second"], ["task", TYPED], ["node", "list"], ["node", "show", "n1"], ["node", "show", TYPED],
     ["node", "list", "--json"], ["node", "delete", "n1"], ["node", "resume", "n1"],
     ["node", "drain", "n1", "--reason", TYPED], ["node", "drain", "n1"], ["node", "stop", "n1"], ["check"],
-    ["check", TYPED], ["plugins"], ["exec", "Odd"], ["exec", "Odd", "--events"], ["exec", "Odd", "--json"], ["exec", TYPED],
-    ["exec", "Odd", "-p", f"a={TYPED}", "--show-input"], ["exec", f"plugins/{TYPED}"], ["new", TYPED, "--lang", "sh"],
-    [TYPED], ["--store", TYPED, "status"], ["--config", TYPED, "status"], ["status", f"--{TYPED}"],
+    ["check", TYPED], ["plugins"], ["exec", "Odd"], ["exec", "Odd", "--events"], ["exec", "Odd", "--json"],
+    ["exec", TYPED], ["exec", "Odd", "-p", f"a={TYPED}", "--show-input"], ["exec", f"plugins/{TYPED}"],
+    ["new", TYPED, "--lang", "sh"], [TYPED], ["--store", TYPED, "status"], ["--config", TYPED, "status"], ["status", f"--{TYPED}"],
     ["completion", TYPED],
     ["--plugins", TYPED, "check"], ["--node-id", TYPED],
 ]  # fmt: skip
