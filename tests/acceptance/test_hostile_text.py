@@ -140,8 +140,8 @@ COMMANDS: list[list[str]] = [
     ["node", "drain", "n1", "--reason", TYPED], ["node", "drain", "n1"], ["node", "stop", "n1"], ["check"],
     ["check", TYPED], ["plugins"], ["exec", "Odd"], ["exec", "Odd", "--events"], ["exec", "Odd", "--json"],
     ["exec", TYPED], ["exec", "Odd", "-p", f"a={TYPED}", "--show-input"], ["exec", f"plugins/{TYPED}"],
-    ["new", TYPED, "--lang", "sh"], [TYPED], ["--store", TYPED, "status"], ["--config", TYPED, "status"], ["status", f"--{TYPED}"],
-    ["completion", TYPED],
+    ["new", TYPED, "--lang", "sh"], [TYPED], ["--store", TYPED, "status"], ["--config", TYPED, "status"],
+    ["status", f"--{TYPED}"], ["completion", TYPED],
     ["--plugins", TYPED, "check"], ["--node-id", TYPED],
 ]  # fmt: skip
 
