@@ -14,7 +14,7 @@ import pytest
 from disbatch_host.documents.changes import RunKey
 from disbatch_host.documents.records import Task
 from disbatch_host.plugin.catalog import Plugin, load_plugins
-from disbatch_host.run.ending import ending_of
+from disbatch_host.run.ending import ending_of, ending_without_start
 from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.output import OutputStream
 from disbatch_host.run.state import RunState
@@ -22,6 +22,7 @@ from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.events import EventReader
 from disbatch_protocol.manifest import MAX_OUTPUT_DEFAULT
 from disbatch_protocol.outcome import Reason, RunEnd
+from disbatch_protocol.status import Status
 from helpers.nodes import write_plugin
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
@@ -127,7 +128,13 @@ def test_document_vector(tmp_path: Path, case: dict[str, Any]) -> None:
     end = RunEnd(
         reason=Reason(case["end"]["reason"]), exit_code=case["end"].get("exit_code"), signal=case["end"].get("signal")
     )
-    change = ending_of(state, ExecutionEnd(end=end, facts={}), now=NOW, seconds=1.0, chance=0.5).change
+    when: dict[str, Any] = {"now": NOW, "seconds": 1.0, "chance": 0.5}
+    if end.reason in (Reason.START_FAILED, Reason.PARAMETERS):
+        left = Status.RUNNING if end.reason is Reason.START_FAILED else Status.CLAIMED
+        change = ending_without_start(state, end.reason, "why", left=left, **when).change
+    else:
+        ended = ExecutionEnd(end=end, facts={}, fault=case["end"].get("fault"))
+        change = ending_of(state, ended, **when).change
     state.close()
     document = {name: value for name, value in {**before, **change.set}.items() if name not in change.unset}
     assert_like(document, case["document"], "")
