@@ -94,11 +94,15 @@ def test_stdin_vector(case: dict[str, Any]) -> None:
     options = json_util.JSONOptions(json_mode=json_util.JSONMode.CANONICAL, tz_aware=True)
     stored = json_util.loads(json.dumps(case["document"]), json_options=options)
     extended = MongoStore("mongodb://localhost", None).extended_json  # type: ignore[arg-type]
-    if "parameter" in case:
-        found = document.parameter_input(stored["parameters"], case["parameter"], other=extended)
-        assert found.decode() == case["input"]
-        return
     assert document.stdin_line(stored, other=extended).decode() == case["line"] + "\n"
+
+
+@pytest.mark.parametrize("case", vectors("inputs"))
+def test_input_vector(case: dict[str, Any]) -> None:
+    options = json_util.JSONOptions(json_mode=json_util.JSONMode.CANONICAL, tz_aware=True)
+    stored = json_util.loads(json.dumps(case["parameters"]), json_options=options)
+    extended = MongoStore("mongodb://localhost", None).extended_json  # type: ignore[arg-type]
+    assert document.parameter_input(stored, case["parameter"], other=extended).decode() == case["input"]
 
 
 @pytest.mark.parametrize("case", vectors("quantities"))
