@@ -25,6 +25,16 @@ def say(**event):
 hello = json.loads(sys.stdin.buffer.readline())
 assert hello["type"] == "hello" and hello["protocol"] == 1, hello
 say(type="ready", protocol=1)
+def byte_by_byte():
+    text = b""
+    while byte := os.read(0, 1):
+        text += byte
+        if byte == b"}":
+            try:
+                yield json.loads(text)["task"]
+                text = b""
+            except ValueError:
+                pass  # not the last brace
 count = 0
 for line in sys.stdin.buffer:
     message = json.loads(line)
@@ -50,6 +60,12 @@ for line in sys.stdin.buffer:
     elif do == "no exit code, then exit 5":
         say(type="done")
         sys.exit(5)
+    elif do == "leave the line feed":
+        say(type="done", exit=0)
+        for task in byte_by_byte():
+            print("task", task["parameters"]["n"], "byte by byte", flush=True)
+            say(type="done", exit=0)
+        sys.exit(0)
     elif do == "done again when the next task comes":
         sys.stdout.flush()
         say(type="done", exit=0)
@@ -255,6 +271,14 @@ def test_a_late_done_never_ends_a_task_that_was_not_read(living: Living, leaves:
     assert second.document["stdout"].startswith("task 2 in process") and first.run["pid"] != second.run["pid"]
     returned = [one["reason"] for one in second.document["attempts"]]
     assert returned and set(returned) == {"start_failed"} and second.run["attempt"] == len(returned) + 1
+
+
+@living_on_sqlite
+def test_a_process_may_leave_the_line_feed_of_its_task_for_later(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1)
+    tasks = run_all(living, queue, {"do": "leave the line feed", "n": 1}, {"n": 2}, {"n": 3})
+    assert [task.status for task in tasks] == [Status.CONCLUDED] * 3
+    assert [task.document["stdout"] for task in tasks[1:]] == ["task 2 byte by byte\n", "task 3 byte by byte\n"]
 
 
 @living_on_sqlite

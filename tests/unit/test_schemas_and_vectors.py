@@ -291,7 +291,7 @@ def test_a_done_that_cannot_be_understood_says_what_it_has(fields: dict[str, Any
 @pytest.mark.parametrize("at_once", [False, True])
 def test_worker_vector_from_the_hosts_side(case: dict[str, Any], at_once: bool) -> None:
     is_read = True
-    talk = WorkerConversation(has_read_all=lambda: is_read)
+    talk = WorkerConversation(has_read_task=lambda: is_read)
     heard: list[Any] = []
     waiting = b""
     for step in case["talk"]:
