@@ -70,7 +70,7 @@ def _show(store: Store, found: Task) -> None:
 
 def _why(store: Store, found: Task) -> str | None:
     """Why it has not started, in a sentence, if it waits."""
-    return why_of(store, found.id).sentence if found.status in WAITING else None
+    return why_of(store, found.id).sentence.removeprefix("it waits: ") if found.status in WAITING else None
 
 
 def _message_of(error: Mapping[str, Any], stderr: Any) -> str:
