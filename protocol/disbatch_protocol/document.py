@@ -23,6 +23,7 @@ PROTECTED = frozenset(
         "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
         "claim", "run", "attempts", "log", "progress", "result", "error", "follow_ups", "parent",
         "not_before", "after", "after_any", "awaited", "priority", "unique_key", "expires", "cancel", "retried",
+        "secrets",
     }
 )  # fmt: skip
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, of whatever type the database uses
@@ -40,6 +41,17 @@ def stdin_line(document: Mapping[str, Any], *, other: Other | None = None) -> by
     raises TypeError for types it does not know. Raises TypeError, naming the field, if nothing can write it.
     """
     return _quick_line(document) or orjson.dumps(plain_document(document, other=other, left_out=LEFT_OUT)) + b"\n"
+
+
+def parameter_input(parameters: Any, name: str, *, other: Other | None = None) -> bytes:
+    """One parameter as its program reads it: the UTF-8 of a string as it is, any other value as a line of JSON, nothing
+    where there is none. Raises TypeError as `stdin_line` does."""
+    if not isinstance(parameters, Mapping) or name not in parameters:
+        return b""
+    value = parameters[name]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    return orjson.dumps(to_json(value, other=other, path=f"parameters.{name}")) + b"\n"
 
 
 def _quick_line(document: Mapping[str, Any]) -> bytes | None:

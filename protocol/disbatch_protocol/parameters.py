@@ -14,12 +14,14 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from disbatch_protocol import patterns
 from disbatch_protocol.faults import Fault, pointer_to
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.parameter_faults import fault_of, leaves
+from disbatch_protocol.parameter_types import Places, resolved
 
 _DEPTH = 32  # a schema may refer to itself
 
@@ -31,6 +33,7 @@ class ParameterSchema:
         self._schema = schema
         self._validator: Any = None
         self._may_be_slow: bool | None = None
+        self._places: Places | None = None
         self._defaults: dict[str, Any] = {}
         self._has_secrets = _mentions_secret(schema)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
@@ -114,35 +117,12 @@ class ParameterSchema:
         """Whether any parameter can be secret."""
         return self._has_secrets
 
-    def types_at(self, path: Sequence[str]) -> frozenset[str]:
-        """The JSON types that the schema gives for a parameter (`path`: its name, or the path of names to a nested
-        one); empty if it gives none."""
-        found: set[str] = set()
-        for part in self._parts_at(path):
-            types = part.get("type")
-            found.update([types] if isinstance(types, str) else types if isinstance(types, list) else ())
-        return frozenset(found)
-
-    def requires(self, path: Sequence[str]) -> bool:
-        """Whether the schema requires a parameter whenever the object that contains it is present."""
-        return any(path[-1] in (part.get("required") or ()) for part in self._parts_at(path[:-1]))
-
-    def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
-        """The parts of the schema that apply to this place."""
-        parts = self._same_place(self._schema, _DEPTH)
-        for name in path:
-            inside = [part["properties"].get(name) for part in parts if isinstance(part.get("properties"), Mapping)]
-            parts = [one for part in inside for one in self._same_place(part, _DEPTH)]
-        return parts
-
-    def _same_place(self, schema: Any, depth: int) -> list[Mapping[str, Any]]:
-        """A part of the schema, and the parts that it refers to for the same place."""
-        if not isinstance(schema, Mapping) or depth == 0:
-            return []
-        others = [*(schema.get("allOf") or ())]
-        if isinstance(schema.get("$ref"), str):
-            others.append(self._resolve(schema["$ref"]))
-        return [schema, *(one for other in others for one in self._same_place(other, depth - 1))]
+    @property
+    def places(self) -> Places:
+        """What the schema says about each parameter: its types, whether it is required."""
+        if self._places is None:
+            self._places = Places(self._schema)
+        return self._places
 
     def secrets(self, parameters: Any) -> tuple[str, ...]:
         """The JSON pointers of the secret ones among these values, in order."""
@@ -159,10 +139,9 @@ class ParameterSchema:
     def _compiled(self) -> Any:
         if self._validator is None:
             # Imported late: it takes half of the start time of a command that never needs a schema.
-            import jsonschema  # noqa: PLC0415
             from referencing import Registry  # noqa: PLC0415
 
-            self._validator = jsonschema.Draft202012Validator(self._schema, registry=Registry())
+            self._validator = patterns.validator(self._schema, registry=Registry())
         return self._validator
 
     def _find_secrets(self, schema: Any, value: Any, at: str, found: set[str], depth: int) -> None:
@@ -177,7 +156,7 @@ class ParameterSchema:
         same += (schema.get("dependentSchemas") or {}).values()
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            same.append(self._resolve(reference))
+            same.append(resolved(self._schema, reference))
         for part in same:
             self._find_secrets(part, value, at, found, depth - 1)
         if isinstance(value, Mapping):
@@ -188,19 +167,6 @@ class ParameterSchema:
             for index, one in enumerate(value):
                 for part in _parts_for_index(schema, index):
                     self._find_secrets(part, one, f"{at}/{index}", found, depth - 1)
-
-    def _resolve(self, reference: str) -> Any:
-        """The part of the schema that a local `$ref` points to; None if it is not a pointer into it."""
-        if not reference.startswith("#"):
-            return None
-        found: Any = self._schema
-        for step in reference[1:].split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
-            else:
-                found = found.get(name) if isinstance(found, Mapping) else None
-        return found
 
 
 _SLOW_WORDS = frozenset({"pattern", "patternProperties", "uniqueItems", "$ref", "$dynamicRef"})
@@ -233,7 +199,7 @@ def _parts_for_name(schema: Mapping[str, Any], name: str) -> list[Any]:
     parts = [known[name]] if isinstance(known, Mapping) and name in known else []
     for pattern, part in (schema.get("patternProperties") or {}).items():
         try:
-            if re.search(pattern, name):
+            if re.search(patterns.for_python(pattern), name):
                 parts.append(part)
         except re.error:  # another dialect than Python's: one mask too many is safer
             parts.append(part)

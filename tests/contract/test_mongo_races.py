@@ -29,7 +29,7 @@ from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachable
 from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starts
-from disbatch_host.store.mongo import MongoStore, claim_order
+from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.mongo.updates import Updates
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
@@ -125,19 +125,15 @@ def test_a_node_that_was_too_slow_gets_the_next_ones_at_once(
     """Both nodes look at the head of the queue and one takes all of it: the other must not go away with nothing, or it
     takes the queue for empty until its next look."""
     push(mongo, *({} for _ in range(40)))
-    look = claim_order.first_of
+    take = mongo._claims._take
     taken: list[Any] = []
-    is_first = True
 
-    def look_and_be_overtaken(tasks: Any, want: Want, count: int, projection: Any = None) -> list[Any]:
-        nonlocal is_first
-        found = look(tasks, want, count, projection)
-        if is_first:
-            is_first = False
+    def be_overtaken(*arguments: Any) -> Any:
+        if not taken:
             taken.extend(ids_of(second_mongo.claim("n2", [Want("q", 10)], "t2")))
-        return found
+        return take(*arguments)
 
-    monkeypatch.setattr(claim_order, "first_of", look_and_be_overtaken)
+    monkeypatch.setattr(mongo._claims, "_take", be_overtaken)
     mine = ids_of(mongo.claim("n1", [Want("q", 10)], "t1"))
     assert len(taken) == len(mine) == 10
     assert not set(taken) & set(mine)

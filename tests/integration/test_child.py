@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from disbatch_host.process.child import Child
 from disbatch_host.process.inline import DRAIN_SECONDS, process_host
 from disbatch_host.process.interface import (
     Deadlines,
@@ -295,7 +296,7 @@ def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.Mo
     def no_pidfd(pid: int) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(os, "pidfd_open", no_pidfd)
+    monkeypatch.setattr(Child, "open_pidfd", staticmethod(no_pidfd))
     seen = sh("echo out; sleep 0.1; exit 5")
     assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (5, b"out\n")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
 from disbatch_host.run.output import OutputStream
+from disbatch_host.run.spool import Spool
 
 MIB = 2**20
 
@@ -164,14 +164,15 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         self.left = size
-        self._pwrite = os.pwrite
-        monkeypatch.setattr(os, "pwrite", self.pwrite)
+        write = Spool.write
 
-    def pwrite(self, descriptor: int, data: memoryview, position: int) -> int:
-        if self.left < len(data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.left -= len(data)
-        return self._pwrite(descriptor, data, position)
+        def write_if_there_is_room(spool: Spool, data: bytes, position: int) -> None:
+            if self.left < len(data):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.left -= len(data)
+            write(spool, data, position)
+
+        monkeypatch.setattr(Spool, "write", write_if_there_is_room)
 
 
 @pytest.mark.parametrize("room", [0, MIB // 2, MIB + 1, 3 * MIB, 5 * MIB, 7 * MIB, 9 * MIB])

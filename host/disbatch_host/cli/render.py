@@ -15,6 +15,7 @@ from typing import Any
 import click
 import orjson
 
+from disbatch_host.documents import local_time
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document, rfc3339, to_json
 from disbatch_protocol.quantities import format_duration
@@ -213,7 +214,7 @@ def moment(value: Any) -> str:
     """A date in full, in local time with its offset."""
     if not isinstance(value, datetime):
         return "-"
-    return value.astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return local_time.shown(value)
 
 
 def duration(seconds: Any) -> str:

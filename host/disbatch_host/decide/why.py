@@ -30,6 +30,7 @@ from disbatch_host.decide.readings import (
     set_aside_of,
 )
 from disbatch_host.decide.words import ago, asked_by, by_whom, error_line, have, it_has, one_line, since, some
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
@@ -234,7 +235,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
     reason = task.run.get("outcome")
     which = f" ({_DELAYS[str(reason)]})" if str(reason) in _DELAYS else ""
     if not_before > now:
-        moment = not_before.astimezone().isoformat(sep=" ", timespec="seconds")
+        moment = local_time.shown(not_before, timespec="seconds")
         in_seconds = format_duration((not_before - now).total_seconds())
         return Why(Code.NOT_DUE, f"it is not due until {moment}, in {in_seconds}{which}")
     return Why(Code.NOT_DUE, f"it has been due for {since(not_before, now)}; the next node that looks releases it")

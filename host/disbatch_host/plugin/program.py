@@ -6,9 +6,7 @@ not know: how anything is started (`process`), what the process does, how a run 
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import resource
 import shutil
 import tempfile
@@ -19,8 +17,9 @@ from weakref import WeakKeyDictionary
 
 from disbatch_host.clock import Clock
 from disbatch_host.plugin import environment
+from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.process.interface import Account, Deadlines, Environment, Program, StartError
+from disbatch_host.process.interface import Deadlines, Environment, Program, StartError
 from disbatch_protocol.manifest import Limits, Manifest
 
 
@@ -32,6 +31,7 @@ class ProgramSite:
     local_clock: Clock  # this machine's: a plugin compares its deadline with it
     host_environment: Mapping[str, str] = field(repr=False)
     temporary_directory: Path  # for work directories and spools
+    accounts: Accounts = field(default_factory=Accounts, repr=False)
     shared: WeakKeyDictionary[Plugin, Shared] = field(default_factory=WeakKeyDictionary, repr=False)
 
 
@@ -68,7 +68,7 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
     work_directory = None
     try:
         # Before the shared part is made: with an account that is unknown now, its environment would stay wrong.
-        account = account_of(manifest)
+        account = None if manifest.run_as is None else site.accounts.account(manifest.run_as)
         program = shared_of(plugin, site).program
         if account is not None:  # looked up each time: the machine's users may change
             program = replace(program, account=account)
@@ -105,7 +105,7 @@ def shared_of(plugin: Plugin, site: ProgramSite) -> Shared:
 def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
     manifest = plugin.manifest
     user = manifest.run_as.user if manifest.run_as else None
-    base = environment.base_environment(manifest, site.host_environment, user=user)
+    base = environment.base_environment(manifest, site.host_environment, site.accounts, user=user)
     own = environment.plugin_environment(base, manifest=manifest, directory=plugin.directory, node=site.node_id)
     return Shared(
         program=Program(
@@ -113,6 +113,7 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
             directory=plugin.directory,
             environment=Environment.of(own),
             limits=rlimits(manifest.limits),
+            umask=manifest.umask,
         ),
         deadlines=_deadlines(manifest, with_time_limits=True),
         idle_deadlines=_deadlines(manifest, with_time_limits=False),
@@ -145,12 +146,3 @@ def rlimits(limits: Limits) -> dict[int, int]:
         resource.RLIMIT_FSIZE: limits.file_size_bytes,
     }
     return {limit: value for limit, value in values.items() if value is not None}
-
-
-def account_of(manifest: Manifest) -> Account | None:
-    """The user, group and further groups of `run_as`. Raises KeyError if the machine does not know them."""
-    if manifest.run_as is None:
-        return None
-    entry = pwd.getpwnam(manifest.run_as.user)
-    gid = grp.getgrnam(manifest.run_as.group).gr_gid if manifest.run_as.group is not None else entry.pw_gid
-    return Account(uid=entry.pw_uid, gid=gid, groups=tuple(os.getgrouplist(entry.pw_name, gid)))

@@ -161,6 +161,7 @@ class Program:
     environment: Environment = field(repr=False)
     limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
     account: Account | None = None
+    umask: int = 0o022  # file mode mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,7 @@ class Start:
     work_directory: Path | None = None  # instead of the program's directory
     deadlines: Deadlines = field(default_factory=Deadlines)  # until `Process.limit` or `hand_over` sets others
     note: bytes = b""  # rule 1
-    stdin: bytes = field(default=b"", repr=False)  # the input that it gets at once
+    stdin: bytes | None = field(default=b"", repr=False)  # the input that it gets at once; None: /dev/null is its stdin
     keeps_stdin_open: bool = False  # more will come; else its stdin ends after that
 
     @property
@@ -234,6 +235,10 @@ class Process(Protocol):
     @property
     def unacknowledged(self) -> Mapping[Stream, int]:
         """How many bytes of each stream were reported and not acknowledged; without the streams that have none."""
+
+    @property
+    def stdin_left_bytes(self) -> int:
+        """How many of the bytes for its stdin it has not read by now, or had not when it ended."""
 
     def write(self, data: bytes) -> None:
         """Write to its stdin as fast as it reads. Returns at once."""

@@ -235,7 +235,7 @@ class Run:
         """Start the program with its task. Raises StartError, with nothing left behind."""
         task, plugin, context, state = self.task, self.plugin, self._context, self._state
         try:
-            line = starting.input_line(task, plugin, state.run, extended_json=context.extended_json)
+            line = starting.input_of(task, plugin, state.run, extended_json=context.extended_json)
         except StartError:
             self._release_worker()
             raise

@@ -77,9 +77,9 @@ class Execution(Protocol):
     def work_directory(self) -> str | None:
         """The run's own directory, if it has one that is kept after a failure."""
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        """Begin with the task. Raises StartError, with nothing left behind. The future is done when the run has
-        ended."""
+    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+        """Begin with the task. `task_input`: as `starting.input_of` gives it. Raises StartError, with nothing left
+        behind. The future is done when the run has ended."""
 
     def stop(self, reason: StopReason) -> None:
         """Ask it to end, with its grace."""

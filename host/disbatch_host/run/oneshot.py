@@ -56,7 +56,7 @@ class OneshotExecution:
         directory = None if self._prepared is None else self._prepared.work_directory
         return None if directory is None else str(directory)
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         assignment = self._assignment
         variables = environment.task_environment(
             task_id=assignment.task_id,
@@ -74,7 +74,7 @@ class OneshotExecution:
             work_directory=prepared.work_directory,
             deadlines=program.shared_of(self._plugin, self._site).deadlines,
             note=assignment.note,
-            stdin=task_line,
+            stdin=task_input,
         )
         try:
             self._process = await start_program(self._processes, start, self)

@@ -18,7 +18,9 @@ from disbatch_host.process.interface import StartError
 from disbatch_host.run import checking, modes
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.process import Worker
-from disbatch_protocol.document import stdin_line
+from disbatch_protocol.document import parameter_input, stdin_line
+from disbatch_protocol.encodings import Encoding
+from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
 _NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a list for commands that show the task
@@ -38,7 +40,20 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime
         "plugin": {"class": manifest.name, "version": manifest.version, "directory": str(plugin.directory)},
         "idempotent": manifest.idempotent,
         "started": now,
+        **_bytes_of_output(plugin),
     }
+
+
+def _bytes_of_output(plugin: Plugin) -> Document:
+    """Which of its streams are no text: told from the start, to those who read them while it runs."""
+    encoding = plugin.manifest.encoding
+    streams = {"stdout": encoding.stdout, "stderr": encoding.stderr}
+    told = {
+        name: {"bytes": 0, "in_file": False, "encoding": str(one)}
+        for name, one in streams.items()
+        if one is Encoding.BINARY
+    }
+    return {"output": told} if told else {}
 
 
 def start_with_claim(
@@ -59,26 +74,37 @@ def start_with_claim(
     return {**run, **worker.facts}, worker
 
 
-def input_line(
+def input_of(
     task: Task, plugin: Plugin, run: Mapping[str, Any], *, extended_json: Callable[[object], object] | None = None
-) -> bytes:
-    """The task as its plugin gets it: a line of JSON (SPEC, section 4). `run` as it is when the run starts.
+) -> bytes | None:
+    """The input of the task's program, as its manifest wants it (SPEC, section 4): the task as a line of JSON, or one
+    of its parameters. None: it has no stdin but /dev/null. `run` as it is when the run starts.
 
     Raises StartError if the task holds a value that JSON cannot represent.
     """
+    stdin = plugin.manifest.stdin
+    if stdin.kind is StdinKind.NULL:
+        return None
+    parameters = plugin.schema.with_defaults(task.parameters)
+    try:
+        if stdin.parameter is not None:
+            return parameter_input(parameters, stdin.parameter, other=extended_json)
+        return stdin_line(_document_for_plugin(task, run, parameters), other=extended_json)
+    except (TypeError, ValueError) as error:  # a value of another program that JSON cannot represent
+        raise StartError(f"cannot be given its task as JSON: {error}") from error
+
+
+def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) -> Document:
     document = {
         **task.document,
         "status": int(Status.RUNNING),
         "mtime": run["started"],
-        "parameters": plugin.schema.with_defaults(task.parameters),
+        "parameters": parameters,
         "run": {name: value for name, value in run.items() if name not in _NOT_FOR_PLUGINS},
     }
     for name in _OF_EARLIER_ATTEMPT:
         document.pop(name, None)
-    try:
-        return stdin_line(document, other=extended_json)
-    except (TypeError, ValueError) as error:  # a value of another program that JSON cannot represent
-        raise StartError(f"cannot be given its task as JSON: {error}") from error
+    return document
 
 
 def note_of(task: Task, run: Mapping[str, Any]) -> bytes:

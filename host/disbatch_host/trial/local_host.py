@@ -76,7 +76,7 @@ class Input:
     """The input that a plugin would get, and how it would be started."""
 
     start: Start
-    stdin: str  # with the parameters' secrets masked
+    stdin: str | None  # with the parameters' secrets masked; None: it is /dev/null
 
 
 class MemoryRecorder:
@@ -254,7 +254,7 @@ class LocalHost:
         Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
         run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), now=self._clock.now())
-        stdin = starting.input_line(task, plugin, run)
+        stdin = starting.input_of(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}
         if not modes.needs_worker(plugin):
@@ -266,14 +266,14 @@ class LocalHost:
             talk = WorkerConversation()
             hello = talk.hello(host="disbatch-host", number=1)
             talk.receive(b'{"type":"ready","protocol":1}\n')
-            stdin = hello + talk.hand_over(stdin, task_id=str(task.id), attempt=1, deadline=None)
+            stdin = hello + talk.hand_over(stdin or b"", task_id=str(task.id), attempt=1, deadline=None)
         directory = self.site.temporary_directory / f"disbatch-{task.id}-…" if manifest.cwd == "work" else None
         start = Start(
             program=program.shared_of(plugin, self.site).program,
             variables=program.with_work_directory(variables, directory),
             work_directory=directory,
         )
-        return Input(start=start, stdin=stdin.decode())
+        return Input(start=start, stdin=None if stdin is None else stdin.decode())
 
     def _context(self, recorder: MemoryRecorder) -> RunContext:
         return RunContext(

@@ -29,7 +29,7 @@ from disbatch_protocol.status import Status
 
 @click.command("exec")
 @click.argument("plugin")
-@click.argument("json_text", metavar="[JSON]", required=False)
+@click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option(
     "-p",
     "pairs",
@@ -40,14 +40,14 @@ from disbatch_protocol.status import Status
 @click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
 @click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
 @common_options
-def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
+def exec_(plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
     """Run one task of a plugin exactly as a node would, and show its output live.
 
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
       disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
       disbatch-host exec ./plugins/mail - < parameters.json
-      disbatch-host exec ./plugins/mail -p user:='"0815"' -p text=@mail.txt
+      disbatch-host exec ./plugins/mail -p user=0815 -p text=@mail.txt
       disbatch-host exec ./plugins/mail -p user=matt --events
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
@@ -55,7 +55,8 @@ def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bo
     resulting task document is printed instead of the output. Exit code 0 if the task concluded, else 1.
     """
     found = find_plugin(plugin)
-    values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
+    text = parameters.one_text(words, found.schema)
+    values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
     if show_input:
         return _show_input(found, values)
     live = _Live(shows_output=not common.wants_json(), shows_events=events)
@@ -95,7 +96,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
-        for number, line in enumerate(shown.stdin.splitlines()):
+        for number, line in enumerate(["/dev/null"] if shown.stdin is None else shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")
     for fault in faults:
         click.echo(f"disbatch-host: it would not be started: {fault}", err=True)

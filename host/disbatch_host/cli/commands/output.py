@@ -10,8 +10,9 @@ import click
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
-from disbatch_host.client.output import Piece, follow_output, output_pieces
+from disbatch_host.client.output import Piece, follow_output, is_binary, output_pieces
 from disbatch_host.documents.records import TaskId
+from disbatch_host.errors import UsageError
 
 
 @click.command()
@@ -21,6 +22,7 @@ from disbatch_host.documents.records import TaskId
 @common_options
 def output(id: str, wants_stderr: bool, follow: bool) -> None:
     """Print the plugin's output, unchanged. With --json, as text in a document; with --follow, one per piece.
+    Output that is not text (`"encoding": "binary"`) is printed into a file or a pipe only.
 
     \b
       disbatch-host task output 5f0c…
@@ -29,6 +31,12 @@ def output(id: str, wants_stderr: bool, follow: bool) -> None:
     stream = "stderr" if wants_stderr else "stdout"
     with common.opened_store() as store:
         found = find_task(store, id)
+        if is_binary(found, stream) and (common.wants_json() or sys.stdout.isatty()):
+            option = " --stderr" if wants_stderr else ""
+            raise UsageError(
+                f"the {stream} of task {found.id} is not text; write it into a file: "
+                f"disbatch-host task output {found.id}{option} > FILE"
+            )
         printer = _DocumentPrinter(found.id, stream) if common.wants_json() else _Printer()
         if follow:
             for piece in follow_output(store, found.id, stream):

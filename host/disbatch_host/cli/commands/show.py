@@ -169,7 +169,9 @@ def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
     lines = text.rstrip("\n").split("\n")
     shown = [_cut(render.printable(line)) for line in lines[-_TAIL_LINES:]]
     option = " --stderr" if stream == "stderr" else ""
-    if isinstance(facts, Mapping) and facts.get("in_file"):
+    if isinstance(facts, Mapping) and facts.get("encoding") == "binary":
+        shown.append(f"(`disbatch-host task output ID{option} > FILE`)")
+    elif isinstance(facts, Mapping) and facts.get("in_file"):
         shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output ID{option}`)")
     elif len(lines) > _TAIL_LINES:
         shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")

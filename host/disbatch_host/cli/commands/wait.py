@@ -122,8 +122,12 @@ def _say_unfinished(waited: Waited) -> None:
 
 def _say_what_came_of_it(waited: Waited, queue_name: str | None) -> None:
     if waited.before is not None:
-        ended = {name: waited.before[name] for name in _ENDS}
-        before = tally.ends_in_words(**ended) if any(ended.values()) else "none"
+        ended = waited.before
+        words = tally.ends_in_words(
+            concluded=ended["concluded"], failed=ended["failed"],
+            cancelled=ended["cancelled"], orphaned=ended["orphaned"],
+        )  # fmt: skip
+        before = words if any(ended[name] for name in _ENDS) else "none"
         click.echo(f"nothing to wait for: queue {queue_name} has no unfinished task; ended before: {before}", err=True)
         return
     ended_words = tally.ends_in_words(
