@@ -22,20 +22,22 @@ _LINE_MAX = 500  # characters
 
 
 @click.command()
-@click.argument("id")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options
-def show(id: str) -> None:
-    """Show a task: its history, what ran, how it ended, and why.
+def show(ids: tuple[str, ...]) -> None:
+    """Show tasks: their history, what ran, how it ended, and why.
 
     \b
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        found = find_task(store, id)
-        if common.wants_json():
-            render.print_json(common.masker(store).document(found), store.extended_json)
-            return
-        _show(store, found)
+        for number, found in enumerate([find_task(store, one) for one in ids]):  # if one does not exist, none is shown
+            if common.wants_json():
+                render.print_json(common.masker(store).document(found), store.extended_json)
+                continue
+            if number:
+                click.echo()
+            _show(store, found)
 
 
 def _show(store: Store, found: Task) -> None:
