@@ -127,7 +127,7 @@ class Claims:
             for queue in self._stuck & waiting
             if self._passed_over.must_rest(queue) or not self._next_of(Want(queue, 1), 1, {"priority": 1})
         }
-        return waiting - self._stuck
+        return set(waiting - self._stuck)
 
     def _first_of(self, want: Want, count: int) -> list[Document]:
         """The next ones of a queue."""
