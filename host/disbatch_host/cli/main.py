@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from disbatch_host import __version__
-from disbatch_host.cli import hints
+from disbatch_host.cli import hints, render, terminal
 from disbatch_host.cli.exposure import hide_passwords, stores_in
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
@@ -137,6 +137,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    with terminal.guarded():
+        return _run_guarded(arguments)
+
+
+def _run_guarded(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
     urls = tuple(stores_in(arguments, os.environ))
     # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
@@ -160,14 +165,22 @@ def _run(arguments: list[str]) -> int:
         return _say(str(error), error.exit_code, urls)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as left:
+        # click leaves with 1 once nobody reads the output any more: its reader has seen enough (`| head`).
+        return ExitCode.DONE if left.code == 1 else int(left.code or 0)
     except BrokenPipeError:
-        return ExitCode.DONE  # the reader of our output has seen enough (`| head`)
+        return ExitCode.DONE
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
             return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
             _say_traceback(urls)
-            return ExitCode.FAILED
+        if _is_here_gone() and isinstance(error, FileNotFoundError):
+            return _say("expected a current directory, found none", ExitCode.USAGE)
+        if isinstance(error, OSError) and error.filename is not None:  # it is not this program that is wrong
+            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED, urls)
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path that begins with ~
+            return _say(_NO_HOME, ExitCode.USAGE)
         what = f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where"
         return _say(what, ExitCode.FAILED, urls)
     return int(result) if isinstance(result, int) else ExitCode.DONE
@@ -234,14 +247,28 @@ def _check_text(arguments: list[str]) -> None:
 def _say(message: str, code: int, urls: Sequence[str] = ()) -> int:
     """`urls`: whatever may be the URL of a store, and whose secrets may be in the message."""
     line = " ".join(without_passwords(message, urls).split())
+    if code != ExitCode.DONE and _is_here_gone():
+        line += "; the current directory was deleted or replaced, so change to one that is there (cd)"
     with contextlib.suppress(OSError):  # nobody is left to tell
-        click.echo(f"{click.style(f'{PROGRAM}:', fg='red')} {line}", err=True, color=_color())
+        click.echo(f"{render.style(f'{PROGRAM}:', 'red')} {line}", err=True, color=_color())
     return int(code)
 
 
 def _say_traceback(urls: Sequence[str]) -> None:
     with contextlib.suppress(OSError):
         click.echo(without_passwords(traceback.format_exc(), urls), err=True, nl=False)
+
+
+def _is_here_gone() -> bool:
+    """Whether the current directory does not exist any more, as after a deployment that replaced it."""
+    try:
+        os.getcwd()  # noqa: PTH109  (without a detour, since this may be what has failed)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+_NO_HOME = "expected a home directory for '~', found none; set HOME, or write the whole path"
 
 
 def _color() -> bool | None:

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from disbatch_host.errors import StoreError, StoreLostError, StoreUnwritableError
+from disbatch_host.errors import StoreError, StoreLostError, StoreUnreachableError, StoreUnwritableError
+from disbatch_host.node.compartment import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -14,8 +15,10 @@ log = logging.getLogger(__name__)
 class StoreHealth:
     """Whether the store works. Used in the event loop; `loss` in any thread."""
 
-    def __init__(self, on_trouble: Callable[[], None]) -> None:
-        """`on_trouble` is called each time that the store fails."""
+    def __init__(self, on_trouble: Callable[[], None], troubles: Troubles) -> None:
+        """`on_trouble` is called each time that the store cannot be reached; what it refuses is one of the
+        `troubles`."""
+        self._troubles = troubles
         self._on_trouble = on_trouble
         self._said: type[StoreError] | None = None  # the kind of trouble that was logged last
         self._lost_at = 0.0
@@ -28,6 +31,9 @@ class StoreHealth:
 
     def report_trouble(self, error: StoreError) -> None:
         """Something could not be done."""
+        if not isinstance(error, StoreUnreachableError):
+            self._troubles.report("store", "a request", error)
+            return
         self._on_trouble()
         if isinstance(error, StoreLostError):
             if self.loss is None:

@@ -68,6 +68,10 @@ class SqliteStore(Session):
     def may_act_late(self) -> bool:
         return False  # a transaction that was not committed is rolled back
 
+    @property
+    def claims_read_queues(self) -> bool:
+        return True  # see `gates`
+
     def now(self) -> datetime:
         return self._clock.now()
 
@@ -416,7 +420,7 @@ class SqliteStore(Session):
         now = self.now()
         return self._look(lambda connection: due.find(connection, node_id, now, limit, self._never_due))
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # A task that cannot be claimed waits for a person, not for a node.
         other, damaged = self._passed_over.but_not_these()
@@ -424,12 +428,17 @@ class SqliteStore(Session):
             self._read(
                 f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
             )
-            or self._read(
-                f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
-                (queue,),
-            )
+            or self._has_delayed(queue, due_before)
             for queue in queues
         )
+
+    def _has_delayed(self, queue: QueueId, due_before: datetime | None) -> bool:
+        delayed = f"queue = ? AND {conditions.WAITS_FOR_TIME}"
+        if due_before is None:
+            return bool(self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE {delayed} LIMIT 1", (queue,)))
+        # By the time: a queue may hold very many tasks for much later.
+        statement = f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {delayed} AND not_before <= ? LIMIT 1"
+        return bool(self._read(statement, (queue, moments.to_milliseconds(due_before))))
 
     def written_by_others(self) -> bool:
         try:
