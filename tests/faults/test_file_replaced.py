@@ -69,7 +69,7 @@ def test_a_node_says_within_two_seconds_that_its_file_is_gone_and_ends_with_3(
     (running,) = cluster.push(cluster.queue("Hold", maxthreads=1), {})
     process = cluster.start("--metrics", f"127.0.0.1:{port}")
     wait_until(lambda: cluster.task(running).document["stdout"] == "begun\n", 20, "did not begin")
-    assert health(port) == 200
+    wait_until(lambda: health(port) == 200, 20, "no heartbeat was written")
     began = time.monotonic()
     harm(file)
     wait_until(lambda: health(port) == 503, 5, "the node says nothing")
@@ -100,7 +100,7 @@ def test_a_node_whose_file_comes_back_goes_on_and_has_lost_nothing(cluster: node
     for task_id in (running, waiting):
         assert cluster.wait_for_status(task_id, Status.CONCLUDED).run["attempt"] == 1
     assert sorted(trace.read_text().split()) == sorted([str(running), str(waiting)])
-    assert "the store takes writes again" in cluster.log()
+    wait_until(lambda: "the store takes writes again" in cluster.log(), 20, "it does not say that all is well")
     process.terminate()
     assert process.wait(30) == 0
 

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 _AT_ONCE = 1000  # names read from the top in one go: memory does not grow with the width
 _KEPT_MAX = 100  # entries that cannot be removed, after which nothing more is tried
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -116,38 +117,46 @@ class _Flattening:
         try:
             if os.fstat(directory).st_dev != self._device:
                 raise OSError(errno.EXDEV, "another file system is mounted in it")
-            self._take_apart(directory)
+            is_changing = True
+            while is_changing:
+                is_changing = self._take_apart(directory)
+                try:
+                    os.rmdir(name, dir_fd=self._top)
+                except OSError as error:
+                    # Some file systems leave out entries when others are removed while they are listed.
+                    if error.errno not in _NOT_EMPTY or not is_changing:
+                        raise
+                else:
+                    return
         finally:
             os.close(directory)
-        os.rmdir(name, dir_fd=self._top)
 
-    def _take_apart(self, directory: int) -> None:
-        """Remove the files of a directory and move its directories up. Raises OSError if something stays in it."""
+    def _take_apart(self, directory: int) -> bool:
+        """Remove the files of a directory and move its directories up; returns whether there were any. Raises OSError
+        if one of them stays in it."""
         fault: OSError | None = None
-        is_changing = True
-        # Some file systems leave out entries when others are removed while they are listed: look until none is left.
-        while is_changing:
-            is_changing = False
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            self._move_up(entry.name, directory)
-                        else:
-                            os.unlink(entry.name, dir_fd=directory)
-                        is_changing = True
-                    except FileNotFoundError:
-                        pass
-                    except OSError as error:
-                        fault = error
+        is_changing = False
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        self._move_up(entry.name, directory)
+                    else:
+                        os.unlink(entry.name, dir_fd=directory)
+                    is_changing = True
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    fault = error
         if fault is not None:
             raise fault
+        return is_changing
 
     def _move_up(self, name: str, directory: int) -> None:
         try:
             os.rmdir(name, dir_fd=directory)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in _NOT_EMPTY:
                 raise
         else:
             return
