@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from disbatch_host.errors import StoreError, StoreLostError, StoreUnwritableError
@@ -36,7 +37,7 @@ class SameFile:
     def check(self) -> None:
         """Look whether the file is in its place, and now and then whether those beside it are. Raises StoreLostError,
         or StoreUnwritableError if that cannot be seen now."""
-        names = self._names[:1]
+        names: Sequence[str] = self._names[:1]
         now = time.monotonic()
         if now - self._looked_at >= ALL_CHECK_SECONDS:
             names, self._looked_at = self._names, now
