@@ -289,3 +289,21 @@ def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, tr
     assert statuses(store, [*ids["A"], *ids["C"]]) == [Status.CLAIMED] * 4
     assert statuses(store, ids["B"]) == [Status.CREATED] * 2 and refusing.tries == 2  # with the others, and alone
     assert [one["culprit"] for one in troubles.documents()] == ["B"]
+
+
+@on_sqlite
+def test_a_queue_whose_id_is_no_text_costs_the_heartbeat_no_other_queue(cluster: Cluster) -> None:
+    cluster.plugin("Good", "exit 0")
+    cluster.queue("Good")
+    with sqlite3.connect(cluster.url.removeprefix("sqlite://")) as connection:
+        for queue_id in (b"\xff", float("inf")):
+            connection.execute("INSERT INTO queues VALUES (?, ?)", (queue_id, '{"class":"Good"}'))
+    node = cluster.start(*QUICK)
+
+    def queues() -> set[str]:
+        record = cluster.store.get_node("n1")
+        return set() if record is None else {one["queue"] for one in record.document["heartbeat"]["queues"]}
+
+    wait_until(lambda: "Good" in queues(), 30, "its queue is not in its heartbeat")
+    node.terminate()
+    assert node.wait(30) == 0 and "document of the node" not in cluster.log()
