@@ -193,6 +193,9 @@ class MongoThrower:
         if chance.random() < 0.05:
             document |= {"node": chance.choice(["n1", "gone", "n2"]), "claim": {"token": values.any(), "at": now}}
         document |= values.some(TASK_FIELDS[1:])
+        if chance.random() < 0.1:  # a list matches a condition of one of its values
+            name = chance.choice(["queue", "status", "node", "priority", "unique_key", "expires", "cancel"])
+            document[name] = [document.get(name)]
         for name in chance.sample(sorted(document), chance.randrange(2)):
             if name != "_id":
                 del document[name]
