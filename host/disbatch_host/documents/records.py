@@ -145,7 +145,7 @@ class Task:
             queue=document.get("queue"),
             status=Status.BLOCKED if status is None else status,
             node=node if isinstance(node, str) and node != str(NOBODY) else None,
-            token=token if isinstance(token, str) else None,  # another program's may be anything
+            token=token if type(token) is str else None,  # another program's may be anything
             document=document,
         )
 

@@ -136,6 +136,7 @@ class PassedOverTasks:
     def _count_odd_ids(self) -> None:
         """The index has odd ids apart from the others, so this costs by the number of queues and priorities."""
         counts: Counter[QueueId] = Counter()
+        options: dict[str, Any] = {"hint": dict(layout.BY_STATUS), "maxTimeMS": _COUNT_MILLISECONDS}
         for odd in forms.ODD_IDS:
             pipeline: list[Document] = [
                 {"$match": {"status": {"$in": forms.WAITING}, **odd}},
@@ -143,7 +144,7 @@ class PassedOverTasks:
                 {"$group": {"_id": "$queue", "count": {"$sum": 1}}},
             ]
             try:
-                found = list(self._tasks.aggregate(pipeline, hint=layout.BY_STATUS, maxTimeMS=_COUNT_MILLISECONDS))
+                found = list(self._tasks.aggregate(pipeline, **options))
             except (driver.OperationFailure, *reading.NOT_DECODED) as error:
                 log.debug("tasks with odd ids were not counted: %s", error)
                 return
