@@ -47,10 +47,10 @@ def nodes_without_news(store: Store, by: str, within_seconds: float = WITHIN_SEC
         asked = {
             node_id: session
             for node_id, session in asked.items()
-            if (node := nodes.get(node_id)) is not None
-            and node.session == session
-            and _may_claim(node)
-            and not _has_answered(node)
+            if (found := nodes.get(node_id)) is not None
+            and found.session == session
+            and _may_claim(found)
+            and not _has_answered(found)
         }
         if time.monotonic() >= deadline:
             break

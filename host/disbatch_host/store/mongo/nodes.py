@@ -43,8 +43,10 @@ class Nodes:
         """Those of them that can be read."""
         found: list[Document] = []
         for one in self._nodes.find(condition, {"_id": 1}):
-            only: Document = {"$match": {"_id": {"$eq": one["_id"]}}}
-            pipeline: list[Document] = [only, {"$project": {"document": "$$ROOT", "now": "$$NOW"}}]
+            pipeline: list[Document] = [
+                {"$match": {"_id": {"$eq": one["_id"]}}},
+                {"$project": {"document": "$$ROOT", "now": "$$NOW"}},
+            ]
             with contextlib.suppress(*reading.NOT_DECODED):
                 found += self._nodes.aggregate(pipeline)
         return found
