@@ -144,10 +144,9 @@ class ClaimLedger:
             token = uuid.uuid4().hex
             self._unanswered[token] = 0
             got = claim.carry_out(wants, token, by_id)
+            seconds = [self._limited.note(want, got[want.queue]) for want in wants]
+            looks += [one for one in seconds if one is not None]
             short = [want for want in wants if got[want.queue] < want.count]
-            for want in short:
-                seconds = self._limited.note(want, got[want.queue])
-                looks += [] if seconds is None else [seconds]
             in_vain += [want for want in short if not got[want.queue]]
             if self._suspects.are_left:
                 return 0.0
