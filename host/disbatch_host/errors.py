@@ -12,9 +12,11 @@ Rules:
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from pathlib import PurePath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -107,11 +109,32 @@ class StoreUnwritableError(StoreUnreachableError):
 
 class StoreRefusedError(StoreError):
     """The store answers and refuses (missing rights, a value that it does not accept, not a database); trying again
-    changes nothing."""
+    changes nothing. `created`: the ids of those tasks of a refused call that exist all the same."""
+
+    def __init__(self, message: str, *, created: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.created = tuple(created)
 
 
 class ForeignIndexError(StoreRefusedError):
     """A unique index that this program did not make refuses a document; the message names the index."""
+
+
+class ChangesRefusedError(StoreRefusedError):
+    """The store refuses some changes of a batch because of their content or of their documents. All others were
+    carried out, or lost a race."""
+
+    def __init__(self, reasons: Mapping[Any, StoreRefusedError], lost: AbstractSet[Any]) -> None:
+        """`reasons`: of each refused change, by its key; `lost`: the keys of those that lost a race."""
+        first = next(iter(reasons.values()))
+        super().__init__(str(first) if len(reasons) == 1 else f"{first} ({len(reasons)} changes)")
+        self.reasons = dict(reasons)
+        self.lost = set(lost)
+
+    @property
+    def not_carried_out(self) -> set[Any]:
+        """The keys of the changes that were not carried out, whatever the cause."""
+        return self.lost | self.reasons.keys()
 
 
 class StoreTooNewError(StoreError):

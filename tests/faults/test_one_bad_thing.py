@@ -21,6 +21,7 @@ from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties import due, lost_runs, retention
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.suspects import ClaimFailedError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
@@ -226,6 +227,17 @@ def test_a_due_task_that_cannot_be_written_stops_no_other_and_rests(store: Store
     assert [one["culprit"] for one in troubles.documents()] == [str(ids[2])]
 
 
+@pytest.mark.parametrize("cancel", [[{"at": 1}], [{"at": 1}, 5]])
+def test_a_request_to_cancel_that_cannot_be_read_neither_cancels_nor_expires_its_task(
+    store: Store, troubles: Troubles, cancel: Any
+) -> None:
+    """It was taken for a task that had expired."""
+    ids = some_tasks(store, 1, cancel=cancel)
+    assert due.settle_due(store, "n1", troubles, tell_seconds=1).changed == 0
+    assert statuses(store, ids) == [Status.CREATED]
+    assert [one["culprit"] for one in troubles.documents()] == [str(ids[0])]
+
+
 def test_a_follower_that_cannot_be_written_stops_no_other(store: Store, troubles: Troubles) -> None:
     (ended,) = some_tasks(store, 1)
     followers = some_tasks(store, 4, status=-4, after=[ended])
@@ -269,7 +281,7 @@ def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, tr
     ledger = ClaimLedger("n1", Pace(), troubles)
     load = Load(max_per_queue=5, max_total=None)
     for _ in range(6):
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(ClaimFailedError):
             ledger.round(ClaimRequest(classes=frozenset({"P"}), load=load, refresh=True), refusing)
     assert statuses(store, [*ids["A"], *ids["C"]]) == [Status.CLAIMED] * 4
     assert statuses(store, ids["B"]) == [Status.CREATED] * 2 and refusing.tries == 2  # with the others, and alone

@@ -97,9 +97,8 @@ def test_a_duty_that_is_woken_has_its_turn_at_once_and_keeps_its_rhythm() -> Non
 
     async def test() -> None:
         wake = asyncio.Event()
-        contained = Troubles(SystemClock(), Pace())
-        health = StoreHealth(lambda: None, contained)
-        rounds = Rounds([duty, other], health, contained, Pace(), wakes={duty: wake})
+        troubles = Troubles(SystemClock(), Pace())
+        rounds = Rounds([duty, other], StoreHealth(lambda: None, troubles), troubles, Pace(), wakes={duty: wake})
         rounds.start()
         for turns in (1, 2):
             wake.set()

@@ -271,7 +271,8 @@ def test_every_word_and_number_names_statuses() -> None:
     for word in names():
         values, _ = parse(word)
         assert values
-    assert parse("failed") == (frozenset({2}), True)
+    assert parse("failed") == (frozenset({2, -3}), True)  # the same in every command: terminated tasks as well
+    assert parse("2+") == (frozenset({2}), True)
     assert parse("7") == (frozenset({7}), False)
     assert [name(status) for status in (-6, 0, 1, 2, 7, -9)] == [
         "orphaned", "running", "concluded", "failed", "failed (7)", "status -9",

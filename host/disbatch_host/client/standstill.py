@@ -36,17 +36,24 @@ class Standstill:
     """Notices that nothing moves, and says why; the same cause once. `first_in_the_way`: one of the tasks that wait, if
     none of them is in the hands of a node."""
 
-    def __init__(self, store: Store, first_in_the_way: Callable[[], TaskId | None], on_still: OnStill | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        first_in_the_way: Callable[[], TaskId | None],
+        on_still: OnStill | None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._monotonic = monotonic
         self._first_in_the_way = first_in_the_way
         self._on_still = on_still
         self._done = 0
-        self._due = time.monotonic() + _SECONDS
+        self._due = monotonic() + _SECONDS
         self._told: set[Code] = set()
 
     def look(self, done: int) -> None:
         """`done`: the number of tasks that have ended."""
-        now = time.monotonic()
+        now = self._monotonic()
         if done != self._done:
             self._done, self._due = done, now + _SECONDS
         elif now >= self._due:

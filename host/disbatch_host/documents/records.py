@@ -129,7 +129,7 @@ class Task:
     queue: QueueId
     status: int
     node: str | None  # None: nobody has claimed it
-    token: str | None  # of the claim that holds it
+    token: str | None  # of the claim of this program that holds it, or held it
     document: Mapping[str, Any] = field(repr=False)
     fault: str | None = None  # why no node can run it, in words for its owner: its document cannot be read
 
@@ -138,13 +138,14 @@ class Task:
         """Read a task document. A status that is not a number counts as one that no node touches."""
         node = document.get("node")
         claim = document.get("claim")
+        token = claim.get("token") if isinstance(claim, Mapping) else None
         status = whole_number(document.get("status"))
         return cls(
             id=document["_id"],
             queue=document.get("queue"),
             status=Status.BLOCKED if status is None else status,
             node=node if isinstance(node, str) and node != str(NOBODY) else None,
-            token=claim.get("token") if isinstance(claim, Mapping) else None,
+            token=token if isinstance(token, str) else None,  # another program's may be anything
             document=document,
         )
 

@@ -10,7 +10,8 @@ Rules:
 3. The turns of queues are remembered across rounds; a queue that was asked has had its turn, whatever came of it.
 4. After a failure the store's thread may carry out a round a second time: it starts from the request again. Turns and
    rests that the first one counted do no harm.
-5. A claim whose answer was lost may have been carried out all the same: its token is remembered, and tasks that carry
+5. A queue whose claim fails costs no other queue its own (`suspects`).
+6. A claim whose answer was lost may have been carried out all the same: its token is remembered, and tasks that carry
    it are returned to their queues (orphaned claims).
 """
 
@@ -33,7 +34,7 @@ from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.limited_queues import LimitedQueues
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Started, Starts
-from disbatch_host.node.suspects import Suspects
+from disbatch_host.node.suspects import ClaimFailedError, Suspects
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
@@ -68,13 +69,13 @@ class ClaimResult:
 class ClaimLedger:
     """The memory of a node's claims from one round to the next, and the round itself."""
 
-    def __init__(self, node_id: str, pace: Pace, troubles: Troubles | None = None, clock: Clock | None = None) -> None:
-        """`troubles`: of the node; by default those of this ledger alone. `clock`: this machine's; only its monotonic
-        time is used."""
+    def __init__(self, node_id: str, pace: Pace, clock: Clock | None = None, troubles: Troubles | None = None) -> None:
+        """`clock`: this machine's; only its monotonic time is used. `troubles`: of the node; by default those of this
+        ledger alone."""
+        self._troubles = troubles or Troubles(clock or SystemClock(), pace)
+        self._suspects = Suspects(self._troubles)
         self._node_id = node_id
         self._pace = pace
-        self._troubles = troubles or Troubles(SystemClock(), pace)
-        self._suspects = Suspects(self._troubles)
         self._queues: Sequence[Queue] = ()
         self._turns: dict[QueueId, int] = {}  # the number of the last turn of each queue that shares places with others
         self._numbers = itertools.count(1)  # of turns
@@ -97,7 +98,8 @@ class ClaimLedger:
             self._unanswered.pop(token, None)
 
     def round(self, request: ClaimRequest, store: Store, freed: Sequence[Place] = ()) -> ClaimResult:
-        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made."""
+        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made. Raises
+        StoreError, and ClaimFailedError."""
         load = request.load.without(freed)
         if request.refresh:
             self._refresh(store, load)
@@ -114,7 +116,7 @@ class ClaimLedger:
                 return ClaimResult(queues=self._queues, may_have_more=True, look_again_seconds=min(looks, default=None))
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
-        claim = _Claim(self._node_id, store, request.new_starts, self._suspects)
+        claim = _Claim(self._node_id, store, request.new_starts)
         seconds = self._claim_from(candidates, load, claim)
         looks += [] if seconds is None else [seconds]
         return ClaimResult(
@@ -143,13 +145,13 @@ class ClaimLedger:
             self._held |= {want.queue: want.in_hand + want.count for want in wants if want.maxtotal is not None}
             token = uuid.uuid4().hex
             self._unanswered[token] = 0
-            got = claim.carry_out(wants, token, by_id)
+            got = self._carry_out(claim, wants, token, by_id)
+            if self._suspects.are_left:
+                return 0.0
             seconds = [self._limited.note(want, got[want.queue]) for want in wants]
             looks += [one for one in seconds if one is not None]
             short = [want for want in wants if got[want.queue] < want.count]
             in_vain += [want for want in short if not got[want.queue]]
-            if self._suspects.are_left:
-                return 0.0
             if not short or not is_contended:
                 return min(looks, default=None)
             load = load.with_claimed([Place(queue, by_id[queue].class_name) for queue in got.elements()])
@@ -158,6 +160,19 @@ class ClaimLedger:
         for want in in_vain:
             self._limited.let_rest(want)  # the next round asks further ones
         return 0.0
+
+    def _carry_out(
+        self, claim: _Claim, wants: Sequence[Want], token: str, by_id: Mapping[QueueId, Queue]
+    ) -> Counter[QueueId]:
+        try:
+            got = claim.carry_out(wants, token, by_id)
+        except StoreUnreachableError:
+            raise
+        except Exception as error:
+            self._suspects.failed(wants, error)
+            raise ClaimFailedError from error
+        self._suspects.succeeded(wants)
+        return got
 
     def _refresh(self, store: Store, load: Load) -> None:
         with self._troubles.contained("promotion", "what is due"):
@@ -180,7 +195,7 @@ class ClaimLedger:
         which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
         changes = []
         for task in store.find_tasks(which, with_output=False):
-            if str(task.id) in known:
+            if str(task.id) in known or task.token is None:  # without a token it is another program's
                 continue
             key = RunKey(task.id, self._node_id, task.token)
             if task.status == Status.CLAIMED:
@@ -216,10 +231,9 @@ class ClaimLedger:
 class _Claim:
     """What the claims of one round have got so far."""
 
-    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None, suspects: Suspects) -> None:
+    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None) -> None:
         self._node_id = node_id
         self._store = store
-        self._suspects = suspects
         self._starts = None if new_starts is None else new_starts()
         self.tasks: list[Task] = []
         self.tokens: list[str] = []
@@ -237,14 +251,7 @@ class _Claim:
         def start_with_claim(task: Task) -> RunChange | None:
             return starts.on_claim(task, queues) if starts is not None else None
 
-        try:
-            tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
-        except StoreUnreachableError:
-            raise
-        except Exception as error:
-            self._suspects.failed(wants, error)
-            raise
-        self._suspects.succeeded(wants)
+        tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
         self.tasks += tasks
         self.tokens.append(token)
         got = Counter([task.queue for task in tasks])

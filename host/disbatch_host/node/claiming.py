@@ -39,6 +39,7 @@ from disbatch_host.node.runs import Runs
 from disbatch_host.node.starter import Started, Starter
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.suspects import ClaimFailedError
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.run.worker.pool import WorkerPool
@@ -69,7 +70,7 @@ class Claiming:
         self._health = health
         self._pace = pace
         self._node_id = runs.context.site.node_id
-        self._ledger = ClaimLedger(self._node_id, pace, troubles, clock)
+        self._ledger = ClaimLedger(self._node_id, pace, clock, troubles)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._needs_look = True  # something may have changed since the last round
@@ -143,6 +144,8 @@ class Claiming:
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
             await self._claim_and_start(classes, load, refresh)
+        except ClaimFailedError:
+            self.on_change()
         except StoreError as error:
             self._health.report_trouble(error)
             self._last_refresh = self._loop.time()

@@ -22,7 +22,7 @@ from disbatch_host.decide import membership
 from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.errors import NodeIdInUseError
-from disbatch_host.node import node_document
+from disbatch_host.node import default_id, node_document
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process.facts import process_started
 from disbatch_host.process.leftovers import is_alive
@@ -66,8 +66,13 @@ class Membership:
 
     async def find_holder(self, *, force: bool, dead_after_seconds: float) -> NodeRecord | None:
         """The document of the node that holds the id. Raises NodeIdInUseError if the id may not be taken
-        (den-1.0, rule 1)."""
-        record = await self._store_thread.call(lambda store: store.get_node(self._node_id))
+        (den-1.0, rule 1): that of another program's node never, since only that program knows what becomes of its
+        tasks."""
+        nodes = await self._store_thread.call(lambda store: store.nodes())
+        foreign = default_id.foreign_holder(nodes, self._node_id)
+        if foreign is not None:
+            raise NodeIdInUseError(node_document.in_use_by_other_program(self._node_id, foreign))
+        record = next((one for one in nodes if one.id == self._node_id), None)
         if record is None or force:
             return record
         host, heartbeat = record.document.get("host"), record.document.get("heartbeat")

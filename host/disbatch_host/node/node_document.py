@@ -92,6 +92,16 @@ def in_use(node_id: str, record: NodeRecord | None) -> str:
     )
 
 
+def in_use_by_other_program(node_id: str, record: NodeRecord) -> str:
+    """The message for a node id that is another program's."""
+    version = record.document.get("version")
+    program = f" ({version})" if isinstance(version, str) else ""
+    return (
+        f"node id {node_id!r} is that of a node of another program{program}, whose tasks carry it; choose another with "
+        "--node-id"
+    )
+
+
 def who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:
     """Who made a request in a node's document, and " (the reason)" if there is one."""
     why = request.get("why")

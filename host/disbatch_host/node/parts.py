@@ -95,8 +95,7 @@ class Parts:
             settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
-        self.due = Due(thread, runs, claiming, troubles, pace)
-        retention = Retention(thread, claiming, troubles, pace)
+        self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
             [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
             wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},

@@ -23,7 +23,7 @@ from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Document, QueueId, Task
 from disbatch_host.documents.storable import storable
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
-from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.compartment import Troubles, name_of
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import Plugin
@@ -319,8 +319,8 @@ def _log_end(run: Run, report: RunReport) -> None:
     log.log(
         level,
         "task %s of queue %s: %s (%s), now %s",
-        run.task.id,
-        run.task.queue,
+        name_of(run.task.id),
+        name_of(run.task.queue),
         conclusion.outcome,
         report.how,
         statuses.name(conclusion.status),

@@ -174,7 +174,7 @@ class StoreThread:
     def _fail_everything(self) -> None:
         """In the event loop, where items are handed in: none is missed."""
         take_in(self._inbox, self._records, self._calls, wait=False)
-        items = [*self._batch, *self._calls_in_work, *self._records, *self._calls]
+        items: list[Record | Call] = [*self._batch, *self._calls_in_work, *self._records, *self._calls]
         set_exception([item.answer for item in items], StoreUnreachableError(_THREAD_FAILED))
 
     def _take_turns(self) -> None:

@@ -19,6 +19,11 @@ from disbatch_host.node.compartment import Troubles
 _CLAIM = "claim from queue"
 
 
+class ClaimFailedError(Exception):
+    """A claim has failed because of one of its queues. It is known, or will be with the next claims; nothing is lost by
+    another round at once."""
+
+
 class Suspects:
     """Used in the thread of the store."""
 

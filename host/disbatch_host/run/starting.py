@@ -73,13 +73,15 @@ def all_secret(plugin: Plugin) -> Sequence[str]:
 def _bytes_of_output(plugin: Plugin) -> Document:
     """Which of its streams are no text: told from the start, to those who read them while it runs."""
     encoding = plugin.manifest.encoding
+    if Encoding.BINARY not in (encoding.stdout, encoding.stderr):
+        return {}
     streams = {"stdout": encoding.stdout, "stderr": encoding.stderr}
     told = {
         name: {"bytes": 0, "in_file": False, "encoding": str(one)}
         for name, one in streams.items()
         if one is Encoding.BINARY
     }
-    return {"output": told} if told else {}
+    return {"output": told}
 
 
 def start_with_claim(

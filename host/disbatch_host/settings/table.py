@@ -23,6 +23,7 @@ class Kind(Enum):
 
     TEXT = "text"
     STORE = "store"
+    DIRECTORY = "directory"
     DIRECTORIES = "directories"
     NODE_ID = "node_id"
     COUNT = "count"  # a whole number of 1 or more
@@ -93,6 +94,15 @@ SETTINGS: tuple[Setting, ...] = (
         description="Unique in the cluster.",
         default_in_words="from the host name",
         variable="DISBATCH_NODE_ID",
+    ),
+    Setting(
+        name="state_dir",
+        kind=Kind.DIRECTORY,
+        metavar="DIR",
+        help="Where this node remembers the id that it chose (~/.local/state/disbatch).",
+        description="Where this node remembers the id that it chose.",
+        default_in_words="`$STATE_DIRECTORY`, else `$XDG_STATE_HOME/disbatch` (`~/.local/state/disbatch`)",
+        variable="DISBATCH_STATE_DIR",
     ),
     Setting(
         name="max",

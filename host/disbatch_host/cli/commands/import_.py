@@ -81,6 +81,8 @@ def import_(**given: Any) -> int:
     _check_options(options)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(_Bar())
+        # In Python these are arguments and fields of `Rules`.
+        stack.enter_context(common.options_named(maps="map", key_column="unique-key-from", form="format"))
         file = None if options.file is None else stack.enter_context(_opened(options.file, bar))
         faults = stack.enter_context(_Faults(options))
         store = stack.enter_context(common.opened_store())

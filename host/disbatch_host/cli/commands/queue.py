@@ -215,9 +215,15 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         values[name] = _value_of(name, text) if text else None
     changes_of(values)
     with common.opened_store() as store:
-        changed = Queues(store, common.who(), on_unread=_say_unread).set(id, **values)
+        queues = Queues(store, common.who(), on_unread=_say_unread)
+        before = queues.get(id)
+        changed = queues.set(id, **values)
         if "class" in values:
             _say_unknown_class(store, changed.class_name)
+        if changed.class_name != before.class_name and (left := queues.unfinished(id)):
+            tasks = "1 unfinished task was" if left == 1 else f"{left} unfinished tasks were"
+            text = f"{tasks} created for {before.class_name}; {changed.class_name} gets the same parameters"
+            click.echo(f"disbatch-host: {text}, and fails the tasks whose parameters do not fit it", err=True)
         _print_changed(store, changed)
 
 

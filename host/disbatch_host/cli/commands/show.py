@@ -22,20 +22,22 @@ _LINE_MAX = 500  # characters
 
 
 @click.command()
-@click.argument("id")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options
-def show(id: str) -> None:
-    """Show a task: its history, what ran, how it ended, and why.
+def show(ids: tuple[str, ...]) -> None:
+    """Show tasks: their history, what ran, how it ended, and why.
 
     \b
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        found = find_task(store, id)
-        if common.wants_json():
-            render.print_json(common.masker(store).document(found), store.extended_json)
-            return
-        _show(store, found)
+        for number, found in enumerate([find_task(store, one) for one in ids]):  # if one does not exist, none is shown
+            if common.wants_json():
+                render.print_json(common.masker(store).document(found), store.extended_json)
+                continue
+            if number:
+                click.echo()
+            _show(store, found)
 
 
 def _show(store: Store, found: Task) -> None:
@@ -70,7 +72,7 @@ def _show(store: Store, found: Task) -> None:
 
 def _why(store: Store, found: Task) -> str | None:
     """Why it has not started, in a sentence, if it waits."""
-    return why_of(store, found.id).sentence if found.status in WAITING else None
+    return why_of(store, found.id).sentence.removeprefix("it waits: ") if found.status in WAITING else None
 
 
 def _message_of(error: Mapping[str, Any], stderr: Any) -> str:

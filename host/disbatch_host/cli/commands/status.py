@@ -102,7 +102,7 @@ def _print_unusable(records: Sequence[NodeRecord]) -> None:
     if lines:
         click.echo()
     for head, rest in lines[:_UNUSABLE_MAX]:
-        click.echo(f"{click.style(render.printable(head), fg='yellow')}: {render.printable(rest)}")
+        click.echo(f"{render.style(head, 'yellow')}: {rest}")
     if len(lines) > _UNUSABLE_MAX:
         click.echo(f"and {len(lines) - _UNUSABLE_MAX} more; `disbatch-host node show ID` lists those of a node")
 

@@ -18,7 +18,7 @@ from typing import IO
 from disbatch_host.client.importing import delimiters
 from disbatch_host.client.importing.rows import FIRST_BYTES, CsvRows, Format, NdjsonRows, Rows, Source, format_of
 from disbatch_host.client.parameters import parse_json
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import FieldError, UsageError
 
 _BLOCK = 2**20
 
@@ -95,10 +95,10 @@ def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = 
     if found is None and delimiter is not None:
         found = Format.CSV
     if found is None:
-        raise UsageError(f"expected --format csv or ndjson, since the format of {name} is unclear")
+        raise FieldError("form", f"expected csv or ndjson, since the format of {name} is unclear")
     if found == Format.NDJSON:
         if delimiter is not None:
-            raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv overrides that)")
+            raise FieldError("delimiter", f"only CSV has one, but {name} is NDJSON, unless its format is given as csv")
         return NdjsonRows(name, file.source, parse_json)
     return _csv_rows(file, first, delimiter)
 
@@ -124,5 +124,5 @@ def _csv_rows(file: OpenFile, first: bytes, delimiter: str | None) -> CsvRows:
 def _delimiter_of(text: str) -> str:
     found = {"\\t": "\t", "tab": "\t"}.get(text, text)
     if len(found) != 1 or found in '"\r\n':
-        raise UsageError(f"--delimiter: expected one character (or \\t for a tab), found {text!r:.40}")
+        raise FieldError("delimiter", f"expected one character (or \\t for a tab), found {text!r:.40}")
     return found

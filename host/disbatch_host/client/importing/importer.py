@@ -28,7 +28,7 @@ from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
 from disbatch_host.client.parameters import parse_json
 from disbatch_host.documents.records import Queue, QueueId
-from disbatch_host.errors import RowsRefusedError, UsageError
+from disbatch_host.errors import FieldError, RowsRefusedError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 
@@ -259,7 +259,7 @@ class Import:
 
         self._counts = check_rows(self._rows, self._maker, self._on_fault, self._advance_of(Step.CHECKING, None), see)
         if unseen and self._counts.rows > self._counts.faults:
-            raise UsageError(f"--map: no row has {unseen[0].column!r}; does it have another name?")
+            raise FieldError("maps", f"no row has {unseen[0].column!r}; does it have another name?")
 
     def _name(self) -> str | None:
         """The note's name in the store. None: this import cannot be resumed."""

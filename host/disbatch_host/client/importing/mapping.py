@@ -17,7 +17,7 @@ from typing import Any
 
 from disbatch_host.client.importing.rows import ReadJson, duplicates
 from disbatch_host.client.parameters import from_text, is_json
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import FieldError, UsageError
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.parameter_types import Expected
 from disbatch_protocol.parameters import ParameterSchema
@@ -54,10 +54,10 @@ def parse_fields(texts: Sequence[str], columns: Sequence[str] | None) -> list[Fi
         for size in range(1, len(field.path) + 1):
             other = seen.get(field.path[:size])
             if other is not None:
-                raise UsageError(f"--map: both {other.column!r} and {field.column!r} would become {other.name!r}")
+                raise FieldError("maps", f"both {other.column!r} and {field.column!r} would become {other.name!r}")
         longer = next((other for path, other in seen.items() if path[: len(field.path)] == field.path), None)
         if longer is not None:
-            raise UsageError(f"--map: {field.column!r} would become {field.name!r}, which is to hold {longer.name!r}")
+            raise FieldError("maps", f"{field.column!r} would become {field.name!r}, which is to hold {longer.name!r}")
         seen[field.path] = field
     return fields
 
@@ -73,30 +73,34 @@ def _parse_field(text: str, columns: Sequence[str] | None) -> Field:
         if columns is None or column in columns:
             break
     if found is None or not found[0] or not all(found[1].split(".")):
-        raise UsageError(f"expected --map column=field (or column:=field for JSON), found {text!r:.80}")
+        raise FieldError("maps", f"expected column=field (or column:=field for JSON), found {text!r:.80}")
     column, field, is_json = found
     if columns is not None:
-        require_column("--map", column, columns)
+        require_column("maps", column, columns)
     return Field(column=column, path=tuple(field.split(".")), is_json=is_json)
 
 
-def require_column(option: str, column: str, columns: Sequence[str]) -> None:
-    """Raises UsageError if the header does not have this column, or has it twice."""
+def require_column(named_by: str, column: str, columns: Sequence[str]) -> None:
+    """Raises FieldError, for the rule that names it, if the header does not have this column, or has it twice."""
     if column not in columns:
         near = near_name(column, columns)
         there_are = ", ".join(map(repr, columns))
         hint = f"did you mean {near!r}?" if near else f"there are {there_are:.300}"
-        raise UsageError(f"{option}: no column {column!r} in the header; {hint}")
+        raise FieldError(named_by, f"no column {column!r} in the header; {hint}")
     if list(columns).count(column) > 1:
-        raise UsageError(f"{option}: the header has more than one column {column!r}; give them different names")
+        raise FieldError(named_by, f"the header has more than one column {column!r}; give them different names")
 
 
 def of_all_columns(columns: Sequence[str]) -> list[Field]:
-    """Without --map: each column becomes the parameter of its name."""
+    """Without `maps`: each column becomes the parameter of its name."""
     if double := duplicates(columns):
-        raise UsageError(f"the header has more than one column {double[0]!r}; give them different names, or use --map")
+        raise FieldError(
+            "maps", f"the header has more than one column {double[0]!r}; give them different names, or say which to use"
+        )
     if "" in columns:
-        raise UsageError(f"column {columns.index('') + 1} of the header has no name; give it one, or use --map")
+        raise FieldError(
+            "maps", f"column {columns.index('') + 1} of the header has no name; give it one, or say which to use"
+        )
     return [Field(column=column, path=(column,)) for column in columns]
 
 
@@ -237,7 +241,7 @@ def _put(made: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row], str]:
     """A function that returns a row's unique key. Raises UsageError if the header has no such column."""
     if columns is not None:
-        require_column("--unique-key-from", column, columns)
+        require_column("key_column", column, columns)
         index = columns.index(column)
 
         def of_list(row: Row) -> str:

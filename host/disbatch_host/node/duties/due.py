@@ -19,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
@@ -123,13 +124,13 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
             continue
         with troubles.contained(_DUE, task.id):
             request = task.cancel
-            if task.status == Status.RUNNING:
-                if task.node == node_id and request is not None:
+            if task.status == Status.RUNNING and request is not None:
+                if task.node == node_id:
                     to_stop.append(task)
             elif request is not None and not _has_ended(task):
                 change = transitions.cancel_change(task, request, now=now)
                 changes += [] if change is None else [change]
-            elif task.status in _WAITING:
+            elif task.status in _WAITING and _has_expired(task, now):
                 changes.append(transitions.expire_change(task, now=now))
             elif task.document.get("awaited") is True:
                 if time.monotonic() >= deadline:
@@ -137,7 +138,12 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
                     continue
                 told, are_all_told = _tell_followers(store, task, troubles, deadline)
                 changed, is_all = changed + told, is_all and are_all_told
-    return Settled(to_stop=to_stop, changed=changed + _carry_out(store, changes, troubles), is_all=is_all)
+            else:  # the store found it by a field that cannot be read
+                troubles.report(
+                    _DUE, task.id, 'expected "cancel" to be a request with "at" and "by", found another value'
+                )
+    changed += _carry_out(store, changes, troubles)
+    return Settled(to_stop=to_stop, changed=changed, is_all=is_all)
 
 
 def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) -> int:
@@ -149,6 +155,12 @@ def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) 
         troubles.report(_DUE, change.task_id, error)
 
     return len(changes) - len(write_each(store.change_tasks, changes, report)) - len(faults)
+
+
+def _has_expired(task: Task, now: datetime) -> bool:
+    """Whether its time is over; a date that cannot be read was compared by the store."""
+    expires = task.document.get("expires")
+    return expires is not None and not (isinstance(expires, datetime) and expires > now)
 
 
 def _has_ended(task: Task) -> bool:
@@ -180,6 +192,7 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
             is_all = False
             break
     told = _carry_out(store, changes, troubles)
-    if is_all and told == len(changes):
-        return told, not store.change_tasks([transitions.followers_told_change(ended)])
-    return told, False
+    is_all = is_all and told == len(changes)
+    if is_all:
+        is_all = not store.change_tasks([transitions.followers_told_change(ended)])
+    return told, is_all

@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock, SystemClock
@@ -147,7 +148,8 @@ def settle(
     pace: Pace = Pace(),
     troubles: Troubles | None = None,
 ) -> Settled:
-    """Settle every task that carries this node's id and is Claimed or Running. Called in the store's thread.
+    """Settle every task that carries this node's id and a claim of this program, and is Claimed or Running: a node of
+    another program may go by the same name. Called in the store's thread.
     `troubles`: of the node that does it; by default those of this call alone."""
     troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
@@ -166,8 +168,9 @@ def settle(
 
 
 def _next_of(store: Store, which: TaskFilter, troubles: Troubles) -> list[Task]:
-    found = store.find_tasks(which, limit=_BATCH + troubles.resting(_LOST), with_output=False)
-    return [task for task in found if not troubles.is_resting(_LOST, task.id)]
+    found = store.find_tasks(which, with_output=False)
+    ours = (task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id))
+    return list(islice(ours, _BATCH))
 
 
 def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settled, troubles: Troubles) -> None:
