@@ -53,6 +53,7 @@ function tests(test) {
   test('all that was printed by one task is written before the process ends', printsBeforeItEnds);
   test('values that JSON cannot hold are named', namesWhatJsonCannotHold);
   test('an error says its type', saysTheTypeOfAnError);
+  test('large numbers are written as the doubles that they are', writesDoubles);
 
   for (const { name, line } of vectors('stdin.json')) {
     test(`stdin vector: ${name}`, () => {
@@ -75,6 +76,23 @@ async function printsBeforeItEnds() {
   plugin.stdout.on('data', (block) => (printed += block.length));
   assert.deepStrictEqual(await new Promise((resolve) => plugin.on('close', resolve)), 3);
   assert.strictEqual(printed, 3000000);
+}
+
+/** JSON.stringify(1e20) is an integer beyond 64 bits, which a host refuses. */
+async function writesDoubles() {
+  const plugin = spawn(process.execPath, [__filename], {
+    env: { ...process.env, DISBATCH_MODE: 'oneshot', DISBATCH_EVENT_FD: '3' },
+    stdio: ['pipe', 'ignore', 'inherit', 'pipe'],
+  });
+  const value = [1e20, { a: -(2 ** 63) }, 2 ** 53, '1e20'];
+  plugin.stdin.end(JSON.stringify({ parameters: { events: [['result', value]] } }) + '\n');
+  let line = '';
+  plugin.stdio[3].on('data', (block) => (line += block));
+  assert.strictEqual(await new Promise((resolve) => plugin.on('close', resolve)), 0);
+  assert.strictEqual(
+    line,
+    '{"type":"result","value":[1e+20,{"a":-9.223372036854776e+18},9007199254740992,"1e20"]}\n',
+  );
 }
 
 function namesWhatJsonCannotHold() {

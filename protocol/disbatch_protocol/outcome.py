@@ -59,6 +59,7 @@ class Reason(StrEnum):
     LOST = "lost"  # the node was lost
     DONE = "done"  # worker mode: the plugin said `done`
     WORKER_EXITED = "worker_exited"  # worker mode: exit without `done`
+    HOST_ERROR = "host_error"  # the host could not run this task: an error of its own, or a task that cannot be run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said:
     match end.reason:
         case Reason.CANCELLED:
             return Conclusion(outcome=Outcome.CANCELLED, status=Status.CANCELLED)
-        case Reason.PARAMETERS:
+        case Reason.PARAMETERS | Reason.HOST_ERROR:
             return Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
         case Reason.START_FAILED:
             return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False)

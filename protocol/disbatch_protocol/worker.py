@@ -45,11 +45,11 @@ Heard = Event | BadLine | Broken
 class WorkerConversation:
     """The conversation: reads the process's side, writes the host's."""
 
-    def __init__(self, *, has_read_all: Callable[[], bool] = lambda: True) -> None:
-        """`has_read_all`: whether the process has read everything that was written to its stdin; asked only where it
-        decides."""
+    def __init__(self, *, has_read_task: Callable[[], bool] = lambda: True) -> None:
+        """`has_read_task`: whether the process has read the line of its task, which may be all but its line feed; asked
+        only where it decides."""
         self.state = WorkerState.STARTING
-        self._has_read_all = has_read_all
+        self._has_read_task = has_read_task
         self._reader = EventReader(worker_mode=True)
         self._task_id = ""
 
@@ -92,7 +92,7 @@ class WorkerConversation:
                     return self._break(fault)
                 if task is not None and task != self._task_id:
                     return self._break(f"expected done for task {self._task_id}, found one for {task:.40}")
-                if task is None and not self._has_read_all():
+                if task is None and not self._has_read_task():
                     return self._break("expected done for a task that it has read, found one before it read its task")
                 self.state = WorkerState.IDLE
                 return heard

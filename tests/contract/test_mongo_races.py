@@ -26,7 +26,7 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import NOBODY, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starts
 from disbatch_host.store.mongo import MongoStore

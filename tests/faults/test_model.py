@@ -30,7 +30,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
 from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store

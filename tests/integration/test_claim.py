@@ -14,7 +14,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import RunChange, RunKey, Want
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest, ClaimResult
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest, ClaimResult
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starter
 from disbatch_host.node.store_thread import StoreThread

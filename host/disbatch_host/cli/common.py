@@ -52,7 +52,7 @@ def wants_json() -> bool:
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
     """The store of the settings, open for the length of the block, opened as in `client.opening`."""
     is_default = not settings().is_store_given and not creates
-    is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
+    is_missing = is_default and not os.path.exists(settings().store_url.removeprefix("sqlite://"))  # noqa: PTH110
     store = store_of(settings(), creates=creates)
     with saying_that_it_takes_long(store):
         store.open()
@@ -115,6 +115,15 @@ def masker(store: Store) -> Masker:
     with contextlib.suppress(DisbatchError):  # a missing plugin directory must not hide the task
         found = catalog()
     return Masker(store, found)
+
+
+def in_here(path: Path) -> str:
+    """A path as the person would type it."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the current directory was deleted
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from disbatch_host import __version__
-from disbatch_host.cli import hints
+from disbatch_host.cli import hints, render, terminal
 from disbatch_host.cli.exposure import hide_passwords
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
@@ -135,6 +135,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    with terminal.guarded():
+        return _run_guarded(arguments)
+
+
+def _run_guarded(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
     # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
     logging.getLogger("disbatch_host").addHandler(logging.NullHandler())
@@ -157,13 +162,22 @@ def _run(arguments: list[str]) -> int:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as left:
+        # click leaves with 1 once nobody reads the output any more: its reader has seen enough (`| head`).
+        return ExitCode.DONE if left.code == 1 else int(left.code or 0)
     except BrokenPipeError:
-        return ExitCode.DONE  # the reader of our output has seen enough (`| head`)
+        return ExitCode.DONE
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
             return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
-            raise
+            traceback.print_exc()
+        if _is_here_gone() and isinstance(error, FileNotFoundError):
+            return _say("expected a current directory, found none", ExitCode.USAGE)
+        if isinstance(error, OSError) and error.filename is not None:  # it is not this program that is wrong
+            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED)
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path that begins with ~
+            return _say(_NO_HOME, ExitCode.USAGE)
         return _say(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where", ExitCode.FAILED)
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
@@ -228,9 +242,23 @@ def _check_text(arguments: list[str]) -> None:
 
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
+    if code != ExitCode.DONE and _is_here_gone():
+        line += "; the current directory was deleted or replaced, so change to one that is there (cd)"
     with contextlib.suppress(OSError):  # nobody is left to tell
-        click.echo(f"{click.style(f'{PROGRAM}:', fg='red')} {line}", err=True, color=_color())
+        click.echo(f"{render.style(f'{PROGRAM}:', 'red')} {line}", err=True, color=_color())
     return int(code)
+
+
+def _is_here_gone() -> bool:
+    """Whether the current directory does not exist any more, as after a deployment that replaced it."""
+    try:
+        os.getcwd()  # noqa: PTH109  (without a detour, since this may be what has failed)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+_NO_HOME = "expected a home directory for '~', found none; set HOME, or write the whole path"
 
 
 def _color() -> bool | None:

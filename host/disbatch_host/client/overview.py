@@ -328,10 +328,11 @@ def _node_facts(record: NodeRecord) -> NodeFacts:
 
 
 def _node_notes(record: NodeRecord) -> list[str]:
-    """Requests to the node, and the plugins that it does not run."""
+    """Requests to the node, the plugins that it does not run, and what it had to leave out."""
     aside = readings.records_of(record.document.get("set_aside"))
     notes = [f"{one.get('class')} set aside: {one.get('reason')}" for one in aside]
     notes += [f"{name} broken: {reason}" for name, reason in readings.broken_of(record).items()]
+    notes += [*readings.passed_over_of(record), *readings.troubles_of(record)]
     request = record.requests.get("stop" if record.state == "stopping" else "drain")
     if isinstance(request, Mapping) and record.state != "running":
         why = f": {request['why']}" if request.get("why") else ""

@@ -6,15 +6,19 @@ know: how queues are shown.
 Rules:
 1. Anything that a node could not use is refused before anything is written.
 2. Deleting a queue leaves its tasks; they wait until a queue with that id exists again.
+3. Where a change lets fewer tasks start (a pause, a lower limit, another pin), nothing is claimed against it once the
+   call has returned: it waits until all living nodes follow it, a few seconds at most (`handshake`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
+from disbatch_host.client import handshake
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.obstacles import why_waiting
 from disbatch_host.client.requests import check_text, request
@@ -29,9 +33,13 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
+log = logging.getLogger(__name__)
+
 LIMIT_MAX = 2**31 - 1  # the most that every program that reads the database can hold
 LISTS = ("nodes_pin", "nodes_ignore")
 LIMITS = ("maxthreads", "maxtotal")
+# Fields that decide which tasks may be claimed, and where.
+_OF_CLAIMS = frozenset({"class", "maxthreads", "maxtotal", "rate", "nodes_pin", "nodes_ignore"})
 SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
@@ -66,12 +74,26 @@ class QueueState:
         return counts.totals(self.by_status)["running"]
 
 
+OnUnread = Callable[[Sequence[str]], object]  # is told the nodes of which it is not known whether they follow a change
+
+
 class Queues:
     """The queues of one store. `by` names the person who asks: `user@machine`."""
 
-    def __init__(self, store: Store, by: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        by: str,
+        *,
+        on_unread: OnUnread | None = None,
+        within_seconds: float = handshake.WITHIN_SECONDS,
+    ) -> None:
+        """`on_unread` is told the nodes that do not follow a change `within_seconds` (rule 3); without it, they are
+        logged."""
         self._store = store
+        self._within_seconds = within_seconds
         self._by = by
+        self._on_unread = on_unread or _log_unread
 
     def list(
         self, *, class_name: str | None = None, node: str | None = None, is_paused: bool | None = None
@@ -110,17 +132,22 @@ class Queues:
 
     def set(self, queue_id: str, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
-        None removes one. Nodes follow within a second.
+        None removes one. Nodes follow before this returns (rule 3).
 
         Raises UsageError, FieldError among them, and NotFoundError."""
         fields, removed = changes_of(values)
-        return self._update(self.get(queue_id), fields, removed)
+        changed = self._update(self.get(queue_id), fields, removed)
+        if not _OF_CLAIMS.isdisjoint(values):
+            self._wait_until_read()
+        return changed
 
     def pause(self, queue_id: str, *, why: str | None = None) -> Queue:
-        """Start no more of its tasks, on any node; running ones finish. Raises NotFoundError, and UsageError for a
-        reason that tables cannot show."""
+        """Start no more of its tasks, on any node, once this has returned (rule 3); running ones finish. Raises
+        NotFoundError, and UsageError for a reason that tables cannot show."""
         paused = request(self._by, why, now=self._store.now())
-        return self._update(self.get(queue_id), {"paused": paused}, ())
+        changed = self._update(self.get(queue_id), {"paused": paused}, ())
+        self._wait_until_read()
+        return changed
 
     def resume(self, queue_id: str) -> Queue:
         """Start its tasks again. Raises NotFoundError."""
@@ -135,17 +162,28 @@ class Queues:
             tasks = f"{left} of its tasks {'has' if left == 1 else 'have'}"
             raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would never run")
         self._store.delete_queue(found.id)
+        if left or leaves_unfinished:
+            self._wait_until_read()
         return found
 
     def _state(self, queue: Queue, by_status: Mapping[int, int], nodes: Sequence[NodeRecord]) -> QueueState:
         causes = why_waiting(queue, counts.totals(by_status), nodes, self._store.now())
         return QueueState(queue=queue, by_status=by_status, causes=causes)
 
+    def _wait_until_read(self) -> None:
+        unread = handshake.nodes_without_news(self._store, self._by, self._within_seconds)
+        if unread:
+            self._on_unread(unread)
+
     def _update(self, queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> Queue:
         if not self._store.update_queue(queue.id, fields, removed):
             raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
         left = {name: value for name, value in queue.document.items() if name not in removed}
         return Queue.from_document({**left, **fields})
+
+
+def _log_unread(nodes: Sequence[str]) -> None:
+    log.warning("nodes that have not confirmed the change of a queue: %s", ", ".join(nodes))
 
 
 def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Unpack[QueueFields]) -> Document:

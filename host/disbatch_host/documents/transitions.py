@@ -99,6 +99,29 @@ def end_change(
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
 
 
+def host_error_change(task: Task, key: RunKey, message: str, *, now: datetime) -> RunChange:
+    """Claimed or Running → failed for good: the node cannot run it, nor even say more of its run."""
+    conclusion = conclude(RunEnd(reason=Reason.HOST_ERROR), _RecordedRules(idempotent=False), attempt=1, chance=0.0)
+    run = {
+        "token": key.token,
+        "attempt": task.next_attempt,
+        "node": key.node,
+        "ended": now,
+        "reason": str(Reason.HOST_ERROR),
+        "outcome": str(conclusion.outcome),
+        "attempt_used": conclusion.attempt_used,
+    }
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED, Status.RUNNING),
+        set={
+            **entering(conclusion.status, now),
+            "run": run,
+            "error": {"code": str(Reason.HOST_ERROR), "message": f"disbatch-host: {message}"},
+        },
+    )
+
+
 def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     """Running → Created, if the store's answer to the claim was lost: the node does not know that it holds the task,
     and started nothing. The record of an earlier attempt is gone from the document; its number stays."""

@@ -82,6 +82,10 @@ class Metrics:
         self._waits_of: dict[object, Histogram] = {}
         self._census: Census | None = None
 
+    def rename(self, node_id: str) -> None:
+        """The node has another id than was thought; nothing has been counted yet."""
+        self._node_id = node_id
+
     def observe_claim(self, task: Task) -> None:
         """A task was claimed. Those that were tried before, or put off, have waited for something else as well."""
         claim, ctime = task.document.get("claim"), task.document.get("ctime")

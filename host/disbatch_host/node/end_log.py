@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from disbatch_host import logs
-from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.node.compartment import name_of
+from disbatch_host.run.attempt import Run
+from disbatch_host.run.report import RunReport
 from disbatch_protocol import status as statuses
 from disbatch_protocol.masks import MASK
 from disbatch_protocol.outcome import Outcome
@@ -30,6 +31,7 @@ _MESSAGE_MAX = 200  # characters
 _READ_MAX = 4000  # characters of a line that are looked at
 _VARIABLE_MIN = 4  # characters: shorter values, such as `1` or `yes`, are no secrets, and are parts of other words
 _PART_MIN = 4  # characters of a secret that was cut
+_JOINERS = "\u200c\u200d"  # of some scripts, and of emoji; other control characters must not reach a terminal
 
 
 def log_end(run: Run, report: RunReport, host: Mapping[str, str]) -> None:
@@ -50,8 +52,8 @@ def log_end(run: Run, report: RunReport, host: Mapping[str, str]) -> None:
     log.log(
         level,
         "task %s of queue %s: %s%s",
-        run.task.id,
-        run.task.queue,
+        name_of(run.task.id),
+        name_of(run.task.queue),
         how,
         error,
         extra=logs.with_error(run.log_ids, code, message),
@@ -60,19 +62,19 @@ def log_end(run: Run, report: RunReport, host: Mapping[str, str]) -> None:
 
 def _error_of(run: Run, report: RunReport, host: Mapping[str, str]) -> tuple[str, str]:
     """The code and the last line of its error, without secrets; empty ones without an error."""
-    error = report.error or {}
-    lines = str(error.get("message") or "").strip().splitlines()
+    lines = (report.error_message or "").strip().splitlines()
     line = lines[-1].removeprefix("disbatch-host: ")[-_READ_MAX:] if lines else ""
-    secrets = list(secrets_of(run.plugin, run.task.parameters, host)) if line else []
-    return masked(str(error.get("code") or ""), secrets), _shortened(masked(line, secrets))
+    secrets = list(_secrets_of(run, report, host)) if line or report.error_code else []
+    return masked(report.error_code or "", secrets), _shortened(masked(line, secrets))
 
 
-def secrets_of(plugin: Plugin, parameters: Any, host: Mapping[str, str]) -> Iterator[str]:
-    """The texts that a run of this task has and a log must not."""
-    for pointer in plugin.schema.secrets(parameters):
-        yield from _texts(_at(parameters, pointer))
-    passed = [host[name] for pattern in plugin.manifest.env_pass for name in fnmatch.filter(host, pattern)]
-    yield from (one for one in (*plugin.manifest.env.values(), *passed) if len(one) >= _VARIABLE_MIN)
+def _secrets_of(run: Run, report: RunReport, host: Mapping[str, str]) -> Iterator[str]:
+    """The texts that the program was given and a log must not show."""
+    for pointer in report.secrets:
+        yield from _texts(_at(run.task.parameters, pointer))
+    manifest = run.plugin.manifest
+    passed = [host[name] for pattern in manifest.env_pass for name in fnmatch.filter(host, pattern)]
+    yield from (one for one in (*manifest.env.values(), *passed) if len(one) >= _VARIABLE_MIN)
 
 
 def _at(value: Any, pointer: str) -> Any:
@@ -117,6 +119,7 @@ def masked(text: str, secrets: list[str]) -> str:
 
 
 def _shortened(line: str) -> str:
+    line = "".join(one if one.isprintable() or one in _JOINERS else "\ufffd" for one in line)
     if len(line) <= _MESSAGE_MAX:
         return line
     return f"{line[: _MESSAGE_MAX // 3]}…{line[-(_MESSAGE_MAX - _MESSAGE_MAX // 3 - 1) :]}"

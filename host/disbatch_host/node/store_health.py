@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from disbatch_host.errors import StoreError, StoreUnwritableError
+from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
+from disbatch_host.node.compartment import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -13,13 +14,18 @@ log = logging.getLogger(__name__)
 class StoreHealth:
     """Whether the store works. Used in the event loop."""
 
-    def __init__(self, on_trouble: Callable[[], None]) -> None:
-        """`on_trouble` is called each time that the store fails."""
+    def __init__(self, on_trouble: Callable[[], None], troubles: Troubles) -> None:
+        """`on_trouble` is called each time that the store cannot be reached; what it refuses is one of the
+        `troubles`."""
+        self._troubles = troubles
         self._on_trouble = on_trouble
         self._is_trouble_said = False
 
     def report_trouble(self, error: StoreError) -> None:
         """Something could not be done."""
+        if not isinstance(error, StoreUnreachableError):
+            self._troubles.report("store", "a request", error)
+            return
         self._on_trouble()
         if not self._is_trouble_said:
             self._is_trouble_said = True

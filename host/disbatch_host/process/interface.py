@@ -13,7 +13,7 @@ The verbs are messages to and from a process host that may be another program:
     ProcessListener.ended   ←  how it ended
     Process.acknowledge     →  the store has these streams up to these offsets
     Process.forget          →  the store has the end
-    Process.write, close_stdin, hand_over, limit, stop, kill, usage
+    Process.write, close_stdin, stdin_left_bytes, hand_over, limit, stop, kill, usage
 
 Rules:
 1. A run is a number, which only rises during the life of a process host. The note of the run tells what the number

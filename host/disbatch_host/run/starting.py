@@ -6,17 +6,20 @@ not know: how anything is started or recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 
 from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.storable import storable
+from disbatch_host.errors import TaskFaultError
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.process.interface import StartError
 from disbatch_host.run import checking, modes
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.execution import Assignment
 from disbatch_host.run.worker.process import Worker
 from disbatch_protocol.document import parameter_input, stdin_line
 from disbatch_protocol.encodings import Encoding
@@ -24,36 +27,61 @@ from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
 _NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a list for commands that show the task
+_ID_BYTES_MAX = 1024  # far above any id that somebody made on purpose, far below what exec takes as one variable
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
 
-def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime) -> Document:
-    """`run` in the task document, as it is when a run of the task starts at `now`."""
+def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime, secrets: Sequence[str]) -> Document:
+    """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of its
+    secret parameters."""
     manifest = plugin.manifest
-    secrets = plugin.schema.secrets(task.parameters)
     return {
         **({"secrets": list(secrets)} if secrets else {}),
         "token": task.token,
         "attempt": task.next_attempt,
         "node": context.site.node_id,
         "host": context.machine_name,
-        "plugin": {"class": manifest.name, "version": manifest.version, "directory": str(plugin.directory)},
+        "plugin": {
+            "class": manifest.name,
+            "version": storable(manifest.version),
+            "directory": storable(plugin.directory),
+        },
         "idempotent": manifest.idempotent,
         "started": now,
         **_bytes_of_output(plugin),
     }
 
 
+def secrets_of(task: Task, plugin: Plugin) -> Sequence[str]:
+    """The JSON pointers of its secret parameters; of all of them where that cannot be found out in time. In the main
+    thread, for a schema that may be slow."""
+    schema = plugin.schema
+    if not schema.has_secrets:
+        return ()
+    try:
+        with checking.cpu_limit(checking.CHECK_SECONDS) if schema.may_be_slow else contextlib.nullcontext():
+            return schema.secrets(task.parameters)
+    except (checking.OutOfTimeError, RecursionError):
+        return all_secret(plugin)
+
+
+def all_secret(plugin: Plugin) -> Sequence[str]:
+    """The JSON pointers if nothing is known of the parameters: a pointer to the whole, if the plugin has secrets."""
+    return ("",) if plugin.schema.has_secrets else ()
+
+
 def _bytes_of_output(plugin: Plugin) -> Document:
     """Which of its streams are no text: told from the start, to those who read them while it runs."""
     encoding = plugin.manifest.encoding
+    if Encoding.BINARY not in (encoding.stdout, encoding.stderr):
+        return {}
     streams = {"stdout": encoding.stdout, "stderr": encoding.stderr}
     told = {
         name: {"bytes": 0, "in_file": False, "encoding": str(one)}
         for name, one in streams.items()
         if one is Encoding.BINARY
     }
-    return {"output": told} if told else {}
+    return {"output": told}
 
 
 def start_with_claim(
@@ -68,7 +96,7 @@ def start_with_claim(
     now = context.clock.now()
     if checking.has_expired(task, now) or task.cancel is not None:
         return None
-    run = run_fields(task, plugin, context, now=now)
+    run = run_fields(task, plugin, context, now=now, secrets=plugin.schema.secrets(task.parameters))
     if not needs_worker or worker is None:
         return run, None
     return {**run, **worker.facts}, worker
@@ -80,7 +108,7 @@ def input_of(
     """The input of the task's program, as its manifest wants it (SPEC, section 4): the task as a line of JSON, or one
     of its parameters. None: it has no stdin but /dev/null. `run` as it is when the run starts.
 
-    Raises StartError if the task holds a value that JSON cannot represent.
+    Raises TaskFaultError if the task holds a value that JSON cannot represent.
     """
     stdin = plugin.manifest.stdin
     if stdin.kind is StdinKind.NULL:
@@ -90,8 +118,9 @@ def input_of(
         if stdin.parameter is not None:
             return parameter_input(parameters, stdin.parameter, other=extended_json)
         return stdin_line(_document_for_plugin(task, run, parameters), other=extended_json)
-    except (TypeError, ValueError) as error:  # a value of another program that JSON cannot represent
-        raise StartError(f"cannot be given its task as JSON: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:  # a value of another program
+        why = f"expected a task that JSON can represent, found one that it cannot: {error}"
+        raise TaskFaultError(f"it cannot be handed to its program: {why}") from error
 
 
 def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) -> Document:
@@ -105,6 +134,35 @@ def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) ->
     for name in _OF_EARLIER_ATTEMPT:
         document.pop(name, None)
     return document
+
+
+def assignment_of(task: Task, run: Mapping[str, Any]) -> Assignment:
+    """The part of the task that its execution must know. Raises TaskFaultError if its id, or its queue's, cannot be the
+    value of an environment variable."""
+    return Assignment(
+        task_id=_id_for_programs("id", task.id),
+        queue=_id_for_programs("queue", task.queue),
+        attempt=run["attempt"],
+        note=note_of(task, run),
+    )
+
+
+def _id_for_programs(what: str, value: object) -> str:
+    text = str(value)
+    if text.isascii() and len(text) <= _ID_BYTES_MAX and "\0" not in text:
+        return text
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        found = "one with half a character"
+    else:
+        if size <= _ID_BYTES_MAX and "\0" not in text:
+            return text
+        found = f"one of {size} bytes" if size > _ID_BYTES_MAX else "one with a NUL character"
+    raise TaskFaultError(
+        f"it cannot be handed to a program: expected a task whose {what} is text of at most {_ID_BYTES_MAX} bytes "
+        f"without NUL, found {found}"
+    )
 
 
 def note_of(task: Task, run: Mapping[str, Any]) -> bytes:

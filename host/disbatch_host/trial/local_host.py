@@ -37,8 +37,9 @@ from disbatch_host.process.interface import (
 )
 from disbatch_host.process.this_process import close_others_on_exec
 from disbatch_host.run import modes, starting
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from disbatch_protocol.worker import WorkerConversation
@@ -253,7 +254,13 @@ class LocalHost:
         """The input that a run would begin with. Nothing is started and nothing made: a work directory is only named.
         Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
-        run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), now=self._clock.now())
+        run = starting.run_fields(
+            task,
+            plugin,
+            self._context(MemoryRecorder({})),
+            now=self._clock.now(),
+            secrets=starting.secrets_of(task, plugin),
+        )
         stdin = starting.input_of(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}

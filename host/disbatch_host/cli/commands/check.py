@@ -105,7 +105,7 @@ def _hints_of(one: Plugin | BrokenPlugin) -> list[str]:
 
 
 def _print_reports(reports: Sequence[Report]) -> None:
-    rows = [(report.name, _result_cell(report), _in_here(report.plugin.manifest_path)) for report in reports]
+    rows = [(report.name, _result_cell(report), common.in_here(report.plugin.manifest_path)) for report in reports]
     render.print_table(("plugin", "result", "manifest"), rows)
     if any(report.findings for report in reports):
         click.echo()
@@ -116,21 +116,19 @@ def _print_reports(reports: Sequence[Report]) -> None:
         ]
         render.print_table(("plugin", "trial", "result", "time"), results, right=(3,))
     for report in reports:
-        where = render.printable(_in_here(report.plugin.manifest_path))
+        where = render.printable(common.in_here(report.plugin.manifest_path))
         for fault in _faults_of(report.plugin):
             style = "red" if fault.severity is Severity.ERROR else "yellow"
             separator = " " if fault.pointer else ": "
-            click.echo(
-                f"{click.style(str(fault.severity), fg=style)}: {where}{separator}{render.printable(str(fault))}"
-            )
+            click.echo(f"{render.style(str(fault.severity), style)}: {where}{separator}{render.printable(str(fault))}")
         for hint in report.hints:
-            click.echo(f"{click.style('hint', fg='yellow')}: {where}: {hint}")
+            click.echo(f"{render.style('hint', 'yellow')}: {where}: {hint}")
         for finding in report.findings:
             if finding.message:
                 word = "error" if finding.verdict is Verdict.FAILED else str(finding.verdict)
                 style = _STYLES[finding.verdict]
                 text = render.printable(f"{finding.trial}: {finding.message}")
-                click.echo(f"{click.style(word, fg=style)}: {where}: {text}")
+                click.echo(f"{render.style(word, style)}: {where}: {text}")
                 for line in finding.output.splitlines():
                     click.echo(f"    {render.printable(line)}")
 
@@ -159,7 +157,7 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
             failures=str(bool(errors) + len(failed)),
             skipped=str(sum(one.verdict is Verdict.SKIPPED for one in report.findings)),
             time=f"{sum(one.seconds for one in report.findings):.3f}",
-            file=_xml_text(_in_here(report.plugin.manifest_path)),
+            file=_xml_text(common.in_here(report.plugin.manifest_path)),
         )
         case = ElementTree.SubElement(suite, "testcase", classname=_xml_text(report.name), name="static", time="0")
         if errors:
@@ -281,12 +279,6 @@ def _severities(faults: Sequence[Fault]) -> str:
     """How many errors and warnings, in the words of the lines that name them."""
     counts = [(one, sum(fault.severity is one for fault in faults)) for one in Severity]
     return ", ".join(common.count_of(count, str(severity)) for severity, count in counts if count)
-
-
-def _in_here(path: Path) -> str:
-    """The path as the person would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _document_of(one: Plugin | BrokenPlugin) -> dict[str, Any]:

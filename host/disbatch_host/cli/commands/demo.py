@@ -22,7 +22,8 @@ from disbatch_host.errors import ExitCode, PluginError, UsageError
 from disbatch_host.node.node import run_node
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.plugin.new import bundled
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
+from disbatch_host.run.report import RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render
+from disbatch_host.cli import common, parameters, render, terminal
 from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
@@ -39,8 +39,11 @@ from disbatch_protocol.status import Status
 )
 @click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
 @click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
+@click.option("--raw", is_flag=True, help="Show control characters of the output on a terminal as well.")
 @common_options
-def exec_(plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
+def exec_(
+    plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool, raw: bool
+) -> int:
     """Run one task of a plugin exactly as a node would, and show its output live.
 
     \b
@@ -52,14 +55,15 @@ def exec_(plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: b
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
     PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
-    resulting task document is printed instead of the output. Exit code 0 if the task concluded, else 1.
+    resulting task document is printed instead of the output. On a terminal the output is shown without control
+    characters, unless --raw is given. Exit code 0 if the task concluded, else 1.
     """
     found = find_plugin(plugin)
     text = parameters.one_text(words, found.schema)
     values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
     if show_input:
         return _show_input(found, values)
-    live = _Live(shows_output=not common.wants_json(), shows_events=events)
+    live = _Live(shows_output=not common.wants_json(), shows_events=events, is_raw=raw)
     result = run_once(found, values, listener=live.receive)
     live.finish()
     document = result.document
@@ -183,7 +187,11 @@ def _usable(one: Plugin | BrokenPlugin) -> Plugin:
 class _Live:
     """Prints output as it comes; events line by line, so that they stand out from stderr."""
 
-    def __init__(self, *, shows_output: bool, shows_events: bool) -> None:
+    def __init__(self, *, shows_output: bool, shows_events: bool, is_raw: bool) -> None:
+        self._targets = {
+            Stream.STDOUT: terminal.raw(sys.stdout) if is_raw else sys.stdout.buffer,
+            Stream.STDERR: terminal.raw(sys.stderr) if is_raw else sys.stderr.buffer,
+        }
         self._shows_output = shows_output
         self._shows_events = shows_events
         self._rest = b""
@@ -191,9 +199,8 @@ class _Live:
     def receive(self, stream: Stream, data: bytes) -> None:
         if stream is not Stream.EVENTS:
             if self._shows_output:
-                target = sys.stdout if stream is Stream.STDOUT else sys.stderr
-                target.buffer.write(data)
-                target.buffer.flush()
+                self._targets[stream].write(data)
+                self._targets[stream].flush()
         elif self._shows_events:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:

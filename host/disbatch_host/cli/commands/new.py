@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 
@@ -50,18 +49,13 @@ def new(name: str, lang: str, worker: bool, idempotent: bool) -> int:
         )  # fmt: skip
         return ExitCode.DONE
     for file in made.files:
-        click.echo(f"wrote {_in_here(file)}")
+        click.echo(f"wrote {common.in_here(file)}")
     if made.built is not None:
-        click.echo(f"built {_in_here(made.built)}")
+        click.echo(f"built {common.in_here(made.built)}")
     if made.notice:
         click.echo(f"disbatch-host: {made.notice}", err=True)
-    where = _in_here(made.directory)
+    where = common.in_here(made.directory)
     where = where if where.startswith(("/", ".")) else f"./{where}"
     where = shlex.quote(where)
     click.echo(f"\nTry it:\n  disbatch-host check {where} --run\n  disbatch-host exec {where} -p name=Matt --events")
     return ExitCode.DONE
-
-
-def _in_here(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

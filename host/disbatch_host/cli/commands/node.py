@@ -91,6 +91,8 @@ def show(id: str) -> None:
             ("broken", (f"{name}: {render.printable(reason)}", "red"))
             for name, reason in readings.broken_of(found).items()
         ]
+        facts += [("passed over", (render.printable(sentence), "red")) for sentence in readings.passed_over_of(found)]
+        facts += [("trouble", (render.printable(sentence), "red")) for sentence in readings.troubles_of(found)]
         render.print_facts(facts)
 
 
@@ -111,7 +113,7 @@ def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
     return [
         (name, f"asked for by {request.get('by')} at {render.moment(request.get('at'))}{_why(request)}")
         for name, request in sorted(record.requests.items())
-        if isinstance(request, Mapping)
+        if isinstance(request, Mapping) and name in ("drain", "stop")
     ]
 
 
@@ -130,10 +132,15 @@ def drain(id: str, reason: str | None, waits: bool) -> None:
     \b
       disbatch-host node drain mig01 --reason 'new disk' --wait
       disbatch-host node resume mig01
+
+    Once it has returned, the node claims nothing. It waits up to 3 seconds for the node to confirm that, and says so if
+    it has not.
     """
     with common.opened_store() as store:
         nodes = _nodes(store)
         asked = nodes.drain(id, why=reason)
+        if not asked.is_confirmed:
+            click.echo(f"node {id} has not confirmed yet that it claims nothing more", err=True)
         if waits:
             with render.waiting(f"until node {id} is drained"):
                 nodes.wait(asked)

@@ -22,7 +22,7 @@ from disbatch_host.client.pushing import (
     plugin_of,
 )
 from disbatch_host.documents.records import Queue, TaskId
-from disbatch_host.errors import DisbatchError, OutputError, UsageError
+from disbatch_host.errors import DisbatchError, OutputError, StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
@@ -152,7 +152,15 @@ class _Pusher:
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""
-        pushed = self._pusher.create(batch)
+        try:
+            pushed = self._pusher.create(batch)
+        except StoreRefusedError as error:
+            for task_id in error.created:  # beside those that are refused
+                if self._as_json:
+                    render.print_json({"_id": task_id}, self._store.extended_json)
+                else:
+                    click.echo(str(task_id))
+            raise
         for one in pushed:
             if not one.is_new:
                 self._others[one.id] = self._others.get(one.id, 0) + 1

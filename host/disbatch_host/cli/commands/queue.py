@@ -199,7 +199,7 @@ def show(id: str) -> None:
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 @common_options
 def set_(id: str, changes: tuple[str, ...]) -> None:
-    """Change fields of a queue; nodes follow within a second. An empty value removes the field.
+    """Change fields of a queue; nodes follow before it returns. An empty value removes the field.
 
     \b
       disbatch-host queue set mail maxthreads=20
@@ -215,10 +215,25 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         values[name] = _value_of(name, text) if text else None
     changes_of(values)
     with common.opened_store() as store:
-        changed = Queues(store, common.who()).set(id, **values)
+        queues = Queues(store, common.who(), on_unread=_say_unread)
+        before = queues.get(id)
+        changed = queues.set(id, **values)
         if "class" in values:
             _say_unknown_class(store, changed.class_name)
+        if changed.class_name != before.class_name and (left := queues.unfinished(id)):
+            tasks = "1 unfinished task was" if left == 1 else f"{left} unfinished tasks were"
+            text = f"{tasks} created for {before.class_name}; {changed.class_name} gets the same parameters"
+            click.echo(f"disbatch-host: {text}, and fails the tasks whose parameters do not fit it", err=True)
         _print_changed(store, changed)
+
+
+def _say_unread(nodes: Sequence[str]) -> None:
+    have = "node has" if len(nodes) == 1 else "nodes have"
+    click.echo(
+        f"{len(nodes)} {have} not confirmed the change and may still claim by what the queue said before: "
+        f"{', '.join(nodes)}; `disbatch-host node list` shows when they were last heard from",
+        err=True,
+    )
 
 
 def _value_of(name: str, text: str) -> Any:
@@ -238,13 +253,16 @@ def _print_changed(store: Store, queue: Queue) -> None:
 @common.reason_option
 @common_options
 def pause(id: str, reason: str | None) -> None:
-    """Start no more tasks of a queue, on any node; running ones finish. Nodes follow within a second.
+    """Start no more tasks of a queue, on any node; running ones finish.
 
     \b
       disbatch-host queue pause mail --reason 'the server is down'
+
+    Once it has returned, no task of the queue is claimed. It waits up to 3 seconds for the nodes to confirm that, and
+    names those that have not.
     """
     with common.opened_store() as store:
-        queues = Queues(store, common.who())
+        queues = Queues(store, common.who(), on_unread=_say_unread)
         before = queues.get(id).paused
         if before is not None:
             click.echo(f"queue {id} was already {_paused_in_words(before)}", err=True)
@@ -281,7 +299,7 @@ def delete(id: str, yes: bool) -> None:
     If it has unfinished tasks, a person is asked first, and a script needs --yes.
     """
     with common.opened_store() as store:
-        queues = Queues(store, common.who())
+        queues = Queues(store, common.who(), on_unread=_say_unread)
         left = queues.unfinished(id)
         if left and not yes:
             tasks = f"{common.count_of(left, 'task')} of queue {id} {'has' if left == 1 else 'have'}"

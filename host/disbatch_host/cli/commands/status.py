@@ -54,6 +54,7 @@ def status(watch: bool, interval: str | None) -> None:
         if found.nodes:
             print_nodes(found.nodes)
             _print_unusable(found.nodes)
+            _print_troubles(found.nodes)
         else:
             click.echo(NONE_YET)
 
@@ -101,9 +102,23 @@ def _print_unusable(records: Sequence[NodeRecord]) -> None:
     if lines:
         click.echo()
     for head, rest in lines[:_UNUSABLE_MAX]:
-        click.echo(f"{click.style(render.printable(head), fg='yellow')}: {render.printable(rest)}")
+        click.echo(f"{render.style(head, 'yellow')}: {rest}")
     if len(lines) > _UNUSABLE_MAX:
         click.echo(f"and {len(lines) - _UNUSABLE_MAX} more; `disbatch-host node show ID` lists those of a node")
+
+
+def _print_troubles(records: Sequence[NodeRecord]) -> None:
+    """What the nodes had to leave out so that the rest goes on."""
+    lines = [
+        f"{click.style(f'node {record.id}', fg='yellow')}: {render.printable(sentence)}"
+        for record in records
+        if readings.is_alive(record)
+        for sentence in (*readings.passed_over_of(record), *readings.troubles_of(record))
+    ]
+    if lines:
+        click.echo()
+    for line in lines:
+        click.echo(line)
 
 
 _UNUSABLE_MAX = 20

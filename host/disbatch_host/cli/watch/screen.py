@@ -123,7 +123,7 @@ class _Screen:
 
     def _lines(self, width: int, height: int) -> list[Text]:
         if self._seen is None:
-            return [Text(f"asking {self._store.description} ..."[:width], no_wrap=True)]
+            return [Text(render.printable(f"asking {self._store.description} ...")[:width], no_wrap=True)]
         took = self._seen.took_seconds
         every_seconds = took + pause_seconds(self._every_seconds, took)
         return dashboard.lay_out(

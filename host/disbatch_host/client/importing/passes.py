@@ -19,7 +19,7 @@ from disbatch_host.client.importing.mapping import RowError
 from disbatch_host.client.importing.record import Record, is_ours
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
 BATCH_ROWS = 2000  # per commit: enough to make the fsync cheap; a kill repeats no more than these
@@ -168,7 +168,11 @@ def _create(store: Store, batch: _Batch, maker: TaskMaker, record: Record, count
         document = maker.document(values, key, record.fields, now)
         document["_id"] = store.parse_id(record.id_of(number))
         documents.append(document)
-    ids = store.insert_tasks(documents, again=True)
+    try:
+        ids = store.insert_tasks(documents, again=True)
+    except StoreRefusedError as error:
+        counts.created += len(error.created)
+        raise
     if maker.key is None:
         counts.created += len(ids)
         return

@@ -42,17 +42,21 @@ class WorkerExecution:
 
     async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         if task_input is None:  # a manifest cannot say so in worker mode
+            self._release()
             raise StartError("cannot be given its task: a worker process gets it on stdin")
         worker = self._worker
-        task = None if worker is None else worker.hand_over(task_input, self._assignment, listener)
-        if task is None:  # it died meanwhile
+        try:
+            task = None if worker is None else worker.hand_over(task_input, self._assignment, listener)
+            if task is None:  # it died meanwhile
+                self._release()
+                self._worker = None
+                self._worker = worker = await self._pool.acquire(self._plugin)
+                task = worker.hand_over(task_input, self._assignment, listener)
+            if task is None:
+                raise StartError("was gone before it could be given its task; a new one will be started")
+        except BaseException:
             self._release()
-            self._worker = None
-            self._worker = worker = await self._pool.acquire(self._plugin)
-            task = worker.hand_over(task_input, self._assignment, listener)
-        if task is None:
-            self._release()
-            raise StartError("was gone before it could be given its task; a new one will be started")
+            raise
         self._task = task
         task.ended.add_done_callback(lambda _: self._release())
         return task.ended

@@ -26,7 +26,7 @@ import orjson
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.contract import Access, OnClaim
@@ -93,6 +93,10 @@ class SqliteStore:
     @property
     def may_act_late(self) -> bool:
         return False  # a transaction that was not committed is rolled back
+
+    @property
+    def claims_read_queues(self) -> bool:
+        return False
 
     def open(self) -> None:
         if self._connection is not None:
@@ -449,7 +453,10 @@ class SqliteStore:
         rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
         return [records.task_of(row, with_output=False) for row in rows]
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+    def passed_over(self) -> list[PassedOver]:
+        return []
+
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # A task that cannot be read waits for a person, not for a node.
         damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
@@ -458,12 +465,17 @@ class SqliteStore:
             self._read(
                 f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
             )
-            or self._read(
-                f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
-                (queue,),
-            )
+            or self._has_delayed(queue, due_before)
             for queue in queues
         )
+
+    def _has_delayed(self, queue: QueueId, due_before: datetime | None) -> bool:
+        delayed = f"queue = ? AND {conditions.WAITS_FOR_TIME}"
+        if due_before is None:
+            return bool(self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE {delayed} LIMIT 1", (queue,)))
+        # By the time: a queue may hold very many tasks for much later.
+        statement = f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {delayed} AND not_before <= ? LIMIT 1"
+        return bool(self._read(statement, (queue, moments.to_milliseconds(due_before))))
 
     def written_by_others(self) -> bool:
         try:
