@@ -65,8 +65,8 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
-_DUE_PAGE = 50  # the same for tasks that are due, and the time spent on them in one look
-_DUE_SECONDS = 0.1
+_DUE_PAGE = 5  # the same for tasks that are due, and the time spent on them in one look: each may be large
+_DUE_SECONDS = 0.03  # some ten of 8 MiB: a heartbeat waits until they have been changed too
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
