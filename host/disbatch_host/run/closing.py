@@ -118,6 +118,8 @@ class Closing:
             seconds=found.run["seconds"],
             how=ending.in_short(found.end),
             error_code=found.error_code,
+            error_message=found.error_message,
+            secrets=tuple(found.run.get("secrets", ())),
         )
         return self._report
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import INTERRUPTED, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
@@ -111,11 +111,10 @@ def _make_queue(store: Store, plugin: Plugin, paths: Sequence[Path]) -> Queue:
 
 
 def _run_node(store: Store, plugins: Path, total: int) -> int:
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     settings = NodeSettings(node_id=_NODE_ID, plugins=[plugins], max_total=_AT_ONCE, until_idle=True)
-    console = Console(stderr=True)
+    console = bars.console()
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("running", total=total)

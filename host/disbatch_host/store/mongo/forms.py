@@ -45,12 +45,16 @@ ODD_IDS: tuple[Document, ...] = (
             ]
         }
     },
-    {"_id": float("nan")},
+    {"_id": {"$eq": float("nan"), "$type": "double"}},
 )  # fmt: skip
 # For queries that have an index of their own, which the server must not weigh against that of `_id`: it looks for no
 # index for the opposite of a type.
 NOT_ODD_ID: Document = {"$nor": [*ODD_IDS]}
-HAS_USABLE_QUEUE: Document = {"$match": {"$expr": {"$in": [{"$type": "$queue"}, _ID_TYPES]}}}
+# Of these types only binary data may be stored in a form that the driver cannot read.
+HAS_READABLE_ID: Document = {"$and": [{"_id": {"$not": {"$type": "binData"}}}]}
+HAS_READABLE_QUEUE: Document = {
+    "$match": {"$expr": {"$in": [{"$type": "$queue"}, [one for one in _ID_TYPES if one != "binData"]]}}
+}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}

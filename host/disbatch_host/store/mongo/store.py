@@ -260,8 +260,9 @@ class MongoStore:
     ) -> Iterator[Task]:
         projection = None if with_output else forms.NO_OUTPUT
 
-        def find(fields: Any, skip: int = 0) -> Any:
-            found = self._tasks.find({**forms.condition(which), **forms.NOT_ODD_ID}, fields, batch_size=_PAGE)
+        def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
+            condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
+            found = self._tasks.find(condition, fields, batch_size=_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
@@ -277,7 +278,7 @@ class MongoStore:
                 yield Task.from_document(document)
         except reading.UnreadableError:  # and so is the rest of the answer that holds it
             with self._translated():
-                for task_id, read in reading.each(find({"_id": 1}, count), self._tasks, projection):
+                for task_id, read in reading.each(partial(find, skip=count), self._tasks, projection):
                     yield self._unreadable(task_id) if read is None else Task.from_document(read)
 
     def _all_of(self, found: Any, limit: int | None) -> Iterator[Document]:
@@ -308,7 +309,7 @@ class MongoStore:
             try:
                 groups = list(self._tasks.aggregate(pipeline))
             except reading.NOT_DECODED:  # a queue that no queue's id can be
-                groups = list(self._tasks.aggregate([forms.HAS_USABLE_QUEUE, *pipeline]))
+                groups = list(self._tasks.aggregate([forms.HAS_READABLE_QUEUE, *pipeline]))
             for group in groups:
                 key = group["_id"]
                 status = whole_number(key.get("status"))
@@ -492,7 +493,10 @@ class MongoStore:
         # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
         which = {"$or": [{**kind, **forms.NOT_ODD_ID} for kind in kinds]}
         with self._translated():
-            find = partial(self._tasks.find, which, limit=limit * len(kinds))
+
+            def find(fields: Any, more: Document | None = None) -> Any:
+                return self._tasks.find({**which, **(more or {})}, fields, limit=limit * len(kinds))
+
             found, _ = reading.all_of(find, self._tasks, forms.NO_OUTPUT)
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:
