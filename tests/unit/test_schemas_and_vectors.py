@@ -50,6 +50,33 @@ def test_manifest_vector(case: dict[str, Any]) -> None:
         assert json.loads(json.dumps(found, default=_plain)) == value, name
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"exit_codes": {"01": "success"}},
+        {"exit_codes": {"300": "success"}},
+        {"exit_codes": {"256": "success"}},
+        {"exit_codes": {"250-256": "success"}},
+        {"exit_codes": {"-1": "success"}},
+        {"umask": 22},
+        {"umask": "89"},
+        {"stdin": None},
+        {"stdin": {"parameter": ""}},
+        {"encoding": "UTF-8"},
+        {"arguments": []},
+        {"env_parameters": {}},
+        {"leave_running": False},
+        {"protocol": 3},
+    ],
+    ids=str,
+)
+def test_the_schema_alone_refuses_what_the_host_refuses(manifest: dict[str, Any]) -> None:
+    """Editors and other hosts have nothing but the schema."""
+    document = {"protocol": 1, "command": ["x"], **manifest}
+    assert not jsonschema.Draft202012Validator(schemas.load("manifest")).is_valid(document)
+    assert parse_manifest(json.dumps(document).encode(), directory_name="x").manifest is None
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
