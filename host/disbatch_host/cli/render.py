@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import orjson
 
 from disbatch_host.documents import local_time
 from disbatch_protocol import status as statuses
-from disbatch_protocol.document import plain_document, rfc3339
+from disbatch_protocol.document import readable_line, rfc3339
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -40,7 +39,7 @@ _STYLES = {
 
 def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
     """A document on one line. Characters that could do something to a terminal are escaped, which is the same JSON."""
-    line = orjson.dumps(plain_document(document, other=other))
+    line = readable_line(document, other=other)
     if not line.isascii() or b"\x7f" in line:
         line = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
     click.echo(line)

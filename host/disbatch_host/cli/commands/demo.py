@@ -27,6 +27,7 @@ from disbatch_host.run.report import RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
+from disbatch_host.store.url import sqlite_url
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
@@ -60,7 +61,7 @@ def demo(files: int, keep: bool) -> int:
 
 
 def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
-    plugins_directory, url = directory / "plugins", f"sqlite://{directory}/disbatch.db"
+    plugins_directory, url = directory / "plugins", sqlite_url(directory / "disbatch.db")
     plugins_directory.mkdir()
     notices = bundled.prepare(plugins_directory)
     catalog = load_plugins([plugins_directory])
