@@ -48,6 +48,12 @@ def ids(
     return {_FIELD: {name: value for name, value in found.items() if value is not None}}
 
 
+def with_error(of_record: Mapping[str, Mapping[str, object]], code: str, message: str) -> dict[str, dict[str, object]]:
+    """Ids as `ids` makes them, together with the error of the task that they name, free of secrets."""
+    error = {name: value for name, value in (("error_code", code), ("error", message)) if value}
+    return {_FIELD: {**of_record[_FIELD], **error}}
+
+
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """The `extra=` of a log call whose message is made of numbers: those, for programs."""
     return {_FIELD: values}
@@ -83,7 +89,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: `time`, `level`, `message`, `logger`, `node`, the ids, and `traceback` if there is one."""
+    """One object per line: `time`, `level`, `message`, `logger`, `node`, the ids, the error of a task that failed, and
+    `traceback` if there is one."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control, times
 from disbatch_host.client.control import Outcome
@@ -73,7 +73,7 @@ def _delete_named(store: Store, tasks: Sequence[Task], *, as_json: bool) -> int:
 
 def _delete_selected(store: Store, which: TaskFilter, total: int, *, as_json: bool) -> None:
     deleted = kept = owing = 0
-    with render.progress("deleting tasks", total=total) as advance:
+    with bars.progress("deleting tasks", total=total) as advance:
         for batch in control.delete(store, which):
             if as_json:
                 results.say(store, batch, _WORDS, as_json=True)

@@ -58,6 +58,7 @@ HAS_READABLE_QUEUE: Document = {
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
+NO_PARAMETERS = {"parameters": 0}
 # A task that others wait for: it has to be marked, unless its mark is just being removed (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}

@@ -35,11 +35,22 @@ class UnreadableError(StoreRefusedError):
 
 
 def all_of(
-    find: Find, collection: Collection[Document], projection: Mapping[str, Any] | None
+    find: Find,
+    collection: Collection[Document],
+    projection: Mapping[str, Any] | None,
+    *,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Document], list[Any]]:
-    """The documents that a query finds, in its order, and the ids of those that cannot be read."""
+    """The documents that a query finds, in its order, and the ids of those that cannot be read. `is_enough` is asked
+    after each document whether the rest can be left to another time."""
     try:
-        return list(find(projection)), []
+        documents = []
+        with find(projection) as cursor:
+            for document in cursor:
+                documents.append(document)
+                if is_enough():
+                    break
+        return documents, []
     except NOT_DECODED:
         found = list(each(find, collection, projection))
     return [one for _, one in found if one is not None], [task_id for task_id, one in found if one is None]

@@ -65,6 +65,8 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
+_DUE_PAGE = 50  # the same for tasks that are due, and the time spent on them in one look
+_DUE_SECONDS = 0.1
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -256,9 +258,13 @@ class MongoStore:
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        projection = None if with_output else forms.NO_OUTPUT
+        projection = {
+            **({} if with_output else forms.NO_OUTPUT),
+            **({} if with_parameters else forms.NO_PARAMETERS),
+        } or None
 
         def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
             condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
@@ -495,9 +501,14 @@ class MongoStore:
         with self._translated():
 
             def find(fields: Any, more: Document | None = None) -> Any:
-                return self._tasks.find({**which, **(more or {})}, fields, limit=limit * len(kinds))
+                condition = {**which, **(more or {})}
+                return self._tasks.find(condition, fields, limit=limit * len(kinds), batch_size=_DUE_PAGE)
 
-            found, _ = reading.all_of(find, self._tasks, forms.NO_OUTPUT)
+            until = self._clock.monotonic() + _DUE_SECONDS
+            found, _ = reading.all_of(
+                find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
+                is_enough=lambda: self._clock.monotonic() > until,
+            )  # fmt: skip
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:
                 kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
