@@ -41,7 +41,8 @@ def check_deletable(words: Words) -> None:
 
 
 def _check(words: Words, is_allowed: Callable[[int], bool], for_what: str, hint: str) -> None:
-    for value in sorted(finding.statuses_of(words)[0] or (), reverse=True):
+    # 'failed' stands for terminated as well: it is named by its own word.
+    for value in sorted(finding.statuses_of(words)[0] or (), key=lambda one: (one == Status.TERMINATED, one)):
         if not is_allowed(value):
             found = statuses.name(value)
             raise FieldError("status", f"expected only statuses of {for_what}, found {found}; {hint}")

@@ -194,7 +194,7 @@ class ClaimLedger:
         """
         which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
         changes = []
-        for task in store.find_tasks(which, with_output=False):
+        for task in store.find_tasks(which, with_output=False, with_parameters=False):
             if str(task.id) in known or task.token is None:  # without a token it is another program's
                 continue
             key = RunKey(task.id, self._node_id, task.token)

@@ -23,7 +23,8 @@ from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Document, QueueId, Task
 from disbatch_host.documents.storable import storable
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
-from disbatch_host.node.compartment import Troubles, name_of
+from disbatch_host.node import end_log
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import Plugin
@@ -33,8 +34,7 @@ from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.worker.process import Worker
-from disbatch_protocol import status as statuses
-from disbatch_protocol.outcome import Outcome, Reason
+from disbatch_protocol.outcome import Reason
 
 if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
     from disbatch_host.metrics.counters import Metrics
@@ -92,6 +92,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    @property
+    def have_programs(self) -> bool:
+        """Whether a program of any of them may still be running."""
+        return any(run.has_program for run in self._runs)
 
     @property
     def places_taken(self) -> int:
@@ -199,7 +204,9 @@ class Runs:
         if not runs:
             return
         which = TaskFilter(ids=[run.task.id for run in runs.values()])
-        tasks = await self._store_thread.call(lambda store: list(store.find_tasks(which, with_output=False)))
+        tasks = await self._store_thread.call(
+            lambda store: list(store.find_tasks(which, with_output=False, with_parameters=False))
+        )
         found = {str(task.id): task for task in tasks}
         for task_id, run in runs.items():
             task = found.get(task_id)
@@ -275,7 +282,7 @@ class Runs:
         if report.host_error is not None:
             self._report_trouble(run.task, report.host_error)
         self._track_start(run, report)
-        _log_end(run, report)
+        end_log.log_end(run, report, self.context.site.host_environment)
         if self._metrics is not None:
             self._metrics.count_end(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
         if self._on_report is not None:
@@ -306,23 +313,3 @@ def _count_down(counts: dict[Key, int], key: Key) -> None:
         counts[key] = left
     else:
         del counts[key]
-
-
-def _log_end(run: Run, report: RunReport) -> None:
-    """Log a line for each run that did not simply succeed, and with --log-level debug for all of them."""
-    conclusion = report.conclusion
-    if conclusion is None:
-        return
-    level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
-    if not log.isEnabledFor(level):
-        return
-    log.log(
-        level,
-        "task %s of queue %s: %s (%s), now %s",
-        name_of(run.task.id),
-        name_of(run.task.queue),
-        conclusion.outcome,
-        report.how,
-        statuses.name(conclusion.status),
-        extra=run.log_ids,
-    )

@@ -36,9 +36,17 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
     @property
     def error_code(self) -> str | None:
         """`error.code`, if there is an error with one."""
+        return self._of_error("code")
+
+    @property
+    def error_message(self) -> str | None:
+        """`error.message`, likewise; it may quote secrets of the task."""
+        return self._of_error("message")
+
+    def _of_error(self, name: str) -> str | None:
         error = self.change.set.get("error")
-        code = error.get("code") if isinstance(error, Mapping) else None
-        return code if isinstance(code, str) else None
+        found = error.get(name) if isinstance(error, Mapping) else None
+        return found if isinstance(found, str) else None
 
 
 def ending_of(

@@ -28,6 +28,8 @@ class RunReport:
     seconds: float = 0.0  # from its start to its end
     how: str = ""  # it ended: exit code, signal or reason, in short; nothing that the plugin said
     error_code: str | None = None  # `error.code`, if it failed
+    error_message: str | None = field(default=None, repr=False)  # `error.message`; it may quote secrets of the task
+    secrets: tuple[str, ...] = ()  # JSON pointers to these
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
     why_process_lost: str | None = None  # worker mode: its process ended by itself while it had the task
