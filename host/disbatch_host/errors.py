@@ -107,6 +107,11 @@ class StoreUnwritableError(StoreUnreachableError):
     fixes it, the same call succeeds."""
 
 
+class StoreLostError(StoreUnreachableError):
+    """The file of the store is no longer at its path: it was deleted, moved or replaced. If the same file comes back,
+    the same call succeeds; anything written before that would go where nobody sees it."""
+
+
 class StoreRefusedError(StoreError):
     """The store answers and refuses (missing rights, a value that it does not accept, not a database); trying again
     changes nothing. `created`: the ids of those tasks of a refused call that exist all the same."""

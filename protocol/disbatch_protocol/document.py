@@ -29,6 +29,7 @@ PROTECTED = frozenset(
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, of whatever type the database uses
 _INT64 = range(-(2**63), 2**64)  # the range that is written as JSON numbers
 
+_NO_JSON = (TypeError, ValueError, RecursionError)  # raised for a value that has no JSON form
 _DASHES_OF_A_UUID = 4
 
 Other = Callable[[object], object]
@@ -95,6 +96,25 @@ def plain_document(
         if name not in left_out
     }
     return _members(chosen, other, "")
+
+
+def readable_line(document: Mapping[str, Any], *, other: Other | None = None) -> bytes:
+    """The document as one line of JSON without a newline, for readers of many: a field that has no JSON form (it is
+    nested too deeply, or holds a type that nobody knows) is null, and `fault` names it. One such document must not
+    keep the others from being read."""
+    try:
+        return orjson.dumps(plain_document(document, other=other))
+    except _NO_JSON:
+        plain: dict[str, Any] = {}
+        faults = [document["fault"]] if isinstance(document.get("fault"), str) else []
+        for name, value in document.items():
+            try:
+                plain |= plain_document({name: value}, other=other)
+                orjson.dumps(plain[name])
+            except _NO_JSON:
+                plain[name] = None
+                faults.append(f'the field "{name}" cannot be shown: it is nested too deeply, or of an unknown type')
+        return orjson.dumps({**plain, "fault": "; ".join(faults)})
 
 
 def _texts(ids: Any) -> Any:

@@ -45,7 +45,8 @@ class Expected:
 
     def has_type_of(self, value: Any) -> bool:
         """Whether values of its type may be here."""
-        return _KINDS.get(type(value), "object") in self.types
+        is_whole = isinstance(value, float) and value.is_integer() and "integer" in self.types  # 1.0 is 1
+        return is_whole or _KINDS.get(type(value), "object") in self.types
 
     def in_words(self) -> str:
         """`integer or null`."""

@@ -30,7 +30,8 @@ from helpers.nodes import write_plugin
 TYPED = "x\x1b]0;owned\x07\x1b]52;c;AA==\x07\x9b2J\x7f\u202e\u2066\ry\x08\x1b[5;7mz\u2028\x1b[2J"
 HOSTILE = f"{TYPED}\x00"
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f]")
-OWN = re.compile(r"\x1b\[(0|1|2|3[1-6]|90)m")
+# This program's own styles, and what rich draws a bar with: it hides the cursor, and clears the lines of the bar.
+OWN = re.compile(r"\x1b\[([012]|([012];)?[39][0-7]|38;5;[0-9]+)m|\x1b\[\?25[hl]|\r?(\x1b\[1A)?\x1b\[2K")
 # What rich draws with: it shows and hides the cursor, moves it in its own display, and clears lines of it.
 DRAWN = re.compile(r"\x1b\[\?(25|1049)[hl]|\x1b\[[0-9;]*[ABHKJm]")
 

@@ -83,7 +83,7 @@ def test_a_home_that_cannot_be_used_is_one_line(shared: Path, home: str) -> None
     [
         (["task", "list"], 0), (["status"], 0), (["queue", "create", "q", "--class", "e"], 0), (["check"], 2),
         (["plugins"], 2), (["exec", "e"], 4), (["exec", "./plugins/e"], 4), (["new", "X", "--lang", "sh"], 2),
-        (["task", "import", "q", "x.csv"], 2), (["task", "export", "x.ndjson"], 2), (["--until-idle"], 2),
+        (["task", "import", "q", "x.csv"], 2), (["task", "export", "x.ndjson"], 1), (["--until-idle"], 2),
         (["check", "--plugins", "PLUGINS"], 0), (["exec", "e", "--plugins", "PLUGINS"], 0),
         (["new", "X", "--lang", "sh", "--plugins", "PLUGINS"], 0), (["--until-idle", "--plugins", "PLUGINS"], 0),
     ],

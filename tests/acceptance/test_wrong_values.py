@@ -201,7 +201,7 @@ def test_p_and_the_column_of_a_file_are_read_by_the_schema_alike(on_store: Termi
         imported = on_store.fine("task", "import", "q", "a.csv", "--dry-run").out.splitlines()[-1]
         assert json.loads(imported)["parameters"] == {name: value}
     assert json.loads(on_store.fine("exec", "p", "-p", "text=007").out)["parameters"] == {"text": "007"}
-    assert "expected a boolean" in on_store.refused(2, "task", "push", "q", "-p", "flag=yes")
+    assert "expected true or false" in on_store.refused(2, "task", "push", "q", "-p", "flag=yes")
 
 
 def test_a_pair_without_p_is_told_what_was_meant(terminal: Terminal, plugin: Plugin) -> None:

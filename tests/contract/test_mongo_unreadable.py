@@ -108,6 +108,14 @@ def test_a_queue_or_node_that_cannot_be_read_stops_no_other(mongo: MongoStore, r
     assert mongo.count_by_status()["q"] == {-2: 1}
 
 
+def test_an_id_that_cannot_be_read_hides_no_other(mongo: MongoStore, raw: Any) -> None:
+    insert(raw, "tasks", with_element(new_task("q", {}, now=NOW), "_id", UNREADABLE))
+    good = push(mongo, {}, {})
+    assert {task.id for task in mongo.find_tasks(TaskFilter(queue="q"))} == set(good)
+    assert mongo.waiting_queues() == {"q"}
+    assert [task.id for task in mongo.claim("n1", [Want("q", 5)], "t1")] == good
+
+
 def test_tasks_whose_ids_are_no_text_are_passed_over(mongo: MongoStore, raw: Any) -> None:
     """No condition finds them by their ids: claimed again and again, they hid all others."""
     for number in range(30):

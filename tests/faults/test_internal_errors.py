@@ -58,4 +58,4 @@ def test_a_node_that_ends_by_an_internal_error_leaves_no_process_and_others_sett
     )
     second.terminate()
     assert second.wait(60) == 0
-    assert not leftovers.find_runs("n2", {str(again)})
+    assert not list(leftovers.find_runs("n2", {str(again)}))

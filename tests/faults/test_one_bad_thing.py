@@ -82,6 +82,7 @@ def test_parameters_that_are_nested_too_deeply_fail_their_task(cluster: Cluster,
         failed_by_host(cluster.task(task_id))
     assert {cluster.task(task_id).status for task_id in ids[3:]} == {Status.CONCLUDED}
     assert "set aside" not in log and "Traceback" not in log
+    cluster.store.delete_tasks(ids[:3])  # the check of the documents would nest as deeply
 
 
 def test_an_attempt_whose_number_no_store_can_hold_counts_as_none(living: Living) -> None:
@@ -92,6 +93,7 @@ def test_an_attempt_whose_number_no_store_can_hold_counts_as_none(living: Living
     ids += living.push(queue, {}, run={"attempt": 2}, retried={"attempts": -(2**62)})
     living.finish(*ids)
     assert [living.task(task_id).run["attempt"] for task_id in ids] == [1, 1, 3]
+    living.store.delete_tasks(ids)  # they do not fit the schemas
 
 
 def test_a_task_that_was_deleted_while_it_ran_is_not_said_to_be_taken_over(cluster: Cluster) -> None:
@@ -268,6 +270,7 @@ def test_an_ended_task_that_cannot_be_deleted_stops_no_other(store: Store, troub
     ids = store.insert_tasks([{**new_task("Q", {}, now=long_ago), "status": 1} for _ in range(4)])
     (queue,) = store.queues()
     refusing: Any = Refusing(store, ids[0])
+    refusing.ended_before = lambda *which: [task_id for task_id in ids if store.get_task(task_id) is not None]
     assert retention.delete_ended(refusing, queue, troubles) == 3
     assert statuses(store, ids) == [1, None, None, None]
     assert retention.delete_ended(refusing, queue, troubles) == 0
@@ -278,7 +281,7 @@ def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, tr
         store.insert_queue({"_id": name, "class": "P"})
     ids = {name: some_tasks(store, 2, name) for name in ("A", "B", "C")}
     refusing: Any = Refusing(store, "B")
-    ledger = ClaimLedger("n1", Pace(), troubles)
+    ledger = ClaimLedger("n1", Pace(), troubles=troubles)
     load = Load(max_per_queue=5, max_total=None)
     for _ in range(6):
         with contextlib.suppress(ClaimFailedError):
@@ -286,3 +289,21 @@ def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, tr
     assert statuses(store, [*ids["A"], *ids["C"]]) == [Status.CLAIMED] * 4
     assert statuses(store, ids["B"]) == [Status.CREATED] * 2 and refusing.tries == 2  # with the others, and alone
     assert [one["culprit"] for one in troubles.documents()] == ["B"]
+
+
+@on_sqlite
+def test_a_queue_whose_id_is_no_text_costs_the_heartbeat_no_other_queue(cluster: Cluster) -> None:
+    cluster.plugin("Good", "exit 0")
+    cluster.queue("Good")
+    with sqlite3.connect(cluster.url.removeprefix("sqlite://")) as connection:
+        for queue_id in (b"\xff", float("inf")):
+            connection.execute("INSERT INTO queues VALUES (?, ?)", (queue_id, '{"class":"Good"}'))
+    node = cluster.start(*QUICK)
+
+    def queues() -> set[str]:
+        record = cluster.store.get_node("n1")
+        return set() if record is None else {one["queue"] for one in record.document["heartbeat"]["queues"]}
+
+    wait_until(lambda: "Good" in queues(), 30, "its queue is not in its heartbeat")
+    node.terminate()
+    assert node.wait(30) == 0 and "document of the node" not in cluster.log()

@@ -101,7 +101,6 @@ def test_good_work_is_done_beside_documents_of_every_shape(cluster: Cluster, sec
             assert node.poll() is None, f"the node has ended with {node.returncode}; DISBATCH_SEED={seed}"
             if rounds % KEPT_ROUNDS == 0:
                 thrower.forget()
-        thrower.forget()
     log = cluster.log()
     assert "Traceback" not in log and "this is a bug" not in log and "this is a defect" not in log
     assert oldest[0] < HEARTBEAT_SECONDS_MAX, f"a heartbeat was {oldest[0]:.1f} s old; DISBATCH_SEED={seed}"

@@ -75,7 +75,8 @@ class Thrower(Protocol):
     def forget(self) -> None:
         """Remove all that was thrown, so that it does not become more and more."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Forget, and end."""
 
 
 class Values:
@@ -143,7 +144,7 @@ class MongoThrower:
         yield lambda: Int64(chance.choice([2**63 - 1, -(2**63), 0, 2**40]))
         yield lambda: Decimal128(chance.choice(["1", "-2", "NaN", "Infinity", "1E6000", "0"]))
         yield ObjectId
-        yield uuid.uuid4
+        yield lambda: Binary.from_uuid(uuid.UUID(int=chance.getrandbits(128)))
         yield lambda: Binary(chance.randbytes(4), chance.choice([0, 2, 3, 4, 5, 6, 128]))
         yield lambda: Regex(chance.choice([".*", "(", "^([a-z]+)*$"]), chance.choice(["", "i", "mx"]))
         yield lambda: Code("return 1")
@@ -156,7 +157,7 @@ class MongoThrower:
 
     def throw(self) -> None:
         chance = self._chance
-        with contextlib.suppress(pymongo.errors.PyMongoError, bson.errors.BSONError, OverflowError, UnicodeError):
+        with contextlib.suppress(pymongo.errors.PyMongoError, bson.errors.BSONError, OverflowError, ValueError):
             if self._thrown and chance.random() < 0.15:
                 kind, key = chance.choice(self._thrown)
                 fields = {"task": TASK_FIELDS, "queue": QUEUE_FIELDS, "node": NODE_FIELDS}[kind]
@@ -192,6 +193,9 @@ class MongoThrower:
         if chance.random() < 0.05:
             document |= {"node": chance.choice(["n1", "gone", "n2"]), "claim": {"token": values.any(), "at": now}}
         document |= values.some(TASK_FIELDS[1:])
+        if chance.random() < 0.1:  # a list matches a condition of one of its values
+            name = chance.choice(["queue", "status", "node", "priority", "unique_key", "expires", "cancel"])
+            document[name] = [document.get(name)]
         for name in chance.sample(sorted(document), chance.randrange(2)):
             if name != "_id":
                 del document[name]
@@ -223,6 +227,7 @@ class MongoThrower:
         self._thrown.clear()
 
     def close(self) -> None:
+        self.forget()
         self._client.close()
 
 
@@ -326,4 +331,5 @@ class SqliteThrower:
         self._thrown.clear()
 
     def close(self) -> None:
+        self.forget()
         self._connection.close()

@@ -61,6 +61,7 @@ def no_descriptor_leaks() -> Iterator[None]:
 def run(
     *argv: str,
     stdin: bytes | None = b"",
+    keeps_stdin_open: bool = False,
     umask: int = 0o022,
     account: Account | None = None,
     limits: dict[int, int] | None = None,
@@ -93,7 +94,9 @@ def run(
             argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {}, umask=umask,
             account=account,
         )  # fmt: skip
-        start = Start(program=program, deadlines=deadlines or Deadlines(), stdin=stdin)
+        start = Start(
+            program=program, deadlines=deadlines or Deadlines(), stdin=stdin, keeps_stdin_open=keeps_stdin_open
+        )
         try:
             child = await processes.start(start, Listener())
             await asyncio.wait_for(end, 60)
@@ -246,9 +249,9 @@ def test_what_it_has_not_read_of_its_stdin_is_known() -> None:
         left.append(process.stdin_left_bytes)
         process.kill(StopReason.CANCELLED)
 
-    sh("echo; exec sleep 60", stdin=b"x" * 1000, when=look)
-    sh("head -c 1000 >/dev/null; echo; exec sleep 60", stdin=b"x" * 1000, when=look)
-    sh("echo; exec sleep 60", stdin=b"x" * (PIPE_SIZE + 1000), when=look)
+    sh("echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("head -c 1000 >/dev/null; echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("echo; exec sleep 60", stdin=b"x" * (PIPE_SIZE + 1000), keeps_stdin_open=True, when=look)
     assert left == [1000, 0, PIPE_SIZE + 1000]
 
 

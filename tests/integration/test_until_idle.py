@@ -96,7 +96,7 @@ def test_each_step_of_a_chain_follows_at_once(cluster: Cluster) -> None:
     node = cluster.start()
     wait_until(lambda: cluster.store.get_node("n1") is not None, 20, "the node did not come")
     medians = []
-    for _ in range(3):
+    for _ in range(5):
         ids = chain(cluster, queue, 12)
         cluster.wait_for_status(ids[-1], Status.CONCLUDED)
         runs = [cluster.task(one).run for one in ids]
@@ -104,7 +104,7 @@ def test_each_step_of_a_chain_follows_at_once(cluster: Cluster) -> None:
         medians.append(statistics.median(gaps))
     node.terminate()
     assert node.wait(20) == 0
-    assert min(medians) < 0.06, medians
+    assert statistics.median(medians) < 0.06, medians
 
 
 def test_a_follower_that_comes_while_its_task_runs_follows_soon(cluster: Cluster) -> None:

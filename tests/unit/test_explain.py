@@ -99,7 +99,7 @@ def test_a_node_that_has_been_silent_for_some_heartbeats_is_said_not_to_have_roo
     pinned = queue(nodes_pin=["mig03"])
     answer = why(None, pinned, node("mig03", age_seconds=22), node("n2"), ahead=8)
     assert answer.code is Code.NO_NODE
-    assert "the only node that runs its tasks is silent: mig03 (last heard from 22s ago)" in answer.sentence
+    assert "the only node that runs its tasks is silent: mig03 (last heard from 22 s ago)" in answer.sentence
     assert why(None, pinned, node("mig03", age_seconds=3), ahead=8).code is Code.TURN
     slow = node("mig03", age_seconds=22, settings={"heartbeat_seconds": 10})
     assert why(None, pinned, slow).code is Code.TURN

@@ -44,6 +44,7 @@ def test_a_queue_rests_until_its_rate_allows_another_start() -> None:
     clock = HandClock()
     limited, one = LimitedQueues(clock, PACE), queue(rate="2/s")
     interval = want(one).rate.interval_seconds  # type: ignore[union-attr]
+    assert limited.note(want(one, 1), got=1) is None  # it got what it wanted; that uses the rate up all the same
     assert limited.note(want(one), got=1) == interval
     assert not rests(limited, one, load())  # it may just be empty now
     clock.at += interval / 4

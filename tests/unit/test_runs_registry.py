@@ -128,7 +128,8 @@ def test_runs_whose_tasks_were_given_to_others_are_stopped(tmp_path: Path, caplo
         await bench.parts.runs.verify()
         await bench.until(lambda: len(bench.parts.runs) == 1, "they were not stopped")
         assert bench.parts.runs.task_ids == {str(kept.id)}
-        assert caplog.text.count("was taken over; its process is stopped") == 2
+        assert f"task {lost.id} was taken over; its process is stopped" in caplog.text
+        assert f"task {gone.id} was deleted; its process is stopped" in caplog.text
 
     on_bench(tmp_path, test)
 

@@ -15,15 +15,17 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from disbatch_host import __version__
 from disbatch_host.cli import hints, render, terminal
-from disbatch_host.cli.exposure import hide_passwords
+from disbatch_host.cli.exposure import hide_passwords, stores_in
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
+from disbatch_host.store.url import without_passwords
 
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
@@ -141,6 +143,7 @@ def _run(arguments: list[str]) -> int:
 
 def _run_guarded(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
+    urls = tuple(stores_in(arguments, os.environ))
     # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
     logging.getLogger("disbatch_host").addHandler(logging.NullHandler())
     if is_debugging:
@@ -155,11 +158,11 @@ def _run_guarded(arguments: list[str]) -> int:
     except click.exceptions.Abort:  # Ctrl-C, or "no" to a question before anything was done
         return INTERRUPTED
     except click.ClickException as error:
-        return _say(_of_click(error), ExitCode.USAGE)
+        return _say(_of_click(error), ExitCode.USAGE, urls)
     except DisbatchError as error:
         if is_debugging:
-            traceback.print_exc()
-        return _say(str(error), error.exit_code)
+            _say_traceback(urls)
+        return _say(str(error), error.exit_code, urls)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as left:
@@ -171,14 +174,15 @@ def _run_guarded(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
             return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
-            traceback.print_exc()
+            _say_traceback(urls)
         if _is_here_gone() and isinstance(error, FileNotFoundError):
             return _say("expected a current directory, found none", ExitCode.USAGE)
         if isinstance(error, OSError) and error.filename is not None:  # it is not this program that is wrong
-            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED)
+            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED, urls)
         if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path that begins with ~
             return _say(_NO_HOME, ExitCode.USAGE)
-        return _say(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where", ExitCode.FAILED)
+        what = f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where"
+        return _say(what, ExitCode.FAILED, urls)
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
@@ -240,13 +244,19 @@ def _check_text(arguments: list[str]) -> None:
             raise UsageError(f"expected arguments in UTF-8, found byte {byte:#x} in one") from error
 
 
-def _say(message: str, code: int) -> int:
-    line = " ".join(message.split())
+def _say(message: str, code: int, urls: Sequence[str] = ()) -> int:
+    """`urls`: whatever may be the URL of a store, and whose secrets may be in the message."""
+    line = " ".join(without_passwords(message, urls).split())
     if code != ExitCode.DONE and _is_here_gone():
         line += "; the current directory was deleted or replaced, so change to one that is there (cd)"
     with contextlib.suppress(OSError):  # nobody is left to tell
         click.echo(f"{render.style(f'{PROGRAM}:', 'red')} {line}", err=True, color=_color())
     return int(code)
+
+
+def _say_traceback(urls: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(without_passwords(traceback.format_exc(), urls), err=True, nl=False)
 
 
 def _is_here_gone() -> bool:

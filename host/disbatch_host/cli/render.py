@@ -5,22 +5,20 @@ Responsible for: everything that is printed, and which characters may be. Must n
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-import orjson
 
 from disbatch_host.documents import local_time
 from disbatch_protocol import status as statuses
-from disbatch_protocol.document import plain_document, rfc3339
+from disbatch_protocol.document import readable_line, rfc3339
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -41,7 +39,7 @@ _STYLES = {
 
 def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
     """A document on one line. Characters that could do something to a terminal are escaped, which is the same JSON."""
-    line = orjson.dumps(plain_document(document, other=other))
+    line = readable_line(document, other=other)
     if not line.isascii() or b"\x7f" in line:
         line = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
     click.echo(line)
@@ -115,56 +113,6 @@ def cut_middle(text: str, width: int) -> str:
     while tail and _width(tail) > width - 1 - _width(head):
         tail = tail[1:]
     return f"{head}…{tail}"
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress bar on a terminal, nothing when piped; yields a function that advances it."""
-    if not sys.stderr.isatty() or (total is not None and total < 2):
-        yield lambda count: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        bar = shown.add_task(printable(what), total=total)
-        yield lambda count: shown.advance(bar, count)
-
-
-@contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """On a terminal, shows for how long something has been waited for."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        shown.add_task(printable(f"waiting {what}"), total=None)
-        yield
-
-
-@contextlib.contextmanager
-def current(what: str) -> Iterator[Callable[[str], object]]:
-    """On a terminal, shows what is being done and for how long; yields a function that names it."""
-    if not sys.stderr.isatty():
-        yield lambda name: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(what, total=None, start=False)
-
-        def show(name: str) -> None:
-            shown.reset(task, description=f"{what} {printable(name)}")
-
-        yield show
 
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:

@@ -8,7 +8,7 @@ Rules:
    `raw` goes past that, for a person who asks for it.
 3. Of the sequences in a text only this program's own styles pass, which carry a number that no data can hold
    (`render.style`).
-4. rich draws past all this (`rich_proxied_file`): its sequences are its own, and the texts that it draws have been
+4. rich draws past all this (`unguarded`, see `bars`): its sequences are its own, and the texts that it draws have been
    through `render.printable`.
 """
 
@@ -34,10 +34,16 @@ def guarded() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def unguarded(stream: TextIO) -> TextIO:
+    """The stream that is behind a guarded one."""
+    while isinstance(stream, Guarded):
+        stream = stream.behind
+    return stream
+
+
 def raw(stream: TextIO) -> BinaryIO:
     """The bytes of a stream, unchanged even on a terminal."""
-    found: BinaryIO = getattr(stream, "rich_proxied_file", stream).buffer
-    return found
+    return unguarded(stream).buffer
 
 
 class Guarded:
@@ -45,7 +51,7 @@ class Guarded:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.rich_proxied_file = stream
+        self.behind = stream
         self.buffer: Any = GuardedBytes(stream) if stream.isatty() else stream.buffer
 
     def write(self, text: str) -> int:

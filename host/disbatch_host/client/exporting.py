@@ -18,7 +18,7 @@ from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.document import plain_document
+from disbatch_protocol.document import readable_line
 
 _GROUP_TASKS = 500  # read at once with their output
 _GROUP_BYTES = 16 * 2**20  # of output in the documents of a group
@@ -74,12 +74,12 @@ def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -
     for found in _with_documents(store, which):
         document = dict(shown(found))
         if not with_output:
-            yield orjson.dumps(plain_document(document, other=store.extended_json)) + b"\n", True
+            yield readable_line(document, other=store.extended_json) + b"\n", True
             continue
         for name in _STREAMS:
             document.pop(name, None)
         # A stream may be larger than memory: its text is written piece by piece, at the end of the object.
-        yield orjson.dumps(plain_document(document, other=store.extended_json))[:-1], False
+        yield readable_line(document, other=store.extended_json)[:-1], False
         for name in _STREAMS:
             yield b',"' + name.encode() + b'":"', False
             for text in _decoded(output_pieces(store, found, name)):

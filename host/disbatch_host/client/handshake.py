@@ -42,15 +42,11 @@ def nodes_without_news(store: Store, by: str, within_seconds: float = WITHIN_SEC
             continue  # it has just ended
         asked[node.id] = node.session
     while asked:
-        nodes = {node.id: node for node in store.nodes()}
         # One that was started again meanwhile has read the queues since.
         asked = {
-            node_id: session
-            for node_id, session in asked.items()
-            if (found := nodes.get(node_id)) is not None
-            and found.session == session
-            and _may_claim(found)
-            and not _has_answered(found)
+            node.id: node.session
+            for node in store.nodes()
+            if node.id in asked and node.session == asked[node.id] and _may_claim(node) and not _has_answered(node)
         }
         if time.monotonic() >= deadline:
             break

@@ -66,7 +66,7 @@ class Queue:
         """Read a queue document; one that cannot be used is returned with `fault` set, never raised as an exception."""
         faults = []
         class_name = document.get("class")
-        if not isinstance(class_name, str) or not class_name:
+        if type(class_name) is not str or not class_name:  # a driver's own kind of text cannot be looked up
             faults.append(f'"class" must be the name of a plugin, found {_kind_of(class_name)}')
             class_name = ""
         limits: dict[str, int | None] = {}
@@ -145,7 +145,7 @@ class Task:
             queue=document.get("queue"),
             status=Status.BLOCKED if status is None else status,
             node=node if isinstance(node, str) and node != str(NOBODY) else None,
-            token=token if isinstance(token, str) else None,  # another program's may be anything
+            token=token if type(token) is str else None,  # another program's may be anything
             document=document,
         )
 

@@ -48,6 +48,11 @@ def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
 
 
+def afterword_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
+    """The news of a run after it succeeded: something of it is left on its machine."""
+    return RunChange(key=key, statuses=(Status.CONCLUDED,), set=fields)
+
+
 def unclaim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Created: never started."""
     return RunChange(

@@ -116,7 +116,7 @@ class ClaimLedger:
                 return ClaimResult(queues=self._queues, may_have_more=True, look_again_seconds=min(looks, default=None))
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
-        claim = _Claim(self._node_id, store, request.new_starts, self._suspects)
+        claim = _Claim(self._node_id, store, request.new_starts)
         seconds = self._claim_from(candidates, load, claim)
         looks += [] if seconds is None else [seconds]
         return ClaimResult(
@@ -148,13 +148,10 @@ class ClaimLedger:
             got = self._carry_out(claim, wants, token, by_id)
             if self._suspects.are_left:
                 return 0.0
+            seconds = [self._limited.note(want, got[want.queue]) for want in wants]
+            looks += [one for one in seconds if one is not None]
             short = [want for want in wants if got[want.queue] < want.count]
-            for want in short:
-                seconds = self._limited.note(want, got[want.queue])
-                looks += [] if seconds is None else [seconds]
             in_vain += [want for want in short if not got[want.queue]]
-            if self._suspects.are_left:
-                return 0.0
             if not short or not is_contended:
                 return min(looks, default=None)
             load = load.with_claimed([Place(queue, by_id[queue].class_name) for queue in got.elements()])
@@ -197,7 +194,7 @@ class ClaimLedger:
         """
         which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
         changes = []
-        for task in store.find_tasks(which, with_output=False):
+        for task in store.find_tasks(which, with_output=False, with_parameters=False):
             if str(task.id) in known or task.token is None:  # without a token it is another program's
                 continue
             key = RunKey(task.id, self._node_id, task.token)
@@ -234,10 +231,9 @@ class ClaimLedger:
 class _Claim:
     """What the claims of one round have got so far."""
 
-    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None, suspects: Suspects) -> None:
+    def __init__(self, node_id: str, store: Store, new_starts: Callable[[], Starts] | None) -> None:
         self._node_id = node_id
         self._store = store
-        self._suspects = suspects
         self._starts = None if new_starts is None else new_starts()
         self.tasks: list[Task] = []
         self.tokens: list[str] = []
@@ -255,14 +251,7 @@ class _Claim:
         def start_with_claim(task: Task) -> RunChange | None:
             return starts.on_claim(task, queues) if starts is not None else None
 
-        try:
-            tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
-        except StoreUnreachableError:
-            raise
-        except Exception as error:
-            self._suspects.failed(wants, error)
-            raise
-        self._suspects.succeeded(wants)
+        tasks = self._store.claim(self._node_id, wants, token, start_with_claim)
         self.tasks += tasks
         self.tokens.append(token)
         got = Counter([task.queue for task in tasks])

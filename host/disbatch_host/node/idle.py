@@ -20,7 +20,7 @@ from disbatch_host import logs
 from disbatch_host.decide import placement
 from disbatch_host.decide.left import Left, left_blocked, left_waiting
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Queue, QueueId, Task
+from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
 from disbatch_host.errors import StoreError
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
@@ -131,7 +131,7 @@ def _blocked(store: Store) -> list[Left]:
         if isinstance(after := task.document.get("after"), (list, tuple))
         for one in after
     }
-    ids = list(waited_for.values())
+    ids: list[TaskId] = list(waited_for.values())
     others: dict[str, Task] = {}
     for start in range(0, len(ids), _IDS_IN_LOOK):
         some = TaskFilter(ids=ids[start : start + _IDS_IN_LOOK])

@@ -59,8 +59,8 @@ class LimitedQueues:
         return True
 
     def note(self, want: Want, got: int) -> float | None:
-        """A claim got fewer tasks than wanted of a queue that has waiting ones. Returns the seconds until it may start
-        another, if anything is known of that."""
+        """A claim from a queue that has waiting tasks got so many. Returns the seconds until it may start another, if
+        it got fewer than wanted and anything is known of that."""
         if want.rate is None and want.maxtotal is None:
             return None
         now = self._clock.monotonic()
@@ -70,6 +70,8 @@ class LimitedQueues:
             if got or known <= now:
                 known = now + want.rate.interval_seconds
             next_start = self._next_start[want.queue] = known
+        if got == want.count:
+            return None
         if not got:
             longest = self._pace.refresh_seconds if want.maxtotal is None else self._pace.limited_seconds
             self._rest(want, now + longest if next_start is None else min(next_start, now + longest))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from disbatch_host import logs
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.documents.records import NodeRecord
-from disbatch_host.errors import DisbatchError, StoreError
+from disbatch_host.errors import DisbatchError, StoreError, StoreLostError
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
@@ -124,6 +124,7 @@ class Node:
             await self._work()
             await parts.stopping.finish_runs()
             await parts.workers.stop()
+            await parts.site.work_directories.finish(self._pace.removal_seconds)
         except BaseException as error:
             if self._is_registered:
                 await self._end_children(error)
@@ -143,6 +144,7 @@ class Node:
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
         self._scan_plugins()
+        parts.site.work_directories.remove_leftovers()
         await self._register(holder)
         with parts.troubles.contained("lost runs", "of an earlier life"):
             await parts.lost_runs.settle_earlier_life(holder)
@@ -161,6 +163,8 @@ class Node:
             with parts.troubles.contained("claims", "of this node"):
                 await claiming.turn()
                 is_idle = self._settings.until_idle and await idle.is_reached()
+            if parts.stopping.leave_lost_store():
+                return
             if is_idle:
                 with parts.troubles.contained("claims", "what is left"):
                     await idle.log_what_is_left()
@@ -192,6 +196,8 @@ class Node:
                 await parts.membership.release()
             except StoreError as error:
                 log.warning("node id %s could not be released: %s", self._settings.node_id, error)
+                if isinstance(error, StoreLostError):
+                    parts.stopping.lose_store()
         await parts.store_thread.stop()
         parts.processes.close()
 

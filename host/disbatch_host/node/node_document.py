@@ -12,8 +12,9 @@ from typing import Any
 from disbatch_host.decide import placement
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import PassedOver
-from disbatch_host.documents.records import Document, NodeRecord, Queue
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 from disbatch_host.documents.storable import storable
+from disbatch_host.node.compartment import name_of
 from disbatch_host.plugin.classes import Classes
 
 BROKEN_NAMED_MAX = 20  # broken plugins that a node's document lists
@@ -58,7 +59,10 @@ def plugins(classes: Classes) -> Document:
 
 def passed_over(found: Sequence[PassedOver]) -> list[Document]:
     """The waiting tasks that no node of this program can claim."""
-    return [{"queue": one.queue, "count": one.count, "why": storable(one.why)} for one in found[:PASSED_OVER_NAMED_MAX]]
+    return [
+        {"queue": _storable_id(one.queue), "count": one.count, "why": storable(one.why)}
+        for one in found[:PASSED_OVER_NAMED_MAX]
+    ]
 
 
 def heartbeat(*, pid: int, running: int, queues: Sequence[Queue], load: Load) -> Document:
@@ -71,11 +75,16 @@ def _of_queue(queue: Queue, load: Load) -> Document:
     processing = load.running.get(queue.id, 0)
     return {
         "class": queue.class_name,
-        "queue": queue.id,
+        "queue": _storable_id(queue.id),
         "threads": limit,
         "idle": max(0, limit - processing),
         "processing": processing,
     }
+
+
+def _storable_id(queue: QueueId) -> QueueId:
+    """An id that the store can hold inside a document, too: a person may have given a queue any."""
+    return name_of(queue) if isinstance(queue, (bytes, float)) else queue
 
 
 def in_use(node_id: str, record: NodeRecord | None) -> str:

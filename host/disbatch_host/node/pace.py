@@ -53,6 +53,9 @@ class Pace:
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
     kill_poll_seconds: float = 0.01  # between two checks whether they are gone
 
+    removal_seconds: float = 10.0  # of a stop, for work directories to be removed; the next node here removes the rest
+    lost_store_seconds: float = 10.0  # for a store's file that was moved away to come back, once nothing runs any more
+
     news: NewsPace = NewsPace()  # of each run's output and events, while it runs
     drain_seconds: float = DRAIN_SECONDS  # how long a background child may hold a program's output
 

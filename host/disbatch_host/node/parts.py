@@ -84,13 +84,15 @@ class Parts:
             node_id, self.membership.machine, thread, clock, troubles, on_settled=self.on_change, pace=pace
         )
         health = StoreHealth(self.lost_runs.forget_others, troubles)
+        if metrics is not None:
+            metrics.watch_store_health(health)
         self._on_report = on_report
         self.tally = Tally()
         self.runs = runs = Runs(
             self._run_context(settings), thread, classes, troubles, pace, on_report=self._report, metrics=metrics
         )
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, troubles, pace)
-        self.stopping = Stopping(runs, claiming, workers, thread, pace)
+        self.stopping = Stopping(runs, claiming, workers, thread, health, pace)
         self.heartbeat = Heartbeat(
             settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )

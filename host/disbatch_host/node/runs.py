@@ -94,6 +94,11 @@ class Runs:
         return len(self._runs)
 
     @property
+    def have_programs(self) -> bool:
+        """Whether a program of any of them may still be running."""
+        return any(run.has_program for run in self._runs)
+
+    @property
     def places_taken(self) -> int:
         """How many runs hold a place: those whose end is not yet on the way to the store."""
         return self._places_taken
@@ -199,7 +204,9 @@ class Runs:
         if not runs:
             return
         which = TaskFilter(ids=[run.task.id for run in runs.values()])
-        tasks = await self._store_thread.call(lambda store: list(store.find_tasks(which, with_output=False)))
+        tasks = await self._store_thread.call(
+            lambda store: list(store.find_tasks(which, with_output=False, with_parameters=False))
+        )
         found = {str(task.id): task for task in tasks}
         for task_id, run in runs.items():
             task = found.get(task_id)

@@ -1,16 +1,13 @@
 """The start of a plugin's program: its command, environment, directory, limits and account, in both modes.
 
-Responsible for: everything that is decided before the process exists, and removing the work directory afterwards. Must
-not know: how anything is started (`process`), what the process does, how a run ends.
+Responsible for: everything that is decided before the process exists. Must not know: how anything is started
+(`process`), what the process does, how a run ends, how a work directory is removed (`work_directories`).
 """
 
 from __future__ import annotations
 
-import os
 import resource
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -19,6 +16,7 @@ from disbatch_host.clock import Clock
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin
+from disbatch_host.plugin.work_directories import WorkDirectories, text_of
 from disbatch_host.process.interface import Deadlines, Environment, Program, StartError
 from disbatch_protocol.manifest import Limits, Manifest
 
@@ -30,9 +28,13 @@ class ProgramSite:
     node_id: str
     local_clock: Clock  # this machine's: a plugin compares its deadline with it
     host_environment: Mapping[str, str] = field(repr=False)
-    temporary_directory: Path  # for work directories and spools
+    temporary_directory: Path  # for spools, and for work directories
+    work_directories: WorkDirectories = field(init=False, repr=False)
     accounts: Accounts = field(default_factory=Accounts, repr=False)
     shared: WeakKeyDictionary[Plugin, Shared] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "work_directories", WorkDirectories(self.temporary_directory))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,12 @@ class PreparedProgram:
     program: Program
     variables: Mapping[str, str] = field(repr=False)  # besides the program's own
     work_directory: Path | None
+    work_directories: WorkDirectories = field(repr=False)
 
-    def remove_work_directory(self) -> None:
-        """Doing it twice is fine."""
+    def remove_work_directory(self, on_left: Callable[[str], None] | None = None) -> None:
+        """Have it removed, if there is one; see `WorkDirectories.remove`. Doing it twice is fine."""
         if self.work_directory is not None:
-            shutil.rmtree(self.work_directory, ignore_errors=True)
+            self.work_directories.remove(self.work_directory, on_left)
 
 
 def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[str, str]) -> PreparedProgram:
@@ -73,19 +76,17 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
         if account is not None:  # looked up each time: the machine's users may change
             program = replace(program, account=account)
         if manifest.cwd == "work":
-            work_directory = Path(tempfile.mkdtemp(prefix=f"disbatch-{name}-", dir=site.temporary_directory))
-            if account is not None:
-                os.chown(work_directory, account.uid, account.gid)
+            work_directory = site.work_directories.make(name, account)
     except OSError as error:
-        if work_directory is not None:
-            shutil.rmtree(work_directory, ignore_errors=True)
-        where = site.temporary_directory
-        message = f"cannot be given a work directory in {where}: {error.strerror}"
+        message = f"cannot be given a work directory in {text_of(site.temporary_directory)}: {error.strerror}"
         raise StartError(message, errno=error.errno) from error
     except KeyError as error:
         raise StartError(f"cannot be started as the user that it names: {error.args[0]}") from error
     return PreparedProgram(
-        program=program, variables=with_work_directory(variables, work_directory), work_directory=work_directory
+        program=program,
+        variables=with_work_directory(variables, work_directory),
+        work_directory=work_directory,
+        work_directories=site.work_directories,
     )
 
 

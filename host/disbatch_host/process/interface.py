@@ -238,7 +238,8 @@ class Process(Protocol):
 
     @property
     def stdin_left_bytes(self) -> int:
-        """How many of the bytes for its stdin it has not read by now, or had not when it ended."""
+        """How many of the bytes for its stdin it has not read by now, or had not when it ended; 0 once this host has
+        written all and closed it."""
 
     def write(self, data: bytes) -> None:
         """Write to its stdin as fast as it reads. Returns at once."""

@@ -12,6 +12,7 @@ The steps of a run, in order; each waits for the one before it to be durable if 
                       ─ impossible with this task ──────────────► concluded as failed, `host_error`
     pass on output, pid ─ refused: the task was taken over ─────► stop the program, say so, write nothing more
     the program ended: record the end (guarded, once), then let the process host forget it
+    have its work directory removed, if it succeeded
 
 A run is a compartment: whatever fails in one of these steps that nobody expected, the program is ended, and the task is
 concluded as failed (`host_error`).
@@ -23,6 +24,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from disbatch_host.documents import transitions
@@ -85,6 +87,11 @@ class Run:
     def holds_place(self) -> bool:
         """Whether it counts as one of those that run at once."""
         return self._closing.holds_place
+
+    @property
+    def has_program(self) -> bool:
+        """Whether its program is running."""
+        return self._ended is not None and not self._ended.done()
 
     @property
     def task(self) -> Task:
@@ -291,9 +298,10 @@ class Run:
             return await self._closing.record_unstarted(StartError(why), left=Status.RUNNING)
         await self._recording.record_pieces()
         found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._closing.when())
-        if "work_directory" not in found.run:  # else it is kept, for people who look into it
-            execution.clean_up()
         report = await self._closing.record(found)
+        if "work_directory" not in found.run:  # else it is kept, for people who look into it
+            # Not before the end is recorded: it may take long, and nobody waits for it.
+            execution.clean_up(partial(self._closing.name_work_directory, found))
         if report.result is RunResult.ENDED and ended.is_process_lost:
             return replace(report, why_process_lost=ending.error_of(state, ended)["message"])
         return report

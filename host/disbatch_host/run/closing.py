@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from disbatch_host import errors
+from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import Place, RunChange
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError, TaskFaultError
 from disbatch_host.process.interface import StartError
@@ -93,6 +94,12 @@ class Closing:
         accepted = await self._leave_place_with(found.change)
         report = await self._report_of(found, accepted)
         return report if isinstance(error, TaskFaultError) else replace(report, host_error=error)
+
+    def name_work_directory(self, found: Ending, left: str) -> None:
+        """The work directory cannot be removed: the document says where it is, if it is still as this run left it."""
+        change = transitions.afterword_change(self._state.key, {"run": {**found.run, "work_directory": left}})
+        # It is only a hint: nobody waits for it, and if it cannot be recorded the log has it all the same.
+        self._context.recorder.record(change).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def say_whose(self, what: str) -> None:
         """A change of this run was refused: say who has the task now. `what`: what follows from that."""

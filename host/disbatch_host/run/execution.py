@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -95,8 +95,9 @@ class Execution(Protocol):
     def settle(self) -> None:
         """The store has the end of the run, or never will: nothing of it needs to be kept."""
 
-    def clean_up(self) -> None:
-        """Remove the leftovers of a successful run."""
+    def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
+        """Have the leftovers of a successful run removed, soon. `on_left` is told where something is left that cannot
+        be."""
 
 
 _NOTHING_HEARD = dict.fromkeys(Stream, 0)

@@ -16,6 +16,7 @@ import orjson
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import parse_address, parse_seconds
 from disbatch_host.settings.table import DEFAULT_CONFIG, SETTINGS, Kind
+from disbatch_host.store.url import without_passwords
 from disbatch_protocol import patterns, schemas
 from disbatch_protocol.faults import kind_of, near_name, pointer_to
 
@@ -60,7 +61,8 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
     if isinstance(settings, dict):
         faults += _faults_of_texts(settings)
     if faults:
-        raise UsageError(f"configuration file {path}: {'; '.join(faults)}")
+        # A key or a value in the wrong place may be the store's URL.
+        raise UsageError(without_passwords(f"configuration file {path}: {'; '.join(faults)}"))
     found: dict[str, Any] = settings
     return found
 

@@ -19,6 +19,7 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings.config_file import read_config
 from disbatch_host.settings.forms import Address, check_node_id, make_node_id, parse_address, parse_seconds
 from disbatch_host.settings.table import BY_NAME, DEFAULT_CONFIG, DURATIONS, SETTINGS, Kind, default_of
+from disbatch_host.store.url import sqlite_url
 
 
 class Source(StrEnum):
@@ -175,7 +176,7 @@ def default_store(environ: Mapping[str, str]) -> str | None:
         if home is None:
             return None
         state = f"{home}/.local/state"
-    return f"sqlite://{Path(state) / 'disbatch' / 'disbatch.db'}"
+    return sqlite_url(Path(state) / "disbatch" / "disbatch.db")
 
 
 def _home(environ: Mapping[str, str]) -> str | None:

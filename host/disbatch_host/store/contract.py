@@ -160,9 +160,11 @@ class Tasks(Protocol):
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents.
+        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents,
+        `with_parameters=False` their `parameters`: both may be millions of bytes.
         `in_any_order`: in whatever order is cheapest, for scans of millions; a task that is changed meanwhile may come
         twice or not at all."""
 
@@ -263,8 +265,12 @@ class HotPath(Protocol):
 
         `on_claim` is called for each claimed task; the change that it returns, which leaves CLAIMED, is carried out
         before this returns, with the claim or right after it. A task for which that was refused is not returned. One
-        that cannot be claimed as it is, is passed over: it does not stop the others, and is left out until it changes
-        (see `passed_over`)."""
+        that cannot be claimed as it is, whatever is wrong with its document or refuses its change, is passed over: it
+        takes no place, does not stop the others, and is left out until it changes (see `passed_over`).
+
+        Where `claims_read_queues`, queue and node are looked at as they are when the claim is carried out: nothing is
+        claimed from a queue that is paused, nor beyond its `maxthreads` as it is then, nor for a node that is to be
+        drained."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
@@ -289,7 +295,8 @@ class HotPath(Protocol):
         store refuses is passed over."""
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        """The tasks that this node has to look at now, without their output, at most about `limit` of each kind:
+        """The tasks that this node has to look at now, without their parameters and output, at most about `limit` of
+        each kind, and no more than can be read and changed in a short time; the rest is found by the next call:
 
         - Running with `cancel`, in the hands of this node; waiting (Created, Blocked) or Orphaned with `cancel`;
         - ended, or Orphaned, with `awaited: true`: others wait for their end;

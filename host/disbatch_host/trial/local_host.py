@@ -47,6 +47,7 @@ from disbatch_protocol.worker import WorkerConversation
 LOCAL_NODE_ID = "local"  # the value of DISBATCH_NODE where there is no node
 LOCAL_QUEUE = "exec"
 
+REMOVAL_SECONDS = 30.0  # for work directories to be removed: a person waits, and a million files take some ten
 END_POLL_SECONDS = 0.01  # between two checks whether killed processes are gone
 
 Output = Callable[[Stream, bytes], None]
@@ -169,6 +170,7 @@ class LocalHost:
         await self.workers.stop()
         await self.processes.end(StopReason.SHUTDOWN)
         self.processes.close()
+        await self.site.work_directories.finish(REMOVAL_SECONDS)
 
     def stop(self) -> None:
         """Stop the running programs, each in its own way."""

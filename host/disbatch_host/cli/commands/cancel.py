@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -77,7 +77,7 @@ class _Canceller:
         question = f"cancel {common.count_of(total, 'task')} of queue {filters['queue']}?"
         selection.confirm(question, total, yes=yes, is_explicit=bool(filters["status"]))
         cancelled = 0
-        with render.progress("cancelling tasks", total=total) as advance:
+        with bars.progress("cancelling tasks", total=total) as advance:
             for batch in control.cancel(self._store, which, self._request):
                 self._note(batch)
                 cancelled += sum(one.outcome is Outcome.CANCELLED for one in batch)
@@ -97,7 +97,7 @@ class _Canceller:
 
     def _wait(self, *, is_named: bool) -> int:
         """Wait until the tasks that were asked to stop have ended. FAILED if one that was named ended otherwise."""
-        with render.progress("waiting for them to end", total=len(self._asked)) as advance:
+        with bars.progress("waiting for them to end", total=len(self._asked)) as advance:
             others = wait_for_ends(self._store, self._asked, advance)
         for one in others:
             click.echo(f"task {one.id} ended before it could be stopped: {statuses.name(one.status)}", err=True)

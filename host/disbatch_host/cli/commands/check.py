@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
@@ -48,7 +48,7 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
         where = ", ".join(str(one) for one in common.settings().plugins)
         raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
     reports = []
-    with render.current("trying") as show:
+    with bars.current("trying") as show:
         for one in found:
 
             def tell(trial: str, name: str = _name_of(one)) -> None:

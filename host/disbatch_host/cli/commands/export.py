@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from disbatch_host.cli import common, render, selection
+from disbatch_host.cli import bars, common, render, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import exporting
 from disbatch_host.client.complete_file import complete_file
@@ -51,7 +51,7 @@ def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> N
 def _write(store: Store, which: TaskFilter, shown: exporting.Shown, out: IO[bytes], *, with_output: bool) -> int:
     total = store.count_tasks(which) if sys.stderr.isatty() else None
     told = 0
-    with render.progress("exporting tasks", total=total) as advance:
+    with bars.progress("exporting tasks", total=total) as advance:
 
         def tell(count: int) -> None:
             nonlocal told

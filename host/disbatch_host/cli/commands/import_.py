@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
@@ -171,7 +171,7 @@ class _Bar:
     def show(self, what: str, done: int, total: int | None = None) -> None:
         if what != self._what:
             self.close()
-            self._advance, self._what = self._open.enter_context(render.progress(what, total=total)), what
+            self._advance, self._what = self._open.enter_context(bars.progress(what, total=total)), what
         self._advance(done - self._shown)
         self._shown = done
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.node_table import NONE_YET, life_cell, print_nodes
 from disbatch_host.client.nodes import Asked, Nodes, silence_of, to_json
@@ -142,7 +142,7 @@ def drain(id: str, reason: str | None, waits: bool) -> None:
         if not asked.is_confirmed:
             click.echo(f"node {id} has not confirmed yet that it claims nothing more", err=True)
         if waits:
-            with render.waiting(f"until node {id} is drained"):
+            with bars.waiting(f"until node {id} is drained"):
                 nodes.wait(asked)
         _say(store, asked, "is drained: it runs nothing any more" if waits else "is asked to drain")
 
@@ -181,7 +181,7 @@ def stop(id: str, reason: str | None, waits: bool) -> None:
         nodes = _nodes(store)
         asked = nodes.stop(id, why=reason)
         if waits:
-            with render.waiting(f"until node {id} is stopped"):
+            with bars.waiting(f"until node {id} is stopped"):
                 nodes.wait(asked)
         _say(store, asked, "has ended" if waits else "is asked to stop")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.pushing import (
@@ -104,7 +104,7 @@ def _push_lines(pusher: _Pusher) -> None:
     """Create what stdin holds, in batches. A line that does not fit stops it; earlier ones are created and printed."""
     created = 0
     batch: list[Mapping[str, Any]] = []
-    with render.progress("creating tasks") as advance:
+    with bars.progress("creating tasks") as advance:
 
         def flush() -> None:
             nonlocal created

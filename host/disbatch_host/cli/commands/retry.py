@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -62,7 +62,7 @@ _RETRY_WORDS: results.Words = {
 def _retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
     """Reports how many are run again, and for each that is not, why."""
     retried = refused = 0
-    with render.progress("running tasks again", total=total) as advance:
+    with bars.progress("running tasks again", total=total) as advance:
         for batch in batches:
             said = [one for one in batch if as_json or not one.is_done]
             results.say(store, said, _RETRY_WORDS, as_json=as_json)

@@ -110,7 +110,7 @@ def _print_unusable(records: Sequence[NodeRecord]) -> None:
 def _print_troubles(records: Sequence[NodeRecord]) -> None:
     """What the nodes had to leave out so that the rest goes on."""
     lines = [
-        f"{click.style(f'node {record.id}', fg='yellow')}: {render.printable(sentence)}"
+        f"{render.style(f'node {record.id}', 'yellow')}: {sentence}"
         for record in records
         if readings.is_alive(record)
         for sentence in (*readings.passed_over_of(record), *readings.troubles_of(record))

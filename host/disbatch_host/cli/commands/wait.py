@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, tally
+from disbatch_host.cli import bars, common, render, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.standstill import Still
@@ -158,18 +158,17 @@ def _bar() -> Iterator[OnProgress]:
 
 @contextlib.contextmanager
 def _shown_bar(total: int) -> Iterator[OnProgress]:
-    from rich import progress as bars  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress as rich  # noqa: PLC0415
 
     columns = (
-        bars.TextColumn("ended"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[bad]}", style="red"),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(compact=True),
+        rich.TextColumn("ended"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[bad]}", style="red"),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(compact=True),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+    with bars.drawn(*columns) as drawn:
         bar = drawn.add_task("", total=total, bad="", rate="")
 
         def update(now: Progress) -> None:

@@ -176,7 +176,7 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
     changes = []
     is_all = True
     # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.
-    for follower in store.find_tasks(which, with_output=False, in_any_order=True):
+    for follower in store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True):
         if troubles.is_resting(_DUE, follower.id):
             is_all = False
             continue

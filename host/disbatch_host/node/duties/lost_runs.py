@@ -168,7 +168,7 @@ def settle(
 
 
 def _next_of(store: Store, which: TaskFilter, troubles: Troubles) -> list[Task]:
-    found = store.find_tasks(which, with_output=False)
+    found = store.find_tasks(which, with_output=False, with_parameters=False)
     ours = (task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id))
     return list(islice(ours, _BATCH))
 

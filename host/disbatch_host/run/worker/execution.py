@@ -7,7 +7,7 @@ the process. Must not know: documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
@@ -82,7 +82,7 @@ class WorkerExecution:
         if self._worker is not None and self._task is not None:
             self._worker.settle(self._task)
 
-    def clean_up(self) -> None:
+    def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
         """Nothing to do: the work directory goes with the process."""
 
     def _release(self) -> None:

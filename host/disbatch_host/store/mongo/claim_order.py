@@ -112,8 +112,9 @@ class _Waiting:
             return []
         wanted = limit
 
-        def find(fields: Any, **options: Any) -> Any:
-            return self._tasks.find({**self._free, **priority}, fields, **options).sort(list(order)).limit(limit)
+        def find(fields: Any, more: Document | None = None, **options: Any) -> Any:
+            which = {**self._free, **priority, **(more or {})}
+            return self._tasks.find(which, fields, **options).sort(list(order)).limit(limit)
 
         # The index is named, or the server would weigh it against that of `_id` each time.
         by_index = partial(find, hint=layout.BY_STATUS)

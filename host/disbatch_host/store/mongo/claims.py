@@ -21,6 +21,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
+from functools import partial
 
 from pymongo.collection import Collection
 
@@ -151,7 +152,7 @@ class Claims:
             unreadable = [one for one in unreadable if not forms.is_damaged(one)]
             if unreadable:
                 self._passed_over.add(dict.fromkeys(unreadable, reading.FAULT))
-            if found or not unreadable:
+            if len(found) >= count or not unreadable:
                 return found
             passed_over = [*passed_over, *unreadable]
 
@@ -163,9 +164,7 @@ class Claims:
 
     def _documents(self, ids: Sequence[TaskId]) -> list[Document]:
         """These tasks, in this order, as far as they still exist and can be read."""
-        documents, _ = reading.all_of(
-            lambda fields: self._tasks.find({"_id": {"$in": list(ids)}}, fields), self._tasks, None
-        )
+        documents, _ = reading.all_of(partial(self._tasks.find, {"_id": {"$in": list(ids)}}), self._tasks, None)
         found = {document["_id"]: document for document in documents}
         return [found[task_id] for task_id in ids if task_id in found]
 

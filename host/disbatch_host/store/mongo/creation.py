@@ -124,7 +124,9 @@ class Creation:
                 raise
             is_double = {one["index"] for one in error.details["writeErrors"] if driver_errors.is_same_id(one)}
             return {place: None if place in is_double else why for place, why in found.items()}
-        except driver_errors.NOT_ENCODED as error:  # some of the others may have been inserted
+        except Exception as error:
+            if not driver_errors.is_not_sent(error):
+                raise
             faulty = {place: why for place, one in enumerate(documents) if (why := _fault(one)) is not None}
             if not faulty:
                 raise StoreRefusedError(str(driver_errors.not_encoded(error))) from error

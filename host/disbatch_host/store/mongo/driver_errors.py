@@ -130,9 +130,19 @@ def is_option_fine(name: str, value: str) -> bool:
 NOT_ENCODED = (BSONError, driver.DocumentTooLarge, OverflowError, UnicodeError, TypeError, ValueError, RecursionError)
 
 
+def is_not_sent(error: Exception) -> bool:
+    """Whether a batch did not reach the server because one of its documents cannot be encoded, or as a command that it
+    does not even read, because one is too large: others of the batch may have been sent in an earlier command."""
+    return isinstance(error, NOT_ENCODED) or (
+        isinstance(error, driver.OperationFailure)
+        and not isinstance(error, driver.BulkWriteError)
+        and error.code in _TOO_LARGE_CODES
+    )
+
+
 def not_encoded(error: Exception) -> StoreRefusedError:
     """Why the driver cannot encode a document."""
-    if isinstance(error, driver.DocumentTooLarge):
+    if isinstance(error, (driver.DocumentTooLarge, driver.OperationFailure)):
         return StoreRefusedError(TOO_LARGE)
     if isinstance(error, RecursionError):
         return StoreRefusedError("it is nested too deeply")

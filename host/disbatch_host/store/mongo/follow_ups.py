@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -75,7 +74,10 @@ class FollowUps:
 
     def _create(self, which: Document) -> int:
         created = 0
-        find = partial(self._tasks.find, which, limit=_AT_ONCE)
+
+        def find(fields: Any, more: Document | None = None) -> Any:
+            return self._tasks.find({**which, **(more or {})}, fields, limit=_AT_ONCE)
+
         documents, _ = reading.all_of(find, self._tasks, {"follow_ups": 1})
         for document in documents:
             owed = document.get("follow_ups")

@@ -45,15 +45,20 @@ ODD_IDS: tuple[Document, ...] = (
             ]
         }
     },
-    {"_id": float("nan")},
+    {"_id": {"$eq": float("nan"), "$type": "double"}},
 )  # fmt: skip
 # For queries that have an index of their own, which the server must not weigh against that of `_id`: it looks for no
 # index for the opposite of a type.
 NOT_ODD_ID: Document = {"$nor": [*ODD_IDS]}
-HAS_USABLE_QUEUE: Document = {"$match": {"$expr": {"$in": [{"$type": "$queue"}, _ID_TYPES]}}}
+# Of these types only binary data may be stored in a form that the driver cannot read.
+HAS_READABLE_ID: Document = {"$and": [{"_id": {"$not": {"$type": "binData"}}}]}
+HAS_READABLE_QUEUE: Document = {
+    "$match": {"$expr": {"$in": [{"$type": "$queue"}, [one for one in _ID_TYPES if one != "binData"]]}}
+}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
 NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
+NO_PARAMETERS = {"parameters": 0}
 # A task that others wait for: it has to be marked, unless its mark is just being removed (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}

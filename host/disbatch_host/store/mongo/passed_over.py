@@ -72,13 +72,12 @@ class PassedOverTasks:
         for task, (queue, mark) in marks.items():
             if len(self._culprits) < _MOST:
                 self._culprits[task] = _Culprit(queue=queue, why=reasons[task], mark=mark, again_at=again_at)
-            self._log(queue, reasons[task], f"task {task} is")
+            self._log(queue, reasons[task], task)
 
     def see_damaged(self, queue: QueueId, count: int) -> None:
         """A claim has met so many tasks of this queue whose ids are damaged text."""
         if count:
             self._damaged_ids[queue] = count
-            self._log(queue, _DAMAGED_ID, f"{count} tasks are")
         elif self._damaged_ids:
             self._damaged_ids.pop(queue, None)
 
@@ -136,6 +135,7 @@ class PassedOverTasks:
     def _count_odd_ids(self) -> None:
         """The index has odd ids apart from the others, so this costs by the number of queues and priorities."""
         counts: Counter[QueueId] = Counter()
+        options: dict[str, Any] = {"hint": dict(layout.BY_STATUS), "maxTimeMS": _COUNT_MILLISECONDS}
         for odd in forms.ODD_IDS:
             pipeline: list[Document] = [
                 {"$match": {"status": {"$in": forms.WAITING}, **odd}},
@@ -143,20 +143,18 @@ class PassedOverTasks:
                 {"$group": {"_id": "$queue", "count": {"$sum": 1}}},
             ]
             try:
-                found = list(self._tasks.aggregate(pipeline, hint=layout.BY_STATUS, maxTimeMS=_COUNT_MILLISECONDS))
+                found = list(self._tasks.aggregate(pipeline, **options))
             except (driver.OperationFailure, *reading.NOT_DECODED) as error:
                 log.debug("tasks with odd ids were not counted: %s", error)
                 return
             counts.update({one["_id"]: one["count"] for one in found if forms.is_usable(one["_id"])})
         self._odd_ids = counts
-        for queue, count in self._odd_ids.items():
-            self._log(queue, _ODD_ID, f"{count} tasks are")
 
-    def _log(self, queue: QueueId, why: str, subject: str) -> None:
-        """Log each queue and reason once: there may be many tasks."""
+    def _log(self, queue: QueueId, why: str, task: TaskId) -> None:
+        """Log the first task of each queue for each reason: there may be many."""
         if (queue, why) not in self._logged:
             self._logged.add((queue, why))
-            log.error("queue %s: %s passed over: %s", queue, subject, why)
+            log.error("queue %s: task %s is passed over: %s", queue, task, why)
 
 
 def _queue_of(document: Mapping[str, Any]) -> QueueId:

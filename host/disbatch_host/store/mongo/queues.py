@@ -28,8 +28,8 @@ class Queues:
         self._queues = queues
 
     def all(self) -> list[Queue]:
-        def find(fields: Any) -> Any:
-            return self._queues.find(forms.NOT_ODD_ID, fields)
+        def find(fields: Any, more: Document | None = None) -> Any:
+            return self._queues.find({**forms.NOT_ODD_ID, **(more or {})}, fields)
 
         documents, _ = reading.all_of(find, self._queues, None)
         return sorted(map(Queue.from_document, documents), key=lambda queue: str(queue.id))

@@ -65,6 +65,8 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
+_DUE_PAGE = 50  # the same for tasks that are due, and the time spent on them in one look
+_DUE_SECONDS = 0.1
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -256,12 +258,17 @@ class MongoStore:
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        projection = None if with_output else forms.NO_OUTPUT
+        projection = {
+            **({} if with_output else forms.NO_OUTPUT),
+            **({} if with_parameters else forms.NO_PARAMETERS),
+        } or None
 
-        def find(fields: Any, skip: int = 0) -> Any:
-            found = self._tasks.find({**forms.condition(which), **forms.NOT_ODD_ID}, fields, batch_size=_PAGE)
+        def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
+            condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
+            found = self._tasks.find(condition, fields, batch_size=_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
@@ -277,7 +284,7 @@ class MongoStore:
                 yield Task.from_document(document)
         except reading.UnreadableError:  # and so is the rest of the answer that holds it
             with self._translated():
-                for task_id, read in reading.each(find({"_id": 1}, count), self._tasks, projection):
+                for task_id, read in reading.each(partial(find, skip=count), self._tasks, projection):
                     yield self._unreadable(task_id) if read is None else Task.from_document(read)
 
     def _all_of(self, found: Any, limit: int | None) -> Iterator[Document]:
@@ -308,7 +315,7 @@ class MongoStore:
             try:
                 groups = list(self._tasks.aggregate(pipeline))
             except reading.NOT_DECODED:  # a queue that no queue's id can be
-                groups = list(self._tasks.aggregate([forms.HAS_USABLE_QUEUE, *pipeline]))
+                groups = list(self._tasks.aggregate([forms.HAS_READABLE_QUEUE, *pipeline]))
             for group in groups:
                 key = group["_id"]
                 status = whole_number(key.get("status"))
@@ -492,8 +499,16 @@ class MongoStore:
         # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
         which = {"$or": [{**kind, **forms.NOT_ODD_ID} for kind in kinds]}
         with self._translated():
-            find = partial(self._tasks.find, which, limit=limit * len(kinds))
-            found, _ = reading.all_of(find, self._tasks, forms.NO_OUTPUT)
+
+            def find(fields: Any, more: Document | None = None) -> Any:
+                condition = {**which, **(more or {})}
+                return self._tasks.find(condition, fields, limit=limit * len(kinds), batch_size=_DUE_PAGE)
+
+            until = self._clock.monotonic() + _DUE_SECONDS
+            found, _ = reading.all_of(
+                find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
+                is_enough=lambda: self._clock.monotonic() > until,
+            )  # fmt: skip
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:
                 kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"

@@ -78,7 +78,9 @@ class Updates:
                 refused |= found
                 left = range(min(found) + 1, len(updates)) if is_ordered else range(0)
                 all_found = False
-            except driver_errors.NOT_ENCODED:  # so nothing was sent
+            except Exception as error:
+                if not driver_errors.is_not_sent(error):
+                    raise
                 found = _not_encoded([updates[place] for place in left], first=left[0])
                 if not found or min(found) < required:
                     raise
