@@ -129,7 +129,7 @@ class Queues:
         Raises UsageError, FieldError among them, and DuplicateIdError."""
         document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
         self._store.insert_queue(document)
-        return Queue.from_document(document)
+        return self._as_stored(Queue.from_document(document))
 
     def set(self, queue_id: str, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
@@ -182,7 +182,11 @@ class Queues:
         if not self._store.update_queue(queue.id, fields, removed):
             raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
         left = {name: value for name, value in queue.document.items() if name not in removed}
-        return Queue.from_document({**left, **fields})
+        return self._as_stored(Queue.from_document({**left, **fields}))
+
+    def _as_stored(self, queue: Queue) -> Queue:
+        """With the fields that the store adds, which are for other programs; as it is if it was deleted meanwhile."""
+        return self._store.find_queue(str(queue.id)) or queue
 
 
 def _log_unread(nodes: Sequence[str]) -> None:
