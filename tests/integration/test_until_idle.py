@@ -68,6 +68,17 @@ def test_what_is_left_is_counted_and_its_cause_named(cluster: Cluster) -> None:
     assert log.splitlines()[-1].endswith("ran 1: 1 failed (exit_3 1)")
 
 
+def test_a_task_that_cannot_be_claimed_does_not_keep_the_node(cluster: Cluster) -> None:
+    """It waits, but its document names another node: a node used to wait for it for ever."""
+    cluster.plugin("Quick", "true")
+    queue = cluster.queue("Quick")
+    cluster.push(queue, {}, node="perl01")
+    (fine,) = cluster.push(queue, {})
+    log = cluster.run()
+    assert cluster.task(fine).status == Status.CONCLUDED
+    assert "queue Quick, 1 waiting: no node can claim it as it is" in log
+
+
 def test_what_is_due_soon_is_waited_for_and_counted(cluster: Cluster) -> None:
     cluster.plugin("Again", 'test "$DISBATCH_ATTEMPT" = 2', retry={"max": 1, "delay": 0.3, "jitter": 0})
     queue = cluster.queue("Again")
