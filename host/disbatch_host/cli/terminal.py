@@ -37,7 +37,7 @@ def guarded() -> Iterator[None]:
 
 
 def confirm(question: str) -> None:
-    """Goes on only after a yes. The interpreter writes the question itself, past what is guarded. Raises click.Abort."""
+    """Goes on only after a yes. The interpreter writes the question past what is guarded. Raises click.Abort."""
     click.confirm(render.printable(question), abort=True, err=True)
 
 
