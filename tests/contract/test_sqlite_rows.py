@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import Task
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import settle_due
+from disbatch_host.node.pace import Pace
 from disbatch_host.store.sqlite import SqliteStore, fields
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status
@@ -122,7 +124,7 @@ def test_good_tasks_beside_rows_of_every_sort_are_claimed_and_recorded(
     try:
         good = begin(store, file, odd)
         look_at_everything(store)
-        assert settle_due(store, "n1", tell_seconds=5) is not None
+        assert settle_due(store, "n1", Troubles(SystemClock(), Pace()), tell_seconds=5) is not None
         store.promote_due()
         claimed: dict[Any, Task] = {}
         for number in range(2):
@@ -326,7 +328,7 @@ def test_a_change_that_somebodys_index_refuses_costs_only_itself(sqlite: SqliteS
         by_hand.execute("CREATE UNIQUE INDEX theirs ON tasks (json_extract(rest, '$.error.code')) WHERE status = -5")
     by_hand.close()
     tasks = push(sqlite, {}, {}, {}, expires=PAST)
-    settle_due(sqlite, "n1", tell_seconds=1)
+    settle_due(sqlite, "n1", Troubles(SystemClock(), Pace()), tell_seconds=1)
     assert sorted(sqlite.get_task(one).status for one in tasks) == [-5, -2, -2]  # type: ignore[union-attr]
 
 
@@ -338,7 +340,7 @@ def test_an_odd_cancel_is_no_request_and_makes_nothing_expire(sqlite: SqliteStor
     damage(sqlite_file, ended, column="awaited", value=1)
     damage(sqlite_file, fine, column="expires", value=5)
     for _ in range(2):
-        settle_due(sqlite, "n1", tell_seconds=1)
+        settle_due(sqlite, "n1", Troubles(SystemClock(), Pace()), tell_seconds=1)
     assert sqlite.due("n1") == []
     counts = sqlite.count_by_status()
     assert counts == {"q": {-2: 1, -4: 1, -5: 1}}

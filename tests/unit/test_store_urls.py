@@ -129,7 +129,6 @@ def test_no_fault_of_a_configuration_file_shows_a_password(tmp_path: Path, conte
         ("sqlite:///file:x.db", "opens the tasks' file by its path"),
         ("sqlite://:memory:", "three slashes"),
         ("sqlite://relative.db", "for this file write sqlite:///"),
-        ("sqlite:////x/y.db", "for this file write sqlite:///x/y.db"),
         ("sqlite:////", "three slashes"),
         ("sqlite:///", "three slashes"),
         ("sqlite:///x/", "name a file in it"),
@@ -150,6 +149,11 @@ def test_a_url_that_does_not_name_a_file_is_refused_with_what_to_write(url: str,
 def test_the_url_of_a_file_leads_to_that_file(tmp_path: Path, name: str) -> None:
     assert sqlite_file(sqlite_url(tmp_path / name)) == tmp_path / name
     assert sqlite_file(sqlite_url(tmp_path / name)).parent == tmp_path
+
+
+def test_four_slashes_before_a_whole_path_lead_to_the_same_file() -> None:
+    """Other programs want them."""
+    assert sqlite_file("sqlite:////x/y.db") == sqlite_file("sqlite:///x/y.db") == Path("/x/y.db")
 
 
 def test_a_store_in_a_working_directory_that_is_gone_is_refused_in_one_line(tmp_path: Path) -> None:

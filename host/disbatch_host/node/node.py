@@ -23,7 +23,6 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host import logs
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import DisbatchError, StoreError, StoreLostError
@@ -133,7 +132,7 @@ class Node:
         await self._stop(release=True)
         if self._settings.until_idle:
             level = logging.WARNING if parts.tally.has_failures else logging.INFO
-            log.log(level, "%s", parts.tally, extra=logs.fields(**parts.tally.fields()))
+            log.log(level, "%s", parts.tally)
         return int(parts.stopping.exit_code)
 
     async def _start(self) -> None:

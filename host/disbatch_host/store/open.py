@@ -45,11 +45,12 @@ def sqlite_file(url: str) -> Path:
                 f'"{character}" in its name write {encoded}'
             )
     name = rest.strip("/")
-    if not rest.startswith("/") or rest.startswith("//") or not name:
-        hint = _hint_of_file(url, f"/{name}" if name and rest.startswith("//") else name)
+    if not rest.startswith("/") or not name:
+        hint = _hint_of_file(url, name)
         raise UsageError(f"{_EXPECTED} (three slashes, then the path), found the store {redact(url)!r}{hint}")
     try:
-        text = unquote(rest, errors="strict")
+        # Four slashes are what other programs want before a whole path; the path is the same.
+        text = unquote(f"/{rest.lstrip('/')}", errors="strict")
         text.encode()
     except UnicodeError:
         raise UsageError(f"{_EXPECTED} with a path in UTF-8, found other bytes in it; rename the file") from None

@@ -62,9 +62,9 @@ class _Claimed(NamedTuple):
 class Claims:
     """The claims that one store makes."""
 
-    def __init__(self, passed_over: PassedOverRows) -> None:
+    def __init__(self, passed_over: PassedOverRows, gates: Gates) -> None:
         self._passed_over = passed_over
-        self._gates = Gates()
+        self._gates = gates
 
     def carry_out(
         self,
@@ -76,6 +76,7 @@ class Claims:
         now: datetime,
     ) -> list[Task]:
         """One claim, as `Store.claim` promises, in a transaction; `now` is a time in it."""
+        self._gates.look(connection)
         if self._gates.is_drained(connection, node_id):
             return []
         self._passed_over.look_again(connection)

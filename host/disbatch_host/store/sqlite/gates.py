@@ -21,29 +21,54 @@ _FIND_DRAIN = "SELECT document FROM nodes WHERE id = ? AND instr(document, '\"dr
 
 
 class Gates:
-    """The gates of one store. Reading a document that has not changed since costs no more than comparing it."""
+    """The gates of one store. As long as nobody has written, they are as they were."""
 
     def __init__(self) -> None:
-        self._queues: dict[QueueId, tuple[object, Queue]] = {}  # each with the text that it was read from
+        self._queues: dict[QueueId, tuple[object, Queue | None]] = {}  # each with the text that it was read from
+        self._drained: dict[str, bool] = {}
+        self._current: set[QueueId] = set()  # queues that are known to be as they were read
+        self._seen_version: int | None = None  # changes with the commits of other connections
+
+    def forget(self) -> None:
+        """This store has written a queue, or a request to a node."""
+        self._seen_version = None
+
+    def look(self, connection: sqlite3.Connection) -> None:
+        """To be called in the transaction of a claim, before the others."""
+        version = connection.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._seen_version = version
+            self._current.clear()
+            self._drained.clear()
 
     def is_drained(self, connection: sqlite3.Connection, node_id: str) -> bool:
         """Whether somebody wants this node to claim nothing more."""
-        row = connection.execute(_FIND_DRAIN, (node_id,)).fetchone()
-        return row is not None and isinstance(
-            records.requests_of(records.node_document(node_id, row[0])).get("drain"), dict
-        )
+        known = self._drained.get(node_id)
+        if known is None:
+            row = connection.execute(_FIND_DRAIN, (node_id,)).fetchone()
+            requests = {} if row is None else records.requests_of(records.node_document(node_id, row[0]))
+            known = self._drained[node_id] = isinstance(requests.get("drain"), dict)
+        return known
 
     def narrowed(self, connection: sqlite3.Connection, node_id: str, want: Want) -> int:
         """How many of those that the node wants it may have, by the queue's document as it is now."""
-        row = connection.execute(_FIND_QUEUE, (want.queue,)).fetchone()
-        if row is None:
+        queue = self._queue(connection, want.queue)
+        if queue is None:
             return want.count
-        known = self._queues.get(want.queue)
-        if known is None or known[0] != row[0]:
-            known = self._queues[want.queue] = row[0], records.queue_of(want.queue, row[0])
-        queue = known[1]
         if queue.paused is not None or queue.fault is not None or not queue.is_for(node_id):
             return 0
         if queue.maxthreads is None:
             return want.count
         return max(0, min(want.count, queue.maxthreads - want.in_hand))
+
+    def _queue(self, connection: sqlite3.Connection, queue_id: QueueId) -> Queue | None:
+        if queue_id in self._current:
+            return self._queues[queue_id][1]
+        row = connection.execute(_FIND_QUEUE, (queue_id,)).fetchone()
+        text = None if row is None else row[0]
+        known = self._queues.get(queue_id)
+        if known is None or known[0] != text:
+            known = text, None if row is None else records.queue_of(queue_id, text)
+            self._queues[queue_id] = known
+        self._current.add(queue_id)
+        return known[1]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from disbatch_host.errors import StoreLostError, StoreUnwritableError
+from disbatch_host.errors import StoreError, StoreLostError, StoreUnwritableError
 from disbatch_host.store.url import sqlite_url
 
-READ_CHECK_SECONDS = 0.2  # between two looks where nothing is written; each costs some 5 µs
+ALL_CHECK_SECONDS = 0.2  # between two looks at all three; each costs some 5 µs, one at the file itself a third of that
 
 Identity = tuple[int, int]  # device and inode
 
@@ -34,29 +35,39 @@ class SameFile:
         self.check()
 
     def check(self) -> None:
-        """Look whether everything is in its place. Raises StoreLostError, or StoreUnwritableError if that cannot be
-        seen now."""
-        self._looked_at = time.monotonic()
-        for name, known in zip(self._names, self._identities, strict=True):
-            if known is None:
-                continue
-            try:
-                status = os.stat(name)  # noqa: PTH116  (of a text: for each commit)
-            except (FileNotFoundError, NotADirectoryError):
-                raise self._lost(name, "was deleted or moved") from None
-            except OSError as error:
-                raise StoreUnwritableError(
-                    f"{self._where} can no longer be seen: {error.strerror}; check the directories on its path"
-                ) from error
-            if (status.st_dev, status.st_ino) != known:
-                raise self._lost(name, "was replaced by another file")
-            if name is self._names[0] and not status.st_size:
-                raise self._lost(name, "was emptied")
+        """Look whether the file is in its place, and now and then whether those beside it are. Raises StoreLostError,
+        or StoreUnwritableError if that cannot be seen now."""
+        names: Sequence[str] = self._names[:1]
+        now = time.monotonic()
+        if now - self._looked_at >= ALL_CHECK_SECONDS:
+            names, self._looked_at = self._names, now
+        try:
+            for name, known in zip(names, self._identities, strict=False):
+                self._check(name, known)
+        except StoreError:
+            self._looked_at = 0.0  # until it is well again, each look is at all of them
+            raise
 
     def check_now_and_then(self) -> None:
-        """The same, at most a few times a second."""
-        if time.monotonic() - self._looked_at >= READ_CHECK_SECONDS:
+        """The same for callers that write nothing: a few times a second."""
+        if time.monotonic() - self._looked_at >= ALL_CHECK_SECONDS:
             self.check()
+
+    def _check(self, name: str, known: Identity | None) -> None:
+        if known is None:
+            return
+        try:
+            status = os.stat(name)  # noqa: PTH116  (of a text: for each commit)
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._lost(name, "was deleted or moved") from None
+        except OSError as error:
+            raise StoreUnwritableError(
+                f"{self._where} can no longer be seen: {error.strerror}; check the directories on its path"
+            ) from error
+        if (status.st_dev, status.st_ino) != known:
+            raise self._lost(name, "was replaced by another file")
+        if name is self._names[0] and not status.st_size:
+            raise self._lost(name, "was emptied")
 
     def _lost(self, name: str, what: str) -> StoreLostError:
         beside = name.removeprefix(self._names[0])

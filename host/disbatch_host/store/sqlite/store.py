@@ -38,6 +38,7 @@ from disbatch_host.store.sqlite import (
     records,
 )
 from disbatch_host.store.sqlite.claims import Claims
+from disbatch_host.store.sqlite.gates import Gates
 from disbatch_host.store.sqlite.ids import IdSource
 from disbatch_host.store.sqlite.passed_over import PassedOverRows
 from disbatch_host.store.sqlite.session import Session
@@ -58,7 +59,8 @@ class SqliteStore(Session):
         self._seen_version = 0  # changes with the commits of other connections
         self._passed_over = PassedOverRows(records.SELECT)  # by claims
         self._never_due = PassedOverRows(records.SELECT_LIGHT)
-        self._claims = Claims(self._passed_over)
+        self._gates = Gates()
+        self._claims = Claims(self._passed_over, self._gates)
 
     @property
     def is_clock_local(self) -> bool:
@@ -96,6 +98,7 @@ class SqliteStore(Session):
             connection.execute("INSERT INTO queues (id, document) VALUES (?, ?)", (fields.text_id(queue_id), encoded))
             return queue_id
 
+        self._gates.forget()
         return self._write(insert, duplicate=f"queue {queue_id!r} exists already; choose another id")
 
     def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
@@ -114,9 +117,11 @@ class SqliteStore(Session):
             connection.execute("UPDATE queues SET document = ? WHERE id = ?", (json_text.encode(document), queue))
             return True
 
+        self._gates.forget()
         return self._write(update)
 
     def delete_queue(self, queue: QueueId) -> bool:
+        self._gates.forget()
         return self._write(lambda c: c.execute("DELETE FROM queues WHERE id = ?", (queue,)).rowcount > 0)
 
     def new_ids(self, count: int) -> list[TaskId]:
@@ -299,6 +304,7 @@ class SqliteStore(Session):
             statement = "UPDATE nodes SET session = ?, heartbeat_at = ?, document = ? WHERE id = ? AND session IS ?"
             return connection.execute(statement, (session, at, encoded, node_id, replacing.session)).rowcount > 0
 
+        self._gates.forget()
         return self._write(put)
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -332,10 +338,12 @@ class SqliteStore(Session):
             connection.execute("UPDATE nodes SET document = ? WHERE id = ?", (encoded, node_id))
             return True
 
+        self._gates.forget()
         return self._write(request)
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
         statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
+        self._gates.forget()
         return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
 
     def waiting_queues(self) -> set[QueueId]:
