@@ -128,7 +128,7 @@ class Node:
         holder = await parts.membership.find_holder(
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
-        parts.plugin_scan.scan()
+        await parts.plugin_scan.turn()
         await self._register(holder)
         await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
@@ -150,6 +150,7 @@ class Node:
         if self._watch is not None:
             await self._watch.stop()
         await parts.duties.stop()
+        parts.plugin_scan.close()
         parts.workers.kill()  # there are none, unless an error ends the node
         try:
             await parts.claiming.release_all_places()
@@ -187,7 +188,7 @@ class Node:
                 self._change_settings(self._reread())
             except DisbatchError as error:
                 log.error("the settings stay as they are: %s", error)
-        self._parts.plugin_scan.scan()
+        self._parts.plugin_scan.want()
 
     def _change_settings(self, wanted: NodeSettings) -> None:
         before = self._settings

@@ -178,10 +178,19 @@ class Run:
         if checking.has_expired(task, now):
             await self._record(transitions.expired_claim_change(state.key, now=now))
             return RunReport(result=RunResult.WITHDRAWN)
-        state.run = starting.run_fields(task, plugin, self._context, now=now)
-        faults = checking.parameter_faults(task, plugin)
-        if faults:
-            message = f"the parameters do not fit the plugin, so it was not started: {'; '.join(faults)}"
+        try:
+            checked = await checking.examined(task, plugin)
+        except StartError as error:
+            return await self._return_unstarted(error, Status.CLAIMED)
+        state.run = starting.run_fields(task, plugin, self._context, secrets=checked.secrets, now=now)
+        if checked.faults:
+            text = "; ".join(map(str, checked.faults))
+            what = (
+                "its parameters"
+                if checked.took_too_long
+                else "the parameters do not fit the plugin, so it was not started:"
+            )
+            message = f"{what} {text}"
             return await self._record_ending(
                 ending.ending_without_start(state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._when())
             )

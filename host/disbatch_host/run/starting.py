@@ -6,7 +6,7 @@ not know: how anything is started or recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,10 +25,10 @@ _NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a 
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
 
-def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime) -> Document:
-    """`run` in the task document, as it is when a run of the task starts at `now`."""
+def run_fields(task: Task, plugin: Plugin, context: RunContext, *, secrets: Sequence[str], now: datetime) -> Document:
+    """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of the
+    secret ones among its parameters."""
     manifest = plugin.manifest
-    secrets = plugin.schema.secrets(task.parameters)
     return {
         **({"secrets": list(secrets)} if secrets else {}),
         "token": task.token,
@@ -48,12 +48,15 @@ def start_with_claim(
     parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
     None for any other task, and if the check may take long. Called in the thread of the store, which must not wait."""
     needs_worker = modes.needs_worker(plugin)
-    if (needs_worker and worker is None) or not checking.fits_at_once(task, plugin):
+    if needs_worker and worker is None:
+        return None
+    checked = checking.examined_at_once(task, plugin)
+    if checked is None or checked.faults:
         return None
     now = context.clock.now()
     if checking.has_expired(task, now) or task.cancel is not None:
         return None
-    run = run_fields(task, plugin, context, now=now)
+    run = run_fields(task, plugin, context, secrets=checked.secrets, now=now)
     if not needs_worker or worker is None:
         return run, None
     return {**run, **worker.facts}, worker

@@ -253,7 +253,7 @@ class LocalHost:
         """The input that a run would begin with. Nothing is started and nothing made: a work directory is only named.
         Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
-        run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), now=self._clock.now())
+        run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), secrets=(), now=self._clock.now())
         stdin = starting.input_line(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}

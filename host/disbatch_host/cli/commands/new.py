@@ -42,11 +42,13 @@ def new(name: str, lang: str, worker: bool) -> int:
     if common.wants_json():
         render.print_json(
             {"name": name, "directory": str(made.directory), "files": [str(file) for file in made.files],
-             "notice": made.notice}
+             "built": None if made.built is None else str(made.built), "notice": made.notice}
         )  # fmt: skip
         return ExitCode.DONE
     for file in made.files:
         click.echo(f"wrote {_in_here(file)}")
+    if made.built is not None:
+        click.echo(f"built {_in_here(made.built)}")
     if made.notice:
         click.echo(f"disbatch-host: {made.notice}", err=True)
     where = _in_here(made.directory)

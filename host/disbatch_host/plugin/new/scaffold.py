@@ -56,6 +56,7 @@ class Scaffold:
 
     directory: Path
     files: Sequence[Path]
+    built: Path | None = None  # the program, if it was built
     notice: str = ""  # what is left to do before it runs
 
 
@@ -81,7 +82,9 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
             raise
     except OSError as error:
         raise UsageError(f"{error.filename or home} cannot be written: {error.strerror}") from error
-    return Scaffold(directory=home, files=files, notice=_build(home) if language.is_built else "")
+    notice = _build(home) if language.is_built else ""
+    built = home / program if language.is_built and not notice else None
+    return Scaffold(directory=home, files=files, built=built, notice=notice)
 
 
 def _program_name(name: str, language_name: str) -> str:
@@ -151,9 +154,14 @@ def _build(home: Path) -> str:
     build = shlex.quote(str(home / "build.sh"))
     if shutil.which("go") is None:
         return f"there is no go in PATH here: run {build} where there is one"
-    built = subprocess.run(
-        ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
-    )
+    try:
+        built = subprocess.run(
+            ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it was not built within {_BUILD_SECONDS:.0f} s: run {build}"
+    except OSError as error:
+        return f"it could not be built ({error.strerror}): run {build}"
     if built.returncode == 0:
         return ""
     lines = built.stderr.strip().splitlines() or ["no reason given"]
