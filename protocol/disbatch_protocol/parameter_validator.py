@@ -1,7 +1,7 @@
 """The validator behind the checks of parameters: the library's, with keywords that cannot fail on any value.
 
-Responsible for: numbers that are infinite, huge or not numbers, long lists, and saying which pattern was at work when a check was
-interrupted. Must not know: faults and their words, where a schema comes from.
+Responsible for: numbers that are infinite, huge or not numbers, long lists, and saying which pattern was at work when a
+check was interrupted. Must not know: faults and their words, where a schema comes from.
 """
 
 from __future__ import annotations

@@ -50,11 +50,16 @@ class ParameterSchema:
         it has patterns that may try many ways, say, or refers to itself."""
         if self._schema is None:
             return True
+        return self.is_ever_quick and self._cost is not None and self._cost.is_quick_for(parameters)
+
+    @property
+    def is_ever_quick(self) -> bool:
+        """Whether that can be true of any parameters."""
         if not self._is_weighed:
             cost = cost_of(self._schema)
             self._cost = cost if cost is not None and cost.is_quick_for(self._defaults) else None
             self._is_weighed = True
-        return self._cost is not None and self._cost.is_quick_for(parameters)
+        return self._schema is None or self._cost is not None
 
     def place_of_pattern(self, pattern: str) -> str | None:
         """The JSON pointer, relative to the schema, of the part that has this pattern."""

@@ -188,7 +188,7 @@ class Node:
                 self._change_settings(self._reread())
             except DisbatchError as error:
                 log.error("the settings stay as they are: %s", error)
-        self._parts.plugin_scan.want()
+        self._parts.plugin_scan.begin()
 
     def _change_settings(self, wanted: NodeSettings) -> None:
         before = self._settings

@@ -23,9 +23,9 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", re.ASCII)
 
 # Address space that a runtime reserves before it does anything, with some room to work in; measured on x86-64.
 _NEEDS: Mapping[str, tuple[int, str]] = {
-    "node": (2 * 2**30, "Node reserves 0.6 to 1 GiB at its start"),
+    "node": (2 * 2**30, "Node reserves 0.5 to 1 GiB at its start"),
     "java": (4 * 2**30, "Java reserves 2 to 4 GiB besides its heap"),
-    "go": (2**30, "a Go program reserves 0.1 to 0.5 GiB at its start"),
+    "go": (2**30, "a Go program reserves 0.5 to 0.75 GiB at its start"),
 }
 
 
@@ -49,10 +49,10 @@ def _argument_hints(manifest: Manifest, program: Path, directory: Path) -> Itera
             )
             yield _hint(f"/command/{index}", message, hint)
             return
-    index = _script_at(words, program)
-    if index is not None and not os.path.exists(directory / words[index]):  # noqa: PTH110
-        message = f"expected a script for {program.name}, found no file {words[index]:.80} in {directory}"
-        yield _hint(f"/command/{index}", message, "copy it there or correct the path")
+    script = _script_at(words, program)
+    if script is not None and not os.path.exists(directory / words[script]):  # noqa: PTH110
+        message = f"expected a script for {program.name}, found no file {words[script]:.80} in {directory}"
+        yield _hint(f"/command/{script}", message, "copy it there or correct the path")
 
 
 def _script_at(words: list[str], program: Path) -> int | None:

@@ -23,19 +23,22 @@ def reason_not_to_run(argument: str, surroundings: Surroundings) -> Reason | Non
     """Why `env` with this argument, "" for none, can never start an interpreter; None if it may."""
     split = _SPLIT_OPTION.match(argument)
     if split is not None:
-        words = _split(argument[split.end() :])
-        return _reason_of_words(words, surroundings) if words is not None else None
-    if not argument:
-        return _no_interpreter()
+        try:
+            return _reason_of_words(_split(argument[split.end() :]), surroundings)
+        except _BadStringError as error:
+            return (
+                "expected what env can read after -S",
+                f", found {error}",
+                "correct it; `man env` says how it is read",
+            )
     if not re.search(r"\s", argument):
-        return _reason_of_words([argument], surroundings)
-    if not argument.startswith("-") and "=" not in argument and surroundings_has(argument, surroundings):
+        return _reason_of_words([argument] if argument else [], surroundings)
+    if not argument.startswith("-") and "=" not in argument and _has(argument, surroundings, surroundings.path):
         return None
-    first = argument.split(maxsplit=1)[0]
     return (
         "expected one word after env",
         f', found "{argument:.80}", which env takes for one name',
-        f"write #!/usr/bin/env -S {argument}" if not first.startswith("-S") else "",
+        f"write #!/usr/bin/env -S {argument}",
     )
 
 
@@ -43,30 +46,51 @@ def reason_not_to_run(argument: str, surroundings: Surroundings) -> Reason | Non
 _SPLIT_OPTION = re.compile(r"-[iv0]*S|--s(?:p(?:l(?:i(?:t(?:-(?:s(?:t(?:r(?:i(?:n(?:g)?)?)?)?)?)?)?)?)?)?)?=")
 
 
-def _split(text: str) -> list[str] | None:
-    """The words of a -S string; None if any of them depends on a variable or an escape, or is not understood."""
-    if re.search(r"[\\$]", text):
-        return None
+class _BadStringError(Exception):
+    """What env refuses in the string of -S."""
+
+
+_UNKNOWN = "\0"  # stands for the value of a variable
+_ESCAPED = {"f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "_": " ", **{one: one for one in "\\\"'#$"}}
+
+
+def _split(text: str) -> list[str]:
+    """The words of a -S string, as GNU env reads it."""
     words: list[str] = []
     word: str | None = None
+    quote = ""
     at = 0
     while at < len(text):
         sign = text[at]
-        if sign in " \t\n\v\f\r":
-            if word is not None:
-                words.append(word)
-            word = None
+        at += 1
+        if sign == "\\" and (quote != "'" or text[at : at + 1] in ("\\", "'")):
+            escape = text[at : at + 1]
+            at += 1
+            if escape == "c" and not quote:
+                break
+            if escape not in _ESCAPED:
+                raise _BadStringError(f'"\\{escape}"')
+            if escape in "fnrtv_" and not quote:
+                words, word = ([*words, word], None) if word is not None else (words, None)
+            else:
+                word = (word or "") + _ESCAPED[escape]
+        elif sign == "$" and quote != "'":
+            name = re.match(r"\{[A-Za-z_]\w*\}", text[at:], re.ASCII)
+            if name is None:
+                raise _BadStringError('"$" without the name of a variable in braces')
+            at += name.end()
+            word = (word or "") + _UNKNOWN
+        elif sign in ("'", '"') and quote in ("", sign):
+            quote = "" if quote else sign
+            word = word or ""
+        elif sign in " \t\n\v\f\r" and not quote:
+            words, word = ([*words, word], None) if word is not None else (words, None)
         elif sign == "#" and word is None:
             break
-        elif sign in "'\"":
-            end = text.find(sign, at + 1)
-            if end < 0:
-                return None
-            word = (word or "") + text[at + 1 : end]
-            at = end
         else:
             word = (word or "") + sign
-        at += 1
+    if quote:
+        raise _BadStringError("a quote that does not end")
     return words if word is None else [*words, word]
 
 
@@ -77,28 +101,34 @@ _WITH_VALUE = frozenset({"-u", "--unset", "-C", "--chdir"})
 def _reason_of_words(words: list[str], surroundings: Surroundings) -> Reason | None:
     """Of the words as env's own arguments."""
     rest = list(words)
+    path: str | None = surroundings.path  # None: not known
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
         if option == "--":
             break
+        value = None
         if option in _WITH_VALUE:
-            value = rest.pop(0) if rest else None
-            if value is None or option in ("-C", "--chdir") or value == "PATH":
+            if not rest:
                 return None
+            value = rest.pop(0)
         elif re.fullmatch(r"-u.+|--unset=.+", option):
-            if option.removeprefix("--unset=").removeprefix("-u") == "PATH":
-                return None
-        elif option not in _FLAGS or option in ("-", "-i", "--ignore-environment"):
-            return None  # another option, or another PATH
-    while rest and "=" in rest[0]:
-        if rest.pop(0).startswith("PATH="):
+            value = option.removeprefix("--unset=").removeprefix("-u")
+        elif option not in _FLAGS:
+            return None  # another option
+        if option in ("-C", "--chdir"):
             return None
+        if value == "PATH" or option in ("-", "-i", "--ignore-environment"):
+            path = None
+    while rest and "=" in rest[0]:
+        name, _, value = rest.pop(0).partition("=")
+        if name == "PATH":
+            path = value
     if not rest:
         return _no_interpreter()
     wanted = rest[0]
-    if not wanted or surroundings_has(wanted, surroundings):
+    if not wanted or _UNKNOWN in wanted or (path is not None and _UNKNOWN in path) or _has(wanted, surroundings, path):
         return None
-    where = "" if "/" in wanted else f" (PATH is {surroundings.path})"
+    where = "" if "/" in wanted else f" (PATH is {path})"
     place = "" if "/" in wanted else " in PATH"
     return (
         f"expected the interpreter {surroundings.where(wanted) if '/' in wanted else repr(wanted)}{place}, named",
@@ -107,14 +137,14 @@ def _reason_of_words(words: list[str], surroundings: Surroundings) -> Reason | N
     )
 
 
-def surroundings_has(word: str, surroundings: Surroundings) -> bool:
+def _has(word: str, surroundings: Surroundings, path: str | None) -> bool:
     """Whether a process of the plugin may find this program."""
     if "/" in word:
         found = surroundings.found(word)
         return found is not None and os.access(found, os.X_OK) and not os.path.isdir(found)  # noqa: PTH112
-    if any(not one.startswith("/") for one in surroundings.path.split(os.pathsep)):
-        return True  # looked up from a directory that is not this process's
-    return shutil.which(word, path=surroundings.path) is not None
+    if path is None or any(not one.startswith("/") for one in path.split(os.pathsep)):
+        return True  # looked up in a place that is not known, or from a directory that is not this process's
+    return shutil.which(word, path=path) is not None
 
 
 def _no_interpreter() -> Reason:

@@ -30,29 +30,32 @@ class PluginScan:
         self._claiming = claiming
         self._pace = pace
         self._cpu_seconds = 0.0  # of the last scan
-        self._is_wanted = False
+        self._begun: set[asyncio.Task[None]] = set()  # referred to, or they may vanish
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plugins")  # one scan at a time
 
     @property
     def interval_seconds(self) -> float:
-        return 0.0 if self._is_wanted else max(self._pace.plugin_scan_seconds, self._cpu_seconds * _REST)
+        return max(self._pace.plugin_scan_seconds, self._cpu_seconds * _REST)
 
     async def turn(self) -> None:
         """One look at the directories."""
-        self._is_wanted = False
         self._take(await asyncio.get_running_loop().run_in_executor(self._thread, self._read))
 
     def scan(self) -> None:
         """The same at once, without a turn of the event loop in between."""
         self._take(self._thread.submit(self._read).result())
 
-    def want(self) -> None:
-        """Let the next turn be as soon as possible."""
-        self._is_wanted = True
+    def begin(self) -> None:
+        """Begin a turn now, beside those that come at intervals."""
+        begun = asyncio.get_running_loop().create_task(self.turn())
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
 
     def close(self) -> None:
         """Look no more. A scan that is under way ends soon."""
         self._classes.close()
+        for begun in self._begun:
+            begun.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, catalog: Catalog) -> None:
