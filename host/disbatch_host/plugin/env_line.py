@@ -11,10 +11,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from disbatch_host.plugin.executable import Surroundings
+from disbatch_host.plugin.surroundings import Surroundings
 
 Reason = tuple[str, str, str]  # what was expected, what was found, what to do; "in the first line of F" is between
 
@@ -70,7 +68,7 @@ def _split(text: str) -> list[str]:
                 break
             if escape not in _ESCAPED:
                 raise _BadStringError(f'"\\{escape}"')
-            if escape in "fnrtv_" and not quote:
+            if escape == "_" and not quote:
                 words, word = ([*words, word], None) if word is not None else (words, None)
             else:
                 word = (word or "") + _ESCAPED[escape]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from disbatch_host.plugin import command_hints, environment, executable, faults
 from disbatch_host.plugin.checking import Checks
+from disbatch_host.plugin.surroundings import Surroundings
 from disbatch_host.plugin.texts import printable
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest import Manifest, parse_manifest
@@ -133,7 +134,7 @@ def _judged(directory: Path, manifest: Manifest, found: Sequence[Fault], watched
     watched.append(directory / command if "/" in command else program or directory)
     if manifest.env.get("PATH"):  # the machine's own is watched for all plugins together
         watched.extend(Path(one) for one in path.split(os.pathsep) if one.startswith("/"))
-    surroundings = executable.Surroundings.of(manifest, directory=directory, path=path)
+    surroundings = Surroundings.of(manifest, directory=directory, path=path)
     every = [
         *found,
         *faults.program_faults(command, program, directory, path),

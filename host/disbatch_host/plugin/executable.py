@@ -12,41 +12,15 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from disbatch_host.plugin import elf, env_line
+from disbatch_host.plugin.surroundings import Surroundings
 from disbatch_protocol.faults import Fault
-from disbatch_protocol.manifest import Cwd, Manifest
 
 _FIRST_LINE_MAX = 256  # bytes that the kernel reads (BINPRM_BUF_SIZE)
 _INTERPRETERS_MAX = 5  # an interpreter may be a script itself, and so on; the kernel gives up here
 _POINTER = "/command/0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What decides, besides the file, how a program is started."""
-
-    directory: Path  # in which it starts, or rather did, were it not for `is_elsewhere`
-    is_elsewhere: bool  # it starts in a new directory with nothing in it
-    path: str  # its PATH
-
-    @classmethod
-    def of(cls, manifest: Manifest, *, directory: Path, path: str) -> Surroundings:
-        """Those of a plugin's program."""
-        return cls(directory=directory, is_elsewhere=manifest.cwd is Cwd.WORK, path=path)
-
-    def found(self, word: str) -> Path | None:
-        """The file that a path leads to in a process of this plugin; None if it cannot lead to any."""
-        if not word.startswith("/") and self.is_elsewhere:
-            return None
-        where = self.directory / word
-        return where if os.path.lexists(where) else None
-
-    def where(self, word: str) -> str:
-        """The place that a path means, in words."""
-        return f"{word} in a new work directory" if self.found(word) is None and self.is_elsewhere else word
 
 
 def program_faults(program: Path, surroundings: Surroundings, watched: list[Path]) -> Iterator[Fault]:
