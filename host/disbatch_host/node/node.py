@@ -183,12 +183,16 @@ class Node:
 
     def _read_again(self) -> None:
         """On SIGHUP: read settings and plugins again. Settings that cannot be used change nothing."""
+        wanted = self._settings
         if self._reread is not None:
             try:
-                self._change_settings(self._reread())
+                wanted = self._reread()
             except DisbatchError as error:
                 log.error("the settings stay as they are: %s", error)
-        self._parts.plugin_scan.begin()
+        # Settings and plugins change together: with more places and the old plugins, tasks would start that should not.
+        self._parts.classes.look_in(wanted.plugins)
+        is_read = wanted is not self._settings
+        self._parts.plugin_scan.begin(lambda: self._change_settings(wanted) if is_read else None)
 
     def _change_settings(self, wanted: NodeSettings) -> None:
         before = self._settings

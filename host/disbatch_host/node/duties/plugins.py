@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from disbatch_host.node.claiming import Claiming
@@ -39,15 +40,16 @@ class PluginScan:
 
     async def turn(self) -> None:
         """One look at the directories."""
-        self._take(await asyncio.get_running_loop().run_in_executor(self._thread, self._read))
+        await self._look(lambda: None)
 
     def scan(self) -> None:
         """The same at once, without a turn of the event loop in between."""
         self._take(self._thread.submit(self._read).result())
 
-    def begin(self) -> None:
-        """Begin a turn now, beside those that come at intervals."""
-        begun = asyncio.get_running_loop().create_task(self.turn())
+    def begin(self, change: Callable[[], None]) -> None:
+        """Begin a look now, beside those that come at intervals; `change` is called in the moment in which the node
+        goes over to what was read."""
+        begun = asyncio.get_running_loop().create_task(self._look(change))
         self._begun.add(begun)
         begun.add_done_callback(self._begun.discard)
 
@@ -57,6 +59,11 @@ class PluginScan:
         for begun in self._begun:
             begun.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self, change: Callable[[], None]) -> None:
+        catalog = await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+        change()
+        self._take(catalog)
 
     def _take(self, catalog: Catalog) -> None:
         if self._classes.take(catalog):
