@@ -30,7 +30,7 @@ check: $(VENV)/.run ## validate the bundled plugins
 schemas: $(VENV)/.run ## write schemas/config.json and README's table again from the table of settings
 	$(BIN)/python -m disbatch_host.settings.written .
 
-soak: $(VENV)/.test ## the long tests, and each command of the acceptance tests as a process of its own
+soak: $(VENV)/.test ## the long tests (an hour of random documents for each store, or DISBATCH_RANDOM_SECONDS), and each command of the acceptance tests as a process of its own
 	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)
 	$(BIN)/python -m pytest -m soak $(ARGS)
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pymongo
@@ -45,6 +46,21 @@ def _hear_signals() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+class ObjectPatch(pytest.MonkeyPatch):
+    """Patches objects and classes, never modules: what a test has to change, the code takes as a parameter."""
+
+    def setattr(self, target: Any, name: Any, value: Any, raising: bool = True) -> None:
+        assert not isinstance(target, ModuleType), f"{target} is a module: pass in what the test needs to change"
+        super().setattr(target, name, value, raising)
+
+
+@pytest.fixture
+def monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    patch = ObjectPatch()
+    yield patch
+    patch.undo()
 
 
 def skip_or_fail(reason: str) -> None:

@@ -5,12 +5,18 @@ Rules:
 2. No message holds a password, a parameter or an environment value.
 3. The stores translate their drivers' exceptions here, at their edge; nothing above a store knows a driver.
 4. A lost race is not an error but a return value of the call that lost it.
+5. The words for an error of Python or of a library name its kind and its place in our code, and repeat nothing: their
+   messages quote the values that they met.
 """
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import IntEnum
-from typing import ClassVar
+from pathlib import PurePath
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -101,13 +107,39 @@ class StoreUnwritableError(StoreUnreachableError):
     fixes it, the same call succeeds."""
 
 
+class StoreLostError(StoreUnreachableError):
+    """The file of the store is no longer at its path: it was deleted, moved or replaced. If the same file comes back,
+    the same call succeeds; anything written before that would go where nobody sees it."""
+
+
 class StoreRefusedError(StoreError):
     """The store answers and refuses (missing rights, a value that it does not accept, not a database); trying again
-    changes nothing."""
+    changes nothing. `created`: the ids of those tasks of a refused call that exist all the same."""
+
+    def __init__(self, message: str, *, created: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.created = tuple(created)
 
 
 class ForeignIndexError(StoreRefusedError):
     """A unique index that this program did not make refuses a document; the message names the index."""
+
+
+class ChangesRefusedError(StoreRefusedError):
+    """The store refuses some changes of a batch because of their content or of their documents. All others were
+    carried out, or lost a race."""
+
+    def __init__(self, reasons: Mapping[Any, StoreRefusedError], lost: AbstractSet[Any]) -> None:
+        """`reasons`: of each refused change, by its key; `lost`: the keys of those that lost a race."""
+        first = next(iter(reasons.values()))
+        super().__init__(str(first) if len(reasons) == 1 else f"{first} ({len(reasons)} changes)")
+        self.reasons = dict(reasons)
+        self.lost = set(lost)
+
+    @property
+    def not_carried_out(self) -> set[Any]:
+        """The keys of the changes that were not carried out, whatever the cause."""
+        return self.lost | self.reasons.keys()
 
 
 class StoreTooNewError(StoreError):
@@ -116,3 +148,24 @@ class StoreTooNewError(StoreError):
 
 class DuplicateIdError(UsageError):
     """The `_id` of a new document exists already."""
+
+
+_OURS = frozenset({"disbatch_host", "disbatch_protocol"})  # the packages of this program
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, on one line: our own error's message; of any other error nothing that it may quote (rule 5)."""
+    match error:
+        case DisbatchError():
+            return " ".join(str(error).split())
+        case RecursionError():
+            what = "something is nested too deeply"
+        case MemoryError():
+            what = "it needs more memory than there is"
+        case OSError(strerror=str(reason)):
+            what = reason
+        case _:
+            what = type(error).__name__
+    steps = [(PurePath(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [f"{path.name}:{line}" for path, line in steps if not _OURS.isdisjoint(path.parts)]
+    return f"{what} ({ours[-1]})" if ours else what

@@ -47,6 +47,12 @@ def ids(
     return {_FIELD: {name: value for name, value in found.items() if value is not None}}
 
 
+def with_error(of_record: Mapping[str, Mapping[str, object]], code: str, message: str) -> dict[str, dict[str, object]]:
+    """Ids as `ids` makes them, together with the error of the task that they name, free of secrets."""
+    error = {name: value for name, value in (("error_code", code), ("error", message)) if value}
+    return {_FIELD: {**of_record[_FIELD], **error}}
+
+
 def set_up(level: str, format_name: str, *, node_id: str) -> None:
     """Log to stderr, one line per record. The drivers' own logs stay out: the node itself logs what matters of them."""
     handler = logging.StreamHandler(sys.stderr)
@@ -77,7 +83,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: `time`, `level`, `message`, `logger`, `node`, the ids, and `traceback` if there is one."""
+    """One object per line: `time`, `level`, `message`, `logger`, `node`, the ids, the error of a task that failed, and
+    `traceback` if there is one."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__()

@@ -9,16 +9,19 @@
 //       task.result({ greeted: task.parameters.name });
 //     });
 //
-// What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its message becomes the
-// task's error, its stack goes to stderr. Any other return value is a failure too, as is an event that JSON cannot
-// represent. Printed text becomes the task's output; invalid Unicode in an event becomes U+FFFD.
+// What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its type and message
+// become the task's error (`TypeError: x is not iterable`), its stack goes to stderr. Any other return value is a failure
+// too, as is an event that JSON cannot represent. Printed text becomes the task's output; invalid Unicode in an event becomes U+FFFD.
 //
 // One file, nothing but Node's own modules, Node 14 and up: copy it beside your program. Run by hand, without a host, the
 // plugin reads one line of JSON from stdin and shows its events on stderr.
 
+const crypto = require('crypto');
 const fs = require('fs');
 
 const PROTOCOL = 1;
+// Marks a text that is a number for JSON; nobody else's text begins so.
+const DOUBLE = `double ${crypto.randomBytes(12).toString('hex')} `;
 
 /** Call `work(task)` for the task (oneshot mode) or for each task in turn (worker mode), then end the process. */
 async function run(work) {
@@ -137,11 +140,13 @@ function lineOf(event) {
       if (isLost || (typeof value === 'number' && !Number.isFinite(value))) {
         throw new TypeError(`${name ? JSON.stringify(name) + ' is ' : ''}${String(value)}`);
       }
-      return value;
+      // From 2^63 on, JSON.stringify would write an integer that a host refuses: numbers are doubles here.
+      return typeof value === 'number' && Math.abs(value) >= 2 ** 63 ? DOUBLE + value.toExponential() : value;
     });
   } catch (error) {
     throw new TypeError(`the ${event.type} event cannot be written as JSON: ${error.message}`);
   }
+  if (line.includes(DOUBLE)) line = line.replace(new RegExp(`"${DOUBLE}([^"]*)"`, 'g'), '$1');
   if (line.includes('\\ud')) {
     // Half a surrogate pair is not valid UTF-8. Escapes are matched one by one: "\\ud800" is a backslash and five letters.
     line = line.replace(/\\(?:u[0-9a-f]{4}|.)/g, (escape) => (/^\\ud[89a-f]/.test(escape) ? '\ufffd' : escape));
@@ -156,9 +161,17 @@ async function perform(work, task) {
     throw new TypeError(`expected the function to return an exit code from 0 to 255 or nothing, found ${shown(exit)}`);
   } catch (error) {
     console.error(error);
-    task.error((error && error.message) || error, { code: 'exception' });
+    task.error(inWords(error), { code: 'exception' });
     return 1;
   }
+}
+
+// Errors carry the name of their class only where the class sets it; anything else that was thrown is its own text.
+function inWords(error) {
+  if (!(error instanceof Error)) return String((error && error.message) || error);
+  const own = error.constructor && error.constructor.name;
+  const name = error.name === 'Error' && own ? own : error.name;
+  return error.message ? `${name}: ${error.message}` : String(name);
 }
 
 function shown(value) {

@@ -14,7 +14,7 @@ package DisbatchPlugin;
 #     });
 #
 # What the function returns is the exit code, 0 to 255 (nothing: 0). A die is a failure: its message becomes the task's
-# error. Any other return value is a failure too, as is an event that JSON cannot represent. Printed text becomes the
+# error, after the class if it is an object. Any other return value is a failure too, as is an event that JSON cannot represent. Printed text becomes the
 # task's output, as UTF-8; invalid Unicode in an event becomes U+FFFD.
 #
 # One file, nothing but Perl's own modules, Perl 5.14 and up (Debian: the package perl): copy it beside your program. Run by
@@ -24,6 +24,8 @@ use strict;
 use warnings;
 use IO::Handle;
 use JSON::PP ();
+use overload ();
+use Scalar::Util ();
 
 our $VERSION = '0.1.0';
 my $PROTOCOL = 1;
@@ -189,12 +191,29 @@ sub _perform {
         $returned + 0;
     };
     return $exit if defined $exit;
-    my $error = "$@";
-    chomp $error;
-    $error = 'died without a message' if $error eq '';
+    my $error = _in_words($@);
     print STDERR "$error\n";
     $task->error($error, code => 'exception');
     return 1;
+}
+
+# An object says its class, and then its message: as a text by itself it may be `My::Error=HASH(0x55…)`, different each time.
+sub _in_words {
+    my ($error) = @_;
+    my $class = Scalar::Util::blessed($error);
+    my $text = '';
+    if (!ref $error) {
+        $text = $error;
+    } elsif (!defined $class) {
+        $text = eval { $writer->encode($error) } // ref $error;    # die { code => 7 }
+    } elsif (overload::Method($error, '""')) {
+        $text = eval { "$error" } // '';
+    } elsif ($error->can('message')) {
+        $text = eval { $error->message } // '';
+    }
+    chomp $text;
+    return $class . ($text eq '' ? '' : ": $text") if defined $class;
+    return $text eq '' ? 'died without a message' : $text;
 }
 
 1;

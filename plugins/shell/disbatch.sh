@@ -125,9 +125,9 @@ _disbatch_object() {
 # A line is one write, so that two processes of a plugin cannot mix theirs; an event that cannot be sent fails nothing.
 _disbatch_send() {
     if [ -n "${DISBATCH_EVENT_FD-}" ]; then
-        printf '%s\n' "$1" >&3
+        printf '%s\n' "$1" >&3 || :  # under `set -e` as well
     else
-        printf 'event: %s\n' "$1" >&2
+        printf 'event: %s\n' "$1" >&2 || :
     fi
 }
 

@@ -23,11 +23,13 @@ PROTECTED = frozenset(
         "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
         "claim", "run", "attempts", "log", "progress", "result", "error", "follow_ups", "parent",
         "not_before", "after", "after_any", "awaited", "priority", "unique_key", "expires", "cancel", "retried",
+        "secrets", "refused_follow_ups",
     }
 )  # fmt: skip
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, of whatever type the database uses
 _INT64 = range(-(2**63), 2**64)  # the range that is written as JSON numbers
 
+_NO_JSON = (TypeError, ValueError, RecursionError)  # raised for a value that has no JSON form
 _DASHES_OF_A_UUID = 4
 
 Other = Callable[[object], object]
@@ -40,6 +42,17 @@ def stdin_line(document: Mapping[str, Any], *, other: Other | None = None) -> by
     raises TypeError for types it does not know. Raises TypeError, naming the field, if nothing can write it.
     """
     return _quick_line(document) or orjson.dumps(plain_document(document, other=other, left_out=LEFT_OUT)) + b"\n"
+
+
+def parameter_input(parameters: Any, name: str, *, other: Other | None = None) -> bytes:
+    """One parameter as its program reads it: the UTF-8 of a string as it is, any other value as a line of JSON, nothing
+    where there is none. Raises TypeError as `stdin_line` does."""
+    if not isinstance(parameters, Mapping) or name not in parameters:
+        return b""
+    value = parameters[name]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    return orjson.dumps(to_json(value, other=other, path=f"parameters.{name}")) + b"\n"
 
 
 def _quick_line(document: Mapping[str, Any]) -> bytes | None:
@@ -83,6 +96,25 @@ def plain_document(
         if name not in left_out
     }
     return _members(chosen, other, "")
+
+
+def readable_line(document: Mapping[str, Any], *, other: Other | None = None) -> bytes:
+    """The document as one line of JSON without a newline, for readers of many: a field that has no JSON form (it is
+    nested too deeply, or holds a type that nobody knows) is null, and `fault` names it. One such document must not
+    keep the others from being read."""
+    try:
+        return orjson.dumps(plain_document(document, other=other))
+    except _NO_JSON:
+        plain: dict[str, Any] = {}
+        faults = [document["fault"]] if isinstance(document.get("fault"), str) else []
+        for name, value in document.items():
+            try:
+                plain |= plain_document({name: value}, other=other)
+                orjson.dumps(plain[name])
+            except _NO_JSON:
+                plain[name] = None
+                faults.append(f'the field "{name}" cannot be shown: it is nested too deeply, or of an unknown type')
+        return orjson.dumps({**plain, "fault": "; ".join(faults)})
 
 
 def _texts(ids: Any) -> Any:

@@ -9,13 +9,15 @@ Rules:
    fail a task.
 3. Memory is bounded: of a line longer than LINE_MAX only the beginning is kept, and the rest is skipped.
 4. Unknown fields of a known event are ignored: they may belong to a later version.
-5. Every event can be stored by every store: no number outside 64 bits, no U+0000 in a name, no deeper than
-   `event_values.DEPTH_MAX`.
+5. Every event can be stored by every store: no integer outside 64 bits, no U+0000 in a name, no deeper than
+   `event_values.DEPTH_MAX`. orjson makes doubles of larger integers, so a line with a double as large as that is read
+   once more, exactly.
 6. If an event counts although part of it is left out, its `faults` say which part and why.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,11 +27,15 @@ from typing import Any
 import orjson
 
 from disbatch_protocol.event_values import (
+    DEPTH_MAX,
+    DoubtfulNumberError,
     NotAnEventError,
+    Storable,
     found_at,
     is_number,
     required_text_at,
     storable,
+    storable_exact,
     text_at,
     whole,
 )
@@ -135,11 +141,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Worker mode: the end of the current task. `exit_code` None: missing from the line, so unknown."""
+    """Worker mode: the end of the current task."""
 
-    exit_code: int | None
+    exit_code: int | None  # None only with a fault
     task: str | None  # the id of its task, if the plugin says so
-    found: str = "none"  # the line's exit code, in words
+    fault: str = ""  # why the line cannot be understood; it still says that plugin and host are out of step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +218,22 @@ def parse_line(line: bytes, *, worker_mode: bool = False) -> Event | BadLine:
     except orjson.JSONDecodeError as error:
         return BadLine(start=line[:LINE_KEPT], message=f"expected a JSON object, found text that is not JSON ({error})")
     try:
-        return _event_of(value, worker_mode)
+        try:
+            return _event_of(value, worker_mode, storable)
+        except DoubtfulNumberError:
+            return _event_of(_read_exactly(line), worker_mode, storable_exact)
     except NotAnEventError as error:
         return BadLine(start=line[:LINE_KEPT], message=str(error))
 
 
-def _event_of(value: Any, worker_mode: bool) -> Event:
+def _read_exactly(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except RecursionError:  # orjson reads more levels
+        raise NotAnEventError(f"expected at most {DEPTH_MAX} nested levels, found far more") from None
+
+
+def _event_of(value: Any, worker_mode: bool, keep: Storable) -> Event:
     if not isinstance(value, dict):
         raise NotAnEventError(f"expected a JSON object, found {kind_of(value)}")
     name = value.get("type")
@@ -225,31 +241,37 @@ def _event_of(value: Any, worker_mode: bool) -> Event:
     if read is None:
         known = ", ".join(one for one in _READERS if worker_mode or one not in _OF_WORKER_MODE)
         raise NotAnEventError(f'expected "type" to be one of {known}, found {found_at(value, "type")}')
-    return read(value)
+    return read(value, keep)
 
 
-def _progress(value: Mapping[str, Any]) -> Progress:
+def _progress(value: Mapping[str, Any], _: Storable) -> Progress:
     done = value.get("value")
     if done is not None and not (is_number(done) and 0 <= done <= 1):
         raise NotAnEventError(f'expected "value" from 0 to 1 or null, found {kind_of(done)}')
     return Progress(value=done, message=text_at(value, "message"))
 
 
-def _log(value: Mapping[str, Any]) -> Log:
-    level = value.get("level", LogLevel.INFO)
+def _given(value: Mapping[str, Any], name: str, otherwise: Any) -> Any:
+    """An optional field; null is the same as leaving it out."""
+    found = value.get(name)
+    return otherwise if found is None else found
+
+
+def _log(value: Mapping[str, Any], keep: Storable) -> Log:
+    level = _given(value, "level", LogLevel.INFO)
     if level not in list(LogLevel):  # a list: the value may be of any type
         raise NotAnEventError(f'expected "level" to be one of {", ".join(LogLevel)}, found {kind_of(level)}')
-    fields = value.get("fields", {})
+    fields = _given(value, "fields", {})
     if not isinstance(fields, dict):
         raise NotAnEventError(f'expected "fields" to be an object, found {kind_of(fields)}')
     return Log(
         level=LogLevel(level),
         message=required_text_at(value, "message"),
-        fields=storable(fields, "fields"),
+        fields=keep(fields, '"fields"'),
     )
 
 
-def _own_status(value: Mapping[str, Any]) -> OwnStatus:
+def _own_status(value: Mapping[str, Any], _: Storable) -> OwnStatus:
     status = whole(value.get("status"))
     if status is None or not (status == 0 or 2 <= status <= _STATUS_MAX):
         raise NotAnEventError(
@@ -258,28 +280,28 @@ def _own_status(value: Mapping[str, Any]) -> OwnStatus:
     return OwnStatus(status=status)
 
 
-def _set_fields(value: Mapping[str, Any]) -> SetFields:
+def _set_fields(value: Mapping[str, Any], keep: Storable) -> SetFields:
     fields = value.get("fields")
     if not isinstance(fields, dict):
         raise NotAnEventError(f'expected "fields" to be an object, found {found_at(value, "fields")}')
     try:
-        return SetFields(fields=storable(fields, "fields"))
+        return SetFields(fields=keep(fields, '"fields"'))
     except NotAnEventError:  # to find the bad one: the others are set
-        return _storable_fields(fields)
+        return _storable_fields(fields, keep)
 
 
-def _storable_fields(fields: Mapping[str, Any]) -> SetFields:
+def _storable_fields(fields: Mapping[str, Any], keep: Storable) -> SetFields:
     kept: dict[str, Any] = {}
     faults = []
     for name, value in fields.items():
         try:
-            kept |= storable({name: value}, "fields")
+            kept |= keep({name: value}, '"fields"')
         except NotAnEventError as error:
             faults.append(f'field "{name:.60}" is not set: {error}')
     return SetFields(fields=kept, faults=tuple(faults))
 
 
-def _result(value: Mapping[str, Any]) -> Result:
+def _result(value: Mapping[str, Any], keep: Storable) -> Result:
     if "value" not in value:
         raise NotAnEventError('expected a "value", found none')
     status = whole(value.get("status"))
@@ -288,10 +310,10 @@ def _result(value: Mapping[str, Any]) -> Result:
             f'expected "status" to be a whole number from 0 to {_STATUS_MAX}, found {found_at(value, "status")}'
         )
     # 0 and 1 (a success) are not a plugin's own status.
-    return Result(value=storable(value["value"], "value"), status=status if status not in (0, 1) else None)
+    return Result(value=keep(value["value"], '"value"'), status=status if status not in (0, 1) else None)
 
 
-def _error(value: Mapping[str, Any]) -> ErrorSaid:
+def _error(value: Mapping[str, Any], _: Storable) -> ErrorSaid:
     # It counts as an error whatever else the line says: losing it would turn a failure into a success.
     faults = []
 
@@ -307,7 +329,7 @@ def _error(value: Mapping[str, Any]) -> ErrorSaid:
     return ErrorSaid(**texts, retry=retry, faults=tuple(faults))
 
 
-def _snooze(value: Mapping[str, Any]) -> Snooze:
+def _snooze(value: Mapping[str, Any], _: Storable) -> Snooze:
     seconds = value.get("seconds")
     if not is_number(seconds) or not 0 <= seconds <= SNOOZE_MAX_SECONDS:
         found = found_at(value, "seconds")
@@ -315,11 +337,11 @@ def _snooze(value: Mapping[str, Any]) -> Snooze:
     return Snooze(seconds=float(seconds), message=text_at(value, "message"))
 
 
-def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
+def _follow_ups(value: Mapping[str, Any], keep: Storable) -> FollowUps:
     tasks = value.get("tasks")
     if not isinstance(tasks, list):
         raise NotAnEventError(f'expected "tasks" to be a list, found {found_at(value, "tasks")}')
-    read = tuple(_follow_up(one, number) for number, one in enumerate(tasks))
+    read = tuple(_follow_up(one, number, keep) for number, one in enumerate(tasks))
     others = sorted({name for one in tasks for name in one} - {"queue", "parameters"})
     if not others:
         return FollowUps(tasks=read)
@@ -329,34 +351,35 @@ def _follow_ups(value: Mapping[str, Any]) -> FollowUps:
     return FollowUps(tasks=read, faults=(fault,))
 
 
-def _follow_up(task: Any, number: int) -> FollowUp:
+def _follow_up(task: Any, number: int, keep: Storable) -> FollowUp:
     if not isinstance(task, dict):
         raise NotAnEventError(f'expected "tasks" to hold objects, found {kind_of(task)} at {number}')
-    queue, parameters = task.get("queue"), task.get("parameters", {})
+    queue, parameters = task.get("queue"), _given(task, "parameters", {})
     if not isinstance(queue, str) or not queue or "\0" in queue:
         raise NotAnEventError(f'expected a queue id as "queue" of task {number}, found {found_at(task, "queue")}')
     if not isinstance(parameters, dict):
         raise NotAnEventError(f'expected "parameters" of task {number} to be an object, found {kind_of(parameters)}')
-    return FollowUp(queue=queue, parameters=storable(parameters, f'"parameters" of task {number}'))
+    return FollowUp(queue=queue, parameters=keep(parameters, f'"parameters" of task {number}'))
 
 
-def _ready(value: Mapping[str, Any]) -> Ready:
+def _ready(value: Mapping[str, Any], _: Storable) -> Ready:
     protocol = whole(value.get("protocol"))
     if protocol is None:
         raise NotAnEventError(f'expected "protocol" to be a whole number, found {found_at(value, "protocol")}')
     return Ready(protocol=protocol)
 
 
-def _done(value: Mapping[str, Any]) -> Done:
-    exit_code, task = whole(value.get("exit")), value.get("task")
-    return Done(
-        exit_code=exit_code if exit_code is not None and 0 <= exit_code <= 255 else None,
-        task=task if isinstance(task, str) else None,
-        found=found_at(value, "exit"),
-    )
+def _done(value: Mapping[str, Any], _: Storable) -> Done:
+    exit_code, task, fault = whole(value.get("exit")), value.get("task"), ""
+    if exit_code is None or not 0 <= exit_code <= 255:
+        exit_code = None
+        fault = f'expected "exit" of done to be a whole number from 0 to 255, found {found_at(value, "exit")}'
+    elif task is not None and not isinstance(task, str):
+        task, fault = None, f'expected "task" of done to be the _id of its task, a string, found {kind_of(task)}'
+    return Done(exit_code=exit_code, task=task if isinstance(task, str) else None, fault=fault)
 
 
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], Event]] = MappingProxyType(
+_READERS: Mapping[str, Callable[[Mapping[str, Any], Storable], Event]] = MappingProxyType(
     {
         "progress": _progress,
         "log": _log,

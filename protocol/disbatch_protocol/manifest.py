@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.exit_codes import exit_rules
 from disbatch_protocol.faults import Fault, Severity, error_at, value_at
 from disbatch_protocol.manifest_checks import ParametersCheck, beyond_the_schema, parameters_faults
@@ -31,6 +33,7 @@ from disbatch_protocol.quantities import parse_duration, parse_size
 
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}", re.ASCII)
 MAX_OUTPUT_DEFAULT = 64 * 2**20
+UMASK_DEFAULT = 0o022
 
 
 class Mode(StrEnum):
@@ -45,6 +48,30 @@ class Cwd(StrEnum):
 
     PLUGIN = "plugin"
     WORK = "work"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputEncodings:
+    """The encoding of each output stream."""
+
+    stdout: Encoding = Encoding.UTF_8
+    stderr: Encoding = Encoding.UTF_8
+
+
+class StdinKind(StrEnum):
+    """What a oneshot program reads."""
+
+    TASK = "task"  # the task document
+    NULL = "null"  # nothing: its stdin is /dev/null
+    PARAMETER = "parameter"  # one of the task's parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdin:
+    """The input of a oneshot program."""
+
+    kind: StdinKind = StdinKind.TASK
+    parameter: str | None = None  # its name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +143,9 @@ class Manifest:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     env_pass: tuple[str, ...] = ()
     cwd: Cwd = Cwd.PLUGIN
+    umask: int = UMASK_DEFAULT
+    stdin: Stdin = field(default_factory=Stdin)
+    encoding: OutputEncodings = field(default_factory=OutputEncodings)
     limits: Limits = field(default_factory=Limits)
     run_as: RunAs | None = None
     requires: tuple[str, ...] = ()
@@ -191,7 +221,8 @@ def _manifest_of(document: dict[str, Any], directory_name: str) -> Manifest:
             **texts, mode=Mode, exit_codes=exit_rules, timeout_seconds=parse_duration,
             idle_timeout_seconds=parse_duration, kill_grace_seconds=parse_duration, stop_signal=_signal_of,
             idempotent=bool, concurrency=int, max_output_bytes=parse_size, env=dict, env_pass=tuple, cwd=Cwd,
-            run_as=_run_as, requires=tuple, parameters=lambda schema: schema,
+            umask=_mask, stdin=_stdin, encoding=_encodings, run_as=_run_as, requires=tuple,
+            parameters=lambda schema: schema,
         ),
     )  # fmt: skip
 
@@ -208,11 +239,27 @@ _DOCUMENT_NAMES: Mapping[str, str] = MappingProxyType(
 
 
 def _whole_seconds(value: float | str) -> int:
-    return max(1, round(parse_duration(value)))  # rlimits count whole seconds, and 0 would kill at once
+    return math.ceil(parse_duration(value))  # rlimits count whole seconds, and 0 would kill at once
 
 
 def _signal_of(name: str) -> signal.Signals:
     return signal.Signals[f"SIG{name}"]
+
+
+def _mask(value: str) -> int:
+    return int(value, 8)
+
+
+def _stdin(value: str | dict[str, str]) -> Stdin:
+    if isinstance(value, str):
+        return Stdin(kind=StdinKind(value))
+    return Stdin(kind=StdinKind.PARAMETER, parameter=value["parameter"])
+
+
+def _encodings(value: str | dict[str, str]) -> OutputEncodings:
+    if isinstance(value, str):
+        return OutputEncodings(stdout=Encoding(value), stderr=Encoding(value))
+    return OutputEncodings(**{stream: Encoding(name) for stream, name in value.items()})
 
 
 def _run_as(value: str) -> RunAs:

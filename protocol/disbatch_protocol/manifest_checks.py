@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from disbatch_protocol.exit_codes import example_end_faults, exit_code_faults
-from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, pointer_to, value_at
+from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, near_name, pointer_to, value_at
 from disbatch_protocol.parameter_schema import schema_faults, schema_warnings
 from disbatch_protocol.parameters import ParameterSchema
 from disbatch_protocol.quantities import parse_duration, parse_size
@@ -85,7 +85,7 @@ def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:
 
 
 def _command_faults(command: list[Any]) -> Iterator[Fault]:
-    if command and isinstance(command[0], str) and ".." in command[0].split("/"):
+    if command and isinstance(command[0], str) and ".." in command[0].split("/") and not command[0].startswith("/"):
         message = f'expected a program inside the plugin\'s directory, found "{command[0]}"'
         yield error_at("/command/0", message, "copy it into the directory")
 
@@ -149,6 +149,25 @@ def _env_pass_faults(names: list[Any]) -> Iterator[Fault]:
 
 
 def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:
-    if "worker" in document and document.get("mode", "oneshot") == "oneshot":
+    mode = document.get("mode", "oneshot")
+    if "worker" in document and mode == "oneshot":
         message, hint = '"worker" has no effect in oneshot mode', 'add "mode": "worker" or remove it'
         yield Fault(pointer="/worker", message=message, hint=hint, severity=Severity.WARNING)
+    if document.get("stdin", "task") != "task":
+        if mode == "worker":
+            message = 'expected "task": a worker process gets its tasks on stdin'
+            yield error_at("/stdin", message, 'remove it, or write "mode": "oneshot"')
+        if document.get("protocol") == 1:
+            message = f'expected 2, since "stdin" is more than protocol 1 has, found {kind_of(document["protocol"])}'
+            yield error_at("/protocol", message, 'write "protocol": 2')
+        yield from _unknown_parameter_faults(document)
+
+
+def _unknown_parameter_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    name = value_at(document, ("stdin", "parameter"))
+    properties = value_at(document, ("parameters", "properties"))
+    if isinstance(name, str) and isinstance(properties, dict) and name not in properties:
+        near = near_name(name, properties)
+        message = f'"parameters" describes no "{name}": without it, stdin is empty'
+        hint = f'did you mean "{near}"?' if near else "describe it there"
+        yield Fault(pointer="/stdin/parameter", message=message, hint=hint, severity=Severity.WARNING)

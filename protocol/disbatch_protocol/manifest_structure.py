@@ -11,15 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from disbatch_protocol import schemas
+from disbatch_protocol import patterns, schemas
 from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, near_name, pointer_to
 
 
 @functools.lru_cache(maxsize=1)
 def _validator() -> Any:
-    import jsonschema  # noqa: PLC0415
-
-    return jsonschema.Draft202012Validator(schemas.load("manifest"))
+    return patterns.validator(schemas.load("manifest"))
 
 
 def structure_faults(document: Any) -> Iterator[Fault]:
@@ -41,10 +39,10 @@ def _faults_of(error: Any) -> Iterator[Fault]:
                     yield fault
         return
     if error.validator == "additionalProperties":
-        patterns = [re.compile(pattern) for pattern in schema.get("patternProperties", ())]
+        known_forms = [re.compile(patterns.for_python(one)) for one in schema.get("patternProperties", ())]
         known = schema.get("properties", {})
         for name in error.instance:
-            if name in known or any(pattern.search(name) for pattern in patterns):
+            if name in known or any(form.search(name) for form in known_forms):
                 continue
             if "x-name" in schema:  # its names mean something: a wrong one is more than an unknown field
                 yield error_at(

@@ -6,14 +6,15 @@ Rules (SPEC, section 7):
 1. The party that ended the run decides first: `RunEnd.reason` tells a time limit, a person, the node's stop and a lost
    node apart, and no exit code changes their meaning.
 2. Then the exit code, by the manifest's `exit_codes`, then by the defaults: 0 success, 75 retry, all others failure.
-3. Then the events: they can turn a success into a failure or a snooze, and give a failure its own status; they
-   never turn a failure into a success.
-4. Only a failure, a termination and exit 75 are retried, only while attempts are left, and never if the plugin
-   or its manifest says `permanent`.
+3. Then the events: an error, or a status of the plugin's own, turns a success or a snooze into a failure; a snooze
+   event turns a success into a snooze; they give a failure its status; they never turn a failure into a success.
+4. Only a failure, a termination and exit 75 are retried, only while attempts are left. Whether a failure is, the
+   plugin's error event says first, then its manifest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     LOST = "lost"  # the node was lost
     DONE = "done"  # worker mode: the plugin said `done`
     WORKER_EXITED = "worker_exited"  # worker mode: exit without `done`
+    HOST_ERROR = "host_error"  # the host could not run this task: an error of its own, or a task that cannot be run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,7 @@ def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said:
     match end.reason:
         case Reason.CANCELLED:
             return Conclusion(outcome=Outcome.CANCELLED, status=Status.CANCELLED)
-        case Reason.PARAMETERS:
+        case Reason.PARAMETERS | Reason.HOST_ERROR:
             return Conclusion(outcome=Outcome.PERMANENT, status=Status.FAILED)
         case Reason.START_FAILED:
             return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED, attempt_used=False)
@@ -165,17 +167,18 @@ def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said:
 
 def retry_delay(policy: RetryPolicy, attempt: int, chance: float) -> float:
     """Seconds from the end of failed attempt number `attempt` (from 1) to the next one."""
-    # Above 2^64 every delay is max_delay; the bound keeps a large exponent from overflowing.
-    exponent = min(attempt - 1, 64)
-    delay = min(policy.delay_seconds * policy.backoff**exponent, policy.max_delay_seconds)
+    try:
+        grown = policy.delay_seconds * policy.backoff ** (attempt - 1)
+    except OverflowError:  # beyond 10^308 times the first one, every delay has reached max_delay, except none at all
+        grown = math.inf if policy.delay_seconds else 0.0
+    delay = min(grown, policy.max_delay_seconds)
     return max(0.0, delay * (1 + policy.jitter * (2 * chance - 1)))
 
 
-def means_success(end: RunEnd, rules: EndRules) -> bool:
-    """Whether the run succeeded by the way it ended, apart from its events."""
-    return end.reason in (Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED) and (
-        end.exit_code is not None and _exit_rule(end, rules).outcome is Outcome.SUCCESS
-    )
+def is_failure_by_itself(end: RunEnd, rules: EndRules) -> bool:
+    """Whether the run failed by the way it ended, apart from its events."""
+    is_by_exit = end.reason in (Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED) and end.exit_code is not None
+    return not (is_by_exit and _exit_rule(end, rules).outcome in (Outcome.SUCCESS, Outcome.SNOOZE))
 
 
 def _exit_rule(end: RunEnd, rules: EndRules) -> ExitRule:
@@ -188,7 +191,7 @@ def _exit_rule(end: RunEnd, rules: EndRules) -> ExitRule:
 
 def _rule_of(end: RunEnd, rules: EndRules, said: Said) -> ExitRule:
     rule = _exit_rule(end, rules)
-    if rule.outcome is Outcome.SUCCESS and (said.error or said.status is not None):
+    if rule.outcome in (Outcome.SUCCESS, Outcome.SNOOZE) and (said.error or said.status is not None):
         rule = _FAILURE  # it reported an error, whatever its exit code
     elif rule.outcome is Outcome.SUCCESS and end.exit_code == 0 and said.snooze_seconds is not None:
         return ExitRule(outcome=Outcome.SNOOZE)

@@ -13,6 +13,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from disbatch_protocol import patterns
+
 
 class CheckInterruptedError(Exception):
     """Raised into a check by its caller, from a signal handler, to end it. `pattern`: the one that was being tried."""
@@ -22,17 +24,14 @@ class CheckInterruptedError(Exception):
 
 def compiled(schema: Any) -> Any:
     """A validator of this schema."""
-    from referencing import Registry  # noqa: PLC0415
+    from referencing import Registry  # noqa: PLC0415  (imported late, like jsonschema)
 
-    if isinstance(schema, Mapping) and "$schema" in schema:  # by which the library chooses its own keywords again
-        schema = {name: value for name, value in schema.items() if name != "$schema"}
-    return _class()(schema, registry=Registry())
+    return _class()(patterns.without_dialect(schema), registry=Registry())
 
 
 @functools.lru_cache(maxsize=1)
 def _class() -> Any:
-    # Imported late: it takes half of the start time of a command that never needs a schema.
-    import jsonschema  # noqa: PLC0415
+    import jsonschema  # noqa: PLC0415  (it takes half of the start time of a command that never needs a schema)
 
     own = {
         "multipleOf": _multiple_of,
@@ -40,7 +39,7 @@ def _class() -> Any:
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
     }
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, own)
+    return jsonschema.validators.extend(patterns.validator_class(), own)
 
 
 def _multiple_of(validator: Any, divisor: Any, value: Any, schema: Any) -> Iterator[Any]:
@@ -79,9 +78,9 @@ def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[
         yield _error(f"{value!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any) -> Iterator[Any]:
+def _pattern_properties(validator: Any, parts: Mapping[str, Any], value: Any, schema: Any) -> Iterator[Any]:
     if validator.is_type(value, "object"):
-        for pattern, part in patterns.items():
+        for pattern, part in parts.items():
             for name, one in value.items():
                 if search(pattern, name):
                     yield from validator.descend(one, part, path=name, schema_path=pattern)
@@ -90,7 +89,7 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Any], value: Any,
 def search(pattern: str, text: str) -> bool:
     """Whether the pattern is found in the text."""
     try:
-        return re.search(pattern, text) is not None
+        return re.search(patterns.for_python(pattern), text) is not None
     except CheckInterruptedError as interruption:
         interruption.pattern = pattern
         raise

@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from disbatch_protocol.check_cost import SchemaCost, cost_of
@@ -23,8 +23,9 @@ from disbatch_protocol.faults import Fault, pointer_to
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.parameter_faults import fault_of, leaves
 from disbatch_protocol.parameter_secrets import mentions_secret, secrets_in
+from disbatch_protocol.parameter_types import Places
 from disbatch_protocol.parameter_validator import CheckInterruptedError, compiled
-from disbatch_protocol.references import part_at, parts_of
+from disbatch_protocol.references import parts_of
 
 
 class ParameterSchema:
@@ -35,6 +36,7 @@ class ParameterSchema:
         self._validator: Any = None
         self._cost: SchemaCost | None = None
         self._is_weighed = False
+        self._places: Places | None = None
         self._defaults: dict[str, Any] = {}
         self._has_secrets = mentions_secret(schema)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
@@ -135,40 +137,12 @@ class ParameterSchema:
         """Whether any parameter can be secret."""
         return self._has_secrets
 
-    def types_at(self, path: Sequence[str]) -> frozenset[str]:
-        """The JSON types that the schema gives for a parameter (`path`: its name, or the path of names to a nested
-        one); empty if it gives none."""
-        found: set[str] = set()
-        for part in self._parts_at(path):
-            types = part.get("type")
-            found.update([types] if isinstance(types, str) else types if isinstance(types, list) else ())
-        return frozenset(found)
-
-    def requires(self, path: Sequence[str]) -> bool:
-        """Whether the schema requires a parameter whenever the object that contains it is present."""
-        return any(path[-1] in (part.get("required") or ()) for part in self._parts_at(path[:-1]))
-
-    def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
-        """The parts of the schema that apply to this place."""
-        parts = self._same_place([self._schema])
-        for name in path:
-            inside = [part["properties"].get(name) for part in parts if isinstance(part.get("properties"), Mapping)]
-            parts = self._same_place(inside)
-        return parts
-
-    def _same_place(self, schemas: Sequence[Any]) -> list[Mapping[str, Any]]:
-        """Parts of the schema, and the parts that they refer to for the same place; each once."""
-        found: dict[int, Mapping[str, Any]] = {}
-        rest = list(reversed(schemas))
-        while rest:
-            part = rest.pop()
-            if isinstance(part, Mapping) and id(part) not in found:
-                found[id(part)] = part
-                others = [*(part.get("allOf") or ())]
-                if isinstance(part.get("$ref"), str):
-                    others.append(part_at(self._schema, part["$ref"]))
-                rest.extend(reversed(others))
-        return list(found.values())
+    @property
+    def places(self) -> Places:
+        """What the schema says about each parameter: its types, whether it is required."""
+        if self._places is None:
+            self._places = Places(self._schema)
+        return self._places
 
     def secrets(self, parameters: Any) -> tuple[str, ...]:
         """The JSON pointers of the secret ones among these values, in order."""

@@ -22,7 +22,7 @@ def parse_duration(value: float | str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{expected}, found {type(value).__name__}")
     if isinstance(value, str):
-        text = value.strip()
+        text = value.strip(" ")
         if _PLAIN.fullmatch(text):
             seconds = float(text)
         elif _DURATION.fullmatch(text):
@@ -63,7 +63,7 @@ def parse_rate(text: str) -> Rate:
     expected = 'expected a rate like "100/m" or "10/30s"'
     if not isinstance(text, str):
         raise ValueError(f"{expected}, found {type(text).__name__}")
-    match = _RATE.fullmatch(text.strip())
+    match = _RATE.fullmatch(text.strip(" "))
     if match is None:
         raise ValueError(f'{expected}, found "{text:.40}"')
     count, seconds = int(match[1]), parse_duration(match[2] if match[2][0].isdigit() else f"1{match[2]}")
@@ -82,7 +82,7 @@ def parse_size(value: float | str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{expected}, found {type(value).__name__}")
     if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
+        match = _SIZE.fullmatch(value.strip(" "))
         if match is None:
             raise ValueError(f'{expected}, found "{value:.40}"')
         exact = float(match[1]) * _BYTES[match[2].upper()]

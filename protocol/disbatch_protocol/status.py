@@ -61,6 +61,9 @@ _GROUPS: Mapping[str, frozenset[Status]] = MappingProxyType(
         "waiting": WAITING,
         "unfinished": UNFINISHED,
         "finished": ENDED | {Status.ORPHANED},
+        # The meaning of "failed" in every command. Orphaned is not among them: nobody knows whether those have failed.
+        "failed": frozenset({Status.FAILED, Status.TERMINATED}),
+        "2+": frozenset({Status.FAILED}),  # the narrow form: the program itself reported it
     }
 )
 
@@ -121,6 +124,11 @@ def is_finished(status: int) -> bool:
         return True
 
 
+def is_failed(status: int) -> bool:
+    """Whether the task failed, as every command counts it: the program reported a failure, or it was terminated."""
+    return status >= Status.FAILED or status == Status.TERMINATED
+
+
 def name(status: int) -> str:
     """The status in a word for people: `running`, `failed`, `failed (7)`; unknown values as `status -9`."""
     try:
@@ -132,14 +140,14 @@ def name(status: int) -> str:
 
 def names() -> tuple[str, ...]:
     """Every word that `parse` takes, single statuses first."""
-    return (*(member.name.lower() for member in reversed(Status)), *_GROUPS)
+    return tuple(dict.fromkeys([*(member.name.lower() for member in reversed(Status)), *_GROUPS]))
 
 
 def parse(word: str) -> tuple[frozenset[int], bool]:
     """The meaning of a word or number from the command line: the exact values, and whether all above 2 count too.
 
-    Takes `created`, `running`, `failed`, `waiting`, … (see `names`) and plain integers. Raises ValueError for
-    anything else.
+    Takes `created`, `running`, `failed` (terminated tasks as well), `waiting`, … (see `names`) and plain integers.
+    Raises ValueError for anything else.
     """
     lowered = word.strip().lower()
     if lowered in _GROUPS:
@@ -151,4 +159,8 @@ def parse(word: str) -> tuple[frozenset[int], bool]:
     try:
         return frozenset({int(lowered)}), False
     except ValueError:
-        raise ValueError(f"expected one of {', '.join(names())} or a number, found {word!r}") from None
+        from disbatch_protocol.faults import near_name  # noqa: PLC0415  (only for a mistake)
+
+        near = near_name(lowered, names())
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"expected one of {', '.join(names())} or a number, found {word!r}{hint}") from None

@@ -7,11 +7,13 @@ Rules:
 1. WorkerState is the whole state; `_turn` is the table of what a line does in which state.
 2. An event without a current task belongs to no task: it is returned as a BadLine and changes nothing.
 3. An unexpected `done` means that plugin and host are out of step: no further answer of this process can
-   be trusted, so the conversation is broken, and stays so.
+   be trusted, so the conversation is broken, and stays so. A `done` that does not name its task is unexpected while
+   the process has not read the task: it was meant for an earlier one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,8 +45,11 @@ Heard = Event | BadLine | Broken
 class WorkerConversation:
     """The conversation: reads the process's side, writes the host's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_read_task: Callable[[], bool] = lambda: True) -> None:
+        """`has_read_task`: whether the process has read the line of its task, which may be all but its line feed; asked
+        only where it decides."""
         self.state = WorkerState.STARTING
+        self._has_read_task = has_read_task
         self._reader = EventReader(worker_mode=True)
         self._task_id = ""
 
@@ -82,11 +87,13 @@ class WorkerConversation:
                 return heard
             case _, Ready():
                 return _out_of_turn(heard, "it had already said so")
-            case WorkerState.BUSY, Done(exit_code=exit_code, task=task, found=found):
-                if exit_code is None:
-                    return self._break(f'expected "exit" of done to be a whole number from 0 to 255, found {found}')
+            case WorkerState.BUSY, Done(task=task, fault=fault):
+                if fault:
+                    return self._break(fault)
                 if task is not None and task != self._task_id:
                     return self._break(f"expected done for task {self._task_id}, found one for {task:.40}")
+                if task is None and not self._has_read_task():
+                    return self._break("expected done for a task that it has read, found one before it read its task")
                 self.state = WorkerState.IDLE
                 return heard
             case _, Done():

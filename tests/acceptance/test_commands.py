@@ -134,6 +134,9 @@ def test_queues_are_changed_and_deleted(on_store: Terminal) -> None:
     assert "expected a whole number" in on_store.refused(2, "queue", "set", "q", "maxthreads=many")
     assert "B" in on_store.fine("queue", "list").out
     on_store.fine("task", "push", "q", "{}")
+    said = on_store.fine("queue", "set", "q", "class=C").err
+    assert "1 unfinished task was created for B; C gets the same parameters" in said
+    assert "created for" not in on_store.fine("queue", "set", "q", "class=C").err
     assert "--yes deletes it anyway" in on_store.refused(2, "queue", "delete", "q")
     on_store.fine("queue", "delete", "q", "--yes")
     assert on_store.fine("queue", "list", "--json").out == ""
@@ -247,12 +250,13 @@ def test_help_and_version(terminal: Terminal) -> None:
 def test_output_that_nobody_reads_any_more_is_no_error(terminal: Terminal) -> None:
     for number in range(30):
         terminal.fine("queue", "create", f"q{number}", "--class", "A", "--description", "A" * 4000)
-    command = f"{PROGRAM} queue list --json | head -n 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        capture_output=True, text=True, cwd=terminal.directory, env=terminal.environment, check=False,
-    )  # fmt: skip
-    assert done.stderr == "" and len(done.stdout.splitlines()) == 1
+    for words in ("queue list --json", "queue list", "--help"):
+        command = f"{PROGRAM} {words} | head -n 1"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            capture_output=True, text=True, cwd=terminal.directory, env=terminal.environment, check=False,
+        )  # fmt: skip
+        assert done.stderr == "" and len(done.stdout.splitlines()) == 1 and done.returncode == 0
 
 
 @pytest.mark.parametrize("command", [["status"], ["queue", "list"], ["task", "list"], ["node", "list"]])

@@ -185,15 +185,165 @@ def test_with_skip_all_others_are_created(at: Terminal, plugin: Plugin) -> None:
 
 
 @on_sqlite
-def test_stderr_shows_twenty_faults_and_the_report_all(at: Terminal) -> None:
-    name = write(at, "a.ndjson", "{}\n" + "[1]\n" * 50)
-    result = at("task", "import", "q", name)
+def test_stderr_shows_twenty_kinds_of_faults_and_the_report_all_rows(at: Terminal, plugin: Plugin) -> None:
+    plugin("mail", "cat", parameters=SCHEMA)
+    at.fine("queue", "create", "mail", "--class", "mail")
+    rows = [{"user": "x", f"name_{chr(97 + kind // 5)}{chr(97 + kind % 5)}": 1} for kind in range(25)]
+    name = write(at, "a.ndjson", "".join(json.dumps(row) + "\n" for row in rows * 2))
+    result = at("task", "import", "mail", name)
     lines = result.err.splitlines()
-    assert result.code == 1 and len(lines) == 22
-    assert lines[-2] == "... and 30 more (--report FILE writes all)"
-    result = at("task", "import", "q", name, "--report", "all.ndjson")
-    assert result.err.splitlines()[-2] == "... and 30 more (all are in all.ndjson)"
+    assert result.code == 1 and [line.split(":")[1] for line in lines[:20]] == [str(line) for line in range(1, 21)]
+    assert all("(2 rows, the first is line" in line for line in lines[:20])
+    assert lines[20] == "... and 10 more (--report FILE writes all)"
+    result = at("task", "import", "mail", name, "--report", "all.ndjson")
+    assert result.err.splitlines()[20] == "... and 10 more (all are in all.ndjson)"
     assert len((at.directory / "all.ndjson").read_text().splitlines()) == 50
+
+
+@on_sqlite
+def test_one_fault_of_many_rows_is_one_line_with_the_map_to_try(at: Terminal, plugin: Plugin) -> None:
+    """An import whose columns have other names used to say the same sentence twenty times, and not what to do."""
+    plugin("photo", "cat", parameters={
+        "type": "object", "required": ["file"],
+        "properties": {"file": {"type": "string"}, "pages": {"type": "integer"}, "owner": {"type": "string"}},
+    })  # fmt: skip
+    at.fine("queue", "create", "photos", "--class", "photo")
+    name = write(at, "photos.csv", "Owner,Photo file,Pages\n" + "matt,a.jpg,3\n" * 500)
+    result = at("task", "import", "photos", name)
+    assert result.code == 1 and result.err.splitlines() == [
+        'photos.csv:2: expected "file", found nothing (500 rows, the first is line 2)',
+        "--report FILE writes all",
+        "the columns are 'Owner', 'Photo file', 'Pages'; plugin photo takes file, pages, owner: "
+        "try --map 'Photo file=file' --map Pages=pages --map Owner=owner",
+        "disbatch-host: nothing is created: 500 of 500 rows do not fit (--on-error skip creates the others)",
+    ]
+    maps = ("--map", "Photo file=file", "--map", "Pages=pages", "--map", "Owner=owner")
+    at.fine("task", "import", "photos", name, *maps)
+    assert parameters(at, "photos")[0] == {"file": "a.jpg", "pages": 3, "owner": "matt"}
+    lines = "".join(f'{{"Photo": "a", "pages": {number}}}\n' for number in range(30))
+    said = at("task", "import", "photos", write(at, "p.ndjson", lines)).err
+    assert "(30 rows, the first is line 1)" in said and "the columns are 'Photo', 'pages'" in said
+    values = "".join(f"x,{number}a\n" for number in range(40))
+    said = at("task", "import", "photos", write(at, "v.csv", "file,pages\n" + values)).err
+    assert said.startswith("v.csv:2: column 'pages': expected integer, found '0a' (40 rows, the first is line 2)\n")
+    assert "--map" not in said
+
+
+def test_a_delimiter_that_is_not_a_comma_is_recognized_and_said(at: Terminal) -> None:
+    """A file as a German or French spreadsheet writes it used to become tasks with one parameter "name;zip"."""
+    for number, (content, words) in enumerate(
+        [
+            ("name;zip\r\nAnn;01067\r\nBob, jr.;99084\r\n", "';'"),
+            ("name\tzip\nAnn\t01067\nBob, jr.\t99084\n", "a tab"),
+            ("name|zip\nAnn|01067\nBob, jr.|99084\n", "'|'"),
+            ("sep=;\r\nname;zip\r\nAnn;01067\r\nBob, jr.;99084\r\n", "';'"),
+            ('\ufeff"name";"zip"\r\n"Ann";"01067"\r\n"Bob, jr.";"99084"\r\n', "';'"),
+        ]
+    ):
+        queue = f"q{number}"
+        at.fine("queue", "create", queue, "--class", "nobody")
+        result = at.fine("task", "import", queue, write(at, "a.csv", content))
+        assert result.err == f"a.csv: {words} is taken as the delimiter of the fields (--delimiter names another one)\n"
+        assert parameters(at, queue) == [{"name": "Ann", "zip": "01067"}, {"name": "Bob, jr.", "zip": "99084"}]
+
+
+@on_sqlite
+def test_a_named_delimiter_wins_and_a_comma_is_not_said(at: Terminal) -> None:
+    name = write(at, "a.csv", "name;zip\nAnn;01067\n")
+    assert at.fine("task", "import", "q", name, "--delimiter", ",").err == ""
+    assert at.fine("task", "import", "q", write(at, "b.csv", "sep=;\na;b\n1;2\n"), "--delimiter", ";").err == ""
+    assert at.fine("task", "import", "q", write(at, "c.csv", 'a,"b;c;d"\n1,"x;y;z"\n')).err == ""
+    assert at.fine("task", "import", "q", write(at, "d.csv", "a|b\nonly one\ncolumn\n")).err == ""
+    assert at.fine("task", "import", "q", write(at, "e.tsv", "a\tb\n1\t2\n")).err == ""
+    assert "';' is taken" in at.fine("task", "import", "q", write(at, "f.tsv", "a;b\n1;2\n")).err
+    assert parameters(at) == [
+        {"name;zip": "Ann;01067"}, {"a": "1", "b": "2"}, {"a": "1", "b;c;d": "x;y;z"}, {"a|b": "only one"},
+        {"a|b": "column"}, {"a": "1", "b": "2"}, {"a": "1", "b": "2"},
+    ]  # fmt: skip
+
+
+def test_rows_and_columns_of_nothing_are_passed_over_and_counted(at: Terminal) -> None:
+    content = "name,zip,,\r\nAnn,01067,,\r\n,,,\r\n,,\r\nBob,99084,,\r\n,,,\r\n"
+    result = at.fine("task", "import", "q", write(at, "a.csv", content))
+    assert result.out == "2 tasks created in queue q, 3 empty rows passed over\n"
+    assert result.err == "a.csv: its last 2 columns have no name and no place in the tasks\n"
+    assert parameters(at) == [{"name": "Ann", "zip": "01067"}, {"name": "Bob", "zip": "99084"}]
+    summary = at.fine("task", "import", "q", "a.csv", "--json").json[0]
+    assert (summary["rows"], summary["created"], summary["empty"]) == (2, 2, 3)
+    assert "2 of 2 rows fit, 3 empty rows passed over;" in at.fine("task", "import", "q", "a.csv", "--dry-run").out
+    refused = at("task", "import", "q", write(at, "b.csv", "name,\nAnn,x\n"))
+    assert refused.code == 1 and "b.csv:2: expected 1 field, as the header has, found a value in a" in refused.err
+
+
+@on_sqlite
+def test_utf_16_without_a_mark_is_refused_with_what_converts_it(at: Terminal) -> None:
+    for name, content in (("a.csv", "naïve,b\r\nü,2\r\n"), ("a.ndjson", '{"a": 1}\n')):
+        for encoding in ("utf-16-le", "utf-16-be"):
+            line = at.refused(2, "task", "import", "q", write(at, name, content.encode(encoding)))
+            assert f"found UTF-16; `iconv -f UTF-16{encoding[-2:].upper()} -t UTF-8` converts it" in line
+    assert "found a NUL in one" in at.refused(
+        2, "task", "import", "q", write(at, "b.csv", b"a\0" + b"x" * 200 + b",b\n")
+    )
+
+
+PYDANTIC = {
+    "type": "object",
+    "required": ["user", "tries", "kind"],
+    "properties": {
+        "user": {"type": "string"},
+        "tries": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "limit": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": None},
+        "kind": {"$ref": "#/$defs/Kind"},
+        "five": {"const": 5},
+        "all": {"allOf": [{"type": "integer"}, {"minimum": 1}]},
+        "mode": {"oneOf": [{"type": "integer"}, {"const": "auto"}]},
+        "live": {"type": "boolean"},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "to": {"anyOf": [{"$ref": "#/$defs/To"}, {"type": "null"}]},
+    },
+    "$defs": {"Kind": {"enum": [1, 2]}, "To": {"type": "object", "properties": {"floor": {"type": "integer"}}}},
+}
+
+
+def test_types_are_seen_through_what_combines_and_lists_them(at: Terminal, plugin: Plugin) -> None:
+    """pydantic writes Optional[int] as an anyOf, and no row of a file could fill it."""
+    plugin("p", "cat", parameters=PYDANTIC)
+    at.fine("queue", "create", "p", "--class", "p")
+    rows = "user,tries,kind,five,all,mode,live,limit,note\n007,3,1,5,7,auto,TRUE,1.5,5\nbob,,2,,,3,false,,\n"
+    at.fine("task", "import", "p", write(at, "u.csv", rows))
+    assert parameters(at, "p") == [
+        {"user": "007", "tries": 3, "kind": 1, "five": 5, "all": 7, "mode": "auto", "live": True, "limit": 1.5,
+         "note": "5"},
+        {"user": "bob", "tries": None, "kind": 2, "mode": 3, "live": False},
+    ]  # fmt: skip
+    maps = [word for one in ("u=user", "t=tries", "k=kind", "f=to.floor") for word in ("--map", one)]
+    at.fine("task", "import", "p", write(at, "v.csv", "u,t,k,f\nann,1,2,4\n"), *maps)
+    assert parameters(at, "p")[-1] == {"user": "ann", "tries": 1, "kind": 2, "to": {"floor": 4}}
+    said = at("task", "import", "p", write(at, "w.csv", "user,tries,kind,live\nann,x,1,yes\n")).err
+    assert "column 'tries': expected integer or null, found 'x'" in said
+
+
+def test_a_line_that_no_store_can_hold_is_refused_alone(at: Terminal) -> None:
+    deep = '{"a":' * 1000 + "1" + "}" * 1000
+    lines = [
+        '{"n": 1}',
+        deep,
+        '{"a": 1, "a": 2}',
+        '{"b": {"c": 1, "c": "x:y"}}',
+        '{"a\\u0000": 1}',
+        '{"n": "a:\\u0000"}',
+    ]
+    result = at.fine("task", "import", "q", write(at, "a.ndjson", "\n".join(lines)), "--on-error", "skip")
+    assert result.err.splitlines() == [
+        "a.ndjson:2: the line: expected at most 90 nested levels, found more",
+        "a.ndjson:3: the line: the name 'a' occurs twice in one object; remove one of them",
+        "a.ndjson:4: the line: the name 'c' occurs twice in one object; remove one of them",
+        "a.ndjson:5: the line: expected names without a NUL character, found one with it",
+    ]
+    assert parameters(at) == [{"n": 1}, {"n": "a:\0"}]
+    pushed = at("task", "push", "q", "-", stdin=f'{{"n": 3}}\n{deep}\n{{"n": 4}}\n')
+    assert pushed.code == 2 and "line 2: expected at most 90 nested levels" in pushed.err
+    assert "1 task from the lines before it was created" in pushed.err
 
 
 @on_sqlite
@@ -442,16 +592,16 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
         (("gone.csv",), "file gone.csv cannot be read: No such file or directory"),
         (("plugins",), "file plugins cannot be read: Is a directory"),
         (("a.csv", "--map", "usr=x"), "no column 'usr' in the header; did you mean 'user'?"),
-        (("a.csv", "--map", "user"), "expected --map column=field"),
+        (("a.csv", "--map", "user"), "--map: expected column=field"),
         (("a.csv", "--map", "user=x", "--map", "n=x"), "would become 'x'"),
         (("a.csv", "--unique-key-from", "m"), "--unique-key-from: no column 'm' in the header"),
         (("twice.csv",), "the header has more than one column 'a'"),
         (("empty.csv",), "expected a header line"),
         (("utf16.csv",), "found UTF-16"),
         (("a.csv", "--delimiter", "ab"), "--delimiter: expected one character"),
-        (("a.txt",), "expected --format csv or ndjson, since the format of a.txt is unclear"),
-        (("-",), "expected --format csv or ndjson, since the format of stdin is unclear"),
-        (("a.ndjson", "--delimiter", ";"), "--delimiter is for CSV"),
+        (("a.txt",), "--format: expected csv or ndjson, since the format of a.txt is unclear"),
+        (("-",), "--format: expected csv or ndjson, since the format of stdin is unclear"),
+        (("a.ndjson", "--delimiter", ";"), "--delimiter: only CSV has one"),
         (("a.ndjson", "--map", "usr=x"), "no row has 'usr'"),
         (("a.csv", "--filter", "{}"), "--filter is for --from-collection"),
         (("a.csv", "-p", "x"), "expected -p key=value"),

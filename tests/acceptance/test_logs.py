@@ -20,7 +20,10 @@ from helpers.processes import wait_until
 from helpers.stores import on_sqlite
 
 ALWAYS = {"time", "level", "message", "logger", "node"}
-IDS = {"task", "queue", "class", "attempt", "pid", "about_node"}
+IDS = {"task", "queue", "class", "attempt", "pid", "about_node", "error_code", "error"}
+NUMBERS = {  # of the last line of a node with --until-idle
+    "ran", "concluded", "failed", "cancelled", "orphaned", "given_back", "lost_to_others", "tried_again", "error_codes",
+}  # fmt: skip
 UNREADABLE = b"\x7fELF, and nothing more"
 
 
@@ -29,7 +32,8 @@ def records(cluster: Cluster, node_id: str = "n1") -> list[dict[str, Any]]:
     found = []
     for line in cluster.log(node_id).splitlines():
         record = json.loads(line)
-        assert set(record) >= ALWAYS and not set(record) - ALWAYS - IDS - {"traceback"}, line
+        more = NUMBERS if record["message"].startswith("ran ") else {"traceback"}
+        assert set(record) >= ALWAYS and not set(record) - ALWAYS - IDS - more, line
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"]), line
         assert record["node"] == node_id and record["level"] in ("debug", "info", "warning", "error"), line
         found.append(record)
@@ -60,7 +64,9 @@ def test_a_line_of_json_for_each_record_with_its_ids(cluster: Cluster) -> None:
         ends = [one for one in found if one.get("task") == task_id and ", now " in one["message"]]
         assert ends, name
         assert {"queue": f"q{name}", "class": name, "attempt": 1}.items() <= ends[0].items()
-        assert ends[0]["level"] == ("debug" if name == "Fine" else "info")
+        assert ends[0]["level"] == ("debug" if name == "Fine" else "warning")
+        assert ends[0].get("error_code") == {"Fails": "exit_3", "Slow": "timeout", "Worker": "exit_3"}.get(name)
+        assert ("error" in ends[0]) == (name != "Fine")
         assert ends[0]["pid"] == cluster.task(ids[name]).run["pid"]
     aside = [one for one in found if "is set aside" in one["message"]]
     assert [one["class"] for one in aside] == ["Gone"] and aside[0]["level"] == "error"
@@ -78,7 +84,8 @@ def test_the_text_form_says_the_same_and_shows_no_fields(cluster: Cluster) -> No
             line
         )
         assert "extra" not in line and "{" not in line
-    assert f"task {ids['Fails']} of queue qFails: failure (exit code 3), now failed" in cluster.log()
+    assert f"task {ids['Fails']} of queue qFails: failure (exit code 3), now failed: exit_3: it ended" in cluster.log()
+    assert f"task {ids['Slow']} of queue qSlow: terminated (timeout), now terminated: timeout: it ran" in cluster.log()
 
 
 def test_a_node_that_tells_of_another_one_says_which(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,9 @@ def test_a_new_plugin_passes_every_trial_as_it_is(
     finally:
         os.umask(old_mask)
     assert "wrote plugins/my-greeter/plugin.json" in made.out and made.err == ""
+    assert ("built plugins/my-greeter/my-greeter\n" in made.out) == (language == "go")
     (report,) = terminal.fine("check", "--torture", "--json").json
-    assert (report["ok"], report["faults"], report["mode"]) == (True, [], mode)
+    assert (report["ok"], report["faults"], report["mode"], report["idempotent"]) == (True, [], mode, False)
     verdicts = {one["trial"]: one["verdict"] for one in report["trials"]}
     assert set(verdicts.values()) == {"passed"} and len(verdicts) == 9 + 3 * (mode == "worker"), report
     # What its own README and the command itself say to try.
@@ -39,6 +41,60 @@ def test_a_new_plugin_passes_every_trial_as_it_is(
     assert tried.out == "Hello, Matt\n" and 'event: {"type":' in tried.err
     readme = (terminal.directory / "plugins/my-greeter/README.md").read_text()
     assert "@" not in readme and "My::Greeter" in readme
+
+
+def test_a_new_plugin_says_that_running_it_twice_does_no_harm_only_if_its_author_has_said_so(
+    terminal: Terminal,
+) -> None:
+    """Incident: a greeting was made into a mail, and the mail was sent twice after a crash."""
+    terminal.fine("new", "Once", "--lang", "sh")
+    terminal.fine("new", "Again", "--lang", "sh", "--idempotent")
+    assert "idempotent" not in (terminal.directory / "plugins/once/plugin.json").read_text()
+    assert {one["name"]: one["idempotent"] for one in terminal.fine("check", "--json").json} == {
+        "Once": False, "Again": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["bash", "sh"])
+def test_a_shell_plugin_that_half_fails_does_not_conclude(terminal: Terminal, language: str) -> None:
+    """Incident: 28 tasks with a blank in their file names went on after `gzip` had failed, and were concluded."""
+    terminal.fine("new", "Half", "--lang", language)
+    program = next((terminal.directory / "plugins/half").glob("half.*"))
+    program.write_text(program.read_text().replace("disbatch_log info", "cat /nowhere/file\ndisbatch_log info"))
+    result = terminal("exec", "Half", "-p", "name=Matt", "-p", "times=2", "--json")
+    assert (result.code, result.json[0]["status"]) == (1, 2) and "result" not in result.json[0]
+    # Run by hand with descriptor 3 closed: an event that cannot be sent ends nothing.
+    program.write_text(program.read_text().replace("cat /nowhere/file\n", ""))
+    assert terminal.fine("exec", "Half", "-p", "name=Matt").out == "Hello, Matt\n"
+
+
+def test_check_hints_at_what_is_still_that_of_a_new_plugin(terminal: Terminal) -> None:
+    terminal.fine("new", "Photo::Check", "--lang", "sh")
+    shown = terminal.fine("check").out
+    where = "plugins/photo-check/plugin.json"
+    assert f"hint: {where}: the description and the examples are still those of a new plugin" in shown
+    assert "fine, 1 hint" in shown
+    manifest = terminal.directory / where
+    written = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**written, "description": "Checks photos."}))
+    assert terminal.fine("check", "--json").json[0]["hints"] == [
+        "the examples are still those of a new plugin: say what this one does"
+    ]
+    del written["examples"]
+    manifest.write_text(json.dumps(written))
+    assert "the description is still that of a new plugin" in terminal.fine("check").out
+    manifest.write_text(json.dumps({**written, "description": "Checks photos."}))
+    assert "hint" not in terminal.fine("check").out
+
+
+def test_check_counts_faults_by_the_words_of_the_lines_that_name_them(
+    terminal: Terminal, plugin: Callable[..., Path]
+) -> None:
+    plugin("bad", "true", timeout="soon", retries=3)
+    result = terminal("check")
+    words = [line.partition(":")[0] for line in result.out.splitlines() if "plugin.json" in line and ":" in line]
+    errors, warnings = words.count("error"), words.count("warning")
+    assert errors == 1 and warnings == 1 and "1 error, 1 warning" in result.out, result.out
 
 
 def test_new_overwrites_nothing_and_says_what_is_wrong(terminal: Terminal) -> None:

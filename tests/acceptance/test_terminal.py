@@ -81,3 +81,34 @@ def test_a_server_that_does_not_answer_is_waited_for_audibly(terminal: Terminal)
     text = str(failure.value)
     assert "connecting to mongodb://u:***@127.0.0.1:1/x?serverSelectionTimeoutMS=2500 ..." in text
     assert "s3cret" not in text
+
+
+def test_binary_output_goes_into_a_file_and_not_to_a_terminal(terminal: Terminal, plugin: Plugin) -> None:
+    plugin("picture", "printf '\\377\\330\\033]0;owned\\007'", encoding={"stdout": "binary"})
+    terminal.fine("queue", "create", "q", "--class", "picture")
+    task_id = terminal.fine("task", "push", "q").out.strip()
+    terminal.fine("--until-idle")
+    with pytest.raises(AssertionError) as failure:
+        on_terminal(terminal, 200, "task", "output", task_id)
+    assert "owned" not in str(failure.value) and f"disbatch-host task output {task_id} > FILE" in str(failure.value)
+    assert on_terminal(terminal, 80, "task", "output", task_id, "--stderr") == ""
+    printed = subprocess.run(
+        [str(PROGRAM), "task", "output", task_id], cwd=terminal.directory, env=terminal.environment,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert printed.stdout == b"\xff\xd8\x1b]0;owned\x07"
+    assert "is not text" in terminal.refused(2, "task", "output", task_id, "--json")
+    shown = terminal.fine("task", "show", task_id).out
+    assert "disbatch-host: 12 bytes, not text" in shown and "> FILE" in shown
+
+
+def test_a_program_tried_by_hand_has_the_mask_and_the_input_that_it_has_on_a_node(
+    terminal: Terminal, plugin: Plugin
+) -> None:
+    plugin("asks", 'umask; if read -r answer; then echo "$answer"; else echo none; fi', protocol=2, stdin="null")
+    mask = os.umask(0o077)
+    try:
+        assert terminal.as_process.fine("exec", "asks").out == "0022\nnone\n"
+    finally:
+        os.umask(mask)
+    assert "stdin      /dev/null" in terminal.fine("exec", "asks", "--show-input").out

@@ -135,7 +135,7 @@ def test_status_watch_shows_what_matters_at_80_columns_and_leaves_on_q(on_store:
     busy_cluster(on_store, plugin)
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "status", "--watch", "--interval", "0.2") as watched:
         frame = watched.wait_for_picture(
-            "25 % a quarter", "of the newest 3", r"^n1 +running +2 of 4", r"^migration +1 +2 +0 +0 ",
+            "25 % a quarter", "of the newest 3", r"^n1 +alive +2 of 4", r"^migration +1 +2 +0 +0 ",
             r"^media +0 +0 +0 +3 ", r"^exit_3 +3 +100 % +media +no space left on device"
         )  # fmt: skip
         assert len(frame) == 24 and all(len(line) == 80 for line in frame), frame
@@ -229,7 +229,7 @@ def test_status_json_says_how_long_the_oldest_waits_and_why(on_store: Terminal) 
 
 
 @on_sqlite
-def test_wait_shows_a_bar_that_counts_the_bad_ones(on_store: Terminal, plugin: Plugin) -> None:
+def test_wait_shows_a_bar_that_counts_those_that_failed(on_store: Terminal, plugin: Plugin) -> None:
     gate = on_store.directory / "gate"
     plugin("mixed", 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done; case $task in *bad*) exit 3;; esac',
            env={"GATE": str(gate)})  # fmt: skip
@@ -239,7 +239,7 @@ def test_wait_shows_a_bar_that_counts_the_bad_ones(on_store: Terminal, plugin: P
     ids = on_store.fine("task", "push", "q", "-", stdin="{}\n" * 3).out.split()
     ids += on_store.fine("task", "push", "bad", "-", stdin="{}\n" * 2).out.split()
     with on_store.node(), on_terminal(on_store, 80, 24, "task", "wait", *ids) as watched:
-        watched.wait_for("2/5 2 bad")
+        watched.wait_for("2/5 2 failed")
         gate.touch()
         assert watched.leaves(30) == 1
         shown = plain(watched.text)
@@ -259,15 +259,22 @@ def test_wait_for_a_queue_waits_for_all_of_it_and_names_what_has_failed(on_store
     bad = on_store.fine("task", "push", "q", "-p", "bad=1").out.strip()
     late = on_store("task", "wait", "--queue", "q", "--timeout", "0")
     assert late.code == 1 and "4 tasks have not ended in time: " in late.err and bad in late.err
+    assert "nothing moves; task " in late.err and "it waits: no node is alive" in late.err
+    assert late.err.splitlines()[-1] == "0 ended in 0 s: 0 concluded; 4 unfinished"
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "task", "wait", "--queue", "q") as watched:
         watched.wait_for("0/4")
         gate.touch()
         assert watched.leaves(30) == 1
-        assert f"task {bad} failed: no space" in plain(watched.text)
-    # All is over, and nothing fails while one waits.
-    assert on_store.fine("task", "wait", "--queue", "q", "--json").json == [
-        {"queue": "q", "ended": 0, "bad": 0, "unfinished": 0}
-    ]
+        shown = plain(watched.text)
+        assert f"task {bad} failed: no space" in shown
+        assert re.search(r"^4 ended in [0-9.]+ s: 3 concluded, 1 failed \(exit_3 1\)", shown, re.MULTILINE), shown
+    # All is over: that is no success, since all may have failed.
+    over = on_store("task", "wait", "--queue", "q")
+    assert (over.code, over.out) == (1, "")
+    assert over.err == ("nothing to wait for: queue q has no unfinished task; ended before: 3 concluded, 1 failed\n")
+    (document,) = on_store("task", "wait", "--queue", "q", "--json").json
+    assert (document["ended"], document["unfinished"], document["failed"]) == (0, 0, 0)
+    assert document["ended_before"] == {"concluded": 3, "failed": 1, "cancelled": 0, "orphaned": 0}
     assert "no queue 'x'" in on_store.refused(4, "task", "wait", "--queue", "x")
     assert "expected either task ids" in on_store.refused(2, "task", "wait")
     assert "expected either task ids" in on_store.refused(2, "task", "wait", "x", "--queue", "q")

@@ -79,15 +79,20 @@ def test_a_node_whose_id_is_taken_says_one_line(on_store: Terminal, plugin: Plug
 
 
 def test_the_log_says_how_a_task_failed_and_when_in_which_zone(terminal: Terminal, plugin: Plugin) -> None:
-    plugin("bad", "echo secret >&2; exit 3")
+    plugin(
+        "bad", 'echo first >&2; echo "no space left (key hunter2, token $TOKEN)" >&2; exit 3', env={"TOKEN": "s3cret"},
+        parameters={"properties": {"key": {"type": "string", "writeOnly": True}}},
+    )  # fmt: skip
     plugin("killed", "kill -KILL $$")
     for name in ("bad", "killed"):
         terminal.fine("queue", "create", name, "--class", name)
-        terminal.fine("task", "push", name)
+        terminal.fine("task", "push", name, "-p", "key=hunter2")
     terminal.environment["TZ"] = "Asia/Kolkata"
     log = terminal.fine("--until-idle").err
-    assert "of queue bad: failure (exit code 3), now failed" in log and "(signal KILL), now terminated" in log
-    assert "secret" not in log
+    (bad,) = [line for line in log.splitlines() if "of queue bad: " in line]
+    assert " WARNING " in bad and "first" not in log
+    assert bad.endswith("failure (exit code 3), now failed: exit_3: no space left (key ********, token ********)")
+    assert "(signal KILL), now terminated: signal_KILL: " in log
     assert all(line[23:29] == "+05:30" for line in log.splitlines()), log
 
 

@@ -154,3 +154,114 @@ def test_lines_become_tasks_as_they_come(on_store: Terminal) -> None:
     assert len(push.stdout.readline().strip()) == 24
     assert push.wait(30) == 0
     assert len(on_store.fine("task", "list", "--json").json) == 2
+
+
+def test_a_text_stays_a_text_where_a_number_would_not_come_back_as_typed(on_store: Terminal) -> None:
+    """`-p sha=1234e56` used to become 1.234e+59, and `-p version=1.10` the number 1.1, without a word."""
+    on_store.fine("queue", "create", "q", "--class", "nobody")
+    texts = [
+        "1234e56",
+        "0e12345",
+        "1.10",
+        "20161115.10",
+        "01067",
+        "+5",
+        "1_000",
+        "-0",
+        "1e400",
+        "1e3",
+        "123456789012345678.5",
+    ]
+    same = {"5": 5, "-7": -7, "1.5": 1.5, "true": True, "null": None, "[1.10]": [1.1], '"5"': "5", "x": "x", "": ""}
+    for text in texts:
+        assert on_store.fine("task", "push", "q", "-p", f"v={text}", "--json").json[0]["parameters"] == {"v": text}
+    for text, value in same.items():
+        assert on_store.fine("task", "push", "q", "-p", f"v={text}", "--json").json[0]["parameters"] == {"v": value}
+    assert on_store.fine("task", "push", "q", "-p", "v:=1.10", "--json").json[0]["parameters"] == {"v": 1.1}
+
+
+def test_p_and_the_column_of_a_file_are_read_by_the_schema_alike(on_store: Terminal, plugin: Plugin) -> None:
+    """`-p name=5` was refused where an import took the same text, since -p did not look at the schema."""
+    maybe = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+    types = {
+        "text": {"type": "string"}, "number": {"type": "number"}, "maybe": maybe,
+        "flag": {"type": "boolean"}, "either": {"type": ["integer", "string"]}, "list": {"type": "array"},
+        "mode": {"enum": ["auto", "off", 1]}, "word": {"enum": ["1.10", "x"]}, "opt": {"type": ["string", "null"]},
+    }  # fmt: skip
+    plugin("p", "cat", parameters={"type": "object", "properties": types})
+    on_store.fine("queue", "create", "q", "--class", "p")
+    typed = {
+        "text": ("90210", "90210"), "number": ("1.10", 1.1), "maybe": ("3", 3), "flag": ("TRUE", True),
+        "either": ("5", "5"), "list": ("[1]", [1]), "mode": ("1", 1), "word": ("1.10", "1.10"), "opt": ("null", "null"),
+    }  # fmt: skip
+    for name, (text, value) in typed.items():
+        (pushed,) = on_store.fine("task", "push", "q", "-p", f"{name}={text}", "--json").json
+        assert pushed["parameters"] == {name: value}
+        (on_store.directory / "a.csv").write_text(f"{name}\n{text}\n")
+        imported = on_store.fine("task", "import", "q", "a.csv", "--dry-run").out.splitlines()[-1]
+        assert json.loads(imported)["parameters"] == {name: value}
+    assert json.loads(on_store.fine("exec", "p", "-p", "text=007").out)["parameters"] == {"text": "007"}
+    assert "expected true or false" in on_store.refused(2, "task", "push", "q", "-p", "flag=yes")
+
+
+def test_a_pair_without_p_is_told_what_was_meant(terminal: Terminal, plugin: Plugin) -> None:
+    plugin("p", "cat", parameters={"properties": {"pin": {"type": "string", "writeOnly": True}}})
+    terminal.fine("queue", "create", "q", "--class", "p")
+    for command in (["task", "push", "q"], ["exec", "p"]):
+        assert "did you mean -p name=Matt?" in terminal.refused(2, *command, "name=Matt")
+        assert "did you mean -p 'name=Matt B' -p n:=5?" in terminal.refused(2, *command, "name=Matt B", "n:=5")
+        assert "0815" not in terminal.refused(2, *command, "pin=0815")
+        assert "found 2 arguments; put it in single quotes" in terminal.refused(2, *command, "{a:", "1}")
+        assert terminal.fine(*command, '{"a": "b=c"}').code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1, "a": 2}', "the name 'a' occurs twice in one object"),
+        ('{"b": [{"a": 1, "a": "x:"}]}', "the name 'a' occurs twice in one object"),
+        (r'{"a\\": 1, "a\\": 2}', "occurs twice in one object"),
+        (r'{"a\u0000b": 1}', "expected names without a NUL character"),
+        ('{"a":' * 300 + "1" + "}" * 300, "expected at most 90 nested levels, found more"),
+        ('{"a":' * 1000 + "1" + "}" * 1000, "expected at most 90 nested levels, found more"),
+        ("[" * 2000, "not valid JSON"),
+    ],
+)
+def test_json_that_a_store_would_not_keep_as_it_is_is_refused(on_store: Terminal, text: str, said: str) -> None:
+    """A name twice used to lose the first value, one with NUL was refused by MongoDB only, and of 1,000 levels it was
+    said that they are a defect."""
+    on_store.fine("queue", "create", "q", "--class", "nobody")
+    for arguments in ([text], ["-p", f"v:={text}"]):
+        assert said in on_store.refused(2, "task", "push", "q", *arguments)
+    fits = r'{"a": "x\u0000 \" : y", "b": {"a": "1:2"}, "a:": {"a": [{}, {"c": "d"}]}, "\\": ":"}'
+    (pushed,) = on_store.fine("task", "push", "q", fits, "--json").json
+    assert pushed["parameters"] == json.loads(fits)
+
+
+def test_a_date_in_the_year_9999_is_shown_by_every_command(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "q", "--class", "nobody")
+    for zone in ("Europe/Berlin", "America/New_York", "Pacific/Kiritimati"):
+        on_store.environment["TZ"] = zone
+        for option in ("--at", "--expires"):
+            task_id = on_store.fine("task", "push", "q", option, "9999-12-31T23:59:59Z").out.strip()
+            assert "9999-12-31" in on_store.fine("task", "show", task_id).out
+            assert "9999-12-31T23:59:59.000Z" in on_store.fine("task", "show", task_id, "--json").out
+            assert ("9999-12-31" in on_store.fine("task", "why", task_id).out) is (option == "--at")
+        old = on_store.fine("task", "push", "q", "--at", "0001-01-02T00:00:00Z").out.strip()
+        since, before = ("--since", "0001-01-02"), ("--before", "9999-12-31T23:59:59Z")
+        for command in (["show", old], ["list", *since], ["list", *before], ["export"]):
+            on_store.fine("task", *command)
+        for command in (["status"], ["queue", "show", "q"], ["queue", "list"]):
+            on_store.fine(*command)
+
+
+def test_a_time_that_the_clocks_skip_starts_no_task_before_it(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "q", "--class", "nobody")
+    for zone, typed, meant in (
+        ("Europe/Berlin", "2027-03-28 02:30", "2027-03-28T01:30:00.000Z"),
+        ("America/New_York", "2027-03-14 02:00", "2027-03-14T07:00:00.000Z"),
+    ):
+        on_store.environment["TZ"] = zone
+        for option, field in (("--at", "not_before"), ("--expires", "expires")):
+            (pushed,) = on_store.fine("task", "push", "q", option, typed, "--json").json
+            assert pushed[field] == meant

@@ -79,10 +79,26 @@ def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
         ({"error": {"message": " \n"}}, ""),
         ({"error": {"message": 7}}, ""),
         ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "it was silent"),
-        ({"error": {"message": "x" * 61}}, "x" * 57 + "..."),
-        ({"error": {"message": "x" * 60}}, "x" * 60),
+        ({"error": {"message": "x" * 500}}, "x" * 500),
+        ({"error": {"message": f"/{'a' * 300}/{'b' * 300}: No space"}}, f"/{'a' * 248}…{'b' * 240}: No space"),
     ],
 )
-def test_a_reason_is_one_short_line(fields: dict[str, Any], reason: str) -> None:
+def test_a_reason_is_one_line_and_keeps_its_end(fields: dict[str, Any], reason: str) -> None:
     task = Task.from_document({"_id": 1, "queue": "q", "status": 2, "ctime": datetime(2026, 1, 1), **fields})
     assert history.reason_in_short(task) == reason
+
+
+@pytest.mark.parametrize(
+    ("run", "doubts"),
+    [
+        ({}, []),
+        ({"event_errors": 5, "output": {"stderr": "x"}}, []),
+        ({"output": {"stderr": {"bytes": 0, "in_file": False}}}, []),
+        ({"output": {"stderr": {"bytes": 2048, "in_file": False}}}, ["2 KiB on stderr"]),
+        ({"event_errors": {"count": 1, "first": []}}, ["1 line on descriptor 3 ignored"]),
+    ],
+)
+def test_what_may_be_wrong_with_a_task_that_concluded(run: dict[str, Any], doubts: list[str]) -> None:
+    """Incident: 28 scripts went on after `gzip` had failed and exited with 0, and no list showed it."""
+    task = Task.from_document({"_id": 1, "queue": "q", "status": 1, "ctime": datetime(2026, 1, 1), "run": run})
+    assert history.doubts(task) == doubts

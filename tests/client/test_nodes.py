@@ -18,7 +18,7 @@ BY = "ann@here"
 
 @pytest.fixture
 def nodes(store: Store) -> Nodes:
-    return Nodes(store, BY)
+    return Nodes(store, BY, within_seconds=0)  # the nodes of these tests do not live
 
 
 def ids(found: tuple[NodeRecord, ...]) -> list[str]:
@@ -55,6 +55,15 @@ def test_drain_says_who_why_and_when_and_resume_takes_it_back(store: Store, node
     assert nodes.resume("n1").was_drained
     assert "drain" not in nodes.get("n1").requests
     assert not nodes.resume("n1").was_drained
+
+
+def test_a_drain_is_confirmed_by_what_the_node_says_after_it_was_asked(store: Store, nodes: Nodes) -> None:
+    put_node(store)
+    assert not nodes.drain("n1").is_confirmed
+    beat(store, "drained")
+    assert nodes.drain("n1").is_confirmed  # it has been drained since the first request
+    nodes.resume("n1")
+    assert not nodes.drain("n1").is_confirmed  # it may have heard of the resume, and not yet of the drain
 
 
 def test_a_reason_that_no_table_can_show_asks_for_nothing(store: Store, nodes: Nodes) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from client.documents import put_task
 from disbatch_host.client import Client
+from disbatch_host.client.standstill import Still
 from disbatch_host.client.waiting import NAMED_MAX, FailedTask, Progress, wait_for_ends
+from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import NotFoundError, UsageError
 from disbatch_host.store.contract import Store
@@ -116,14 +118,61 @@ def test_a_queue_is_waited_for_with_what_is_created_meanwhile(client: Client, st
     assert (waited.done, waited.failed, waited.unfinished, waited.statuses) == (2, 1, 0, {})
     assert [(one.status, one.reason) for one in waited.first_failed] == [(Status.TERMINATED, "too long")]
     assert seen[0] == Progress(done=0, failed=0, total=1) and seen[-1] == Progress(done=2, failed=1, total=2)
+    assert (waited.concluded, waited.codes, waited.before) == (1, {"exit_3": 1}, None)
+
+
+def test_a_queue_whose_tasks_had_all_ended_is_no_success_and_says_how_they_ended(client: Client, store: Store) -> None:
+    """Incident: five tasks failed before the command began to wait; it exited with 0, and a mail said "all well"."""
+    for status in (Status.FAILED, 7, Status.TERMINATED, Status.CONCLUDED, Status.CANCELLED, Status.ORPHANED):
+        put_task(store, status=status, age_seconds=60)
+    waited = client.wait(queue="q")
+    assert (waited.done, waited.failed, waited.unfinished, waited.all_concluded) == (0, 0, 0, False)
+    assert waited.before is not None and {name: count for name, count in waited.before.items() if count} == {
+        "concluded": 1, "failed": 3, "terminated": 1, "cancelled": 1, "orphaned": 1,
+    }  # fmt: skip
+    store.insert_queue({"_id": "empty", "class": "mail"})
+    empty = client.wait(queue="empty")
+    assert not empty.all_concluded and empty.before is not None and not any(empty.before.values())
+
+
+def test_each_end_is_counted_under_its_own_word(client: Client, store: Store) -> None:
+    ends = {Status.CONCLUDED: 2, Status.FAILED: 1, 9: 1, Status.TERMINATED: 1, Status.CANCELLED: 3, Status.ORPHANED: 1}
+    named = [put_task(store, status=status) for status, count in ends.items() for _ in range(count)]
+    by_id = client.wait(named)
+    assert (by_id.done, by_id.concluded, by_id.failed, by_id.cancelled, by_id.orphaned) == (9, 2, 3, 3, 1)
+    assert (by_id.not_concluded, by_id.codes) == (7, {"failed": 1, "failed (9)": 1, "terminated": 1})
+    store.insert_queue({"_id": "r", "class": "mail"})
+    waiting = [put_task(store, "r") for _ in range(9)]
+
+    def all_end() -> None:
+        left = iter(waiting)
+        for status, count in ends.items():
+            for _ in range(count):
+                end(store, next(left), status)
+
+    of_queue = client.wait(queue="r", on_progress=meanwhile(store, [all_end]), timeout_seconds=60)
+    ended = (of_queue.done, of_queue.concluded, of_queue.failed, of_queue.cancelled, of_queue.orphaned)
+    assert ended == (9, 2, 3, 3, 1) and of_queue.codes == by_id.codes
+
+
+def test_why_nothing_moves_is_told_once(client: Client, store: Store) -> None:
+    """Incident: no node was alive, and somebody watched a bar that said 0 of 4,201 for ever."""
+    task_id = put_task(store)
+    told: list[Still] = []
+    client.wait(queue="q", timeout_seconds=0, on_still=told.append)
+    client.wait([task_id], timeout_seconds=0, on_still=told.append)
+    assert [(one.task_id, one.why.code) for one in told] == [(task_id, Code.NO_NODE)] * 2
+    # While one of them is in the hands of a node, something moves.
+    put_task(store, status=Status.RUNNING, node="n1")
+    del told[:]
+    client.wait(queue="q", timeout_seconds=0, on_still=told.append)
+    assert told == []
 
 
 def test_a_queue_that_does_not_become_empty_in_time_says_what_is_left(client: Client, store: Store) -> None:
     left = put_task(store)
     waited = client.wait(queue="q", timeout_seconds=0)
     assert (waited.done, waited.unfinished, waited.first_unfinished) == (0, 1, (left,))
-    store.insert_queue({"_id": "empty", "class": "mail"})
-    assert client.wait(queue="empty").all_concluded
 
 
 def test_either_ids_or_a_queue_is_waited_for(client: Client) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from client.documents import put_node, put_task
 from disbatch_host.client import Client
+from disbatch_host.client.queues import Queues
 from disbatch_host.client.why import snapshot_of
 from disbatch_host.decide.why import Code
 from disbatch_host.errors import NotFoundError
@@ -29,7 +30,7 @@ def test_a_paused_queue_and_a_full_one_are_told(client: Client, store: Store) ->
     put_task(store, status=Status.RUNNING, node="n1")
     task_id = put_task(store)
     assert client.why(task_id).code is Code.MAXTOTAL
-    client.queues.pause("q", why="server down")
+    Queues(store, "me@here", within_seconds=0).pause("q", why="server down")  # that node does not live
     found = client.why(task_id)
     assert found.code is Code.PAUSED and "server down" in found.sentence
 

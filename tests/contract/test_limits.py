@@ -13,7 +13,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunKey, Want
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store
 from disbatch_protocol.quantities import Rate

@@ -22,7 +22,7 @@ from disbatch_host.documents.changes import RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import DuplicateIdError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.contract import SCHEMA_VERSION
-from disbatch_host.store.mongo import MongoStore, forms, unique_keys
+from disbatch_host.store.mongo import MongoStore, unique_keys
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import UNFINISHED, Status
 from helpers.mongod import Mongod
@@ -250,7 +250,7 @@ def test_a_push_waits_for_what_becomes_of_a_task_that_is_just_run_again(
         wait_until(lambda: len(looks) > 2, 30, "the other client has not looked at the key")
         assert answers == []
 
-    before_call(monkeypatch, forms, "guard_of_task", push_meanwhile)
+    before_call(monkeypatch, mongo._task_changes._tasks, "bulk_write", push_meanwhile)
     assert mongo.change_tasks([retry_of(mongo, task_id)]) == set()
     pushing.join(30)
     assert answers == [task_id]

@@ -47,6 +47,7 @@ class Plans:
 @pytest.mark.own_database
 def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, raw: Any) -> None:
     now = mongo.now()
+    mongo.promote_due()  # the first one counts tasks with odd ids as well, which is seldom done
     for status, queue in ((-2, "q"), (1, "q"), (-2, "other"), (7, "other"), (-4, "q")):
         push(mongo, *({"n": number} for number in range(2500)), queue=queue, status=status)
     tasks = mongo.claim("n1", [Want("q", 5)], "t1")

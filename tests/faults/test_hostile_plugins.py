@@ -340,7 +340,7 @@ def test_a_plugin_that_fills_its_work_directory_fails_and_leaves_room_when_it_is
             said, listed, directory = task.document["stdout"].splitlines()
             assert (said, listed) == ("no more room", "large") and directory.startswith(str(disk.path))
             assert "No space left" in task.document["stderr"]
-            assert list(disk.path.iterdir()) == []
+            wait_until(lambda: list(disk.path.iterdir()) == [], 20, "its work directory was not removed")
     except CannotMount as error:
         skip_or_fail(str(error))
 

@@ -30,7 +30,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
 from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store
@@ -225,7 +225,7 @@ class Nodes(RuleBasedStateMachine):
     def give_back_strays(self, pick: int) -> None:
         nodes = [node for node in self.up() if self.strays_of(node)]
         node = nodes[pick % len(nodes)]
-        known = frozenset(str(hand.task.id) for hand in node.hands)
+        known = frozenset(hand.task.id for hand in node.hands)
         strays = self.strays_of(node)
         count = node.ledger.return_orphaned_claims(node.store, known=known)
         for one in strays:

@@ -7,14 +7,17 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from disbatch_host.process.child import Child
 from disbatch_host.process.inline import DRAIN_SECONDS, process_host
 from disbatch_host.process.interface import (
+    Account,
     Deadlines,
     Environment,
     Process,
@@ -26,6 +29,7 @@ from disbatch_host.process.interface import (
     Stream,
 )
 from disbatch_host.process.pipes import PIPE_SIZE
+from disbatch_host.process.spawn import ThreadMask, spawn
 from disbatch_host.process.this_process import close_others_on_exec
 from helpers.processes import assert_group_is_gone, descriptors
 
@@ -56,7 +60,10 @@ def no_descriptor_leaks() -> Iterator[None]:
 
 def run(
     *argv: str,
-    stdin: bytes = b"",
+    stdin: bytes | None = b"",
+    keeps_stdin_open: bool = False,
+    umask: int = 0o022,
+    account: Account | None = None,
     limits: dict[int, int] | None = None,
     deadlines: Deadlines | None = None,
     when: Callable[[Process, Stream, bytes], None] | None = None,
@@ -83,8 +90,13 @@ def run(
                 end.set_result(process_end)
 
         processes = process_host(drain_seconds=drain_seconds)
-        program = Program(argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {})
-        start = Start(program=program, deadlines=deadlines or Deadlines(), stdin=stdin)
+        program = Program(
+            argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {}, umask=umask,
+            account=account,
+        )  # fmt: skip
+        start = Start(
+            program=program, deadlines=deadlines or Deadlines(), stdin=stdin, keeps_stdin_open=keeps_stdin_open
+        )
         try:
             child = await processes.start(start, Listener())
             await asyncio.wait_for(end, 60)
@@ -134,6 +146,113 @@ def test_it_leads_its_own_session_without_ignored_or_blocked_signals(limits: dic
     )
     assert seen.output[Stream.STDOUT].split() == [b"True", b"['SigBlk:\\t0000000000000000']"]
     assert sh("kill -PIPE $$", limits=limits).end.signal == signal.SIGPIPE
+
+
+SHOW_SIGNALS = "grep -E '^Sig(Blk|Ign)' /proc/self/status"
+NO_SIGNALS = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+
+
+def test_it_ignores_no_signal_whatever_its_host_ignores(limits: dict[int, int]) -> None:
+    """Those of the C library itself, 32 and 33, were left ignored by its posix_spawn."""
+    ignored = [signal.SIGHUP, signal.SIGWINCH, signal.SIGRTMAX]
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        assert sh(SHOW_SIGNALS, limits=limits).output[Stream.STDOUT].decode() == NO_SIGNALS
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+
+
+HOST = """
+import os, sys
+from pathlib import Path
+from disbatch_host.process.interface import Environment, Program, Start
+from disbatch_host.process.spawn import ThreadMask, spawn
+limits = {int(number): int(value) for number, value in (one.split("=") for one in sys.argv[2:])}
+program = Program(argv=("/bin/sh", "-c", sys.argv[1]), directory=Path("/"), limits=limits,
+                  environment=Environment.of({"PATH": os.environ["PATH"]}))
+null = os.open("/dev/null", os.O_RDWR)
+out = os.dup(1)
+sys.exit(os.waitpid(spawn(Start(program=program), (null, out, out, null), ThreadMask()), 0)[1])
+"""
+
+
+def test_it_does_not_inherit_ignored_signals_of_the_c_library_either(limits: dict[int, int]) -> None:
+    """As under a service manager that starts its services with posix_spawn."""
+    reading, writing = os.pipe()
+    arguments = [f"{number}={value}" for number, value in limits.items()]
+    pid = os.posix_spawn(  # leaves 32 and 33 ignored
+        sys.executable, [sys.executable, "-c", HOST, SHOW_SIGNALS, *arguments], dict(os.environ),
+        file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        assert output.read() == NO_SIGNALS
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002, 0])
+def test_it_has_the_mask_that_it_is_given_and_its_host_keeps_its_own(limits: dict[int, int], mask: int) -> None:
+    before = os.umask(0o037)
+    try:
+        assert sh("umask", limits=limits, umask=mask).output[Stream.STDOUT] == b"%04o\n" % mask
+    finally:
+        found = os.umask(before)
+    assert found == 0o037
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+@pytest.mark.parametrize("may_be_own", [True, False])
+def test_it_has_its_mask_even_if_threads_cannot_have_their_own(may_be_own: bool, mask: int) -> None:
+    """As in a container that does not allow unshare(2)."""
+    reading, writing = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+
+    def start() -> None:
+        environment = Environment.of(ENVIRONMENT)
+        program = Program(argv=("/bin/sh", "-c", "umask"), directory=Path("/"), environment=environment, umask=mask)
+        own = ThreadMask(may_be_own=may_be_own)
+        os.waitpid(spawn(Start(program=program), (null, writing, writing, null), own), 0)
+
+    before = os.umask(0o037)
+    try:
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    finally:
+        found = os.umask(before)
+        os.close(writing)
+        os.close(null)
+    with os.fdopen(reading) as output:
+        assert (output.read(), found) == (f"{mask:04o}\n", 0o037)
+
+
+def test_without_stdin_it_reads_dev_null(limits: dict[int, int]) -> None:
+    seen = sh("readlink /proc/self/fd/0; cat", stdin=None, limits=limits)
+    assert (seen.output[Stream.STDOUT], seen.end.stdin_unread) == (b"/dev/null\n", False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
+def test_dev_null_is_not_given_to_the_account_that_reads_it() -> None:
+    """Pipes are, so that it can open them again."""
+    before = Path("/dev/null").stat()
+    nobody = Account(uid=65534, gid=65534, groups=())
+    assert sh("id -u; cat", stdin=None, account=nobody).output[Stream.STDOUT] == b"65534\n"
+    after = Path("/dev/null").stat()
+    assert (before.st_uid, before.st_gid, before.st_mode) == (after.st_uid, after.st_gid, after.st_mode)
+
+
+def test_what_it_has_not_read_of_its_stdin_is_known() -> None:
+    left: list[int] = []
+
+    def look(process: Process, stream: Stream, data: bytes) -> None:
+        left.append(process.stdin_left_bytes)
+        process.kill(StopReason.CANCELLED)
+
+    sh("echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("head -c 1000 >/dev/null; echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("echo; exec sleep 60", stdin=b"x" * (PIPE_SIZE + 1000), keeps_stdin_open=True, when=look)
+    assert left == [1000, 0, PIPE_SIZE + 1000]
 
 
 def test_eight_megabytes_of_stdin_are_written_while_output_is_read() -> None:
@@ -295,7 +414,7 @@ def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.Mo
     def no_pidfd(pid: int) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(os, "pidfd_open", no_pidfd)
+    monkeypatch.setattr(Child, "open_pidfd", staticmethod(no_pidfd))
     seen = sh("echo out; sleep 0.1; exit 5")
     assert (seen.end.exit_code, seen.output[Stream.STDOUT]) == (5, b"out\n")
 

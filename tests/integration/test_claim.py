@@ -14,7 +14,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import RunChange, RunKey, Want
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.node.claiming import ClaimLedger, ClaimRequest, ClaimResult
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest, ClaimResult
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.starter import Starter
 from disbatch_host.node.store_thread import StoreThread
@@ -95,5 +95,5 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
     # On MongoDB the first claim was carried out, and the node does not know: it is an orphaned claim.
     assert [task.id for task in result.tasks] in ([waiting], [])
     for task in result.tasks:
-        assert result.started[task.id].run["token"] == task.token == result.token
+        assert result.started[task.id].run["token"] == task.token == result.tokens[0]
         assert cluster.task(waiting).status == Status.RUNNING

@@ -151,7 +151,8 @@ def test_worker_vector_from_the_librarys_side(
                 assert line, errors.read().decode()
                 event = json.loads(line)
                 for name, wanted in step["plugin"].items():
-                    assert isinstance(event[name], str) if wanted == "…" else event[name] == wanted
+                    is_open = isinstance(wanted, str) and wanted.startswith("…")
+                    assert event[name].endswith(wanted[1:]) if is_open else event[name] == wanted
         assert events.read() == b""
         assert plugin.wait(20) == (-9 if "host_kills" in case["talk"][-1] else 0), errors.read().decode()
         reader.join(20)
@@ -193,8 +194,55 @@ def test_one_source_serves_both_modes(
     assert document["log"][0]["message"] == "Zürich ☕" and len(cluster.tasks(queue="next")) == 1
     assert cluster.task(fails).run["exit_code"] == 3
     thrown = cluster.task(throws).document
-    assert (thrown["status"], thrown["error"]["code"], thrown["error"]["message"]) == (2, "exception", "no luck")
+    message = {"python": "RuntimeError: no luck", "perl": "no luck"}[language]
+    assert (thrown["status"], thrown["error"]["code"], thrown["error"]["message"]) == (2, "exception", message)
     assert "no luck" in thrown["stderr"]
+
+
+ERRORS = {
+    "python": [
+        ("import disbatch_plugin\ndisbatch_plugin.run(lambda task: {}['missing'])", "KeyError: 'missing'"),
+        ("import disbatch_plugin\ndisbatch_plugin.run(lambda task: [].index('x'))", "ValueError: 'x' is not in list"),
+        ("import disbatch_plugin\ndef work(task):\n    raise RuntimeError\ndisbatch_plugin.run(work)", "RuntimeError"),
+        (
+            "import disbatch_plugin, json\ndisbatch_plugin.run(lambda task: json.loads('['))",
+            "json.decoder.JSONDecodeError: Expecting value: line 1 column 2 (char 1)",
+        ),
+        (
+            "import disbatch_plugin\nclass Odd(Exception):\n    def __str__(self):\n        return None\n"
+            "def work(task):\n    raise Odd\ndisbatch_plugin.run(work)",
+            "Odd",
+        ),
+    ],
+    "perl": [
+        ("use lib '.'; use DisbatchPlugin; DisbatchPlugin::run(sub { die \"no luck\\n\" });", "no luck"),
+        ("use lib '.'; use DisbatchPlugin; DisbatchPlugin::run(sub { die { code => 7 } });", '{"code":7}'),
+        ("use lib '.'; use DisbatchPlugin; DisbatchPlugin::run(sub { die bless({}, 'My::Error') });", "My::Error"),
+        (
+            "use lib '.'; use DisbatchPlugin; package My::Error { use overload '\"\"' => sub { 'no luck' } }\n"
+            "DisbatchPlugin::run(sub { die bless({}, 'My::Error') });",
+            "My::Error: no luck",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(("language", "program", "message"), [(name, *one) for name in ERRORS for one in ERRORS[name]])
+def test_an_error_says_its_type(
+    tmp_path: Path, language: str, program: str, message: str, require: Callable[[str], None]
+) -> None:
+    """Incident: of a KeyError the task kept only the key, and all exceptions of 20,000 tasks were one kind."""
+    interpreter = {"python": sys.executable, "perl": "perl"}[language]
+    require({"python": "python3"}.get(language, language))
+    shutil.copy(PLUGINS / CONFORMANCE[language][1][0], tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DISBATCH_")}
+    option = {"python": "-c", "perl": "-e"}[language]
+    ran = subprocess.run(
+        [interpreter, option, program], input="{}", capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=environment,
+    )  # fmt: skip
+    event = json.loads(ran.stderr.splitlines()[-1].removeprefix("event: "))
+    assert (ran.returncode, event["message"], event["code"]) == (1, message, "exception")
 
 
 SHELL = r"""#!{shell}

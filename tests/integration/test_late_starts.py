@@ -21,8 +21,9 @@ from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.inline import process_host
 from disbatch_host.run import starting
-from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster

@@ -435,11 +435,11 @@ def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     queue = cluster.queue("Echo", maxthreads=1)
     mine, other = cluster.push(queue, {}, {})
     cluster.store.claim("n1", [Want(queue, 2)], "lost answer")
-    from disbatch_host.node.claiming import ClaimLedger
+    from disbatch_host.node.claim_ledger import ClaimLedger
     from disbatch_host.node.pace import Pace
 
     ledger = ClaimLedger("n1", Pace())
-    assert ledger.return_orphaned_claims(cluster.store, known=frozenset({str(mine)})) == 1
+    assert ledger.return_orphaned_claims(cluster.store, known=frozenset({mine})) == 1
     assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]
 
 

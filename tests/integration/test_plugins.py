@@ -160,6 +160,19 @@ def test_what_everybody_may_write_is_refused(tmp_path: Path, what: str) -> None:
     broken_by(tmp_path, expect="found that everybody may write to")
 
 
+@pytest.mark.parametrize("what", ["bin", "bin/inner"])
+def test_a_program_in_a_directory_that_everybody_may_write_is_refused(tmp_path: Path, what: str) -> None:
+    """Anyone could have put another program in its place."""
+    home = write_plugin(tmp_path, "x", "true", command=["./bin/inner/run.sh"])
+    (home / "bin/inner").mkdir(parents=True)
+    for one in ("bin", "bin/inner"):
+        (home / one).chmod(0o755)
+    (home / "run.sh").rename(home / "bin/inner/run.sh")
+    assert list(load_plugins([tmp_path]).plugins) == ["x"]
+    (home / what).chmod(0o757)
+    broken_by(tmp_path, expect=f"found that everybody may write to {home / what}")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
 def test_a_group_of_others_may_not_write_but_a_group_of_ones_own_may(tmp_path: Path) -> None:
     home = write_plugin(tmp_path, "x", "true")

@@ -151,7 +151,7 @@ def test_a_work_directory_is_fresh_private_and_removed_after_success(living: Liv
     task = living.run_one(living.queue("Work"))
     directory, mode, named = task.document["stdout"].split()
     assert (directory, mode) == (named, "700")
-    assert not Path(directory).exists()
+    wait_until(lambda: not Path(directory).exists(), 10, "it was not removed")  # once the end was recorded
 
 
 def test_a_work_directory_stays_after_a_failure_and_the_run_says_where(living: Living) -> None:

@@ -21,6 +21,7 @@ from disbatch_host.documents.changes import OutputChunk, Place, RunChange
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.errors import StoreRefusedError
 from disbatch_host.plugin import program
+from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.inline import process_host
@@ -207,30 +208,30 @@ def test_what_is_written_just_before_descriptor_3_is_closed_counts_as_a_sign_of_
     asyncio.run(perform())
 
 
-def test_an_account_that_was_not_known_at_first_is_used_whole_when_it_is(
-    plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
+def test_an_account_that_was_not_known_at_first_is_used_whole_when_it_is(plugins: Path, tmp_path: Path) -> None:
     """While the directory of users was away, programs were made ready with the host's own HOME and USER, and kept
     them."""
-    write_plugin(plugins, "P", "env", run_as="later")
-    entry = pwd.struct_passwd(("later", "x", 54321, 54321, "", "/home/later", "/bin/sh"))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(os, "getgrouplist", lambda *_: [54321])
-    monkeypatch.setattr(pwd, "getpwnam", lambda _: entry)
+    write_plugin(plugins, "P", "env", run_as="nobody")
+    known: set[str] = set()
+
+    class Directory(Accounts):
+        def entry(self, user: str) -> pwd.struct_passwd:
+            if user not in known:
+                raise KeyError(f"getpwnam(): name not found: {user!r}")
+            return super().entry(user)
+
     plugin = plugin_of(plugins, "P")
     site = ProgramSite(
         node_id="n1",
         local_clock=SystemClock(),
         host_environment={"HOME": "/root", "USER": "root", "PATH": "/bin"},
         temporary_directory=tmp_path,
+        accounts=Directory(),
     )
-
-    def unknown(_: str) -> pwd.struct_passwd:
-        raise KeyError("getpwnam(): name not found: 'later'")
-
-    with monkeypatch.context() as away, pytest.raises(StartError, match="as the user that it names"):
-        away.setattr(pwd, "getpwnam", unknown)
+    with pytest.raises(StartError, match="as the user that it names"):
         program.prepare(plugin, site, name="x", variables={})
+    known.add("nobody")
     prepared = program.prepare(plugin, site, name="x", variables={})
     variables = prepared.program.environment.variables
-    assert (variables["HOME"], variables["USER"]) == ("/home/later", "later")
+    assert (variables["HOME"], variables["USER"]) == (pwd.getpwnam("nobody").pw_dir, "nobody")

@@ -18,13 +18,23 @@ from helpers.stores import living_on_sqlite, on_sqlite
 
 # From the contract alone. What it does with a task is its parameter `do`.
 WORKER = r"""#!/usr/bin/env python3
-import json, os, signal, subprocess, sys, time
+import json, os, select, signal, subprocess, sys, time
 events = os.fdopen(3, "wb", buffering=0)
 def say(**event):
     events.write(json.dumps(event).encode() + b"\n")
 hello = json.loads(sys.stdin.buffer.readline())
 assert hello["type"] == "hello" and hello["protocol"] == 1, hello
 say(type="ready", protocol=1)
+def byte_by_byte():
+    text = b""
+    while byte := os.read(0, 1):
+        text += byte
+        if byte == b"}":
+            try:
+                yield json.loads(text)["task"]
+                text = b""
+            except ValueError:
+                pass  # not the last brace
 count = 0
 for line in sys.stdin.buffer:
     message = json.loads(line)
@@ -47,6 +57,27 @@ for line in sys.stdin.buffer:
     elif do == "no exit code":
         say(type="done")
         time.sleep(60)
+    elif do == "no exit code, then exit 5":
+        say(type="done")
+        sys.exit(5)
+    elif do == "leave the line feed":
+        say(type="done", exit=0)
+        for task in byte_by_byte():
+            print("task", task["parameters"]["n"], "byte by byte", flush=True)
+            say(type="done", exit=0)
+        sys.exit(0)
+    elif do == "done again when the next task comes":
+        sys.stdout.flush()
+        say(type="done", exit=0)
+        select.select([0], [], [])
+        say(type="done", exit=0)
+        time.sleep(60)
+    elif do == "done again, and leave, when the next task comes":
+        sys.stdout.flush()
+        say(type="done", exit=0)
+        select.select([0], [], [])
+        say(type="done", exit=0)
+        os._exit(0)
     elif do == "close":
         print("closing", flush=True)
         events.close()
@@ -228,6 +259,34 @@ def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(living
         if task.status == 1:
             assert f"task {task.document['parameters']['n']} in" in task.document["stdout"]
     assert tasks[3].status == 1 and tasks[3].run["pid"] != tasks[1].run["pid"]
+
+
+@pytest.mark.parametrize("leaves", ["", ", and leave,"])
+def test_a_late_done_never_ends_a_task_that_was_not_read(living: Living, leaves: str) -> None:
+    """Incident: a done too many without `task`, said when the next task had been sent, ended that one with status 1,
+    although its program had not read a byte of it."""
+    queue = worker_plugin(living, concurrency=1)
+    first, second = run_all(living, queue, {"do": f"done again{leaves} when the next task comes", "n": 1}, {"n": 2})
+    assert (first.status, second.status) == (Status.CONCLUDED, Status.CONCLUDED)
+    assert second.document["stdout"].startswith("task 2 in process") and first.run["pid"] != second.run["pid"]
+    returned = [one["reason"] for one in second.document["attempts"]]
+    assert returned and set(returned) == {"start_failed"} and second.run["attempt"] == 1, "no attempt is used"
+
+
+@living_on_sqlite
+def test_a_process_may_leave_the_line_feed_of_its_task_for_later(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1)
+    tasks = run_all(living, queue, {"do": "leave the line feed", "n": 1}, {"n": 2}, {"n": 3})
+    assert [task.status for task in tasks] == [Status.CONCLUDED] * 3
+    assert [task.document["stdout"] for task in tasks[1:]] == ["task 2 byte by byte\n", "task 3 byte by byte\n"]
+
+
+@living_on_sqlite
+def test_a_process_out_of_step_ends_its_task_as_terminated_whatever_its_exit_code_means(living: Living) -> None:
+    queue = worker_plugin(living, concurrency=1, exit_codes={"5": "success"})
+    odd, after = run_all(living, queue, {"do": "no exit code, then exit 5"}, {"n": 2})
+    assert (odd.run["reason"], odd.status, after.status) == ("worker_exited", Status.TERMINATED, 1)
+    assert "exit_code" not in odd.run and odd.document["error"]["code"] == "worker_exited"
 
 
 @living_on_sqlite

@@ -85,10 +85,10 @@ def test_an_empty_field_is_left_out_unless_nothing_is_known_or_a_text_is_require
     [
         (["usr=x"], "no column 'usr' in the header; did you mean 'user'?"),
         (["q=x"], "there are 'user', 'zip', 'zip'"),
-        (["user"], "expected --map column=field"),
-        (["=x"], "expected --map column=field"),
-        (["user="], "expected --map column=field"),
-        (["user=a..b"], "expected --map column=field"),
+        (["user"], "maps: expected column=field"),
+        (["=x"], "maps: expected column=field"),
+        (["user="], "maps: expected column=field"),
+        (["user=a..b"], "maps: expected column=field"),
         (["user=x", "user=x"], "both 'user' and 'user' would become 'x'"),
         (["user=x", "user=x.y"], "both"),
         (["user=x.y", "user=x"], "is to hold 'x.y'"),
@@ -132,7 +132,7 @@ def test_unique_keys_are_texts_and_never_empty() -> None:
             key_of_column(None, column)(row)
     with pytest.raises(RowError, match="found nothing"):
         key_of_column(["a"], "a")([""])
-    with pytest.raises(UsageError, match="--unique-key-from: no column 'c'"):
+    with pytest.raises(UsageError, match="key_column: no column 'c'"):
         key_of_column(["a"], "c")
 
 

@@ -76,6 +76,7 @@ def test_a_retry_of_what_was_cancelled_before_its_first_attempt_counts_none() ->
     assert change is not None
     again = Task.from_document(after(change, one))
     assert again.attempts == [] and again.run == {} and again.next_attempt == 1 and again.attempts_forgiven == 0
+    assert again.document["retried"]["cancelled"] == REQUEST  # who cancelled it, and why, stays in its history
 
 
 def follower(**fields: Any) -> Task:

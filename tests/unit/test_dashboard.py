@@ -71,6 +71,22 @@ def test_every_section_is_there_with_its_facts() -> None:
     assert "6b066cc838b0000246adfe38" in text and "50 % 1 of 2" in text and "61s" in text
 
 
+def test_orphaned_tasks_are_named_beside_those_that_failed() -> None:
+    queue = QueueFacts(name="mail", concluded=5, failed=2, orphaned=3, notes=("pinned to n9, which is not alive",))
+    shown = lines(overview(queues=[queue]), width=120)
+    assert "5 concluded, 2 failed, 3 orphaned, " in shown[1]
+    (row,) = [line for line in shown if line.startswith("mail ")]
+    assert row.endswith("3 orphaned; pinned to n9, which is not alive")
+
+
+def test_a_message_that_is_too_long_lacks_its_middle() -> None:
+    """Incident: of a script's error the list showed only the path at its beginning."""
+    message = f"/srv/{'long/' * 40}photo-check.bash: line 15: out/photo 3.txt.gz: ambiguous redirect"
+    failure = FailureFacts(code="exit_1", count=14, queues=("photos",), message=message)
+    (row,) = [line for line in lines(overview(failures=[failure])) if line.startswith("exit_1")]
+    assert "/srv/long" in row and "…" in row and row.endswith("3.txt.gz: ambiguous redirect")
+
+
 def test_without_anything_it_says_what_to_do() -> None:
     text = "\n".join(lines(overview()))
     assert "queue create" in text and "disbatch-host --plugins DIR" in text and "0 nodes" in text

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskChange, Want
 from disbatch_host.errors import StoreUnreachableError, StoreUnwritableError
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import Due
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
@@ -24,6 +26,7 @@ class Counted:
     """A duty that counts its turns, and fails in the ways that it is given, one at a turn."""
 
     def __init__(self, *failures: Exception, interval_seconds: float = 0.01) -> None:
+        self.name = "counted"
         self.interval_seconds = interval_seconds
         self.turns = 0
         self._failures = list(failures)
@@ -47,7 +50,8 @@ def with_duties(test: Any, *duties: Counted, pace: Pace | None = None) -> list[s
     troubles: list[str] = []
 
     async def run() -> None:
-        rounds = Rounds(duties, StoreHealth(lambda: troubles.append("trouble")), pace or Pace())
+        contained = Troubles(SystemClock(), Pace())
+        rounds = Rounds(duties, StoreHealth(lambda: troubles.append("trouble"), contained), contained, pace or Pace())
         rounds.start()
         try:
             await test()
@@ -63,15 +67,17 @@ def with_duties(test: Any, *duties: Counted, pace: Pace | None = None) -> list[s
 
 
 def test_a_duty_that_fails_goes_on_at_its_next_turn(caplog: pytest.LogCaptureFixture) -> None:
-    failing, other = Counted(StoreUnreachableError("away"), RuntimeError("a defect")), Counted()
+    defects = [RuntimeError("secret"), RuntimeError("secret"), KeyError("another")]
+    failing, other = Counted(StoreUnreachableError("away"), *defects), Counted()
 
     async def test() -> None:
-        await failing.reach(4)
+        await failing.reach(6)
         await other.reach(1)
 
     assert with_duties(test, failing, other) == ["trouble"]
-    assert "the store does not answer" in caplog.text and "a defect" in caplog.text
-    assert caplog.text.count("a service of the node failed") == 1
+    assert "the store does not answer" in caplog.text and "secret" not in caplog.text
+    said = [one.message.split(" (")[0] for one in caplog.records if one.levelname == "ERROR"]
+    assert said == ["duty, counted: RuntimeError", "duty, counted: KeyError"]  # each once
 
 
 def test_an_interval_that_becomes_shorter_counts_at_once() -> None:
@@ -86,8 +92,29 @@ def test_an_interval_that_becomes_shorter_counts_at_once() -> None:
     with_duties(test, duty, pace=Pace(refresh_seconds=0.01))
 
 
+def test_a_duty_that_is_woken_has_its_turn_at_once_and_keeps_its_rhythm() -> None:
+    duty, other = Counted(interval_seconds=1000.0), Counted(interval_seconds=1000.0)
+
+    async def test() -> None:
+        wake = asyncio.Event()
+        troubles = Troubles(SystemClock(), Pace())
+        rounds = Rounds([duty, other], StoreHealth(lambda: None, troubles), troubles, Pace(), wakes={duty: wake})
+        rounds.start()
+        for turns in (1, 2):
+            wake.set()
+            await duty.reach(turns)
+            assert not wake.is_set()
+        duty.interval_seconds = 0.01
+        wake.set()
+        await duty.reach(5)
+        await rounds.stop()
+        assert other.turns == 0
+
+    asyncio.run(test())
+
+
 def test_trouble_with_the_store_is_said_once_and_its_end_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    health = StoreHealth(lambda: None)
+    health = StoreHealth(lambda: None, Troubles(SystemClock(), Pace()))
     health.report_write()
     assert caplog.text == ""
     for _ in range(3):
@@ -189,7 +216,7 @@ def test_what_is_due_is_done_and_wakes_the_claiming(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         queue = bench.queue("Sleep", "echo on; sleep 60")
         parts = bench.parts
-        due = Due(parts.store_thread, parts.runs, parts.claiming, Pace())
+        due = Due(parts.store_thread, parts.runs, parts.claiming, parts.troubles, Pace())
         now = bench.store.now()
         (running,) = bench.push(queue)
         await parts.claiming.turn()
@@ -202,6 +229,46 @@ def test_what_is_due_is_done_and_wakes_the_claiming(tmp_path: Path) -> None:
         assert bench.statuses([running]) == [Status.CANCELLED]
 
     on_bench(tmp_path, test)
+
+
+def test_an_end_that_others_wait_for_and_a_change_make_what_is_due_come_at_once(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        queue, due = bench.queue("Quick", "true"), bench.parts.due
+        (first,) = bench.push(queue)
+        (second,) = bench.push(queue, status=int(Status.BLOCKED), after=[first])
+        await due.turn()
+        due.wake.clear()
+        await bench.parts.claiming.turn()
+        await bench.until(due.wake.is_set, "the end has woken nobody")
+        assert bench.statuses([first]) == [Status.CONCLUDED]
+        await due.turn()
+        assert bench.statuses([second]) == [Status.CREATED]
+        due.wake.clear()
+        due.on_change()
+        await bench.until(due.wake.is_set, "the change has woken nobody")
+
+    on_bench(tmp_path, test)
+
+
+def test_a_node_says_that_it_has_read_the_queues_when_every_claim_follows_them(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        parts = bench.parts
+        queue = bench.queue("Quick", "true")
+        await parts.membership.take_id(parts.heartbeat.document(), None)
+        await parts.claiming.turn()
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] is None
+        bench.store.update_queue(queue, {"paused": {"by": "kim"}})
+        assert bench.store.request_of_node("n1", "queues", {"token": "t1"})
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] is None and not parts.heartbeat.wake.is_set()
+        ids = bench.push(queue)
+        await parts.claiming.turn()  # whenever it was read last
+        assert parts.heartbeat.wake.is_set() and parts.claiming.queues[0].paused is not None
+        await parts.heartbeat.turn()
+        assert node(bench)["queues_read"] == "t1" and bench.statuses(ids) == [Status.CREATED]
+
+    on_bench(tmp_path, test, Pace(refresh_seconds=1000.0))
 
 
 def cancelling(task_id: Any, now: Any) -> TaskChange:
@@ -217,7 +284,7 @@ def test_ended_tasks_are_deleted_once_their_queue_does_not_keep_them(tmp_path: P
         ids = {queue: bench.push(queue, status=1, ctime=ended, mtime=ended) for queue in (kept, short)}
         (waiting,) = bench.push(short)
         parts = bench.parts
-        retention = Retention(parts.store_thread, parts.claiming, Pace())
+        retention = Retention(parts.store_thread, parts.claiming, parts.troubles, Pace())
         parts.claiming.queues = bench.store.queues()
         await retention.turn()
         assert bench.store.get_task(ids[short][0]) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from disbatch_host.decide import placement
+from disbatch_host.decide import placement, readings
 from disbatch_host.decide.why import Code, Snapshot, Why, cause_of
 from disbatch_host.documents.records import NodeRecord, Queue, Task
 from disbatch_protocol.status import Status
@@ -39,6 +39,7 @@ def why(one: Task | None = None, queue_: Queue | None = None, *nodes: NodeRecord
     max_total=st.none() | st.integers(1, 6),
     concurrency=st.none() | st.integers(1, 4),
     maxthreads=st.none() | st.integers(1, 4),
+    maxtotal=st.none() | st.integers(1, 4),
     here=st.integers(0, 5),
     in_other_queue=st.integers(0, 5),
 )
@@ -47,11 +48,12 @@ def test_a_limit_is_named_exactly_where_the_policy_of_the_node_allots_nothing(
     max_total: int | None,
     concurrency: int | None,
     maxthreads: int | None,
+    maxtotal: int | None,
     here: int,
     in_other_queue: int,
 ) -> None:
     """What the node knows itself and what it publishes lead to the same decision."""
-    one = queue(maxthreads=maxthreads)
+    one = queue(maxthreads=maxthreads, maxtotal=maxtotal)
     load = placement.Load(
         max_per_queue=max_per_queue,
         max_total=max_total,
@@ -90,6 +92,31 @@ def test_one_node_with_room_is_enough() -> None:
     assert why(None, None, full).code is Code.MAXTHREADS
     answer = why(None, None, full, node("n2"), ahead=3)
     assert answer.code is Code.TURN and "3 tasks of its queue come before it; n2 has room" in answer.sentence
+
+
+def test_a_node_that_has_been_silent_for_some_heartbeats_is_said_not_to_have_room() -> None:
+    """`task why` used to say "it waits its turn; mig03 has room" while the heartbeat of mig03 was 22 s old."""
+    pinned = queue(nodes_pin=["mig03"])
+    answer = why(None, pinned, node("mig03", age_seconds=22), node("n2"), ahead=8)
+    assert answer.code is Code.NO_NODE
+    assert "the only node that runs its tasks is silent: mig03 (last heard from 22 s ago)" in answer.sentence
+    assert why(None, pinned, node("mig03", age_seconds=3), ahead=8).code is Code.TURN
+    slow = node("mig03", age_seconds=22, settings={"heartbeat_seconds": 10})
+    assert why(None, pinned, slow).code is Code.TURN
+    assert why(None, queue(), node("mig03", age_seconds=22), node("n2")).code is Code.TURN
+
+
+def test_the_places_of_a_node_are_those_that_all_its_limits_leave() -> None:
+    served = [{"class": "A", "queue": "q", "threads": 20}, {"class": "B", "queue": "p", "threads": 40}]
+    limited = [{"class": "A", "concurrency": 5}, {"class": "B"}]
+
+    def places(**document: Any) -> int:
+        return readings.places_of(node(heartbeat={"queues": served}, **document))
+
+    assert places() == 60
+    assert places(settings={"max_total": 50}) == 50
+    assert places(settings={"max_total": None}, queuetypes=limited) == 45
+    assert places(settings={"max_total": 10}, queuetypes=limited) == 10
 
 
 def test_what_has_to_be_mended_is_all_said() -> None:

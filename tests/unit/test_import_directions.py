@@ -22,15 +22,18 @@ ALWAYS = {"", "disbatch_protocol"}  # the version of the package, and the protoc
 # The longest name counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"client", "decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
+    "cli": {
+        "client", "decide", "documents", "settings", "store.contract", "store.open", "store.url", "plugin", *GROUND,
+    },
     "cli.commands.run": {"node", "metrics", "settings", "store.contract", "store.open", "plugin", "cli", *GROUND},
     "cli.commands.demo": {
-        "node", "run", "client", "documents", "settings", "store.contract", "store.open", "plugin", "cli", *GROUND,
+        "node", "run", "client", "documents", "settings", "store.contract", "store.open", "store.url", "plugin", "cli",
+        *GROUND,
     },
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
     "cli.commands.exec": {"trial", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
-    "settings": {"documents.records", "errors"},
+    "settings": {"documents.records", "store.url", "errors"},
     "metrics": {"documents", "store.contract", "errors"},
     "trial": {"run", "plugin", *PROCESS, "documents", *GROUND},
     "node": {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,13 +14,17 @@ from hypothesis import strategies as st
 
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
 from disbatch_host.run.output import OutputStream
+from disbatch_host.run.spool import Spool
+from disbatch_protocol.encodings import Encoding
 
 MIB = 2**20
 
 
-def fed(blocks: Sequence[bytes], max_bytes: int = 64 * MIB) -> tuple[OutputStream, bytes]:
+def fed(
+    blocks: Sequence[bytes], max_bytes: int = 64 * MIB, encoding: Encoding = Encoding.UTF_8
+) -> tuple[OutputStream, bytes]:
     """A finished stream, and its whole text as its readers put it together."""
-    stream = OutputStream(max_bytes=max_bytes)
+    stream = OutputStream(max_bytes=max_bytes, encoding=encoding)
     pieces = []
     for block in blocks:
         stream.feed(block)
@@ -58,6 +61,46 @@ def test_any_bytes_become_the_same_text_wherever_they_are_cut(data: bytes, cuts:
     assert whole.decode() == expected
     assert stream.replaced == expected.count("\ufffd") - data.decode("utf-8", "ignore").count("\ufffd")
     assert stream.bytes_seen == len(data)
+
+
+TEXTS = [one for one in Encoding if one is not Encoding.BINARY]
+PYTHONS = {Encoding.SHIFT_JIS: "cp932", Encoding.EUC_KR: "cp949", Encoding.UTF_16: "utf-16-le"}
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=8), st.sampled_from(TEXTS))
+def test_any_bytes_in_any_encoding_become_the_same_text_wherever_they_are_cut(
+    data: bytes, cuts: list[int], encoding: Encoding
+) -> None:
+    stream, whole = fed(cut(data, cuts), encoding=encoding)
+    name = PYTHONS.get(encoding, encoding)
+    if encoding is Encoding.UTF_16 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        name = "utf-16"  # Python's wants a mark, or takes the order of the machine
+    expected = codecs.decode(data, name, "replace")
+    assert whole.decode() == expected
+    assert stream.replaced == expected.count("\ufffd") - codecs.decode(data, name, "ignore").count("\ufffd")
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\ufffd"), max_size=60),
+    st.integers(0, 120), st.lists(st.integers(0, 250), max_size=4),
+    st.sampled_from([Encoding.UTF_8, Encoding.UTF_16LE, Encoding.UTF_16BE]),
+)  # fmt: skip
+def test_every_byte_is_in_the_text_or_counted_and_no_character_is_cut_visibly(
+    text: str, limit: int, cuts: list[int], encoding: Encoding
+) -> None:
+    data = text.encode(encoding)
+    stream, whole = fed(cut(data, cuts), max_bytes=limit, encoding=encoding)
+    shown, found, rest = whole.decode().partition("disbatch-host: ")
+    assert stream.replaced == 0 and bool(found) == (len(data) > limit)
+    if found:
+        head, tail = shown, rest.partition("\n")[2]
+        head = head if text.startswith(head) and rest.startswith(f"{_left(data, head, tail, encoding)} ") else head[:-1]
+        assert text.startswith(head) and text.endswith(tail)
+        assert stream.dropped_bytes == _left(data, head, tail, encoding)
+
+
+def _left(data: bytes, head: str, tail: str, encoding: Encoding) -> int:
+    return len(data) - len(head.encode(encoding)) - len(tail.encode(encoding))
 
 
 def test_a_mebibyte_stays_in_the_document_and_one_byte_more_does_not() -> None:
@@ -164,14 +207,15 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         self.left = size
-        self._pwrite = os.pwrite
-        monkeypatch.setattr(os, "pwrite", self.pwrite)
+        write = Spool.write
 
-    def pwrite(self, descriptor: int, data: memoryview, position: int) -> int:
-        if self.left < len(data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.left -= len(data)
-        return self._pwrite(descriptor, data, position)
+        def write_if_there_is_room(spool: Spool, data: bytes, position: int) -> None:
+            if self.left < len(data):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.left -= len(data)
+            write(spool, data, position)
+
+        monkeypatch.setattr(Spool, "write", write_if_there_is_room)
 
 
 @pytest.mark.parametrize("room", [0, MIB // 2, MIB + 1, 3 * MIB, 5 * MIB, 7 * MIB, 9 * MIB])

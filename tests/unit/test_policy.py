@@ -79,6 +79,97 @@ def test_contended_slots_go_to_the_queues_that_have_the_fewest() -> None:
     assert dict(placement.allot(served, load)) == {"a": 2, "b": 2}
 
 
+def naive_allot(served: list[Queue], load: Load, turns: dict[str, int]) -> dict[str, int]:
+    """A fair scheduler without any cleverness: one place after another goes, of all queues that may have it, to the one
+    that has the fewest in hand, and of those to the one whose last turn is the longest ago."""
+    turns, got = dict(turns), Counter[str]()
+    while True:
+
+        def may_have(one: Queue) -> bool:
+            of_class = sum(
+                load.running.get(other.id, 0) + got[other.id] for other in served if other.class_name == one.class_name
+            )
+            concurrency = load.concurrency_of_class.get(one.class_name)
+            limits = [placement.limit_of(one, load), *([] if one.maxtotal is None else [one.maxtotal])]
+            return (
+                load.running.get(one.id, 0) + got[one.id] < min(limits)
+                and (concurrency is None or of_class < concurrency)
+                and (load.max_total is None or sum(load.running.values()) + got.total() < load.max_total)
+            )
+
+        able = [one for one in served if may_have(one)]
+        if not able:
+            return dict(got)
+        first = min(able, key=lambda one: (load.running.get(one.id, 0) + got[one.id], turns.get(one.id, 0)))
+        got[first.id] += 1
+        turns[first.id] = max(turns.values(), default=0) + 1
+
+
+many_queues = st.lists(
+    st.tuples(st.sampled_from("AB"), st.none() | st.integers(0, 4), st.none() | st.integers(0, 4), st.integers(0, 3)),
+    max_size=7,
+)
+
+
+@given(many_queues, st.none() | st.integers(0, 12), st.none() | st.integers(0, 6), st.data())
+def test_places_are_given_as_a_fair_scheduler_gives_them(
+    of_queues: list[tuple[str, int | None, int | None, int]],
+    max_total: int | None,
+    concurrency: int | None,
+    data: st.DataObject,
+) -> None:
+    served = [
+        queue(f"q{number}", name, maxthreads=most, maxtotal=in_all)
+        for number, (name, most, in_all, _) in enumerate(of_queues)
+    ]
+    running = {f"q{number}": count for number, (_, _, _, count) in enumerate(of_queues)}
+    load = Load(
+        max_per_queue=3,
+        max_total=max_total,
+        running=running,
+        running_of_class={name: sum(c for other, _, _, c in of_queues if other == name) for name in "AB"},
+        concurrency_of_class={"A": concurrency, "B": None},
+    )
+    order = data.draw(st.permutations([one.id for one in served]))
+    turns = {queue_id: number for number, queue_id in enumerate(order[: len(order) // 2], start=1)}
+    assert dict(placement.allot(served, load, turns)) == naive_allot(served, load, turns)
+
+
+@given(st.integers(2, 9), st.data())
+def test_of_more_busy_queues_than_places_each_gets_its_share(count: int, data: st.DataObject) -> None:
+    """Four of six queues with a hundred tasks each used to keep all four places until they were empty."""
+    places = data.draw(st.integers(1, count - 1))
+    served = [queue(f"q{number}", data.draw(st.sampled_from("AB"))) for number in range(count)]
+    by_class = data.draw(st.booleans()) and len({one.class_name for one in served}) == 1
+    limits: dict[str, Any] = {"max_total": None if by_class else places}
+    of_class = {served[0].class_name: places} if by_class else {}
+    running: list[str] = []
+    turns: dict[str, int] = {}
+    starts: Counter[str] = Counter()
+    last_start = dict.fromkeys((one.id for one in served), 0)
+    longest = 0
+    while starts.total() < 60 * count:
+        load = Load(
+            max_per_queue=10,
+            running=Counter(running),
+            running_of_class=Counter(one.class_name for name in running for one in served if one.id == name),
+            concurrency_of_class=of_class,
+            **limits,
+        )
+        for queue_id, got in placement.allot(served, load, turns):
+            turns[queue_id] = max(turns.values(), default=0) + 1
+            for _ in range(got):
+                starts[queue_id] += 1
+                running.append(queue_id)
+                longest = max(longest, starts.total() - last_start[queue_id])
+                last_start[queue_id] = starts.total()
+        assert len(running) == places
+        for _ in range(data.draw(st.integers(1, places)) if starts.total() < 20 else 1):
+            running.pop(0)  # the tasks take equally long
+    assert all(0.8 * 60 <= starts[one.id] <= 1.2 * 60 for one in served), starts
+    assert longest <= 2 * count, "a queue waited for more than two rounds of the others"
+
+
 @given(st.lists(st.sampled_from("ab")), st.lists(st.sampled_from("ab")))
 def test_a_load_without_runs_is_that_of_the_others(running: list[str], ended: list[str]) -> None:
     def load(queues: list[str]) -> Load:
@@ -87,6 +178,8 @@ def test_a_load_without_runs_is_that_of_the_others(running: list[str], ended: li
         )
 
     queues = [queue("a", "A"), queue("b", "B")]
+    more = load(running).with_claimed([Place(one, one.upper()) for one in ended])
+    assert placement.allot(queues, more) == placement.allot(queues, load(running + ended))
     less = load(running + ended).without([Place(one, one.upper()) for one in ended])
     assert placement.allot(queues, less) == placement.allot(queues, load(running))
 
@@ -178,7 +271,8 @@ def test_every_word_and_number_names_statuses() -> None:
     for word in names():
         values, _ = parse(word)
         assert values
-    assert parse("failed") == (frozenset({2}), True)
+    assert parse("failed") == (frozenset({2, -3}), True)  # the same in every command: terminated tasks as well
+    assert parse("2+") == (frozenset({2}), True)
     assert parse("7") == (frozenset({7}), False)
     assert [name(status) for status in (-6, 0, 1, 2, 7, -9)] == [
         "orphaned", "running", "concluded", "failed", "failed (7)", "status -9",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from disbatch_host.documents.changes import RunChange, RunKey, Want
 from disbatch_host.documents.records import NOBODY, Task
+from disbatch_host.node.starter import Starter
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import StopReason
 from disbatch_protocol.status import Status
@@ -126,7 +128,8 @@ def test_runs_whose_tasks_were_given_to_others_are_stopped(tmp_path: Path, caplo
         await bench.parts.runs.verify()
         await bench.until(lambda: len(bench.parts.runs) == 1, "they were not stopped")
         assert bench.parts.runs.task_ids == {str(kept.id)}
-        assert caplog.text.count("was taken over; its process is stopped") == 2
+        assert f"task {lost.id} was taken over; its process is stopped" in caplog.text
+        assert f"task {gone.id} was deleted; its process is stopped" in caplog.text
 
     on_bench(tmp_path, test)
 
@@ -143,5 +146,55 @@ def test_stopping_and_killing_reach_every_run(tmp_path: Path) -> None:
         await runs.wait(20)
         assert not runs
         assert {bench.task(task.id).run["signal"] for task in tasks} == {"KILL"}
+
+    on_bench(tmp_path, test)
+
+
+class Exploding:
+    """A schema at which the host fails, as nobody expected."""
+
+    is_ever_quick = True
+    has_secrets = True
+
+    def check(self, parameters: object) -> list[object]:
+        raise ZeroDivisionError("hunter2")
+
+    secrets = examined = examined_at_once = check
+
+
+def test_a_run_at_which_the_host_fails_fails_its_task_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(bench: Bench) -> None:
+        queue, runs, places = bench.queue("Echo", "echo on; sleep 60"), bench.parts.runs, Places()
+        runs.listen(places)
+        (good,) = start(bench, queue)
+        plugin = bench.parts.classes.plugins[queue]
+        schema: Any = Exploding()
+        bench.push(queue)
+        (bad,) = bench.store.claim("n1", [Want(queue, 1)], "of the bad one")
+        runs.start(bad, replace(plugin, schema=schema), asked_at=bench.parts.clock.monotonic())
+        await bench.until(lambda: len(runs) == 1 and bench.task(bad.id).status == Status.FAILED, "it goes on")
+        task = bench.task(bad.id)
+        assert (task.run["reason"], task.run["outcome"], task.run["secrets"]) == ("host_error", "permanent", [""])
+        assert task.document["error"]["message"].startswith("disbatch-host: this node failed in handling it: ZeroDiv")
+        assert [one["culprit"] for one in bench.parts.troubles.documents()] == [str(bad.id)]
+        assert (places.free, runs.places_taken) == (["Echo"], 1)
+        await until_they_run(bench, [good])
+        assert "hunter2" not in caplog.text and not bench.parts.classes.set_aside
+
+    on_bench(tmp_path, test)
+
+
+def test_a_task_that_becomes_running_with_its_claim_is_not_stopped_by_a_failing_check(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        queue = bench.queue("Echo", "echo")
+        schema: Any = Exploding()
+        plugin = replace(bench.parts.classes.plugins[queue], schema=schema)
+        starts = Starter({queue: plugin}, bench.parts.workers, bench.parts.runs.context).new_starts()
+        bench.push(queue)
+        queues = {one.id: one for one in bench.store.queues()}
+        (task,) = bench.store.claim("n1", [Want(queue, 1)], "t", lambda task: starts.on_claim(task, queues))
+        assert task.status == Status.CLAIMED and not starts.started
 
     on_bench(tmp_path, test)

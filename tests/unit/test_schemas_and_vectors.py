@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ import pytest
 from bson import json_util
 
 from disbatch_host.store.mongo import MongoStore
-from disbatch_protocol import document, events, outcome, quantities, schemas
+from disbatch_protocol import document, events, outcome, patterns, quantities, schemas
 from disbatch_protocol.manifest import parse_manifest
 from disbatch_protocol.outcome import RetryPolicy, Said
 from disbatch_protocol.parameters import ParameterSchema
 from disbatch_protocol.worker import Broken, WorkerConversation
 
-VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT / "protocol" / "vectors"
 
 
 def vectors(name: str) -> list[Any]:
@@ -48,6 +51,42 @@ def test_manifest_vector(case: dict[str, Any]) -> None:
         found = getattr(parsed.manifest, name)
         found = found.name if isinstance(found, signal.Signals) else found
         assert json.loads(json.dumps(found, default=_plain)) == value, name
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"exit_codes": {"01": "success"}},
+        {"exit_codes": {"300": "success"}},
+        {"exit_codes": {"256": "success"}},
+        {"exit_codes": {"250-256": "success"}},
+        {"exit_codes": {"-1": "success"}},
+        {"umask": 22},
+        {"umask": "89"},
+        {"stdin": None},
+        {"stdin": {"parameter": ""}},
+        {"encoding": "UTF-8"},
+        {"arguments": []},
+        {"env_parameters": {}},
+        {"leave_running": False},
+        {"protocol": 3},
+    ],
+    ids=str,
+)
+def test_the_schema_alone_refuses_what_the_host_refuses(manifest: dict[str, Any]) -> None:
+    """Editors and other hosts have nothing but the schema."""
+    document = {"protocol": 1, "command": ["x"], **manifest}
+    assert not jsonschema.Draft202012Validator(schemas.load("manifest")).is_valid(document)
+    assert parse_manifest(json.dumps(document).encode(), directory_name="x").manifest is None
+
+
+def test_every_field_of_the_host_is_reserved_and_the_text_names_it() -> None:
+    """Incident: a plugin could set `secrets`, and with it what commands mask."""
+    assert set(schemas.load("task")["properties"]) == document.PROTECTED
+    text = (VECTORS.parent / "SPEC.md").read_text()
+    named = re.search(r"\*\*set\*\* cannot change `([^`]*)` \(den-1.0\) and `([^`]*)` \(the host's\)", text)
+    assert named is not None
+    assert {*named[1].split(), *named[2].split()} == document.PROTECTED
 
 
 def _plain(value: Any) -> Any:
@@ -95,6 +134,14 @@ def test_stdin_vector(case: dict[str, Any]) -> None:
     stored = json_util.loads(json.dumps(case["document"]), json_options=options)
     extended = MongoStore("mongodb://localhost", None).extended_json  # type: ignore[arg-type]
     assert document.stdin_line(stored, other=extended).decode() == case["line"] + "\n"
+
+
+@pytest.mark.parametrize("case", vectors("inputs"))
+def test_input_vector(case: dict[str, Any]) -> None:
+    options = json_util.JSONOptions(json_mode=json_util.JSONMode.CANONICAL, tz_aware=True)
+    stored = json_util.loads(json.dumps(case["parameters"]), json_options=options)
+    extended = MongoStore("mongodb://localhost", None).extended_json  # type: ignore[arg-type]
+    assert document.parameter_input(stored, case["parameter"], other=extended).decode() == case["input"]
 
 
 @pytest.mark.parametrize("case", vectors("quantities"))
@@ -178,11 +225,85 @@ def test_what_is_an_event_fits_the_schema_and_what_is_bad_does_not(case: dict[st
         is_odd = expected["type"] == "bad" or (expected["type"] == "error" and expected.get("faults"))
         if is_odd and len(line) <= events.LINE_MAX and case["name"] not in _BEYOND_SCHEMA:
             assert not validator.is_valid(value), line
-        elif expected["type"] not in ("bad", "ready", "done"):
+        elif expected["type"] != "bad" and case["name"] not in _ODD_DONES:
             validator.validate(value)
 
 
-_BEYOND_SCHEMA = {"ready without a protocol"}
+_BEYOND_SCHEMA = {
+    "2^63 in a log",
+    "an integer below -2^63 in a result",
+    "an integer beyond 64 bits in a follow-up task",
+    "an integer beyond 64 bits in a log",
+    "an integer beyond 64 bits in a result",
+}
+# They are heard, since they say that plugin and host are out of step.
+_ODD_DONES = {
+    "done without an exit code",
+    "done with an exit code that is none",
+    "done with an exit code that is text",
+    "done with an exit code below 0",
+}
+
+
+@pytest.mark.parametrize("case", vectors("workers"))
+def test_the_lines_of_worker_mode_fit_their_schema(case: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(schemas.load("worker"))
+    for step in case["talk"]:
+        line = step.get("host") or step.get("plugin", {})
+        if "host" in step or (line.get("type") in ("ready", "done") and case["state"] != "broken"):
+            validator.validate({name: "t" if value == "…" else value for name, value in line.items()})
+
+
+@pytest.mark.parametrize("line", [{"type": "hello"}, {"type": "task", "task": {}}, {"type": "done"}, {"type": "set"}])
+def test_other_lines_do_not_fit_the_schema_of_worker_mode(line: dict[str, Any]) -> None:
+    assert not jsonschema.Draft202012Validator(schemas.load("worker")).is_valid(line)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("^a$", "a", True),
+        ("^a$", "a\n", False),
+        ("a$|b$", "b\n", False),
+        (r"^\$$", "$", True),
+        (r"^\$$", "$\n", False),
+        ("^[$]$", "$", True),
+        ("^[$]$", "$\n", False),
+        ("^[]$]$", "$", True),
+        ("^[^]$]$", "$", False),
+        (r"^[\]$]$", "$", True),
+        (r"\\$", "\\", True),
+        (r"\\$", "\\\n", False),
+        ("^a", "a\n", True),
+    ],
+)
+def test_the_end_in_a_pattern_is_the_end_of_the_text(pattern: str, text: str, fits: bool) -> None:
+    """Python's `$` is also the place before a line feed at the end: a class could be named "A\n"."""
+    assert ParameterSchema({"properties": {"p": {"pattern": pattern}}}).check({"p": text}) == () or not fits
+    assert bool(ParameterSchema({"properties": {"p": {"pattern": pattern}}}).check({"p": text})) is not fits
+    names = ParameterSchema({"patternProperties": {pattern: True}, "additionalProperties": False})
+    assert bool(names.check({text: 1})) is not fits
+    again = ParameterSchema({"$schema": schemas.load("manifest")["$schema"], "pattern": pattern,
+                             "properties": {"p": {"$ref": "#"}}})  # fmt: skip
+    assert bool(again.check({"p": text})) is not fits
+
+
+def test_no_pattern_of_this_program_ends_before_a_line_feed() -> None:
+    """`\\Z` is the end; `$` in Python is also the place before a line feed there."""
+    found = []
+    for path in [*(ROOT / "host").rglob("*.py"), *(ROOT / "protocol").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.") and node.args):
+                continue
+            text = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if isinstance(text, str) and patterns.for_python(text) != text:
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+def test_a_pattern_that_does_not_fit_is_quoted_as_it_was_written() -> None:
+    (fault,) = ParameterSchema({"properties": {"p": {"pattern": "^a$"}}}).check({"p": "b"})
+    assert '"^a$"' in fault.message
 
 
 def test_what_was_expected_of_a_type_is_what_the_mode_has() -> None:
@@ -221,11 +342,13 @@ def test_a_done_that_cannot_be_understood_says_what_it_has(fields: dict[str, Any
 @pytest.mark.parametrize("case", vectors("workers"))
 @pytest.mark.parametrize("at_once", [False, True])
 def test_worker_vector_from_the_hosts_side(case: dict[str, Any], at_once: bool) -> None:
-    talk = WorkerConversation()
+    is_read = True
+    talk = WorkerConversation(has_read_task=lambda: is_read)
     heard: list[Any] = []
     waiting = b""
     for step in case["talk"]:
         if "plugin" in step:
+            is_read = not step.get("unread", False)
             waiting += json.dumps(step["plugin"]).encode() + b"\n"
             if at_once and len([one for one in case["talk"] if "host" in one]) == 1:
                 continue

@@ -19,6 +19,7 @@ from disbatch_protocol import schemas
 ROOT = Path(__file__).parents[2]
 FITTING: dict[Kind, Any] = {
     Kind.STORE: "sqlite:///tmp/x.db",
+    Kind.DIRECTORY: "/var/lib/disbatch",
     Kind.DIRECTORIES: ["plugins", "more"],
     Kind.NODE_ID: "mig01",
     Kind.COUNT: 3,

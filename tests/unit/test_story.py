@@ -56,6 +56,32 @@ def test_what_waits_says_for_what_and_until_when() -> None:
     assert said["waits"] == "`disbatch-host task why 6b066cc838b0000246adfe38` says why"
 
 
+def test_what_waits_says_why_where_that_is_known() -> None:
+    task = Task.from_document({"_id": "a", "queue": "q", "ctime": T, "mtime": T, "parameters": {}, "status": -2})
+    said = dict(story.told(task, now=at(5), why="it waits: no node is alive"))
+    assert said["waits"] == "it waits: no node is alive"
+
+
+def test_a_run_that_goes_on_says_for_how_long() -> None:
+    run = {"attempt": 1, "node": "n1", "started": at(2)}
+    said = dict(told(status=int(Status.RUNNING), node="n1", run=run))
+    assert said["started"].endswith("attempt 1 on node n1, running for 16m38s")
+
+
+def test_a_claim_comes_before_the_start_whatever_the_clocks_say() -> None:
+    """On MongoDB the claim has the server's time, a millisecond after the node's."""
+    run = {"attempt": 1, "node": "n1", "token": "t", "started": at(2)}
+    facts = told(status=int(Status.RUNNING), node="n1", claim={"token": "t", "at": at(2.001)}, run=run)
+    assert names(facts) == ["created", "claimed", "started"]
+
+
+def test_a_cancel_before_the_first_attempt_is_kept_when_the_task_is_retried() -> None:
+    retried = {"at": at(9), "by": "ann", "attempts": 0, "cancelled": {"at": at(5), "by": "bob", "why": "wrong"}}
+    facts = told(status=int(Status.CREATED), node=-1, retried=retried)
+    assert names(facts) == ["created", "cancelled", "retried", "waits"]
+    assert dict(facts)["cancelled"].endswith("(5 s later), by bob: wrong")
+
+
 def test_a_cancelled_run_tells_who_asked_before_how_it_ended() -> None:
     run = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(9), "seconds": 7.0, "reason": "cancelled",
            "signal": "TERM", "cancelled": {"at": at(8), "by": "ann@desk", "why": "wrong list"}}  # fmt: skip

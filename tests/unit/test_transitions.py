@@ -224,7 +224,7 @@ NOT_OF_A_STORED_TASK = (
     ("store.sqlite.records", "document_of"),  # a row that is read
     ("store.sqlite.fields", "<module>"), ("store.mongo.forms", "<module>"),  # which fields there are
     ("cli.commands.push", "of"), ("client.pushing", "*"),  # nor does one that is created waiting for something
-    ("run", "input_line"),  # what a plugin is told of its task
+    ("run", "_document_for_plugin"),  # what a plugin is told of its task
     ("trial", "*"),  # a task that is in no store
 )  # fmt: skip
 

@@ -22,6 +22,7 @@ from disbatch_host.documents.records import Document
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.settings.values import Settings, resolve
 from disbatch_host.store.contract import Store
+from disbatch_host.store.open import sqlite_file
 
 if TYPE_CHECKING:  # most commands need no manifest, and reading one takes longer than they do
     from disbatch_host.client.masking import Masker
@@ -52,7 +53,7 @@ def wants_json() -> bool:
 def opened_store(*, creates: bool = False) -> Iterator[Store]:
     """The store of the settings, open for the length of the block, opened as in `client.opening`."""
     is_default = not settings().is_store_given and not creates
-    is_missing = is_default and not Path(settings().store_url.removeprefix("sqlite://")).exists()
+    is_missing = is_default and not os.path.exists(sqlite_file(settings().store_url))  # noqa: PTH110
     store = store_of(settings(), creates=creates)
     with saying_that_it_takes_long(store):
         store.open()
@@ -115,6 +116,15 @@ def masker(store: Store) -> Masker:
     with contextlib.suppress(DisbatchError):  # a missing plugin directory must not hide the task
         found = catalog()
     return Masker(store, found)
+
+
+def in_here(path: Path) -> str:
+    """A path as the person would type it."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the current directory was deleted
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -9,17 +9,34 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+_LIKE_URL = r"://.*@|^[^=]*:[^=]*@"  # parameters (NAME=VALUE) are shown as they were given
 _ARG_START, _ARG_END = 48 - 3, 49 - 3  # proc(5), stat: fields; the first two come before the last parenthesis
 
 
 def password_in(url: str) -> str:
     """The password in a URL, still encoded; empty if there is none."""
-    credentials, at, _ = url.partition("://")[2].rpartition("@")
+    before, separator, rest = url.partition("://")
+    credentials, at, _ = (rest if separator else before).rpartition("@")
     return credentials.partition(":")[2] if at else ""
+
+
+def stores_in(arguments: Sequence[str], environ: Mapping[str, str]) -> Iterator[str]:
+    """Everything in them that may be the URL of a store, well or badly typed."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, is_equal, value = argument.partition("=")
+        if before == "--store":
+            yield argument
+        elif option == "--store" and is_equal:
+            yield value
+        elif re.search(_LIKE_URL, argument):
+            yield argument
+    if url := environ.get("DISBATCH_STORE"):
+        yield url
 
 
 def hide_passwords(arguments: Sequence[str]) -> None:

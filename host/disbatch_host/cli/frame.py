@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from disbatch_host.cli import hints
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
@@ -92,6 +93,10 @@ class Subcommands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and not ctx.resilient_parsing and word not in self.list_commands(ctx):
+            hint = hints.for_subcommand(word, ctx.command_path, self.list_commands(ctx))
+            raise UsageError(f"no command {word!r} after '{ctx.command_path}'; {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and self.furnish is not None:
             self.furnish(command, self.name)

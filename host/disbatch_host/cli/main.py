@@ -15,15 +15,17 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from disbatch_host import __version__
-from disbatch_host.cli.exposure import hide_passwords
+from disbatch_host.cli import hints, render, terminal
+from disbatch_host.cli.exposure import hide_passwords, stores_in
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
-from disbatch_protocol.faults import near_name
+from disbatch_host.store.url import without_passwords
 
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
@@ -38,6 +40,8 @@ _COMMANDS = {
     "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
     "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
+
+_GROUPS = ("task", "queue", "node")
 
 
 class _Commands(click.Group):
@@ -57,9 +61,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in _COMMANDS:
-            near = near_name(name, _COMMANDS)
-            hint = f"did you mean {near!r}?" if near else f"the commands are {', '.join(_COMMANDS)}"
-            raise UsageError(f"no command {name!r}; {hint}")
+            raise UsageError(f"no command {name!r}; {hints.for_command(name, _COMMANDS, self._groups(ctx))}")
         found, command, rest = super().resolve_command(ctx, args)
         if command is not None and ctx.resilient_parsing:  # for shell completion
             from disbatch_host.cli import known_names  # noqa: PLC0415
@@ -68,6 +70,15 @@ class _Commands(click.Group):
             if isinstance(command, Subcommands):
                 command.furnish = known_names.furnish
         return found, command, rest
+
+    def _groups(self, ctx: click.Context) -> dict[str, list[str]]:
+        """The commands that have others below them."""
+        groups = {}
+        for name in _GROUPS:
+            command = self.get_command(ctx, name)
+            if isinstance(command, click.Group):
+                groups[name] = command.list_commands(ctx)
+        return groups
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, so that --help does not import every module.
@@ -126,7 +137,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    with terminal.guarded():
+        return _run_guarded(arguments)
+
+
+def _run_guarded(arguments: list[str]) -> int:
     is_debugging = "--debug" in arguments
+    urls = tuple(stores_in(arguments, os.environ))
     # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
     logging.getLogger("disbatch_host").addHandler(logging.NullHandler())
     if is_debugging:
@@ -141,21 +158,31 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Abort:  # Ctrl-C, or "no" to a question before anything was done
         return INTERRUPTED
     except click.ClickException as error:
-        return _say(_of_click(error), ExitCode.USAGE)
+        return _say(_of_click(error), ExitCode.USAGE, urls)
     except DisbatchError as error:
         if is_debugging:
-            traceback.print_exc()
-        return _say(str(error), error.exit_code)
+            _say_traceback(urls)
+        return _say(str(error), error.exit_code, urls)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as left:
+        # click leaves with 1 once nobody reads the output any more: its reader has seen enough (`| head`).
+        return ExitCode.DONE if left.code == 1 else int(left.code or 0)
     except BrokenPipeError:
-        return ExitCode.DONE  # the reader of our output has seen enough (`| head`)
+        return ExitCode.DONE
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
             return _say(_unwritable(error), ExitCode.FAILED)
         if is_debugging:
-            raise
-        return _say(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where", ExitCode.FAILED)
+            _say_traceback(urls)
+        if _is_here_gone() and isinstance(error, FileNotFoundError):
+            return _say("expected a current directory, found none", ExitCode.USAGE)
+        if isinstance(error, OSError) and error.filename is not None:  # it is not this program that is wrong
+            return _say(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}", ExitCode.FAILED, urls)
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of a path that begins with ~
+            return _say(_NO_HOME, ExitCode.USAGE)
+        what = f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where"
+        return _say(what, ExitCode.FAILED, urls)
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
@@ -217,11 +244,31 @@ def _check_text(arguments: list[str]) -> None:
             raise UsageError(f"expected arguments in UTF-8, found byte {byte:#x} in one") from error
 
 
-def _say(message: str, code: int) -> int:
-    line = " ".join(message.split())
+def _say(message: str, code: int, urls: Sequence[str] = ()) -> int:
+    """`urls`: whatever may be the URL of a store, and whose secrets may be in the message."""
+    line = " ".join(without_passwords(message, urls).split())
+    if code != ExitCode.DONE and _is_here_gone():
+        line += "; the current directory was deleted or replaced, so change to one that is there (cd)"
     with contextlib.suppress(OSError):  # nobody is left to tell
-        click.echo(f"{click.style(f'{PROGRAM}:', fg='red')} {line}", err=True, color=_color())
+        click.echo(f"{render.style(f'{PROGRAM}:', 'red')} {line}", err=True, color=_color())
     return int(code)
+
+
+def _say_traceback(urls: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(without_passwords(traceback.format_exc(), urls), err=True, nl=False)
+
+
+def _is_here_gone() -> bool:
+    """Whether the current directory does not exist any more, as after a deployment that replaced it."""
+    try:
+        os.getcwd()  # noqa: PTH109  (without a detour, since this may be what has failed)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+_NO_HOME = "expected a home directory for '~', found none; set HOME, or write the whole path"
 
 
 def _color() -> bool | None:
@@ -232,5 +279,5 @@ def _color() -> bool | None:
 def _of_click(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else PROGRAM
-    message = error.format_message().rstrip(".")
+    message = hints.in_words(error) if isinstance(error, click.UsageError) else error.format_message().rstrip(".")
     return f"{message} (see '{path} --help')"

@@ -20,7 +20,6 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
     for one in nodes:
         queues = readings.heartbeat_queues(one)
         processing = sum(readings.number(queue, "processing") for queue in queues)
-        threads = sum(readings.number(queue, "threads") for queue in queues)
         aside = readings.set_aside_of(one)
         classes = [str(kind.get("class")) for kind in readings.records_of(one.document.get("queuetypes"))]
         rows.append(
@@ -28,7 +27,9 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
                 one.id,
                 life_cell(one),
                 "-" if one.age_seconds is None else f"{one.age_seconds:.0f} s ago",
-                f"{processing}/{threads}" if readings.is_alive(one) else "-",  # its last report is outdated
+                f"{processing}/{readings.places_of(one)}"
+                if readings.is_alive(one)
+                else "-",  # its last report is outdated
                 readings.object_of(one, "host").get("name"),
                 one.document.get("version"),
                 ", ".join(f"{name} (set aside)" if name in aside else name for name in classes) or "-",

@@ -8,21 +8,27 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from disbatch_host.client.parameters import PARAMETERS_MAX, check_numbers, check_size, parse_json
+from disbatch_host.client.parameters import PARAMETERS_MAX, check_size, from_text, parse_json
 from disbatch_host.errors import UsageError
+from disbatch_protocol.parameter_types import Expected
+
+if TYPE_CHECKING:
+    from disbatch_protocol.parameters import ParameterSchema
 
 _PAIR = re.compile(r"([^=]+?)(:=|=)(.*)", re.DOTALL)
 
 
-def parameters_of(text: str | bytes | None, pairs: Sequence[str]) -> Mapping[str, Any]:
-    """The parameters of one task: a JSON object, pairs, or an object overridden by pairs."""
+def parameters_of(
+    text: str | bytes | None, pairs: Sequence[str], schema: ParameterSchema | None = None
+) -> Mapping[str, Any]:
+    """The parameters of one task: a JSON object, pairs, or an object overridden by pairs, which are read as the schema
+    of the plugin says, where it is known."""
     parameters: dict[str, Any] = {}
     if text is not None:
         value = parse_json(text, "the parameters")
@@ -30,9 +36,32 @@ def parameters_of(text: str | bytes | None, pairs: Sequence[str]) -> Mapping[str
             raise UsageError(f"expected a JSON object of parameters, found {_kind(value)}; write '{{\"name\": 1}}'")
         parameters |= value
     for pair in pairs:
-        name, value = parse_pair(pair)
+        name, value = parse_pair(pair, schema)
         parameters[name] = value
     return check_size(parameters)
+
+
+def one_text(words: Sequence[str], schema: ParameterSchema | None) -> str | None:
+    """The JSON text, or '-', among the arguments of a command; None if there is none. Raises UsageError for pairs
+    without -p, and for more than one."""
+    pairs = [one for one in words if _BARE_PAIR.match(one)]
+    if pairs:
+        meant = " ".join(f"-p {_shown_pair(one, schema)}" for one in pairs)
+        raise UsageError(f"expected a JSON object of parameters, found something else; did you mean {meant}?")
+    if len(words) > 1:
+        raise UsageError(
+            f"expected one JSON object of parameters, found {len(words)} arguments; put it in single quotes"
+        )
+    return words[0] if words else None
+
+
+_BARE_PAIR = re.compile(r"[^\W\d][\w.-]*:?=")
+
+
+def _shown_pair(pair: str, schema: ParameterSchema | None) -> str:
+    name, mark, text = _parts_of(pair)
+    is_secret = schema is not None and schema.secrets({name: text})
+    return f"{name}{mark}…" if is_secret else shlex.quote(pair)
 
 
 def read_text() -> bytes:
@@ -51,30 +80,31 @@ def read_text() -> bytes:
 _TEXT_MAX = 4 * PARAMETERS_MAX  # with blanks and escapes, before check_size measures the result
 
 
-def parse_pair(pair: str) -> tuple[str, Any]:
-    """`key=value`: the value as JSON if it is valid JSON, else as a string; `key:=value`: always JSON;
-    `key=@file`: the file's content, likewise."""
-    match = _PAIR.fullmatch(pair)
-    if match is None:
-        found = "no name before it" if pair.startswith(("=", ":=")) else "no '=' in one of them"
-        raise UsageError(f"expected -p key=value (or key:=json, key=@file), found {found}")
-    name, mark, text = match[1], match[2], match[3]
+def parse_pair(pair: str, schema: ParameterSchema | None = None) -> tuple[str, Any]:
+    """`key=value`: the value as a text where the schema says string, or where the number would not come back exactly as
+    typed; else as JSON if it is valid JSON, else as a text. `key:=value`: always JSON; `key=@file`: the file's content,
+    likewise."""
+    name, mark, text = _parts_of(pair)
     if text.startswith("@"):
         text = _read(name, text[1:])
     if mark == ":=":
         return name, parse_json(text, f"-p {name}")
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return name, text
-    check_numbers(text, f"-p {name}")
-    return name, value
+    expected = Expected() if schema is None else schema.places.expected_at((name,))
+    return name, from_text(text, expected, f"-p {name}", guesses=True)
+
+
+def _parts_of(pair: str) -> tuple[str, str, str]:
+    match = _PAIR.fullmatch(pair)
+    if match is None:
+        found = "no name before it" if pair.startswith(("=", ":=")) else "no '=' in one of them"
+        raise UsageError(f"expected -p key=value (or key:=json, key=@file), found {found}")
+    return match[1], match[2], match[3]
 
 
 def _read(name: str, path: str) -> str:
     if not path:
         raise UsageError(
-            f"-p {name}: expected the name of a file after '@', found nothing; for the text, write '{name}=\"@\"'"
+            f"-p {name}: expected the name of a file after '@', found nothing; for the text, write '{name}:=\"@\"'"
         )
     try:
         return Path(path).read_text(encoding="utf-8")

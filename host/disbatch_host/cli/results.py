@@ -36,6 +36,8 @@ def _more(result: Result) -> Mapping[str, Any]:
         return {"status": result.task.status, "status_name": statuses.name(result.task.status)}
     if result.outcome is Outcome.ASKED:
         return {"node": result.task.node}
+    if result.outcome is Outcome.STORE_REFUSED:
+        return {"why": result.why}
     return {} if result.other is None else {"other": str(result.other.id)}
 
 
@@ -61,5 +63,7 @@ _WORDS: Words = {
     Outcome.UNIQUE_KEY: _has_key,
     Outcome.AWAITED: lambda _: "is not deleted: another task waits for it; cancel or release that one first",
     Outcome.REFUSED: lambda _: "is not run again: somebody has just changed it",
+    Outcome.STORE_REFUSED: lambda one: f"is not changed: {one.why}",
+    Outcome.OWES: lambda _: "is not deleted yet: a node has still to create its follow-up tasks",
     Outcome.GONE: lambda _: "has just been deleted",
 }

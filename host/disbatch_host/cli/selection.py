@@ -28,6 +28,10 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_filters(**given: Any) -> Any:
         filters = {name: given.pop(name) for name in _FILTERS}
+        if filters["failed"] and filters["status"]:
+            raise UsageError("expected either --failed or --status, found both")
+        if filters["failed"]:
+            filters["status"] = ("failed",)
         return function(filters=filters, **given)
 
     wrapped: Callable[..., Any] = with_filters
@@ -38,11 +42,17 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _FILTERS = {
     "queue": click.option("--queue", metavar="Q", help="Only tasks of this queue."),
+    "failed": click.option(
+        "--failed", is_flag=True, help="Only tasks that failed: the program said so, or they were terminated."
+    ),
     "status": click.option(
         "--status",
         multiple=True,
         metavar="STATUS",
-        help=f"One of {', '.join(statuses.names())}, or a number; several separated by commas, or repeated.",
+        help=(
+            f"One of {', '.join(statuses.names())}, or a number; several separated by commas, or repeated. "
+            "'failed' is that of --failed; '2+' leaves out terminated tasks."
+        ),
     ),
     "node": click.option("--node", metavar="ID", help="Only tasks claimed by this node, now or earlier."),
     "since": click.option("--since", metavar="S|TIME", help="Created at or after this time, or within this long."),
@@ -52,19 +62,20 @@ _FILTERS = {
 }
 
 NAMES = click.argument("ids", nargs=-1, metavar="[ID...]")
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
+YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script needs this, see above.")
 
 
 def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     """The filter for the options. Raises UsageError, and NotFoundError for an unknown queue."""
     with common.options_named():
-        return finding.filter_of(store, Selection(**filters))
+        return finding.filter_of(store, Selection(**{name: one for name, one in filters.items() if name != "failed"}))
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
     """Whether tasks are named, not filtered. Raises UsageError for both or neither: a command that changes
     tasks needs at least a queue. `more`: other filters that were given."""
-    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value not in (None, ())] + list(more)
+    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value not in (None, (), False)]
+    given += more
     if ids and given:
         raise UsageError(f"expected either task ids or {given[0]}, found both")
     if not ids and filters["queue"] is None:

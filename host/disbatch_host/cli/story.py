@@ -14,16 +14,18 @@ from disbatch_host.client import history
 from disbatch_host.client.history import Event, Kind
 from disbatch_host.documents.records import Task
 from disbatch_protocol import status as statuses
+from disbatch_protocol.status import Status
 
 _TASKS_NAMED = 3  # of its predecessors
 
 
-def told(task: Task, *, now: datetime) -> list[tuple[str, Any]]:
-    """The story as names and texts, for `render.print_facts`."""
+def told(task: Task, *, now: datetime, why: str | None = None) -> list[tuple[str, Any]]:
+    """The story as names and texts, for `render.print_facts`. `why`: why it waits, if it does."""
     facts = []
     before: datetime | None = None
     for event in history.history_of(task):
-        facts.append((_name(event), _line(event, task, before, now)))
+        line = why if event.kind is Kind.WAITS and why else _line(event, task, before, now)
+        facts.append((_name(event), line))
         before = event.until or event.at or before
     return facts
 
@@ -52,6 +54,8 @@ def _line(event: Event, task: Task, before: datetime | None, now: datetime) -> s
     words = _in_words(event, task)
     if event.at is None:
         return words
+    if event.kind is Kind.STARTED and task.status == Status.RUNNING:
+        words = f"{words}, running for {render.duration(round(max(0.0, (now - event.at).total_seconds())))}"
     # A gap before a future moment says nothing, and a run gives its own duration.
     is_gap_told = event.kind not in (Kind.NOT_BEFORE, Kind.EXPIRES) and not (event.kind is Kind.ENDED and event.run)
     if before is None or event.at > now:
@@ -85,7 +89,7 @@ def _in_words(event: Event, task: Task) -> str:
             return f"by node {event.node}"
         case Kind.STARTED:
             return f"attempt {event.run['attempt']} on node {event.node}"
-        case Kind.RETRIED | Kind.CANCEL_ASKED:
+        case Kind.CANCELLED | Kind.RETRIED | Kind.CANCEL_ASKED:
             return _by(event)
         case Kind.ENDED:
             return _end(event)

@@ -20,7 +20,7 @@ from disbatch_protocol.status import Status, may_become
 
 Words = str | int | Sequence[str | int]
 
-FAILED = ("failed", "terminated")  # retried by default
+FAILED = ("failed",)  # retried by default; terminated ones are among them
 
 
 def check_cancellable(words: Words) -> None:
@@ -41,7 +41,8 @@ def check_deletable(words: Words) -> None:
 
 
 def _check(words: Words, is_allowed: Callable[[int], bool], for_what: str, hint: str) -> None:
-    for value in sorted(finding.statuses_of(words)[0] or ()):
+    # 'failed' stands for terminated as well: it is named by its own word.
+    for value in sorted(finding.statuses_of(words)[0] or (), key=lambda one: (one == Status.TERMINATED, one)):
         if not is_allowed(value):
             found = statuses.name(value)
             raise FieldError("status", f"expected only statuses of {for_what}, found {found}; {hint}")

@@ -40,6 +40,7 @@ from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing, plugin_of
 from disbatch_host.client.queues import Queues
 from disbatch_host.client.requests import request
+from disbatch_host.client.standstill import OnStill
 from disbatch_host.client.times import Duration
 from disbatch_host.client.waiting import OnProgress, Waited
 from disbatch_host.clock import SystemClock
@@ -165,18 +166,25 @@ class Client:
         queue: str | None = None,
         timeout_seconds: float | None = None,
         on_progress: OnProgress | None = None,
+        on_still: OnStill | None = None,
     ) -> Waited:
         """Wait until these tasks have ended, or until the queue has no unfinished tasks, including any that are
-        created meanwhile; at most `timeout_seconds`. `on_progress` gets a `Progress` (done, failed, total) each time.
+        created meanwhile; at most `timeout_seconds`. `on_progress` gets a `Progress` (done, failed, total) each time;
+        `on_still` is told why nothing moves, once for each cause. A queue that has nothing unfinished at the beginning
+        is not a success: `before` says what ended earlier.
 
         Raises UsageError for both or neither, NotFoundError if a task does not exist or is deleted meanwhile."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         if queue is not None and ids is None:
             found = finding.find_queue(self.store, queue)
-            return waiting.wait_for_queue(self.store, found, deadline=deadline, on_progress=on_progress)
+            return waiting.wait_for_queue(
+                self.store, found, deadline=deadline, on_progress=on_progress, on_still=on_still
+            )
         if ids is None or queue is not None:
             raise UsageError("expected either task ids or a queue to wait for")
-        return waiting.wait_for_tasks(self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress)
+        return waiting.wait_for_tasks(
+            self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress, on_still=on_still
+        )
 
     def cancel(
         self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
@@ -191,7 +199,7 @@ class Client:
     def retry(
         self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
     ) -> Changes:
-        """Run ended tasks again; a selection without a status means failed and terminated ones.
+        """Run ended tasks again, at once; a selection without a status means failed ones (terminated among them).
         The outcome of each earlier attempt is kept. Raises as `cancel` does."""
         which = self._meant(tasks, allowed.retriable)
         return Changes.of(control.retry(self.store, which, self._request(why)), on_progress)
@@ -250,8 +258,8 @@ class Client:
         return Observer(self.store, SystemClock())
 
     def failures(self, queue: str | None = None, *, limit: int = FAILURES_MAX) -> Failures:
-        """Why the newest failed tasks failed, of all queues or of one: by error code, with count, queues, and an
-        example. `limit` is the approximate number of tasks to read. Raises NotFoundError for an unknown queue."""
+        """Why the newest failed tasks failed, of all queues or of one: by error code, with count, queues, and one of
+        them. `limit` is the approximate number of tasks to read. Raises NotFoundError for an unknown queue."""
         queue_id = None if queue is None else finding.queue_id(self.store, queue)
         return find_failures(self.store, queue=queue_id, limit=limit)
 
@@ -308,13 +316,14 @@ class Client:
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> int:
         """Write tasks as NDJSON, secrets masked, to an open file, or to a path, which appears only once it is
-        complete; returns the number of tasks. `with_output`: all of stdout and stderr. Raises as `find` does, and
-        OutputError if the file cannot be written."""
+        complete; returns the number of tasks. `with_output`: all of stdout and stderr. Raises as `find` does,
+        UsageError for a name that promises another format, and OutputError if the file cannot be written."""
         from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
 
         meant, shown = self._filter(which or Selection()), self.masker().document
         with contextlib.ExitStack() as stack:
             if isinstance(to, (str, os.PathLike)):
+                exporting.check_name(os.fspath(to))
                 to = stack.enter_context(complete_file.complete_file(to))
             return exporting.export(self.store, meant, shown, to, with_output=with_output, on_progress=on_progress)
 

@@ -26,7 +26,7 @@ from disbatch_host.decide import readings
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import ChangesRefusedError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
@@ -59,6 +59,8 @@ class Outcome(StrEnum):
     UNIQUE_KEY = "unique_key"  # held by another unfinished task
     AWAITED = "awaited"  # another task waits for it
     REFUSED = "refused"  # others keep changing it
+    STORE_REFUSED = "store_refused"  # the store does not take the change: an index or a validator of another program
+    OWES = "owes"  # its follow-up tasks are still to be created
     GONE = "gone"  # deleted meanwhile
 
 
@@ -72,6 +74,7 @@ class Result:
     task: Task  # as it was before, without its output
     outcome: Outcome
     other: Task | None = None  # the task that holds its unique key
+    why: str = ""  # the store's words, if it refused
 
     @property
     def is_done(self) -> bool:
@@ -130,6 +133,7 @@ def _cancelled(
         *_results(Outcome.ASKED, [one for one in changed.done if one.status == Status.RUNNING]),
         *_results(Outcome.ENDED, [*changed.unfit, *changed.refused]),
         *_results(Outcome.GONE, changed.gone),
+        *changed.by_store,
     ]
 
 
@@ -179,6 +183,7 @@ def _retried(store: Store, tasks: Sequence[Task], request: Document, is_meant: C
     results = [
         *_results(Outcome.RETRIED, changed.done),
         *_results(Outcome.GONE, changed.gone),
+        *changed.by_store,
         *_results(Outcome.NOT_ENDED, changed.unfit),
     ]
     for one in changed.refused:
@@ -210,6 +215,7 @@ def _released(store: Store, tasks: Sequence[Task]) -> list[Result]:
     return [
         *_results(Outcome.RELEASED, changed.done),
         *_results(Outcome.GONE, changed.gone),
+        *changed.by_store,
         *_results(Outcome.NOT_BLOCKED, [*changed.unfit, *changed.refused]),
     ]
 
@@ -254,6 +260,7 @@ def _fields_set(store: Store, tasks: Sequence[Task], fields: Mapping[str, Any]) 
     return [
         *_results(Outcome.SET, changed.done),
         *_results(Outcome.GONE, changed.gone),
+        *changed.by_store,
         *_results(Outcome.NOT_WAITING, [*changed.unfit, *changed.refused]),
     ]
 
@@ -268,6 +275,7 @@ def delete(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Re
 
 
 def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
+    owing: list[Task] = []
     unfinished = [one for one in tasks if not statuses.is_finished(one.status)]
     awaited = [one for one in tasks if statuses.is_finished(one.status) and _is_awaited(store, one)]
     kept = {one.id for one in (*awaited, *unfinished)}
@@ -279,11 +287,13 @@ def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
             found = store.find_tasks(TaskFilter(ids=list(by_status)), with_output=False)
             left = {one.id: one for one in found}
             deleted = [one for one in deleted if one.id not in left]
-            awaited += [one for one in left.values() if statuses.is_finished(one.status)]
+            owing = [one for one in left.values() if statuses.is_finished(one.status) and "follow_ups" in one.document]
+            awaited += [one for one in left.values() if statuses.is_finished(one.status) and one not in owing]
             unfinished += [one for one in left.values() if not statuses.is_finished(one.status)]
     return [
         *_results(Outcome.DELETED, deleted),
         *_results(Outcome.AWAITED, awaited),
+        *_results(Outcome.OWES, owing),
         *_results(Outcome.NOT_ENDED, unfinished),
     ]
 
@@ -308,6 +318,7 @@ class Changed:
     unfit: list[Task] = field(default_factory=list)  # nothing to change in their state
     refused: list[Task] = field(default_factory=list)  # by the store, though unchanged
     gone: list[Task] = field(default_factory=list)
+    by_store: list[Result] = field(default_factory=list)  # refused because of their content
 
 
 def _is_meant(which: TaskFilter | Sequence[Task]) -> Callable[[Task], bool]:
@@ -329,17 +340,28 @@ def change(
         planned = [(one, change_of(one)) for one in left]
         changed.unfit.extend(one for one, change in planned if change is None)
         changes = [change for _, change in planned if change is not None]
-        refused = store.change_tasks(changes) if changes else set()
+        refused, reasons = _change(store, changes)
         changed.done.extend(one for one, change in planned if change is not None and one.id not in refused)
         if not refused:
             return changed
-        before = {one.id: one for one in left if one.id in refused}
-        now = {one.id: one for one in store.find_tasks(TaskFilter(ids=list(refused)), with_output=False)}
+        changed.by_store.extend(
+            Result(task=one, outcome=Outcome.STORE_REFUSED, why=reasons[one.id]) for one in left if one.id in reasons
+        )
+        before = {one.id: one for one in left if one.id in refused and one.id not in reasons}
+        now = {one.id: one for one in store.find_tasks(TaskFilter(ids=list(before)), with_output=False)}
         changed.gone.extend(one for one in before.values() if one.id not in now)
         left = [one for one in now.values() if _has_changed(before[one.id], one) and is_meant(one)]
         changed.refused.extend(one for one in now.values() if not _has_changed(before[one.id], one))
     changed.refused.extend(left)
     return changed
+
+
+def _change(store: Store, changes: Sequence[TaskChange]) -> tuple[set[TaskId], dict[TaskId, str]]:
+    """Make these changes. Returns the ids of those that were not made, and why the store refuses some of them."""
+    try:
+        return (store.change_tasks(changes) if changes else set()), {}
+    except ChangesRefusedError as error:
+        return error.not_carried_out, {task_id: str(why) for task_id, why in error.reasons.items()}
 
 
 def _has_changed(before: Task, after: Task) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
 from typing import IO, Any
 
 import orjson
@@ -15,8 +16,9 @@ import orjson
 from disbatch_host.client.output import output_pieces
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
+from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
-from disbatch_protocol.document import plain_document
+from disbatch_protocol.document import readable_line
 
 _GROUP_TASKS = 500  # read at once with their output
 _GROUP_BYTES = 16 * 2**20  # of output in the documents of a group
@@ -24,6 +26,22 @@ _TOLD_TASKS = 100  # between calls of `on_progress`
 _STREAMS = ("stdout", "stderr")
 
 Shown = Callable[[Task], Mapping[str, Any]]  # a task's document, safe to show
+
+
+_OTHER_FORMATS = frozenset({".csv", ".tsv", ".tab", ".xls", ".xlsx", ".ods", ".xml", ".html", ".parquet", ".zip"})
+
+
+def check_name(name: str) -> None:
+    """Refuse a file whose name promises another format: a spreadsheet would open it as garbage. Raises UsageError."""
+    path = PurePath(name)
+    endings = [one.lower() for one in path.suffixes[-2:]]
+    ending = endings[-2] if len(endings) == 2 and endings[-1] == ".gz" else endings[-1] if endings else ""
+    if ending in _OTHER_FORMATS:
+        stem = path.name[: path.name.lower().rindex(ending)]
+        raise UsageError(
+            f"{name}: expected the name of an NDJSON file, such as {stem}.ndjson, found {ending}; tasks are written as "
+            "NDJSON, and `jq -r '[.queue, .status, .error.message] | @csv'` makes a CSV of that"
+        )
 
 
 def export(
@@ -56,12 +74,12 @@ def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -
     for found in _with_documents(store, which):
         document = dict(shown(found))
         if not with_output:
-            yield orjson.dumps(plain_document(document, other=store.extended_json)) + b"\n", True
+            yield readable_line(document, other=store.extended_json) + b"\n", True
             continue
         for name in _STREAMS:
             document.pop(name, None)
         # A stream may be larger than memory: its text is written piece by piece, at the end of the object.
-        yield orjson.dumps(plain_document(document, other=store.extended_json))[:-1], False
+        yield readable_line(document, other=store.extended_json)[:-1], False
         for name in _STREAMS:
             yield b',"' + name.encode() + b'":"', False
             for text in _decoded(output_pieces(store, found, name)):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.client.history import code_of_error
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import QueueId, Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
-from disbatch_protocol.status import Status
 
 FAILURES_MAX = 500  # newest failed tasks whose reasons are counted
 _PLACES_MAX = 25  # pairs of queue and status searched for failures, those with the most first
@@ -56,12 +56,12 @@ def find_failures(store: Store, *, queue: QueueId | None = None, limit: int = FA
 
 
 def places_of(by_status: Mapping[QueueId, Mapping[int, int]]) -> Places:
-    """Where failed tasks are: every end that nobody asked for counts (failed, terminated, orphaned)."""
+    """Where failed tasks are, terminated ones among them. Orphaned ones have no reason of their own: they were lost."""
     return {
         (queue_id, status): count
         for queue_id, counts in by_status.items()
         for status, count in counts.items()
-        if count and statuses.is_finished(status) and status not in (Status.CONCLUDED, Status.CANCELLED)
+        if count and statuses.is_failed(status)
     }
 
 
@@ -81,7 +81,7 @@ def failures_of(tasks: Sequence[Task]) -> tuple[FailureFacts, ...]:
     """The reasons of failed tasks, the most frequent first."""
     by_code: dict[str, list[Task]] = {}
     for task in tasks:
-        by_code.setdefault(_code_of(task), []).append(task)
+        by_code.setdefault(code_of_error(task), []).append(task)
     return tuple(
         _facts_of(code, ones) for code, ones in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
     )
@@ -96,12 +96,6 @@ def _facts_of(code: str, tasks: Sequence[Task]) -> FailureFacts:
         message=_message_of(newest),
         example=str(newest.id),
     )
-
-
-def _code_of(task: Task) -> str:
-    error = task.document.get("error")
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return code if isinstance(code, str) and code else statuses.name(task.status)
 
 
 def _message_of(task: Task) -> str:

@@ -12,12 +12,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_protocol import status as statuses
+from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import Status
 
 LOST = "lost"  # same as `outcome.Reason.LOST`, whose module is too much for a list of tasks to load
-_REASON_MAX = 60  # characters
+_REASON_MAX = 500  # characters
 
 
 class Kind(StrEnum):
@@ -26,6 +27,7 @@ class Kind(StrEnum):
     CREATED = "created"
     PARENT = "parent"  # the task whose run created this one
     ATTEMPT = "attempt"  # an earlier one, from its start to its end
+    CANCELLED = "cancelled"  # before it was retried, without having been started
     RETRIED = "retried"  # a person had it run again
     WAITS_FOR = "waits_for"  # other tasks
     NOT_BEFORE = "not_before"
@@ -63,11 +65,35 @@ def history_of(task: Task) -> list[Event]:
 
 
 def reason_in_short(task: Task) -> str:
-    """Why it failed, in at most 60 characters; empty if no reason is known."""
+    """Why it failed, on one line of at most 500 characters; empty if no reason is known. A longer one lacks its middle:
+    it may begin with a long path, and end with what is wrong."""
     if task.fault is not None:
         return f"damaged: {task.fault}"[:_REASON_MAX]
     line = last_line_of_error(task.document).removeprefix("disbatch-host: ")
-    return line if len(line) <= _REASON_MAX else f"{line[: _REASON_MAX - 3]}..."
+    half = _REASON_MAX // 2
+    return line if len(line) <= _REASON_MAX else f"{line[: half - 1]}…{line[-half:]}"
+
+
+def doubts(task: Task) -> list[str]:
+    """What a task that concluded said besides: a program that half failed may exit with 0."""
+    run = task.run
+    errors, output = run.get("event_errors"), run.get("output")
+    facts = output.get("stderr") if isinstance(output, Mapping) else None
+    ignored = whole_number(errors.get("count")) if isinstance(errors, Mapping) else None
+    size = whole_number(facts.get("bytes")) if isinstance(facts, Mapping) else None
+    found = []
+    if ignored:
+        found.append(f"{ignored} {'line' if ignored == 1 else 'lines'} on descriptor 3 ignored")
+    if size:
+        found.append(f"{format_size(size)} on stderr")
+    return found
+
+
+def code_of_error(task: Task) -> str:
+    """The code of a task's error; the name of its status where it has none."""
+    error = task.document.get("error")
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code if isinstance(code, str) and code else statuses.name(task.status)
 
 
 def last_line_of_error(document: Mapping[str, Any]) -> str:
@@ -90,6 +116,8 @@ def _events(task: Task) -> Iterator[Event]:
             yield from _attempt_events(attempt)
     retried = document.get("retried")
     if isinstance(retried, Mapping):
+        if isinstance(before := retried.get("cancelled"), Mapping):
+            yield _asked(Kind.CANCELLED, before)
         yield _asked(Kind.RETRIED, retried)
     after = document.get("after")
     if isinstance(after, (list, tuple)) and after:
@@ -104,7 +132,7 @@ def _events(task: Task) -> Iterator[Event]:
         yield Event(kind=Kind.EXPIRES, at=expires)
     claim = document.get("claim")
     if isinstance(claim, Mapping) and task.node is not None and run.get("reason") != LOST:
-        yield Event(kind=Kind.CLAIMED, at=_moment(claim.get("at")), node=task.node)
+        yield Event(kind=Kind.CLAIMED, at=_claimed_at(claim, run), node=task.node)
     # A run that went back to the queue, or was ended to be run again, is already covered by `attempts`.
     if run.get("attempt") and not _is_among_attempts(task):
         yield from _run_events(run)
@@ -112,6 +140,13 @@ def _events(task: Task) -> Iterator[Event]:
         yield _asked(Kind.CANCEL_ASKED, task.cancel)
     if statuses.is_finished(task.status) and not run.get("ended"):
         yield _end_without_run(task)
+
+
+def _claimed_at(claim: Mapping[str, Any], run: Mapping[str, Any]) -> datetime | None:
+    """On MongoDB the claim has the server's time and the start the node's: the claim came first all the same."""
+    claimed, started = _moment(claim.get("at")), _moment(run.get("started"))
+    is_of_this_run = claimed is not None and started is not None and claim.get("token") == run.get("token")
+    return min(claimed, started) if is_of_this_run and claimed is not None and started is not None else claimed
 
 
 def _attempt_events(attempt: Mapping[str, Any]) -> Iterator[Event]:

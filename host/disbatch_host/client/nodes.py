@@ -12,13 +12,14 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from disbatch_host.client import requests
+from disbatch_host.client import handshake, requests
 from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, NodeRecord
@@ -47,14 +48,17 @@ class Asked:
     wish: Wish
     node: NodeRecord  # as it was before
     was_drained: bool  # whether it had been asked to drain before
+    is_confirmed: bool = True  # False: the node was asked to claim nothing more, and has not said in time that it does
 
 
 class Nodes:
     """The nodes of one store. `by` names the person who asks: `user@machine`."""
 
-    def __init__(self, store: Store, by: str) -> None:
+    def __init__(self, store: Store, by: str, *, within_seconds: float = handshake.WITHIN_SECONDS) -> None:
+        """`within_seconds`: how long `drain` waits for the node's word."""
         self._store = store
         self._by = by
+        self._within_seconds = within_seconds
 
     def list(
         self, *, class_name: str | None = None, is_alive: bool | None = None, state: str | None = None
@@ -79,11 +83,13 @@ class Nodes:
         return found
 
     def drain(self, node_id: str, *, why: str | None = None) -> Asked:
-        """Let a node claim no more tasks; its running tasks finish.
+        """Let a node claim no more tasks, once this has returned; its running tasks finish. It waits for the node to
+        confirm that, a few seconds at most (`Asked.is_confirmed`).
 
         Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
         tables cannot show."""
-        return self._ask(self._reachable(node_id), Wish.DRAIN, why)
+        asked = self._ask(self._reachable(node_id), Wish.DRAIN, why)
+        return dataclasses.replace(asked, is_confirmed=self._claims_nothing(asked))
 
     def resume(self, node_id: str) -> Asked:
         """Let a drained node claim tasks again; any other node is unaffected.
@@ -136,6 +142,25 @@ class Nodes:
                 return False
             time.sleep(_LOOK_SECONDS)
 
+    def _claims_nothing(self, asked: Asked) -> bool:
+        """Wait until a node that was asked to drain claims nothing more; whether it does."""
+        if self._store.claims_read_queues and handshake.can_answer(asked.node):
+            return True  # each claim looks itself
+        deadline = time.monotonic() + self._within_seconds
+        marks = {asked.node.heartbeat_mark}
+        # Until it has answered, what it says may be of an earlier request to drain that was taken back meanwhile.
+        is_old = asked.node.state in _CLAIMS_NOTHING and not asked.was_drained
+        while True:
+            found = self._store.get_node(asked.node.id)
+            if found is None or found.session != asked.node.session:
+                return True
+            marks.add(found.heartbeat_mark)
+            if found.state in _CLAIMS_NOTHING and (not is_old or len(marks) > _ANSWERED):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+
     def delete(self, node_id: str) -> NodeRecord:
         """Forget a dead node that will not come back; it is returned as it was.
 
@@ -181,6 +206,7 @@ class Nodes:
         return Asked(wish=wish, node=found, was_drained="drain" in found.requests)
 
 
+_CLAIMS_NOTHING = ("draining", "drained", "stopping")
 _STATES: dict[Wish, Collection[str]] = {Wish.DRAIN: ("drained",), Wish.RESUME: ("running",), Wish.STOP: ()}
 _IN_WORDS = {Wish.DRAIN: "drained", Wish.RESUME: "resumed", Wish.STOP: "stopped"}
 

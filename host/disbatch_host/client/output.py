@@ -10,10 +10,12 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from disbatch_host.client.finding import find_task
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
+from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.status import is_finished
 
 _LOOK_SECONDS = 0.5  # between reads of a followed task, unless the store wakes us
@@ -30,12 +32,12 @@ class Piece:
 
 
 def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
-    """The whole of a stream (`stdout` or `stderr`), as far as it exists: in pieces if it has outgrown the
-    document."""
-    output = task.run.get("output")
-    facts = output.get(stream) if isinstance(output, Mapping) else None
+    """The whole of a stream (`stdout` or `stderr`), as far as it exists: in pieces if it has outgrown the document, or
+    is binary."""
+    facts = _facts(task, stream)
     token = task.run.get("token")
-    is_in_file = isinstance(facts, Mapping) and facts.get("in_file")
+    is_text = not is_binary(task, stream)
+    is_in_file = not is_text or (isinstance(facts, Mapping) and facts.get("in_file"))
     if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
         pieces = store.read_output(task.id, token, stream)
         first = next(pieces, None)
@@ -43,7 +45,18 @@ def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
             yield from itertools.chain((first,), pieces)
             return
     text = task.document.get(stream)
-    yield text.encode("utf-8", "replace") if isinstance(text, str) else b""
+    yield text.encode("utf-8", "replace") if isinstance(text, str) and is_text else b""
+
+
+def is_binary(task: Task, stream: str) -> bool:
+    """Whether its plugin says that this stream is not text: the document has only a line about it."""
+    facts = _facts(task, stream)
+    return isinstance(facts, Mapping) and facts.get("encoding") == Encoding.BINARY
+
+
+def _facts(task: Task, stream: str) -> Any:
+    output = task.run.get("output")
+    return output.get(stream) if isinstance(output, Mapping) else None
 
 
 def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece | None]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from disbatch_host.client import failures, nodes
+from disbatch_host.client import failures, nodes, obstacles
 from disbatch_host.client.failures import FailureFacts, Failures
 from disbatch_host.clock import Clock
-from disbatch_host.decide import counts, readings, why
+from disbatch_host.decide import counts, readings
 from disbatch_host.decide.why import Code, Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, whole_number
@@ -69,7 +69,8 @@ class Summary:
     def to_json(self) -> list[dict[str, Any]]:
         """One document for each queue, then one for each node."""
         documents = [one.to_json() for one in self.queues]
-        return documents + [{"node": record.id, **nodes.to_json(record)} for record in self.nodes]
+        # On MongoDB the document has a field `node` of its own, for other programs.
+        return documents + [{"node": None} | nodes.to_json(record) | {"node": record.id} for record in self.nodes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ class QueueFacts:
     waiting: int = 0
     running: int = 0
     concluded: int = 0
-    failed: int = 0  # every unwanted end: failed, terminated, orphaned
+    failed: int = 0  # or terminated
+    orphaned: int = 0
     per_second: float | None = None  # tasks that ended since the previous snapshot; None in the first
     failed_more: int = 0  # since the previous snapshot
     oldest_seconds: float | None = None  # of the claimable tasks
@@ -94,6 +96,7 @@ class QueueFacts:
             "running": self.running,
             "concluded": self.concluded,
             "failed": self.failed,
+            "orphaned": self.orphaned,
             "per_second": self.per_second,
             "oldest_waiting_seconds": self.oldest_seconds,
             "note": "; ".join(self.notes),
@@ -213,24 +216,10 @@ def _queue_summary(
         queue=queue,
         counts=total,
         by_status=by_status,
-        causes=why_waiting(queue, total, records, now),
+        causes=obstacles.why_waiting(queue, total, records, now),
         oldest=oldest,
         oldest_seconds=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
     )
-
-
-def why_waiting(
-    queue: Queue | None, total: Mapping[str, int], records: Sequence[NodeRecord], now: datetime
-) -> tuple[Why, ...]:
-    """Why no node runs the queue's tasks; empty if one can, or if none are waiting and there are no nodes either."""
-    found = why.queue_obstacles(queue, records, now=now)
-    if queue is not None and not any(cause.code is Code.SET_ASIDE for cause in found):
-        # Other nodes run them, so this does not explain a standstill; but somebody has to fix it.
-        alive = (one for one in records if readings.is_alive(one) and queue.is_for(one.id))
-        aside = [one.id for one in alive if queue.class_name in readings.set_aside_of(one)]
-        if aside:
-            found.append(Why(Code.SET_ASIDE, f"set aside on {', '.join(aside)}, see below"))
-    return tuple(cause for cause in found if cause.code is not Code.NO_NODE or total["waiting"])
 
 
 class Observer:
@@ -278,15 +267,15 @@ def _queue_facts(now: QueueSummary, before: Mapping[str, int] | None, seconds: f
     per_second = None
     if seconds:  # deletions must not make it negative
         per_second = max(0, counts.ended(now.counts) - counts.ended(before)) / seconds
-    failed = counts.unwanted(now.counts)
     return QueueFacts(
         name=str(now.id),
         waiting=now.counts["waiting"],
         running=now.counts["running"],
         concluded=now.counts["concluded"],
-        failed=failed,
+        failed=now.counts["failed"],
+        orphaned=now.counts["orphaned"],
         per_second=per_second,
-        failed_more=0 if seconds is None else max(0, failed - counts.unwanted(before)),
+        failed_more=0 if seconds is None else max(0, now.counts["failed"] - before["failed"]),
         oldest_seconds=now.oldest_seconds,
         notes=tuple(cause.short for cause in now.causes),
         codes=tuple(cause.code for cause in now.causes),
@@ -340,10 +329,11 @@ def _node_facts(record: NodeRecord) -> NodeFacts:
 
 
 def _node_notes(record: NodeRecord) -> list[str]:
-    """Requests to the node, and the plugins that it does not run."""
+    """Requests to the node, the plugins that it does not run, and what it had to leave out."""
     aside = readings.records_of(record.document.get("set_aside"))
     notes = [f"{one.get('class')} set aside: {one.get('reason')}" for one in aside]
     notes += [f"{name} broken: {reason}" for name, reason in readings.broken_of(record).items()]
+    notes += [*readings.passed_over_of(record), *readings.troubles_of(record)]
     request = record.requests.get("stop" if record.state == "stopping" else "drain")
     if isinstance(request, Mapping) and record.state != "running":
         why = f": {request['why']}" if request.get("why") else ""

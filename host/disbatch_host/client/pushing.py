@@ -21,6 +21,7 @@ from disbatch_host.client.finding import find_task, ids_of
 from disbatch_host.client.requests import check_text
 from disbatch_host.client.times import Duration, Moment
 from disbatch_host.clock import SystemClock, to_milliseconds
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import Document, Queue, TaskId, new_task
 from disbatch_host.errors import FieldError, UsageError
 from disbatch_host.store.contract import Store
@@ -103,11 +104,11 @@ class Plan:
 
 def _expiry(value: Moment | Duration, now: datetime, due: datetime | None) -> datetime:
     found = times.moment_to_come("expires", value, now)
-    shown = times.in_local_time(found)
+    shown = local_time.shown(found)
     if found <= now:
         raise FieldError("expires", f"expected a time in the future, found {shown}, which has passed")
     if due is not None and found <= due:
-        after = times.in_local_time(due)
+        after = local_time.shown(due)
         raise FieldError("expires", f"expected a time after {after}, when the task is due, found {shown}")
     return found
 

@@ -6,30 +6,41 @@ know: how queues are shown.
 Rules:
 1. Anything that a node could not use is refused before anything is written.
 2. Deleting a queue leaves its tasks; they wait until a queue with that id exists again.
+3. Where a change lets fewer tasks start (a pause, a lower limit, another pin), nothing is claimed against it once the
+   call has returned: it waits until all living nodes follow it, a few seconds at most (`handshake`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
+from disbatch_host.client import handshake
 from disbatch_host.client.finding import find_queue
+from disbatch_host.client.obstacles import why_waiting
 from disbatch_host.client.requests import check_text, request
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide import counts
+from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Document, Queue
+from disbatch_host.documents.records import Document, NodeRecord, Queue
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
+log = logging.getLogger(__name__)
+
 LIMIT_MAX = 2**31 - 1  # the most that every program that reads the database can hold
 LISTS = ("nodes_pin", "nodes_ignore")
 LIMITS = ("maxthreads", "maxtotal")
+# Fields that decide which tasks may be claimed, and where.
+_OF_CLAIMS = frozenset({"class", "maxthreads", "maxtotal", "rate", "nodes_pin", "nodes_ignore"})
+_SEEN_BY_CLAIMS = frozenset({"maxthreads", "nodes_pin", "nodes_ignore"})  # `Connection.claims_read_queues`
 SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
@@ -53,6 +64,7 @@ class QueueState:
 
     queue: Queue
     by_status: Mapping[int, int] = field(default_factory=dict)  # tasks, by their exact status
+    causes: tuple[Why, ...] = ()  # why no node runs its tasks; empty if one does
 
     @property
     def waiting(self) -> int:
@@ -63,21 +75,35 @@ class QueueState:
         return counts.totals(self.by_status)["running"]
 
 
+OnUnread = Callable[[Sequence[str]], object]  # is told the nodes of which it is not known whether they follow a change
+
+
 class Queues:
     """The queues of one store. `by` names the person who asks: `user@machine`."""
 
-    def __init__(self, store: Store, by: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        by: str,
+        *,
+        on_unread: OnUnread | None = None,
+        within_seconds: float = handshake.WITHIN_SECONDS,
+    ) -> None:
+        """`on_unread` is told the nodes that do not follow a change `within_seconds` (rule 3); without it, they are
+        logged."""
         self._store = store
+        self._within_seconds = within_seconds
         self._by = by
+        self._on_unread = on_unread or _log_unread
 
     def list(
         self, *, class_name: str | None = None, node: str | None = None, is_paused: bool | None = None
     ) -> tuple[QueueState, ...]:
         """The queues, ordered by id. Filters: those of this plugin, those that this node may run by pin and ignore,
         those paused or not."""
-        by_status = self._store.count_by_status()
+        by_status, nodes = self._store.count_by_status(), self._store.nodes()
         return tuple(
-            QueueState(queue=one, by_status=by_status.get(one.id, {}))
+            self._state(one, by_status.get(one.id, {}), nodes)
             for one in self._store.queues()
             if class_name in (None, one.class_name)
             and (node is None or one.is_for(node))
@@ -91,7 +117,7 @@ class Queues:
     def state(self, queue_id: str) -> QueueState:
         """One queue with its tasks counted. Raises NotFoundError."""
         found = self.get(queue_id)
-        return QueueState(queue=found, by_status=self._store.count_by_status().get(found.id, {}))
+        return self._state(found, self._store.count_by_status().get(found.id, {}), self._store.nodes())
 
     def unfinished(self, queue_id: str) -> int:
         """The number of its unfinished tasks. Raises NotFoundError."""
@@ -103,21 +129,26 @@ class Queues:
         Raises UsageError, FieldError among them, and DuplicateIdError."""
         document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
         self._store.insert_queue(document)
-        return Queue.from_document(document)
+        return self._as_stored(Queue.from_document(document))
 
     def set(self, queue_id: str, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
-        None removes one. Nodes follow within a second.
+        None removes one. Nodes follow before this returns (rule 3).
 
         Raises UsageError, FieldError among them, and NotFoundError."""
         fields, removed = changes_of(values)
-        return self._update(self.get(queue_id), fields, removed)
+        changed = self._update(self.get(queue_id), fields, removed)
+        if not _OF_CLAIMS.isdisjoint(values):
+            self._wait_until_read(is_seen_by_claims=_SEEN_BY_CLAIMS.issuperset(_OF_CLAIMS.intersection(values)))
+        return changed
 
     def pause(self, queue_id: str, *, why: str | None = None) -> Queue:
-        """Start no more of its tasks, on any node; running ones finish. Raises NotFoundError, and UsageError for a
-        reason that tables cannot show."""
+        """Start no more of its tasks, on any node, once this has returned (rule 3); running ones finish. Raises
+        NotFoundError, and UsageError for a reason that tables cannot show."""
         paused = request(self._by, why, now=self._store.now())
-        return self._update(self.get(queue_id), {"paused": paused}, ())
+        changed = self._update(self.get(queue_id), {"paused": paused}, ())
+        self._wait_until_read(is_seen_by_claims=True)
+        return changed
 
     def resume(self, queue_id: str) -> Queue:
         """Start its tasks again. Raises NotFoundError."""
@@ -132,13 +163,34 @@ class Queues:
             tasks = f"{left} of its tasks {'has' if left == 1 else 'have'}"
             raise UsageError(f"queue {queue_id} is not deleted: {tasks} not ended and would never run")
         self._store.delete_queue(found.id)
+        if left or leaves_unfinished:
+            self._wait_until_read()
         return found
+
+    def _state(self, queue: Queue, by_status: Mapping[int, int], nodes: Sequence[NodeRecord]) -> QueueState:
+        causes = why_waiting(queue, counts.totals(by_status), nodes, self._store.now())
+        return QueueState(queue=queue, by_status=by_status, causes=causes)
+
+    def _wait_until_read(self, *, is_seen_by_claims: bool = False) -> None:
+        unread = handshake.nodes_without_news(
+            self._store, self._by, self._within_seconds, is_seen_by_claims=is_seen_by_claims
+        )
+        if unread:
+            self._on_unread(unread)
 
     def _update(self, queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> Queue:
         if not self._store.update_queue(queue.id, fields, removed):
             raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
         left = {name: value for name, value in queue.document.items() if name not in removed}
-        return Queue.from_document({**left, **fields})
+        return self._as_stored(Queue.from_document({**left, **fields}))
+
+    def _as_stored(self, queue: Queue) -> Queue:
+        """With the fields that the store adds, which are for other programs; as it is if it was deleted meanwhile."""
+        return self._store.find_queue(str(queue.id)) or queue
+
+
+def _log_unread(nodes: Sequence[str]) -> None:
+    log.warning("nodes that have not confirmed the change of a queue: %s", ", ".join(nodes))
 
 
 def new_queue(queue_id: str, class_name: str, *, now: datetime, **fields: Unpack[QueueFields]) -> Document:

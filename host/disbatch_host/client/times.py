@@ -2,7 +2,7 @@
 `2026-11-25 14:00`, `14:00`.
 
 Each function takes the field's name for its FieldError. Texts and datetimes without a zone mean local time
-on this machine (TZ).
+on this machine (TZ), as `documents.local_time` reads it: one that the clocks skip is never before it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from datetime import datetime, time, timedelta
 
 from disbatch_host.clock import to_milliseconds
+from disbatch_host.documents import local_time
 from disbatch_host.errors import FieldError
 from disbatch_protocol.quantities import parse_duration
 
@@ -57,11 +58,6 @@ def moment_gone_by(field: str, value: Moment | Duration, now: datetime) -> datet
     return _by_duration(field, value, now, -1) if found is None else found
 
 
-def in_local_time(moment: datetime) -> str:
-    """A moment for people, in full: local time with its offset."""
-    return moment.astimezone().isoformat(sep=" ", timespec="milliseconds")
-
-
 def _by_duration(field: str, value: Duration, now: datetime, sign: int) -> datetime:
     try:
         return to_milliseconds(now + sign * _length(value))
@@ -76,7 +72,7 @@ def _length(value: Duration) -> timedelta:
 
 def _moment(value: object, now: datetime, direction: int = 1) -> datetime | None:
     if isinstance(value, datetime):
-        return to_milliseconds(value.astimezone(now.tzinfo))
+        return _aware(value, now)
     if not isinstance(value, str):
         return None
     text = value.strip()
@@ -86,9 +82,17 @@ def _moment(value: object, now: datetime, direction: int = 1) -> datetime | None
         return None
     try:
         day, rest = text[:10], text[11:].upper().replace(" ", "")
-        found = datetime.fromisoformat(f"{day}T{rest}" if rest else day)
+        return _aware(datetime.fromisoformat(f"{day}T{rest}" if rest else day), now)
+    except ValueError:  # February 31
+        return None
+
+
+def _aware(value: datetime, now: datetime) -> datetime | None:
+    """None: in UTC it is not in the years 1 to 9999, the only ones that a document can hold."""
+    try:
+        found = local_time.moment_of(value) if value.tzinfo is None else value
         return to_milliseconds(found.astimezone(now.tzinfo))
-    except (ValueError, OverflowError, OSError):  # February 31, or a year that the system clock cannot represent
+    except OverflowError:
         return None
 
 
@@ -102,5 +106,5 @@ def _time_of_day(text: str, now: datetime, direction: int) -> datetime | None:
     today = now.astimezone().date()
     # By the calendar, not by 24 hours: days on which the clocks change are longer or shorter.
     days = (today + timedelta(days=direction * number) for number in range(3))
-    moments = (datetime.combine(day, wanted).astimezone(now.tzinfo) for day in days)
+    moments = (local_time.moment_of(datetime.combine(day, wanted)) for day in days)
     return next(one for one in moments if (one > now if direction > 0 else one <= now))

@@ -7,33 +7,40 @@ Rules:
 1. However many tasks are waited for, querying takes at most about a tenth of the time: each look covers some
    of them in turn, and continues as long as nearly all of those have ended.
 2. Only ids and statuses are kept, and the reasons of the first tasks that did not conclude.
+3. A wait that found nothing to wait for is not a success: it says what had ended before.
+4. If nothing ends and nothing runs, the listener is told why, in the sentence of `why`.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from typing import Protocol
 
 from disbatch_host.client.finding import find_task
-from disbatch_host.client.history import reason_in_short
+from disbatch_host.client.history import code_of_error, reason_in_short
+from disbatch_host.client.standstill import OnStill, Standstill
+from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, TaskId
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
-from disbatch_protocol.status import UNFINISHED, Status
+from disbatch_protocol.status import IN_HAND, UNFINISHED, Status
 
 NAMED_MAX = 20  # tasks named at the end
+CODES_MAX = 1000  # failed tasks whose error codes are counted
 _LOOK_SECONDS = 0.5  # between looks, unless the store wakes us
 _LOOK_BUSY_SECONDS = 0.05  # of these, at most, for looks that find little
 _IDS_IN_LOOK = 1000  # per query
 _WORTHWHILE = 0.9  # ended: look at the next ones at once
 
 _UNFINISHED = frozenset(int(status) for status in UNFINISHED)
-_BAD = frozenset(int(status) for status in (Status.FAILED, Status.TERMINATED, Status.CANCELLED, Status.ORPHANED))
+_FAILED, _ = statuses.parse("failed")
+_BAD = _FAILED | {int(Status.CANCELLED), int(Status.ORPHANED)}
+_FINISHED = _BAD | {int(Status.CONCLUDED)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,7 @@ class Progress:
     """How far the wait has come."""
 
     done: int  # tasks that ended, in any way
-    failed: int  # of these, those that did not conclude
+    failed: int  # of these, those that failed or were terminated
     total: int
 
 
@@ -61,39 +68,55 @@ class FailedTask:
 class Waited:
     """The state of the tasks at the end of a wait."""
 
-    done: int  # that ended
-    failed: int  # of these, those that did not conclude
+    done: int  # that ended, in any way
+    concluded: int  # of these
+    failed: int  # of these: failed or terminated
+    cancelled: int = 0
+    orphaned: int = 0
     unfinished: int  # above 0 only after a timeout
-    first_failed: tuple[FailedTask, ...] = ()  # some of them, at most 20
+    seconds: float = field(default=0.0, compare=False)  # how long it took
+    codes: Mapping[str, int] = field(default_factory=dict)  # of the failed ones by error code, the first thousand
+    first_failed: tuple[FailedTask, ...] = ()  # some of those that did not conclude, at most 20
     first_unfinished: tuple[TaskId, ...] = ()
     statuses: Mapping[TaskId, int] = field(default_factory=dict, repr=False)  # of tasks named by id, ended ones first
+    before: Mapping[str, int] | None = None  # a queue had no unfinished task: those that had ended, by `counts.COLUMNS`
+
+    @property
+    def not_concluded(self) -> int:
+        """The tasks that ended in any other way."""
+        return self.failed + self.cancelled + self.orphaned
 
     @property
     def all_concluded(self) -> bool:
-        return not self.failed and not self.unfinished
+        """False also if a queue had nothing to wait for: its tasks may all have failed before."""
+        return not self.not_concluded and not self.unfinished and self.before is None
 
 
 def wait_for_tasks(
-    store: Store, ids: Iterable[TaskId], *, deadline: float | None = None, on_progress: OnProgress | None = None
+    store: Store,
+    ids: Iterable[TaskId],
+    *,
+    deadline: float | None = None,
+    on_progress: OnProgress | None = None,
+    on_still: OnStill | None = None,
 ) -> Waited:
     """Wait until all of them have ended, or the monotonic clock has reached the deadline.
 
     Raises NotFoundError for the first that does not exist, and if one is deleted meanwhile."""
-    tasks = _Tasks(store, ids)
-    tell = on_progress or (lambda progress: None)
-    _look_until(store, deadline, lambda: tasks.look(tell))
-    return tasks.waited()
+    return _wait(store, _Tasks(store, ids), deadline, on_progress, on_still)
 
 
 def wait_for_queue(
-    store: Store, queue: Queue, *, deadline: float | None = None, on_progress: OnProgress | None = None
+    store: Store,
+    queue: Queue,
+    *,
+    deadline: float | None = None,
+    on_progress: OnProgress | None = None,
+    on_still: OnStill | None = None,
 ) -> Waited:
     """Wait until the queue has no unfinished tasks, including any that are created meanwhile. Counts the tasks that
-    end during the wait."""
-    tasks = _TasksOfQueue(store, queue)
-    tell = on_progress or (lambda progress: None)
-    _look_until(store, deadline, lambda: tasks.look(tell))
-    return tasks.waited()
+    end during the wait; if none is unfinished when it begins, `before` says what had ended."""
+    return _wait(store, _TasksOfQueue(store, queue), deadline, on_progress, on_still)
 
 
 def wait_for_ends(
@@ -127,19 +150,53 @@ def _in_pieces(ids: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
     return (ids[start : start + _IDS_IN_LOOK] for start in range(0, len(ids), _IDS_IN_LOOK))
 
 
-def _look_until(store: Store, deadline: float | None, has_ended: Callable[[], bool]) -> None:
-    """Wait until it has ended or the time is up."""
+class _Waiting(Protocol):
+    """The tasks that are waited for."""
+
+    @property
+    def done(self) -> int:
+        """The number that ended, as last seen."""
+
+    def look(self, tell: OnProgress) -> bool:
+        """Look at them; whether all have ended."""
+
+    def first_in_the_way(self) -> TaskId | None:
+        """One of them that waits, if none of them is in the hands of a node."""
+
+    def waited(self, seconds: float) -> Waited: ...
+
+
+def _wait(
+    store: Store, tasks: _Waiting, deadline: float | None, on_progress: OnProgress | None, on_still: OnStill | None
+) -> Waited:
+    began = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    standstill = Standstill(store, tasks.first_in_the_way, on_still)
+
+    def has_ended() -> bool:
+        if tasks.look(tell):
+            return True
+        standstill.look(tasks.done)
+        return False
+
+    if not _look_until(store, deadline, has_ended):
+        standstill.say()
+    return tasks.waited(time.monotonic() - began)
+
+
+def _look_until(store: Store, deadline: float | None, has_ended: Callable[[], bool]) -> bool:
+    """Wait until it has ended; False if the time is up."""
     watcher = store.watch()
     try:
         while True:
             began = time.monotonic()
             if has_ended():
-                return
+                return True
             # On a busy store the watcher wakes us at once, again and again.
             pause = min(_LOOK_SECONDS, (time.monotonic() - began) * _LOOK_SECONDS / _LOOK_BUSY_SECONDS)
             left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
             if left <= 0:
-                return
+                return False
             woken_at = time.monotonic() + min(pause, left)
             watcher.wait(left)
             time.sleep(max(0.0, woken_at - time.monotonic()))
@@ -158,7 +215,8 @@ class _Tasks:
         """Raises NotFoundError for the first that does not exist."""
         self._store = store
         self._status_of: dict[TaskId, int] = {}  # as last seen
-        self._failed = 0
+        self._ended: Counter[int] = Counter()  # by status
+        self._codes: Counter[str] = Counter()
         self._first_failed: list[FailedTask] = []
         texts: dict[TaskId, str] = {}
         for text in map(str, given):
@@ -190,20 +248,34 @@ class _Tasks:
             self._tell(tell)
         return not self._open
 
-    def waited(self) -> Waited:
+    @property
+    def done(self) -> int:
+        return self._total - len(self._open)
+
+    def first_in_the_way(self) -> TaskId | None:
+        is_moving = any(self._status_of[one] in IN_HAND for one in self._open)
+        return None if is_moving or not self._open else self._open[0]
+
+    def waited(self, seconds: float) -> Waited:
         still_open = set(self._open)
         order = (*(one for one in self._status_of if one not in still_open), *self._open)
+        ended = counts.totals(self._ended)
         return Waited(
-            done=self._total - len(self._open),
-            failed=self._failed,
+            done=self.done,
+            concluded=ended["concluded"],
+            failed=ended["failed"],
+            cancelled=ended["cancelled"],
+            orphaned=ended["orphaned"],
             unfinished=len(self._open),
+            seconds=seconds,
+            codes=dict(self._codes.most_common()),
             first_failed=tuple(self._first_failed),
             first_unfinished=tuple(self._open)[:NAMED_MAX],
             statuses={one: self._status_of[one] for one in order},
         )
 
     def _tell(self, tell: OnProgress) -> None:
-        tell(Progress(done=self._total - len(self._open), failed=self._failed, total=self._total))
+        tell(Progress(done=self.done, failed=counts.totals(self._ended)["failed"], total=self._total))
 
     def _note(self, ids: Sequence[TaskId]) -> set[TaskId]:
         """Record the current statuses; returns the ids that exist."""
@@ -213,10 +285,13 @@ class _Tasks:
                 continue
             found.add(task.id)
             self._status_of[task.id] = task.status
-            if statuses.is_finished(task.status) and task.status != Status.CONCLUDED:
-                self._failed += 1
-                if len(self._first_failed) < NAMED_MAX:
-                    self._first_failed.append(_failed_task(task))
+            if not statuses.is_finished(task.status):
+                continue
+            self._ended[task.status] += 1
+            if task.status != Status.CONCLUDED and len(self._first_failed) < NAMED_MAX:
+                self._first_failed.append(_failed_task(task))
+            if statuses.is_failed(task.status) and self._codes.total() < CODES_MAX:
+                self._codes[code_of_error(task)] += 1
         return found
 
 
@@ -225,52 +300,71 @@ class _TasksOfQueue:
 
     def __init__(self, store: Store, queue: Queue) -> None:
         self._store = store
+        self._queue = queue
         self._since = store.now()
-        self._unfinished = TaskFilter(queue=queue.id, statuses=_UNFINISHED)
-        self._bad = TaskFilter(queue=queue.id, statuses=_BAD, or_failed=True)
-        self._concluded = TaskFilter(queue=queue.id, statuses=frozenset({int(Status.CONCLUDED)}))
-        self._left = store.count_tasks(self._unfinished)
-        self._ended_before, self._bad_before = self._ended(), store.count_tasks(self._bad)
+        self._left = store.count_tasks(self._of(_UNFINISHED))
+        self._before = counts.totals(store.count_by_status().get(queue.id, {})) if not self._left else None
+        self._ended_before = self._count_ended()
+        self._failed_before = store.count_tasks(self._of(_FAILED))
         self._resume_at = 0.0
+        self.done = 0  # since the start; tasks that are retried or deleted meanwhile lower it, but never below 0
 
     def look(self, tell: OnProgress) -> bool:
         """Whether nothing is unfinished; after a slow look, the next ones are skipped for a while."""
         began = time.monotonic()
         if began < self._resume_at:
             return False
-        self._left = self._store.count_tasks(self._unfinished)
-        done = self._done()
-        failed = max(0, self._store.count_tasks(self._bad) - self._bad_before)
-        tell(Progress(done=done, failed=failed, total=done + self._left))
+        self._left = self._store.count_tasks(self._of(_UNFINISHED))
+        self.done = max(0, self._count_ended() - self._ended_before)
+        failed = max(0, self._store.count_tasks(self._of(_FAILED)) - self._failed_before)
+        tell(Progress(done=self.done, failed=failed, total=self.done + self._left))
         took = time.monotonic() - began
         self._resume_at = began + took * _LOOK_SECONDS / _LOOK_BUSY_SECONDS
         return self._left == 0
 
-    def waited(self) -> Waited:
-        failed, count = self._failed_since(self._since)
-        unfinished: tuple[TaskId, ...] = ()
-        if self._left:
-            found = self._store.find_tasks(self._unfinished, limit=NAMED_MAX, with_output=False, in_any_order=True)
-            unfinished = tuple(task.id for task in found)
+    def first_in_the_way(self) -> TaskId | None:
+        if self._store.count_tasks(self._of(frozenset(map(int, IN_HAND)))):
+            return None
+        for status in (Status.CREATED, Status.BLOCKED):
+            for task in self._store.find_tasks(self._of(frozenset({int(status)})), limit=1, with_output=False):
+                return task.id
+        return None
+
+    def waited(self, seconds: float) -> Waited:
+        failed, cancelled, orphaned = (
+            self._store.count_tasks(self._of(which, is_since=True))
+            for which in (_FAILED, frozenset({int(Status.CANCELLED)}), frozenset({int(Status.ORPHANED)}))
+        )
+        bad = failed + cancelled + orphaned
+        found = list(self._some(self._of(_BAD, is_since=True), CODES_MAX)) if bad else []
+        codes = Counter(code_of_error(task) for task in found if statuses.is_failed(task.status))
+        unfinished = self._some(self._of(_UNFINISHED), NAMED_MAX) if self._left else ()
+        done = max(self.done, bad)
         return Waited(
-            done=self._done(),
-            failed=count,
+            done=done,
+            concluded=done - bad,
+            failed=failed,
+            cancelled=cancelled,
+            orphaned=orphaned,
             unfinished=self._left,
-            first_failed=tuple(map(_failed_task, failed)),
-            first_unfinished=unfinished,
+            seconds=seconds,
+            codes=dict(codes.most_common()),
+            first_failed=tuple(map(_failed_task, found[:NAMED_MAX])),
+            first_unfinished=tuple(task.id for task in unfinished),
+            before=self._before if not self.done else None,
         )
 
-    def _done(self) -> int:
-        """The number that ended since the start. Tasks that are retried or deleted meanwhile lower it, but never
-        below 0."""
-        return max(0, self._ended() - self._ended_before)
+    def _count_ended(self) -> int:
+        return self._store.count_tasks(self._of(_FINISHED))
 
-    def _ended(self) -> int:
-        return self._store.count_tasks(self._concluded) + self._store.count_tasks(self._bad)
+    def _of(self, which: frozenset[int], *, is_since: bool = False) -> TaskFilter:
+        """Its tasks of these statuses; `is_since`: that have changed since the start."""
+        return TaskFilter(
+            queue=self._queue.id,
+            statuses=which,
+            or_failed=int(Status.FAILED) in which,
+            changed_since=self._since if is_since else None,
+        )
 
-    def _failed_since(self, since: datetime) -> tuple[list[Task], int]:
-        """Some of the tasks that ended since then without concluding, and their number."""
-        bad = self._bad
-        which = TaskFilter(queue=bad.queue, statuses=bad.statuses, or_failed=True, changed_since=since)
-        count = self._store.count_tasks(which)
-        return list(self._store.find_tasks(which, limit=NAMED_MAX, with_output=False)) if count else [], count
+    def _some(self, which: TaskFilter, limit: int) -> Iterator[Task]:
+        yield from self._store.find_tasks(which, limit=limit, with_output=False)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from disbatch_protocol.status import ENDED, IN_HAND, WAITING, Status, name
 
-COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")
+COLUMNS = ("waiting", "running", "concluded", "failed", "terminated", "cancelled", "orphaned")  # terminated: of failed
 
 _WORDS: Mapping[int, str] = MappingProxyType(
     {
@@ -19,20 +19,18 @@ _WORDS: Mapping[int, str] = MappingProxyType(
 
 
 def totals(counts: Mapping[int, int]) -> dict[str, int]:
-    """The counts of single statuses, gathered under `COLUMNS`. Statuses without a name are left out."""
+    """The counts of single statuses, gathered under `COLUMNS`: terminated tasks count as failed too, as in every
+    command. Statuses without a name are left out."""
     total = dict.fromkeys(COLUMNS, 0)
     for value, count in counts.items():
         word = "failed" if value >= Status.FAILED else _WORDS.get(value)
         if word is not None:
             total[word] += count
+        if value == Status.TERMINATED:
+            total["failed"] += count
     return total
-
-
-def unwanted(total: Mapping[str, int]) -> int:
-    """The tasks that ended in a way that nobody asked for."""
-    return total["failed"] + total["terminated"] + total["orphaned"]
 
 
 def ended(total: Mapping[str, int]) -> int:
     """The tasks that ended."""
-    return total["concluded"] + total["cancelled"] + unwanted(total)
+    return total["concluded"] + total["failed"] + total["cancelled"] + total["orphaned"]

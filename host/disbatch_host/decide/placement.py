@@ -6,6 +6,7 @@ processes, the event loop.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,12 +26,19 @@ class Load:
 
     def without(self, ended: Sequence[Place]) -> Load:
         """The load once these runs have ended."""
-        if not ended:
+        return self._changed_by(-1, ended)
+
+    def with_claimed(self, places: Sequence[Place]) -> Load:
+        """The load once these places are taken as well."""
+        return self._changed_by(1, places)
+
+    def _changed_by(self, step: int, places: Sequence[Place]) -> Load:
+        if not places:
             return self
         running, of_class = dict(self.running), dict(self.running_of_class)
-        for place in ended:
-            running[place.queue] = running.get(place.queue, 0) - 1
-            of_class[place.class_name] = of_class.get(place.class_name, 0) - 1
+        for place in places:
+            running[place.queue] = running.get(place.queue, 0) + step
+            of_class[place.class_name] = of_class.get(place.class_name, 0) + step
         return replace(self, running=running, running_of_class=of_class)
 
 
@@ -52,6 +60,15 @@ def limit_of(queue: Queue, load: Load) -> int:
     return load.max_per_queue if queue.maxthreads is None else queue.maxthreads
 
 
+def open_places(queue: Queue, load: Load) -> int:
+    """How many more of its tasks may run here by the limits of the queue itself. A node never has more of them in hand
+    than `maxtotal` allows all nodes together."""
+    limit = limit_of(queue, load)
+    if queue.maxtotal is not None:
+        limit = min(limit, queue.maxtotal)
+    return max(0, limit - load.running.get(queue.id, 0))
+
+
 def is_contended(queues: Sequence[Queue], load: Load) -> bool:
     """Whether these queues may take places from each other, because of a limit of the node or of a plugin."""
     concurrency = (load.concurrency_of_class.get(queue.class_name) for queue in queues)
@@ -66,36 +83,48 @@ def has_room(queues: Sequence[Queue], load: Load) -> bool:
         concurrency = load.concurrency_of_class.get(queue.class_name)
         if concurrency is not None and load.running_of_class.get(queue.class_name, 0) >= concurrency:
             continue
-        if limit_of(queue, load) > load.running.get(queue.id, 0):
+        if open_places(queue, load):
             return True
     return False
 
 
-def allot(queues: Sequence[Queue], load: Load) -> list[tuple[QueueId, int]]:
+def allot(queues: Sequence[Queue], load: Load, turns: Mapping[QueueId, int] | None = None) -> list[tuple[QueueId, int]]:
     """How many more tasks to claim from each of these queues, leaving out zeros.
 
     If the limits of the node or of a plugin do not let every queue have its own, the places go one by one to the queue
-    that has the fewest: no queue waits for another one to be empty.
+    that has the fewest in hand, and among equals to the one whose last turn is the longest ago: no queue waits for
+    another to be empty, nor for more than one turn of each of the others. `turns` has the number of each queue's last
+    turn; a queue without one has waited longest. The result is in the order of the last place that each queue was
+    given, so `turns` are counted on in that order.
     """
-    open_slots = {queue.id: max(0, limit_of(queue, load) - load.running.get(queue.id, 0)) for queue in queues}
+    room = {queue.id: count for queue in queues if (count := open_places(queue, load))}
+    if not is_contended(queues, load):
+        return list(room.items())
     of_class = {
         queue.class_name: concurrency - load.running_of_class.get(queue.class_name, 0)
         for queue in queues
         if (concurrency := load.concurrency_of_class.get(queue.class_name)) is not None
     }
-    total = None if load.max_total is None else load.max_total - sum(load.running.values())
+    total = sum(room.values()) if load.max_total is None else load.max_total - sum(load.running.values())
+    turns = turns or {}
+    latest = max(turns.values(), default=0)
+    line = [
+        (load.running.get(queue.id, 0), turns.get(queue.id, 0), number)
+        for number, queue in enumerate(queues)
+        if queue.id in room
+    ]
+    heapq.heapify(line)
     given: dict[QueueId, int] = {}
-    if not is_contended(queues, load):
-        return [(queue.id, open_slots[queue.id]) for queue in queues if open_slots[queue.id]]
-    candidates = list(queues)
-    while candidates and (total is None or total > 0):
-        queue = min(candidates, key=lambda one: load.running.get(one.id, 0) + given.get(one.id, 0))
-        if open_slots[queue.id] <= given.get(queue.id, 0) or of_class.get(queue.class_name, 1) <= 0:
-            candidates.remove(queue)
+    while line and total > 0:
+        in_hand, _, number = heapq.heappop(line)
+        queue = queues[number]
+        if of_class.get(queue.class_name, 1) <= 0:
             continue
-        given[queue.id] = given.get(queue.id, 0) + 1
+        given[queue.id] = given.pop(queue.id, 0) + 1  # taken out first: it goes to the end
+        total -= 1
         if queue.class_name in of_class:
             of_class[queue.class_name] -= 1
-        if total is not None:
-            total -= 1
-    return [(queue.id, given[queue.id]) for queue in queues if queue.id in given]
+        if given[queue.id] < room[queue.id]:
+            latest += 1
+            heapq.heappush(line, (in_hand + 1, latest, number))
+    return list(given.items())

@@ -32,6 +32,22 @@ def set_aside_of(node: NodeRecord) -> dict[str, str]:
     return {str(one.get("class")): str(one.get("reason")) for one in records_of(node.document.get("set_aside"))}
 
 
+def troubles_of(node: NodeRecord) -> list[str]:
+    """The failures that it has contained, each with its culprit, as sentences."""
+    return [
+        f"{one.get('where')}, {one.get('culprit')}: {one.get('what')}"
+        for one in records_of(node.document.get("troubles"))
+    ]
+
+
+def passed_over_of(node: NodeRecord) -> list[str]:
+    """The waiting tasks that it cannot claim, as sentences."""
+    return [
+        f"{number(one, 'count')} waiting tasks of queue {one.get('queue')} are passed over: {one.get('why')}"
+        for one in records_of(node.document.get("passed_over"))
+    ]
+
+
 def broken_of(node: NodeRecord) -> dict[str, str]:
     """The plugins that it cannot use, and why. One whose manifest does not even give its name goes by the name of its
     directory, as it would if it were intact."""
@@ -58,8 +74,21 @@ def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
 
 def number(record: Mapping[str, Any], name: str) -> int:
     """A count in such a record; 0 if there is none."""
-    value = record.get(name)
-    return int(value) if isinstance(value, (int, float)) else 0
+    return whole_number(record.get(name)) or 0
+
+
+def places_of(node: NodeRecord) -> int:
+    """How many tasks a node may run at once: those of all its queues together, as far as its plugins' limits and its
+    own allow."""
+    of_class: Counter[str] = Counter()
+    for one in heartbeat_queues(node):
+        of_class[str(one.get("class"))] += number(one, "threads")
+    for kind in records_of(node.document.get("queuetypes")):
+        name, limit = str(kind.get("class")), whole_number(kind.get("concurrency"))
+        if limit is not None and name in of_class:
+            of_class[name] = min(limit, of_class[name])
+    max_total = whole_number(object_of(node, "settings").get("max_total"))
+    return of_class.total() if max_total is None else min(max_total, of_class.total())
 
 
 def load_of(node: NodeRecord, queue: Queue) -> Load:

@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -30,7 +30,8 @@ from disbatch_host.decide.readings import (
     set_aside_of,
 )
 from disbatch_host.decide.words import ago, asked_by, by_whom, error_line, have, it_has, one_line, since, some
-from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, TaskId
+from disbatch_host.documents import local_time
+from disbatch_host.documents.records import NodeRecord, Queue, Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import Rate, format_duration
@@ -144,30 +145,14 @@ def queue_obstacles(
         age = None if last is None else last.age_seconds
         more = f" (the last heartbeat was that of {last.id}, {ago(age)})" if last is not None and age else ""
         return [*found, Why(Code.NO_NODE, f"no node is alive{more}", "no node is alive")]
-    if not able_nodes(queue, alive):
+    able = able_nodes(queue, alive)
+    if not able:
         found += _why_no_node(queue, alive)
+    elif all(map(_is_silent, able)):
+        names = [f"{one.id} (last heard from {ago(one.age_seconds)})" for one in able]
+        which = "the only node that runs its tasks is" if len(able) == 1 else "all nodes that run its tasks are"
+        found.append(Why(Code.NO_NODE, f"{which} silent: {some(names)}", f"{some(names)} silent"))
     return found
-
-
-def left_waiting(
-    counts: Mapping[QueueId, Mapping[int, int]],
-    queues: Sequence[Queue],
-    nodes: Sequence[NodeRecord],
-    *,
-    served: Set[QueueId],
-    now: datetime,
-) -> list[tuple[QueueId, int, str]]:
-    """The queues with waiting tasks that are not among the `served`: how many, and why, in one line each. `counts`:
-    tasks by queue and status."""
-    by_id = {queue.id: queue for queue in queues}
-    left = []
-    for queue_id in sorted(counts.keys() - served, key=str):
-        waiting = counts[queue_id].get(Status.CREATED)
-        if waiting:
-            obstacles = queue_obstacles(by_id.get(queue_id), nodes, now=now, queue_id=str(queue_id))
-            why = "; ".join([one.sentence for one in obstacles]) or "another node runs them"
-            left.append((queue_id, waiting, why))
-    return left
 
 
 def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:
@@ -179,6 +164,12 @@ def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:
     ]
 
 
+def _is_silent(node: NodeRecord) -> bool:
+    """Whether it has missed so many heartbeats that it most likely runs nothing, although it does not count as dead."""
+    return node.is_ours and (node.age_seconds or 0.0) > _SILENT_HEARTBEATS * max(1.0, node.heartbeat_seconds())
+
+
+_SILENT_HEARTBEATS = 5
 _NO_QUEUE = "no such queue (deleted, or never made)"
 
 
@@ -234,7 +225,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
     reason = task.run.get("outcome")
     which = f" ({_DELAYS[str(reason)]})" if str(reason) in _DELAYS else ""
     if not_before > now:
-        moment = not_before.astimezone().isoformat(sep=" ", timespec="seconds")
+        moment = local_time.shown(not_before, timespec="seconds")
         in_seconds = format_duration((not_before - now).total_seconds())
         return Why(Code.NOT_DUE, f"it is not due until {moment}, in {in_seconds}{which}")
     return Why(Code.NOT_DUE, f"it has been due for {since(not_before, now)}; the next node that looks releases it")
@@ -351,6 +342,8 @@ def _fullness(queue: Queue, node: NodeRecord) -> Why | None:
     if running >= (limit := placement.limit_of(queue, load)):
         which = "--max of the node" if queue.maxthreads is None else "maxthreads of the queue"
         return Why(Code.MAXTHREADS, f"{node.id} runs {running} of {limit} ({which})")
+    if queue.maxtotal is not None and running >= queue.maxtotal:
+        return Why(Code.MAXTOTAL, f"{node.id} alone runs {running} of {queue.maxtotal} (maxtotal of the queue)")
     if placement.allot([queue], dataclasses.replace(load, max_total=None)):
         total = sum(load.running.values())
         return Why(Code.MAX_TOTAL, f"{node.id} runs {total} of {load.max_total} tasks in all (--max-total of the node)")

@@ -65,7 +65,7 @@ def since(moment: Any, now: datetime) -> str:
     if not isinstance(moment, datetime):
         return "some time"
     seconds = max(0.0, (now - moment).total_seconds())
-    return format_duration(seconds if seconds < 1 else round(seconds))
+    return format_duration(round(seconds, 1) if seconds < 1 else round(seconds))
 
 
 def ago(seconds: float | None) -> str:

@@ -121,7 +121,8 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputChunk:
     """A piece of a stream that is too large for the document. Pieces of one stream come in order, all of
-    `OUTPUT_CHUNK_SIZE` bytes but the last, valid UTF-8 as a whole (a character may cross two pieces)."""
+    `OUTPUT_CHUNK_SIZE` bytes but the last; as a whole valid UTF-8 (a character may cross two pieces), unless the plugin
+    says that the stream is binary."""
 
     key: RunKey
     stream: str  # 'stdout' or 'stderr'

@@ -18,7 +18,7 @@ from typing import Any
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.documents.requests import cancelled_in_words
 from disbatch_protocol.manifest import Manifest
-from disbatch_protocol.outcome import Reason, RunEnd, Said, means_success
+from disbatch_protocol.outcome import Reason, RunEnd, Said, is_failure_by_itself
 from disbatch_protocol.quantities import format_duration
 
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
@@ -73,7 +73,7 @@ def error_of(
         error = {"code": f"signal_{name}", "message": f"disbatch-host: it was ended by signal {name}{hint}"}
     else:
         code, sentence = f"exit_{end.exit_code}", f"it ended with exit code {end.exit_code} and nothing on stderr"
-        if means_success(end, manifest):
+        if not is_failure_by_itself(end, manifest):
             if said.error:
                 code, sentence = "error", "the plugin reported an error without saying which, and nothing on stderr"
             elif said.status is not None:

@@ -48,6 +48,11 @@ def progress_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
     return RunChange(key=key, statuses=(Status.RUNNING,), set=fields)
 
 
+def afterword_change(key: RunKey, fields: Mapping[str, Any]) -> RunChange:
+    """The news of a run after it succeeded: something of it is left on its machine."""
+    return RunChange(key=key, statuses=(Status.CONCLUDED,), set=fields)
+
+
 def unclaim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Created: never started."""
     return RunChange(
@@ -97,6 +102,29 @@ def end_change(
     if conclusion.status == Status.CANCELLED:
         unset.append("cancel")  # carried out; after any other end that goes back to waiting, it is still pending
     return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
+
+
+def host_error_change(task: Task, key: RunKey, message: str, *, now: datetime) -> RunChange:
+    """Claimed or Running → failed for good: the node cannot run it, nor even say more of its run."""
+    conclusion = conclude(RunEnd(reason=Reason.HOST_ERROR), _RecordedRules(idempotent=False), attempt=1, chance=0.0)
+    run = {
+        "token": key.token,
+        "attempt": task.next_attempt,
+        "node": key.node,
+        "ended": now,
+        "reason": str(Reason.HOST_ERROR),
+        "outcome": str(conclusion.outcome),
+        "attempt_used": conclusion.attempt_used,
+    }
+    return RunChange(
+        key=key,
+        statuses=(Status.CLAIMED, Status.RUNNING),
+        set={
+            **entering(conclusion.status, now),
+            "run": run,
+            "error": {"code": str(Reason.HOST_ERROR), "message": f"disbatch-host: {message}"},
+        },
+    )
 
 
 def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
@@ -228,7 +256,9 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
     if task.run.get("attempt"):
         error = task.document.get("error")
         fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
-    if "cancelled" in task.run:  # `attempts` shows that
+    elif isinstance(task.run.get("cancelled"), Mapping):  # `attempts` has only what was started
+        fields["retried"]["cancelled"] = task.run["cancelled"]
+    if "cancelled" in task.run:  # it is kept in one of these
         fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
     return TaskChange(
         task_id=task.id,

@@ -27,7 +27,7 @@ from disbatch_host import __version__
 from disbatch_host.documents.records import Task
 from disbatch_host.metrics import exposition
 from disbatch_host.metrics.census import Census
-from disbatch_host.metrics.exposition import OTHER, Labels, StoreThreadView
+from disbatch_host.metrics.exposition import OTHER, Labels, StoreHealthView, StoreThreadView
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 
 RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
@@ -48,6 +48,7 @@ class Metrics:
         self._living: Mapping[str, Any] = {}  # as of the last heartbeat
         self._reached_at: float | None = None  # monotonic; when a heartbeat was last written
         self._store_thread: StoreThreadView | None = None
+        self._health: StoreHealthView | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)  # a collector is anything that has `collect`
@@ -81,6 +82,10 @@ class Metrics:
         self._ended_of: dict[tuple[object, str, Outcome, Reason | None], tuple[Counter, Histogram]] = {}
         self._waits_of: dict[object, Histogram] = {}
         self._census: Census | None = None
+
+    def rename(self, node_id: str) -> None:
+        """The node has another id than was thought; nothing has been counted yet."""
+        self._node_id = node_id
 
     def observe_claim(self, task: Task) -> None:
         """A task was claimed. Those that were tried before, or put off, have waited for something else as well."""
@@ -131,6 +136,15 @@ class Metrics:
     def watch_store_thread(self, store_thread: StoreThreadView) -> None:
         """Set the view of the store thread for scrapes to read."""
         self._store_thread = store_thread
+
+    def watch_store_health(self, health: StoreHealthView) -> None:
+        """Set the view of the store's health for `loss`."""
+        self._health = health
+
+    @property
+    def loss(self) -> str | None:
+        """What is wrong if the file of the store is gone."""
+        return None if self._health is None else self._health.loss
 
     @property
     def silent_seconds(self) -> float | None:

@@ -32,6 +32,13 @@ class StoreThreadView(Protocol):
     def is_away(self) -> bool: ...
 
 
+class StoreHealthView(Protocol):
+    """The view of the store's health, from any thread."""
+
+    @property
+    def loss(self) -> str | None: ...
+
+
 class LabelNames:
     """A bounded set of names."""
 

@@ -122,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         silent, bound = self.server.metrics.silent_seconds, self.server.metrics.dead_after_seconds
         if silent is None:
             return HTTPStatus.SERVICE_UNAVAILABLE, "the node has not started yet\n"
+        loss = self.server.metrics.loss
+        if loss is not None:
+            return HTTPStatus.SERVICE_UNAVAILABLE, f"the store is lost: {loss}\n"
         if silent > bound:
             return HTTPStatus.SERVICE_UNAVAILABLE, f"the store was last reached {silent:.0f} s ago\n"
         return HTTPStatus.OK, "ok\n"

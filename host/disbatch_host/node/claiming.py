@@ -1,7 +1,7 @@
-"""Claiming, end to end: when a node asks for tasks, the part of the store's thread in it, and which tasks are started.
+"""Claiming in the event loop: when a node asks for tasks, and which of those that it gets are started.
 
-Responsible for: a round (promote what is due, see what waits, decide, claim, start), and when there is reason for one.
-Must not know: how a store claims, how a run works.
+Responsible for: when there is reason for a round, and starting a run for each task. Must not know: how places are
+shared among queues, how a store claims, how a run works.
 
 A round takes place in two threads:
 
@@ -11,70 +11,40 @@ A round takes place in two threads:
     event loop           `Claiming.turn`             a run for each task; when to look again
 
 Rules:
-1. Request and result are values. The event loop alone reserves worker processes. They go to the store's thread through
-   a queue, since some become idle while the claim is on its way; those that got a task come back in the result.
+1. The event loop alone reserves worker processes. They go to the store's thread through a queue, since some become idle
+   while the claim is on its way; those that got a task come back in the result.
 2. The ledger belongs to the store's thread while a call is on its way, and to the event loop at other times.
-3. After a failure the store's thread may carry out a round a second time: it starts from the request again.
-4. A claim whose answer was lost may have been carried out all the same: its token is remembered, and tasks that carry
-   it are returned to their queues (orphaned claims).
+3. What people are told is true of claims that are on their way, too: the queues have been read again, or the node is
+   drained, only once no claim is left that was begun before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock
-from disbatch_host.decide import placement
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
-from disbatch_host.documents.changes import Place, RunChange, RunKey, TaskFilter, Want
-from disbatch_host.documents.records import Queue, QueueId, Sort, Task, TaskId
+from disbatch_host.documents.changes import RunKey
+from disbatch_host.documents.records import Queue, QueueId, Task
 from disbatch_host.errors import StoreError
+from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest, ClaimResult
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
-from disbatch_host.node.starter import Started, Starter, Starts
+from disbatch_host.node.starter import Started, Starter
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.suspects import ClaimFailedError
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.run.worker.pool import WorkerPool
-from disbatch_host.store.contract import Store
-from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
-
-_CLAIMED_UNSEEN = 2  # up to this many queues, claiming at once is faster than first looking whether anything waits
-_PROMOTED = 1000  # tasks promoted in one go
-_PROMOTIONS = 10  # in one round: ten thousand that are due at the same second must not keep the others from their turn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRequest:
-    """The input of a round, as it was at one moment."""
-
-    classes: frozenset[str]  # whose tasks may be claimed
-    load: Load
-    refresh: bool = False  # read the queues again and promote what is due; else only claim
-    new_starts: Callable[[], Starts] | None = None  # for each try; None: no task becomes Running with its claim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimResult:
-    """The result of a round."""
-
-    queues: Sequence[Queue]  # all existing ones
-    tasks: Sequence[Task] = ()  # claimed for this node
-    started: Mapping[TaskId, Started] = field(default_factory=dict)  # those of them that are Running already
-    may_have_more: bool = False  # tasks may be waiting for which there was no room; a run that ends makes room
-    look_again_seconds: float | None = None  # when the rate of a queue lets the next one start
-    token: str | None = None  # of the claim, if there was one; see `ClaimLedger.confirm`
 
 
 class Claiming:
@@ -88,6 +58,7 @@ class Claiming:
         workers: WorkerPool,
         clock: Clock,
         health: StoreHealth,
+        troubles: Troubles,
         pace: Pace,
     ) -> None:
         """`clock`: this machine's; only its monotonic time is used."""
@@ -99,16 +70,18 @@ class Claiming:
         self._health = health
         self._pace = pace
         self._node_id = runs.context.site.node_id
-        self._ledger = ClaimLedger(self._node_id, pace)
+        self._ledger = ClaimLedger(self._node_id, pace, clock, troubles)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._needs_look = True  # something may have changed since the last round
         self._may_have_more = False  # the last round left tasks waiting because there was no room
         self._starter: Starter | None = None  # of the claim that is on its way
         self._gather_timer: asyncio.TimerHandle | None = None  # when the places that became free are to be filled
-        self._rate_timer: asyncio.TimerHandle | None = None  # when the rate of a queue lets the next one start
+        self._limit_timer: asyncio.TimerHandle | None = None  # when a limit of a queue lets the next one start
         self._held_until = 0.0  # the machine is short of something; see `on_shortage`
         self._last_refresh = float("-inf")
+        self._on_read: list[Callable[[], None]] = []  # see `read_queues_again`
+        self._is_asking = False  # a claim that may get tasks is on its way
         self._queue_faults: dict[QueueId, str] = {}
         self.queues: Sequence[Queue] = ()  # as last read
         self.is_drained = False  # somebody asked that nothing more be claimed here
@@ -124,6 +97,18 @@ class Claiming:
     def needs_look(self) -> bool:
         """Whether something may have changed since the last round."""
         return self._needs_look
+
+    @property
+    def claims_nothing(self) -> bool:
+        """Whether nothing more is claimed here, not even by a claim that is on its way (rule 3)."""
+        return (self.is_drained or self.is_stopped) and not self._is_asking
+
+    def read_queues_again(self, on_read: Callable[[], None]) -> None:
+        """Read the queues now; `on_read` is called once that is done and every claim follows what they say now (rule
+        3)."""
+        self._on_read.append(on_read)
+        self._last_refresh = float("-inf")
+        self._wake.set()
 
     def on_change(self) -> None:
         """Something changed that may give this node something to do."""
@@ -159,6 +144,8 @@ class Claiming:
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
             await self._claim_and_start(classes, load, refresh)
+        except ClaimFailedError:
+            self.on_change()
         except StoreError as error:
             self._health.report_trouble(error)
             self._last_refresh = self._loop.time()
@@ -167,15 +154,22 @@ class Claiming:
         """Raises StoreError if nothing was claimed, or if that is unknown."""
         asked_at = self._clock.monotonic()
         starter = Starter(self._classes.plugins, self._workers, self._runs.context)
+        waiting = len(self._on_read)  # for a read that begins after this
+        self._is_asking = bool(classes)
         try:
             result = await self._ask(starter, classes, load, refresh)
             self._take(result, asked_at, refresh)
         finally:
+            self._is_asking = False
             starter.release()  # after the runs took their processes: those must not be retired
+        if refresh:
+            done, self._on_read = self._on_read[:waiting], self._on_read[waiting:]
+            self._last_refresh = float("-inf") if self._on_read else self._loop.time()
+            for on_read in done:
+                on_read()
 
     def _take(self, result: ClaimResult, asked_at: float, refresh: bool) -> None:
         if refresh:
-            self._last_refresh = self._loop.time()
             self.queues = result.queues
             self._log_queue_faults()
         self._may_have_more = result.may_have_more
@@ -213,10 +207,15 @@ class Claiming:
         self._store_thread.record(transitions.unclaim_change(key, now=self._runs.context.clock.now()))
 
     def _look_again_after(self, seconds: float | None) -> None:
-        """Look again when the rate of a queue lets its next task start, if that is sooner than the next look anyway."""
-        is_set = self._rate_timer is not None and self._rate_timer.when() >= self._loop.time()
-        if seconds is not None and seconds < self._pace.refresh_seconds and not is_set:
-            self._rate_timer = self._loop.call_later(max(seconds, self._pace.gather_seconds), self.on_change)
+        """Look again when a limit of a queue lets its next task start, if that is sooner than the next look anyway."""
+        if seconds is None or seconds >= self._pace.refresh_seconds:
+            return
+        at = self._loop.time() + max(seconds, self._pace.gather_seconds)
+        if self._limit_timer is not None and self._limit_timer.when() >= self._loop.time():
+            if self._limit_timer.when() <= at:
+                return
+            self._limit_timer.cancel()
+        self._limit_timer = self._loop.call_at(at, self.on_change)
 
     def on_place_free(self, plugin: Plugin) -> None:
         """A run left its place. A claim that is on its way may give the place to a task."""
@@ -261,136 +260,3 @@ class Claiming:
             if self._queue_faults.get(queue_id) != fault:
                 log.error("queue %s cannot be run: %s", queue_id, fault, extra=logs.ids(queue=queue_id))
         self._queue_faults = faults
-
-
-class ClaimLedger:
-    """The memory of a node's claims from one round to the next, and the round itself."""
-
-    def __init__(self, node_id: str, pace: Pace) -> None:
-        self._node_id = node_id
-        self._pace = pace
-        self._queues: Sequence[Queue] = ()
-        self._held: dict[QueueId, int] = {}  # of queues with `maxtotal`: the most that this node may have in hand
-        self._unanswered: dict[str, int] = {}  # tokens of claims without an answer: looks for their tasks so far
-
-    @property
-    def has_unanswered_claims(self) -> bool:
-        """Whether there may be a claim that was carried out without the node knowing."""
-        return bool(self._unanswered)
-
-    def has_room(self, classes: frozenset[str], load: Load) -> bool:
-        """Whether a round could claim anything, by the queues as last read."""
-        return placement.has_room(placement.served(self._queues, node_id=self._node_id, classes=classes), load)
-
-    def confirm(self, result: ClaimResult) -> None:
-        """The node received this answer."""
-        if result.token is not None:
-            self._unanswered.pop(result.token, None)
-
-    def round(self, request: ClaimRequest, store: Store, freed: Sequence[Place] = ()) -> ClaimResult:
-        """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made."""
-        load = request.load.without(freed)
-        if request.refresh:
-            self._refresh(store, load)
-        candidates = placement.served(self._queues, node_id=self._node_id, classes=request.classes)
-        if self._unanswered:
-            # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
-            candidates = [queue for queue in candidates if queue.maxtotal is None]
-        if _needs_look_at_waiting(candidates, load):
-            if not placement.has_room(candidates, load):
-                return ClaimResult(queues=self._queues, may_have_more=True)
-            waiting = store.waiting_queues()
-            candidates = [queue for queue in candidates if queue.id in waiting]
-        by_id = {queue.id: queue for queue in candidates}
-        wants = [_want(by_id[queue_id], count, load) for queue_id, count in placement.allot(candidates, load)]
-        if not wants:
-            return ClaimResult(queues=self._queues, may_have_more=bool(candidates))
-        starts = None if request.new_starts is None else request.new_starts()
-
-        def start_with_claim(task: Task) -> RunChange | None:
-            return starts.start_with_claim(task, by_id[task.queue].class_name) if starts is not None else None
-
-        token = uuid.uuid4().hex
-        self._unanswered[token] = 0
-        self._held |= {want.queue: want.in_hand + want.count for want in wants if want.maxtotal is not None}
-        tasks = store.claim(self._node_id, wants, token, start_with_claim)
-        got = Counter([task.queue for task in tasks])
-        short = [want for want in wants if got[want.queue] < want.count]
-        # A queue whose limit across all nodes is reached may have more waiting all the same.
-        is_dry = {want.queue for want in short if want.maxtotal is None and want.rate is None}
-        return ClaimResult(
-            queues=self._queues,
-            tasks=tasks,
-            started={} if starts is None else starts.started,
-            may_have_more=any(queue.id not in is_dry for queue in candidates),
-            look_again_seconds=min([want.rate.interval_seconds for want in short if want.rate], default=None),
-            token=token,
-        )
-
-    def _refresh(self, store: Store, load: Load) -> None:
-        for _ in range(_PROMOTIONS):
-            if store.promote_due(_PROMOTED) < _PROMOTED:
-                break
-        self._queues = store.queues()
-        self.release_places(store, load)
-
-    def return_orphaned_claims(self, store: Store, *, known: frozenset[str]) -> int:
-        """Return the tasks that carry this node's claim but are unknown to it, because the answer to the claim was
-        lost. `known`: the ids of its runs' tasks. Returns how many there were.
-
-        Claimed: never started. Running: only if the token is that of an unanswered claim, since then nobody can have
-        started it; any other unknown one has run, and its end could not be recorded.
-        """
-        which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-        changes = []
-        for task in store.find_tasks(which, with_output=False):
-            if str(task.id) in known:
-                continue
-            key = RunKey(task.id, self._node_id, task.token)
-            if task.status == Status.CLAIMED:
-                changes.append(transitions.unclaim_change(key, now=store.now()))
-            elif task.token in self._unanswered:
-                changes.append(transitions.lost_claim_change(task, key, now=store.now()))
-        refused = store.commit(changes) if changes else ()
-        # A server that was slow may carry out a claim only now, so one look is not enough.
-        most = self._pace.lost_claim_looks if store.may_act_late else 0
-        self._unanswered = {token: looks + 1 for token, looks in self._unanswered.items() if looks < most}
-        return len(changes) - len(refused)
-
-    def release_places(self, store: Store, load: Load) -> None:
-        """Let other nodes have the places of queues with `maxtotal` that this one holds and does not use; and hold
-        those of the tasks that it already had in hand when the queue got that limit."""
-        limited = {queue.id for queue in self._queues if queue.maxtotal is not None}
-        in_hand = {queue_id: load.running.get(queue_id, 0) for queue_id in limited | self._held.keys()}
-        in_hand = {queue_id: count for queue_id, count in in_hand.items() if count}
-        if not self._unanswered and in_hand != self._held:
-            store.hold(self._node_id, in_hand)
-            self._held = in_hand
-
-    def release_all_places(self, store: Store) -> None:
-        """The node no longer has anything in hand."""
-        if self._held:
-            store.hold(self._node_id, {})
-            self._held = {}
-
-
-def _needs_look_at_waiting(candidates: Sequence[Queue], load: Load) -> bool:
-    """Whether it must be known which queues have waiting tasks before any is claimed. A claim of a few queues finds
-    that out by itself; but a limit across all nodes must not be used up by a queue that has nothing to do, and places
-    that queues share must not go to one with nothing waiting: the others would starve."""
-    return (
-        len(candidates) > _CLAIMED_UNSEEN
-        or any(queue.maxtotal is not None or queue.rate for queue in candidates)
-        or (len(candidates) > 1 and placement.is_contended(candidates, load))
-    )
-
-
-def _want(queue: Queue, count: int, load: Load) -> Want:
-    return Want(
-        queue=queue.id,
-        count=count,
-        newest_first=queue.sort is Sort.LIFO,
-        maxtotal=queue.maxtotal,
-        rate=queue.rate,
-        in_hand=load.running.get(queue.id, 0),
-    )

@@ -12,16 +12,17 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from disbatch_host.clock import Clock
 from disbatch_host.decide import membership
+from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.errors import NodeIdInUseError
-from disbatch_host.node import node_document
+from disbatch_host.node import default_id, node_document
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process.facts import process_started
 from disbatch_host.process.leftovers import is_alive
@@ -37,6 +38,7 @@ class Beat:
 
     requests: Mapping[str, Any] | None  # of people to the node; None: it no longer owns the document
     silent_seconds: float  # since the one before that was answered
+    passed_over: Sequence[PassedOver]  # waiting tasks that the store's claims pass over
     store_time: datetime
     at: float  # the monotonic time when the store gave it
 
@@ -64,8 +66,13 @@ class Membership:
 
     async def find_holder(self, *, force: bool, dead_after_seconds: float) -> NodeRecord | None:
         """The document of the node that holds the id. Raises NodeIdInUseError if the id may not be taken
-        (den-1.0, rule 1)."""
-        record = await self._store_thread.call(lambda store: store.get_node(self._node_id))
+        (den-1.0, rule 1): that of another program's node never, since only that program knows what becomes of its
+        tasks."""
+        nodes = await self._store_thread.call(lambda store: store.nodes())
+        foreign = default_id.foreign_holder(nodes, self._node_id)
+        if foreign is not None:
+            raise NodeIdInUseError(node_document.in_use_by_other_program(self._node_id, foreign))
+        record = next((one for one in nodes if one.id == self._node_id), None)
         if record is None or force:
             return record
         host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
@@ -89,12 +96,19 @@ class Membership:
     async def beat(self, fields: Document) -> Beat:
         """Renew these fields of the document, and the date of the heartbeat."""
 
-        def renew(store: Store) -> tuple[Mapping[str, Any] | None, datetime, float]:
-            return store.heartbeat(self._node_id, self._session, fields), store.now(), self._clock.monotonic()
+        def renew(store: Store) -> tuple[Mapping[str, Any] | None, list[PassedOver], datetime, float]:
+            requests = store.heartbeat(self._node_id, self._session, fields)
+            try:
+                passed_over = store.passed_over()
+            except Exception:  # the heartbeat was written all the same
+                passed_over = []
+            return requests, passed_over, store.now(), self._clock.monotonic()
 
-        requests, store_time, at = await self._store_thread.call(renew)
+        requests, passed_over, store_time, at = await self._store_thread.call(renew)
         silent_seconds, self._last_beat = at - self._last_beat, at
-        return Beat(requests=requests, silent_seconds=silent_seconds, store_time=store_time, at=at)
+        return Beat(
+            requests=requests, silent_seconds=silent_seconds, passed_over=passed_over, store_time=store_time, at=at
+        )
 
     async def write_again(self, document: Document) -> bool:
         """Write the document again after a person deleted it. False: another node has the id."""

@@ -8,8 +8,9 @@ The order of the start:  who holds the id, plugins, id, lost runs of an earlier 
 The order of the stop:   no more claims; return claimed tasks; let running tasks finish, or stop them after the
                          grace; end the worker processes; end the watch and the duties; release the id; the last writes;
                          close the store. The heartbeat goes on while the last tasks run, so that no other node
-                         considers
-                         this one dead.
+                         considers this one dead.
+After an internal error: end the children, then the same without releasing the id: the document stays, so that other
+                         nodes settle what this one may have left behind.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.documents.records import NodeRecord
-from disbatch_host.errors import DisbatchError, StoreError
+from disbatch_host.errors import DisbatchError, StoreError, StoreLostError
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
 from disbatch_host.node.watch_thread import WatchThread
 from disbatch_host.plugin.catalog import require_directory
+from disbatch_host.process.interface import StopReason
 from disbatch_host.process.this_process import close_others_on_exec, hide_from_same_user
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
+from disbatch_host.run.report import RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 
@@ -105,20 +108,31 @@ class Node:
         self._local_clock = clock
         self._pace = pace
         self._reread = reread
+        self._is_registered = False
         self._watch: WatchThread | None = None  # for a store whose changes the store's thread cannot see
         parts.stopping.grace_seconds = settings.stop_grace_seconds
 
     async def run(self) -> int:
-        """Run from the registration to the release of the id; returns the exit code."""
+        """Run from the registration to the release of the id; returns the exit code. Whatever is raised has ended the
+        node, with none of its children left."""
         parts = self._parts
+        asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         parts.store_thread.start()
         try:
             await self._start()
             await self._work()
             await parts.stopping.finish_runs()
             await parts.workers.stop()
-        finally:
-            await self._stop()
+            await parts.site.work_directories.finish(self._pace.removal_seconds)
+        except BaseException as error:
+            if self._is_registered:
+                await self._end_children(error)
+            await self._stop(release=not self._is_registered)
+            raise
+        await self._stop(release=True)
+        if self._settings.until_idle:
+            level = logging.WARNING if parts.tally.has_failures else logging.INFO
+            log.log(level, "%s", parts.tally)
         return int(parts.stopping.exit_code)
 
     async def _start(self) -> None:
@@ -128,43 +142,78 @@ class Node:
         holder = await parts.membership.find_holder(
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
-        await parts.plugin_scan.turn()
+        with parts.troubles.contained("duty", parts.plugin_scan.name):
+            await parts.plugin_scan.turn()
+        parts.site.work_directories.remove_leftovers()
         await self._register(holder)
-        await parts.lost_runs.settle_earlier_life(holder)
+        with parts.troubles.contained("lost runs", "of an earlier life"):
+            await parts.lost_runs.settle_earlier_life(holder)
         parts.duties.start()
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
             self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)
             self._watch.start()
 
     async def _work(self) -> None:
-        claiming, idle = self._parts.claiming, self._parts.idle
+        parts = self._parts
+        claiming, idle = parts.claiming, parts.idle
         while not claiming.is_stopped:
-            await claiming.turn()
-            if self._settings.until_idle and await idle.is_reached():
-                await idle.log_what_is_left()
+            parts.store_thread.check()
+            parts.duties.check()
+            is_idle = False
+            with parts.troubles.contained("claims", "of this node"):
+                await claiming.turn()
+                is_idle = self._settings.until_idle and await idle.is_reached()
+            if parts.stopping.leave_lost_store():
+                return
+            if is_idle:
+                with parts.troubles.contained("claims", "what is left"):
+                    await idle.log_what_is_left()
                 return
             await claiming.wait()
 
-    async def _stop(self) -> None:
+    async def _end_children(self, error: BaseException) -> None:
+        """Kill everything that runs here, and record it as far as that is still possible."""
+        parts = self._parts
+        if parts.runs:
+            log.error("an internal error ends this node and its %d tasks: %s", len(parts.runs), type(error).__name__)
+        parts.claiming.stop()
+        parts.runs.hold_back()
+        parts.runs.kill(StopReason.SHUTDOWN)
+        parts.workers.kill()
+        await parts.runs.wait(self._pace.kill_wait_seconds)
+        await parts.workers.wait_until_gone(self._pace.kill_wait_seconds)
+
+    async def _stop(self, *, release: bool) -> None:
+        """`release`: the id; nothing of this node is left that others would have to settle."""
         parts = self._parts
         if self._watch is not None:
             await self._watch.stop()
         await parts.duties.stop()
         parts.plugin_scan.close()
         parts.workers.kill()  # there are none, unless an error ends the node
-        try:
-            await parts.claiming.release_all_places()
-            await parts.membership.release()
-        except StoreError as error:
-            log.warning("node id %s could not be released: %s", self._settings.node_id, error)
+        if release:
+            try:
+                await parts.claiming.release_all_places()
+                await parts.membership.release()
+            except StoreError as error:
+                log.warning("node id %s could not be released: %s", self._settings.node_id, error)
+                if isinstance(error, StoreLostError):
+                    parts.stopping.lose_store()
         await parts.store_thread.stop()
         parts.processes.close()
+
+    def _on_callback_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something failed of which no task awaits the result."""
+        error = context.get("exception")
+        what = error if isinstance(error, Exception) else str(context.get("message"))
+        self._parts.troubles.report("event loop", "a callback", what)
 
     async def _register(self, holder: NodeRecord | None) -> None:
         parts = self._parts
         if holder is not None:
             parts.heartbeat.set_drain(holder.requests.get("drain"))  # a restart does not undo it
-        await parts.membership.take_id(parts.heartbeat.document(), holder)
+        await parts.heartbeat.register(holder)
+        self._is_registered = True
         if isinstance(parts.clock, StoreClock):
             moment, at = await parts.store_thread.call(lambda store: (store.now(), self._local_clock.monotonic()))
             parts.clock.adjust(moment, at=at)

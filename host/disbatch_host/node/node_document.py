@@ -6,15 +6,19 @@ Responsible for: the forms. Must not know: when they are written, what follows f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.decide import placement
 from disbatch_host.decide.placement import Load
-from disbatch_host.documents.records import Document, NodeRecord, Queue
+from disbatch_host.documents.changes import PassedOver
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
+from disbatch_host.documents.storable import storable
+from disbatch_host.node.compartment import name_of
 from disbatch_host.plugin.classes import Classes
 
 BROKEN_NAMED_MAX = 20  # broken plugins that a node's document lists
+PASSED_OVER_NAMED_MAX = 20  # reasons for which waiting tasks are passed over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,41 +31,43 @@ class ShownSettings:
     max_total: int | None
 
 
-def living_fields(
-    *,
-    state: str,
-    classes: Classes,
-    queues: Sequence[Queue],
-    load: Load,
-    settings: ShownSettings,
-    pid: int,
-    running: int,
-) -> Document:
-    """The fields that each heartbeat renews. `queues`: those that the node serves."""
+def plugins(classes: Classes) -> Document:
+    """The plugins that it can run, those that it does not run for now, and those that it cannot use."""
     return {
-        "state": state,
         "queuetypes": [
             {
                 "class": name,
-                "version": plugin.manifest.version,
+                "version": storable(plugin.manifest.version),
                 **({} if plugin.manifest.concurrency is None else {"concurrency": plugin.manifest.concurrency}),
             }
             for name, plugin in classes.plugins.items()
         ],
         "broken": [
             {
-                "manifest": str(one.manifest_path),
-                **({} if one.name is None else {"class": one.name}),
-                "reason": "; ".join(map(str, one.faults)),
+                "manifest": storable(one.manifest_path),
+                **({} if one.name is None else {"class": storable(one.name)}),
+                "reason": storable("; ".join(map(str, one.faults))),
             }
             for one in classes.broken[:BROKEN_NAMED_MAX]
         ],
         "set_aside": [
-            {"class": name, "reason": aside.reason, "since": aside.since} for name, aside in classes.set_aside.items()
+            {"class": name, "reason": storable(aside.reason), "since": aside.since}
+            for name, aside in classes.set_aside.items()
         ],
-        "settings": asdict(settings),
-        "heartbeat": {"pid": pid, "running": running, "queues": [_of_queue(queue, load) for queue in queues]},
     }
+
+
+def passed_over(found: Sequence[PassedOver]) -> list[Document]:
+    """The waiting tasks that no node of this program can claim."""
+    return [
+        {"queue": _storable_id(one.queue), "count": one.count, "why": storable(one.why)}
+        for one in found[:PASSED_OVER_NAMED_MAX]
+    ]
+
+
+def heartbeat(*, pid: int, running: int, queues: Sequence[Queue], load: Load) -> Document:
+    """The heartbeat, without its date. `queues`: those that the node serves."""
+    return {"pid": pid, "running": running, "queues": [_of_queue(queue, load) for queue in queues]}
 
 
 def _of_queue(queue: Queue, load: Load) -> Document:
@@ -69,11 +75,16 @@ def _of_queue(queue: Queue, load: Load) -> Document:
     processing = load.running.get(queue.id, 0)
     return {
         "class": queue.class_name,
-        "queue": queue.id,
+        "queue": _storable_id(queue.id),
         "threads": limit,
         "idle": max(0, limit - processing),
         "processing": processing,
     }
+
+
+def _storable_id(queue: QueueId) -> QueueId:
+    """An id that the store can hold inside a document, too: a person may have given a queue any."""
+    return name_of(queue) if isinstance(queue, (bytes, float)) else queue
 
 
 def in_use(node_id: str, record: NodeRecord | None) -> str:
@@ -87,6 +98,16 @@ def in_use(node_id: str, record: NodeRecord | None) -> str:
     return (
         f"node id {node_id!r} is in use by {record.document.get('version', 'a node')} on machine {name or 'unknown'}, "
         f"process {pid or 'unknown'}, last heartbeat {age}; choose another with --node-id, or take it over with --force"
+    )
+
+
+def in_use_by_other_program(node_id: str, record: NodeRecord) -> str:
+    """The message for a node id that is another program's."""
+    version = record.document.get("version")
+    program = f" ({version})" if isinstance(version, str) else ""
+    return (
+        f"node id {node_id!r} is that of a node of another program{program}, whose tasks carry it; choose another with "
+        "--node-id"
     )
 
 

@@ -19,6 +19,9 @@ class Pace:
     """The intervals of one node."""
 
     refresh_seconds: float = 1.0  # between two reads of all queues: den-1.0 calls it the refresh interval
+    # Before a queue is asked again whose `maxtotal` other nodes have used up: nothing announces when one of their tasks
+    # ends, and each question is a trip to the store.
+    limited_seconds: float = 0.05
     gather_seconds: float = 0.001  # for a free place to wait for others, to be filled in the same claim
     shortage_seconds: float = 5.0  # without claims once the machine has no descriptor, process, memory or room left
     # Looks for the tasks of a claim whose answer was lost, one per refresh. A slow server may carry out the claim late;
@@ -26,10 +29,22 @@ class Pace:
     lost_claim_looks: int = 60
 
     due_seconds: float = 1.0  # between two looks for tasks that expire, are cancelled or waited for: people watch this
+    told_at_once_seconds: float = (
+        0.005  # between two such looks after ends that others wait for: many are told together
+    )
+    due_after_change_seconds: float = 0.1  # between two such looks because somebody has written: that may be very often
+    idle_wait_seconds: float = (
+        3600.0  # --until-idle waits for tasks that are due so soon; cron comes back for the others
+    )
     tell_seconds: float = 0.2  # spent in one go on telling followers: heartbeats and claims wait meanwhile
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
+
+    # A culprit (`compartment`) is not tried again for so long: one that still fails costs little, one that somebody has
+    # mended does not wait for long.
+    rest_seconds: float = 30.0
+    task_trouble_seconds: float = 3600.0  # a failed task is shown this long: nothing tries it again
 
     # An old heartbeat is watched this long, and for this many of its own intervals, before its node counts as dead:
     # enough time to renew it if only a clock jumped, or nobody could reach the store.
@@ -37,6 +52,9 @@ class Pace:
     confirm_heartbeats: int = 3
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
     kill_poll_seconds: float = 0.01  # between two checks whether they are gone
+
+    removal_seconds: float = 10.0  # of a stop, for work directories to be removed; the next node here removes the rest
+    lost_store_seconds: float = 10.0  # for a store's file that was moved away to come back, once nothing runs any more
 
     news: NewsPace = NewsPace()  # of each run's output and events, while it runs
     drain_seconds: float = DRAIN_SECONDS  # how long a background child may hold a program's output

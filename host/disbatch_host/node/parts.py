@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disbatch_host.clock import Clock, StoreClock
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import TaskId
 from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import Due
 from disbatch_host.node.duties.heartbeat import Heartbeat
 from disbatch_host.node.duties.lost_runs import LostRuns
@@ -27,12 +30,14 @@ from disbatch_host.node.runs import Runs
 from disbatch_host.node.stopping import Stopping
 from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.node.tally import Tally
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.inline import process_host
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_host.store.contract import Store
 
@@ -74,18 +79,30 @@ class Parts:
         if metrics is not None:
             metrics.watch_store_thread(thread)
         self.membership = Membership(node_id, thread, clock)
-        self.lost_runs = LostRuns(node_id, self.membership.machine, thread, clock, on_settled=self.on_change, pace=pace)
-        health = StoreHealth(self.lost_runs.forget_others)
-        self.runs = runs = Runs(self._run_context(settings), thread, classes, on_report=on_report, metrics=metrics)
-        self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, pace)
-        self.stopping = Stopping(runs, claiming, workers, thread, pace)
+        self.troubles = troubles = Troubles(self.clock, pace)
+        self.lost_runs = LostRuns(
+            node_id, self.membership.machine, thread, clock, troubles, on_settled=self.on_change, pace=pace
+        )
+        health = StoreHealth(self.lost_runs.forget_others, troubles)
+        if metrics is not None:
+            metrics.watch_store_health(health)
+        self._on_report = on_report
+        self.tally = Tally()
+        self.runs = runs = Runs(
+            self._run_context(settings), thread, classes, troubles, pace, on_report=self._report, metrics=metrics
+        )
+        self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, troubles, pace)
+        self.stopping = Stopping(runs, claiming, workers, thread, health, pace)
         self.heartbeat = Heartbeat(
-            settings, self.membership, runs, claiming, classes, self.stopping, health, self.clock, metrics
+            settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
-        due, retention = Due(thread, runs, claiming, pace), Retention(thread, claiming, pace)
-        self.duties = Rounds([self.heartbeat, due, self.lost_runs, self.plugin_scan, retention], health, pace)
-        self.idle = Idle(runs, claiming, thread, health)
+        self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
+        self.duties = Rounds(
+            [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
+            wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
+        )  # fmt: skip
+        self.idle = Idle(runs, claiming, thread, health, troubles, pace)
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
@@ -101,6 +118,17 @@ class Parts:
     def on_change(self) -> None:
         """Something may have changed in the store."""
         self.claiming.on_change()
+        self.due.on_change()
+
+    def _report(self, run: Run, report: RunReport) -> None:
+        """A run has ended, and that is recorded."""
+        self.tally.count(report)
+        self.due.on_end(run.task, report.seconds)
+        if self._on_report is not None:
+            self._on_report(run, report)
+
+    async def _is_deleted(self, task_id: TaskId) -> bool:
+        return not await self.store_thread.call(lambda store: store.count_tasks(TaskFilter(ids=[task_id])))
 
     def _run_context(self, settings: ShownSettings) -> RunContext:
         return RunContext(
@@ -112,5 +140,6 @@ class Parts:
             workers=self.workers,
             trust_seconds=settings.dead_after_seconds / 2,
             news=self._pace.news,
+            is_deleted=self._is_deleted,
             extended_json=self._store.extended_json,
         )

@@ -3,6 +3,8 @@
 Responsible for: starting a run for a claimed task and counting how it went; the load, kept up to date as runs come and
 go; holding back, cancelling, stopping and verifying them. Must not know: which task is claimed next, how a run works.
 
+A task whose run cannot even be made, or not be recorded, is failed (`host_error`) by the smallest change there is.
+
 A run may leave its place before it has ended: as soon as its end is on the way to the store, the next task may be
 claimed.
 """
@@ -14,19 +16,25 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from disbatch_host import errors, logs
 from disbatch_host.decide.placement import Load
-from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Document, QueueId, Task
-from disbatch_host.errors import StoreError
+from disbatch_host.documents import transitions
+from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
+from disbatch_host.documents.records import Document, QueueId, Task, TaskId
+from disbatch_host.documents.storable import storable
+from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
+from disbatch_host.node import end_log
+from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.process.interface import StopReason
-from disbatch_host.run.attempt import Run, RunReport, RunResult
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.worker.process import Worker
-from disbatch_protocol import status as statuses
-from disbatch_protocol.outcome import Outcome
+from disbatch_protocol.outcome import Reason
 
 if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
     from disbatch_host.metrics.counters import Metrics
@@ -57,6 +65,8 @@ class Runs:
         context: RunContext,
         store_thread: StoreThread,
         classes: Classes,
+        troubles: Troubles,
+        pace: Pace,
         *,
         on_report: Callable[[Run, RunReport], None] | None = None,
         metrics: Metrics | None = None,
@@ -65,6 +75,8 @@ class Runs:
         self._node_id = context.site.node_id
         self._store_thread = store_thread
         self._classes = classes
+        self._troubles = troubles
+        self._pace = pace
         self._on_report = on_report
         self._metrics = metrics
         self._listener: PlaceListener | None = None
@@ -76,9 +88,15 @@ class Runs:
         self._max_total: int | None = 0
         self._concurrency_of_class: dict[str, int | None] = {}
         self._is_held_back = False
+        self._failures: set[asyncio.Task[None]] = set()  # of tasks without a run, on their way into the store
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    @property
+    def have_programs(self) -> bool:
+        """Whether a program of any of them may still be running."""
+        return any(run.has_program for run in self._runs)
 
     @property
     def places_taken(self) -> int:
@@ -86,8 +104,8 @@ class Runs:
         return self._places_taken
 
     @property
-    def task_ids(self) -> frozenset[str]:
-        return frozenset(str(run.task.id) for run in self._runs)
+    def task_ids(self) -> frozenset[TaskId]:
+        return frozenset(run.task.id for run in self._runs)
 
     @property
     def load(self) -> Load:
@@ -125,17 +143,24 @@ class Runs:
         worker: Worker | None = None,
     ) -> None:
         """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
-        if self._metrics is not None:
-            self._metrics.observe_claim(task)
-        run = Run(
-            task,
-            plugin,
-            self.context,
-            running=running,
-            worker=worker,
-            asked_at=asked_at,
-            on_place_free=self._on_place_free,
-        )
+        try:
+            if self._metrics is not None:
+                self._metrics.observe_claim(task)
+            run = Run(
+                task,
+                plugin,
+                self.context,
+                running=running,
+                worker=worker,
+                asked_at=asked_at,
+                on_place_free=self._on_place_free,
+            )
+        except Exception as error:
+            if worker is not None:
+                self.context.workers.release(worker)
+            self._report_trouble(task, error)
+            self.fail(task, error)
+            return
         if self._is_held_back or plugin.name in self._classes.set_aside:
             run.hold_back()
         self._places_taken += 1
@@ -145,9 +170,9 @@ class Runs:
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Cancel the runs of these tasks, each as its own request says."""
-        runs = {str(run.task.id): run for run in self._runs} if tasks else {}
+        runs = {run.task.id: run for run in self._runs} if tasks else {}
         for task in tasks:
-            run = runs.get(str(task.id))
+            run = runs.get(task.id)
             if run is not None and run.task.token == task.token and task.cancel is not None:
                 run.cancel(task.cancel)
 
@@ -175,35 +200,73 @@ class Runs:
     async def verify(self) -> None:
         """Stop the runs whose tasks were given to other nodes while this one was silent; otherwise they would find out
         only when they write. Raises StoreError."""
-        runs = {str(run.task.id): run for run in self._runs}
+        runs = {run.task.id: run for run in self._runs}
         if not runs:
             return
         which = TaskFilter(ids=[run.task.id for run in runs.values()])
-        tasks = await self._store_thread.call(lambda store: list(store.find_tasks(which, with_output=False)))
-        found = {str(task.id): task for task in tasks}
+        tasks = await self._store_thread.call(
+            lambda store: list(store.find_tasks(which, with_output=False, with_parameters=False))
+        )
+        found = {task.id: task for task in tasks}
         for task_id, run in runs.items():
             task = found.get(task_id)
             if task is None or task.node != self._node_id or task.token != run.task.token:
-                log.warning("task %s was taken over; its process is stopped", task_id, extra=run.log_ids)
+                fate = "was deleted" if task is None else "was taken over"
+                log.warning("task %s %s; its process is stopped", task_id, fate, extra=run.log_ids)
                 run.stop(StopReason.LOST)
+
+    def fail(self, task: Task, error: Exception) -> None:
+        """Fail a claimed task that has no run. While the store refuses even that, it is tried again now
+        and then."""
+        message = f"this node failed in handling it: {errors.in_words(error)}"
+        if isinstance(error, StoreRefusedError):
+            message = f"the store refused what was to be recorded of it: {error}"
+        key = RunKey(task.id, self._node_id, task.token)
+        change = transitions.host_error_change(task, key, storable(message), now=self.context.clock.now())
+        answer = asyncio.get_running_loop().create_task(self._record_failure(task, change))
+        self._failures.add(answer)
+        answer.add_done_callback(self._failures.discard)
+
+    async def _record_failure(self, task: Task, change: RunChange) -> None:
+        while True:
+            try:
+                await self._store_thread.record(change)
+                return
+            except StoreUnreachableError as error:  # the node is leaving; the task is settled as a lost one
+                log.error("task %s: its run could not be recorded: %s", task.id, error, extra=_ids_of(task))
+                return
+            except Exception as error:
+                self._report_trouble(task, error)
+            await asyncio.sleep(self._pace.rest_seconds)
 
     async def _perform(self, run: Run) -> None:
         try:
             report = await run.perform()
-        except StoreError as error:
+        except StoreUnreachableError as error:
             log.error("task %s: its run could not be recorded: %s", run.task.id, error, extra=run.log_ids)
-        except Exception:
-            # A defect here must not take the other runs down. The task stays Running and is settled as a lost run
-            # when this node starts again; anything else that could be said about it would be a guess.
-            log.exception("task %s: the run failed in the host itself", run.task.id, extra=run.log_ids)
+        except Exception as error:
+            self._report_trouble(run.task, error)
+            self.fail(run.task, error)
         else:
-            self._count_report(run, report)
+            self._count_safely(run, report)
         finally:
             del self._runs[run]
             if run.holds_place:
                 self._leave_place(run)
             if self._listener is not None:
                 self._listener.on_end()
+
+    def _count_safely(self, run: Run, report: RunReport) -> None:
+        """Its end is recorded: nothing that fails in counting it may change that."""
+        try:
+            self._count_report(run, report)
+        except Exception as error:
+            self._troubles.report("the count of runs", run.plugin.name, error)
+
+    def _report_trouble(self, task: Task, error: Exception) -> None:
+        self._troubles.report(
+            "task", task.id, error, extra=_ids_of(task), shown_seconds=self._pace.task_trouble_seconds
+        )
 
     def _on_place_free(self, run: Run) -> None:
         self._leave_place(run)
@@ -216,8 +279,10 @@ class Runs:
         _count_down(self._running_of_class, run.plugin.name)
 
     def _count_report(self, run: Run, report: RunReport) -> None:
+        if report.host_error is not None:
+            self._report_trouble(run.task, report.host_error)
         self._track_start(run, report)
-        _log_end(run, report)
+        end_log.log_end(run, report, self.context.site.host_environment)
         if self._metrics is not None:
             self._metrics.count_end(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
         if self._on_report is not None:
@@ -225,6 +290,8 @@ class Runs:
 
     def _track_start(self, run: Run, report: RunReport) -> None:
         """Record whether its class can be started."""
+        if report.reason is Reason.HOST_ERROR:
+            return  # it says nothing of its class
         if report.result is RunResult.ENDED and report.why_process_lost is None:
             self._classes.forget_failures(run.plugin.name)
         reason = report.why_not_started or report.why_process_lost
@@ -236,29 +303,13 @@ class Runs:
             self._listener.on_shortage(reason)
 
 
+def _ids_of(task: Task) -> dict[str, dict[str, object]]:
+    return logs.ids(task=task.id, queue=task.queue)
+
+
 def _count_down(counts: dict[Key, int], key: Key) -> None:
     left = counts[key] - 1
     if left:
         counts[key] = left
     else:
         del counts[key]
-
-
-def _log_end(run: Run, report: RunReport) -> None:
-    """Log a line for each run that did not simply succeed, and with --log-level debug for all of them."""
-    conclusion = report.conclusion
-    if conclusion is None:
-        return
-    level = logging.DEBUG if conclusion.outcome is Outcome.SUCCESS else logging.INFO
-    if not log.isEnabledFor(level):
-        return
-    log.log(
-        level,
-        "task %s of queue %s: %s (%s), now %s",
-        run.task.id,
-        run.task.queue,
-        conclusion.outcome,
-        report.how,
-        statuses.name(conclusion.status),
-        extra=run.log_ids,
-    )

@@ -7,18 +7,22 @@ they are run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from disbatch_host import errors
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey
-from disbatch_host.documents.records import Document, Task, TaskId
+from disbatch_host.documents.records import Document, Queue, QueueId, Task, TaskId
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.run import starting
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_host.run.worker.process import Worker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,18 @@ class Starts:
         self._idle: dict[str, list[Worker]] = {}  # by class; the one that was busy last at the end
         self.started: dict[TaskId, Started] = {}
 
+    def on_claim(self, task: Task, queues: Mapping[QueueId, Queue]) -> RunChange | None:
+        """See `Store.claim`; `queues`: those that it claims from. Never raises: a task at which this fails is claimed
+        plainly, and its run, which meets the same, says so in the task."""
+        try:
+            return self.start_with_claim(task, queues[task.queue].class_name)
+        except Exception as error:
+            log.debug("a task cannot become Running with its claim: %s", errors.in_words(error))
+            return None
+
     def start_with_claim(self, task: Task, class_name: str) -> RunChange | None:
-        """See `Store.claim`, which may ask twice for a task."""
+        """The change that makes a task Running with its claim; None if something has to be prepared first. A store may
+        ask twice for a task."""
         plugin = self._plugins.get(class_name)
         if plugin is None:
             return None

@@ -13,6 +13,7 @@ from disbatch_host.errors import ExitCode, StoreError
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
+from disbatch_host.node.store_health import StoreHealth
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process.interface import StopReason
 from disbatch_host.run.worker.pool import WorkerPool
@@ -37,6 +38,7 @@ class Stopping:
         claiming: Claiming,
         workers: WorkerPool,
         store_thread: StoreThread,
+        health: StoreHealth,
         pace: Pace,
     ) -> None:
         self.grace_seconds: float | None = (
@@ -47,6 +49,7 @@ class Stopping:
         self._claiming = claiming
         self._workers = workers
         self._store_thread = store_thread
+        self._health = health
         self._pace = pace
         self._requests = 0
 
@@ -71,6 +74,16 @@ class Stopping:
         self._runs.stop(StopReason.LOST)
         self.request()
 
+    def leave_lost_store(self) -> bool:
+        """Whether the node has to end because the file of its store is gone, has not come back in time, and no program
+        is left whose end could still be recorded if it did. Then nothing more is claimed."""
+        lost_seconds = self._health.lost_seconds
+        if lost_seconds is None or lost_seconds < self._pace.lost_store_seconds or self._runs.have_programs:
+            return False
+        log.error("this node ends, since its store is lost: %s", self._health.loss)
+        self._claiming.stop()
+        return True
+
     async def finish_runs(self) -> None:
         """Wait until no run is left; or, after the third request, until the remaining ends cannot be recorded."""
         self._claiming.stop()
@@ -82,10 +95,17 @@ class Stopping:
             await self._runs.wait(self._pace.refresh_seconds)
             with contextlib.suppress(StoreError):  # only other nodes wait for it, and the next turn tries again
                 await self._claiming.release_places()
-            if self._requests >= _KILL and self._store_thread.is_away:
+            is_lost = self._health.loss is not None and not self._runs.have_programs
+            if is_lost or (self._requests >= _KILL and self._store_thread.is_away):
+                what = "lost" if is_lost else "away"
                 log.error(
-                    "the store is away: %d tasks are left as they are, until this node starts again", len(self._runs)
-                )
-                self.exit_code = ExitCode.STORE
+                    "the store is %s: %d tasks are left as they are, until this node starts again",
+                    what, len(self._runs),
+                )  # fmt: skip
                 self._store_thread.give_up()
+                self.exit_code = ExitCode.STORE
                 return
+
+    def lose_store(self) -> None:
+        """The last writes of the node found that the file of its store is gone."""
+        self.exit_code = ExitCode.STORE

@@ -11,7 +11,9 @@ Rules:
 4. A change is never dropped: while the store cannot be reached it is tried again until it is written, or the store
    itself refuses it, or the node gives up at the end of its stop. Calls are not tried again: they fail, and the caller
    decides.
-5. The memory that waits is bounded: before a large record a run awaits `wait_for_budget`, and keeps it on disk until
+5. If the thread itself fails, everything that waits for it fails as well, and `check` raises what has happened: the
+   node ends by it.
+6. The memory that waits is bounded: before a large record a run awaits `wait_for_budget`, and keeps it on disk until
    then.
 """
 
@@ -26,12 +28,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from disbatch_host import errors
 from disbatch_host.documents.changes import OutputChunk, Place, RunChange, RunKey
-from disbatch_host.errors import StoreError, StoreUnreachableError, StoreUnwritableError
+from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError, StoreUnwritableError
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.store_items import (
+    Call,
+    Record,
+    answers_of,
+    freed_late,
+    set_exception,
+    set_results,
+    take_batch,
+    take_in,
+    text_size,
+)
 from disbatch_host.node.write_budget import WriteBudget
 from disbatch_host.store.contract import Store
 
@@ -39,29 +52,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
-_BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
 _KEPT_BYTES_MAX = 32 * 2**20  # of all large records in memory: two batches, so that the thread never waits for the next
+_THREAD_FAILED = "the thread of the store has failed"
 _LARGE_BYTES = 2**16  # smaller records need no budget; each run has one at most
-
-
-@dataclass(slots=True, eq=False)
-class _Record:
-    change: RunChange | None
-    chunks: Sequence[OutputChunk]
-    frees: Place | None
-    answer: asyncio.Future[bool]
-
-    @property
-    def size(self) -> int:
-        return sum(len(chunk.data) for chunk in self.chunks)
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    function: Callable[[Store, Sequence[Place]], Any]
-    answer: asyncio.Future[Any] = field(repr=False)
-    after: int  # not before this many records have their answers
 
 
 class StoreThread:
@@ -83,9 +76,9 @@ class StoreThread:
         self._pace = pace
         self._can_tell = on_change is not None
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[_Record | _Call | None] = queue.SimpleQueue()  # None: wake up
-        self._records: deque[_Record] = deque()  # taken out of the inbox, not yet written
-        self._calls: deque[_Call] = deque()
+        self._inbox: queue.SimpleQueue[Record | Call | None] = queue.SimpleQueue()  # None: wake up
+        self._records: deque[Record] = deque()  # taken out of the inbox, not yet written
+        self._calls: deque[Call] = deque()
         self._recorded = 0  # how many records have been handed in, ever
         self._answered = 0  # how many of them have their answer
         self._last_turn = 0.0
@@ -94,6 +87,10 @@ class StoreThread:
         self._is_stopping = False
         self._give_up = False
         self.is_away = False  # the store could not be reached at the last attempt
+        self._batch: Sequence[Record] = ()  # the records and calls in work, to be failed if the thread itself fails
+        self._calls_in_work: Sequence[Call] = ()
+        self._last_refusal = ""  # as it was said
+        self._ended_by: BaseException | None = None  # what nobody expected, of the thread itself
         self._write_budget = WriteBudget(_KEPT_BYTES_MAX)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
 
@@ -111,8 +108,8 @@ class StoreThread:
         """Write a change and the pieces before it. The future is True once that is durable, False if the change was
         refused (somebody else owns the task now), or raises StoreError if the store will never take it. `frees`: the
         place that is free once that is written; see `call_after_records`."""
-        record = _Record(change, chunks, frees, self._loop.create_future())
-        size = record.size + _text_size(change)
+        record = Record(change, chunks, frees, self._loop.create_future())
+        size = record.size + text_size(change)
         if size >= _LARGE_BYTES:
             self._write_budget.take(size, record.answer)
         self._recorded += 1
@@ -125,17 +122,22 @@ class StoreThread:
 
     def call(self, function: Callable[[Store], Result]) -> asyncio.Future[Result]:
         """Call something with the store, with the next batch. The future raises what the call raises."""
-        return self._submit(_Call(lambda store, _: function(store), self._loop.create_future(), 0))
+        return self._submit(Call(lambda store, _: function(store), self._loop.create_future(), 0))
 
     def call_after_records(self, function: Callable[[Store, Sequence[Place]], Result]) -> asyncio.Future[Result]:
         """Call something once everything recorded before is written, and not at all if that is not possible now. It is
         given the places freed by records that were made later and are written before it all the same."""
-        return self._submit(_Call(function, self._loop.create_future(), self._recorded))
+        return self._submit(Call(function, self._loop.create_future(), self._recorded))
 
     def expect_call(self, within_seconds: float) -> None:
         """A call after records is about to come: records made before wait for it this long, since both together are
         one commit."""
         self._expected_until = time.monotonic() + within_seconds
+
+    def check(self) -> None:
+        """Raises whatever has ended the thread before it was stopped."""
+        if self._ended_by is not None:
+            raise self._ended_by
 
     def hurry(self) -> None:
         """The node will exit soon: do not wait for the next attempt to reach the store."""
@@ -153,33 +155,50 @@ class StoreThread:
         if self._thread.is_alive():
             await self._loop.run_in_executor(None, self._thread.join)
 
-    def _submit(self, item: _Record | _Call) -> asyncio.Future[Any]:
+    def _submit(self, item: Record | Call) -> asyncio.Future[Any]:
         if self._is_stopping:
             item.answer.set_exception(StoreUnreachableError("the store is closed: the node has stopped"))
+        elif self._ended_by is not None:
+            item.answer.set_exception(StoreUnreachableError(_THREAD_FAILED))
         else:
             self._inbox.put(item)
         return item.answer
 
     def _work(self) -> None:
+        try:
+            self._take_turns()
+        except BaseException as error:
+            self._ended_by = error
+            self._post(self._fail_everything)
+
+    def _fail_everything(self) -> None:
+        """In the event loop, where items are handed in: none is missed."""
+        take_in(self._inbox, self._records, self._calls, wait=False)
+        items: list[Record | Call] = [*self._batch, *self._calls_in_work, *self._records, *self._calls]
+        set_exception([item.answer for item in items], StoreUnreachableError(_THREAD_FAILED))
+
+    def _take_turns(self) -> None:
         pause_seconds = self._pace.first_retry_seconds
         while True:
             # The mark that `stop` puts into the inbox may have been taken out during a pause: then nothing more will
             # come.
             timeout = self._pace.watch_seconds if self._can_tell else None
-            self._take_in(wait=not (self._records or self._is_stopping), timeout=timeout)
+            take_in(
+                self._inbox, self._records, self._calls, wait=not (self._records or self._is_stopping), timeout=timeout
+            )
             self._look_for_changes()
             if not self._records and not self._calls:
                 if self._is_stopping:
                     return
                 continue
             self._gather()
-            batch = self._take_batch()
+            self._batch = batch = take_batch(self._records)
             began = time.monotonic()
             is_written = not batch or self._write_with_calls(batch) or self._write(batch)
             if batch and is_written and self._on_written is not None:
                 self._on_written(time.monotonic() - began)
-            calls = self._take_calls_due(len(batch) if is_written else 0)
-            freed = [self._freed_late(call, batch) if is_written else () for call in calls]
+            self._calls_in_work = calls = self._take_calls_due(len(batch) if is_written else 0)
+            freed = [freed_late(call, batch, self._answered) if is_written else () for call in calls]
             if is_written:
                 self._answered += len(batch)
             self._carry_out(calls, freed, is_away=not is_written)
@@ -197,19 +216,7 @@ class StoreThread:
                 self._records.extendleft(reversed(batch))
                 self._pause(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, self._pace.last_retry_seconds)
-
-    def _take_in(self, *, wait: bool, timeout: float | None = None) -> None:
-        """Take everything out of the inbox; if it is empty and `wait`, wait for the first item."""
-        try:
-            item = self._inbox.get(wait, timeout)
-            while True:
-                if isinstance(item, _Record):
-                    self._records.append(item)
-                elif item is not None:
-                    self._calls.append(item)
-                item = self._inbox.get_nowait()
-        except queue.Empty:
-            pass
+            self._batch = self._calls_in_work = ()
 
     def _look_for_changes(self) -> None:
         if self._can_tell and self._on_change is not None:
@@ -217,7 +224,10 @@ class StoreThread:
             if now - self._last_look < self._pace.watch_seconds / 2:
                 return
             self._last_look = now
-            has_changed = self._store.written_by_others()
+            try:
+                has_changed = self._store.written_by_others()
+            except Exception:  # the queues are read once a second anyway
+                has_changed = None
             self._can_tell = has_changed is not None
             if has_changed:
                 self._post(self._on_change)
@@ -228,15 +238,15 @@ class StoreThread:
         left = self._last_turn + self._pace.turn_seconds - time.monotonic()
         if left > 0:
             time.sleep(left)
-            self._take_in(wait=False)
+            take_in(self._inbox, self._records, self._calls, wait=False)
         until = self._expected_until  # read once: a steady stream of new ends must not put it off for ever
         while not self._calls and (left := until - time.monotonic()) > 0:
-            self._take_in(wait=True, timeout=left)
+            take_in(self._inbox, self._records, self._calls, wait=True, timeout=left)
         self._last_turn = time.monotonic()
         if self._calls:
             self._expected_until = 0.0
 
-    def _take_calls_due(self, written: int = 0) -> list[_Call]:
+    def _take_calls_due(self, written: int = 0) -> list[Call]:
         """The calls that may be carried out once `written` more records are."""
         answered = self._answered + written
         due = [call for call in self._calls if call.after <= answered]
@@ -250,49 +260,36 @@ class StoreThread:
         while not self._give_up and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 item = self._inbox.get(timeout=left)
-                if isinstance(item, _Record):
+                if isinstance(item, Record):
                     self._records.append(item)
                 elif item is not None:
                     self._calls.append(item)
                     return
 
-    def _take_batch(self) -> list[_Record]:
-        batch: list[_Record] = []
-        size = 0
-        while self._records and len(batch) < _BATCH_MAX and size < _BATCH_CHUNK_BYTES_MAX:
-            record = self._records.popleft()
-            size += record.size
-            batch.append(record)
-        return batch
-
-    def _freed_late(self, call: _Call, batch: Sequence[_Record]) -> list[Place]:
-        """The places that this batch frees by records made after the call."""
-        late = batch[max(0, call.after - self._answered) :]
-        return [record.frees for record in late if record.frees is not None]
-
-    def _write_with_calls(self, batch: list[_Record]) -> bool:
+    def _write_with_calls(self, batch: list[Record]) -> bool:
         """Write a batch, and carry out the calls that wait for it, as one commit if the store can do that. False if
         that was not possible: then they must be done one after the other, which finds out why."""
         calls = self._take_calls_due(len(batch)) if any(call.after for call in self._calls) else []
         if not calls:
             return False
+        self._calls_in_work = calls
         try:
             with self._store.together():
                 refused = self._commit(batch)
-                results = [call.function(self._store, self._freed_late(call, batch)) for call in calls]
+                results = [call.function(self._store, freed_late(call, batch, self._answered)) for call in calls]
         except Exception as error:  # whatever it is, it comes again where its cause can be seen
-            log.debug("a batch was not written together with its calls: %s", error)
+            log.debug("a batch was not written together with its calls: %s", errors.in_words(error))
             self._calls.extendleft(reversed(calls))
             return False
-        answers = [*_answers(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
-        self._post(functools.partial(_set_results, answers))
+        answers = [*answers_of(batch, refused), *zip([call.answer for call in calls], results, strict=True)]
+        self._post(functools.partial(set_results, answers))
         self._mark_present()
         return True
 
-    def _write(self, batch: list[_Record]) -> bool:
+    def _write(self, batch: list[Record]) -> bool:
         """Returns whether every record of the batch has its answer; False: the store is away, and none has one."""
         try:
-            self._post(functools.partial(_set_results, _answers(batch, self._commit(batch))))
+            self._post(functools.partial(set_results, answers_of(batch, self._commit(batch))))
         except StoreUnreachableError as error:
             if not self.is_away:
                 what = "cannot be written" if isinstance(error, StoreUnwritableError) else "is away"
@@ -300,13 +297,22 @@ class StoreThread:
             self.is_away = True
             return False
         except StoreError as error:
-            if len(batch) > 1:  # find the one that the store refuses; the others are fine
-                return all(self._write([record]) for record in batch)
-            log.error("the store refuses a change: %s", error)
-            self._fail_records(batch, error)
+            return self._write_in_halves(batch, error)
         except Exception as error:  # a defect: the run must be told, and the thread must go on for the others
-            log.exception("a change could not be written")
-            self._fail_records(batch, StoreError(f"unexpected {type(error).__name__}: {error}"))
+            found = StoreRefusedError(f"a change could not be written: {errors.in_words(error)}")
+            return self._write_in_halves(batch, found)
+        self._mark_present()
+        return True
+
+    def _write_in_halves(self, batch: list[Record], error: StoreError) -> bool:
+        """Find the record that the store refuses; the others are fine."""
+        half = len(batch) // 2
+        if half:
+            return self._write(batch[:half]) and self._write(batch[half:])
+        if str(error) != self._last_refusal:
+            self._last_refusal = str(error)
+            log.error("the store refuses a change: %s", error)
+        self._fail_records(batch, error)
         self._mark_present()
         return True
 
@@ -315,12 +321,12 @@ class StoreThread:
             log.warning("the store is back")
         self.is_away = False
 
-    def _commit(self, batch: list[_Record]) -> Set[RunKey]:
+    def _commit(self, batch: list[Record]) -> Set[RunKey]:
         """Write a batch; returns the changes that were refused."""
         changes = [record.change for record in batch if record.change is not None]
         return self._store.commit(changes, [chunk for record in batch for chunk in record.chunks])
 
-    def _carry_out(self, calls: Sequence[_Call], freed: Sequence[Sequence[Place]], *, is_away: bool) -> None:
+    def _carry_out(self, calls: Sequence[Call], freed: Sequence[Sequence[Place]], *, is_away: bool) -> None:
         """Carry out these calls; `freed`: the places that each of them is given."""
         for number, call in enumerate(calls):
             try:
@@ -329,44 +335,23 @@ class StoreThread:
                 result = call.function(self._store, freed[number])
             except StoreUnreachableError as error:
                 # The others would find out the same, each after seconds of waiting.
-                self._post(functools.partial(_set_exception, [one.answer for one in calls[number:]], error))
+                self._post(functools.partial(set_exception, [one.answer for one in calls[number:]], error))
                 return
             except Exception as error:
-                self._post(functools.partial(_set_exception, [call.answer], error))
+                self._post(functools.partial(set_exception, [call.answer], error))
             else:
-                self._post(functools.partial(_set_results, [(call.answer, result)]))
+                self._post(functools.partial(set_results, [(call.answer, result)]))
 
-    def _fail_records(self, records: Iterable[_Record], error: StoreError) -> None:
+    def _fail_records(self, records: Iterable[Record], error: StoreError) -> None:
         for record in records:
             record.frees = None  # its run is still in the store
         self._fail(records, error)
 
-    def _fail(self, items: Iterable[_Record | _Call], error: StoreError) -> None:
-        self._post(functools.partial(_set_exception, [item.answer for item in items], error))
+    def _fail(self, items: Iterable[Record | Call], error: StoreError) -> None:
+        self._post(functools.partial(set_exception, [item.answer for item in items], error))
 
     def _post(self, callback: Callable[[], Any]) -> None:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             log.debug("an answer of the store came after the event loop was closed")
-
-
-def _answers(batch: Sequence[_Record], refused: Set[RunKey]) -> list[tuple[asyncio.Future[Any], Any]]:
-    return [(record.answer, record.change is None or record.change.key not in refused) for record in batch]
-
-
-def _text_size(change: RunChange | None) -> int:
-    """About how many bytes a change holds: everything else in it is small, or bounded by the run."""
-    return 0 if change is None else sum([len(value) for value in change.set.values() if isinstance(value, str)])
-
-
-def _set_results(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for answer, result in answers:
-        if not answer.done():  # cancelled while it waited
-            answer.set_result(result)
-
-
-def _set_exception(answers: Sequence[asyncio.Future[Any]], error: Exception) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)

@@ -33,7 +33,12 @@ class WatchThread:
 
     def _work(self) -> None:
         while not self._is_stopping.is_set():
-            if self._watcher.wait(self._pace.watcher_seconds) and not self._is_stopping.is_set():
+            try:
+                has_changed = self._watcher.wait(self._pace.watcher_seconds)
+            except Exception:  # the queues are read once a second anyway
+                self._is_stopping.wait(self._pace.watcher_seconds)
+                continue
+            if has_changed and not self._is_stopping.is_set():
                 try:
                     self._loop.call_soon_threadsafe(self._wake)
                 except RuntimeError:

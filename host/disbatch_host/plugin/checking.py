@@ -56,6 +56,14 @@ class Examined:
     secrets: tuple[str, ...] = ()  # JSON pointers
     took_too_long: bool = False  # or could not be made: the only fault says so, and follows "its parameters"
 
+    @property
+    def in_words(self) -> str:
+        """Why a task with them is not started."""
+        text = "; ".join(map(str, self.faults))
+        if self.took_too_long:
+            return f"its parameters {text}"
+        return f"the parameters do not fit the plugin, so it was not started: {text}"
+
 
 _NOTHING = Examined()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from disbatch_protocol.faults import Fault, Severity
@@ -29,8 +29,8 @@ _NEEDS: Mapping[str, tuple[int, str]] = {
 }
 
 
-def hints(manifest: Manifest, program: Path, directory: Path, variables: Mapping[str, str]) -> Iterator[Fault]:
-    """All of them. `variables`: the environment that the plugin gets, without its task's."""
+def hints(manifest: Manifest, program: Path, directory: Path, variables: Collection[str]) -> Iterator[Fault]:
+    """All of them. `variables`: the names of those that an author may have in mind."""
     yield from _argument_hints(manifest, program, directory)
     yield from _variable_hints(manifest, variables)
     yield from _memory_hints(manifest, program, directory)
@@ -64,7 +64,7 @@ def _script_at(words: list[str], program: Path) -> int | None:
     return 1 if words[1].endswith(_SCRIPT_ENDINGS) or "/" in words[1] else None
 
 
-def _variable_hints(manifest: Manifest, variables: Mapping[str, str]) -> Iterator[Fault]:
+def _variable_hints(manifest: Manifest, variables: Collection[str]) -> Iterator[Fault]:
     for name, value in manifest.env.items():
         for match in _VARIABLE.finditer(value):
             meant = match[1] or match[2]

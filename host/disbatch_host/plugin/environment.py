@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import pwd
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from disbatch_host.plugin.accounts import Accounts
 from disbatch_protocol import PROTOCOL_VERSION
 from disbatch_protocol.manifest import Manifest
 
@@ -38,16 +38,19 @@ def search_path(host: Mapping[str, str]) -> str:
     return host.get("PATH") or _DEFAULT_PATH
 
 
-def base_environment(manifest: Manifest, host: Mapping[str, str], *, user: str | None = None) -> dict[str, str]:
+def base_environment(
+    manifest: Manifest, host: Mapping[str, str], accounts: Accounts, *, user: str | None = None
+) -> dict[str, str]:
     """The part that all runs of a plugin share: the host's variables that are passed on, then `env_pass`, then `env`.
 
-    `user` is the account that the run changes to: HOME, USER, LOGNAME and SHELL are then that account's.
+    `user` is the account that the run changes to: HOME, USER, LOGNAME and SHELL are then that account's. Raises
+    KeyError if the machine does not know it.
     """
     environment = {
         name: value for name, value in host.items() if name in _HANDED_ON or name.startswith(_HANDED_ON_PREFIX)
     }
     environment["PATH"] = search_path(host)
-    account = _account(user)
+    account = accounts.entry(user) if user is not None else accounts.own_entry()
     if account is not None:
         own = {
             "HOME": account.pw_dir,
@@ -97,10 +100,3 @@ def task_environment(*, task_id: str, queue: str, attempt: int, deadline: float 
     if deadline is not None:
         environment["DISBATCH_DEADLINE"] = str(int(deadline))
     return environment
-
-
-def _account(user: str | None) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(user) if user is not None else pwd.getpwuid(os.geteuid())
-    except KeyError:  # a container's user without an entry: it then has only the host's own variables
-        return None

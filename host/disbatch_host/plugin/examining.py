@@ -144,7 +144,7 @@ def _judged(directory: Path, manifest: Manifest, found: Sequence[Fault], watched
         *faults.limit_faults(manifest),
     ]
     if program is not None and not any(fault.severity is Severity.ERROR for fault in every):
-        every += command_hints.hints(manifest, program, directory, environment.base_environment(manifest, host))
+        every += command_hints.hints(manifest, program, directory, {*host, *manifest.env})
     return Judgment(faults=every, directory=directory, manifest=manifest, program=program)
 
 

@@ -116,6 +116,9 @@ def file_faults(path: Path, directory: Path, pointer: str, what: str) -> Iterato
         yield no_file_fault(what, real, pointer)
         return
     yield from writable_faults(real, pointer, what)
+    between = real.parents[: len(real.relative_to(directory).parts) - 1]  # the directory itself is looked at once
+    for one in between:
+        yield from writable_faults(one, pointer, f"the directory of {what}")
 
 
 _KINDS: Mapping[int, str] = {

@@ -1,26 +1,23 @@
 """The start of a plugin's program: its command, environment, directory, limits and account, in both modes.
 
-Responsible for: everything that is decided before the process exists, and removing the work directory afterwards. Must
-not know: how anything is started (`process`), what the process does, how a run ends.
+Responsible for: everything that is decided before the process exists. Must not know: how anything is started
+(`process`), what the process does, how a run ends, how a work directory is removed (`work_directories`).
 """
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
 import resource
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from disbatch_host.clock import Clock
 from disbatch_host.plugin import environment
+from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.process.interface import Account, Deadlines, Environment, Program, StartError
+from disbatch_host.plugin.work_directories import WorkDirectories, text_of
+from disbatch_host.process.interface import Deadlines, Environment, Program, StartError
 from disbatch_protocol.manifest import Limits, Manifest
 
 
@@ -31,8 +28,13 @@ class ProgramSite:
     node_id: str
     local_clock: Clock  # this machine's: a plugin compares its deadline with it
     host_environment: Mapping[str, str] = field(repr=False)
-    temporary_directory: Path  # for work directories and spools
+    temporary_directory: Path  # for spools, and for work directories
+    work_directories: WorkDirectories = field(init=False, repr=False)
+    accounts: Accounts = field(default_factory=Accounts, repr=False)
     shared: WeakKeyDictionary[Plugin, Shared] = field(default_factory=WeakKeyDictionary, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "work_directories", WorkDirectories(self.temporary_directory))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,12 @@ class PreparedProgram:
     program: Program
     variables: Mapping[str, str] = field(repr=False)  # besides the program's own
     work_directory: Path | None
+    work_directories: WorkDirectories = field(repr=False)
 
-    def remove_work_directory(self) -> None:
-        """Doing it twice is fine."""
+    def remove_work_directory(self, on_left: Callable[[str], None] | None = None) -> None:
+        """Have it removed, if there is one; see `WorkDirectories.remove`. Doing it twice is fine."""
         if self.work_directory is not None:
-            shutil.rmtree(self.work_directory, ignore_errors=True)
+            self.work_directories.remove(self.work_directory, on_left)
 
 
 def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[str, str]) -> PreparedProgram:
@@ -68,24 +71,22 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
     work_directory = None
     try:
         # Before the shared part is made: with an account that is unknown now, its environment would stay wrong.
-        account = account_of(manifest)
+        account = None if manifest.run_as is None else site.accounts.account(manifest.run_as)
         program = shared_of(plugin, site).program
         if account is not None:  # looked up each time: the machine's users may change
             program = replace(program, account=account)
         if manifest.cwd == "work":
-            work_directory = Path(tempfile.mkdtemp(prefix=f"disbatch-{name}-", dir=site.temporary_directory))
-            if account is not None:
-                os.chown(work_directory, account.uid, account.gid)
+            work_directory = site.work_directories.make(name, account)
     except OSError as error:
-        if work_directory is not None:
-            shutil.rmtree(work_directory, ignore_errors=True)
-        where = site.temporary_directory
-        message = f"cannot be given a work directory in {where}: {error.strerror}"
+        message = f"cannot be given a work directory in {text_of(site.temporary_directory)}: {error.strerror}"
         raise StartError(message, errno=error.errno) from error
     except KeyError as error:
         raise StartError(f"cannot be started as the user that it names: {error.args[0]}") from error
     return PreparedProgram(
-        program=program, variables=with_work_directory(variables, work_directory), work_directory=work_directory
+        program=program,
+        variables=with_work_directory(variables, work_directory),
+        work_directory=work_directory,
+        work_directories=site.work_directories,
     )
 
 
@@ -105,7 +106,7 @@ def shared_of(plugin: Plugin, site: ProgramSite) -> Shared:
 def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
     manifest = plugin.manifest
     user = manifest.run_as.user if manifest.run_as else None
-    base = environment.base_environment(manifest, site.host_environment, user=user)
+    base = environment.base_environment(manifest, site.host_environment, site.accounts, user=user)
     own = environment.plugin_environment(base, manifest=manifest, directory=plugin.directory, node=site.node_id)
     return Shared(
         program=Program(
@@ -113,6 +114,7 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
             directory=plugin.directory,
             environment=Environment.of(own),
             limits=rlimits(manifest.limits),
+            umask=manifest.umask,
         ),
         deadlines=_deadlines(manifest, with_time_limits=True),
         idle_deadlines=_deadlines(manifest, with_time_limits=False),
@@ -145,12 +147,3 @@ def rlimits(limits: Limits) -> dict[int, int]:
         resource.RLIMIT_FSIZE: limits.file_size_bytes,
     }
     return {limit: value for limit, value in values.items() if value is not None}
-
-
-def account_of(manifest: Manifest) -> Account | None:
-    """The user, group and further groups of `run_as`. Raises KeyError if the machine does not know them."""
-    if manifest.run_as is None:
-        return None
-    entry = pwd.getpwnam(manifest.run_as.user)
-    gid = grp.getgrnam(manifest.run_as.group).gr_gid if manifest.run_as.group is not None else entry.pw_gid
-    return Account(uid=entry.pw_uid, gid=gid, groups=tuple(os.getgrouplist(entry.pw_name, gid)))

@@ -89,14 +89,15 @@ class Child:
         """Start the program. Raises StartError, with nothing left open, if that is impossible."""
         async with self._spawner.turn:
             try:
-                host_side, child_side = open_pipes(self._start.program.account)
+                host_side, child_side = open_pipes(self._start.program.account, has_stdin=self._start.stdin is not None)
             except OSError as error:
                 raise StartError(f"cannot make pipes for it: {error.strerror}", errno=error.errno) from error
             try:
                 self.pid = await self._spawner.spawn(self._start, child_side)
             except BaseException:
                 for descriptor in host_side:
-                    os.close(descriptor)
+                    if descriptor >= 0:
+                        os.close(descriptor)
                 raise
         self._stdin = StdinPipe(host_side[0], self._poller)
         self._outputs = tuple([OutputPipe(*one) for one in zip(Stream, host_side[1:], strict=True)])
@@ -105,7 +106,7 @@ class Child:
             self._poller.watch_readable(pipe.descriptor, functools.partial(self._on_readable, pipe))
         self._watch_leader()
         self.limit(self._deadlines)
-        self._stdin.write(self._start.stdin, close=not self._start.keeps_stdin_open)
+        self._stdin.write(self._start.stdin or b"", close=not self._start.keeps_stdin_open)
         if self._killed:
             self._signal_group(signal.SIGKILL)
         elif self._stopped is not None:
@@ -132,6 +133,10 @@ class Child:
     @property
     def unacknowledged(self) -> Mapping[Stream, int]:
         return {pipe.stream: left for pipe in self._outputs if (left := pipe.offset - pipe.acknowledged)}
+
+    @property
+    def stdin_left_bytes(self) -> int:
+        return 0 if self._stdin is None else self._stdin.unread_bytes
 
     def limit(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -265,11 +270,16 @@ class Child:
         """Learn of the end of the first process: from a pidfd, or where there is none by looking now and then. It runs
         already, so a lack of descriptors must not lose it."""
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd = self.open_pidfd(self.pid)
         except OSError:
             self._look_at_leader()
         else:
             self._poller.watch_readable(self._pidfd, self._on_leader_end)
+
+    @staticmethod
+    def open_pidfd(pid: int) -> int:
+        """Raises OSError where the machine is short of descriptors, or its kernel has none."""
+        return os.pidfd_open(pid)
 
     def _look_at_leader(self) -> None:
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

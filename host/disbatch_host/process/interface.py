@@ -13,7 +13,7 @@ The verbs are messages to and from a process host that may be another program:
     ProcessListener.ended   ←  how it ended
     Process.acknowledge     →  the store has these streams up to these offsets
     Process.forget          →  the store has the end
-    Process.write, close_stdin, hand_over, limit, stop, kill, usage
+    Process.write, close_stdin, stdin_left_bytes, hand_over, limit, stop, kill, usage
 
 Rules:
 1. A run is a number, which only rises during the life of a process host. The note of the run tells what the number
@@ -161,6 +161,7 @@ class Program:
     environment: Environment = field(repr=False)
     limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
     account: Account | None = None
+    umask: int = 0o022  # file mode mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,7 @@ class Start:
     work_directory: Path | None = None  # instead of the program's directory
     deadlines: Deadlines = field(default_factory=Deadlines)  # until `Process.limit` or `hand_over` sets others
     note: bytes = b""  # rule 1
-    stdin: bytes = field(default=b"", repr=False)  # the input that it gets at once
+    stdin: bytes | None = field(default=b"", repr=False)  # the input that it gets at once; None: /dev/null is its stdin
     keeps_stdin_open: bool = False  # more will come; else its stdin ends after that
 
     @property
@@ -234,6 +235,11 @@ class Process(Protocol):
     @property
     def unacknowledged(self) -> Mapping[Stream, int]:
         """How many bytes of each stream were reported and not acknowledged; without the streams that have none."""
+
+    @property
+    def stdin_left_bytes(self) -> int:
+        """How many of the bytes for its stdin it has not read by now, or had not when it ended; 0 once this host has
+        written all and closed it."""
 
     def write(self, data: bytes) -> None:
         """Write to its stdin as fast as it reads. Returns at once."""

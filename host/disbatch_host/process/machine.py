@@ -6,6 +6,7 @@ stores, single processes.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,8 @@ class Machine:
             boot_id = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         except OSError:  # hidden from a container; then only the name tells machines apart
             boot_id = ""
-        return cls(socket.gethostname(), boot_id)
+        name = os.fsencode(socket.gethostname()).decode("utf-8", "backslashreplace")  # it goes into documents
+        return cls(name, boot_id)
 
     @cached_property
     def document(self) -> dict[str, str]:

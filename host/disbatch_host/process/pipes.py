@@ -22,7 +22,7 @@ BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger
 
 
 class StdinPipe:
-    """This host's end of a program's stdin."""
+    """This host's end of a program's stdin; nothing is written if the descriptor is below 0."""
 
     def __init__(self, descriptor: int, poller: Poller) -> None:
         self._descriptor = descriptor
@@ -51,6 +51,11 @@ class StdinPipe:
         if self._descriptor >= 0 and self._to_write and not self._is_watched:
             self._is_watched = True
             self._poller.watch_writable(self._descriptor, self._on_writable)
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes the program has not read by now; once it has ended or closed its stdin, `left_bytes`."""
+        return self.left_bytes if self._descriptor < 0 else _unread(self._descriptor) + len(self._to_write)
 
     def end(self) -> None:
         """The program ended."""
@@ -122,11 +127,17 @@ class OutputPipe:
         self.descriptor = -1
 
 
-def open_pipes(account: Account | None) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """Pipes for 0 to 3: this host's ends (never blocking) and those of the child, which will run as `account`."""
+def open_pipes(
+    account: Account | None, *, has_stdin: bool = True
+) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """Pipes for 0 to 3: this host's ends (never blocking) and those of the child, which will run as `account`. Without
+    `has_stdin`, 0 is /dev/null, and this host's end of it is -1."""
     opened: list[int] = []
     try:
         for number in range(4):
+            if number == 0 and not has_stdin:
+                opened += (-1, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+                continue
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             # Written first where the host writes, so that both tuples are in the order of the descriptors.
             opened += (write_end, read_end) if number == 0 else (read_end, write_end)
@@ -136,7 +147,8 @@ def open_pipes(account: Account | None) -> tuple[tuple[int, int, int, int], tupl
                 os.fchown(opened[-1], account.uid, account.gid)
     except BaseException:
         for descriptor in opened:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
         raise
     return (
         (opened[0], opened[2], opened[4], opened[6]),

@@ -17,7 +17,7 @@ import threading
 from collections import deque
 
 from disbatch_host.process.interface import Start
-from disbatch_host.process.spawn import spawn
+from disbatch_host.process.spawn import ThreadMask, spawn
 
 _THREADS = 2  # the rest of the time belongs to the programs
 
@@ -58,10 +58,11 @@ class Spawner:
         self._loop = None
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        mask = ThreadMask()
         while (pending := self._wanted.get()) is not None:
             result: int | BaseException
             try:
-                result = spawn(pending.start, pending.descriptors)
+                result = spawn(pending.start, pending.descriptors, mask)
             except BaseException as error:
                 result = error
             for descriptor in pending.descriptors:

@@ -9,61 +9,44 @@ The steps of a run, in order; each waits for the one before it to be durable if 
     record Running ─── refused: another node owns the task ─────► nothing was started
     claim too old to trust? confirm in the store ─ refused ────────► nothing was started
     start the program ─ impossible ─────────────────────────────► back to the queue, counted against the class
+                      ─ impossible with this task ──────────────► concluded as failed, `host_error`
     pass on output, pid ─ refused: the task was taken over ─────► stop the program, say so, write nothing more
     the program ended: record the end (guarded, once), then let the process host forget it
+    have its work directory removed, if it succeeded
+
+A run is a compartment: whatever fails in one of these steps that nobody expected, the program is ended, and the task is
+concluded as failed (`host_error`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from disbatch_host.documents import transitions
-from disbatch_host.documents.changes import Place, RunChange, RunKey
+from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import Document, Task
-from disbatch_host.errors import StoreError, StoreRefusedError
+from disbatch_host.errors import StoreError, StoreUnreachableError
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import StartError, StopReason, Stream
 from disbatch_host.run import checking, ending, modes, starting
+from disbatch_host.run.closing import Closing
 from disbatch_host.run.context import RunContext
-from disbatch_host.run.ending import Ending
-from disbatch_host.run.execution import Assignment, Execution, ExecutionEnd
+from disbatch_host.run.execution import Execution, ExecutionEnd
 from disbatch_host.run.recording import Recording
+from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.state import RunState
 from disbatch_host.run.worker.process import Worker
-from disbatch_protocol.outcome import Conclusion, Reason
+from disbatch_protocol.outcome import Reason
 from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
-
-class RunResult(StrEnum):
-    """The result of a run, for the node that asked for it."""
-
-    ENDED = "ended"
-    NOT_STARTED = "not_started"  # the program could not be started; the task is back in its queue
-    GIVEN_BACK = "given_back"  # nothing was started, since the node is stopping; the task is back in its queue
-    WITHDRAWN = "withdrawn"  # nothing was started: the task was cancelled, or it expired; it is Cancelled
-    REFUSED = "refused"  # another node owns the task; nothing of this run was recorded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """How a run went. `conclusion` is None if nothing was concluded."""
-
-    result: RunResult
-    conclusion: Conclusion | None = None
-    reason: Reason | None = None  # why it ended
-    seconds: float = 0.0  # from its start to its end
-    how: str = ""  # it ended: exit code, signal or reason, in short; nothing that the plugin said
-    why_not_started: str | None = None
-    is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
-    why_process_lost: str | None = None  # worker mode: its process ended by itself while it had the task
+_KILLED_SECONDS = 10.0  # for a program to be gone that is killed because the host failed; only a stuck one takes longer
 
 
 class Run:
@@ -84,21 +67,31 @@ class Run:
         """`running`: `run` as it is in the task if that is Running already; else the task is Claimed. `worker`: the
         process reserved for it. `asked_at`: when the store was asked for it, by the monotonic clock."""
         self._context = context
-        self._on_place_free = on_place_free
-        self.holds_place = True  # whether it counts as one of those that run at once
         key = RunKey(task.id, context.site.node_id, task.token)
         self._state = RunState(task, plugin, key, running or {}, spool_directory=context.site.temporary_directory)
         self._recording = Recording(self._state, context.recorder, context.clock, pace=context.news, listener=listener)
+        on_free = None if on_place_free is None else lambda: on_place_free(self)
+        self._closing = Closing(self._state, context, on_free)
         self._is_running = running is not None
-        self._began = context.clock.monotonic()  # if started with its claim; else `_record_running` sets it
-        self._owned_at = self._began if asked_at is None else asked_at  # when it was certainly ours
+        self._owned_at = context.clock.monotonic() if asked_at is None else asked_at  # when it was certainly ours
         self._worker = worker  # the process that is ready for it, until it is handed over
         if worker is not None:
             worker.take()
         self._execution: Execution | None = None  # once it is started
+        self._ended: asyncio.Future[ExecutionEnd] | None = None
         self._stop_before_start: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._is_held_back = False
         self._is_lost = False
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether it counts as one of those that run at once."""
+        return self._closing.holds_place
+
+    @property
+    def has_program(self) -> bool:
+        """Whether its program is running."""
+        return self._ended is not None and not self._ended.done()
 
     @property
     def task(self) -> Task:
@@ -141,8 +134,13 @@ class Run:
         """Carry the task from Claimed to its end. Raises StoreError if the end could not be recorded."""
         try:
             return await self._perform()
+        except StoreUnreachableError:
+            raise
+        except Exception as error:
+            return await self._fail(error)
         finally:
             self._recording.stop()
+            self._closing.close()
             self._state.close()
 
     async def _perform(self) -> RunReport:
@@ -151,14 +149,14 @@ class Run:
         if not self._is_running and (ended_early := await self._record_running()) is not None:
             return ended_early
         if not await self._is_still_ours():
-            log.warning("task %s was given to another node before its start here; it is not started", self.task.id)
+            await self._closing.say_whose("it is not started here")
             self._release_worker()
             return RunReport(result=RunResult.REFUSED)
         try:
             execution, ended = await self._start()
         except StartError as error:
-            return await self._return_unstarted(error, Status.RUNNING)
-        self._execution = execution
+            return await self._closing.record_unstarted(error, left=Status.RUNNING)
+        self._execution, self._ended = execution, ended
         if self._stop_before_start.done():
             self.stop(self._stop_before_start.result())
         self._recording.start(execution, on_lost=self._lose_task)
@@ -181,27 +179,22 @@ class Run:
         try:
             checked = await checking.examined(task, plugin)
         except StartError as error:
-            return await self._return_unstarted(error, Status.CLAIMED)
-        state.run = starting.run_fields(task, plugin, self._context, secrets=checked.secrets, now=now)
+            return await self._closing.record_unstarted(error, left=Status.CLAIMED)
+        state.run = starting.run_fields(task, plugin, self._context, now=now, secrets=checked.secrets)
         if checked.faults:
-            text = "; ".join(map(str, checked.faults))
-            what = (
-                "its parameters"
-                if checked.took_too_long
-                else "the parameters do not fit the plugin, so it was not started:"
-            )
-            message = f"{what} {text}"
-            return await self._record_ending(
-                ending.ending_without_start(state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._when())
+            return await self._closing.record(
+                ending.ending_without_start(
+                    state, Reason.PARAMETERS, checked.in_words, left=Status.CLAIMED, **self._closing.when()
+                )
             )
         if modes.needs_worker(plugin):
             try:
                 self._worker = await self._context.workers.acquire_unless(self._stop_before_start, plugin)
             except StartError as error:
-                return await self._return_unstarted(error, Status.CLAIMED)
+                return await self._closing.record_unstarted(error, left=Status.CLAIMED)
         if self._should_not_start:
             return await self._return_task()
-        self._began = self._owned_at = self._context.clock.monotonic()
+        self._closing.began = self._owned_at = self._context.clock.monotonic()
         facts = {} if self._worker is None else self._worker.facts
         state.run |= {"started": self._context.clock.now(), **facts}
         state.is_pid_written = "pid_started" in state.run
@@ -213,10 +206,7 @@ class Run:
             self._release_worker()
             raise
         if not self._is_running:
-            log.warning(
-                "task %s was claimed here but now belongs to another node; it will not be started", task.id,
-                extra=self.log_ids,
-            )  # fmt: skip
+            await self._closing.say_whose("it is not started here")
             self._release_worker()
             return RunReport(result=RunResult.REFUSED)
         return None
@@ -241,19 +231,10 @@ class Run:
         return True
 
     async def _start(self) -> tuple[Execution, asyncio.Future[ExecutionEnd]]:
-        """Start the program with its task. Raises StartError, with nothing left behind."""
+        """Start the program with its task. Raises StartError, with nothing left behind, and TaskFaultError."""
         task, plugin, context, state = self.task, self.plugin, self._context, self._state
-        try:
-            line = starting.input_line(task, plugin, state.run, extended_json=context.extended_json)
-        except StartError:
-            self._release_worker()
-            raise
-        assignment = Assignment(
-            task_id=str(task.id),
-            queue=str(task.queue),
-            attempt=state.run["attempt"],
-            note=starting.note_of(task, state.run),
-        )
+        line = starting.input_of(task, plugin, state.run, extended_json=context.extended_json)
+        assignment = starting.assignment_of(task, state.run)
         execution = modes.execution_of(
             plugin,
             assignment,
@@ -270,15 +251,12 @@ class Run:
         state.run |= facts
         return execution, ended
 
-    def _lose_task(self) -> None:
-        """The task is another node's now: this process was away for too long, or a person took the task back."""
+    async def _lose_task(self) -> None:
+        """The task is no longer this run's: this process was away for too long, or a person took it back or deleted
+        it."""
         self._is_lost = True
-        log.warning(
-            "task %s was taken over while this node could not write; its process is stopped, nothing more is recorded",
-            self.task.id,
-            extra=self.log_ids,
-        )
         self.stop(StopReason.LOST)
+        await self._closing.say_whose("its process is stopped, nothing more is recorded")
 
     async def _return_task(self) -> RunReport:
         self._release_worker()
@@ -289,27 +267,27 @@ class Run:
             await self._record(transitions.unclaim_change(self._state.key, now=now))
         return RunReport(result=RunResult.GIVEN_BACK)
 
-    async def _return_unstarted(self, error: StartError, left: Status) -> RunReport:
-        why = str(error)
-        log.error("task %s: plugin %s %s", self.task.id, self.plugin.name, why, extra=self.log_ids)
-        report = await self._record_ending(
-            ending.ending_without_start(self._state, Reason.START_FAILED, why, left=left, **self._when())
-        )
-        if report.result is not RunResult.ENDED:
-            return report
-        return replace(
-            report,
-            result=RunResult.NOT_STARTED,
-            why_not_started=why,
-            is_machines_fault=error.is_machines_fault,
-        )
+    async def _fail(self, error: Exception) -> RunReport:
+        """The task cannot be run, or something failed that nobody expected."""
+        self._release_worker()
+        execution, ended = self._execution, self._ended
+        if execution is not None and ended is not None:
+            execution.kill(StopReason.LOST)
+            await asyncio.wait([ended], timeout=_KILLED_SECONDS)
+            self._settle(execution)
+        return await self._closing.record_host_error(error)
 
     async def _record_end(self, execution: Execution, ended: ExecutionEnd) -> RunReport:
         try:
             await self._recording.finish()
             return await self._record_what_ended(execution, ended)
         finally:
-            execution.settle()  # even if the store refuses the end for good: nobody asks for it again
+            self._settle(execution)  # even if the store refuses the end for good: nobody asks for it again
+
+    def _settle(self, execution: Execution) -> None:
+        """Once: nothing is left of it to be stopped."""
+        self._execution = None
+        execution.settle()
 
     async def _record_what_ended(self, execution: Execution, ended: ExecutionEnd) -> RunReport:
         state = self._state
@@ -318,51 +296,16 @@ class Run:
             return RunReport(result=RunResult.REFUSED)
         if ended.was_not_reached:
             why = "was gone before it had read its task; a new one will be started"
-            return await self._return_unstarted(StartError(why), Status.RUNNING)
+            return await self._closing.record_unstarted(StartError(why), left=Status.RUNNING)
         await self._recording.record_pieces()
-        found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._when())
+        found = ending.ending_of(state, ended, work_directory=execution.work_directory, **self._closing.when())
+        report = await self._closing.record(found)
         if "work_directory" not in found.run:  # else it is kept, for people who look into it
-            execution.clean_up()
-        report = await self._record_ending(found)
+            # Not before the end is recorded: it may take long, and nobody waits for it.
+            execution.clean_up(partial(self._closing.name_work_directory, found))
         if report.result is RunResult.ENDED and ended.is_process_lost:
             return replace(report, why_process_lost=ending.error_of(state, ended)["message"])
         return report
-
-    async def _record_ending(self, found: Ending) -> RunReport:
-        try:
-            accepted = await self._leave_place_with(found.change)
-        except StoreRefusedError as refusal:  # its place has been left all the same
-            found = ending.without_what_it_said(self._state, found, str(refusal))
-            accepted = await self._record(found.change)
-        if not accepted:
-            log.warning(
-                "task %s was taken over; the end of its run here is not recorded", self.task.id, extra=self.log_ids
-            )
-            return RunReport(result=RunResult.REFUSED)
-        return RunReport(
-            result=RunResult.ENDED,
-            conclusion=found.conclusion,
-            reason=found.end.reason,
-            seconds=found.run["seconds"],
-            how=ending.in_short(found.end),
-        )
-
-    def _leave_place_with(self, change: RunChange) -> asyncio.Future[bool]:
-        """Record the end. The next task may be claimed: after this change, which is already on its way to the store."""
-        place = Place(self.task.queue, self.plugin.name)
-        answer = self._context.recorder.record(change, frees=place)
-        self.holds_place = False
-        if self._on_place_free is not None:
-            self._on_place_free(self)
-        return answer
-
-    def _when(self) -> dict[str, Any]:
-        """The times of its end, as `ending` wants them."""
-        clock = self._context.clock
-        # The store's clock is only known approximately: an answer of a slow server may set it back while the program
-        # runs.
-        now = max(clock.now(), self._state.run["started"])
-        return {"now": now, "seconds": round(clock.monotonic() - self._began, 3), "chance": random.random()}
 
     def _record(self, change: RunChange) -> asyncio.Future[bool]:
         return self._context.recorder.record(change)

@@ -6,12 +6,13 @@ Responsible for: everything that a run needs from its host. Must not know: which
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents.changes import OutputChunk, Place, RunChange
+from disbatch_host.documents.records import TaskId
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.interface import ProcessHost
 from disbatch_host.run.worker.pool import WorkerPool
@@ -51,4 +52,5 @@ class RunContext:
     workers: WorkerPool
     trust_seconds: float  # how old "it is ours" may be when a program is started: far less than `dead_after`
     news: NewsPace = NewsPace()
+    is_deleted: Callable[[TaskId], Awaitable[bool]] | None = None  # whether the store no longer has a task
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from disbatch_host.documents import records, requests, run_record, transitions
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document
+from disbatch_host.documents.storable import storable
 from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
@@ -33,6 +35,21 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
     conclusion: Conclusion
     run: Document  # as it will be in the document
     change: RunChange  # records all of it
+
+    @property
+    def error_code(self) -> str | None:
+        """`error.code`, if there is an error with one."""
+        return self._of_error("code")
+
+    @property
+    def error_message(self) -> str | None:
+        """`error.message`, likewise; it may quote secrets of the task."""
+        return self._of_error("message")
+
+    def _of_error(self, name: str) -> str | None:
+        error = self.change.set.get("error")
+        found = error.get(name) if isinstance(error, Mapping) else None
+        return found if isinstance(found, str) else None
 
 
 def ending_of(
@@ -54,7 +71,7 @@ def ending_of(
     conclusion = _conclude(state, ended.end, chance)
     is_success = conclusion.outcome is Outcome.SUCCESS
     if work_directory is not None and not is_success:
-        run["work_directory"] = work_directory
+        run["work_directory"] = storable(work_directory)
     fields = state.events.all_fields()
     for stream, output in state.streams:
         fields[str(stream)] = output.inline_text()
@@ -89,9 +106,27 @@ def ending_without_start(
         conclusion,
         _ended_run(state, state.run, end, conclusion, now, seconds),
         left=left,
-        error={"code": str(reason), "message": f"disbatch-host: {message}"},
+        error={"code": str(reason), "message": f"disbatch-host: {storable(message)}"},
         fields={"stdout": "", "stderr": ""},
     )
+
+
+def ending_by_host_error(state: RunState, message: str, *, now: datetime, seconds: float) -> Ending:
+    """The end of a run that the host could not carry out, whether its program was started or not; see `ending_of`. It
+    needs nothing of the task's document that anybody else has written."""
+    end = RunEnd(reason=Reason.HOST_ERROR)
+    conclusion = conclude(end, state.plugin.manifest, attempt=1, chance=0.0)
+    found = _ending(
+        state,
+        end,
+        conclusion,
+        _ended_run(state, state.run, end, conclusion, now, seconds),
+        left=Status.CLAIMED,
+        error={"code": str(end.reason), "message": f"disbatch-host: {storable(message)}"},
+        fields={},
+    )
+    # It may not be known whether the start was recorded.
+    return found._replace(change=replace(found.change, statuses=(Status.CLAIMED, Status.RUNNING)))
 
 
 def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Ending:

@@ -40,6 +40,7 @@ from disbatch_protocol.outcome import Said
 
 LOG_ENTRIES_MAX = 1000  # newest ones; as many as a person can read, and as may be rewritten each second
 LOG_BYTES_MAX = 2**18
+CODE_MAX = 128  # characters of an error's code: people count by it
 TEXT_MAX = 2**14  # characters of a message in the document; long ones belong on stdout
 SET_BYTES_MAX = 2**20  # of all free fields that a run sets, so that the document stays far below 16 MB
 FOLLOW_UPS_MAX = 10_000  # tasks of one run
@@ -101,6 +102,8 @@ class EventEffects:
                 if event.message is not None:  # else its end decides what to write
                     self._set("error", _error_document(event))
                 self._add_faults(faults)
+                if event.code is not None and len(event.code) > CODE_MAX:
+                    self._add_fault(f'expected a "code" of at most {CODE_MAX} characters, found {len(event.code)}; cut')
             case Snooze():
                 self._snooze = event
             case FollowUps(tasks=tasks, faults=faults):
@@ -256,7 +259,7 @@ def _log_entry(event: Log, now: datetime) -> Document:
 def _error_document(event: ErrorSaid) -> Document:
     error: Document = {}
     if event.code or event.message is not None:
-        error["code"] = event.code or "error"
+        error["code"] = (event.code or "error")[:CODE_MAX]
     if event.message is not None:
         error["message"] = _cut(event.message)
     if event.detail is not None:

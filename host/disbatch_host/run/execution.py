@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -77,9 +77,9 @@ class Execution(Protocol):
     def work_directory(self) -> str | None:
         """The run's own directory, if it has one that is kept after a failure."""
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        """Begin with the task. Raises StartError, with nothing left behind. The future is done when the run has
-        ended."""
+    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+        """Begin with the task. `task_input`: as `starting.input_of` gives it. Raises StartError, with nothing left
+        behind. The future is done when the run has ended."""
 
     def stop(self, reason: StopReason) -> None:
         """Ask it to end, with its grace."""
@@ -95,8 +95,9 @@ class Execution(Protocol):
     def settle(self) -> None:
         """The store has the end of the run, or never will: nothing of it needs to be kept."""
 
-    def clean_up(self) -> None:
-        """Remove the leftovers of a successful run."""
+    def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
+        """Have the leftovers of a successful run removed, soon. `on_left` is told where something is left that cannot
+        be."""
 
 
 _NOTHING_HEARD = dict.fromkeys(Stream, 0)

@@ -8,12 +8,13 @@ documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import PreparedProgram, ProgramSite
+from disbatch_host.plugin.work_directories import text_of
 from disbatch_host.process.interface import Process, ProcessEnd, ProcessHost, Start, StopReason, Stream
 from disbatch_host.run.execution import (
     Assignment,
@@ -54,9 +55,9 @@ class OneshotExecution:
     @property
     def work_directory(self) -> str | None:
         directory = None if self._prepared is None else self._prepared.work_directory
-        return None if directory is None else str(directory)
+        return None if directory is None else text_of(directory)
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
         assignment = self._assignment
         variables = environment.task_environment(
             task_id=assignment.task_id,
@@ -74,7 +75,7 @@ class OneshotExecution:
             work_directory=prepared.work_directory,
             deadlines=program.shared_of(self._plugin, self._site).deadlines,
             note=assignment.note,
-            stdin=task_line,
+            stdin=task_input,
         )
         try:
             self._process = await start_program(self._processes, start, self)
@@ -118,6 +119,6 @@ class OneshotExecution:
             self._process.forget()
             self._process = None  # each holds the other, which only the garbage collector would free
 
-    def clean_up(self) -> None:
+    def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
         if self._prepared is not None:
-            self._prepared.remove_work_directory()
+            self._prepared.remove_work_directory(on_left)

@@ -1,53 +1,55 @@
 """The output of a run on its way into the task: decoded, bounded, and ready to be written in pieces.
 
 Responsible for: turning the bytes of one stream into the text of the document (its first 1 MiB) and, if there is more,
-into the pieces of an output file; keeping head and tail if it exceeds `max_output`. The one place where a plugin's
-bytes become text. Must not know: processes, stores, tasks.
+into the pieces of an output file; keeping head and tail if it exceeds `max_output`. Must not know: processes, stores,
+tasks, what an encoding is (`decoding`).
 
 Rules:
 1. Memory is bounded whatever is printed: at most INLINE_OUTPUT_MAX and a small buffer per stream; the rest waits in
    unlinked spool files of at most `max_output`, so a slow store never stops a plugin.
-2. Decoding is UTF-8 across block borders; bytes that are not valid UTF-8 become U+FFFD and are counted.
+2. Output becomes text across block borders; bytes that are not valid in its encoding become U+FFFD and are counted.
+   Output that is `binary` goes into the file as it is, and the document has a line that says so.
 3. Past `max_output` the head stays, the tail is a ring, and the middle becomes one line that says how much is missing.
-   The head is the first half, the tail the second: how it began and how it ended explain most failures.
+   The head is the first half, the tail the second: how it began and how it ended explain most failures. Limits count
+   the plugin's bytes. Every one of them is either kept or counted as dropped, also those of a character that is cut.
 4. A spool that cannot be written (disk full) ends the keeping, never the run: the rest is counted and reported.
 """
 
 from __future__ import annotations
 
-import codecs
+import itertools
 import logging
-import os
-import tempfile
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_host.run.decoding import Decoder
+from disbatch_host.run.spool import Spool
+from disbatch_host.run.tail import Tail
+from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.quantities import format_size
 
 log = logging.getLogger(__name__)
 
-_REPLACEMENT = "\ufffd"
-_REPLACEMENT_BYTES = _REPLACEMENT.encode()
-_TAIL_IN_MEMORY_MAX = 2**20  # bytes of tail that are held in memory before a spool file takes it
 _GAP_LINE_MAX = 512  # bytes that the line about a gap may need
 _UNSPOOLED_MAX = 2**20 + 2 * _GAP_LINE_MAX  # bytes: nothing of a tail in memory is lost, whatever the disk does
-_TAIL_BLOCK = 2**20  # bytes of the tail that are decoded at a time
 
 
 class OutputStream:
     """One of a run's two output streams. Feed it bytes; ask it for text and pieces; finish it once."""
 
-    def __init__(self, *, max_bytes: int, spool_directory: Path | None = None) -> None:
+    def __init__(
+        self, *, max_bytes: int, spool_directory: Path | None = None, encoding: Encoding = Encoding.UTF_8
+    ) -> None:
         self._max_bytes = max_bytes
         self._spool_directory = spool_directory
-        self._decoder: codecs.IncrementalDecoder | None = None  # made with the first byte that is not ASCII
+        self._encoding = encoding
+        self._decoder = None if encoding is Encoding.BINARY else Decoder(encoding)
         self._head_left = max_bytes // 2
-        self._tail: _Tail | None = None  # made when the head is full
+        self._tail: Tail | None = None  # made when the head is full
         self._inline = bytearray()  # valid UTF-8
-        self._spool: IO[bytes] | None = None  # the whole text so far, once it has outgrown the document
+        self._spool: Spool | None = None  # the whole text so far, once it has outgrown the document
         self._spool_size = 0
         self._unspooled = bytearray()  # the end of the text if the disk takes no more
         self._taken = 0  # bytes of the spool that `take_chunks` has handed out
@@ -57,12 +59,16 @@ class OutputStream:
         self._is_finished = False
         self.bytes_seen = 0  # written by the plugin
         self.dropped_bytes = 0  # of those, not kept
-        self.replaced = 0  # how many U+FFFD stand for bytes that were not valid UTF-8
         self.version = 0  # grows with every change of the inline text
 
     @property
+    def replaced(self) -> int:
+        """How many U+FFFD stand for bytes that were not valid in the stream's encoding."""
+        return 0 if self._decoder is None else self._decoder.replaced
+
+    @property
     def is_in_file(self) -> bool:
-        """Whether the document holds only the beginning, and the pieces hold everything."""
+        """Whether the document holds only the beginning, or only a line about it, and the pieces hold everything."""
         return self._spool is not None
 
     @property
@@ -80,14 +86,18 @@ class OutputStream:
         """How many of the bytes that the plugin wrote, counted from the first, are in what `inline_text` and
         `take_chunks` have handed out: once that is durable, they need not be reported again. Never too many. Until
         `finish`."""
+        if self._decoder is None:
+            return self._taken
         # Each U+FFFD, which has three bytes, stands for one byte or more; a piece may end within a character.
-        if self._spool is None:
-            return max(0, len(self._inline) - 2 * self.replaced)
-        return max(0, self._taken - 2 * self.replaced - 3)
+        text_bytes = len(self._inline) if self._spool is None else self._taken - 3
+        of_plugin, of_text = self._decoder.bytes_of_text
+        return max(0, text_bytes - 2 * self.replaced) * of_plugin // of_text
 
     def feed(self, data: bytes) -> None:
         """Take more of the stream, any block of bytes."""
         self.bytes_seen += len(data)
+        if self._decoder is None:
+            self.version += 1  # of the line that counts them
         if self._head_left:
             head = data[: self._head_left]
             self._head_left -= len(head)
@@ -95,7 +105,7 @@ class OutputStream:
             data = data[len(head) :]
         if data:
             if self._tail is None:
-                self._tail = _Tail(self._max_bytes - self._max_bytes // 2, self._spool_directory)
+                self._tail = Tail(self._max_bytes - self._max_bytes // 2, self._spool_directory)
             try:
                 self._tail.append(data)
             except OSError as error:
@@ -108,29 +118,30 @@ class OutputStream:
         self._is_finished = True
         missing = self._tail.missing_bytes if self._tail is not None else 0
         self.dropped_bytes += missing
+        blocks: Iterable[bytes] = () if self._tail is None else self._tail.blocks()
         if self.dropped_bytes:
-            if self._decoder is not None:
-                self._decoder.reset()  # a character cut by the gap is part of the gap
-            if self._spool_fault is not None:
-                self._make_room_for_gap_line()
-            self._keep_clean(self._gap_line().encode())
+            blocks = self._without_cut_characters(blocks)
+        if self.dropped_bytes:
+            self._keep_gap_line(is_room_certain=self._spool_fault is None)
         dropped_before = self.dropped_bytes
-        if self._tail is not None:
-            for number, block in enumerate(self._tail.blocks()):
-                self._keep(_from_first_character(block) if number == 0 and missing else block)
+        for block in blocks:
+            self._keep(block)
         self._keep(b"", final=True)
         if self.dropped_bytes > dropped_before:  # the disk became full only now
-            self._make_room_for_gap_line()
-            self._keep_clean(self._gap_line().encode())
+            self._keep_gap_line(is_room_certain=False)
         if self._tail is not None:
             self._tail.close()
 
     def inline_text(self) -> str:
-        """The part that the document holds now: all of it, or its first 1 MiB."""
+        """The part that the document holds now: all of it, or its first 1 MiB; of `binary` output, a line about it."""
+        if self._decoder is None:
+            return self._line_instead_of_text()
         return self._inline.decode("utf-8")
 
     def last_lines(self, lines: int, max_bytes: int) -> str:
         """The last lines that are at hand, for an error message. Before `finish`, only of the document's part."""
+        if self._decoder is None:
+            return ""
         if self._spool is not None:
             size = self._spool_size + len(self._unspooled)
             recent = self._read_spool(max_bytes, max(0, size - max_bytes))
@@ -157,6 +168,8 @@ class OutputStream:
     def summary(self) -> dict[str, Any]:
         """For `run.output` in the document."""
         summary: dict[str, Any] = {"bytes": self.bytes_seen, "in_file": self.is_in_file}
+        if self._encoding is not Encoding.UTF_8:
+            summary["encoding"] = str(self._encoding)
         if self.dropped_bytes:
             summary["dropped_bytes"] = self.dropped_bytes
         if self.replaced:
@@ -171,23 +184,18 @@ class OutputStream:
             self._spool.close()
 
     def _keep(self, data: bytes, *, final: bool = False) -> None:
-        if self._decoder is None:
-            if data.isascii():
-                self._keep_clean(data)
-                return
-            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pending = self._decoder.getstate()[0]
-        text = self._decoder.decode(data, final)
-        if _REPLACEMENT in text:
-            self.replaced += text.count(_REPLACEMENT) - (pending + data).count(_REPLACEMENT_BYTES)
-        self._keep_clean(text.encode("utf-8"))
+        self._keep_clean(data if self._decoder is None else self._decoder.decode(data, final=final))
 
     def _keep_clean(self, clean: bytes) -> None:
-        """Keep bytes that are valid UTF-8."""
+        """Keep bytes that are valid UTF-8, or of `binary` output."""
         if not clean:
             return
         self._ends_with_newline = clean.endswith(b"\n")
-        if self._spool is None:
+        if self._decoder is None:
+            if self._spool is None and not self._open_spool():
+                self.dropped_bytes += len(clean)
+                return
+        elif self._spool is None:
             if len(self._inline) + len(clean) <= INLINE_OUTPUT_MAX:
                 self._inline += clean
                 self.version += 1
@@ -205,8 +213,8 @@ class OutputStream:
             return False
         spool = None
         try:
-            spool = _temporary_file(self._spool_directory)
-            _write_all(spool.fileno(), bytes(self._inline), 0)
+            spool = Spool(self._spool_directory)
+            spool.write(bytes(self._inline), 0)
         except OSError as error:
             if spool is not None:
                 spool.close()
@@ -218,7 +226,7 @@ class OutputStream:
 
     def _read_spool(self, size: int, position: int) -> bytes:
         assert self._spool is not None
-        data = os.pread(self._spool.fileno(), min(size, max(0, self._spool_size - position)), position)
+        data = self._spool.read(min(size, max(0, self._spool_size - position)), position)
         start = position + len(data) - self._spool_size
         return data if len(data) == size else data + bytes(self._unspooled[start : start + size - len(data)])
 
@@ -226,7 +234,7 @@ class OutputStream:
         assert self._spool is not None
         if self._spool_fault is None:
             try:
-                _write_all(self._spool.fileno(), clean, self._spool_size)
+                self._spool.write(clean, self._spool_size)
                 self._spool_size += len(clean)
                 return
             except OSError as error:
@@ -243,8 +251,29 @@ class OutputStream:
         if not self._is_finished:  # else the tail is being read just now
             self._head_left = 0
             if self._tail is None:
-                self._tail = _Tail(0, self._spool_directory)
+                self._tail = Tail(0, self._spool_directory)
             self._tail.discard()
+
+    def _without_cut_characters(self, blocks: Iterable[bytes]) -> Iterable[bytes]:
+        """The blocks of the tail after a gap. What is left of characters that the gap cuts belongs to the gap."""
+        if self._decoder is None:
+            return blocks
+        self.dropped_bytes += self._decoder.skip_incomplete()
+        if self._tail is None or not self._tail.missing_bytes:
+            return blocks
+        found = iter(blocks)
+        first = next(found, b"")
+        position = self._max_bytes // 2 + self._tail.begins_at
+        rest = self._decoder.bytes_before_character(first, position)
+        self.dropped_bytes += rest
+        return itertools.chain((first[rest:],), found)
+
+    def _keep_gap_line(self, *, is_room_certain: bool) -> None:
+        if self._decoder is None:
+            return  # a line between bytes that are not text would only spoil them: the document's line says it
+        if not is_room_certain:
+            self._make_room_for_gap_line()
+        self._keep_clean(self._gap_line().encode())
 
     def _make_room_for_gap_line(self) -> None:
         if self._spool is not None:
@@ -257,101 +286,19 @@ class OutputStream:
 
     def _gap_line(self) -> str:
         start = "" if self._ends_with_newline else "\n"
-        if self._spool_fault is not None:
-            reason = f"the host could not keep it: {self._spool_fault}"
-        else:
-            reason = f"max_output is {format_size(self._max_bytes)}"
-        return f"{start}disbatch-host: {self.dropped_bytes} bytes of output are left out here ({reason})\n"
-
-
-class _Tail:
-    """The last `limit` bytes of those appended: in memory while they are few, then a ring in a spool file."""
-
-    def __init__(self, limit: int, spool_directory: Path | None) -> None:
-        self._limit = limit
-        self._spool_directory = spool_directory
-        self._blocks: deque[bytes] = deque()
-        self._held = 0  # bytes in _blocks
-        self._file: IO[bytes] | None = None
-        self._total = 0
-        self._is_discarding = False
+        return f"{start}disbatch-host: {self.dropped_bytes} bytes of output are left out here ({self._why_dropped})\n"
 
     @property
-    def missing_bytes(self) -> int:
-        return self._total if self._is_discarding else max(0, self._total - self._limit)
+    def _why_dropped(self) -> str:
+        if self._spool_fault is not None:
+            return f"the host could not keep it: {self._spool_fault}"
+        return f"max_output is {format_size(self._max_bytes)}"
 
-    def append(self, data: bytes) -> None:
-        self._total += len(data)
-        if self._is_discarding:
-            return
-        if self._file is not None:
-            self._write_ring(data, self._total - len(data))
-            return
-        self._blocks.append(data)
-        self._held += len(data)
-        # Whole blocks that have fallen out of the limit; the rest is cut in `blocks`.
-        while self._blocks and self._held - len(self._blocks[0]) >= self._limit:
-            self._held -= len(self._blocks.popleft())
-        if self._held > _TAIL_IN_MEMORY_MAX and self._limit > _TAIL_IN_MEMORY_MAX:
-            self._move_to_file()
-
-    def blocks(self) -> Iterator[bytes]:
-        """The bytes that are kept, oldest first."""
-        if self._is_discarding:
-            return
-        if self._file is None:
-            kept = b"".join(self._blocks)
-            yield kept[max(0, len(kept) - self._limit) :]
-            return
-        descriptor = self._file.fileno()
-        position = max(0, self._total - self._limit)
-        while position < self._total:
-            start = position % self._limit
-            size = min(_TAIL_BLOCK, self._total - position, self._limit - start)
-            yield os.pread(descriptor, size, start)
-            position += size
-
-    def discard(self) -> None:
-        """Stop keeping anything; only count."""
-        self._is_discarding = True
-        self.close()
-
-    def close(self) -> None:
-        self._blocks.clear()
-        if self._file is not None:
-            self._file.close()
-
-    def _move_to_file(self) -> None:
-        self._file = _temporary_file(self._spool_directory)
-        position = self._total - self._held
-        for block in self._blocks:
-            self._write_ring(block, position)
-            position += len(block)
-        self._blocks.clear()
-
-    def _write_ring(self, data: bytes, position: int) -> None:
-        assert self._file is not None
-        skipped = max(0, len(data) - self._limit)  # a block larger than the ring: only its end can stay
-        rest = memoryview(data)[skipped:]
-        position += skipped
-        while rest:
-            start = position % self._limit
-            part = rest[: self._limit - start]
-            _write_all(self._file.fileno(), part, start)
-            rest = rest[len(part) :]
-            position += len(part)
-
-
-def _temporary_file(directory: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(prefix="disbatch-", dir=directory, buffering=0)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, position)
-        rest = rest[written:]
-        position += written
+    def _line_instead_of_text(self) -> str:
+        if not self.bytes_seen:
+            return ""
+        left_out = f"; {self.dropped_bytes:,} of them are left out ({self._why_dropped})" if self.dropped_bytes else ""
+        return f"disbatch-host: {self.bytes_seen:,} bytes, not text{left_out}\n"
 
 
 def _cut_to_characters(text: bytearray) -> None:
@@ -364,11 +311,3 @@ def _cut_to_characters(text: bytearray) -> None:
         if length > back:
             del text[-back:]
         return
-
-
-def _from_first_character(block: bytes) -> bytes:
-    """The block without the rest of a character whose beginning is gone."""
-    rest = 0
-    while rest < min(3, len(block)) and block[rest] & 0xC0 == 0x80:
-        rest += 1
-    return block[rest:]

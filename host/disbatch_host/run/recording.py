@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from disbatch_host import errors
 from disbatch_host.clock import Clock
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OutputChunk
 from disbatch_host.documents.records import Document
-from disbatch_host.errors import StoreError
 from disbatch_host.process.interface import Stream
 from disbatch_host.run.context import NewsPace, Recorder
 from disbatch_host.run.execution import Execution
@@ -102,12 +102,13 @@ class Recording:
         # Set while its news are to be written. No longer, or a run and its recording would hold each other, and only
         # the garbage collector would free them.
         self._execution: Execution | None = None
-        self._on_lost: Callable[[], None] | None = None
+        self._on_lost: Callable[[], Awaitable[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write: asyncio.Task[None] | None = None
+        self._fault: Exception | None = None  # why some of its output could not be kept
         self._has_failed = False  # a write: it is no longer known exactly what the store has
 
-    def start(self, execution: Execution, *, on_lost: Callable[[], None]) -> None:
+    def start(self, execution: Execution, *, on_lost: Callable[[], Awaitable[None]]) -> None:
         """The program is running: from now on its news are written. `on_lost` is called when a write is refused: the
         task is another node's now."""
         self._execution = execution
@@ -121,13 +122,21 @@ class Recording:
         if stream is Stream.EVENTS:
             return
         output = self._state.stdout if stream is Stream.STDOUT else self._state.stderr
-        output.feed(data)
+        try:
+            output.feed(data)
+        except Exception as error:  # told at the end: the output is no longer what the program wrote
+            self._fault = self._fault or error
         if output.pending_chunk_bytes >= CHUNKS_URGENT:
             self._start_write()
 
     def hear(self, heard: Event | BadLine) -> None:
         """The program wrote an event, or a bad line, to descriptor 3."""
-        self._state.events.take(heard, now=self._clock.now())
+        now = self._clock.now()
+        try:
+            self._state.events.take(heard, now=now)
+        except Exception as error:  # it costs this event, as any other that cannot be taken
+            why = f"expected an event that can be recorded, found one that cannot: {errors.in_words(error)}"
+            self._state.events.take(BadLine(start=b"", message=why), now=now)
 
     def stop(self) -> None:
         """Start no further write. Stopping twice is fine."""
@@ -136,10 +145,13 @@ class Recording:
             self._timer.cancel()
 
     async def finish(self) -> None:
-        """The program has ended: end its output, after the write in progress."""
+        """The program has ended: end its output, after the write in progress. Raises the exception, if any, for which
+        some of the output could not be kept."""
         self.stop()
         if self._write is not None:
             await self._write
+        if self._fault is not None:
+            raise self._fault
         for _, output in self._state.streams:
             output.finish()
 
@@ -162,28 +174,31 @@ class Recording:
         if self._write is None and self._execution is not None and self._on_lost is not None:
             self._write = self._loop.create_task(self._record_news(self._execution, self._on_lost))
 
-    async def _record_news(self, execution: Execution, on_lost: Callable[[], None]) -> None:
+    async def _record_news(self, execution: Execution, on_lost: Callable[[], Awaitable[None]]) -> None:
         state = self._state
         await self._wait_for_budget()
         pid_started = None
         if not state.is_pid_written:
             state.is_pid_written = True
             pid_started = execution.pid_started
-        news = news_of(state, pid_started=pid_started)
-        accepted = True
+        news, accepted = News(fields={}), True
         try:
+            news = news_of(state, pid_started=pid_started)
             if news.fields:
                 change = transitions.progress_change(state.key, news.fields)
                 accepted = await self._recorder.record(change, news.chunks)
             elif news.chunks:
                 accepted = await self._recorder.record(None, news.chunks)
-        except StoreError as error:
+        except Exception as error:  # if it lasts, the end of the run will meet it as well
             self._has_failed = True
-            log.error("task %s: its output so far could not be written: %s", state.task.id, error, extra=state.log_ids)
+            log.error(
+                "task %s: its output so far could not be written: %s", state.task.id, errors.in_words(error),
+                extra=state.log_ids,
+            )  # fmt: skip
         self._write = None
         if not accepted:
             self.stop()
-            on_lost()
+            await on_lost()
             return
         if not self._has_failed:
             execution.acknowledge(news.counts)

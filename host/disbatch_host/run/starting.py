@@ -13,21 +13,26 @@ from typing import Any
 import orjson
 
 from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.storable import storable
+from disbatch_host.errors import TaskFaultError
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.process.interface import StartError
 from disbatch_host.run import checking, modes
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.execution import Assignment
 from disbatch_host.run.worker.process import Worker
-from disbatch_protocol.document import stdin_line
+from disbatch_protocol.document import parameter_input, stdin_line
+from disbatch_protocol.encodings import Encoding
+from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
 _NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a list for commands that show the task
+_ID_BYTES_MAX = 1024  # far above any id that somebody made on purpose, far below what exec takes as one variable
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
 
-def run_fields(task: Task, plugin: Plugin, context: RunContext, *, secrets: Sequence[str], now: datetime) -> Document:
-    """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of the
-    secret ones among its parameters."""
+def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime, secrets: Sequence[str]) -> Document:
+    """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of its
+    secret parameters."""
     manifest = plugin.manifest
     return {
         **({"secrets": list(secrets)} if secrets else {}),
@@ -35,10 +40,34 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, secrets: Sequ
         "attempt": task.next_attempt,
         "node": context.site.node_id,
         "host": context.machine_name,
-        "plugin": {"class": manifest.name, "version": manifest.version, "directory": str(plugin.directory)},
+        "plugin": {
+            "class": manifest.name,
+            "version": storable(manifest.version),
+            "directory": storable(plugin.directory),
+        },
         "idempotent": manifest.idempotent,
         "started": now,
+        **_bytes_of_output(plugin),
     }
+
+
+def all_secret(plugin: Plugin) -> Sequence[str]:
+    """The JSON pointers if nothing is known of the parameters: a pointer to the whole, if the plugin has secrets."""
+    return ("",) if plugin.schema.has_secrets else ()
+
+
+def _bytes_of_output(plugin: Plugin) -> Document:
+    """Which of its streams are no text: told from the start, to those who read them while it runs."""
+    encoding = plugin.manifest.encoding
+    if Encoding.BINARY not in (encoding.stdout, encoding.stderr):
+        return {}
+    streams = {"stdout": encoding.stdout, "stderr": encoding.stderr}
+    told = {
+        name: {"bytes": 0, "in_file": False, "encoding": str(one)}
+        for name, one in streams.items()
+        if one is Encoding.BINARY
+    }
+    return {"output": told}
 
 
 def start_with_claim(
@@ -56,32 +85,73 @@ def start_with_claim(
     now = context.clock.now()
     if checking.has_expired(task, now) or task.cancel is not None:
         return None
-    run = run_fields(task, plugin, context, secrets=checked.secrets, now=now)
+    run = run_fields(task, plugin, context, now=now, secrets=checked.secrets)
     if not needs_worker or worker is None:
         return run, None
     return {**run, **worker.facts}, worker
 
 
-def input_line(
+def input_of(
     task: Task, plugin: Plugin, run: Mapping[str, Any], *, extended_json: Callable[[object], object] | None = None
-) -> bytes:
-    """The task as its plugin gets it: a line of JSON (SPEC, section 4). `run` as it is when the run starts.
+) -> bytes | None:
+    """The input of the task's program, as its manifest wants it (SPEC, section 4): the task as a line of JSON, or one
+    of its parameters. None: it has no stdin but /dev/null. `run` as it is when the run starts.
 
-    Raises StartError if the task holds a value that JSON cannot represent.
+    Raises TaskFaultError if the task holds a value that JSON cannot represent.
     """
+    stdin = plugin.manifest.stdin
+    if stdin.kind is StdinKind.NULL:
+        return None
+    parameters = plugin.schema.with_defaults(task.parameters)
+    try:
+        if stdin.parameter is not None:
+            return parameter_input(parameters, stdin.parameter, other=extended_json)
+        return stdin_line(_document_for_plugin(task, run, parameters), other=extended_json)
+    except (TypeError, ValueError, RecursionError) as error:  # a value of another program
+        why = f"expected a task that JSON can represent, found one that it cannot: {error}"
+        raise TaskFaultError(f"it cannot be handed to its program: {why}") from error
+
+
+def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) -> Document:
     document = {
         **task.document,
         "status": int(Status.RUNNING),
         "mtime": run["started"],
-        "parameters": plugin.schema.with_defaults(task.parameters),
+        "parameters": parameters,
         "run": {name: value for name, value in run.items() if name not in _NOT_FOR_PLUGINS},
     }
     for name in _OF_EARLIER_ATTEMPT:
         document.pop(name, None)
+    return document
+
+
+def assignment_of(task: Task, run: Mapping[str, Any]) -> Assignment:
+    """The part of the task that its execution must know. Raises TaskFaultError if its id, or its queue's, cannot be the
+    value of an environment variable."""
+    return Assignment(
+        task_id=_id_for_programs("id", task.id),
+        queue=_id_for_programs("queue", task.queue),
+        attempt=run["attempt"],
+        note=note_of(task, run),
+    )
+
+
+def _id_for_programs(what: str, value: object) -> str:
+    text = str(value)
+    if text.isascii() and len(text) <= _ID_BYTES_MAX and "\0" not in text:
+        return text
     try:
-        return stdin_line(document, other=extended_json)
-    except (TypeError, ValueError) as error:  # a value of another program that JSON cannot represent
-        raise StartError(f"cannot be given its task as JSON: {error}") from error
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        found = "one with half a character"
+    else:
+        if size <= _ID_BYTES_MAX and "\0" not in text:
+            return text
+        found = f"one of {size} bytes" if size > _ID_BYTES_MAX else "one with a NUL character"
+    raise TaskFaultError(
+        f"it cannot be handed to a program: expected a task whose {what} is text of at most {_ID_BYTES_MAX} bytes "
+        f"without NUL, found {found}"
+    )
 
 
 def note_of(task: Task, run: Mapping[str, Any]) -> bytes:

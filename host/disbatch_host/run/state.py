@@ -30,9 +30,9 @@ class RunState:
         self.plugin = plugin
         self.key = key
         self.run = run  # as it is in the document, or is about to
-        max_bytes = plugin.manifest.max_output_bytes
-        self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
-        self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory)
+        max_bytes, encoding = plugin.manifest.max_output_bytes, plugin.manifest.encoding
+        self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory, encoding=encoding.stdout)
+        self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory, encoding=encoding.stderr)
         self.streams = (Stream.STDOUT, self.stdout), (Stream.STDERR, self.stderr)
         self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}  # versions of the streams' text in the document
         self.events = EventEffects(task)

@@ -16,7 +16,8 @@ import orjson
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import parse_address, parse_seconds
 from disbatch_host.settings.table import DEFAULT_CONFIG, SETTINGS, Kind
-from disbatch_protocol import schemas
+from disbatch_host.store.url import without_passwords
+from disbatch_protocol import patterns, schemas
 from disbatch_protocol.faults import kind_of, near_name, pointer_to
 
 
@@ -43,8 +44,6 @@ def read_config(path: str | None) -> dict[str, Any]:
 def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
     """The settings by their names with `_`, which may be written with `-` as the options are. Every fault in one
     line, by the schema."""
-    import jsonschema  # noqa: PLC0415  (only where there is a file)
-
     schema = schemas.load("config")
     known = schema["properties"]
     faults = _named_twice(data) if isinstance(config, dict) else []
@@ -54,7 +53,7 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
         for name in config:
             if name.replace("-", "_") not in known:
                 faults.append(f'{pointer_to([name])}: unknown key "{name}", {_advice(name, known)}')
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(settings):
+    for error in patterns.validator(schema).iter_errors(settings):
         if error.validator != "additionalProperties":
             where = pointer_to(error.absolute_path)
             expected = error.schema.get("x-expected", error.message)
@@ -62,7 +61,8 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
     if isinstance(settings, dict):
         faults += _faults_of_texts(settings)
     if faults:
-        raise UsageError(f"configuration file {path}: {'; '.join(faults)}")
+        # A key or a value in the wrong place may be the store's URL.
+        raise UsageError(without_passwords(f"configuration file {path}: {'; '.join(faults)}"))
     found: dict[str, Any] = settings
     return found
 

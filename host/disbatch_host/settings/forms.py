@@ -40,7 +40,7 @@ def make_node_id(host_name: str) -> str:
     label = label if label[:1].isalpha() else f"n{label}"
     if len(label) <= 8:
         return label
-    match = re.search(r"\d{1,7}$", label)
+    match = re.search(r"\d{1,7}\Z", label)
     digits = match[0] if match else ""
     return label[: 8 - len(digits)] + digits
 

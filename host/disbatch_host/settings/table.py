@@ -23,6 +23,7 @@ class Kind(Enum):
 
     TEXT = "text"
     STORE = "store"
+    DIRECTORY = "directory"
     DIRECTORIES = "directories"
     NODE_ID = "node_id"
     COUNT = "count"  # a whole number of 1 or more
@@ -95,6 +96,15 @@ SETTINGS: tuple[Setting, ...] = (
         variable="DISBATCH_NODE_ID",
     ),
     Setting(
+        name="state_dir",
+        kind=Kind.DIRECTORY,
+        metavar="DIR",
+        help="Where this node remembers the id that it chose (~/.local/state/disbatch).",
+        description="Where this node remembers the id that it chose.",
+        default_in_words="`$STATE_DIRECTORY`, else `$XDG_STATE_HOME/disbatch` (`~/.local/state/disbatch`)",
+        variable="DISBATCH_STATE_DIR",
+    ),
+    Setting(
         name="max",
         kind=Kind.COUNT,
         metavar="N",
@@ -141,8 +151,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="until_idle",
         kind=Kind.FLAG,
-        help="Exit when no task of a queue it serves is waiting or running.",
-        description="Exit when no task of a queue that this node serves is waiting or running.",
+        help="Exit when no task of a queue it serves is waiting, running, or due within an hour.",
+        description="Exit when no task of a queue that this node serves is waiting, running, or due within an hour.",
         default=False,
     ),
     Setting(

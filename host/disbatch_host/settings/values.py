@@ -7,6 +7,7 @@ setting is used for.
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings.config_file import read_config
 from disbatch_host.settings.forms import Address, check_node_id, make_node_id, parse_address, parse_seconds
 from disbatch_host.settings.table import BY_NAME, DEFAULT_CONFIG, DURATIONS, SETTINGS, Kind, default_of
+from disbatch_host.store.url import sqlite_url
 
 
 class Source(StrEnum):
@@ -35,6 +37,8 @@ class NodeSettings:
 
     node_id: str
     plugins: Sequence[Path]  # the directories
+    is_id_given: bool = True  # else it is made from the host name, and another may be better (`node.default_id`)
+    state_directory: Path | None = None  # None: there is no place for one
     max: int = field(default_factory=lambda: int(default_of("max")))  # of a queue without maxthreads
     max_total: int | None = None
     force: bool = False
@@ -48,7 +52,8 @@ class NodeSettings:
 class Settings:
     """All settings of a command, resolved once."""
 
-    store_url: str = field(repr=False)  # may hold a password
+    named_store: str | None = field(repr=False)  # its URL, which may hold a password; None: the default one
+    default_store: str | None  # None: there is no home directory to put it in
     store_source: Source
     config_path: Path  # of the file, there or not
     are_plugins_given: bool  # anywhere; else it is the default directory, which need not exist
@@ -56,6 +61,19 @@ class Settings:
     log_level: str
     log_format: str
     metrics: Address | None
+
+    @property
+    def store_url(self) -> str:
+        """May hold a password. Raises UsageError if none was named and there is no place for the default one, so that
+        commands without a store need no home directory."""
+        url = self.named_store or self.default_store
+        if url is None:
+            raise UsageError(
+                "expected a home directory for the default store, found none (HOME is not set to one, and user "
+                f"{os.getuid()} has no entry in the password database); set HOME or XDG_STATE_HOME, or name a store "
+                "with --store or DISBATCH_STORE"
+            )
+        return url
 
     @property
     def is_store_given(self) -> bool:
@@ -83,11 +101,12 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
     store = merged.get("store")
     metrics = merged.get("metrics")
     return Settings(
-        store_url=store or default_store(environ),
+        named_store=store or None,
+        default_store=default_store(environ),
         store_source=_source("store", given, variables) if store else Source.DEFAULT,
         config_path=Path(config_path or DEFAULT_CONFIG),
         are_plugins_given="plugins" in merged,
-        node=_node_settings(merged),
+        node=_node_settings(merged, environ),
         log_level=merged.get("log_level", default_of("log_level")),
         log_format=merged.get("log_format", default_of("log_format")),
         metrics=None if metrics is None else parse_address("metrics", metrics),
@@ -98,7 +117,7 @@ def _source(name: str, given: Mapping[str, Any], variables: Mapping[str, str]) -
     return Source.OPTION if name in given else Source.VARIABLE if name in variables else Source.FILE
 
 
-def _node_settings(merged: Mapping[str, Any]) -> NodeSettings:
+def _node_settings(merged: Mapping[str, Any], environ: Mapping[str, str]) -> NodeSettings:
     plugins = merged.get("plugins", default_of("plugins"))
     directories = [plugins] if isinstance(plugins, str) else plugins
     node_id = merged.get("node_id")
@@ -112,7 +131,9 @@ def _node_settings(merged: Mapping[str, Any]) -> NodeSettings:
             values[field_name] = int(value) if setting.kind is Kind.COUNT else value
     settings = NodeSettings(
         node_id=check_node_id(node_id) if node_id is not None else make_node_id(socket.gethostname()),
-        plugins=tuple(Path(one).expanduser().absolute() for one in directories),
+        plugins=tuple(map(_directory, directories)),
+        is_id_given=node_id is not None,
+        state_directory=_state_directory(merged.get("state_dir"), environ),
         **values,
     )
     if settings.dead_after_seconds <= settings.heartbeat_seconds:
@@ -120,8 +141,50 @@ def _node_settings(merged: Mapping[str, Any]) -> NodeSettings:
     return settings
 
 
-def default_store(environ: Mapping[str, str]) -> str:
-    """The SQLite file under $XDG_STATE_HOME (~/.local/state)."""
+def _state_directory(given: str | None, environ: Mapping[str, str]) -> Path | None:
+    """systemd's `StateDirectory=` sets $STATE_DIRECTORY, perhaps to several: the first is meant."""
+    from_systemd = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given or from_systemd:
+        return _directory(given or from_systemd)
+    base = environ.get("XDG_STATE_HOME") or ""
+    if base.startswith("/"):
+        return Path(base) / "disbatch"
+    home = _home(environ)
+    return None if home is None else Path(home) / ".local/state/disbatch"
+
+
+def _directory(text: str) -> Path:
+    """A directory as it was written, as a whole path; unchanged where the current directory has been deleted, so that
+    only commands that look into it fail. Raises UsageError for a home that is not known."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"--plugins: expected a directory, found {text!r:.80}, whose home is not known; write the whole path"
+        ) from error
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
+
+
+def default_store(environ: Mapping[str, str]) -> str | None:
+    """The SQLite file under $XDG_STATE_HOME (~/.local/state); None without a home directory."""
     state = environ.get("XDG_STATE_HOME") or ""
-    base = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
-    return f"sqlite://{base / 'disbatch' / 'disbatch.db'}"
+    if not state.startswith("/"):
+        home = _home(environ)
+        if home is None:
+            return None
+        state = f"{home}/.local/state"
+    return sqlite_url(Path(state) / "disbatch" / "disbatch.db")
+
+
+def _home(environ: Mapping[str, str]) -> str | None:
+    """HOME, else what the password database says; a user of a container may have neither."""
+    home = environ.get("HOME") or ""
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            return None
+    return home if home.startswith("/") else None

@@ -17,6 +17,7 @@ README_BEGIN, README_END = "<!-- settings -->", "<!-- /settings -->"  # the tabl
 
 _TYPES: dict[Kind, tuple[dict[str, Any], str]] = {
     Kind.STORE: ({"type": "string"}, "the URL of a store"),
+    Kind.DIRECTORY: ({"type": "string"}, "a directory"),
     Kind.DIRECTORIES: (
         {"type": ["string", "array"], "items": {"type": "string", "x-expected": "a directory"}},
         "a directory or a list of directories",

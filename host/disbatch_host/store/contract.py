@@ -25,7 +25,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
@@ -68,6 +68,11 @@ class Connection(Protocol):
     def may_act_late(self) -> bool:
         """Whether a write that failed as unreachable may still be carried out, for about as long as an answer is waited
         for."""
+
+    @property
+    def claims_read_queues(self) -> bool:
+        """Whether a claim itself looks whether its queue is paused, or has a limit of 0, when it is carried out; else a
+        node claims by the queues as it last read them."""
 
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
@@ -128,7 +133,9 @@ class Tasks(Protocol):
         The tasks named in `after` are marked `awaited: true`, so that `due` finds them once they have ended. `again`: a
         task whose `_id` exists already is the one that is meant, created by an earlier call.
 
-        Raises DuplicateIdError, StoreRefusedError (e.g. a document above the store's size limit, named)."""
+        Raises DuplicateIdError, StoreRefusedError (e.g. a document above the store's size limit, named),
+        ForeignIndexError among them. One that is refused does not keep the others from being created: the exception
+        has the ids of those that were."""
 
     def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
         """Carry out each change by itself, in any order, if its guard holds; returns the ids of those that were
@@ -139,7 +146,10 @@ class Tasks(Protocol):
         A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
         `awaited: true` if it was `awaited` before: its followers wait for its next end. A change that removes that mark
         is refused while a Blocked task waits for this one that has not been told how it ended
-        (`transitions.follow_change` would change it)."""
+        (`transitions.follow_change` would change it).
+
+        Raises ChangesRefusedError, by task id, after all others were carried out, if the store refuses some because of
+        their content or their documents."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
 
@@ -150,9 +160,11 @@ class Tasks(Protocol):
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents.
+        """Tasks in the order of creation. `with_output=False` leaves `stdout` and `stderr` out of the documents,
+        `with_parameters=False` their `parameters`: both may be millions of bytes.
         `in_any_order`: in whatever order is cheapest, for scans of millions; a task that is changed meanwhile may come
         twice or not at all."""
 
@@ -166,7 +178,7 @@ class Tasks(Protocol):
     ) -> int:
         """Delete tasks and their output files; returns how many there were. `statuses` (and `or_failed`, see
         `TaskFilter`): only those that still have one of these. A task that others wait for (`awaited: true`) is not
-        deleted."""
+        deleted, nor one that still owes follow-up tasks."""
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
         """Some of the queue's tasks that have ended (Orphaned has not), were last changed before this moment, and that
@@ -237,7 +249,8 @@ class HotPath(Protocol):
         that `commit` returns is complete once the block has ended."""
 
     def waiting_queues(self) -> set[QueueId]:
-        """The queues that have at least one Created task (claimed or not). Cost: by the number of queues."""
+        """The queues that have at least one Created task (claimed or not), without those of which a claim has found
+        that all of them are passed over. Cost: by the number of queues."""
 
     def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         """Claim up to `count` Created, unclaimed tasks of each queue, in their order (the higher priority first, then
@@ -251,7 +264,13 @@ class HotPath(Protocol):
         next claim of the queue, or by `hold`.
 
         `on_claim` is called for each claimed task; the change that it returns, which leaves CLAIMED, is carried out
-        before this returns, with the claim or right after it. A task for which that was refused is not returned."""
+        before this returns, with the claim or right after it. A task for which that was refused is not returned. One
+        that cannot be claimed as it is, whatever is wrong with its document or refuses its change, is passed over: it
+        takes no place, does not stop the others, and is left out until it changes (see `passed_over`).
+
+        Where `claims_read_queues`, queue and node are looked at as they are when the claim is carried out: nothing is
+        claimed from a queue that is paused, nor beyond its `maxthreads` as it is then, nor for a node that is to be
+        drained."""
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
@@ -259,7 +278,10 @@ class HotPath(Protocol):
         with a change that is carried out, the pieces of the attempt named in its `forget_output_of` are deleted, and
         the tasks in its `creates` are created: each exactly once, however often the change is sent and whichever node
         dies in between (they may come a moment later, then by any node's `promote_due`). Their `queue` is as a person
-        types it."""
+        types it. One that the store refuses is noted in the task that creates it (`refused_follow_ups`).
+
+        Raises ChangesRefusedError, by key, after all others were carried out, if the store refuses some because of
+        their content or their documents."""
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
         """Tell how many tasks a node has in hand of queues with `maxtotal`: the places that it claimed beyond that are
@@ -269,10 +291,12 @@ class HotPath(Protocol):
     def promote_due(self, limit: int = 1000) -> int:
         """Move Blocked tasks whose `not_before` has passed, by the store's clock, and that wait for no other task
         (`after` is missing or empty) back to Created, and remove `not_before`. Create follow-up tasks that a conclusion
-        still owes because its node died at that moment. Returns how many tasks there were of both kinds."""
+        still owes because its node died at that moment. Returns how many tasks there were of both kinds. One that the
+        store refuses is passed over."""
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        """The tasks that this node has to look at now, without their output, at most about `limit` of each kind:
+        """The tasks that this node has to look at now, without their parameters and output, at most about `limit` of
+        each kind, and no more than can be read and changed in a short time; the rest is found by the next call:
 
         - Running with `cancel`, in the hands of this node; waiting (Created, Blocked) or Orphaned with `cancel`;
         - ended, or Orphaned, with `awaited: true`: others wait for their end;
@@ -280,9 +304,13 @@ class HotPath(Protocol):
 
         Cost: by the number of tasks found."""
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+    def passed_over(self) -> list[PassedOver]:
+        """The waiting tasks that claims of this store pass over at present, because they cannot even be claimed; from
+        memory. Such a task is not looked at again until it has changed, and does not count for `waiting_queues`."""
+
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting
-        for another one (`after`)."""
+        for another one (`after`); with `due_before`, only with a `not_before` that is no later than this."""
 
 
 class Changes(Protocol):

@@ -61,12 +61,15 @@ class TrialSkipped(Exception):
 class TrialRunner:
     """Carries out trials of one plugin on a host of their own."""
 
-    def __init__(self, plugin: Plugin, host: LocalHost) -> None:
+    def __init__(self, plugin: Plugin, host: LocalHost, on_begin: Callable[[str], object] = lambda trial: None) -> None:
+        """`on_begin` gets the name of each trial before it is made: one may take a minute."""
         self.plugin = plugin
         self.host = host
+        self._on_begin = on_begin
 
     async def finding(self, name: str, trial: Callable[[], Awaitable[str | None]]) -> Finding:
         """Carry out one trial. It returns a hint or None, and raises TrialFailed, TrialSkipped or StartError."""
+        self._on_begin(name)
         begun = time.monotonic()
         verdict, message, output = Verdict.PASSED, "", ""
         try:
@@ -78,7 +81,7 @@ class TrialRunner:
         except StartError as error:
             verdict, message = Verdict.FAILED, f"the program {error}"
         except TrialFailed as failure:
-            verdict, message = Verdict.FAILED, str(failure)
+            verdict, message = Verdict.FAILED, f"{failure}{_own_words(failure.result)}"
             output = last_words(failure.result)
         faults = self.host.take_faults()
         if faults:
@@ -132,8 +135,21 @@ def end_of(result: LocalResult) -> str:
     return code if result.succeeded else f"{code}, status {result.document['status']}"
 
 
+def _own_words(result: LocalResult | None) -> str:
+    """The task's error, as `exec` shows it: it says more than the exit code. Nothing if that is the end of stderr,
+    which is shown anyway, or the host's own words."""
+    error = None if result is None else result.document.get("error")
+    if result is None or result.succeeded or not isinstance(error, Mapping):
+        return ""
+    message = str(error.get("message", "")).strip()
+    is_known = message.startswith("disbatch-host: ") or message in result.output["stderr"].decode("utf-8", "replace")
+    if not message or is_known:
+        return ""
+    return f"; its error: {error.get('code')}: {message.splitlines()[0]}"
+
+
 def last_words(result: LocalResult | None) -> str:
-    """The end of its output."""
+    """The beginning and the end of its output."""
     if result is None:
         return ""
     return "\n".join(
@@ -142,9 +158,14 @@ def last_words(result: LocalResult | None) -> str:
 
 
 def shortened(data: bytes) -> str:
-    """The end of some output."""
-    text = data[-400:].decode("utf-8", "replace").rstrip()
-    return f"…{text}" if len(data) > 400 else text or "nothing"
+    """Some output, without its middle if it is long: the reason may be first (a panic in Go) or last (a traceback)."""
+    if len(data) <= 2 * _SHOWN_BYTES:
+        return data.decode("utf-8", "replace").rstrip() or "nothing"
+    first, last = (one.decode("utf-8", "replace") for one in (data[:_SHOWN_BYTES], data[-_SHOWN_BYTES:]))
+    return f"{first.rstrip()}\n…\n{last.strip()}"
+
+
+_SHOWN_BYTES = 400  # of the beginning, and of the end
 
 
 def _error_message(result: LocalResult) -> str:

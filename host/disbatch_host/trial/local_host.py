@@ -37,8 +37,9 @@ from disbatch_host.process.interface import (
 )
 from disbatch_host.process.this_process import close_others_on_exec
 from disbatch_host.run import modes, starting
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
 from disbatch_protocol.worker import WorkerConversation
@@ -46,6 +47,7 @@ from disbatch_protocol.worker import WorkerConversation
 LOCAL_NODE_ID = "local"  # the value of DISBATCH_NODE where there is no node
 LOCAL_QUEUE = "exec"
 
+REMOVAL_SECONDS = 30.0  # for work directories to be removed: a person waits, and a million files take some ten
 END_POLL_SECONDS = 0.01  # between two checks whether killed processes are gone
 
 Output = Callable[[Stream, bytes], None]
@@ -76,7 +78,7 @@ class Input:
     """The input that a plugin would get, and how it would be started."""
 
     start: Start
-    stdin: str  # with the parameters' secrets masked
+    stdin: str | None  # with the parameters' secrets masked; None: it is /dev/null
 
 
 class MemoryRecorder:
@@ -168,6 +170,7 @@ class LocalHost:
         await self.workers.stop()
         await self.processes.end(StopReason.SHUTDOWN)
         self.processes.close()
+        await self.site.work_directories.finish(REMOVAL_SECONDS)
 
     def stop(self) -> None:
         """Stop the running programs, each in its own way."""
@@ -253,8 +256,11 @@ class LocalHost:
         """The input that a run would begin with. Nothing is started and nothing made: a work directory is only named.
         Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
-        run = starting.run_fields(task, plugin, self._context(MemoryRecorder({})), secrets=(), now=self._clock.now())
-        stdin = starting.input_line(task, plugin, run)
+        secrets = plugin.schema.secrets(task.parameters)
+        run = starting.run_fields(
+            task, plugin, self._context(MemoryRecorder({})), now=self._clock.now(), secrets=secrets
+        )
+        stdin = starting.input_of(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}
         if not modes.needs_worker(plugin):
@@ -266,14 +272,14 @@ class LocalHost:
             talk = WorkerConversation()
             hello = talk.hello(host="disbatch-host", number=1)
             talk.receive(b'{"type":"ready","protocol":1}\n')
-            stdin = hello + talk.hand_over(stdin, task_id=str(task.id), attempt=1, deadline=None)
+            stdin = hello + talk.hand_over(stdin or b"", task_id=str(task.id), attempt=1, deadline=None)
         directory = self.site.temporary_directory / f"disbatch-{task.id}-…" if manifest.cwd == "work" else None
         start = Start(
             program=program.shared_of(plugin, self.site).program,
             variables=program.with_work_directory(variables, directory),
             work_directory=directory,
         )
-        return Input(start=start, stdin=stdin.decode())
+        return Input(start=start, stdin=None if stdin is None else stdin.decode())
 
     def _context(self, recorder: MemoryRecorder) -> RunContext:
         return RunContext(

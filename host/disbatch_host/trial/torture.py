@@ -29,6 +29,7 @@ from disbatch_host.trial.findings import (
     of_event_errors,
 )
 from disbatch_host.trial.local_host import LocalHost, LocalResult
+from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.outcome import Reason
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
@@ -81,19 +82,26 @@ class Torture:
                 return
 
     async def _ends(self, parameters: Any) -> str | None:
+        seconds = await self._silent_until_its_end(parameters)
+        # A machine that was busy at the first run makes no hint.
+        if seconds is None or await self._silent_until_its_end(parameters) is None:
+            return None
+        return (
+            f"all of its output came in the last moment of {seconds:.1f} s; if it printed earlier, its "
+            "language buffers its output: flush after each line, or nobody can follow it"
+        )
+
+    async def _silent_until_its_end(self, parameters: Any) -> float | None:
+        """How long a run took if it was long and all of its output came at its end. The first run is the baseline."""
         arrivals: list[float] = []
         begun = time.monotonic()
         result = await self._runner.run(parameters, listener=lambda stream, _: _record_arrival(stream, arrivals))
-        check_ended(result)
-        self._baseline = result
         ended = time.monotonic()
-        is_long = ended - begun > BUFFERING_SECONDS
-        if is_long and arrivals and ended - arrivals[0] < BUFFERING_AT_END_SECONDS:
-            return (
-                f"all of its output came in the last moment of {ended - begun:.1f} s; if it printed earlier, its "
-                "language buffers its output: flush after each line, or nobody can follow it"
-            )
-        return None
+        check_ended(result)
+        if self._baseline is None:
+            self._baseline = result
+        is_late = bool(arrivals) and ended - arrivals[0] < BUFFERING_AT_END_SECONDS
+        return ended - begun if is_late and ended - begun > BUFFERING_SECONDS else None
 
     async def _large(self, parameters: Any) -> str | None:
         more: dict[str, Any] = {}
@@ -279,6 +287,7 @@ class _Process:
             variables=self._prepared.variables,
             work_directory=self._prepared.work_directory,
             deadlines=program.shared_of(plugin, host.site).idle_deadlines,
+            stdin=None if plugin.manifest.stdin.kind is StdinKind.NULL else b"",
             keeps_stdin_open=not is_stdin_closed,
         )
         self._processes = host.processes

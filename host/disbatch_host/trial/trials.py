@@ -16,26 +16,30 @@ from disbatch_host.trial.findings import Finding, TrialRunner, Verdict, of_fault
 from disbatch_host.trial.local_host import LocalHost
 from disbatch_host.trial.torture import Torture
 
+OnBegin = Callable[[str], object]  # the name of a trial that is about to be made
 
-def run_examples(plugin: Plugin) -> list[Finding]:
+
+def run_examples(plugin: Plugin, on_begin: OnBegin = lambda trial: None) -> list[Finding]:
     """Each example of the manifest, compared with what it says. Interrupted by a signal, it stops the running programs
     and raises SystemExit; so does `torture`."""
-    return _perform(plugin, try_examples)
+    return _perform(plugin, try_examples, on_begin)
 
 
-def torture(plugin: Plugin) -> list[Finding]:
+def torture(plugin: Plugin, on_begin: OnBegin = lambda trial: None) -> list[Finding]:
     """The things that production will do to it."""
-    return _perform(plugin, lambda runner: Torture(runner).torments())
+    return _perform(plugin, lambda runner: Torture(runner).torments(), on_begin)
 
 
-def _perform(plugin: Plugin, which: Callable[[TrialRunner], AsyncIterator[Finding]]) -> list[Finding]:
+def _perform(
+    plugin: Plugin, which: Callable[[TrialRunner], AsyncIterator[Finding]], on_begin: OnBegin
+) -> list[Finding]:
     close_others_on_exec()
 
     async def perform() -> tuple[list[Finding], int | None]:
         host = LocalHost()
         findings = []
         async with host.interruptible():
-            async for finding in which(TrialRunner(plugin, host)):
+            async for finding in which(TrialRunner(plugin, host, on_begin)):
                 if host.interrupted_by is not None:
                     break
                 findings.append(finding)

@@ -13,9 +13,9 @@
 //		})
 //	}
 //
-// An error or a panic is a failure: its text becomes the task's error; Exit(n) just ends with that exit code, 0 to 255.
-// An event that JSON cannot represent is not sent, and fails the task when work returns. Printed text
-// becomes the task's output; invalid UTF-8 in an event becomes U+FFFD.
+// An error or a panic is a failure: its type, if it has one of its own, and its text become the task's error; Exit(n) just
+// ends with that exit code, 0 to 255. An event that JSON cannot represent is not sent, and fails the task when work returns.
+// Printed text becomes the task's output; invalid UTF-8 in an event becomes U+FFFD.
 //
 // One file, nothing but the standard library, Go 1.18 and up: copy its directory beside your program. Run by hand, without
 // a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -31,6 +31,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -210,7 +211,7 @@ func perform(work func(*Task) error, task *Task) (exit int) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			fmt.Fprintf(os.Stderr, "panic: %v\n%s", cause, debug.Stack())
-			task.Error(Failure{Code: "exception", Message: fmt.Sprint(cause)})
+			task.Error(Failure{Code: "exception", Message: "panic: " + fmt.Sprint(cause)})
 			exit = 1
 		}
 	}()
@@ -229,8 +230,22 @@ func perform(work func(*Task) error, task *Task) (exit int) {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, err)
-	task.Error(Failure{Code: "exception", Message: err.Error()})
+	task.Error(Failure{Code: "exception", Message: inWords(err)})
 	return 1
+}
+
+// inWords is the error's type and text, as in "fs.PathError: open in.txt: no such file or directory". The types of plain
+// texts and of wrapped errors say nothing, so for these it is the type of the error inside, or none.
+func inWords(err error) string {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		name := strings.TrimPrefix(fmt.Sprintf("%T", inner), "*")
+		switch name {
+		case "errors.errorString", "fmt.wrapError", "fmt.wrapErrors", "errors.joinError":
+			continue
+		}
+		return name + ": " + err.Error()
+	}
+	return err.Error()
 }
 
 func (task *Task) send(event object) {

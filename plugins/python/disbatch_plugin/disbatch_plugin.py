@@ -9,9 +9,10 @@
 
     disbatch_plugin.run(work)
 
-What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its text becomes the
-task's error, its traceback goes to stderr. Any other return value is a failure too, as is an event that JSON cannot
-represent. Printed text becomes the task's output; invalid Unicode in an event (a file name, say) becomes U+FFFD.
+What the function returns is the exit code, 0 to 255 (nothing: 0). An exception is a failure: its type and text
+become the task's error (`KeyError: 'user'`), its traceback goes to stderr. Any other return value is a failure too, as
+is an event that JSON cannot represent. Printed text becomes the task's output; invalid Unicode in an event (a file
+name, say) becomes U+FFFD.
 
 One file, nothing but the standard library, Python 3.7 and up: install it, or copy it beside your program. Run by hand,
 without a host, the plugin reads one line of JSON from stdin and shows its events on stderr.
@@ -146,11 +147,24 @@ def _perform(work, task):
         code = _exit_code(work, task)
     except Exception as error:  # whatever it is, it concerns only this task
         traceback.print_exc()
-        task.error(str(error) or type(error).__name__, code="exception")
+        task.error(_in_words(error), code="exception")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _in_words(error):
+    """As the last line of a traceback: the text alone says little, for a KeyError it is only the key."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = f"{kind.__module__}.{name}"
+    try:
+        text = str(error)
+    except Exception:  # a class of the plugin's own whose __str__ fails must not end the other tasks of a worker
+        text = ""
+    return f"{name}: {text}" if text else name
 
 
 def _exit_code(work, task):

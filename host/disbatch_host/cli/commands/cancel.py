@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -36,6 +36,9 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
       disbatch-host task cancel --queue mail --status running --wait --yes
 
     Without --status, all unfinished tasks of the queue. Exit 1 if a task that was named had already ended.
+
+    At a terminal, more than one task of a queue is cancelled only after a question. A script is not asked if --status
+    says which ones; without it, the script needs --yes.
     """
     is_named = selection.is_named(ids, filters)
     with common.options_named():
@@ -74,7 +77,7 @@ class _Canceller:
         question = f"cancel {common.count_of(total, 'task')} of queue {filters['queue']}?"
         selection.confirm(question, total, yes=yes, is_explicit=bool(filters["status"]))
         cancelled = 0
-        with render.progress("cancelling tasks", total=total) as advance:
+        with bars.progress("cancelling tasks", total=total) as advance:
             for batch in control.cancel(self._store, which, self._request):
                 self._note(batch)
                 cancelled += sum(one.outcome is Outcome.CANCELLED for one in batch)
@@ -94,7 +97,7 @@ class _Canceller:
 
     def _wait(self, *, is_named: bool) -> int:
         """Wait until the tasks that were asked to stop have ended. FAILED if one that was named ended otherwise."""
-        with render.progress("waiting for them to end", total=len(self._asked)) as advance:
+        with bars.progress("waiting for them to end", total=len(self._asked)) as advance:
             others = wait_for_ends(self._store, self._asked, advance)
         for one in others:
             click.echo(f"task {one.id} ended before it could be stopped: {statuses.name(one.status)}", err=True)

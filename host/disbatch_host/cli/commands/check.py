@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
+from disbatch_host.plugin.new import scaffold
 from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.trial import trials
 from disbatch_host.trial.findings import Finding, Verdict
@@ -48,15 +49,21 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
         where = ", ".join(str(one) for one in common.settings().plugins)
         raise UsageError(f"no plugin.json found below {where}; name a directory with --plugins DIR")
     reports = []
-    with render.progress("trying plugins", total=len(found)) as advance:
+    with bars.current("trying") as show:
         for one in found:
-            reports.append(Report(one, _trials_of(one, wants_run=wants_run or torture, wants_torture=torture)))
-            advance(1)
+
+            def tell(trial: str, name: str = _name_of(one)) -> None:
+                show(f"{name}: {trial}")
+
+            findings = _trials_of(one, tell, wants_run=wants_run or torture, wants_torture=torture)
+            reports.append(Report(one, findings, _hints_of(one)))
     if junit is not None:
         write_junit(Path(junit), reports)
     if common.wants_json():
         for report in reports:
-            render.print_json({**_document_of(report.plugin), "ok": report.is_fine, **_trial_documents(report)})
+            render.print_json(
+                {**_document_of(report.plugin), "ok": report.is_fine, "hints": report.hints, **_trial_documents(report)}
+            )
     else:
         _print_reports(reports)
     return ExitCode.DONE if all(report.is_fine for report in reports) else ExitCode.FAILED
@@ -68,6 +75,7 @@ class Report:
 
     plugin: Plugin | BrokenPlugin
     findings: Sequence[Finding]
+    hints: Sequence[str] = ()  # besides those of the findings
 
     @property
     def name(self) -> str:
@@ -78,15 +86,27 @@ class Report:
         return isinstance(self.plugin, Plugin) and all(one.verdict is not Verdict.FAILED for one in self.findings)
 
 
-def _trials_of(one: Plugin | BrokenPlugin, *, wants_run: bool, wants_torture: bool) -> list[Finding]:
+def _trials_of(
+    one: Plugin | BrokenPlugin, tell: trials.OnBegin, *, wants_run: bool, wants_torture: bool
+) -> list[Finding]:
     if not isinstance(one, Plugin) or not wants_run:
         return []
-    findings = trials.run_examples(one)
-    return [*findings, *trials.torture(one)] if wants_torture else findings
+    findings = trials.run_examples(one, tell)
+    return [*findings, *trials.torture(one, tell)] if wants_torture else findings
+
+
+def _hints_of(one: Plugin | BrokenPlugin) -> list[str]:
+    """What was copied from a new plugin and not changed: people and `check --run` would believe it."""
+    left = scaffold.leftovers(one.manifest) if isinstance(one, Plugin) else []
+    if not left:
+        return []
+    what, those = (f"the {left[0]}", "that") if left == ["description"] else (f"the {' and the '.join(left)}", "those")
+    verb = "is" if left == ["description"] else "are"
+    return [f"{what} {verb} still {those} of a new plugin: say what this one does"]
 
 
 def _print_reports(reports: Sequence[Report]) -> None:
-    rows = [(report.name, _result_cell(report), _in_here(report.plugin.manifest_path)) for report in reports]
+    rows = [(report.name, _result_cell(report), common.in_here(report.plugin.manifest_path)) for report in reports]
     render.print_table(("plugin", "result", "manifest"), rows)
     if any(report.findings for report in reports):
         click.echo()
@@ -97,19 +117,19 @@ def _print_reports(reports: Sequence[Report]) -> None:
         ]
         render.print_table(("plugin", "trial", "result", "time"), results, right=(3,))
     for report in reports:
-        where = render.printable(_in_here(report.plugin.manifest_path))
+        where = render.printable(common.in_here(report.plugin.manifest_path))
         for fault in _faults_of(report.plugin):
             style = "red" if fault.severity is Severity.ERROR else "yellow"
             separator = " " if fault.pointer else ": "
-            click.echo(
-                f"{click.style(str(fault.severity), fg=style)}: {where}{separator}{render.printable(str(fault))}"
-            )
+            click.echo(f"{render.style(str(fault.severity), style)}: {where}{separator}{render.printable(str(fault))}")
+        for hint in report.hints:
+            click.echo(f"{render.style('hint', 'yellow')}: {where}: {hint}")
         for finding in report.findings:
             if finding.message:
                 word = "error" if finding.verdict is Verdict.FAILED else str(finding.verdict)
                 style = _STYLES[finding.verdict]
                 text = render.printable(f"{finding.trial}: {finding.message}")
-                click.echo(f"{click.style(word, fg=style)}: {where}: {text}")
+                click.echo(f"{render.style(word, style)}: {where}: {text}")
                 for line in finding.output.splitlines():
                     click.echo(f"    {render.printable(line)}")
 
@@ -138,7 +158,7 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
             failures=str(bool(errors) + len(failed)),
             skipped=str(sum(one.verdict is Verdict.SKIPPED for one in report.findings)),
             time=f"{sum(one.seconds for one in report.findings):.3f}",
-            file=_xml_text(_in_here(report.plugin.manifest_path)),
+            file=_xml_text(common.in_here(report.plugin.manifest_path)),
         )
         case = ElementTree.SubElement(suite, "testcase", classname=_xml_text(report.name), name="static", time="0")
         if errors:
@@ -250,22 +270,19 @@ def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:
 
 def _result_cell(report: Report) -> tuple[str, str]:
     if isinstance(report.plugin, BrokenPlugin):
-        return _count(len(_faults_of(report.plugin)), "fault"), "red"
+        return _severities(_faults_of(report.plugin)), "red"
     failed = sum(one.verdict is Verdict.FAILED for one in report.findings)
     if failed:
-        return f"{failed} of {_count(len(report.findings), 'trial')} failed", "red"
-    warnings = len(_faults_of(report.plugin)) + sum(one.verdict is Verdict.HINT for one in report.findings)
-    return (f"fine, {_count(warnings, 'hint')}", "yellow") if warnings else ("fine", "green")
+        return f"{failed} of {common.count_of(len(report.findings), 'trial')} failed", "red"
+    hints = len(report.hints) + sum(one.verdict is Verdict.HINT for one in report.findings)
+    but = [_severities(_faults_of(report.plugin)), common.count_of(hints, "hint") if hints else ""]
+    return (", ".join(["fine", *filter(None, but)]), "yellow") if any(but) else ("fine", "green")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _in_here(path: Path) -> str:
-    """The path as the person would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def _severities(faults: Sequence[Fault]) -> str:
+    """How many errors and warnings, in the words of the lines that name them."""
+    counts = [(one, sum(fault.severity is one for fault in faults)) for one in Severity]
+    return ", ".join(common.count_of(count, str(severity)) for severity, count in counts if count)
 
 
 def _document_of(one: Plugin | BrokenPlugin) -> dict[str, Any]:

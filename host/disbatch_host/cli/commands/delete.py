@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control, times
 from disbatch_host.client.control import Outcome
@@ -34,6 +34,8 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
 
     Unfinished tasks are refused (cancel them first), and so are tasks that another task waits for. To have a queue
     delete its old tasks by itself: queue set ID keep=30d.
+
+    At a terminal, more than one task of a queue is deleted only after a question. A script always needs --yes.
     """
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
     if not is_named and not filters["status"]:
@@ -70,16 +72,20 @@ def _delete_named(store: Store, tasks: Sequence[Task], *, as_json: bool) -> int:
 
 
 def _delete_selected(store: Store, which: TaskFilter, total: int, *, as_json: bool) -> None:
-    deleted = kept = 0
-    with render.progress("deleting tasks", total=total) as advance:
+    deleted = kept = owing = 0
+    with bars.progress("deleting tasks", total=total) as advance:
         for batch in control.delete(store, which):
             if as_json:
                 results.say(store, batch, _WORDS, as_json=True)
             done = sum(one.is_done for one in batch)
-            deleted, kept = deleted + done, kept + len(batch) - done
+            still_owing = sum(one.outcome is Outcome.OWES for one in batch)
+            deleted, owing, kept = deleted + done, owing + still_owing, kept + len(batch) - done - still_owing
             advance(len(batch))
     if not as_json:
         click.echo(f"{common.count_of(deleted, 'task')} deleted")
         if kept:
             others = "another task waits for it" if kept == 1 else "others wait for them"
             click.echo(f"{common.count_of(kept, 'task')} kept, because {others}", err=True)
+        if owing:
+            why = "a node has still to create follow-up tasks"
+            click.echo(f"{common.count_of(owing, 'task')} kept, because {why}", err=True)

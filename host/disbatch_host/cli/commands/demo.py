@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import INTERRUPTED, common_options
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
@@ -22,10 +22,12 @@ from disbatch_host.errors import ExitCode, PluginError, UsageError
 from disbatch_host.node.node import run_node
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.plugin.new import bundled
-from disbatch_host.run.attempt import Run, RunReport
+from disbatch_host.run.attempt import Run
+from disbatch_host.run.report import RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
+from disbatch_host.store.url import sqlite_url
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
@@ -59,7 +61,7 @@ def demo(files: int, keep: bool) -> int:
 
 
 def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
-    plugins_directory, url = directory / "plugins", f"sqlite://{directory}/disbatch.db"
+    plugins_directory, url = directory / "plugins", sqlite_url(directory / "disbatch.db")
     plugins_directory.mkdir()
     notices = bundled.prepare(plugins_directory)
     catalog = load_plugins([plugins_directory])
@@ -86,6 +88,9 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     _say(f"\n{common.count_of(done, 'task')} in {format_duration(seconds)}, {done / seconds:.0f} per second.")
     if keep:
         _say(f"Look around:  disbatch-host status --store {url}")
+    else:
+        _say("Look around:  disbatch-host demo --keep")
+    _say("Write a plugin of your own:  disbatch-host new Greet --lang bash")
     if done < total:
         click.echo(f"disbatch-host: stopped; {total - done} of {tasks} were not run", err=True)
         return code or INTERRUPTED
@@ -107,11 +112,10 @@ def _make_queue(store: Store, plugin: Plugin, paths: Sequence[Path]) -> Queue:
 
 
 def _run_node(store: Store, plugins: Path, total: int) -> int:
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     settings = NodeSettings(node_id=_NODE_ID, plugins=[plugins], max_total=_AT_ONCE, until_idle=True)
-    console = Console(stderr=True)
+    console = bars.console()
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("running", total=total)

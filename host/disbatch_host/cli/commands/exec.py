@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render
+from disbatch_host.cli import common, parameters, render, terminal
 from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
@@ -21,6 +21,7 @@ from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.process.interface import Stream
 from disbatch_host.trial.local_host import Input, LocalHost, run_once
 from disbatch_protocol import status as statuses
+from disbatch_protocol.events import BadLine, parse_line
 from disbatch_protocol.faults import Severity, near_name
 from disbatch_protocol.outcome import Outcome
 from disbatch_protocol.quantities import format_duration
@@ -29,7 +30,7 @@ from disbatch_protocol.status import Status
 
 @click.command("exec")
 @click.argument("plugin")
-@click.argument("json_text", metavar="[JSON]", required=False)
+@click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option(
     "-p",
     "pairs",
@@ -39,28 +40,33 @@ from disbatch_protocol.status import Status
 )
 @click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
 @click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
+@click.option("--raw", is_flag=True, help="Show control characters of the output on a terminal as well.")
 @common_options
-def exec_(plugin: str, json_text: str | None, pairs: tuple[str, ...], events: bool, show_input: bool) -> int:
+def exec_(
+    plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool, raw: bool
+) -> int:
     """Run one task of a plugin exactly as a node would, and show its output live.
 
     \b
       disbatch-host exec Text::Count -p path=/etc/hosts
       disbatch-host exec ./plugins/mail '{"user": "matt"}' --json
       disbatch-host exec ./plugins/mail - < parameters.json
-      disbatch-host exec ./plugins/mail -p user:='"0815"' -p text=@mail.txt
+      disbatch-host exec ./plugins/mail -p user=0815 -p text=@mail.txt
       disbatch-host exec ./plugins/mail -p user=matt --events
       disbatch-host exec ./plugins/mail -p user=matt --show-input
 
     PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
-    resulting task document is printed instead of the output. Exit code 0 if the task concluded, else 1.
+    resulting task document is printed instead of the output. On a terminal the output is shown without control
+    characters, unless --raw is given. Exit code 0 if the task concluded, else 1.
     """
     found = find_plugin(plugin)
-    values = parameters.parameters_of(parameters.read_text() if json_text == "-" else json_text, pairs)
+    text = parameters.one_text(words, found.schema)
+    values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
     if show_input:
         return _show_input(found, values)
     if (outdated := outdated_build(found)) is not None:
         click.echo(f"disbatch-host: {render.printable(outdated.message)}; {render.printable(outdated.hint)}", err=True)
-    live = _Live(shows_output=not common.wants_json(), shows_events=events)
+    live = _Live(shows_output=not common.wants_json(), shows_events=events, is_raw=raw)
     result = run_once(found, values, listener=live.receive)
     live.finish()
     document = result.document
@@ -97,7 +103,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")
-        for number, line in enumerate(shown.stdin.splitlines()):
+        for number, line in enumerate(["/dev/null"] if shown.stdin is None else shown.stdin.splitlines()):
             click.echo(f"{'' if number else 'stdin':9}  {line}")
     for fault in faults:
         click.echo(f"disbatch-host: it would not be started: {fault}", err=True)
@@ -187,7 +193,11 @@ def _usable(one: Plugin | BrokenPlugin) -> Plugin:
 class _Live:
     """Prints output as it comes; events line by line, so that they stand out from stderr."""
 
-    def __init__(self, *, shows_output: bool, shows_events: bool) -> None:
+    def __init__(self, *, shows_output: bool, shows_events: bool, is_raw: bool) -> None:
+        self._targets = {
+            Stream.STDOUT: terminal.raw(sys.stdout) if is_raw else sys.stdout.buffer,
+            Stream.STDERR: terminal.raw(sys.stderr) if is_raw else sys.stderr.buffer,
+        }
         self._shows_output = shows_output
         self._shows_events = shows_events
         self._rest = b""
@@ -195,9 +205,8 @@ class _Live:
     def receive(self, stream: Stream, data: bytes) -> None:
         if stream is not Stream.EVENTS:
             if self._shows_output:
-                target = sys.stdout if stream is Stream.STDOUT else sys.stderr
-                target.buffer.write(data)
-                target.buffer.flush()
+                self._targets[stream].write(data)
+                self._targets[stream].flush()
         elif self._shows_events:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
@@ -208,6 +217,12 @@ class _Live:
             self._print_event(self._rest)
 
     def _print_event(self, line: bytes) -> None:
+        """The line as it came; after it, what is wrong with it."""
         sys.stdout.flush()
         sys.stderr.buffer.write(b"event: " + line + b"\n")
         sys.stderr.buffer.flush()
+        if line and not line.isspace():
+            event = parse_line(line)
+            faults = [event.message] if isinstance(event, BadLine) else getattr(event, "faults", ())
+            for fault in faults:
+                click.echo(render.printable(f"       ^ ignored: {fault}"), err=True)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from disbatch_host.cli import common, render, selection
+from disbatch_host.cli import bars, common, render, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import exporting
 from disbatch_host.client.complete_file import complete_file
@@ -29,8 +29,11 @@ def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> N
       disbatch-host task export --status failed --since 2d | jq -r .error.message
       disbatch-host task export --before 30d --with-output old.ndjson.gz
 
-    Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete.
+    Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete; a
+    name that promises another format, such as results.csv, is refused.
     """
+    if file is not None:
+        exporting.check_name(file)
     with common.opened_store() as store:
         which = selection.filter_of(store, filters)
         shown = common.masker(store).document
@@ -48,7 +51,7 @@ def export(file: str | None, filters: Mapping[str, Any], with_output: bool) -> N
 def _write(store: Store, which: TaskFilter, shown: exporting.Shown, out: IO[bytes], *, with_output: bool) -> int:
     total = store.count_tasks(which) if sys.stderr.isatty() else None
     told = 0
-    with render.progress("exporting tasks", total=total) as advance:
+    with bars.progress("exporting tasks", total=total) as advance:
 
         def tell(count: int) -> None:
             nonlocal told

@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
+from disbatch_host.client.importing.advice import FaultGroups
 from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import OpenFile, kept, opened, rows_of
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules, Step
@@ -26,7 +27,7 @@ from disbatch_host.client.pushing import PRIORITY_MAX
 from disbatch_host.errors import DisbatchError, ExitCode, RowsRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
-_FAULTS_SHOWN = 20  # on stderr; --report gets all
+_FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
 
 
 @click.command("import")
@@ -38,7 +39,9 @@ _FAULTS_SHOWN = 20  # on stderr; --report gets all
     type=click.Choice([str(one) for one in Format]),
     help="Format of the rows. Default: by the file's name.",
 )
-@click.option("--delimiter", metavar="C", help="CSV field separator. Default: ',', or a tab for .tsv.")
+@click.option(
+    "--delimiter", metavar="C", help="CSV field separator. Default: recognized, and said if it is not a comma."
+)
 @click.option(
     "--map", "maps", multiple=True, metavar="COLUMN=FIELD",
     help="Which column becomes which parameter, a.b for a nested one; COLUMN:=FIELD for JSON. May be given "
@@ -78,6 +81,8 @@ def import_(**given: Any) -> int:
     _check_options(options)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(_Bar())
+        # In Python these are arguments and fields of `Rules`.
+        stack.enter_context(common.options_named(maps="map", key_column="unique-key-from", form="format"))
         file = None if options.file is None else stack.enter_context(_opened(options.file, bar))
         faults = stack.enter_context(_Faults(options))
         store = stack.enter_context(common.opened_store())
@@ -166,7 +171,7 @@ class _Bar:
     def show(self, what: str, done: int, total: int | None = None) -> None:
         if what != self._what:
             self.close()
-            self._advance, self._what = self._open.enter_context(render.progress(what, total=total)), what
+            self._advance, self._what = self._open.enter_context(bars.progress(what, total=total)), what
         self._advance(done - self._shown)
         self._shown = done
 
@@ -192,13 +197,13 @@ def _opened(name: str, bar: _Bar) -> Iterator[OpenFile]:
 
 
 class _Faults:
-    """Shows the rows that do not fit: the first on stderr, all in the report."""
+    """Shows the rows that do not fit: each kind once on stderr, all rows in the report."""
 
     def __init__(self, options: _Options) -> None:
         self._options = options
-        self._first: list[RowFault] = []
-        self._count = 0
+        self._groups = FaultGroups(_FAULTS_SHOWN)
         self._report = None if options.report is None else Report(options.report, options.name)
+        self.advise: Callable[[RowFault], str | None] = lambda fault: None  # what to try against a fault
 
     def __enter__(self) -> _Faults:
         return self
@@ -209,20 +214,25 @@ class _Faults:
             self._report.close()
 
     def add(self, fault: RowFault) -> None:
-        self._count += 1
-        if len(self._first) < _FAULTS_SHOWN:
-            self._first.append(fault)
+        self._groups.add(fault)
         if self._report is not None:
             self._report.add(fault)
 
     def tell(self) -> None:
         """Print the faults since the last call on stderr."""
-        for fault in self._first:
-            click.echo(f"{self._options.name}:{fault.line}: {render.printable(fault.reason)}", err=True)
-        if more := self._count - len(self._first):
-            where = f"all are in {self._options.report}" if self._report is not None else "--report FILE writes all"
-            click.echo(f"... and {more} more ({where})", err=True)
-        self._first, self._count = [], 0
+        groups, self._groups = self._groups, FaultGroups(_FAULTS_SHOWN)
+        for one in groups:
+            line = one.first.line
+            rows = f" ({one.count} rows, the first is line {line})" if one.count > 1 else ""
+            click.echo(f"{self._options.name}:{line}: {render.printable(one.first.reason)}{rows}", err=True)
+        where = f"all are in {self._options.report}" if self._report is not None else "--report FILE writes all"
+        if groups.others:
+            click.echo(f"... and {groups.others} more ({where})", err=True)
+        elif any(one.count > 1 for one in groups):
+            click.echo(where, err=True)
+        for advice in dict.fromkeys(self.advise(one.first) for one in groups):
+            if advice is not None:
+                click.echo(render.printable(advice), err=True)
 
 
 def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _Faults, bar: _Bar) -> Import:
@@ -246,13 +256,17 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
             err=True,
         )
 
-    return Import(
+    def say_notice(text: str) -> None:
+        bar.close()
+        click.echo(render.printable(text), err=True)
+
+    one = Import(
         store,
         queue,
         rows,
         Rules(
             maps=options.maps,
-            constants=parameters.parameters_of(None, options.pairs),
+            constants=parameters.parameters_of(None, options.pairs, None if plugin is None else plugin.schema),
             key_column=options.key_column,
             fields=options.fields(store),
             stops=options.stops,
@@ -264,7 +278,10 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
         on_fault=faults.add,
         on_progress=show,
         on_resumed=say_resumed,
+        on_notice=say_notice,
     )
+    faults.advise = one.map_advice
+    return one
 
 
 def _look(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
@@ -273,11 +290,12 @@ def _look(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
     bar.close()
     faults.tell()
     if common.wants_json():
-        counts = {"rows": looked.rows, "fit": looked.fit, "faults": looked.faults}
+        counts = {"rows": looked.rows, "fit": looked.fit, "faults": looked.faults, "empty": looked.empty}
         render.print_json({**counts, "tasks": list(looked.tasks)})
     else:
         total = common.count_of(looked.rows, "row")
-        click.echo(f"{looked.fit} of {total} fit; nothing is created (--dry-run). The first tasks would be:")
+        empty = f", {_empty_in_words(looked.empty)}" if looked.empty else ""
+        click.echo(f"{looked.fit} of {total} fit{empty}; nothing is created (--dry-run). The first tasks would be:")
         for task in looked.tasks:
             render.print_json(task)
     return ExitCode.FAILED if looked.faults and options.stops else ExitCode.DONE
@@ -320,7 +338,13 @@ def _print_summary(result: Imported) -> None:
             said.append(f"{result.existing} not created: an unfinished task has the unique key")
         if result.skipped:
             said.append(f"{common.count_of(result.skipped, 'row')} skipped")
+        if result.empty:
+            said.append(_empty_in_words(result.empty))
         click.echo(", ".join(said))
+
+
+def _empty_in_words(count: int) -> str:
+    return f"{common.count_of(count, 'empty row')} passed over"
 
 
 def _condition_of(text: str | None) -> dict[str, Any]:

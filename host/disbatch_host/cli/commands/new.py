@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 
@@ -20,8 +19,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest requir
 @click.argument("name")
 @click.option("--lang", required=True, type=click.Choice(list(scaffold.LANGUAGES)), help="The language.")
 @click.option("--worker", is_flag=True, help="Use worker mode: one process for many tasks (not for bash and sh).")
+@click.option("--idempotent", is_flag=True, help="Running one of its tasks twice does no harm: run lost ones again.")
 @common_options
-def new(name: str, lang: str, worker: bool) -> int:
+def new(name: str, lang: str, worker: bool, idempotent: bool) -> int:
     """Write a new plugin: manifest with parameters and examples, program, helper library, README.
 
     \b
@@ -30,6 +30,9 @@ def new(name: str, lang: str, worker: bool) -> int:
 
     NAME is the class that queues use. The plugin gets a directory of its own below the plugin directory
     (./plugins); existing files are never overwritten.
+
+    Without --idempotent, a task that ran when its node was lost becomes orphaned, and a person decides about it. With
+    it, the task is run again by itself. Leave it out unless you are sure: sending a mail twice is harm.
     """
     if not _NAME.fullmatch(name) or not scaffold.directory_name(name):
         raise UsageError(
@@ -38,26 +41,21 @@ def new(name: str, lang: str, worker: bool) -> int:
         )
     if worker and not scaffold.LANGUAGES[lang].has_worker_mode:
         raise UsageError(f"{lang} has no worker mode; leave out --worker, or choose another language")
-    made = scaffold.write(name, lang, common.settings().plugins[0], is_worker=worker)
+    made = scaffold.write(name, lang, common.settings().plugins[0], is_worker=worker, is_idempotent=idempotent)
     if common.wants_json():
         render.print_json(
             {"name": name, "directory": str(made.directory), "files": [str(file) for file in made.files],
-             "built": None if made.built is None else str(made.built), "notice": made.notice}
+             "notice": made.notice, "built": None if made.built is None else str(made.built)}
         )  # fmt: skip
         return ExitCode.DONE
     for file in made.files:
-        click.echo(f"wrote {_in_here(file)}")
+        click.echo(f"wrote {common.in_here(file)}")
     if made.built is not None:
-        click.echo(f"built {_in_here(made.built)}")
+        click.echo(f"built {common.in_here(made.built)}")
     if made.notice:
         click.echo(f"disbatch-host: {made.notice}", err=True)
-    where = _in_here(made.directory)
+    where = common.in_here(made.directory)
     where = where if where.startswith(("/", ".")) else f"./{where}"
     where = shlex.quote(where)
     click.echo(f"\nTry it:\n  disbatch-host check {where} --run\n  disbatch-host exec {where} -p name=Matt --events")
     return ExitCode.DONE
-
-
-def _in_here(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.node_table import NONE_YET, life_cell, print_nodes
-from disbatch_host.client.nodes import Asked, Nodes, to_json
+from disbatch_host.client.nodes import Asked, Nodes, silence_of, to_json
 from disbatch_host.decide import readings
 from disbatch_host.decide.readings import number
 from disbatch_host.documents.records import NodeRecord
@@ -68,6 +68,7 @@ def show(id: str) -> None:
             ("node", found.id),
             ("state", life_cell(found)),
             *_requests_in_words(found),
+            *_why_it_claims_nothing(found),
             ("version", document.get("version")),
             ("machine", readings.object_of(found, "host").get("name")),
             ("process", heartbeat.get("pid")),
@@ -86,7 +87,25 @@ def show(id: str) -> None:
             ("set aside", (f"{one.get('class')} since {render.moment(one.get('since'))}: {one.get('reason')}", "red"))
             for one in readings.records_of(document.get("set_aside"))
         ]
+        facts += [
+            ("broken", (f"{name}: {render.printable(reason)}", "red"))
+            for name, reason in readings.broken_of(found).items()
+        ]
+        facts += [("passed over", (render.printable(sentence), "red")) for sentence in readings.passed_over_of(found)]
+        facts += [("trouble", (render.printable(sentence), "red")) for sentence in readings.troubles_of(found)]
         render.print_facts(facts)
+
+
+def _why_it_claims_nothing(record: NodeRecord) -> list[tuple[str, Any]]:
+    if not readings.is_alive(record):
+        why = f"nothing: {silence_of(record)}; the other nodes settle its tasks"
+    elif record.state != "running":
+        why = f"nothing: it is {record.state}"
+    elif record.is_ours and not readings.classes_to_claim(record):
+        why = "nothing: it has no plugin that it can use"
+    else:
+        return []
+    return [("claims", (why, "yellow"))]
 
 
 def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
@@ -94,7 +113,7 @@ def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
     return [
         (name, f"asked for by {request.get('by')} at {render.moment(request.get('at'))}{_why(request)}")
         for name, request in sorted(record.requests.items())
-        if isinstance(request, Mapping)
+        if isinstance(request, Mapping) and name in ("drain", "stop")
     ]
 
 
@@ -113,14 +132,19 @@ def drain(id: str, reason: str | None, waits: bool) -> None:
     \b
       disbatch-host node drain mig01 --reason 'new disk' --wait
       disbatch-host node resume mig01
+
+    Once it has returned, the node claims nothing. It waits up to 3 seconds for the node to confirm that, and says so if
+    it has not.
     """
     with common.opened_store() as store:
         nodes = _nodes(store)
         asked = nodes.drain(id, why=reason)
+        if not asked.is_confirmed:
+            click.echo(f"node {id} has not confirmed yet that it claims nothing more", err=True)
         if waits:
-            with render.waiting(f"until node {id} is drained"):
+            with bars.waiting(f"until node {id} is drained"):
                 nodes.wait(asked)
-        _say(store, asked)
+        _say(store, asked, "is drained: it runs nothing any more" if waits else "is asked to drain")
 
 
 @node.command()
@@ -136,7 +160,7 @@ def resume(id: str) -> None:
         asked = _nodes(store).resume(id)
         if not asked.was_drained:
             click.echo(f"node {id} is not drained", err=True)
-        _say(store, asked)
+        _say(store, asked, "claims tasks again" if asked.was_drained else "")
 
 
 @node.command()
@@ -157,9 +181,9 @@ def stop(id: str, reason: str | None, waits: bool) -> None:
         nodes = _nodes(store)
         asked = nodes.stop(id, why=reason)
         if waits:
-            with render.waiting(f"until node {id} is stopped"):
+            with bars.waiting(f"until node {id} is stopped"):
                 nodes.wait(asked)
-        _say(store, asked)
+        _say(store, asked, "has ended" if waits else "is asked to stop")
 
 
 @node.command()
@@ -186,8 +210,12 @@ def _nodes(store: Store) -> Nodes:
     return Nodes(store, common.who())
 
 
-def _say(store: Store, asked: Asked) -> None:
-    """With --json, prints the node's current document; nothing if it is gone."""
-    found = store.get_node(asked.node.id) if common.wants_json() else None
+def _say(store: Store, asked: Asked, what: str) -> None:
+    """What came of a request. With --json, the node's current document; nothing if it is gone."""
+    if not common.wants_json():
+        if what:
+            click.echo(f"node {asked.node.id} {what}")
+        return
+    found = store.get_node(asked.node.id)
     if found is not None:
         render.print_json(to_json(found), store.extended_json)

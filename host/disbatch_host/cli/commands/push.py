@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disbatch_host.cli import common, parameters, render, when
+from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.pushing import (
@@ -22,7 +22,7 @@ from disbatch_host.client.pushing import (
     plugin_of,
 )
 from disbatch_host.documents.records import Queue, TaskId
-from disbatch_host.errors import DisbatchError, OutputError, UsageError
+from disbatch_host.errors import DisbatchError, OutputError, StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("queue")
-@click.argument("json_or_dash", metavar="[JSON | -]", required=False)
+@click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
 @click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
 @common_options
-def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:
+def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:
     """Create tasks and print the id of each.
 
     \b
@@ -56,25 +56,28 @@ def push(queue: str, json_or_dash: str | None, pairs: tuple[str, ...], no_check:
       disbatch-host task push report --after 5f0c… --after 5f0d…
       disbatch-host task push sync -p user=matt --unique-key matt
 
-    KEY=VALUE takes the value as JSON if it is valid JSON, else as a string; KEY:=VALUE always as JSON; KEY=@FILE reads
-    a file. '-' reads one JSON object per line from stdin; the options apply to every line. Once an id is printed, its
-    task is on disk.
+    KEY=VALUE takes the value as a string where the plugin's schema says string, or where the number would not come back
+    as typed (1.10, 01067); else as JSON if it is valid JSON, else as a string. KEY:=VALUE is always JSON; KEY=@FILE
+    reads a file. '-' reads one JSON object per line from stdin; the options apply to every line. Once an id is printed,
+    its task is on disk.
 
     A task whose --after failed stays blocked, with the reason, until that task is run again (task retry) and
     concludes. If an unfinished task already has the --unique-key, its id is printed and nothing is created.
     """
-    if json_or_dash == "-" and pairs:
+    is_from_stdin = words == ("-",)
+    if is_from_stdin and pairs:
         raise UsageError("expected either '-' or -p, found both; with '-', each line holds all parameters")
     as_json = common.wants_json()
     with common.opened_store() as store:
         found = find_queue(store, queue)
         planned = when.plan_of(store, **timing)
         plugin = known_plugin(found, no_check=no_check)
+        schema = None if plugin is None else plugin.schema
         pusher = _Pusher(store, found, plugin, planned, is_checking=not no_check, as_json=as_json)
-        if json_or_dash == "-":
+        if is_from_stdin:
             _push_lines(pusher)
         else:
-            values = parameters.parameters_of(json_or_dash, pairs)
+            values = parameters.parameters_of(parameters.one_text(words, schema), pairs, schema)
             pusher.check(values, "")
             pusher.create([values])
         pusher.say_what_was_not_created()
@@ -101,7 +104,7 @@ def _push_lines(pusher: _Pusher) -> None:
     """Create what stdin holds, in batches. A line that does not fit stops it; earlier ones are created and printed."""
     created = 0
     batch: list[Mapping[str, Any]] = []
-    with render.progress("creating tasks") as advance:
+    with bars.progress("creating tasks") as advance:
 
         def flush() -> None:
             nonlocal created
@@ -149,7 +152,15 @@ class _Pusher:
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""
-        pushed = self._pusher.create(batch)
+        try:
+            pushed = self._pusher.create(batch)
+        except StoreRefusedError as error:
+            for task_id in error.created:  # beside those that are refused
+                if self._as_json:
+                    render.print_json({"_id": task_id}, self._store.extended_json)
+                else:
+                    click.echo(str(task_id))
+            raise
         for one in pushed:
             if not one.is_new:
                 self._others[one.id] = self._others.get(one.id, 0) + 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.client.classes import unknown_class
 from disbatch_host.client.queues import (
     LIMIT_MAX,
     LIMITS,
@@ -22,8 +25,9 @@ from disbatch_host.client.queues import (
     new_queue,
 )
 from disbatch_host.clock import SystemClock
+from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import Queue, Sort
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import DisbatchError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
@@ -72,6 +76,20 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
             render.print_json(created.document, store.extended_json)
         else:
             click.echo(id)
+        _say_unknown_class(store, class_name)
+
+
+def _say_unknown_class(store: Store, class_name: str) -> None:
+    """A typo in a class is otherwise noticed only when its tasks wait."""
+    here = None
+    with contextlib.suppress(DisbatchError):  # a missing plugin directory is not this command's concern
+        here = common.catalog()
+    unknown = unknown_class(store, here, class_name)
+    if unknown is not None:
+        where = ", ".join(str(one) for one in common.settings().plugins)
+        hint = "its tasks wait until one has it" if unknown.near is None else f"did you mean {unknown.near!r}?"
+        text = f"neither a living node nor {where} has a plugin {class_name}; {hint}"
+        click.echo(f"disbatch-host: {render.printable(text)}", err=True)
 
 
 @queue.command("list")
@@ -102,8 +120,14 @@ def _row(state: QueueState) -> Sequence[Any]:
     nodes = f"only {', '.join(one.nodes_pin)}" if one.nodes_pin else ""
     nodes = nodes or (f"not {', '.join(one.nodes_ignore)}" if one.nodes_ignore else "all")
     limit = "-" if one.maxthreads is None else one.maxthreads
-    notes = [*_rules_in_words(one), *([one.description] if one.description else [])]
+    waits = _waits_in_words(state) if state.waiting else []
+    notes = [*waits, *_rules_in_words(one), *([one.description] if one.description else [])]
     return (one.id, one.class_name, limit, state.waiting, state.running, nodes, one.fault or "; ".join(notes))
+
+
+def _waits_in_words(state: QueueState) -> list[str]:
+    """Why no node runs its tasks, apart from what is shown anyway."""
+    return [one.sentence for one in state.causes if one.code not in (Code.PAUSED, Code.QUEUE_FAULT)]
 
 
 def _rules_in_words(queue: Queue) -> list[str]:
@@ -131,7 +155,7 @@ def _paused_in_words(paused: Mapping[str, Any]) -> str:
 @click.argument("id")
 @common_options
 def show(id: str) -> None:
-    """Show a queue and its number of tasks in each status.
+    """Show a queue, its number of tasks in each status, and why they wait.
 
     \b
       disbatch-host queue show mail
@@ -141,7 +165,8 @@ def show(id: str) -> None:
         found, by_status = state.queue, state.by_status
         if common.wants_json():
             tasks = {str(status): count for status, count in sorted(by_status.items())}
-            render.print_json({**found.document, "tasks": tasks}, store.extended_json)
+            causes = [{"reason": str(one.code), "sentence": one.sentence} for one in state.causes]
+            render.print_json({**found.document, "tasks": tasks, "waits": causes}, store.extended_json)
             return
         facts: list[tuple[str, Any]] = [
             ("queue", found.id),
@@ -165,6 +190,7 @@ def show(id: str) -> None:
             f"{count} {statuses.name(status)}" for status, count in sorted(by_status.items(), reverse=True)
         )
         facts.append(("tasks", ends or "none"))
+        facts += [("waits", (render.printable(words), "yellow")) for words in _waits_in_words(state)]
         render.print_facts(facts)
 
 
@@ -173,7 +199,7 @@ def show(id: str) -> None:
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 @common_options
 def set_(id: str, changes: tuple[str, ...]) -> None:
-    """Change fields of a queue; nodes follow within a second. An empty value removes the field.
+    """Change fields of a queue; nodes follow before it returns. An empty value removes the field.
 
     \b
       disbatch-host queue set mail maxthreads=20
@@ -189,7 +215,25 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         values[name] = _value_of(name, text) if text else None
     changes_of(values)
     with common.opened_store() as store:
-        _print_changed(store, Queues(store, common.who()).set(id, **values))
+        queues = Queues(store, common.who(), on_unread=_say_unread)
+        before = queues.get(id)
+        changed = queues.set(id, **values)
+        if "class" in values:
+            _say_unknown_class(store, changed.class_name)
+        if changed.class_name != before.class_name and (left := queues.unfinished(id)):
+            tasks = "1 unfinished task was" if left == 1 else f"{left} unfinished tasks were"
+            text = f"{tasks} created for {before.class_name}; {changed.class_name} gets the same parameters"
+            click.echo(f"disbatch-host: {text}, and fails the tasks whose parameters do not fit it", err=True)
+        _print_changed(store, changed)
+
+
+def _say_unread(nodes: Sequence[str]) -> None:
+    have = "node has" if len(nodes) == 1 else "nodes have"
+    click.echo(
+        f"{len(nodes)} {have} not confirmed the change and may still claim by what the queue said before: "
+        f"{', '.join(nodes)}; `disbatch-host node list` shows when they were last heard from",
+        err=True,
+    )
 
 
 def _value_of(name: str, text: str) -> Any:
@@ -209,13 +253,16 @@ def _print_changed(store: Store, queue: Queue) -> None:
 @common.reason_option
 @common_options
 def pause(id: str, reason: str | None) -> None:
-    """Start no more tasks of a queue, on any node; running ones finish. Nodes follow within a second.
+    """Start no more tasks of a queue, on any node; running ones finish.
 
     \b
       disbatch-host queue pause mail --reason 'the server is down'
+
+    Once it has returned, no task of the queue is claimed. It waits up to 3 seconds for the nodes to confirm that, and
+    names those that have not.
     """
     with common.opened_store() as store:
-        queues = Queues(store, common.who())
+        queues = Queues(store, common.who(), on_unread=_say_unread)
         before = queues.get(id).paused
         if before is not None:
             click.echo(f"queue {id} was already {_paused_in_words(before)}", err=True)
@@ -240,7 +287,7 @@ def resume(id: str) -> None:
 
 @queue.command()
 @click.argument("id")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if tasks have not ended.")
 @common_options
 def delete(id: str, yes: bool) -> None:
     """Delete a queue. Its tasks stay; waiting ones do not run until a queue with this id exists again.
@@ -248,9 +295,11 @@ def delete(id: str, yes: bool) -> None:
     \b
       disbatch-host queue delete mail
       disbatch-host queue delete mail --yes
+
+    If it has unfinished tasks, a person is asked first, and a script needs --yes.
     """
     with common.opened_store() as store:
-        queues = Queues(store, common.who())
+        queues = Queues(store, common.who(), on_unread=_say_unread)
         left = queues.unfinished(id)
         if left and not yes:
             tasks = f"{common.count_of(left, 'task')} of queue {id} {'has' if left == 1 else 'have'}"
@@ -258,4 +307,11 @@ def delete(id: str, yes: bool) -> None:
             if not sys.stdin.isatty():
                 raise UsageError(f"{tasks} not ended and would never run; --yes deletes it anyway")
             click.confirm(question, abort=True)
+        kept = sum(queues.state(id).by_status.values())
         queues.delete(id, leaves_unfinished=True)
+        if kept:
+            their = "its task is" if kept == 1 else f"its {kept} tasks are"
+            click.echo(
+                f"queue {id} deleted; {their} kept, and shown by `disbatch-host task list --queue {shlex.quote(id)}`",
+                err=True,
+            )

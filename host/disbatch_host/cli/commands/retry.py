@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render, results, selection
+from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -18,13 +18,12 @@ from disbatch_host.store.contract import Store
 
 @click.command()
 @selection.NAMES
-@click.option("--failed", is_flag=True, help="All tasks of the queue that failed or were terminated.")
 @selection.filter_options
 @common.reason_option
 @selection.YES
 @common_options
-def retry(ids: tuple[str, ...], failed: bool, filters: Mapping[str, Any], reason: str | None, yes: bool) -> int:
-    """Run ended tasks again; the outcome of each earlier attempt is kept.
+def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, yes: bool) -> int:
+    """Run ended tasks again, at once; the outcome of each earlier attempt is kept.
 
     \b
       disbatch-host task retry 5f0c… --reason 'server is back'
@@ -32,22 +31,23 @@ def retry(ids: tuple[str, ...], failed: bool, filters: Mapping[str, Any], reason
       disbatch-host task retry --failed --queue mail --error timeout
       disbatch-host task retry --status orphaned --queue mail
 
-    Each gets as many attempts as a new task. Exit 1 if one has not ended, or if another unfinished task has its
-    unique key.
+    Each gets as many attempts as a new task, and starts as soon as a node has room, whatever --delay, --at or --after
+    it was pushed with. Exit 1 if one has not ended, or if another unfinished task has its unique key.
+
+    At a terminal, more than one task of a queue is retried only after a question. A script is not asked, since --failed
+    or --status says which ones.
     """
-    is_named = selection.is_named(ids, filters, *(["--failed"] if failed else []))
-    if not is_named and failed == bool(filters["status"]):
-        found = "both" if failed else "neither"
-        raise UsageError(f"expected either --failed or --status with --queue, found {found}")
-    chosen = {**filters, "status": allowed.FAILED if failed else filters["status"]}
+    is_named = selection.is_named(ids, filters)
+    if not is_named and not filters["status"]:
+        raise UsageError("expected either --failed or --status with --queue, found neither")
     with common.options_named():
-        allowed.check_retriable(chosen["status"])
+        allowed.check_retriable(filters["status"])
     with common.opened_store() as store:
         request, as_json = common.request(reason, store.now()), common.wants_json()
         if is_named:
             batches = control.retry(store, find_named(store, ids), request)
             return _say_all(store, batches, as_json=as_json)
-        which = selection.filter_of(store, chosen)
+        which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
         question = f"run {common.count_of(total, 'task')} of queue {filters['queue']} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
@@ -62,7 +62,7 @@ _RETRY_WORDS: results.Words = {
 def _retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
     """Reports how many are run again, and for each that is not, why."""
     retried = refused = 0
-    with render.progress("running tasks again", total=total) as advance:
+    with bars.progress("running tasks again", total=total) as advance:
         for batch in batches:
             said = [one for one in batch if as_json or not one.is_done]
             results.say(store, said, _RETRY_WORDS, as_json=as_json)
@@ -70,7 +70,8 @@ def _retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: in
             retried, refused = retried + done, refused + len(batch) - done
             advance(len(batch))
     if not as_json:
-        click.echo(f"{common.count_of(retried, 'task')} will be run again")
+        others = f", {refused} will not" if refused else ""
+        click.echo(f"{common.count_of(retried, 'task')} will be run again{others}")
     return ExitCode.FAILED if refused else ExitCode.DONE
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host import logs
 from disbatch_host.cli import common, exposure
 from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
+from disbatch_host.node import default_id
 from disbatch_host.node.node import run_node
 from disbatch_host.plugin.catalog import require_directory
 from disbatch_host.settings.values import NodeSettings, Settings, Source, resolve
-from disbatch_host.store.contract import Access
+from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
 
 if TYPE_CHECKING:
@@ -55,7 +57,19 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
     with _served_metrics(settings) as metrics:  # first: an unavailable port is reported before anything starts
         with common.saying_that_it_takes_long(store):
             store.open()
-        return run_node(settings.node, store, reread=reread, metrics=metrics)
+        node = _with_id(settings.node, store)
+        if node.node_id != settings.node.node_id:
+            logs.change(settings.log_level, settings.log_format, node_id=node.node_id)
+            if metrics is not None:
+                metrics.rename(node.node_id)
+        return run_node(node, store, reread=reread, metrics=metrics)
+
+
+def _with_id(settings: NodeSettings, store: Store) -> NodeSettings:
+    """With an id that no node of another program has, unless it was given."""
+    if settings.is_id_given:
+        return settings
+    return replace(settings, node_id=default_id.choose(store, settings.node_id, settings.state_directory))
 
 
 @contextlib.contextmanager

@@ -10,29 +10,34 @@ import click
 from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
+from disbatch_host.client.why import why as why_of
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json
 from disbatch_protocol.quantities import format_size
+from disbatch_protocol.status import WAITING
 
 _TAIL_LINES = 10  # of each stream
+_LINE_MAX = 500  # characters
 
 
 @click.command()
-@click.argument("id")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options
-def show(id: str) -> None:
-    """Show a task: its history, what ran, how it ended, and why.
+def show(ids: tuple[str, ...]) -> None:
+    """Show tasks: their history, what ran, how it ended, and why.
 
     \b
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        found = find_task(store, id)
-        if common.wants_json():
-            render.print_json(common.masker(store).document(found), store.extended_json)
-            return
-        _show(store, found)
+        for number, found in enumerate([find_task(store, one) for one in ids]):  # if one does not exist, none is shown
+            if common.wants_json():
+                render.print_json(common.masker(store).document(found), store.extended_json)
+                continue
+            if number:
+                click.echo()
+            _show(store, found)
 
 
 def _show(store: Store, found: Task) -> None:
@@ -45,24 +50,37 @@ def _show(store: Store, found: Task) -> None:
     if found.fault is not None:
         facts.append(("damaged", (f"{found.fault}; no node can run it like this", "red")))
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
-    facts += story.told(found, now=store.now())
+    facts += story.told(found, now=store.now(), why=_why(store, found))
     if run.get("attempt"):
         facts += _run_facts(run)
     error = document.get("error")
     if isinstance(error, Mapping):
-        facts.append(("error", (f"{error.get('code', '')}: {error.get('message', '')}", "red")))
+        facts.append(("error", (f"{error.get('code', '')}: {_message_of(error, document.get('stderr'))}", "red")))
     facts.append(("parameters", _pretty(common.masker(store).document(found)["parameters"], store)))
     if "progress" in document:
         facts.append(("progress", _progress_in_words(document["progress"])))
     if "result" in document:
         facts.append(("result", _pretty(document["result"], store)))
-    own = {name: value for name, value in document.items() if name not in PROTECTED and name != "secrets"}
-    facts += [(name, _shortened(_pretty(value, store))) for name, value in own.items()]
+    shown_whole = {name: value for name, value in document.items() if name not in PROTECTED or name in _ALSO_WHOLE}
+    facts += [(name, _shortened(_pretty(value, store))) for name, value in shown_whole.items()]
     if document.get("log"):
         facts.append(("log", _log_in_words(document["log"], store)))
     for stream in ("stdout", "stderr"):
         facts.append((stream, _tail_of(document.get(stream), run, stream)))
     render.print_facts(facts)
+
+
+def _why(store: Store, found: Task) -> str | None:
+    """Why it has not started, in a sentence, if it waits."""
+    return why_of(store, found.id).sentence.removeprefix("it waits: ") if found.status in WAITING else None
+
+
+def _message_of(error: Mapping[str, Any], stderr: Any) -> str:
+    """The error; if it is no more than the end of stderr, which is shown below, only its last line."""
+    message = str(error.get("message", ""))
+    is_shown_below = isinstance(stderr, str) and message.strip() in stderr
+    lines = message.strip().splitlines()
+    return lines[-1] if is_shown_below and lines else message
 
 
 def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -79,9 +97,10 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ),
     ]
     if "cpu_seconds" in run:
-        memory = format_size(run.get("peak_memory_bytes", 0))
-        memory = f"at most {memory} memory" if run.get("peak_memory_is_bound") else f"{memory} memory at its peak"
-        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU, {memory}"))
+        # A peak that is only a bound is that of the node itself at the start: it says nothing about the program.
+        is_known = "peak_memory_bytes" in run and not run.get("peak_memory_is_bound")
+        memory = f", {format_size(run['peak_memory_bytes'])} memory at its peak" if is_known else ""
+        facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU{memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
     if "work_directory" in run:
         notes.append(f"its work directory was kept: {run['work_directory']}")
@@ -136,6 +155,7 @@ def _log_in_words(log: Any, store: Store) -> str:
 
 
 _EVENT_ERRORS_SHOWN = 3
+_ALSO_WHOLE = ("refused_follow_ups",)  # fields of the host that are shown as those of plugins are
 _FREE_FIELD_MAX = 2000  # characters of a field added by the plugin or somebody else
 _NOTES = {
     "stdin_unread": "it did not read all of its stdin",
@@ -150,13 +170,20 @@ def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
     output = run.get("output")
     facts = output.get(stream) if isinstance(output, Mapping) else None
     lines = text.rstrip("\n").split("\n")
-    shown = [render.printable(line)[:500] for line in lines[-_TAIL_LINES:]]
+    shown = [_cut(render.printable(line)) for line in lines[-_TAIL_LINES:]]
     option = " --stderr" if stream == "stderr" else ""
-    if isinstance(facts, Mapping) and facts.get("in_file"):
+    if isinstance(facts, Mapping) and facts.get("encoding") == "binary":
+        shown.append(f"(`disbatch-host task output ID{option} > FILE`)")
+    elif isinstance(facts, Mapping) and facts.get("in_file"):
         shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output ID{option}`)")
     elif len(lines) > _TAIL_LINES:
         shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")
     return "\n".join(shown)
+
+
+def _cut(line: str) -> str:
+    more = len(line) - _LINE_MAX
+    return line if more <= 0 else f"{line[:_LINE_MAX]}… ({more} more character{'' if more == 1 else 's'})"
 
 
 def _shortened(text: str) -> str:

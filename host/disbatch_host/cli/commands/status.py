@@ -15,7 +15,8 @@ from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import UsageError
 from disbatch_protocol.quantities import parse_duration
 
-_SHOWN = ("waiting", "running", "concluded", "failed")  # always; the other ends only if there are any
+_SHOWN = ("waiting", "running", "concluded", "failed")  # always
+_NOTED = ("cancelled", "orphaned")  # if there are any; terminated tasks are among the failed ones
 _INTERVAL_MIN_SECONDS = 0.1  # of --watch; nobody reads faster
 
 
@@ -52,7 +53,8 @@ def status(watch: bool, interval: str | None) -> None:
         click.echo()
         if found.nodes:
             print_nodes(found.nodes)
-            _print_set_aside(found.nodes)
+            _print_unusable(found.nodes)
+            _print_troubles(found.nodes)
         else:
             click.echo(NONE_YET)
 
@@ -76,21 +78,51 @@ def _count_cell(name: str, count: int) -> tuple[str, str]:
 
 
 def _note(one: QueueSummary) -> tuple[str, str]:
-    """The rarer ends, and why the queue's tasks do not run, if that can be seen from here."""
-    notes = [f"{count} {name}" for name, count in one.counts.items() if count and name not in _SHOWN]
-    return "; ".join([*notes, *([one.note] if one.causes else [])]), "yellow"
+    """The rarer ends, why the queue's tasks do not run, if that can be seen from here, and what makes them slow."""
+    notes = [f"{one.counts[name]} {name}" for name in _NOTED if one.counts[name]]
+    if one.causes:
+        notes.append(one.note)
+    elif one.queue is not None and one.queue.rate is not None and one.counts["waiting"]:
+        notes.append(f"at most {one.queue.document['rate']}")
+    return "; ".join(notes), "yellow"
 
 
-def _print_set_aside(records: Sequence[NodeRecord]) -> None:
-    """Why a node does not run a class that it has, for anyone who wonders why nothing happens."""
+def _print_unusable(records: Sequence[NodeRecord]) -> None:
+    """Why nodes do not run classes that they have, for anyone who wonders why nothing happens."""
+    lines: list[tuple[str, str]] = []
+    for word, unusable_of, hint in _UNUSABLE:
+        nodes: dict[tuple[str, str], list[str]] = {}  # the same fault of a deployment is on all of them
+        for record in records:
+            if readings.is_alive(record):
+                for name, reason in unusable_of(record).items():
+                    nodes.setdefault((name, reason), []).append(record.id)
+        for (name, reason), ids in nodes.items():
+            head = f"{name} is {word} on node{'' if len(ids) == 1 else 's'} {', '.join(ids)}"
+            lines.append((head, f"{' '.join(reason.split())}; {hint}"))
+    if lines:
+        click.echo()
+    for head, rest in lines[:_UNUSABLE_MAX]:
+        click.echo(f"{render.style(head, 'yellow')}: {rest}")
+    if len(lines) > _UNUSABLE_MAX:
+        click.echo(f"and {len(lines) - _UNUSABLE_MAX} more; `disbatch-host node show ID` lists those of a node")
+
+
+def _print_troubles(records: Sequence[NodeRecord]) -> None:
+    """What the nodes had to leave out so that the rest goes on."""
     lines = [
-        f"{click.style(f'{name} is set aside on node {record.id}', fg='yellow')}: {reason}; it is tried again when its "
-        "files change"
+        f"{render.style(f'node {record.id}', 'yellow')}: {sentence}"
         for record in records
         if readings.is_alive(record)
-        for name, reason in readings.set_aside_of(record).items()
+        for sentence in (*readings.passed_over_of(record), *readings.troubles_of(record))
     ]
     if lines:
         click.echo()
     for line in lines:
         click.echo(line)
+
+
+_UNUSABLE_MAX = 20
+_UNUSABLE = (
+    ("set aside", readings.set_aside_of, "it is tried again when its files change"),
+    ("broken", readings.broken_of, "`disbatch-host check` there says what to do"),
+)

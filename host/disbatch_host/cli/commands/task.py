@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client import history
+from disbatch_host.documents.records import Task
+from disbatch_protocol.status import Status
 
 _LIST_LIMIT = 50
 
@@ -33,6 +36,21 @@ _ELSEWHERE = {
 @common_options
 def task() -> None:
     """Push, list, show, cancel, retry and delete tasks, read their output, and wait for them."""
+
+
+def _ran(task: Task, now: datetime) -> str:
+    """How long its last run took, or takes so far."""
+    started = task.run.get("started")
+    if task.status == Status.RUNNING and isinstance(started, datetime):
+        return f"{render.duration(round(max(0.0, (now - started).total_seconds())))} so far"
+    return render.duration(None if task.run.get("reason") == history.LOST else task.run.get("seconds"))
+
+
+def _remark(task: Task) -> str | tuple[str, str]:
+    """Why it failed; of a task that concluded, what may be wrong all the same."""
+    if task.status != Status.CONCLUDED:
+        return history.reason_in_short(task)
+    return "; ".join(history.doubts(task)), "dim"
 
 
 @task.command("list")
@@ -69,12 +87,12 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                     render.status_cell(one.status),
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
-                    render.duration(None if one.run.get("reason") == history.LOST else one.run.get("seconds")),
-                    history.reason_in_short(one),
+                    _ran(one, now),
+                    _remark(one),
                 )
                 for one in tasks[:limit]
             ]
             columns = ("task", "queue", "status", "node", "created", "ran", "error")
-            render.print_table(columns, rows)
+            render.print_table(columns, rows, cuts_middle=True)
         if len(tasks) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
+from disbatch_host.client.standstill import Still
 from disbatch_host.client.waiting import OnProgress, Progress, Waited, wait_for_queue, wait_for_tasks
+from disbatch_host.documents.records import Queue
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import parse_duration
@@ -27,7 +30,11 @@ from disbatch_protocol.quantities import parse_duration
 def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> int:
     """Wait until tasks have ended; exit 0 if all concluded, 1 if one did not (or the time is up).
 
-    '-' reads ids from stdin, one per line. With --queue, also waits for tasks that are created meanwhile.
+    '-' reads ids from stdin, one per line. --queue waits for the tasks that are unfinished now, and those that are
+    created meanwhile; tasks that ended before do not count. If none is unfinished, it says what ended before, and exits
+    with 1, since nobody knows which of these were meant.
+
+    The last line on stderr says what came of the tasks. If nothing moves, a line says why.
 
     \b
       disbatch-host task wait 5f0c… 5f0d… --timeout 10m
@@ -46,23 +53,22 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
         if queue_name is not None:
             queue = find_queue(store, queue_name)
             with _bar() as shown:
-                waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown)
-            documents: list[dict[str, Any]] = [
-                {"queue": queue.id, "ended": waited.done, "bad": waited.failed, "unfinished": waited.unfinished}
-            ]
+                waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown, on_still=_say_still)
+            documents: list[dict[str, Any]] = [_document_of(queue, waited)]
         else:
             named = list(_ids(ids))
             with _bar() as shown:
-                waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown)
+                waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown, on_still=_say_still)
             documents = [
                 {"_id": task_id, "status": status, "status_name": statuses.name(status)}
                 for task_id, status in waited.statuses.items()
             ]
         for document in documents if as_json else ():
             render.print_json(document, store.extended_json)
-        _say_failed(waited)
+        _say_failed(waited, queue_name)
         if waited.unfinished:
             _say_unfinished(waited)
+        _say_what_came_of_it(waited, queue_name)
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
 
@@ -75,11 +81,36 @@ def _ids(given: Sequence[str]) -> Iterator[str]:
             yield text
 
 
-def _say_failed(waited: Waited) -> None:
+def _document_of(queue: Queue, waited: Waited) -> dict[str, Any]:
+    return {
+        "queue": queue.id,
+        "ended": waited.done,
+        "concluded": waited.concluded,
+        "failed": waited.failed,
+        "cancelled": waited.cancelled,
+        "orphaned": waited.orphaned,
+        "unfinished": waited.unfinished,
+        "error_codes": dict(waited.codes),
+        "ended_before": None if waited.before is None else {name: waited.before[name] for name in _ENDS},
+    }
+
+
+_ENDS = ("concluded", "failed", "cancelled", "orphaned")
+
+
+def _say_still(still: Still) -> None:
+    """In the sentence of `task why`."""
+    click.echo(render.printable(f"nothing moves; task {still.task_id}: {still.why.sentence}"), err=True)
+
+
+def _say_failed(waited: Waited, queue_name: str | None) -> None:
     for one in waited.first_failed:
-        click.echo(f"task {one.id} {statuses.name(one.status)}: {one.reason or 'no reason given'}", err=True)
-    if more := waited.failed - len(waited.first_failed):
-        click.echo(f"and {more} more; `disbatch-host task list --status failed` shows them", err=True)
+        text = f"task {one.id} {statuses.name(one.status)}: {one.reason or 'no reason given'}"
+        click.echo(render.printable(text), err=True)
+    if (more := waited.not_concluded - len(waited.first_failed)) > 0:
+        of_queue = "" if queue_name is None else f" --queue {shlex.quote(queue_name)}"
+        shows = f"; `disbatch-host task list --failed{of_queue}` shows those that failed" if waited.failed else ""
+        click.echo(f"and {more} more{shows}", err=True)
 
 
 def _say_unfinished(waited: Waited) -> None:
@@ -87,6 +118,25 @@ def _say_unfinished(waited: Waited) -> None:
     have = "task has" if count == 1 else "tasks have"
     names = ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
     click.echo(f"{count} {have} not ended in time: {names}", err=True)
+
+
+def _say_what_came_of_it(waited: Waited, queue_name: str | None) -> None:
+    if waited.before is not None:
+        ended = waited.before
+        words = tally.ends_in_words(
+            concluded=ended["concluded"], failed=ended["failed"],
+            cancelled=ended["cancelled"], orphaned=ended["orphaned"],
+        )  # fmt: skip
+        before = words if any(ended[name] for name in _ENDS) else "none"
+        click.echo(f"nothing to wait for: queue {queue_name} has no unfinished task; ended before: {before}", err=True)
+        return
+    ended_words = tally.ends_in_words(
+        concluded=waited.concluded, failed=waited.failed, cancelled=waited.cancelled, orphaned=waited.orphaned,
+        codes=waited.codes,
+    )  # fmt: skip
+    unfinished = f"; {waited.unfinished} unfinished" if waited.unfinished else ""
+    took = render.duration(round(waited.seconds) if waited.seconds >= 1 else round(waited.seconds, 1))
+    click.echo(f"{waited.done} ended in {took}: {ended_words}{unfinished}", err=True)
 
 
 @contextlib.contextmanager
@@ -108,24 +158,23 @@ def _bar() -> Iterator[OnProgress]:
 
 @contextlib.contextmanager
 def _shown_bar(total: int) -> Iterator[OnProgress]:
-    from rich import progress as bars  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress as rich  # noqa: PLC0415
 
     columns = (
-        bars.TextColumn("ended"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[bad]}", style="red"),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(compact=True),
+        rich.TextColumn("ended"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[bad]}", style="red"),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(compact=True),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+    with bars.drawn(*columns) as drawn:
         bar = drawn.add_task("", total=total, bad="", rate="")
 
         def update(now: Progress) -> None:
             speed = drawn.tasks[0].speed
             rate = "" if speed is None else f"{speed:.1f}/s"
-            bad = f"{now.failed} bad" if now.failed else ""
+            bad = f"{now.failed} failed" if now.failed else ""
             drawn.update(bar, completed=now.done, total=now.total, bad=bad, rate=rate)
 
         yield update

@@ -112,13 +112,14 @@ def _headline(overview: Overview, width: int, every_seconds: float) -> Text:
 def _sums(overview: Overview, width: int) -> Text:
     queues = overview.queues
     alive = sum(one.is_alive for one in overview.nodes)
-    failed = sum(one.failed for one in queues)
+    failed, orphaned = sum(one.failed for one in queues), sum(one.orphaned for one in queues)
     dead = len(overview.nodes) - alive
     parts = [
         (f"{short(sum(one.waiting for one in queues))} waiting", ""),
         (f"{short(sum(one.running for one in queues))} running", "cyan"),
         (f"{short(sum(one.concluded for one in queues))} concluded", "green"),
         (f"{short(failed)} failed", "red" if failed else "dim"),
+        *([(f"{short(orphaned)} orphaned", "magenta")] if orphaned else []),
         ("-" if overview.per_second is None else f"{_rate(overview.per_second)}/s", "bold"),
         (f"{alive} node{'' if alive == 1 else 's'}", "" if alive else "bold red"),
         *([(f"{dead} dead", "red")] if dead else []),
@@ -140,7 +141,7 @@ def attention(queue: QueueFacts) -> tuple[object, ...]:
         rank = 2
     elif queue.running:
         rank = 3
-    elif queue.failed or queue.notes:
+    elif queue.failed or queue.orphaned or queue.notes:
         rank = 4
     else:
         rank = 5
@@ -174,7 +175,7 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
             (f"{_GAP}{text.rjust(column)}", style)
             for (text, style), column in zip(numbers[index], columns, strict=True)
         ]
-        note = "; ".join(queue.notes)
+        note = "; ".join([*([f"{short(queue.orphaned)} orphaned"] if queue.orphaned else []), *queue.notes])
         beside = [(f"{_GAP}{note}", "yellow")] if note and is_beside else []
         lines = [_line([(_pad(_fit(queue.name, name_width), name_width), ""), *cells, *beside], width)]
         if note and not is_beside:
@@ -215,11 +216,19 @@ def _nodes(nodes: Sequence[NodeFacts], width: int) -> Block:
     rows = []
     for one in ordered[:_MEASURED]:
         style = "red" if not one.is_alive else "green" if one.state == "running" else "yellow"
+        state = "alive" if one.state == "running" else one.state  # as `node list` says it
         load = f"{one.running} of {one.threads}" + (f", max {one.max_total}" if one.max_total is not None else "")
         age = "-" if one.age_seconds is None else f"{_short_seconds(one.age_seconds)} ago"
         note = "; ".join(one.notes)
         rows.append(
-            [(one.name, ""), (one.state, style), (load, ""), (age, style), (one.machine, "dim"), (note, "yellow")]
+            [
+                (one.name, ""),
+                (state, style),
+                (load, ""),
+                (age, style),
+                (one.machine, "dim"),
+                (note, "yellow"),
+            ]
         )
     heads = ("state", "load", "heartbeat", "machine", "note")
     title, things = _table("node", heads, rows, len(nodes), width)
@@ -245,7 +254,7 @@ def _failures(overview: Overview, width: int) -> Block | None:
 
     rows = [row(one) for one in overview.failures[:_MEASURED]]
     name = f"failed, by reason, of the newest {short(overview.failures_seen)}"
-    _, things = _table("", ("count", "share", "queue", "message"), rows, len(rows), width)
+    _, things = _table("", ("count", "share", "queue", "message"), rows, len(rows), width, cuts_middle=True)
 
     def title(shown: int) -> Text:
         more = "" if shown >= len(rows) else f": {shown} of {len(overview.failures)} reasons"
@@ -278,10 +287,16 @@ def _progress(one: RunningFacts) -> str:
 
 
 def _table(
-    name: str, heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], total: int, width: int
+    name: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[tuple[str, str]]],
+    total: int,
+    width: int,
+    *,
+    cuts_middle: bool = False,
 ) -> tuple[Callable[[int], Text], list[list[Text]]]:
     """Title and lines of a table whose last column takes the remaining width; if the others leave too little for
-    it, they are cut, the widest first."""
+    it, they are cut, the widest first. `cuts_middle`: the last column lacks its middle then, not its end."""
     widths = [max((cell_len(_plain(row[index][0])) for row in rows), default=0) for index in range(len(heads))]
     for index, head in enumerate(heads[:-1], start=1):
         widths[index] = max(widths[index], len(head) if widths[index] else 0)
@@ -308,6 +323,9 @@ def _table(
                 gap = _GAP if index else ""
                 cells.append((f"{gap}{_pad(_fit(text, widths[index]), widths[index])}", style))
         text, style = row[-1]
+        if cuts_middle:
+            left = width - sum(cell_len(cell) for cell, _ in cells) - len(_GAP)
+            text = render.cut_middle(_plain(text), max(1, left))
         lines.append([_line([*cells, (f"{_GAP}{text}", style)], width)])
     return title, lines
 

@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.watch import dashboard
 from disbatch_host.client.overview import Observer, Overview
 from disbatch_host.clock import SystemClock
@@ -48,7 +48,7 @@ def watch_status(store: Store, *, every_seconds: float) -> None:
     if common.wants_json():
         _print_documents(store, observer, every_seconds)
         return
-    console = Console()
+    console = bars.console(is_stderr=False)
     if not (console.is_terminal and sys.stdin.isatty()) or console.is_dumb_terminal:
         raise UsageError(
             "--watch needs a terminal that can be drawn on, found none; --json prints a document for each refresh"
@@ -123,7 +123,7 @@ class _Screen:
 
     def _lines(self, width: int, height: int) -> list[Text]:
         if self._seen is None:
-            return [Text(f"asking {self._store.description} ..."[:width], no_wrap=True)]
+            return [Text(render.printable(f"asking {self._store.description} ...")[:width], no_wrap=True)]
         took = self._seen.took_seconds
         every_seconds = took + pause_seconds(self._every_seconds, took)
         return dashboard.lay_out(

@@ -21,6 +21,7 @@ class DocumentRows:
 
     form = "documents"
     columns: tuple[str, ...] | None = None
+    notices: tuple[str, ...] = ()
 
     def __init__(self, store: Store, collection: str, condition: Document) -> None:
         self.name = collection

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from disbatch_host.client.importing.rows import CsvRows, Format, NdjsonRows, Rows, Source, format_of
+from disbatch_host.client.importing import delimiters
+from disbatch_host.client.importing.rows import FIRST_BYTES, CsvRows, Format, NdjsonRows, Rows, Source, format_of
 from disbatch_host.client.parameters import parse_json
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import FieldError, UsageError
 
 _BLOCK = 2**20
 
@@ -94,18 +95,34 @@ def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = 
     if found is None and delimiter is not None:
         found = Format.CSV
     if found is None:
-        raise UsageError(f"expected --format csv or ndjson, since the format of {name} is unclear")
+        raise FieldError("form", f"expected csv or ndjson, since the format of {name} is unclear")
     if found == Format.NDJSON:
         if delimiter is not None:
-            raise UsageError(f"--delimiter is for CSV, but {name} is NDJSON (--format csv overrides that)")
+            raise FieldError("delimiter", f"only CSV has one, but {name} is NDJSON, unless its format is given as csv")
         return NdjsonRows(name, file.source, parse_json)
-    return CsvRows(name, file.source, _delimiter_of(delimiter, name))
+    return _csv_rows(file, first, delimiter)
 
 
-def _delimiter_of(text: str | None, name: str) -> str:
-    if text is None:
-        return "\t" if name.lower().removesuffix(".gz").endswith(".tsv") else ","
+def _csv_rows(file: OpenFile, first: bytes, delimiter: str | None) -> CsvRows:
+    """By the given delimiter, else by the one that the file names, or that its first lines show."""
+    name, sample = file.name, first.decode("utf-8-sig", "replace")
+    if len(first) == FIRST_BYTES:  # the last line may be cut
+        sample = sample[: max(sample.rfind("\n"), sample.rfind("\r")) + 1] or sample
+    named = delimiters.in_sep_line(sample)
+    usual = delimiters.TAB if name.lower().removesuffix(".gz").endswith(".tsv") else delimiters.COMMA
+    notices: tuple[str, ...] = ()
+    if delimiter is not None:
+        chosen = _delimiter_of(delimiter)
+    else:
+        chosen = delimiters.recognized(sample, usual) if named is None else named
+        if chosen != usual:
+            words = delimiters.in_words(chosen)
+            notices = (f"{name}: {words} is taken as the delimiter of the fields (--delimiter names another one)",)
+    return CsvRows(name, file.source, chosen, has_sep_line=named is not None, notices=notices)
+
+
+def _delimiter_of(text: str) -> str:
     found = {"\\t": "\t", "tab": "\t"}.get(text, text)
     if len(found) != 1 or found in '"\r\n':
-        raise UsageError(f"--delimiter: expected one character (or \\t for a tab), found {text!r:.40}")
+        raise FieldError("delimiter", f"expected one character (or \\t for a tab), found {text!r:.40}")
     return found

@@ -30,6 +30,7 @@ class Listeners(TypedDict, total=False):
     on_fault: Callable[[RowFault], object]  # each row that does not fit
     on_progress: Callable[[Progress], object]
     on_resumed: Callable[[Resumed], object]  # it resumes an earlier one
+    on_notice: Callable[[str], object]  # what was taken for granted about the file, such as its delimiter
 
 
 def import_file(

@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host.client.importing import mapping
+from disbatch_host.client.importing import advice, mapping
 from disbatch_host.client.importing.files import OpenFile
 from disbatch_host.client.importing.passes import Counts, check_rows, create_rows
 from disbatch_host.client.importing.record import Record, begin
@@ -28,7 +28,7 @@ from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
 from disbatch_host.client.parameters import parse_json
 from disbatch_host.documents.records import Queue, QueueId
-from disbatch_host.errors import RowsRefusedError, UsageError
+from disbatch_host.errors import FieldError, RowsRefusedError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 
@@ -78,8 +78,9 @@ class Resumed:
 class Looked:
     """A preview of an import."""
 
-    rows: int
+    rows: int  # without the empty ones
     faults: int  # rows that do not fit
+    empty: int  # rows of nothing, which become no task
     tasks: Sequence[Mapping[str, Any]]  # the first ones, secrets masked
 
     @property
@@ -92,11 +93,12 @@ class Imported:
     """The result of an import so far, including anything done before it was resumed."""
 
     queue: QueueId
-    rows: int
+    rows: int  # without the empty ones
     created: int
     existing: int  # not created: an unfinished task has the unique key
     faults: int  # rows that do not fit
     skipped: int  # of these, those left out while the others were created
+    empty: int  # rows of nothing, which become no task
     import_id: str | None  # None: creation has not begun
     is_resumed: bool
     is_whole: bool  # False: not finished, or another process importing the same rows finished them
@@ -108,6 +110,7 @@ class Imported:
             "existing": self.existing,
             "skipped": self.skipped,
             "faults": self.faults,
+            "empty": self.empty,
             "import_id": self.import_id,
             "resumed": self.is_resumed,
         }
@@ -119,7 +122,8 @@ class Import:
     requested (a relative delay as such, not the resulting moment).
 
     `on_fault` gets each row that does not fit, `on_progress` the progress, `on_resumed` the earlier import that it
-    resumes. Raises UsageError for anything wrong that shows before the first row.
+    resumes, `on_notice` a sentence about the file that people should know. Raises UsageError for anything wrong that
+    shows before the first row.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class Import:
         on_fault: Callable[[RowFault], object] = lambda _: None,
         on_progress: Callable[[Progress], object] = lambda _: None,
         on_resumed: Callable[[Resumed], object] = lambda _: None,
+        on_notice: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -145,6 +150,8 @@ class Import:
         self._on_fault = on_fault
         self._on_progress = on_progress
         self._on_resumed = on_resumed
+        self._on_notice = on_notice
+        self._plugin = plugin
         self._columns: Sequence[mapping.Field] = ()
         self._maker = self._maker_of(plugin)
         self._counts = Counts()
@@ -158,11 +165,12 @@ class Import:
         counts = self._counts
         return Imported(
             queue=self._queue.id,
-            rows=counts.rows,
+            rows=counts.rows - counts.empty,
             created=counts.created,
             existing=counts.existing,
             faults=counts.faults,
             skipped=0 if self._rules.stops else counts.faults,
+            empty=counts.empty,
             import_id=None if self._record is None else self._record.first_id,
             is_resumed=self._is_resumed,
             is_whole=self._is_whole,
@@ -176,8 +184,10 @@ class Import:
             if len(first) < FIRST_SHOWN:
                 first.append(self._shown(values, key))
 
+        self._notify()
         self._check(keep)
-        return Looked(rows=self._counts.rows, faults=self._counts.faults, tasks=first)
+        counts = self._counts
+        return Looked(rows=counts.rows - counts.empty, faults=counts.faults, empty=counts.empty, tasks=first)
 
     def perform(self, *, begins_again: bool = False) -> Imported:
         """Create the tasks, or the remaining ones if the same import was killed; with `begins_again` that one is
@@ -185,12 +195,14 @@ class Import:
 
         Raises RowsRefusedError if rows do not fit and `stops` is set, UsageError if the file changes meanwhile,
         StoreError."""
+        self._notify()
         total = None
         if self._rules.stops:
             self._check(lambda values, key: None)
             total = self._counts.rows
             if faults := self._counts.faults:
-                rows = "1 row" if total == 1 else f"{total} rows"
+                count = total - self._counts.empty
+                rows = "1 row" if count == 1 else f"{count} rows"
                 raise RowsRefusedError(f"nothing is created: {faults} of {rows} do not fit")
         name = self._name()
         self._begin(name, begins_again=begins_again)
@@ -198,6 +210,19 @@ class Import:
         if not self._is_whole and self._counts.faults:  # documents changed since they were checked
             raise RowsRefusedError("stopped at a document that does not fit; tasks for those before it were created")
         return self.result
+
+    def map_advice(self, fault: RowFault) -> str | None:
+        """A sentence with the `maps` to try, where the columns have other names than the parameters of the plugin;
+        None: that is not what is wrong. `fault`: of a row, which shows the names where there is no header."""
+        columns = self._rows.columns or (tuple(fault.row) if isinstance(fault.row, dict) else ())
+        if self._plugin is None or not columns:
+            return None
+        fields = self._columns or [mapping.Field(column=one, path=(one,)) for one in columns]
+        return advice.on_maps(columns, fields, self._plugin.schema, self._plugin.name, set(self._rules.constants))
+
+    def _notify(self) -> None:
+        for notice in self._rows.notices:
+            self._on_notice(notice)
 
     def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
         rules, columns = self._rules, self._rows.columns
@@ -234,7 +259,7 @@ class Import:
 
         self._counts = check_rows(self._rows, self._maker, self._on_fault, self._advance_of(Step.CHECKING, None), see)
         if unseen and self._counts.rows > self._counts.faults:
-            raise UsageError(f"--map: no row has {unseen[0].column!r}; does it have another name?")
+            raise FieldError("maps", f"no row has {unseen[0].column!r}; does it have another name?")
 
     def _name(self) -> str | None:
         """The note's name in the store. None: this import cannot be resumed."""

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.client.importing.rows import ReadJson, duplicates
-from disbatch_host.errors import UsageError
+from disbatch_host.client.parameters import from_text, is_json
+from disbatch_host.errors import FieldError, UsageError
 from disbatch_protocol.faults import near_name
+from disbatch_protocol.parameter_types import Expected
 from disbatch_protocol.parameters import ParameterSchema
 
 Row = Any  # a list of texts, one for each column, or an object
@@ -52,10 +54,10 @@ def parse_fields(texts: Sequence[str], columns: Sequence[str] | None) -> list[Fi
         for size in range(1, len(field.path) + 1):
             other = seen.get(field.path[:size])
             if other is not None:
-                raise UsageError(f"--map: both {other.column!r} and {field.column!r} would become {other.name!r}")
+                raise FieldError("maps", f"both {other.column!r} and {field.column!r} would become {other.name!r}")
         longer = next((other for path, other in seen.items() if path[: len(field.path)] == field.path), None)
         if longer is not None:
-            raise UsageError(f"--map: {field.column!r} would become {field.name!r}, which is to hold {longer.name!r}")
+            raise FieldError("maps", f"{field.column!r} would become {field.name!r}, which is to hold {longer.name!r}")
         seen[field.path] = field
     return fields
 
@@ -71,30 +73,34 @@ def _parse_field(text: str, columns: Sequence[str] | None) -> Field:
         if columns is None or column in columns:
             break
     if found is None or not found[0] or not all(found[1].split(".")):
-        raise UsageError(f"expected --map column=field (or column:=field for JSON), found {text!r:.80}")
+        raise FieldError("maps", f"expected column=field (or column:=field for JSON), found {text!r:.80}")
     column, field, is_json = found
     if columns is not None:
-        require_column("--map", column, columns)
+        require_column("maps", column, columns)
     return Field(column=column, path=tuple(field.split(".")), is_json=is_json)
 
 
-def require_column(option: str, column: str, columns: Sequence[str]) -> None:
-    """Raises UsageError if the header does not have this column, or has it twice."""
+def require_column(named_by: str, column: str, columns: Sequence[str]) -> None:
+    """Raises FieldError, for the rule that names it, if the header does not have this column, or has it twice."""
     if column not in columns:
         near = near_name(column, columns)
         there_are = ", ".join(map(repr, columns))
         hint = f"did you mean {near!r}?" if near else f"there are {there_are:.300}"
-        raise UsageError(f"{option}: no column {column!r} in the header; {hint}")
+        raise FieldError(named_by, f"no column {column!r} in the header; {hint}")
     if list(columns).count(column) > 1:
-        raise UsageError(f"{option}: the header has more than one column {column!r}; give them different names")
+        raise FieldError(named_by, f"the header has more than one column {column!r}; give them different names")
 
 
 def of_all_columns(columns: Sequence[str]) -> list[Field]:
-    """Without --map: each column becomes the parameter of its name."""
+    """Without `maps`: each column becomes the parameter of its name."""
     if double := duplicates(columns):
-        raise UsageError(f"the header has more than one column {double[0]!r}; give them different names, or use --map")
+        raise FieldError(
+            "maps", f"the header has more than one column {double[0]!r}; give them different names, or say which to use"
+        )
     if "" in columns:
-        raise UsageError(f"column {columns.index('') + 1} of the header has no name; give it one, or use --map")
+        raise FieldError(
+            "maps", f"column {columns.index('') + 1} of the header has no name; give it one, or say which to use"
+        )
     return [Field(column=column, path=(column,)) for column in columns]
 
 
@@ -105,43 +111,65 @@ def csv_mapper(
     constants: Mapping[str, Any],
     read_json: ReadJson,
 ) -> Mapper:
-    """Parameters from a list of texts.
+    """Parameters from a list of texts, each read by the schema (`client.parameters.from_text`), or as JSON if `:=` asks
+    for it.
 
-    A field is read as JSON if `:=` asks for it, or if the schema gives it a type other than string. An empty field
-    is left out; but if there is no schema, or the schema requires a string, it is an empty string.
+    An empty field is left out; but if there is no schema, or the schema requires a string, it is an empty string, and
+    null if the schema requires the parameter and allows null.
     """
-    plans = []
-    for field in fields:
-        types = frozenset() if schema is None else schema.types_at(field.path)
-        is_json = field.is_json or bool(types and "string" not in types)
-        is_known = schema is not None and not schema.is_open
-        keeps_empty = not is_json and (not is_known or (schema is not None and schema.requires(field.path)))
-        expected = " or ".join(sorted(types)) if is_json and types else "JSON"
-        plans.append((columns.index(field.column), field, is_json, keeps_empty, expected))
+    plans = [(columns.index(field.column), field, *_plan_of(field, schema, read_json)) for field in fields]
     whole = [index for index, *_ in plans] == list(range(len(columns)))
-    if whole and all(keeps and not is_json and len(field.path) == 1 for _, field, is_json, keeps, _ in plans):
+    if whole and all(read is None and empty == "" and len(field.path) == 1 for _, field, read, empty in plans):
         names = [field.path[0] for _, field, *_ in plans]
         return lambda row: {**dict(zip(names, row, strict=True)), **constants}
 
     def parameters(row: Row) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        for index, field, is_json, keeps_empty, expected in plans:
+        for index, field, read, empty in plans:
             value: Any = row[index]
-            if not value and not keeps_empty:
-                continue
-            if is_json:
-                where = f"column {field.column!r}"
-                try:
-                    value = read_json(value.encode(), where)
-                except UsageError as error:
-                    is_digits = value.removeprefix("-").isdigit()  # too large: the reader's error says so
-                    shown = str(error) if is_digits else f"{where}: expected {expected}, found {value!r:.60}"
-                    raise RowError(shown) from error
+            if not value:
+                if empty is _NOT_THERE:
+                    continue
+                value = empty
+            elif read is not None:
+                value = read(value)
             _put(made, field.path, value)
         made.update(constants)
         return made
 
     return parameters
+
+
+_Read = Callable[[str], Any]  # raises RowError
+
+
+def _plan_of(field: Field, schema: ParameterSchema | None, read_json: ReadJson) -> tuple[_Read | None, Any]:
+    """How a field is read, None where it stays a text; and its value if it is empty, `_NOT_THERE` to leave it out."""
+    expected = Expected() if schema is None else schema.places.expected_at(field.path)
+    stays_text = not field.is_json and (expected.takes_any_text or not expected.is_known)
+    empty: Any = _NOT_THERE
+    if schema is None or schema.is_open:
+        empty = "" if stays_text else _NOT_THERE
+    elif expected.is_known and expected.texts is not None and "" in expected.texts:
+        empty = ""
+    elif schema.places.requires(field.path):
+        empty = None if expected.is_known and "null" in expected.types else "" if stays_text else _NOT_THERE
+    if stays_text:
+        return None, empty
+    where = f"column {field.column!r}"
+    words = expected.in_words() if expected.is_known else "JSON"
+    is_secret = bool(secret_columns([field], schema))
+
+    def read(text: str) -> Any:
+        try:
+            return read_json(text.encode(), where) if field.is_json else from_text(text, expected, where)
+        except UsageError as error:
+            if is_json(text):  # too large, nested too deeply, a name twice
+                raise RowError(str(error)) from error
+            found = "another text" if is_secret else f"{text!r:.60}"
+            raise RowError(f"{where}: expected {words}, found {found}") from error
+
+    return read, empty
 
 
 def object_mapper(
@@ -213,7 +241,7 @@ def _put(made: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row], str]:
     """A function that returns a row's unique key. Raises UsageError if the header has no such column."""
     if columns is not None:
-        require_column("--unique-key-from", column, columns)
+        require_column("key_column", column, columns)
         index = columns.index(column)
 
         def of_list(row: Row) -> str:

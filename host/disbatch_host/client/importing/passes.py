@@ -19,7 +19,7 @@ from disbatch_host.client.importing.mapping import RowError
 from disbatch_host.client.importing.record import Record, is_ours
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
-from disbatch_host.errors import UsageError
+from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
 BATCH_ROWS = 2000  # per commit: enough to make the fsync cheap; a kill repeats no more than these
@@ -31,6 +31,7 @@ class Counts:
     """Counts of the rows so far."""
 
     rows: int = 0
+    empty: int = 0  # of these, rows of nothing, which become no task
     created: int = 0
     existing: int = 0  # another unfinished task has their unique key
     faults: int = 0
@@ -49,7 +50,10 @@ def check_rows(
     for line, size, row in rows:
         counts.rows += 1
         try:
-            on_fit(*made(row, size, is_checked=False))
+            if is_empty(row):
+                counts.empty += 1
+            else:
+                on_fit(*made(row, size, is_checked=False))
         except RowError as error:
             counts.faults += 1
             on_fault(RowFault(line=line, reason=str(error), row=maker.shown(row)))
@@ -89,6 +93,7 @@ def create_rows(
             counts.faults += 1
             on_fault(fault)
         counts.rows = batch.end
+        counts.empty += batch.empty
         if batch.end > record.rows:
             with store.together():
                 if note is not None and not is_ours(store.read_note(note), record):
@@ -115,8 +120,15 @@ class _Batch:
     made: list[tuple[int, dict[str, Any], str | None]] = dataclasses.field(default_factory=list)
     faults: list[RowFault] = dataclasses.field(default_factory=list)
     size: int = 0
+    empty: int = 0  # of these, rows of nothing
     end: int = 0  # the number of rows up to its end
     is_last: bool = False  # the next row does not fit, and the rules stop there
+
+
+def is_empty(row: Any) -> bool:
+    """Whether it is a row of a table in which every field is empty, as spreadsheets leave them at the end. It keeps its
+    number: the ids of the tasks follow from the numbers of the rows."""
+    return type(row) is list and not any(row)
 
 
 def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, stops: bool) -> Iterator[_Batch]:
@@ -124,7 +136,9 @@ def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, 
     done, made = record.rows, maker.made
     for line, size, row in rows:
         try:
-            if number >= done:
+            if is_empty(row):
+                batch.empty += 1
+            elif number >= done:
                 batch.made.append((number, *made(row, size, is_checked=is_checked)))
             elif not is_checked:  # so that a report covers all rows, including those that an earlier process did
                 made(row, size, is_checked=False)
@@ -154,7 +168,11 @@ def _create(store: Store, batch: _Batch, maker: TaskMaker, record: Record, count
         document = maker.document(values, key, record.fields, now)
         document["_id"] = store.parse_id(record.id_of(number))
         documents.append(document)
-    ids = store.insert_tasks(documents, again=True)
+    try:
+        ids = store.insert_tasks(documents, again=True)
+    except StoreRefusedError as error:
+        counts.created += len(error.created)
+        raise
     if maker.key is None:
         counts.created += len(ids)
         return

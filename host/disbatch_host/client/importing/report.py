@@ -24,7 +24,7 @@ class Report:
         try:
             self._file = Path(path).open("wb")  # noqa: SIM115
         except OSError as error:
-            raise UsageError(f"--report: {path} cannot be written: {error.strerror}") from error
+            raise UsageError(f"report {path} cannot be written: {error.strerror}") from error
 
     def add(self, fault: RowFault) -> None:
         """Raises OutputError if it can no longer be written."""
@@ -42,4 +42,4 @@ class Report:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(f"--report: {self._path} cannot be written: {error.strerror}")
+        return OutputError(f"report {self._path} cannot be written: {error.strerror}")

@@ -29,6 +29,7 @@ ROW_MAX = 8 * 2**20  # characters or bytes of one row: larger ones cannot be par
 _BLOCK = 2**18
 _BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, which spreadsheets also write
+FIRST_BYTES = 2**16  # bytes that tell the format, the encoding and the delimiter
 _SHOWN_MAX = 2000  # characters of an unreadable line, shown in a report
 
 ReadJson = Callable[[bytes, str], Any]  # strict JSON, and its name in errors; raises UsageError
@@ -56,6 +57,7 @@ class Rows(Protocol):
     name: str  # for people: the file's
     form: str  # how bytes are split into rows
     columns: tuple[str, ...] | None  # from the header, if the file has one
+    notices: tuple[str, ...]  # what was taken for granted about the file, for people
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         """(line from 1, size, row) of each: a list of texts, one per column; an object; or a BadRow. `size` is its
@@ -83,7 +85,7 @@ class Source:
     def first_bytes(self) -> bytes:
         """The first bytes of its content. Raises UsageError if that cannot be decompressed."""
         try:
-            return self.opened().read(4096)
+            return self.opened().read(FIRST_BYTES)
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"it cannot be read: {error}") from error
 
@@ -120,17 +122,28 @@ class _Raw(io.RawIOBase):
 
 
 class CsvRows:
-    """CSV according to RFC 4180, UTF-8, with the column names in its first line. Empty lines are skipped.
+    """CSV according to RFC 4180, UTF-8, with the column names in its first line. Empty lines are skipped, and so are
+    columns without a name at the end, where spreadsheets leave them, as long as they are empty.
 
-    Raises UsageError if there is no readable header.
+    `has_sep_line`: a line like `sep=;` comes before the header. Raises UsageError if there is no readable header.
     """
 
-    def __init__(self, name: str, source: Source, delimiter: str, *, row_max: int = ROW_MAX) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        delimiter: str,
+        *,
+        row_max: int = ROW_MAX,
+        has_sep_line: bool = False,
+        notices: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.form = f"csv {delimiter}"
         self._source = source
         self._delimiter = delimiter
         self._row_max = row_max
+        self._has_sep_line = has_sep_line
         # For the whole process; the only other CSV readers in it are instances of this class.
         csv.field_size_limit(row_max)
         header = next(iter(self._records()), None)
@@ -139,25 +152,49 @@ class CsvRows:
         line, _, columns = header
         if isinstance(columns, BadRow):
             raise UsageError(f"{name}:{line}: expected a header line, but {columns.reason}")
+        if any("\0" in one for one in columns):
+            raise UsageError(f"{name}:{line}: expected names of columns, found a NUL in one; is it a text file?")
+        self._width = len(columns)
+        while len(columns) > 1 and not columns[-1]:
+            columns = columns[:-1]
         self.columns: tuple[str, ...] | None = tuple(columns)
+        if nameless := self._width - len(columns):
+            what = "its last column has" if nameless == 1 else f"its last {nameless} columns have"
+            notices = (*notices, f"{name}: {what} no name and no place in the tasks")
+        self.notices = notices
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         records = iter(self._records())
         next(records, None)
-        width = len(self.columns or ())
+        width, named = self._width, len(self.columns or ())
         for record in records:
             row = record[2]
-            if type(row) is list and len(row) != width:
-                yield record[0], record[1], BadRow(reason=f"expected {_fields(width)}, found {len(row)}", row=row)
+            if type(row) is list and (len(row) != width or named != width):
+                yield record[0], record[1], self._fitted(row)
             else:
                 yield record
 
+    def _fitted(self, row: list[str]) -> Any:
+        """A row of another width than the header's names, where what is too much is empty."""
+        named = len(self.columns or ())
+        if not any(row):
+            return [""] * named
+        if len(row) != self._width:
+            return BadRow(reason=f"expected {_fields(self._width)}, found {len(row)}", row=row)
+        if any(row[named:]):
+            return BadRow(reason=f"expected {_fields(named)}, found a value in a column without a name", row=row)
+        return row[:named]
+
     def _records(self) -> Iterator[tuple[int, int, Any]]:
         lines = _TextLines(self._source.opened(), self.name, self._row_max)
-        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+        texts = iter(lines)
+        before = 0  # lines before the header
+        if self._has_sep_line and next(texts, None) is not None:
+            before = 1
+        reader = csv.reader(texts, delimiter=self._delimiter, strict=True)
         seen = 0  # characters before this record
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + before
             row: Any
             try:
                 row = next(reader)
@@ -182,8 +219,7 @@ class _TextLines:
     """The lines of a file as text, with line ends; bytes that are not valid UTF-8 as lone surrogates."""
 
     def __init__(self, file: io.BufferedReader, name: str, row_max: int) -> None:
-        if file.peek(2)[:2] in _WIDE_BOMS:
-            raise UsageError(f"{name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
+        _refuse_wide(name, file.peek(FIRST_BYTES))
         # newline="": the CSV reader decides what ends a line; inside quotes, line ends belong to the field.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         self._read = functools.partial(text.readline, row_max)
@@ -213,6 +249,7 @@ class NdjsonRows:
 
     form = "ndjson"
     columns: tuple[str, ...] | None = None
+    notices: tuple[str, ...] = ()
 
     def __init__(self, name: str, source: Source, read_json: ReadJson, *, row_max: int = ROW_MAX) -> None:
         self.name = name
@@ -222,8 +259,7 @@ class NdjsonRows:
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         file = self._source.opened()
-        if file.peek(2)[:2] in _WIDE_BOMS:
-            raise UsageError(f"{self.name}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts it")
+        _refuse_wide(self.name, file.peek(FIRST_BYTES))
         read = functools.partial(file.readline, self._row_max)
         read_json = self._read_json
         number = 0
@@ -251,6 +287,21 @@ class NdjsonRows:
                 yield number, len(line), row
         except (EOFError, OSError, zlib.error) as error:
             raise UsageError(f"{self.name}: it cannot be read after line {number}: {error}") from error
+
+
+def _refuse_wide(name: str, first: bytes) -> None:
+    """Raises UsageError for UTF-16, with a byte order mark or without: then all NULs are at even places, or at odd."""
+    first = first[:FIRST_BYTES]
+    found = "UTF-16" if first[:2] in _WIDE_BOMS else None
+    if found is None and b"\0" in first:
+        zeros = [first[place::2].count(0) for place in (0, 1)]
+        if max(zeros) * _WIDE_SHARE >= len(first) and min(zeros) == 0:
+            found = "UTF-16BE" if zeros[0] else "UTF-16LE"
+    if found is not None:
+        raise UsageError(f"{name}: expected UTF-8, found {found[:6]}; `iconv -f {found} -t UTF-8` converts it")
+
+
+_WIDE_SHARE = 50  # of so many bytes at least one is NUL in UTF-16, whatever the language: delimiters and line ends
 
 
 def _bad_byte(text: str) -> int | None:

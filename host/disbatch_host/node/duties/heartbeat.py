@@ -2,21 +2,30 @@
 
 Responsible for: the heartbeat; drain, resume and stop; noticing that the node was silent for too long, or that its id
 belongs to another node. Must not know: how the document is stored, how runs are stopped.
+
+Each part of the document is made and written by itself where that is not possible together: a heartbeat that is not
+written costs the node its tasks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host import __version__
+from disbatch_host import __version__, logs
 from disbatch_host.clock import Clock, StoreClock
 from disbatch_host.decide import placement
-from disbatch_host.documents.records import Document
+from disbatch_host.documents.changes import PassedOver
+from disbatch_host.documents.records import Document, NodeRecord, Queue
+from disbatch_host.documents.storable import storable
 from disbatch_host.node import node_document
+from disbatch_host.node.acceptance import Acceptance
 from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.membership import Membership
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.runs import Runs
@@ -44,11 +53,15 @@ class Heartbeat:
         classes: Classes,
         stopping: Stopping,
         health: StoreHealth,
+        troubles: Troubles,
         clock: Clock,
         metrics: Metrics | None = None,
     ) -> None:
         """`clock`: the store's, which each heartbeat sets by the store's answer."""
+        self.name = "heartbeat"
         self.settings = settings
+        self._troubles = troubles
+        self._acceptance = Acceptance(troubles)
         self._membership = membership
         self._runs = runs
         self._claiming = claiming
@@ -59,7 +72,11 @@ class Heartbeat:
         self._metrics = metrics
         self._node_id = runs.context.site.node_id
         self._drain: Mapping[str, Any] | None = None  # who asked that nothing more be claimed here, when and why
+        self._passed_over: Sequence[PassedOver] = ()
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
+        self._asked_to_read: str | None = None  # the token of the last request to read the queues
+        self._queues_read: str | None = None  # the token of the last one that was carried out
+        self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
 
     @property
     def interval_seconds(self) -> float:
@@ -75,9 +92,11 @@ class Heartbeat:
         """Renew the document. Returns whether a request was new."""
         fields = self._living_fields()
         if self._metrics is not None:
-            self._metrics.observe_heartbeat(fields)
-        beat = await self._membership.beat(fields)
+            with self._troubles.contained("metrics", "heartbeat"):
+                self._metrics.observe_heartbeat(fields)
+        beat = await self._acceptance.write(fields, self._membership.beat)
         self._health.report_write()
+        self._see_passed_over(beat.passed_over)
         if self._metrics is not None:
             self._metrics.observe_store_reached()
         if isinstance(self._clock, StoreClock):
@@ -91,6 +110,12 @@ class Heartbeat:
             await self._runs.verify()
         return self._obey(beat.requests)
 
+    async def register(self, holder: NodeRecord | None) -> None:
+        """Write the document for the first time, in place of `holder`. Raises NodeIdInUseError."""
+        await self._acceptance.write(
+            self.document(), lambda document: self._membership.take_id(document, holder), in_parts=False
+        )
+
     def set_drain(self, request: Mapping[str, Any] | None) -> None:
         """Stop claiming, as somebody asked, or, with None, claim again."""
         self._drain = request
@@ -103,7 +128,10 @@ class Heartbeat:
         drain = drain if isinstance(drain, Mapping) else None
         is_new = (drain is None) is not (self._drain is None)
         self.set_drain(drain)
+        self._read_queues(requests.get("queues"))
         if is_new:
+            if not self._claiming.claims_nothing:
+                self._claiming.read_queues_again(self.wake.set)
             if drain is not None:
                 log.warning("%s wants this node drained%s: it claims nothing more", *node_document.who_and_why(drain))
             else:
@@ -116,12 +144,35 @@ class Heartbeat:
             is_new = True
         return is_new
 
+    def _read_queues(self, request: Any) -> None:
+        """Obey the request of somebody who has changed a queue and waits until this node claims by what it says now."""
+        token = request.get("token") if isinstance(request, Mapping) else None
+        if not isinstance(token, str) or token == self._asked_to_read:
+            return
+        self._asked_to_read = token
+
+        def confirm() -> None:
+            self._queues_read = token
+            self.wake.set()
+
+        self._claiming.read_queues_again(confirm)
+
     async def _reclaim_id(self) -> None:
         """The document is no longer this session's: deleted by a person (write it again), or the id was taken by
         force."""
-        if not await self._membership.write_again(self.document()):
+        if not await self._acceptance.write(self.document(), self._membership.write_again, in_parts=False):
             log.error("node id %s was taken over by another node; this one stops its tasks and exits", self._node_id)
             self._stopping.lose_id()
+
+    def _see_passed_over(self, found: Sequence[PassedOver]) -> None:
+        known = {(one.queue, one.why) for one in self._passed_over}
+        for one in found:
+            if (one.queue, one.why) not in known:
+                log.error(
+                    "queue %s: %d waiting tasks are passed over: %s", one.queue, one.count, storable(one.why),
+                    extra=logs.ids(queue=one.queue),
+                )  # fmt: skip
+        self._passed_over = found
 
     def document(self) -> Document:
         """The whole document of the node, as it is when the node registers."""
@@ -137,25 +188,36 @@ class Heartbeat:
 
     def _living_fields(self) -> Document:
         """The part of the document that each heartbeat renews."""
-        return node_document.living_fields(
-            state=self._state,
-            classes=self._classes,
-            queues=placement.served(
-                self._claiming.queues,
-                node_id=self._node_id,
-                classes=frozenset(self._classes.plugins),
-                even_paused=True,
-            ),
-            load=self._runs.load,
-            settings=self.settings,
-            pid=os.getpid(),
-            running=len(self._runs),
+        fields: Document = {
+            "state": self._state,
+            "settings": asdict(self.settings),
+            "queues_read": self._queues_read,
+        }
+        with self._troubles.contained("heartbeat", "plugins"):
+            fields |= node_document.plugins(self._classes)
+        heartbeat = {"pid": os.getpid(), "running": len(self._runs), "queues": []}
+        with self._troubles.contained("heartbeat", "queues"):
+            heartbeat = node_document.heartbeat(
+                pid=os.getpid(), running=len(self._runs), queues=self._served(), load=self._runs.load
+            )
+        fields["heartbeat"] = heartbeat
+        with self._troubles.contained("heartbeat", "passed_over"):
+            fields["passed_over"] = node_document.passed_over(self._passed_over)
+        fields["troubles"] = self._troubles.documents()
+        return fields
+
+    def _served(self) -> Sequence[Queue]:
+        return placement.served(
+            self._claiming.queues,
+            node_id=self._node_id,
+            classes=frozenset(self._classes.plugins),
+            even_paused=True,
         )
 
     @property
     def _state(self) -> str:
         if self._claiming.is_stopped:
             return "stopping"
-        if self._drain is not None:
+        if self._drain is not None and self._claiming.claims_nothing:
             return "draining" if self._runs else "drained"
         return "running"

@@ -10,24 +10,29 @@ Rules:
    record what the next step does to its processes.
 2. Then the processes, then the tasks: a task is returned only once no process of this machine works on it any more.
 3. Each write is guarded. Two nodes that settle the same dead node do not harm each other.
+4. Each dead node is settled by itself, and each of its tasks where they cannot be settled together: a task that cannot
+   be written is left as it is for a while.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from disbatch_host import logs
-from disbatch_host.clock import Clock
+from disbatch_host.clock import Clock, SystemClock
 from disbatch_host.decide import membership
 from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import NodeRecord, Task
+from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process import leftovers
@@ -37,6 +42,7 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
+_LOST = "task of a lost run"
 _BATCH = 500  # tasks settled in one commit
 
 
@@ -67,18 +73,21 @@ class LostRuns:
         this_machine: Machine,
         store_thread: StoreThread,
         clock: Clock,
+        troubles: Troubles,
         *,
         on_settled: Callable[[], None],
         pace: Pace,
     ) -> None:
         """`clock`: this machine's; only its monotonic time is used. `on_settled` is called when tasks may have gone
         back to their queues."""
+        self.name = "lost runs"
         self.dead_after_seconds = float("inf")  # a setting, which may change
         self.interval_seconds = pace.sweep_seconds
         self._node_id = node_id
         self._machine = this_machine
         self._store_thread = store_thread
         self._clock = clock
+        self._troubles = troubles
         self._on_settled = on_settled
         self._pace = pace
         self._others = HeartbeatWatch()
@@ -86,30 +95,36 @@ class LostRuns:
     async def turn(self) -> None:
         """Look for dead nodes, and settle what they left."""
         nodes = await self._store_thread.call(lambda store: store.nodes())
-        dead = membership.dead_nodes(
-            nodes,
-            own_id=self._node_id,
-            dead_after_seconds=self.dead_after_seconds,
-            watched_seconds=self._others.look(nodes, at=self._clock.monotonic()),
-            confirm_seconds=self._pace.confirm_seconds,
-            confirm_heartbeats=self._pace.confirm_heartbeats,
+        watched = self._others.look(nodes, at=self._clock.monotonic())
+        for node in nodes:
+            with self._troubles.contained("another node", node.id):
+                if self._is_dead(node, watched):
+                    await self._settle_dead(node)
+
+    def _is_dead(self, node: NodeRecord, watched_seconds: Mapping[str, float]) -> bool:
+        return bool(
+            membership.dead_nodes(
+                [node],
+                own_id=self._node_id,
+                dead_after_seconds=self.dead_after_seconds,
+                watched_seconds=watched_seconds,
+                confirm_seconds=self._pace.confirm_seconds,
+                confirm_heartbeats=self._pace.confirm_heartbeats,
+            )
         )
-        if not dead:
-            return
-        swept = await self._store_thread.call(lambda store: [(node.id, self._settle(store, node)) for node in dead])
-        for node_id, settled in swept:
-            if settled:
-                log.warning("node %s is dead: of its tasks, %s", node_id, settled, extra=logs.ids(about_node=node_id))
-        if any(settled for _, settled in swept):
+
+    async def _settle_dead(self, node: NodeRecord) -> None:
+        is_on_this_machine = self._machine.is_same(node.document.get("host"))
+        settled = await self._settle(node.id, is_on_this_machine)
+        if settled:
+            log.warning("node %s is dead: of its tasks, %s", node.id, settled, extra=logs.ids(about_node=node.id))
             self._on_settled()
 
     async def settle_earlier_life(self, record: NodeRecord | None) -> None:
         """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life left, if any.
         Tasks with this id may be left even without a document; their processes can only be on this machine."""
         is_on_this_machine = record is None or self._machine.is_same(record.document.get("host"))
-        settled = await self._store_thread.call(
-            lambda store: settle(store, self._node_id, is_on_this_machine=is_on_this_machine, pace=self._pace)
-        )
+        settled = await self._settle(self._node_id, is_on_this_machine)
         if settled:
             log.warning("of the tasks of an earlier life of node %s, %s", self._node_id, settled)
 
@@ -117,38 +132,72 @@ class LostRuns:
         """The store was away: earlier observations of other nodes' heartbeats count for nothing."""
         self._others.forget()
 
-    def _settle(self, store: Store, node: NodeRecord) -> Settled:
-        is_on_this_machine = self._machine.is_same(node.document.get("host"))
-        return settle(store, node.id, is_on_this_machine=is_on_this_machine, pace=self._pace)
+    def _settle(self, node_id: str, is_on_this_machine: bool) -> asyncio.Future[Settled]:
+        return self._store_thread.call(
+            lambda store: settle(
+                store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles
+            )
+        )
 
 
-def settle(store: Store, node_id: str, *, is_on_this_machine: bool, pace: Pace = Pace()) -> Settled:
-    """Settle every task that carries this node's id and is Claimed or Running. Called in the store's thread."""
+def settle(
+    store: Store,
+    node_id: str,
+    *,
+    is_on_this_machine: bool,
+    pace: Pace = Pace(),
+    troubles: Troubles | None = None,
+) -> Settled:
+    """Settle every task that carries this node's id and a claim of this program, and is Claimed or Running: a node of
+    another program may go by the same name. Called in the store's thread.
+    `troubles`: of the node that does it; by default those of this call alone."""
+    troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-    while tasks := list(store.find_tasks(which, limit=_BATCH, with_output=False)):
-        fenced = _fence(store, node_id, tasks)
+    while tasks := _next_of(store, which, troubles):
+        fenced = _fence(store, node_id, tasks, troubles)
         if not fenced:
             break  # somebody else is doing it; the rest comes with the next look
         if is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
-        changes = [transitions.lost_change(task, node=node_id, now=store.now()) for task in fenced]
-        refused = store.commit(changes)
-        for task, change in zip(fenced, changes, strict=True):
-            if change.key in refused:
-                continue  # another node settled it, or its own node is alive and wrote
-            if task.status == Status.CLAIMED:
-                settled.given_back += 1
-            elif change.set["status"] == Status.CREATED:
-                settled.started_again += 1
-            else:
-                settled.orphaned += 1
+        _write_fates(store, node_id, fenced, settled, troubles)
     else:
-        store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
+        if not any(store.find_tasks(which, limit=1, with_output=False)):
+            store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
     return settled
 
 
-def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
+def _next_of(store: Store, which: TaskFilter, troubles: Troubles) -> list[Task]:
+    found = store.find_tasks(which, with_output=False, with_parameters=False)
+    ours = (task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id))
+    return list(islice(ours, _BATCH))
+
+
+def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settled, troubles: Troubles) -> None:
+    """Write what becomes of each of these tasks, and count it."""
+    fates = []
+    for task in fenced:
+        with troubles.contained(_LOST, task.id):
+            fates.append((task, transitions.lost_change(task, node=node_id, now=store.now())))
+    unwritten = set()
+
+    def report(change: RunChange, error: Exception) -> None:
+        unwritten.add(change.key)
+        troubles.report(_LOST, change.key.task_id, error)
+
+    refused = write_each(store.commit, [change for _, change in fates], report) | unwritten
+    for task, change in fates:
+        if change.key in refused:
+            continue  # another node settled it, or its own node is alive and wrote
+        if task.status == Status.CLAIMED:
+            settled.given_back += 1
+        elif change.set["status"] == Status.CREATED:
+            settled.started_again += 1
+        else:
+            settled.orphaned += 1
+
+
+def _fence(store: Store, node_id: str, tasks: list[Task], troubles: Troubles) -> list[Task]:
     """The tasks that are now this call's to settle, with their new token."""
     token = f"settling-{uuid.uuid4().hex}"
     claim = {"token": token, "at": store.now()}
@@ -156,7 +205,13 @@ def _fence(store: Store, node_id: str, tasks: list[Task]) -> list[Task]:
         RunChange(key=RunKey(task.id, node_id, task.token), statuses=(Status(task.status),), set={"claim": claim})
         for task in tasks
     ]
-    refused = store.commit(changes)
+    unwritten = set()
+
+    def report(change: RunChange, error: Exception) -> None:
+        unwritten.add(change.key)
+        troubles.report(_LOST, change.key.task_id, error)
+
+    refused = write_each(store.commit, changes, report) | unwritten
     return [
         dataclasses.replace(task, token=token)
         for task, change in zip(tasks, changes, strict=True)

@@ -25,6 +25,7 @@ class PluginScan:
     """See `rounds.Duty`."""
 
     def __init__(self, classes: Classes, workers: WorkerPool, runs: Runs, claiming: Claiming, pace: Pace) -> None:
+        self.name = "plugin scan"
         self._classes = classes
         self._workers = workers
         self._runs = runs

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence, Set
 from datetime import timedelta
 
 from disbatch_host import logs
-from disbatch_host.documents.records import Queue
+from disbatch_host.documents.records import Queue, TaskId
 from disbatch_host.node.claiming import Claiming
+from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store.contract import Store
@@ -21,6 +23,7 @@ from disbatch_protocol.quantities import format_duration
 
 log = logging.getLogger(__name__)
 
+_ENDED_TASK = "ended task"
 _DELETED = 500  # ended tasks deleted in one call
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
@@ -28,7 +31,9 @@ _ENDED = frozenset(int(status) for status in statuses.ENDED)
 class Retention:
     """See `rounds.Duty`."""
 
-    def __init__(self, store_thread: StoreThread, claiming: Claiming, pace: Pace) -> None:
+    def __init__(self, store_thread: StoreThread, claiming: Claiming, troubles: Troubles, pace: Pace) -> None:
+        self.name = "retention"
+        self._troubles = troubles
         self._store_thread = store_thread
         self._claiming = claiming
         self.interval_seconds = pace.retention_seconds
@@ -36,24 +41,39 @@ class Retention:
     async def turn(self) -> None:
         """One look at each queue that keeps its tasks for a limited time."""
         for queue in self._claiming.queues:
-            if queue.keep_seconds is None:
-                continue
-            deleted = 0
-            delete = functools.partial(delete_ended, queue=queue)
-            while count := await self._store_thread.call(delete):
-                deleted += count
-            if deleted:
-                kept = format_duration(queue.keep_seconds)
-                log.info(
-                    "queue %s: %d tasks that ended more than %s ago were deleted", queue.id, deleted, kept,
-                    extra=logs.ids(queue=queue.id),
-                )  # fmt: skip
+            if queue.keep_seconds is not None:
+                with self._troubles.contained("retention of queue", queue.id):
+                    await self._delete_ended(queue, queue.keep_seconds)
+
+    async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
+        deleted = 0
+        delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles)
+        while count := await self._store_thread.call(delete):
+            deleted += count
+        if deleted:
+            log.info(
+                "queue %s: %d tasks that ended more than %s ago were deleted",
+                queue.id, deleted, format_duration(keep_seconds),
+                extra=logs.ids(queue=queue.id),
+            )  # fmt: skip
 
 
-def delete_ended(store: Store, queue: Queue) -> int:
+def delete_ended(store: Store, queue: Queue, troubles: Troubles) -> int:
     """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
     nobody has decided about them yet. Called in the store's thread."""
     if queue.keep_seconds is None:
         return 0
-    ids = store.ended_before(queue.id, store.now() - timedelta(seconds=queue.keep_seconds), _DELETED)
-    return store.delete_tasks(ids, statuses=_ENDED, or_failed=True) if ids else 0
+    before = store.now() - timedelta(seconds=queue.keep_seconds)
+    found = store.ended_before(queue.id, before, _DELETED + troubles.resting(_ENDED_TASK))
+    deleted = 0
+
+    def delete(ids: Sequence[TaskId]) -> Set[TaskId]:
+        nonlocal deleted
+        deleted += store.delete_tasks(ids, statuses=_ENDED, or_failed=True)
+        return frozenset()
+
+    def report(task_id: TaskId, error: Exception) -> None:
+        troubles.report(_ENDED_TASK, task_id, error)
+
+    write_each(delete, [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)], report)
+    return deleted

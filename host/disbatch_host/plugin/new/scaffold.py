@@ -7,6 +7,7 @@ the command line.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from disbatch_host.errors import UsageError
 from disbatch_host.plugin.new import bundled
+from disbatch_protocol.manifest import Manifest
 
 _BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
 
@@ -56,8 +58,8 @@ class Scaffold:
 
     directory: Path
     files: Sequence[Path]
-    built: Path | None = None  # the program, if it was built
     notice: str = ""  # what is left to do before it runs
+    built: Path | None = None  # the program, if the language has to be compiled and that was done
 
 
 def directory_name(name: str) -> str:
@@ -65,9 +67,12 @@ def directory_name(name: str) -> str:
     return "-".join(part for part in name.replace("::", "-").replace(":", "-").split("-") if part).lower()
 
 
-def write(name: str, language_name: str, parent: Path, *, is_worker: bool = False) -> Scaffold:
-    """Write a plugin of class `name` into a new directory below `parent`. Raises UsageError if that exists already or
-    cannot be written; then nothing is left behind."""
+def write(
+    name: str, language_name: str, parent: Path, *, is_worker: bool = False, is_idempotent: bool = False
+) -> Scaffold:
+    """Write a plugin of class `name` into a new directory below `parent`. `is_idempotent`: its author says that running
+    a task twice does no harm. Raises UsageError if the directory exists already or cannot be written; then nothing is
+    left behind."""
     language = LANGUAGES[language_name]
     home = parent / directory_name(name)
     if home.exists() or home.is_symlink():
@@ -76,7 +81,7 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
     try:
         home.mkdir(mode=0o755, parents=True)
         try:
-            files = _write_files(home, name, language_name, program, is_worker=is_worker)
+            files = _write_files(home, name, language_name, program, is_worker=is_worker, is_idempotent=is_idempotent)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
@@ -84,7 +89,18 @@ def write(name: str, language_name: str, parent: Path, *, is_worker: bool = Fals
         raise UsageError(f"{error.filename or home} cannot be written: {error.strerror}") from error
     notice = _build(home) if language.is_built else ""
     built = home / program if language.is_built and not notice else None
-    return Scaffold(directory=home, files=files, built=built, notice=notice)
+    return Scaffold(directory=home, files=files, notice=notice, built=built)
+
+
+def leftovers(manifest: Manifest) -> list[str]:
+    """What a manifest still has of the one that `write` wrote: `description`, `examples`, or both."""
+    blanks = re.compile(r"@[A-Z]+@")
+    written = json.loads(blanks.sub("", _template("plugin.json")))
+    examples = [(one["name"], one["parameters"]) for one in written["examples"]]
+    left = ["description"] if manifest.description == written["description"] else []
+    if any((one.name, one.parameters) in examples for one in manifest.examples):
+        left.append("examples")
+    return left
 
 
 def _program_name(name: str, language_name: str) -> str:
@@ -97,7 +113,9 @@ def _program_name(name: str, language_name: str) -> str:
     return f"{name}-plugin{language.suffix}" if program in others or is_module else program
 
 
-def _write_files(home: Path, name: str, language_name: str, program: str, *, is_worker: bool) -> list[Path]:
+def _write_files(
+    home: Path, name: str, language_name: str, program: str, *, is_worker: bool, is_idempotent: bool
+) -> list[Path]:
     language = LANGUAGES[language_name]
     source = "main.go" if language.is_built else program
     values = {
@@ -106,6 +124,8 @@ def _write_files(home: Path, name: str, language_name: str, program: str, *, is_
         "DIRECTORY": home.name,
         "REQUIRES": f'\n  "requires": {json.dumps(list(language.requires))},' if language.requires else "",
         "MODE": '\n  "mode": "worker",' if is_worker else "",
+        # Never by itself: somebody who turns the greeting into a mail must not have allowed that it is sent twice.
+        "IDEMPOTENT": '\n  "idempotent": true,' if is_idempotent else "",
         "BUILD": "Build it, now and after each change: `./build.sh`.\n\n" if language.is_built else "",
     }
     described = [

@@ -7,7 +7,7 @@ the process. Must not know: documents, stores, outcomes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
@@ -40,17 +40,23 @@ class WorkerExecution:
     def work_directory(self) -> str | None:
         return None  # it belongs to the process, which other tasks share
 
-    async def start(self, task_line: bytes, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+        if task_input is None:  # a manifest cannot say so in worker mode
+            self._release()
+            raise StartError("cannot be given its task: a worker process gets it on stdin")
         worker = self._worker
-        task = None if worker is None else worker.hand_over(task_line, self._assignment, listener)
-        if task is None:  # it died meanwhile
+        try:
+            task = None if worker is None else worker.hand_over(task_input, self._assignment, listener)
+            if task is None:  # it died meanwhile
+                self._release()
+                self._worker = None
+                self._worker = worker = await self._pool.acquire(self._plugin)
+                task = worker.hand_over(task_input, self._assignment, listener)
+            if task is None:
+                raise StartError("was gone before it could be given its task; a new one will be started")
+        except BaseException:
             self._release()
-            self._worker = None
-            self._worker = worker = await self._pool.acquire(self._plugin)
-            task = worker.hand_over(task_line, self._assignment, listener)
-        if task is None:
-            self._release()
-            raise StartError("was gone before it could be given its task; a new one will be started")
+            raise
         self._task = task
         task.ended.add_done_callback(lambda _: self._release())
         return task.ended
@@ -76,7 +82,7 @@ class WorkerExecution:
         if self._worker is not None and self._task is not None:
             self._worker.settle(self._task)
 
-    def clean_up(self) -> None:
+    def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
         """Nothing to do: the work directory goes with the process."""
 
     def _release(self) -> None:

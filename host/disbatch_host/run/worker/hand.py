@@ -41,17 +41,24 @@ class TaskInHand:
         """The process ended, and the task with it."""
         self._ends_at = ends_at
         was_not_reached = (
-            process_end.stopped is None
+            process_end.stopped in (None, StopReason.REPLACED)
             and process_end.stdin_left_bytes >= self._line_size  # not a byte of the task has been read
         )
-        was_broken = process_end.stopped is StopReason.REPLACED
+        # Out of step: its exit code says nothing, even if it ended by itself a moment before it was killed.
+        was_broken = process_end.stopped is StopReason.REPLACED or (
+            process_end.stopped is None and self.fault is not None
+        )
         reason = Reason.WORKER_EXITED if was_broken else reason_of(process_end, Reason.WORKER_EXITED)
         fault = self.fault
         if fault is None and reason is Reason.WORKER_EXITED and process_end.exit_code == 0:
             fault = "its process ended with exit code 0, without saying done"
         self.ended.set_result(
             ExecutionEnd(
-                end=RunEnd(reason=reason, exit_code=process_end.exit_code, signal=process_end.signal),
+                end=RunEnd(
+                    reason=reason,
+                    exit_code=None if was_broken else process_end.exit_code,
+                    signal=process_end.signal,
+                ),
                 facts=facts_of(without_unread_stdin(process_end)),
                 was_killed=process_end.killed,
                 fault=fault,

@@ -113,6 +113,11 @@ class WorkerPool:
         while self._workers:
             await asyncio.wait([worker.gone for worker in self._workers])
 
+    async def wait_until_gone(self, timeout_seconds: float) -> None:
+        """Wait until all processes have ended, or for this long."""
+        if self._workers:
+            await asyncio.wait([worker.gone for worker in self._workers], timeout=timeout_seconds)
+
     def kill(self) -> None:
         """End all processes now."""
         for worker in list(self._workers):

@@ -60,7 +60,7 @@ class Worker:
         self._on_end = on_end
         self._on_fault = on_fault
         self._loop = asyncio.get_running_loop()
-        self._conversation = WorkerConversation()
+        self._conversation = WorkerConversation(has_read_task=self._has_read_task)
         self._heard = HeardSoFar()
         self._process: Process | None = None
         self._prepared: PreparedProgram | None = None
@@ -191,6 +191,10 @@ class Worker:
     def kill(self, reason: StopReason) -> None:
         if self._process is not None:
             self._process.kill(reason)
+
+    def _has_read_task(self) -> bool:
+        # A parser that reads byte by byte stops at the last brace, and leaves the line feed for later.
+        return self._process is not None and self._process.stdin_left_bytes <= len(b"\n")
 
     def hand_over(self, task_line: bytes, assignment: Assignment, listener: Listener) -> TaskInHand | None:
         """Give it a task; None if it can no longer take one."""

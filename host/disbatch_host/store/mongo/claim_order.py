@@ -7,14 +7,19 @@ It only reads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
+from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import Want
 from disbatch_host.documents.records import Document, QueueId, TaskId
 from disbatch_host.documents.steps import CLAIM
-from disbatch_host.store.mongo import forms
+from disbatch_host.store.mongo import driver_errors, forms, layout, reading
+
+_DAMAGED_MAX = 2000  # read at once beside those whose ids are damaged text
 
 _Chosen = dict[TaskId, Document]  # in the order of the claim
 
@@ -29,26 +34,42 @@ _ZERO: Document = {"priority": {"$in": [0, None], **_NO_LIST}}
 _BELOW_ZERO: Document = {"priority": {"$lt": 0, **_NO_LIST}}
 
 
-def first_of(tasks: Collection[Document], want: Want, count: int, projection: Document | None = None) -> list[Document]:
-    """The first `count` of the queue that are free, in the order of `want`. Those whose priority is not a number come
-    last."""
+def first_of(
+    tasks: Collection[Document],
+    want: Want,
+    count: int,
+    projection: Document | None = None,
+    *,
+    passed_over: Sequence[TaskId] = (),
+    unreadable: list[TaskId] | None = None,
+) -> list[Document]:
+    """The first `count` of the queue that are free, in the order of `want`, without those that are passed over. Those
+    whose priority is not a number come last. The ids of those that cannot be read are added to `unreadable`."""
     if count <= 0:
         return []
-    waiting = _Waiting(tasks, want.queue, projection)
+    waiting = _Waiting(tasks, want.queue, projection, passed_over, [] if unreadable is None else unreadable)
     return waiting.newest_first(count) if want.newest_first else waiting.oldest_first(count)
 
 
 class _Waiting:
     """The free tasks of one queue."""
 
-    def __init__(self, tasks: Collection[Document], queue: QueueId, projection: Document | None) -> None:
+    def __init__(
+        self,
+        tasks: Collection[Document],
+        queue: QueueId,
+        projection: Document | None,
+        passed_over: Sequence[TaskId],
+        unreadable: list[TaskId],
+    ) -> None:
         self._tasks = tasks
         self._projection = projection
+        self._unreadable = unreadable
         self._free = {
             "status": int(CLAIM.left),
             "queue": {"$eq": queue, "$not": {"$type": "array"}},  # a list would match each of its elements
             "node": forms.UNCLAIMED,
-            **forms.USABLE_ID,
+            **forms.usable_id_but(passed_over),
         }
 
     def oldest_first(self, count: int) -> list[Document]:
@@ -89,8 +110,32 @@ class _Waiting:
     ) -> list[Document]:
         if limit <= 0:  # to the server, 0 means all
             return []
-        found = self._tasks.find({**self._free, **priority}, projection or self._projection)
-        return list(found.sort(list(order)).limit(limit))
+        wanted = limit
+
+        def find(fields: Any, more: Document | None = None, **options: Any) -> Any:
+            which = {**self._free, **priority, **(more or {})}
+            return self._tasks.find(which, fields, **options).sort(list(order)).limit(limit)
+
+        # The index is named, or the server would weigh it against that of `_id` each time.
+        by_index = partial(find, hint=layout.BY_STATUS)
+        fields = projection or self._projection
+        while True:
+            try:
+                documents, unreadable = reading.all_of(by_index, self._tasks, fields)
+            except driver.OperationFailure as error:
+                if error.code not in driver_errors.NO_SUCH_INDEX:
+                    raise
+                documents, unreadable = reading.all_of(find, self._tasks, fields)
+            # No condition can name an id whose text is damaged, so as many more are read.
+            damaged = sum([forms.is_damaged(one["_id"]) for one in documents])
+            if not damaged or len(documents) < limit or len(documents) - damaged >= wanted or limit >= _DAMAGED_MAX:
+                break
+            limit += damaged
+        if damaged:
+            self._unreadable += [one["_id"] for one in documents if forms.is_damaged(one["_id"])]
+            documents = [one for one in documents if not forms.is_damaged(one["_id"])][:wanted]
+        self._unreadable += unreadable
+        return documents
 
 
 def _filled_up(chosen: _Chosen, rest: Sequence[Document], count: int) -> list[Document]:

@@ -6,7 +6,8 @@ know: who creates, what a task means.
 
 Rules:
 1. A key is taken before its task is inserted, and released if the insert is known to have failed (`unique_keys`).
-2. The tasks that a new task waits for are marked before it is inserted and after it. Before: a process that dies after
+2. A task that is refused does not stop the others: they are created, and the exception names them.
+3. The tasks that a new task waits for are marked before it is inserted and after it. Before: a process that dies after
    the insert leaves a mark. After: a sweep in between may have found no followers, and removed the mark.
 """
 
@@ -15,16 +16,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 
+import bson
 from pymongo import UpdateOne
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents.records import Document, TaskId
+from disbatch_host.errors import DuplicateIdError, StoreRefusedError
 from disbatch_host.store.mongo import driver_errors, forms, unique_keys
 from disbatch_host.store.mongo.unique_keys import Keys, Lock
 
 _MARKS_AT_ONCE = 10_000  # in one write
+_DOCUMENT_BYTES_MAX = 16 * 2**20  # the server's limit
+_NAMED = 20  # created tasks that an exception names
 
 
 class Creation:
@@ -57,6 +62,7 @@ class Creation:
         except Exception:
             with contextlib.suppress(driver.PyMongoError):
                 self._release_keys_of_missing(locks)
+                self._mark_awaited(waits_for)  # of those that were created all the same
             raise
         self._mark_awaited(waits_for)
         if ours and self._clock.monotonic() - began > unique_keys.KEY_SECONDS / 2:
@@ -87,18 +93,50 @@ class Creation:
     def _create(self, documents: Sequence[Document], keys: Mapping[TaskId, forms.Key], *, again: bool) -> None:
         """Insert them. One that exists already is fine if that was done by an earlier call or, for those with a key, by
         another process on behalf of this one (`unique_keys.Keys`, rule 3)."""
+        if not documents:
+            return
+        refused = self._insert(documents)
+        doubles = {documents[place]["_id"] for place, why in refused.items() if why is None}
+        if doubles and not again:
+            found = self._tasks.find({"_id": {"$in": list(doubles)}}, {"queue": 1, "unique_key": 1})
+            doubles -= {one["_id"] for one in found if forms.key_of(one) == keys.get(one["_id"], ())}
+        else:
+            doubles = set()
+        whys = [why for why in refused.values() if why is not None]
+        if not whys and not doubles:
+            return
+        exists = [place not in refused or (again and refused[place] is None) for place in range(len(documents))]
+        created = [one["_id"] for one, is_there in zip(documents, exists, strict=True) if is_there]
+        if not whys:
+            raise DuplicateIdError(f"a task with one of these ids exists already{_and_created(created, documents)}")
+        first = whys[0]
+        text = f"{first}" if len(documents) == 1 else f"{len(whys)} of {len(documents)} tasks are refused: {first}"
+        raise type(first)(f"{text}{_and_created(created, documents)}", created=created)
+
+    def _insert(self, documents: Sequence[Document]) -> dict[int, StoreRefusedError | None]:
+        """Insert them. Returns those that were refused, by their positions, each with the reason; None: its `_id`
+        exists already."""
         try:
-            if documents:
-                self._tasks.insert_many(documents, ordered=False)
+            self._tasks.insert_many(documents, ordered=False)
         except driver.BulkWriteError as error:
-            failures = error.details.get("writeErrors", ())
-            doubles = {documents[one["index"]]["_id"] for one in failures if driver_errors.is_same_id(one)}
-            if error.details.get("writeConcernErrors") or len(doubles) < len(failures):
+            found = driver_errors.refusals(error)
+            if not found:
                 raise
-            if not again:
-                found = self._tasks.find({"_id": {"$in": list(doubles)}}, {"queue": 1, "unique_key": 1})
-                if doubles - {one["_id"] for one in found if forms.key_of(one) == keys.get(one["_id"], ())}:
-                    raise
+            is_double = {one["index"] for one in error.details["writeErrors"] if driver_errors.is_same_id(one)}
+            return {place: None if place in is_double else why for place, why in found.items()}
+        except Exception as error:
+            if not driver_errors.is_not_sent(error):
+                raise
+            faulty = {place: why for place, one in enumerate(documents) if (why := _fault(one)) is not None}
+            if not faulty:
+                raise StoreRefusedError(str(driver_errors.not_encoded(error))) from error
+            others = [place for place in range(len(documents)) if place not in faulty]
+            ids = [documents[place]["_id"] for place in others]
+            there = {one["_id"] for one in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
+            left = [place for place in others if documents[place]["_id"] not in there]
+            refused = self._insert([documents[place] for place in left]) if left else {}
+            return faulty | {left[place]: why for place, why in refused.items()}
+        return {}
 
     def _withdraw_overtaken(self, keys: Mapping[TaskId, forms.Key]) -> dict[TaskId, TaskId]:
         """After this process stood still for so long that others considered the tasks that it was about to create lost,
@@ -120,3 +158,23 @@ class Creation:
                 for one in tasks[start : start + _MARKS_AT_ONCE]
             ]
             self._tasks.bulk_write(writes, ordered=False)
+
+
+def _fault(document: Document) -> StoreRefusedError | None:
+    """Why a document cannot be sent."""
+    try:
+        size = len(bson.encode(document, codec_options=forms.CODEC))
+    except driver_errors.NOT_ENCODED as error:
+        return driver_errors.not_encoded(error)
+    return StoreRefusedError(driver_errors.TOO_LARGE) if size > _DOCUMENT_BYTES_MAX else None
+
+
+def _and_created(created: Sequence[TaskId], documents: Sequence[Document]) -> str:
+    """What became of the others, in words."""
+    if len(documents) == 1:
+        return ""
+    if not created:
+        return "; nothing was created"
+    named = ", ".join(map(str, created[:_NAMED]))
+    more = f" and {len(created) - _NAMED} more" if len(created) > _NAMED else ""
+    return f"; {len(created)} were created: {named}{more}"

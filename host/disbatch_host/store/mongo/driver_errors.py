@@ -12,11 +12,20 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from bson.errors import BSONError
+from pymongo import MongoClient
 from pymongo import errors as driver
 
-from disbatch_host.errors import DuplicateIdError, StoreError, StoreRefusedError, StoreUnreachableError, UsageError
+from disbatch_host.errors import (
+    DuplicateIdError,
+    ForeignIndexError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnreachableError,
+    UsageError,
+)
 from disbatch_host.store.url import without_secrets
 
 log = logging.getLogger(__name__)
@@ -30,6 +39,7 @@ def is_same_id(failure: Mapping[str, Any]) -> bool:
 
 
 UNAUTHORIZED = 13
+_NOT_VALID = 121  # a validator of the collection refuses the document
 _AUTHENTICATION_CODES = frozenset({11, 18, 8000})  # no such user, wrong password, Atlas's own for both
 # Network, shutdown, change of primary, write not confirmed in time, too much to do; a cursor or a plan that is gone
 # meanwhile.
@@ -42,7 +52,10 @@ _UNREACHABLE_CODES = frozenset(
 # The server's own labels for operations that may be tried again; the first only marks writes that the driver retries.
 _RETRY_LABELS = ("RetryableWriteError", "RetryableError", "SystemOverloadedError")
 _NOT_CONFIRMED = 64  # the write was carried out, and a majority did not confirm it in time
-INDEX_CONFLICTS = frozenset({67, 85, 86})  # the same fields with other options or under another name
+# An index that cannot be created: the same fields with other options or under another name, too many indexes, documents
+# of other programs that do not fit into it.
+INDEX_CONFLICTS = frozenset({67, 85, 86, 171, DUPLICATE_KEY})
+NO_SUCH_INDEX = frozenset({2})  # a query names one that does not exist
 NO_STREAMS = frozenset({13, 20, 59, 8000, 40324, 40573})  # standalone, or no right to watch: that does not change
 _TOO_LARGE_CODES = frozenset({10334, 17280, 17419, 17420})
 
@@ -66,13 +79,77 @@ def _has_retry_label(error: driver.PyMongoError) -> bool:
     return any(error.has_error_label(label) for label in _RETRY_LABELS)
 
 
-def too_large(error: driver.BulkWriteError) -> list[int]:
-    """The positions, in a failed batch, of updates that would have made a document too large, if nothing else was
-    wrong; else none."""
-    failures = (error.details or {}).get("writeErrors") or []
-    if (error.details or {}).get("writeConcernErrors") or {one.get("code") for one in failures} - _TOO_LARGE_CODES:
-        return []
-    return [one["index"] for one in failures]
+def refusals(error: driver.BulkWriteError) -> dict[int, StoreRefusedError]:
+    """Why the server refuses single writes of a batch because of their content, by their positions; empty if anything
+    else is wrong: then nothing is known of any write of the batch."""
+    details: Mapping[str, Any] = error.details or {}
+    failures = details.get("writeErrors") or []
+    if details.get("writeConcernErrors") or {one.get("code") for one in failures} & _UNREACHABLE_CODES:
+        return {}
+    return {one["index"]: refusal(one) for one in failures}
+
+
+def is_refusal(error: driver.OperationFailure) -> bool:
+    """Whether the server refuses a single write because of its content."""
+    is_other = error.code in _UNREACHABLE_CODES | _AUTHENTICATION_CODES | {UNAUTHORIZED}
+    return not is_other and not _has_retry_label(error)
+
+
+def refusal(failure: Mapping[str, Any]) -> StoreRefusedError:
+    """Why the server refuses one document, without its values: they may be secret."""
+    code, message = failure.get("code"), str(failure.get("errmsg", ""))
+    if code == DUPLICATE_KEY:
+        name = re.search(r" index: (.+?) dup key", message)
+        fields = ", ".join(failure.get("keyPattern", {})) or "the same fields"
+        return ForeignIndexError(
+            f"the unique index {name[1] if name else fields!r} of another program refuses it: "
+            f"another document has the same {fields}"
+        )
+    if code == _NOT_VALID:
+        return StoreRefusedError("a validator of the collection refuses it")
+    if code in _TOO_LARGE_CODES or "BSONObj size" in message:
+        return StoreRefusedError(TOO_LARGE)
+    return StoreRefusedError(f"the server refuses it: {message[:200]}")
+
+
+# Raised by the driver for a URL: its own errors, and others, where an option is only checked by using it.
+BAD_OPTION = (LookupError, TypeError, ValueError, AttributeError, ImportError)
+BAD_URL = (driver.InvalidURI, driver.ConfigurationError, *BAD_OPTION)
+
+
+def is_option_fine(name: str, value: str) -> bool:
+    """Whether the driver can use an option of a URL."""
+    try:
+        MongoClient(f"mongodb://localhost/?{urlencode({name: value})}", connect=False).close()
+    except BAD_URL:
+        return False
+    return True
+
+
+# Raised by the driver for a value that it cannot encode, before anything is sent.
+NOT_ENCODED = (BSONError, driver.DocumentTooLarge, OverflowError, UnicodeError, TypeError, ValueError, RecursionError)
+
+
+def is_not_sent(error: Exception) -> bool:
+    """Whether a batch did not reach the server because one of its documents cannot be encoded, or as a command that it
+    does not even read, because one is too large: others of the batch may have been sent in an earlier command."""
+    return isinstance(error, NOT_ENCODED) or (
+        isinstance(error, driver.OperationFailure)
+        and not isinstance(error, driver.BulkWriteError)
+        and error.code in _TOO_LARGE_CODES
+    )
+
+
+def not_encoded(error: Exception) -> StoreRefusedError:
+    """Why the driver cannot encode a document."""
+    if isinstance(error, (driver.DocumentTooLarge, driver.OperationFailure)):
+        return StoreRefusedError(TOO_LARGE)
+    if isinstance(error, RecursionError):
+        return StoreRefusedError("it is nested too deeply")
+    if isinstance(error, OverflowError):
+        return StoreRefusedError("it has a number that needs more than 64 bits")
+    kind = re.search(r"of type: <class '([\w.]+)'>", str(error))  # not the value: it may be secret
+    return StoreRefusedError(f"it has a value that BSON cannot represent{f', of type {kind[1]}' if kind else ''}")
 
 
 @contextlib.contextmanager
@@ -93,10 +170,10 @@ def translated(where: str, url: str, duplicate: str = "") -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (driver.DuplicateKeyError, driver.BulkWriteError) as error:
+    except (driver.WriteError, driver.BulkWriteError) as error:
         raise _of_write_error(where, error, duplicate) from error
     except driver.DocumentTooLarge as error:
-        raise StoreRefusedError(_TOO_LARGE) from error
+        raise StoreRefusedError(TOO_LARGE) from error
     except driver.ConfigurationError as error:
         if "DNS" in str(error):  # of a mongodb+srv:// name, which is looked up before anything else
             raise StoreUnreachableError(f"{where} cannot be reached: {harmless(error, url)}") from None
@@ -113,13 +190,13 @@ def translated(where: str, url: str, duplicate: str = "") -> Iterator[None]:
         raise StoreUnreachableError(f"{where} is not open") from error
     except (BSONError, OverflowError, UnicodeError, driver.PyMongoError) as error:
         if "too large" in str(error).lower():
-            raise StoreRefusedError(_TOO_LARGE) from error
+            raise StoreRefusedError(TOO_LARGE) from error
         raise StoreRefusedError(f"{where} refuses a value: {short(error)}") from error
     except RecursionError as error:
         raise StoreRefusedError(f"{where} refuses a value: it is nested too deeply") from error
 
 
-_TOO_LARGE = (
+TOO_LARGE = (
     "expected a task document of at most 16777216 bytes, found a larger one; "
     "put large data into a file and its path into the parameters"
 )
@@ -127,17 +204,15 @@ _TOO_LARGE = (
 
 def _of_write_error(where: str, error: driver.OperationFailure, duplicate: str) -> Exception:
     details: Mapping[str, Any] = error.details or {}
-    write_errors = details.get("writeErrors") or [details]
-    codes = {one.get("code") for one in write_errors}
-    if DUPLICATE_KEY in codes or isinstance(error, driver.DuplicateKeyError):
-        return DuplicateIdError(duplicate or f"{where}: an id exists already")
-    concern = details.get("writeConcernErrors") or []
-    if concern or codes & _UNREACHABLE_CODES:
+    failures = details.get("writeErrors") or [details]
+    # A write that was not confirmed may vanish again, so nothing else that the answer says counts.
+    if details.get("writeConcernErrors") or {one.get("code") for one in failures} & _UNREACHABLE_CODES:
         return StoreUnreachableError(f"{where} could not confirm a write: {short(error)}")
-    message = "; ".join(str(one.get("errmsg", ""))[:200] for one in write_errors[:1])
-    if codes & _TOO_LARGE_CODES or "BSONObj size" in message:
-        return StoreRefusedError(_TOO_LARGE)
-    return StoreRefusedError(f"{where} refuses a write: {message or short(error)}")
+    first = next((one for one in failures if not is_same_id(one)), None)
+    if first is None:
+        return DuplicateIdError(duplicate or f"{where}: an id exists already")
+    found = refusal(first)
+    return type(found)(f"{where} refuses a write: {found}")
 
 
 def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
@@ -148,7 +223,7 @@ def _of_operation(where: str, error: driver.OperationFailure) -> Exception:
     if error.code in _UNREACHABLE_CODES or _has_retry_label(error):
         return StoreUnreachableError(f"{where} cannot answer now: {short(error)}")
     if error.code in _TOO_LARGE_CODES or "BSONObj size" in str(error) or "too large" in str(error):
-        return StoreRefusedError(_TOO_LARGE)
+        return StoreRefusedError(TOO_LARGE)
     return StoreRefusedError(f"{where} refuses: {short(error)}")
 
 
@@ -163,7 +238,8 @@ def of_file(error: OSError) -> str:
 
 def harmless(error: Exception, url: str) -> str:
     """The driver's words about a URI, without the URI's secrets and in words for the person who typed it."""
-    text = without_secrets(short(error), url)
+    words = str(error.args[0]) if isinstance(error, KeyError) else short(error)  # of it, only the key in quotes
+    text = without_secrets(words, url)
     if "RFC 3986" in text:
         return "in user and password, percent-encode : / ? # [ ] @ (a slash is %2F)"
     return re.split(r"[.,;]? (?:Refer to|See|Supported options)", text, maxsplit=1)[0]

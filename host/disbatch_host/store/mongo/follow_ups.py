@@ -7,11 +7,14 @@ Rules:
 1. Only a single document is changed as a whole on every kind of server. So new tasks are kept in the document of the
    task that creates them (`follow_ups`), with their ids, from the write of its end until they exist.
 2. They are created first, and only then removed from there: a node that dies in between leaves them to the next, and
-   the ids are fixed, so nothing is created twice.
+   the ids are fixed, so nothing is created twice. A task that still owes some is not deleted.
+3. One that the server refuses (an index or a validator of another program) would be refused again each time. It is
+   noted, whole and with the reason, in `refused_follow_ups` of the task that asked for it, and is no longer owed.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +24,12 @@ from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document, QueueId
-from disbatch_host.store.mongo import driver_errors, forms
+from disbatch_host.errors import StoreRefusedError
+from disbatch_host.store.mongo import driver_errors, forms, reading
 from disbatch_host.store.mongo.ids import IdSource
+from disbatch_host.store.mongo.passed_over import PassedOverTasks
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 500  # documents that owe, in one call
 
@@ -30,8 +37,15 @@ _AT_ONCE = 500  # documents that owe, in one call
 class FollowUps:
     """Creates these tasks. `queue_id` returns the id of the queue that a text means, as a person types it."""
 
-    def __init__(self, tasks: Collection[Document], ids: IdSource, queue_id: Callable[[str], QueueId]) -> None:
+    def __init__(
+        self,
+        tasks: Collection[Document],
+        ids: IdSource,
+        passed_over: PassedOverTasks,
+        queue_id: Callable[[str], QueueId],
+    ) -> None:
         self._tasks = tasks
+        self._passed_over = passed_over
         self._ids = ids
         self._queue_id = queue_id
 
@@ -55,25 +69,52 @@ class FollowUps:
 
     def create_all(self) -> int:
         """Create the tasks that anybody still owes; returns how many."""
-        return self._create(forms.OWING)
+        passed_over = self._passed_over.ids()
+        return self._create({**forms.OWING, "_id": {"$nin": passed_over}} if passed_over else forms.OWING)
 
     def _create(self, which: Document) -> int:
         created = 0
-        for document in self._tasks.find(which, {"follow_ups": 1}).limit(_AT_ONCE):
+
+        def find(fields: Any, more: Document | None = None) -> Any:
+            return self._tasks.find({**which, **(more or {})}, fields, limit=_AT_ONCE)
+
+        documents, _ = reading.all_of(find, self._tasks, {"follow_ups": 1})
+        for document in documents:
             owed = document.get("follow_ups")
             if not isinstance(owed, list):
                 continue  # another program's
             tasks = [one for one in owed if isinstance(one, dict) and isinstance(one.get("_id"), ObjectId)]
-            try:
-                self._tasks.insert_many(tasks, ordered=False)
-            except driver.BulkWriteError as error:
-                is_other = any(
-                    one.get("code") != driver_errors.DUPLICATE_KEY for one in error.details.get("writeErrors", ())
-                )
-                if is_other or error.details.get("writeConcernErrors"):
-                    raise  # not confirmed by a majority: they may vanish again, so they are still owed
+            refused = self._insert(tasks)
             # Only the ones read above: others may have gone on from there, and the task may owe something else now.
             paid = {"_id": document["_id"], "follow_ups._id": tasks[0]["_id"]}
-            self._tasks.update_one(paid, {"$unset": {"follow_ups": ""}})
-            created += len(tasks)
+            change: Document = {"$unset": {"follow_ups": ""}}
+            for place, why in refused.items():
+                log.error("task %s: its follow-up task %d is not created: %s", document["_id"], place + 1, why)
+            if refused:
+                noted = [{"task": tasks[place], "why": f"disbatch-host: {why}"} for place, why in refused.items()]
+                change["$push"] = {"refused_follow_ups": {"$each": noted}}
+            self._pay(paid, change)
+            created += len(tasks) - len(refused)
         return created
+
+    def _insert(self, tasks: Sequence[Document]) -> dict[int, StoreRefusedError]:
+        """Create the tasks, as far as they do not exist. Returns those that are refused, by their positions."""
+        try:
+            self._tasks.insert_many([dict(one) for one in tasks], ordered=False)
+        except driver.BulkWriteError as error:
+            found = driver_errors.refusals(error)
+            if not found:
+                raise  # not confirmed by a majority: they may vanish again, so they are still owed
+            is_there = {one["index"] for one in error.details["writeErrors"] if driver_errors.is_same_id(one)}
+            return {place: why for place, why in found.items() if place not in is_there}
+        return {}
+
+    def _pay(self, paid: Document, change: Document) -> None:
+        try:
+            self._tasks.update_one(paid, change)
+        except driver.WriteError as error:
+            if not driver_errors.is_refusal(error):
+                raise
+            # What it owes exists or is noted in the log, so it may stay in its document.
+            why = driver_errors.refusal(error.details or {})
+            self._passed_over.add({paid["_id"]: f"its follow-up tasks stay in its document: {why}"})

@@ -5,13 +5,16 @@ Responsible for: these values. Must not know: a collection, who asks for what. P
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import bson
+from bson.binary import Binary
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo import UpdateOne
@@ -27,10 +30,35 @@ _BATCH_BYTES = 12 * 2**20  # of changes sent together: a command is a document o
 UNCLAIMED = {"$in": [NOBODY, None]}  # null matches a missing field as well (den-1.0, claim rule)
 IN_HAND, WAITING = (sorted(int(one) for one in statuses) for statuses in (status.IN_HAND, status.WAITING))
 NOT_AFTER: Document = {"$in": [None, []]}  # it waits for no other task; null matches a missing field as well
-# An id that is a document cannot be the key of a run, and nobody could type it.
-USABLE_ID = {"_id": {"$not": {"$type": "object"}}}
+# The types of ids that can be used. Two of them are the same key in Python if they are the same to the server, which
+# is not so for all types: to Python, `true` is 1, NaN is not itself, and a Decimal128 or a regular expression is no key
+# at all. All others are passed over.
+_ID_TYPES = ["string", "objectId", "int", "long", "double", "binData"]
+_ID_CLASSES = frozenset({str, ObjectId, int, Int64, float, bytes, Binary})  # as the driver returns them
+# All others: an index with `_id` in it has each of these apart from the ids that are used.
+ODD_IDS: tuple[Document, ...] = (
+    {
+        "_id": {
+            "$type": [
+                "null", "object", "bool", "date", "timestamp", "decimal", "dbPointer", "javascript", "symbol",
+                "javascriptWithScope", "undefined", "minKey", "maxKey",
+            ]
+        }
+    },
+    {"_id": {"$eq": float("nan"), "$type": "double"}},
+)  # fmt: skip
+# For queries that have an index of their own, which the server must not weigh against that of `_id`: it looks for no
+# index for the opposite of a type.
+NOT_ODD_ID: Document = {"$nor": [*ODD_IDS]}
+# Of these types only binary data may be stored in a form that the driver cannot read.
+HAS_READABLE_ID: Document = {"$and": [{"_id": {"$not": {"$type": "binData"}}}]}
+HAS_READABLE_QUEUE: Document = {
+    "$match": {"$expr": {"$in": [{"$type": "$queue"}, [one for one in _ID_TYPES if one != "binData"]]}}
+}
 OWING = {"follow_ups._id": {"$exists": True, "$type": "objectId"}}  # such ids are given here, see `ids`
+NOT_OWING: Document = {"follow_ups._id": {"$not": {"$type": "objectId"}}}
 NO_OUTPUT = {"stdout": 0, "stderr": 0}
+NO_PARAMETERS = {"parameters": 0}
 # A task that others wait for: it has to be marked, unless its mark is just being removed (`task_changes`).
 NOT_MARKED = {"$or": [{"awaited": {"$ne": True}}, {"telling": {"$exists": True}}]}
 NOT_LARGE = {"status": 1, "node": 1, "mtime": 1, "run": 1, "claim": 1}
@@ -229,13 +257,30 @@ def is_before_zero_or_missing(priority: Any) -> bool:
     return priority is None or (type(priority) in (int, float, Int64) and priority > 0)
 
 
-def is_usable(queue: Any) -> bool:
-    """Whether it can be a queue's id: a document of another program may hold anything there."""
-    try:
-        hash(queue)
-    except TypeError:
-        return False
-    return True
+def is_usable(value: Any) -> bool:
+    """Whether it can be the id of a task or a queue (see USABLE_ID): a document of another program may hold anything
+    there."""
+    return type(value) in _ID_CLASSES and not (isinstance(value, float) and math.isnan(value))
+
+
+def is_damaged(task_id: TaskId) -> bool:
+    """Whether an id is not what is stored: text that is not UTF-8 comes with U+FFFD, and finds nothing."""
+    return type(task_id) is str and "\ufffd" in task_id
+
+
+def usable_id_but(passed_over: Sequence[TaskId] = ()) -> Document:
+    """The condition that the id of a task can be used and is none of these. An index with `_id` in it has the others
+    apart, so however many there are, they cost nothing."""
+    return {"_id": {"$type": _ID_TYPES, "$nin": [float("nan"), *passed_over]}}
+
+
+def unchanged_mtime(document: Mapping[str, Any]) -> Document:
+    """The condition that a task's `mtime`, which every change of state sets to a date, is as it was read. A value that
+    is not a date may not come back as it was stored; it is only asked to be no date still."""
+    mtime = document.get("mtime")
+    if isinstance(mtime, (datetime, DatetimeMS)):
+        return {"mtime": {"$eq": mtime}}
+    return {"$expr": {"$ne": [{"$type": "$mtime"}, "date"]}}
 
 
 def piece(chunk: OutputChunk) -> UpdateOne:
@@ -244,7 +289,10 @@ def piece(chunk: OutputChunk) -> UpdateOne:
 
 
 def file_id(task: TaskId, token: str, stream: str) -> str:
-    return f"{task}:{token}:{stream}"
+    """Tasks that one claim took have the same token, so ids that look alike (1 and "1") must not be written alike."""
+    if isinstance(task, (str, ObjectId)):
+        return f"{task}:{token}:{stream}"
+    return f"{token}:{stream}:{type(task).__name__} {task!r}"
 
 
 def object_id(text: str) -> ObjectId | None:

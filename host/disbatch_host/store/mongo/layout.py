@@ -90,5 +90,5 @@ def create_indexes(database: Database[Document]) -> None:
         except driver.OperationFailure as error:
             if error.code not in driver_errors.INDEX_CONFLICTS:
                 raise
-            # One on the same fields serves as well, at a higher cost; its owner may drop it.
-            log.warning("an index of another program is left as it is: %s", driver_errors.short(error))
+            # One of another program on the same fields serves as well, at a higher cost; its owner may drop it.
+            log.warning("an index is not created, so looking for tasks costs more: %s", driver_errors.short(error))

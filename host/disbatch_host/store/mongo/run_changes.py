@@ -8,25 +8,24 @@ Rules:
 1. Changes are carried out in the order in which they came.
 2. Every batch can be sent again: a change that was carried out is not reported as refused, as long as nobody has gone
    on from there.
+3. A change that the server refuses does not stop the others. In a batch that a claim takes along it does, before
+   anything is claimed: then the batch is written again by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 
-from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey
-from disbatch_host.documents.records import Document, TaskId
-from disbatch_host.store.mongo import driver_errors, forms
+from disbatch_host.documents.records import Document
+from disbatch_host.errors import ChangesRefusedError, StoreRefusedError
+from disbatch_host.store.mongo import forms
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.output_files import OutputFiles
-from disbatch_host.store.mongo.updates import Updates
-
-log = logging.getLogger(__name__)
+from disbatch_host.store.mongo.updates import Sent, Updates
 
 
 class RunChanges:
@@ -35,7 +34,6 @@ class RunChanges:
         self._updates = Updates(tasks)
         self._output = output
         self._follow_ups = follow_ups
-        self._too_large: set[TaskId] = set()  # tasks that have been logged
         self._staged: _Staged | None = None  # the changes that `commit` leaves to the next write of a `together`
 
     @contextlib.contextmanager
@@ -57,47 +55,46 @@ class RunChanges:
             return self._staged.put(parts[0])
         self.write_staged()
         refused: set[RunKey] = set()
+        reasons: dict[RunKey, StoreRefusedError] = {}
         for part in parts:
-            refused |= self._carry_out(part)
-        carried_out = [change for change in changes if change.key not in refused]
+            refused |= self._carry_out(part, reasons)
+        carried_out = [change for change in changes if change.key not in refused and change.key not in reasons]
         self._follow_ups.create_of(carried_out)
         self._output.forget(carried_out)
+        if reasons:
+            raise ChangesRefusedError(reasons, refused)
         return refused
 
     def write_staged(self) -> None:
         """Write the changes that a `commit` left, by themselves."""
         changes, refused = self._take_staged()
-        if changes:
-            refused |= self._carry_out(changes)
+        reasons: dict[RunKey, StoreRefusedError] = {}
+        refused |= self._carry_out(changes, reasons)
+        if reasons:
+            raise ChangesRefusedError(reasons, refused)
 
-    def write_with(self, updates: Sequence[forms.Update]) -> bool:
-        """Write the changes that a `commit` left, and these updates after them; returns whether all of these were
-        carried out, as far as the server's count shows."""
+    def write_with(self, updates: Sequence[forms.Update]) -> Sent:
+        """Write the changes that a `commit` left, and these updates after them; returns what became of these."""
         staged, refused = self._take_staged()
-        try:
-            if self._updates.send([*self._updates_of(staged), *updates], ordered=bool(staged)):
-                return True
-        except driver.BulkWriteError as error:
-            too_large = driver_errors.too_large(error)
-            if not too_large or too_large[0] < len(staged):
-                raise
-            for place in too_large:  # it does not stop the others
-                self._say_too_large(updates[place - len(staged)][0]["_id"])
-        if staged:
+        first = len(staged)
+        sent = self._updates.send_each([*self._updates_of(staged), *updates], ordered=first, required=first)
+        if staged and not sent.all_found:
             refused |= self._refused(staged)
-        return False
-
-    def _say_too_large(self, task: TaskId) -> None:
-        if task not in self._too_large:
-            self._too_large.add(task)
-            log.error("task %s is not claimed: its document has no room left; make it smaller or delete it", task)
+        if not first:
+            return sent
+        return Sent(all_found=sent.all_found, refused={place - first: why for place, why in sent.refused.items()})
 
     def _take_staged(self) -> tuple[Sequence[RunChange], set[RunKey]]:
         return self._staged.take() if self._staged is not None else ((), set())
 
-    def _carry_out(self, changes: Sequence[RunChange]) -> set[RunKey]:
-        """Write changes that fit into one message; returns those that were refused."""
-        return set() if self._updates.send(self._updates_of(changes), ordered=True) else self._refused(changes)
+    def _carry_out(self, changes: Sequence[RunChange], reasons: dict[RunKey, StoreRefusedError]) -> set[RunKey]:
+        """Write changes that fit into one message; returns those that were refused. Those that the server refuses are
+        not among them but in `reasons`."""
+        sent = self._updates.send_each(self._updates_of(changes), ordered=len(changes))
+        reasons |= {changes[place].key: why for place, why in sent.refused.items()}
+        if sent.all_found:
+            return set()
+        return self._refused([change for change in changes if change.key not in reasons])
 
     def _updates_of(self, changes: Sequence[RunChange]) -> list[forms.Update]:
         return [

@@ -18,10 +18,12 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -36,13 +38,11 @@ from pymongo.read_preferences import ReadPreference
 
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
-from disbatch_host.documents import steps
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
-from disbatch_host.documents.steps import PROMOTE
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import OnClaim
-from disbatch_host.store.mongo import driver_errors, forms, layout
+from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
 from disbatch_host.store.mongo.follow_ups import FollowUps
@@ -50,6 +50,9 @@ from disbatch_host.store.mongo.ids import IdSource
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.nodes import Nodes
 from disbatch_host.store.mongo.output_files import OutputFiles
+from disbatch_host.store.mongo.passed_over import PassedOverTasks
+from disbatch_host.store.mongo.promotion import Promotion
+from disbatch_host.store.mongo.queues import Queues
 from disbatch_host.store.mongo.run_changes import RunChanges
 from disbatch_host.store.mongo.server_clock import ServerClock
 from disbatch_host.store.mongo.task_changes import TaskChanges
@@ -62,6 +65,8 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
+_DUE_PAGE = 50  # the same for tasks that are due, and the time spent on them in one look
+_DUE_SECONDS = 0.1
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -80,7 +85,7 @@ class MongoStore:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
         except OSError as error:  # a certificate file that the URI names
             raise UsageError(f"{self._description}: {driver_errors.of_file(error)}") from None
-        except (driver.InvalidURI, driver.ConfigurationError, ValueError) as error:
+        except driver_errors.BAD_URL as error:
             raise UsageError(
                 f"expected mongodb://host/database, found {self._description}: {driver_errors.harmless(error, url)}"
             ) from None
@@ -101,6 +106,10 @@ class MongoStore:
     def may_act_late(self) -> bool:
         return True  # the server may be slow
 
+    @property
+    def claims_read_queues(self) -> bool:
+        return False
+
     def open(self) -> None:
         if self._client is not None:
             return
@@ -114,7 +123,7 @@ class MongoStore:
                     read_concern=ReadConcern("local"),
                     read_preference=ReadPreference.PRIMARY,
                 )
-                self._tasks, self._queues = self._database["tasks"], self._database["queues"]
+                self._tasks = self._database["tasks"]
                 self._notes = self._database[layout.LAYOUT_COLLECTION]
                 self._make_parts()
                 layout.check(self._database, self.description)
@@ -127,14 +136,17 @@ class MongoStore:
     def _make_parts(self) -> None:
         database, tasks = self._database, self._tasks
         self._keys = Keys(database["disbatch_keys"], tasks, self.now)
+        self._queues = Queues(database["queues"])
         self._nodes = Nodes(database["nodes"])
         self._output = OutputFiles(database, self.now)
-        self._follow_ups = FollowUps(tasks, self._ids, self._queue_id)
+        self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
+        follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id)
         self._creation = Creation(tasks, self._keys, self._clock)
-        self._task_changes = TaskChanges(tasks, self._keys)
-        self._run_changes = RunChanges(tasks, self._output, self._follow_ups)
+        self._task_changes = TaskChanges(tasks, self._keys, passed_over)
+        self._promotion = Promotion(tasks, follow_ups, passed_over)
+        self._run_changes = RunChanges(tasks, self._output, follow_ups)
         limits = Limits(database["disbatch_limits"])
-        self._claims = Claims(tasks, limits, self._run_changes, self._output, self.now, self._clock)
+        self._claims = Claims(tasks, limits, self._run_changes, self._output, passed_over, self.now, self._clock)
 
     def _connect(self) -> pymongo.MongoClient[Document]:
         defaults: dict[str, Any] = {
@@ -144,9 +156,15 @@ class MongoStore:
             "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
         }
         # The driver prefers these to the URL's options; people expect the opposite.
-        said = {name.lower() for name, _ in parse_qsl(self._url.rpartition("?")[2])}
+        given = parse_qsl(self._url.rpartition("?")[2])
+        said = {name.lower() for name, _ in given}
         options = {name: value for name, value in defaults.items() if name.lower() not in said}
-        return pymongo.MongoClient(self._url, retryWrites=True, tz_aware=True, **options)
+        try:
+            return pymongo.MongoClient(self._url, retryWrites=True, tz_aware=True, **options)
+        except driver_errors.BAD_OPTION:  # some options of a URL the driver checks only by using them
+            names = " or ".join(name for name, value in given if not driver_errors.is_option_fine(name, value))
+            what = f"its option {names}" if names else "one of its options"
+            raise UsageError(f"{self._description}: {what} has a value that the driver cannot use") from None
 
     def _translated(self, duplicate: str = "") -> contextlib.AbstractContextManager[None]:
         return driver_errors.translated(self.description, self._url, duplicate)
@@ -184,28 +202,23 @@ class MongoStore:
 
     def queues(self) -> list[Queue]:
         with self._translated():
-            found = [Queue.from_document(document) for document in self._queues.find(forms.USABLE_ID)]
-        return sorted(found, key=lambda queue: str(queue.id))
+            return self._queues.all()
 
     def find_queue(self, text: str) -> Queue | None:
         with self._translated():
-            found = self._queues.find_one({"_id": text})
-            object_id = forms.object_id(text)
-            if found is None and object_id is not None:
-                found = self._queues.find_one({"_id": object_id})
-        return None if found is None else Queue.from_document(found)
+            return self._queues.find(text)
 
     def insert_queue(self, document: Document) -> QueueId:
         with self._translated(duplicate=f"queue {document.get('_id')!r} exists already; choose another id"):
-            return self._queues.insert_one(dict(document)).inserted_id
+            return self._queues.insert(document)
 
     def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
         with self._translated():
-            return self._queues.update_one({"_id": queue}, forms.update(set, unset)).matched_count > 0
+            return self._queues.update(queue, set, unset)
 
     def delete_queue(self, queue: QueueId) -> bool:
         with self._translated():
-            return self._queues.delete_one({"_id": queue}).deleted_count > 0
+            return self._queues.delete(queue)
 
     def new_ids(self, count: int) -> list[TaskId]:
         with self._translated():
@@ -216,7 +229,7 @@ class MongoStore:
             return []
         new = self.new_ids(len(documents))
         copies = [{"_id": new_id, **document} for new_id, document in zip(new, documents, strict=True)]
-        with self._translated(duplicate="a task with one of these ids exists already"):
+        with self._translated():
             return self._creation.insert(copies, again=again)
 
     def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
@@ -225,8 +238,18 @@ class MongoStore:
 
     def get_task(self, task: TaskId) -> Task | None:
         with self._translated():
-            found = self._tasks.find_one({"_id": task})
+            try:
+                found = self._tasks.find_one({"_id": task})
+            except reading.NOT_DECODED:
+                return self._unreadable(task)
         return None if found is None else Task.from_document(found)
+
+    def _unreadable(self, task: TaskId) -> Task:
+        """A task whose document cannot be read, with those of its fields that can be."""
+        document: Document = {"_id": task}
+        with contextlib.suppress(*reading.NOT_DECODED):
+            document |= self._tasks.find_one({"_id": task}, {**forms.NOT_LARGE, "queue": 1, "ctime": 1}) or {}
+        return dataclasses.replace(Task.from_document(document), fault=reading.FAULT)
 
     def find_tasks(
         self,
@@ -235,22 +258,44 @@ class MongoStore:
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        projection = None if with_output else forms.NO_OUTPUT
-        with self._translated():
-            found = self._tasks.find(forms.condition(which), projection, batch_size=_PAGE)
+        projection = {
+            **({} if with_output else forms.NO_OUTPUT),
+            **({} if with_parameters else forms.NO_PARAMETERS),
+        } or None
+
+        def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
+            condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
+            found = self._tasks.find(condition, fields, batch_size=_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
-        return map(Task.from_document, self._all_of(found, limit))
+            return found.skip(skip)
+
+        return itertools.islice(self._each_task(find, projection, limit), limit)
+
+    def _each_task(self, find: Any, projection: Any, limit: int | None) -> Iterator[Task]:
+        count = 0
+        try:
+            for document in self._all_of(find(projection), limit):
+                count += 1
+                yield Task.from_document(document)
+        except reading.UnreadableError:  # and so is the rest of the answer that holds it
+            with self._translated():
+                for task_id, read in reading.each(partial(find, skip=count), self._tasks, projection):
+                    yield self._unreadable(task_id) if read is None else Task.from_document(read)
 
     def _all_of(self, found: Any, limit: int | None) -> Iterator[Document]:
         """The documents of a cursor, which is closed together with the iterator."""
         with found if limit is None else found.limit(limit):
             while limit != 0:  # to the server, 0 means all
                 with self._translated():
-                    document = next(found, None)
+                    try:
+                        document = next(found, None)
+                    except reading.NOT_DECODED as error:
+                        raise reading.UnreadableError(f"a document of this answer cannot be read: {error}") from error
                 if document is None:
                     return
                 yield document
@@ -267,10 +312,14 @@ class MongoStore:
         ]
         counts: dict[QueueId, dict[int, int]] = {}
         with self._translated():
-            for group in self._tasks.aggregate(pipeline):
+            try:
+                groups = list(self._tasks.aggregate(pipeline))
+            except reading.NOT_DECODED:  # a queue that no queue's id can be
+                groups = list(self._tasks.aggregate([forms.HAS_READABLE_QUEUE, *pipeline]))
+            for group in groups:
                 key = group["_id"]
                 status = whole_number(key.get("status"))
-                if status is not None and forms.is_usable(key.get("queue")):
+                if status is not None and (key.get("queue") is None or forms.is_usable(key["queue"])):
                     of_queue = counts.setdefault(key.get("queue"), {})
                     of_queue[status] = of_queue.get(status, 0) + group["count"]
         return counts
@@ -287,7 +336,8 @@ class MongoStore:
                 )
                 keys = {one["_id"]: key for one in keyed if (key := forms.key_of(one)) is not None}
                 locks = self._keys.locks_of(keys)  # as they are before anybody can know that the task is gone
-                which = {"_id": {"$in": ids}, "awaited": {"$ne": True}, **forms.status_condition(statuses, or_failed)}
+                free = {"awaited": {"$ne": True}, **forms.NOT_OWING}
+                which = {"_id": {"$in": ids}, **free, **forms.status_condition(statuses, or_failed)}
                 deleted += self._tasks.delete_many(which).deleted_count
                 # Things that go with them go afterwards, also for those that an earlier try deleted.
                 left = {one["_id"] for one in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
@@ -302,6 +352,7 @@ class MongoStore:
             "queue": {"$eq": queue},
             "_id": {"$lt": ObjectId.from_datetime(moment)},
             "mtime": {"$lt": moment},
+            **forms.NOT_OWING,
         }
         with self._translated():
             for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
@@ -320,14 +371,15 @@ class MongoStore:
                 waiting = {"status": int(Status.CREATED), "queue": {"$eq": queue}}
                 # Within each priority the index has the task first that was created first. A missing priority is not
                 # among them.
-                priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
-                for priority in (None, *priorities):
-                    first = self._tasks.find_one(
-                        {**waiting, "priority": {"$eq": priority}}, {"ctime": 1}, sort=[("_id", ASCENDING)]
-                    )
-                    ctime = first.get("ctime") if first is not None else None
-                    if isinstance(ctime, datetime):
-                        oldest[queue] = min(ctime, oldest.get(queue, ctime))
+                with contextlib.suppress(*reading.NOT_DECODED):  # those of others are found all the same
+                    priorities = [one for one in self._tasks.distinct("priority", waiting) if one is not None]
+                    for priority in (None, *priorities):
+                        first = self._tasks.find_one(
+                            {**waiting, "priority": {"$eq": priority}}, {"ctime": 1}, sort=[("_id", ASCENDING)]
+                        )
+                        ctime = first.get("ctime") if first is not None else None
+                        if isinstance(ctime, datetime):
+                            oldest[queue] = min(ctime, oldest.get(queue, ctime))
         return oldest
 
     def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
@@ -382,7 +434,11 @@ class MongoStore:
 
     def put_node(self, document: Document, *, replacing: NodeRecord | None) -> bool:
         with self._translated():
-            return self._nodes.put(document, replacing=replacing)
+            if not self._nodes.put(document, replacing=replacing):
+                return False
+            self._nodes.complete()
+            self._queues.complete()
+            return True
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
         with self._translated():
@@ -398,8 +454,11 @@ class MongoStore:
 
     def waiting_queues(self) -> set[QueueId]:
         with self._translated():
-            waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
-        return {queue for queue in waiting if forms.is_usable(queue)}
+            try:
+                waiting = self._tasks.distinct("queue", {"status": int(Status.CREATED)})
+            except reading.NOT_DECODED:
+                waiting = [queue.id for queue in self._queues.all()]
+            return self._claims.claimable({queue for queue in waiting if forms.is_usable(queue)})
 
     def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         with self._translated():
@@ -416,14 +475,12 @@ class MongoStore:
 
     def promote_due(self, limit: int = 1000) -> int:
         now = self.now()
-        due = {"status": int(PROMOTE.left), "not_before": {"$lte": now}, "after": forms.NOT_AFTER}
         with self._translated():
-            created = self._follow_ups.create_all()
-            ids = [one["_id"] for one in self._tasks.find(due, {"_id": 1}).sort("not_before").limit(limit)]
-            if not ids:
-                return created
-            update = {"$set": steps.promoted_fields(now=now), "$unset": {"not_before": ""}}
-            return created + self._tasks.update_many({"_id": {"$in": ids}, **due}, update).modified_count
+            self._passed_over.look()
+            return self._promotion.carry_out(limit, now)
+
+    def passed_over(self) -> list[PassedOver]:
+        return self._passed_over.report()
 
     def hold(self, node_id: str, in_hand: Mapping[QueueId, int]) -> None:
         with self._translated():
@@ -439,31 +496,41 @@ class MongoStore:
             {"awaited": True, "status": {"$nin": sorted(int(one) for one in UNFINISHED), "$type": "number"}},
             {"status": waiting, "expires": {"$lte": self.now()}},
         ]
+        # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
+        which = {"$or": [{**kind, **forms.NOT_ODD_ID} for kind in kinds]}
         with self._translated():
-            # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
-            found = self._tasks.find({"$or": kinds}, forms.NO_OUTPUT).limit(limit * len(kinds))
+
+            def find(fields: Any, more: Document | None = None) -> Any:
+                condition = {**which, **(more or {})}
+                return self._tasks.find(condition, fields, limit=limit * len(kinds), batch_size=_DUE_PAGE)
+
+            until = self._clock.monotonic() + _DUE_SECONDS
+            found, _ = reading.all_of(
+                find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
+                is_enough=lambda: self._clock.monotonic() > until,
+            )  # fmt: skip
             tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
             for document in found:
-                if not forms.is_usable(document["_id"]):
-                    continue
                 kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
                 tasks[kind].append(Task.from_document(document))
         return [task for of_kind in tasks.values() for task in of_kind[:limit]]
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
-        active = [int(Status.CREATED), *forms.IN_HAND]
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
+        can_run: Document = {"_id": {"$nin": self._passed_over.ids()}, **forms.NOT_ODD_ID}
         with self._translated():
             for queue in queues:
-                if self._tasks.find_one({"status": {"$in": active}, "queue": queue}, {"_id": 1}) is not None:
-                    return True
+                in_hand = {"status": {"$in": forms.IN_HAND}, "queue": queue}
+                # One that names a node although it waits cannot be claimed: it waits for a person.
+                waiting = {"status": int(Status.CREATED), "queue": queue, "node": forms.UNCLAIMED}
                 blocked = {
                     "status": int(Status.BLOCKED),
                     "queue": queue,
-                    "not_before": {"$exists": True},
+                    "not_before": {"$exists": True} if due_before is None else {"$lte": due_before},
                     "after": forms.NOT_AFTER,
                 }
-                if self._tasks.find_one(blocked, {"_id": 1}) is not None:
-                    return True
+                for which in (in_hand, waiting, blocked):
+                    if self._tasks.find_one({**which, **can_run}, {"_id": 1}) is not None:
+                        return True
         return False
 
     def written_by_others(self) -> None:

@@ -7,6 +7,7 @@ means, except for two that concern other documents: it may give a task its `uniq
 Rules:
 1. Every write has the guard in it. The server only says how many were carried out, so if some were not, the documents
    are read.
+2. A change that the server refuses does not stop the others: it is reported at the end, with the reason.
 """
 
 from __future__ import annotations
@@ -16,34 +17,45 @@ from datetime import timedelta
 
 from bson.objectid import ObjectId
 from pymongo import UpdateOne
+from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.documents.changes import TaskChange
 from disbatch_host.documents.records import Document, TaskId
-from disbatch_host.store.mongo import forms, unique_keys
+from disbatch_host.errors import ChangesRefusedError, StoreRefusedError
+from disbatch_host.store.mongo import driver_errors, forms, unique_keys
+from disbatch_host.store.mongo.passed_over import PassedOverTasks
 from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_protocol.status import Status
 
 _AT_ONCE = 500  # changes in one write
 _FOLLOWERS_AT_ONCE = 500  # searched at once for one that was not told
 
+_Reasons = dict[TaskId, StoreRefusedError]  # of the changes that the server refuses
+
 
 class TaskChanges:
-    def __init__(self, tasks: Collection[Document], keys: Keys) -> None:
+    def __init__(self, tasks: Collection[Document], keys: Keys, passed_over: PassedOverTasks) -> None:
         self._tasks = tasks
         self._keys = keys
+        self._passed_over = passed_over
 
     def carry_out(self, changes: Sequence[TaskChange]) -> set[TaskId]:
         """Returns the ids of those that were refused, as `Store.change_tasks` promises."""
         refused: set[TaskId] = set()
+        reasons: _Reasons = {}
         for start in range(0, len(changes), _AT_ONCE):
             part = changes[start : start + _AT_ONCE]
             told = [change for change in part if change.set.get("awaited") is False]
-            refused |= self._change([change for change in part if change.set.get("awaited") is not False])
-            refused |= self._tell(told) if told else set()
+            refused |= self._change([change for change in part if change.set.get("awaited") is not False], reasons)
+            refused |= self._tell(told, reasons) if told else set()
+        if reasons:
+            stuck = {change.task_id for change in changes if change.set.get("status") in forms.WAITING}
+            self._passed_over.add({task_id: str(why) for task_id, why in reasons.items() if task_id in stuck})
+            raise ChangesRefusedError(reasons, refused)
         return refused
 
-    def _change(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def _change(self, changes: Sequence[TaskChange], reasons: _Reasons) -> set[TaskId]:
         if not changes:
             return set()
         keys, refused = self._keys_of_retried([change.task_id for change in changes if forms.may_revive(change)])
@@ -59,10 +71,23 @@ class TaskChanges:
                 last = lock.until - timedelta(seconds=unique_keys.RETRY_MARGIN_SECONDS)
                 guard["$expr"] = {"$lt": ["$$NOW", {"$literal": last}]}
             writes.append(UpdateOne(guard, forms.update_of_task(change)))
-        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
-            refused |= self._unseen(written)
+        refused |= self._write(writes, written, reasons)
         self._keys.end_retry([(key, locks[key]) for key in keys.values()])
         return refused
+
+    def _write(self, writes: Sequence[UpdateOne], changes: Sequence[TaskChange], reasons: _Reasons) -> set[TaskId]:
+        """Write the changes; returns those that were not carried out, without those that the server refuses."""
+        if not writes:
+            return set()
+        try:
+            if self._tasks.bulk_write(writes, ordered=False).matched_count == len(writes):
+                return set()
+        except driver.BulkWriteError as error:
+            found = driver_errors.refusals(error)
+            if not found:
+                raise
+            reasons |= {changes[place].task_id: why for place, why in found.items()}
+        return self._unseen([change for change in changes if change.task_id not in reasons])
 
     def _keys_of_retried(self, tasks: Sequence[TaskId]) -> tuple[dict[TaskId, forms.Key], set[TaskId]]:
         """The keys of those of them that have one, one task per key; and the other tasks with the same keys."""
@@ -78,7 +103,7 @@ class TaskChanges:
                     keys[document["_id"]] = key
         return keys, others
 
-    def _tell(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def _tell(self, changes: Sequence[TaskChange], reasons: _Reasons) -> set[TaskId]:
         """Remove the mark `awaited` from tasks whose followers have been told, without overlooking a follower that was
         created meanwhile: the change is announced in the task (`telling`), then followers that have not been told are
         searched for, then the change is made if the announcement still stands. The search finds a follower that was
@@ -94,7 +119,8 @@ class TaskChanges:
             )
             for change in changes
         ]
-        self._tasks.bulk_write(announced, ordered=False)
+        self._write(announced, changes, reasons)
+        changes = [change for change in changes if change.task_id not in reasons]
         untold: set[TaskId] = set()
         is_told: Document = {"error.code": "after_failed"}
         # A follower that knows that it concluded no longer waits for it, nor does one for which any end will do.
@@ -119,9 +145,7 @@ class TaskChanges:
             )
             for change in told
         ]
-        if writes and self._tasks.bulk_write(writes, ordered=False).matched_count < len(writes):
-            untold |= self._unseen(told)
-        return untold
+        return untold | self._write(writes, told, reasons)
 
     def _unseen(self, changes: Sequence[TaskChange]) -> set[TaskId]:
         """Which of a batch were not carried out, as far as can be seen: the server only says how many."""

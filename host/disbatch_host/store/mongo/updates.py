@@ -15,16 +15,29 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import bson
 from pymongo import UpdateOne
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.documents.records import Document
+from disbatch_host.errors import StoreRefusedError
 from disbatch_host.store.mongo import driver_errors, forms
 
 log = logging.getLogger(__name__)
+
+_COMMAND_BYTES_MAX = 16 * 2**20  # and some more, by the server's own limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The result of a batch."""
+
+    all_found: bool  # each of them found its document, by its guard, at the last try
+    refused: Mapping[int, StoreRefusedError]  # by position: those that cannot be carried out as they are
 
 
 class Updates:
@@ -45,6 +58,42 @@ class Updates:
             writes = [UpdateOne(*one) for one in updates]
             matched = self._collection.bulk_write(writes, ordered=ordered).matched_count
         return matched == len(updates)
+
+    def send_each(self, updates: Sequence[forms.Update], *, ordered: int, required: int = 0) -> Sent:
+        """Send them so that one that the server refuses, or that cannot be encoded, does not stop the others.
+        `ordered`: how many of the first are carried out one after the other, before the rest. If one of the first
+        `required` is refused, its exception is raised, and nothing after it was carried out."""
+        refused: dict[int, StoreRefusedError] = {}
+        left = range(len(updates))
+        all_found = True
+        while left:
+            is_ordered = left[0] < ordered
+            try:
+                all_found &= self.send([updates[place] for place in left], ordered=is_ordered)
+                break
+            except driver.BulkWriteError as error:
+                found = {left[index]: why for index, why in driver_errors.refusals(error).items()}
+                if not found or min(found) < required:
+                    raise
+                refused |= found
+                left = range(min(found) + 1, len(updates)) if is_ordered else range(0)
+                all_found = False
+            except Exception as error:
+                if not driver_errors.is_not_sent(error):
+                    raise
+                found = _not_encoded([updates[place] for place in left], first=left[0])
+                if not found or min(found) < required:
+                    raise
+                refused |= found
+                others = [place for place in left if place not in found]
+                sent = self.send_each(
+                    [updates[place] for place in others],
+                    ordered=len(others) if is_ordered else 0,
+                    required=max(0, required - left[0]),
+                )
+                refused |= {others[place]: why for place, why in sent.refused.items()}
+                return Sent(all_found=all_found and sent.all_found, refused=refused)
+        return Sent(all_found=all_found, refused=refused)
 
     def _send_up_to_twice(self, updates: Sequence[forms.Update], *, ordered: bool) -> int:
         try:
@@ -67,3 +116,17 @@ class Updates:
         if reply.get("writeErrors") or concern:
             raise driver.BulkWriteError({**reply, "writeConcernErrors": [concern] if concern else []})
         return int(reply["n"])
+
+
+def _not_encoded(updates: Sequence[forms.Update], *, first: int) -> dict[int, StoreRefusedError]:
+    """The reasons of those updates that cannot be encoded, by their positions from `first`."""
+    found: dict[int, StoreRefusedError] = {}
+    for place, (guard, change) in enumerate(updates, first):
+        try:
+            size = len(bson.encode({"q": guard, "u": change}, codec_options=forms.CODEC))
+        except driver_errors.NOT_ENCODED as error:
+            found[place] = driver_errors.not_encoded(error)
+        else:
+            if size > _COMMAND_BYTES_MAX:
+                found[place] = StoreRefusedError(driver_errors.TOO_LARGE)
+    return found

@@ -1,11 +1,12 @@
 """Connections to the file, and help for reading through them.
 
-Responsible for: how a file is opened, created or only read, and text in it that is not UTF-8. Must not know: the
-content of the file.
+Responsible for: how a file is opened, created or only read, that it is the one at its path, and text in it that is not
+UTF-8. Must not know: the content of the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -16,10 +17,13 @@ from urllib.parse import quote
 
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
 from disbatch_host.store.contract import Access
+from disbatch_host.store.sqlite.same_file import Identity, identity_of
+from disbatch_host.store.url import sqlite_url
 
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 30.0  # how long a writer waits for its turn; a commit of the largest batch takes well under one
+_OPENINGS = 10  # of a file that is just being replaced; a layer of a container replaces one when it is first written
 _OPEN_HINTS = {
     errno.EACCES: "check its permissions and those of its directory, or name another file",
     errno.EPERM: "check its permissions and those of its directory, or name another file",
@@ -31,27 +35,63 @@ _OPEN_HINTS = {
 }
 
 
-def open_file(path: Path, access: Access) -> sqlite3.Connection:
-    """A connection to the file as a caller wants it. Raises StoreRefusedError if it must exist and does not,
-    StoreUnwritableError if it cannot be opened or created."""
-    where = f"sqlite://{path}"
-    if access is not Access.CREATE and not path.exists():
-        if access is Access.OR_EMPTY:
-            return connect(Path(":memory:"))
-        raise StoreRefusedError(f"{where} is not there; check the path, or make it with `disbatch-host queue create`")
+def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity | None]:
+    """A connection to the file as a caller wants it, and the file's identity; None for one that is only in memory.
+    Raises StoreRefusedError if it must exist and does not, StoreUnwritableError if it cannot be opened or created."""
+    where = sqlite_url(path)
     try:
         if access is Access.CREATE:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Created by us if it is new: SQLite would make it readable for everybody, and tasks hold secrets.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _create(path)
+        elif not path.exists():
+            if access is Access.OR_EMPTY:
+                return connect(Path(":memory:")), None
+            raise StoreRefusedError(
+                f"{where} is not there; check the path, or make it with `disbatch-host queue create`"
+            )
+        why_not = _why_not_writable(path)
     except OSError as error:
-        if access is not Access.CREATE and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            connection = _connect_for_reading(path)
-            if connection is not None:
-                return connection
-        hint = _OPEN_HINTS.get(error.errno or 0, "name another file")
-        raise StoreUnwritableError(f"{where} cannot be opened: {error.strerror}; {hint}") from error
-    return connect(path)
+        why_not = error
+    if why_not is None:
+        return _connect_to_same(path, connect)
+    if access is not Access.CREATE and why_not.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        with contextlib.suppress(sqlite3.OperationalError):  # not even for reading
+            return _connect_to_same(path, _connect_for_reading)
+    hint = _OPEN_HINTS.get(why_not.errno or 0, "name another file")
+    raise StoreUnwritableError(f"{where} cannot be opened: {why_not.strerror}; {hint}") from why_not
+
+
+def _create(path: Path) -> None:
+    """Create the file if it is missing. By us: SQLite would make it readable for everybody, and tasks hold secrets.
+
+    An existing file is never opened here: closing it again would drop all locks that this process has on it (POSIX),
+    also those of SQLite's other connections, and other processes could then remove the log that those still write.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _why_not_writable(path: Path) -> OSError | None:
+    if path.is_dir():
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        return None
+    number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+    return OSError(number, os.strerror(number))
+
+
+def _connect_to_same(
+    path: Path, connect_to: Callable[[Path], sqlite3.Connection]
+) -> tuple[sqlite3.Connection, Identity | None]:
+    """A connection, and the identity of the very file that it has open: if another one took its place just now, it is
+    opened again."""
+    for _ in range(_OPENINGS):
+        before = identity_of(path)
+        connection = connect_to(path)
+        if identity_of(path) == before:
+            return connection, before
+        connection.close()
+    raise StoreUnwritableError(f"{sqlite_url(path)} cannot be opened: it is being replaced all the time")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -74,25 +114,25 @@ def with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) ->
         connection.text_factory = str
 
 
-def _connect_for_reading(path: Path) -> sqlite3.Connection | None:
-    """A connection to a file that may only be read; None if not even that is possible."""
-    if not os.access(path, os.R_OK):
-        return None
+def _connect_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection to a file that may only be read. Raises OperationalError if not even that is possible."""
     # If there is no journal and none can be made, no other process has the file open: SQLite would have made one.
     modes = ["mode=ro"] if Path(f"{path}-wal").exists() else ["mode=ro", "mode=ro&immutable=1"]
-    for mode in modes:
+    for is_last, mode in ((mode is modes[-1], mode) for mode in modes):
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None,
             check_same_thread=False,
         )  # fmt: skip
-        connection.execute("PRAGMA query_only = ON")
         try:
+            connection.execute("PRAGMA query_only = ON")
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError:
             connection.close()
+            if is_last:
+                raise
         else:
             return connection
-    return None
+    raise AssertionError("unreachable: the last mode returns or raises")
 
 
 def _text_or_bytes(data: bytes) -> str | bytes:

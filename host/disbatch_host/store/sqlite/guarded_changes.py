@@ -6,14 +6,18 @@ makes it, where a transaction begins and ends.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from disbatch_host.documents.changes import RunChange, TaskChange
 from disbatch_host.documents.records import TaskId
-from disbatch_host.store.sqlite import conditions, creation, fields, json_text, moments, records
+from disbatch_host.errors import StoreRefusedError
+from disbatch_host.store.sqlite import conditions, creation, driver_errors, fields, json_text, moments, records
 from disbatch_protocol.status import UNFINISHED, Status
+
+log = logging.getLogger(__name__)
 
 
 def apply(connection: sqlite3.Connection, change: RunChange) -> bool:
@@ -89,6 +93,24 @@ def is_done_already(connection: sqlite3.Connection, change: RunChange) -> bool:
     return all(name in document and document[name] == value for name, value in change.set.items()) and all(
         name not in document for name in change.unset
     )
+
+
+def apply_to_tasks(connection: sqlite3.Connection, changes: Sequence[TaskChange]) -> set[TaskId]:
+    """Carry out each change by itself; returns the ids of those that were refused. One that the file does not take, for
+    an index or a value, costs only itself: it is refused too, and logged; it is raised only if it is the only one."""
+    refused = set()
+    for change in changes:
+        try:
+            is_done = apply_to_task(connection, change)
+        except (sqlite3.DatabaseError, StoreRefusedError) as error:
+            is_its_own = isinstance(error, StoreRefusedError) or driver_errors.is_of_one_row(error, connection)
+            if not is_its_own or len(changes) == 1:
+                raise
+            log.error("task %s cannot be changed: %s", change.task_id, error)
+            is_done = False
+        if not is_done:
+            refused.add(change.task_id)
+    return refused
 
 
 def apply_to_task(connection: sqlite3.Connection, change: TaskChange) -> bool:

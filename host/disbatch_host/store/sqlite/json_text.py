@@ -61,6 +61,8 @@ def _encoded_quickly(value: Any) -> str | None:
 def _encoded_carefully(value: Any) -> str:
     try:
         return orjson.dumps(_escaped(value), option=orjson.OPT_NON_STR_KEYS).decode()
+    except RecursionError as error:
+        raise StoreRefusedError("a value cannot be stored as JSON: it is nested too deeply") from error
     except (TypeError, orjson.JSONEncodeError) as error:
         raise StoreRefusedError(f"a value cannot be stored as JSON: {error}") from error
 

@@ -33,9 +33,10 @@ def _used_until(connection: sqlite3.Connection, queue: QueueId, rate: Rate, now:
     row = connection.execute("SELECT used_until FROM rates WHERE queue = ?", (queue,)).fetchone()
     if row is None:
         return 0
-    until, furthest = int(row[0]), moments.to_microseconds(now) + rate.burst * _interval(rate)
-    if until > furthest:
-        # The clock was set back, or the rate was a different one. From now on it is as if a whole burst had just come.
+    until, furthest = row[0], moments.to_microseconds(now) + rate.burst * _interval(rate)
+    if not isinstance(until, int) or until > furthest:
+        # The clock was set back, the rate was a different one, or somebody has written something else here. From now on
+        # it is as if a whole burst had just come.
         until = furthest
         connection.execute("UPDATE rates SET used_until = ? WHERE queue = ?", (until, queue))
     return until

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,64 +18,72 @@ import orjson
 
 from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task
 from disbatch_host.store.sqlite import fields, json_text, moments
+from disbatch_protocol.status import Status
 
 SELECT = ", ".join(fields.COLUMNS)
-SELECT_WITHOUT_OUTPUT = SELECT.replace("stdout, stderr", "NULL, NULL")
+SELECT_LIGHT = SELECT.replace("parameters, stdout, stderr", "NULL, NULL, NULL")
 
-# Raised when a column holds something invalid: text that is not JSON, another type, a wrong date.
+# Raised when a column holds something invalid: text that is not JSON or not UTF-8, another type, a wrong date.
 UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
-_DATE_COLUMNS = frozenset({"ctime", "mtime", "not_before", "claimed_at", "expires"})
-# Replacements for columns that cannot be read.
-_HARMLESS: Mapping[str, str | None] = {
-    **dict.fromkeys(sorted(_DATE_COLUMNS)), "parameters": "null", "run": None, "after": None, "cancel": None,
-    "rest": "{}",
-}  # fmt: skip
+
+def selected(*, with_output: bool, with_parameters: bool) -> str:
+    """The columns of a row, with NULL for those that are not to be read."""
+    columns = SELECT if with_output else SELECT.replace("stdout, stderr", "NULL, NULL")
+    return columns if with_parameters else columns.replace("parameters", "NULL")
 
 
-def task_of(row: Sequence[Any], *, with_output: bool = True) -> Task:
-    """The task of a row in the order of `SELECT`; one with `fault` if the row is damaged."""
+def task_of(row: Sequence[Any]) -> Task:
+    """The task of a row in the order of `SELECT`, without the columns that are NULL; one with `fault` if the row is
+    damaged."""
     try:
-        return Task.from_document(document_of(row, with_output=with_output))
+        return Task.from_document(document_of(row))
     except UNREADABLE:
-        return damaged_task(row, with_output=with_output)
+        return damaged_task(row)
 
 
-def damaged_task(row: Sequence[Any], *, with_output: bool = True) -> Task:
+def damaged_task(row: Sequence[Any]) -> Task:
     """The readable part of a row, with the rest explained. Repeats nothing from JSON: that may be secret."""
-    faults, readable = [], dict(zip(fields.COLUMNS, row, strict=True))
-    for name, harmless in _HARMLESS.items():
-        try:
-            if name in _DATE_COLUMNS:
-                moments.from_milliseconds(readable[name])
-            elif name == "rest":
-                _without_columns(json_text.decode(readable[name]))
-            elif readable[name] is not None:
-                json_text.decode(readable[name])
-        except UNREADABLE as error:
-            why = f"it holds {readable[name]!r:.40}" if name in _DATE_COLUMNS else why_unreadable(error)
-            faults.append(f'the column "{name}" of its row cannot be read: {why}')
-            readable[name] = harmless
-    document = document_of(tuple(readable.values()), with_output=with_output)
-    return dataclasses.replace(Task.from_document(document), fault="; ".join(faults) or "its row cannot be read")
+    damage = _damage(row)
+    readable = dict(zip(fields.COLUMNS, row, strict=True))
+    readable |= {name: _HARMLESS[name](readable[name]) for name in damage}
+    faults = [f'the column "{name}" of its row cannot be read: {why}' for name, why in damage.items()]
+    task = Task.from_document(document_of(tuple(readable.values())))
+    return dataclasses.replace(task, fault="; ".join(faults) or "its row cannot be read")
 
 
-def document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
+def damage_in_short(row: Sequence[Any]) -> str:
+    """Which columns of a damaged row cannot be read: few words, the same for many rows."""
+    names = [f'"{name}"' for name in _damage(row)]
+    return f"{', '.join(names)} of its row cannot be read" if names else "its row cannot be read"
+
+
+def document_of(row: Sequence[Any]) -> Document:
     """The document of a row. Raises one of `UNREADABLE` if a column holds something invalid."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
         run, after, unique_key, expires, cancel, awaited, parent, rest,
     ) = row  # fmt: skip
+    for text in (task_id, queue):
+        if type(text) is not str:
+            _text(text)
+    for text in (node, token, stdout, stderr, unique_key, parent):
+        if text is not None and type(text) is not str:
+            _text(text)
+    if type(status) is bytes or type(priority) is not int:
+        _status(status)
+        _whole(priority)
     document: Document = {
         "_id": task_id,
         "queue": queue,
         "ctime": moments.from_milliseconds(ctime),
         "mtime": moments.from_milliseconds(mtime),
-        "parameters": json_text.decode(parameters),
         "status": status,
-        "node": NOBODY if node in (None, str(NOBODY)) else node,
+        "node": NOBODY if node in (None, _NOBODY) else node,
     }
-    if with_output:
+    if parameters is not None:
+        document["parameters"] = json_text.decode(parameters)
+    if stdout is not None:
         document |= {"stdout": stdout, "stderr": stderr}
     if priority:
         document["priority"] = priority
@@ -92,7 +100,7 @@ def document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
     if expires is not None:
         document["expires"] = moments.from_milliseconds(expires)
     if cancel is not None:
-        document["cancel"] = json_text.decode(cancel)
+        document["cancel"] = json_text.as_object(json_text.decode(cancel))
     if awaited is not None:
         document["awaited"] = bool(awaited)
     if parent is not None:
@@ -100,18 +108,86 @@ def document_of(row: Sequence[Any], *, with_output: bool = True) -> Document:
     return {**document, **_without_columns(json_text.decode(rest))} if rest != "{}" else document
 
 
-def queue_of(queue_id: QueueId, encoded: str) -> Queue:
-    """The queue of a row; one with `fault` if its document cannot be read."""
-    try:
-        return Queue.from_document({**json_text.as_object(json_text.decode(encoded)), "_id": queue_id})
-    except UNREADABLE as error:
-        fault = f"its document cannot be read: {why_unreadable(error)}"
-        return Queue(id=queue_id, class_name="", fault=fault, document={"_id": queue_id})
+def shown_id(value: Any) -> str:
+    """An id as text, which every id is outside this package; the column may hold anything."""
+    if isinstance(value, str):
+        return value
+    return f"x'{value.hex()}'"[:100] if isinstance(value, bytes) else str(value)  # as people write it in SQL
+
+
+def _damage(row: Sequence[Any]) -> dict[str, str]:
+    """Why each column that cannot be read cannot."""
+    found = {}
+    for name, value in zip(fields.COLUMNS, row, strict=True):
+        if value is None:
+            continue  # missing, or not read
+        try:
+            _CHECKS[name](value)
+        except UNREADABLE as error:
+            found[name] = f"it holds {value!r:.40}" if name in _DATE_COLUMNS else why_unreadable(error)
+    return found
+
+
+def _text(value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError("expected a text in UTF-8")
+
+
+def _status(value: Any) -> None:
+    if isinstance(value, bytes):
+        raise TypeError("expected a whole number")
+
+
+def _whole(value: Any) -> None:
+    if not isinstance(value, int):
+        raise TypeError("expected a whole number")
+
+
+def _is_object(value: Any) -> None:
+    json_text.as_object(json_text.decode(value))
+
+
+_DATE_COLUMNS = ("ctime", "mtime", "not_before", "claimed_at", "expires")
+_TEXT_COLUMNS = ("id", "queue", "node", "claim_token", "stdout", "stderr", "unique_key", "parent")
+# What raises one of `UNREADABLE` for a column that is damaged.
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    **dict.fromkeys(_TEXT_COLUMNS, _text),
+    **dict.fromkeys(_DATE_COLUMNS, moments.from_milliseconds),
+    **dict.fromkeys(("parameters", "run", "after"), json_text.decode),
+    **dict.fromkeys(("cancel", "rest"), _is_object),
+    "status": _status,
+    "priority": _whole,
+    "awaited": bool,
+}
+# What stands for a column that cannot be read.
+_HARMLESS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(fields.COLUMNS, lambda _: None),
+    **dict.fromkeys(("id", "queue"), shown_id),
+    **dict.fromkeys(("stdout", "stderr"), lambda _: ""),
+    "node": shown_id,
+    "status": lambda _: int(Status.BLOCKED),
+    "priority": lambda _: 0,
+    "parameters": lambda _: "null",
+    "rest": lambda _: "{}",
+}
+_NOBODY = str(NOBODY)
+
+
+def queue_of(queue_id: QueueId, encoded: Any) -> Queue:
+    """The queue of a row; one with `fault` if its id or document cannot be read."""
+    fault = "its id is not a text in UTF-8; delete its row"
+    if isinstance(queue_id, str):
+        try:
+            return Queue.from_document({**json_text.as_object(json_text.decode(encoded)), "_id": queue_id})
+        except UNREADABLE as error:
+            fault = f"its document cannot be read: {why_unreadable(error)}"
+    shown = shown_id(queue_id)
+    return Queue(id=shown, class_name="", fault=fault, document={"_id": shown})
 
 
 def node_of(row: Sequence[Any], now: datetime) -> NodeRecord:
     """The node of a row, with its age as it is `now`."""
-    node_id, session, heartbeat_at, encoded = row
+    node_id, session, heartbeat_at, encoded = shown_id(row[0]), row[1], row[2], row[3]
     age_seconds = None
     try:
         document = {**json_text.as_object(json_text.decode(encoded)), "_id": node_id}
@@ -121,7 +197,9 @@ def node_of(row: Sequence[Any], now: datetime) -> NodeRecord:
             age_seconds = max(0.0, (moments.to_milliseconds(now) - heartbeat_at) / 1000)
     except UNREADABLE:
         document = {"_id": node_id}  # not of any program known here
-    return NodeRecord(id=node_id, session=session, age_seconds=age_seconds, document=document)
+    return NodeRecord(
+        id=node_id, session=session if isinstance(session, str) else None, age_seconds=age_seconds, document=document
+    )
 
 
 def node_document(node_id: str, encoded: Any) -> Document:

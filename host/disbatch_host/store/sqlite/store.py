@@ -4,10 +4,8 @@ Responsible for: the protocols of `contract` on tables, and documents that look 
 who calls, what a change means.
 
 Rules:
-1. Every write is one `BEGIN IMMEDIATE` transaction. A transaction that begins by reading and then writes fails with
-   "database is locked" whatever the busy timeout; one that asks for the write lock at once waits for its turn.
-2. The driver's exceptions end in `driver_errors.translated`; none of its types leaves this package.
-3. People also write rows. One that cannot be read costs only itself (`records`, `claims`).
+1. Everything is read and written through `session`: a read, or one transaction.
+2. People also write rows. One that cannot be read costs only itself (`records`, `passed_over`).
 """
 
 from __future__ import annotations
@@ -15,76 +13,54 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import orjson
+from typing import Any
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
-from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
-from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.store.contract import Access, OnClaim
 from disbatch_host.store.sqlite import (
     claims,
     conditions,
-    connections,
     creation,
-    driver_errors,
+    due,
     fields,
     guarded_changes,
     json_text,
-    layout,
     moments,
+    promotion,
     records,
 )
 from disbatch_host.store.sqlite.claims import Claims
+from disbatch_host.store.sqlite.gates import Gates
 from disbatch_host.store.sqlite.ids import IdSource
+from disbatch_host.store.sqlite.passed_over import PassedOverRows
+from disbatch_host.store.sqlite.session import Session
 from disbatch_host.store.sqlite.watcher import SqliteWatcher
 from disbatch_protocol.status import ENDED, Status
 
-Result = TypeVar("Result")
-
-_TURN_SECONDS = 0.5  # of `connections.BUSY_SECONDS` at a time, so that `hurry` takes effect
 _PAGE = 500  # tasks read in one go
-
-_FIND_DUE = f"""SELECT {records.SELECT_WITHOUT_OUTPUT} FROM tasks WHERE seq IN (
-    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
-        WHERE cancel IS NOT NULL AND status = {int(Status.RUNNING)} AND node = ?1 LIMIT ?3)
-    UNION ALL
-    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_cancelled
-        WHERE cancel IS NOT NULL AND status IN ({conditions.WAITING_SQL}, {int(Status.ORPHANED)}) LIMIT ?3)
-    UNION ALL
-    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_awaited
-        WHERE awaited = 1 AND status NOT IN ({conditions.UNFINISHED_SQL}) LIMIT ?3)
-    UNION ALL
-    SELECT seq FROM (SELECT seq FROM tasks INDEXED BY tasks_expiring
-        WHERE expires IS NOT NULL AND status IN ({conditions.WAITING_SQL}) AND expires <= ?2
-        ORDER BY expires LIMIT ?3))"""
+_YOUNG_MAX = 100  # ended tasks seen that are too young before all after them count as too young: a few may be misdated
 
 
-class SqliteStore:
+class SqliteStore(Session):
     """A store in one file."""
 
     def __init__(self, path: Path, clock: Clock, access: Access = Access.CREATE) -> None:
-        self._path = path
+        super().__init__(path, access)
         self._clock = clock
-        self._access = access
-        self._connection: sqlite3.Connection | None = None
         self._ids = IdSource(clock)
         self._seen_version = 0  # changes with the commits of other connections
-        self._is_together = False  # a transaction is open, and all writes belong to it
-        self._is_hurried = threading.Event()
-        self._claims = Claims()
-
-    @property
-    def description(self) -> str:
-        return f"sqlite://{self._path}"
+        self._passed_over = PassedOverRows(records.SELECT)  # by claims
+        self._never_due = PassedOverRows(records.SELECT_LIGHT)
+        self._gates = Gates()
+        self._claims = Claims(self._passed_over, self._gates)
 
     @property
     def is_clock_local(self) -> bool:
@@ -94,35 +70,9 @@ class SqliteStore:
     def may_act_late(self) -> bool:
         return False  # a transaction that was not committed is rolled back
 
-    def open(self) -> None:
-        if self._connection is not None:
-            return
-        with driver_errors.translated(self._path):
-            connection = connections.open_file(self._path, self._access)
-            try:
-                layout.prepare(connection, self.description)
-                connection.execute(f"PRAGMA busy_timeout = {int(_TURN_SECONDS * 1000)}")
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        with driver_errors.translated(self._path), self._transaction():
-            self._is_together = True
-            try:
-                yield
-            finally:
-                self._is_together = False
-
-    def hurry(self) -> None:
-        self._is_hurried.set()
+    @property
+    def claims_read_queues(self) -> bool:
+        return True  # see `gates`
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -148,6 +98,7 @@ class SqliteStore:
             connection.execute("INSERT INTO queues (id, document) VALUES (?, ?)", (fields.text_id(queue_id), encoded))
             return queue_id
 
+        self._gates.forget()
         return self._write(insert, duplicate=f"queue {queue_id!r} exists already; choose another id")
 
     def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
@@ -166,9 +117,11 @@ class SqliteStore:
             connection.execute("UPDATE queues SET document = ? WHERE id = ?", (json_text.encode(document), queue))
             return True
 
+        self._gates.forget()
         return self._write(update)
 
     def delete_queue(self, queue: QueueId) -> bool:
+        self._gates.forget()
         return self._write(lambda c: c.execute("DELETE FROM queues WHERE id = ?", (queue,)).rowcount > 0)
 
     def new_ids(self, count: int) -> list[TaskId]:
@@ -182,10 +135,8 @@ class SqliteStore:
         )
 
     def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
-        def carry_out(connection: sqlite3.Connection) -> set[TaskId]:
-            return {change.task_id for change in changes if not guarded_changes.apply_to_task(connection, change)}
-
-        return self._write(carry_out)
+        self._note_changes()
+        return self._write(lambda connection: guarded_changes.apply_to_tasks(connection, changes))
 
     def get_task(self, task: TaskId) -> Task | None:
         rows = self._read(f"SELECT {records.SELECT} FROM tasks WHERE id = ?", (task,))
@@ -198,9 +149,10 @@ class SqliteStore:
         limit: int | None = None,
         newest_first: bool = False,
         with_output: bool = True,
+        with_parameters: bool = True,
         in_any_order: bool = False,
     ) -> Iterator[Task]:
-        columns = records.SELECT if with_output else records.SELECT_WITHOUT_OUTPUT
+        columns = records.selected(with_output=with_output, with_parameters=with_parameters)
         is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.or_failed
         # In the order of the index on queue and status, so that the place where each page goes on is found at once.
         # Tasks of one status are there in the order of creation.
@@ -218,7 +170,7 @@ class SqliteStore:
         while left > 0:
             rows = self._read(statement, (*values, *last, min(_PAGE, left)))
             for row in rows:
-                yield records.task_of(row[1:], with_output=with_output)
+                yield records.task_of(row[1:])
             if len(rows) < min(_PAGE, left):
                 return
             seq, _, _, status, *_ = rows[-1]
@@ -233,7 +185,7 @@ class SqliteStore:
         for queue, value, count in self._read("SELECT queue, status, count(*) FROM tasks GROUP BY queue, status"):
             number = whole_number(value)
             status = int(Status.BLOCKED) if number is None else number  # as `Task.from_document` counts it
-            of_queue = counts.setdefault(queue, {})
+            of_queue = counts.setdefault(records.shown_id(queue), {})
             of_queue[status] = of_queue.get(status, 0) + count
         return counts
 
@@ -253,32 +205,31 @@ class SqliteStore:
             connection.executemany("DELETE FROM output WHERE task = ?", deleted)
             return len(deleted)
 
+        self._note_changes()
         return self._write(delete)
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
-        before = moments.to_milliseconds(moment)
+        before = moments.to_milliseconds(moment) or 0
         ids: list[TaskId] = []
         for status in (*sorted(ENDED), *self._own_failures(queue)):
-            # In the order of creation, so everything after the first task that is too young is too young as well.
+            # In the order of creation, so after some tasks that are too young all others are too young as well.
             # Followers of a failed task may still wait for it to be run again.
             is_free = "awaited IS NOT 1" if status == Status.CONCLUDED else "awaited IS NULL"
             statement = f"""SELECT id, ctime, mtime, {is_free} FROM tasks
                 WHERE queue = ? AND status = ? AND typeof(ctime) = 'integer' AND typeof(mtime) = 'integer'
-                ORDER BY seq"""
-            with driver_errors.translated(self._path):
-                for task_id, ctime, mtime, may_go in self._opened().execute(statement, (queue, int(status))):
-                    if ctime >= before or len(ids) == limit:
-                        break
-                    if mtime < before and may_go:
-                        ids.append(task_id)
+                AND typeof(id) = 'text' ORDER BY seq"""
+            find_old = partial(_find_old, statement, (queue, int(status)), before, limit - len(ids))
+            ids += self._look(find_old)
         return ids
 
     def _own_failures(self, queue: QueueId) -> Iterator[int]:
         """The statuses above 2 that tasks of the queue have, found by steps through the index."""
         status: int | None = int(Status.FAILED)
         while status is not None:
-            ((status,),) = self._read("SELECT min(status) FROM tasks WHERE queue = ? AND status > ?", (queue, status))
-            if status is not None:
+            # Up to the last whole number: a text is greater than every number.
+            statement = f"SELECT min(status) FROM tasks WHERE queue = ? AND status > ? AND status <= {2**63 - 1}"
+            ((status,),) = self._read(statement, (queue, status))
+            if isinstance(status, int):
                 yield status
 
     def oldest_waiting(self) -> dict[QueueId, datetime]:
@@ -328,7 +279,8 @@ class SqliteStore:
             )
             if not rows:
                 return
-            yield rows[0][0]
+            data = rows[0][0]
+            yield data if isinstance(data, bytes) else str(data).encode()
 
     def delete_output(self, task: TaskId, token: str) -> None:
         self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
@@ -352,6 +304,7 @@ class SqliteStore:
             statement = "UPDATE nodes SET session = ?, heartbeat_at = ?, document = ? WHERE id = ? AND session IS ?"
             return connection.execute(statement, (session, at, encoded, node_id, replacing.session)).rowcount > 0
 
+        self._gates.forget()
         return self._write(put)
 
     def heartbeat(self, node_id: str, session: str, set: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -362,7 +315,11 @@ class SqliteStore:
                 return None
             # If it cannot be read: the fields that stay the same for its whole life come back with its next start.
             before = records.node_document(node_id, row[0])
-            document, at = json_text.encode({**before, **set}), moments.to_milliseconds(self.now())
+            at = moments.to_milliseconds(self.now())
+            try:
+                document = json_text.encode({**before, **set})
+            except StoreRefusedError:  # somebody has written something into it that is read but cannot be written
+                document = json_text.encode({"_id": node_id, "session": session, **set})
             connection.execute("UPDATE nodes SET heartbeat_at = ?, document = ? WHERE id = ?", (at, document, node_id))
             return records.requests_of(before)
 
@@ -381,10 +338,12 @@ class SqliteStore:
             connection.execute("UPDATE nodes SET document = ? WHERE id = ?", (encoded, node_id))
             return True
 
+        self._gates.forget()
         return self._write(request)
 
     def remove_node(self, node_id: str, session: str | None) -> bool:
         statement = "DELETE FROM nodes WHERE id = ? AND session IS ?"
+        self._gates.forget()
         return self._write(lambda c: c.execute(statement, (node_id, session)).rowcount > 0)
 
     def waiting_queues(self) -> set[QueueId]:
@@ -398,13 +357,31 @@ class SqliteStore:
                     FROM waiting WHERE waiting.queue IS NOT NULL)
                 SELECT queue FROM waiting WHERE queue IS NOT NULL"""
         )
-        return {queue for (queue,) in rows}
+        waiting = {queue for (queue,) in rows if isinstance(queue, str)}
+        if self._passed_over:
+            self._look(self._passed_over.look_again)
+            waiting -= {queue for queue in self._passed_over.queues() & waiting if not self._has_others_waiting(queue)}
+        return waiting
+
+    def _has_others_waiting(self, queue: QueueId) -> bool:
+        """Whether a queue has waiting tasks that are not passed over."""
+        but_not_these, left_out = self._passed_over.but_not_these(queue)
+        statement = f"SELECT 1 FROM tasks WHERE queue = ? AND status = {int(Status.CREATED)} {but_not_these} LIMIT 1"
+        return bool(self._read(statement, (queue, *left_out)))
 
     def claim(self, node_id: str, wanted: Sequence[Want], token: str, on_claim: OnClaim | None = None) -> list[Task]:
         return self._write(
             # The time within the transaction: one from before the wait for it would let a rate be exceeded.
             lambda connection: self._claims.carry_out(connection, node_id, wanted, token, on_claim, self.now())
         )
+
+    def passed_over(self) -> list[PassedOver]:
+        return self._passed_over.summary()
+
+    def _note_changes(self) -> None:
+        """Tasks are changed here, so perhaps some of those passed over."""
+        self._passed_over.note_own_write()
+        self._never_due.note_own_write()
 
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         def carry_out(connection: sqlite3.Connection) -> set[RunKey]:
@@ -437,33 +414,39 @@ class SqliteStore:
     def promote_due(self, limit: int = 1000) -> int:
         now = self.now()
         at = moments.to_milliseconds(now)
-        due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ?"
-        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {due} LIMIT 1", (at,)):
+        but_not_these, left_out = self._never_due.but_not_these()
+        is_due = f"{conditions.WAITS_FOR_TIME} AND not_before <= ? {but_not_these}"
+        values = (at, *left_out)
+        if not self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {is_due} LIMIT 1", values):
             return 0  # without a write transaction, as nearly always
         columns = fields.columns_of(steps.promoted_fields(now=now))
-        statement = f"""UPDATE tasks SET {conditions.assignments(columns)}, not_before = NULL
-            WHERE seq IN (SELECT seq FROM tasks INDEXED BY tasks_due WHERE {due} ORDER BY not_before LIMIT ?)"""
-        return self._write(lambda c: c.execute(statement, (*columns.values(), at, limit)).rowcount)
+        return self._write(
+            lambda connection: promotion.promote(connection, columns, is_due, (*values, limit), self._never_due)
+        )
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        rows = self._read(_FIND_DUE, (node_id, moments.to_milliseconds(self.now()), limit))
-        return [records.task_of(row, with_output=False) for row in rows]
+        now = self.now()
+        return self._look(lambda connection: due.find(connection, node_id, now, limit, self._never_due))
 
-    def has_unfinished(self, queues: Sequence[QueueId]) -> bool:
+    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
-        # A task that cannot be read waits for a person, not for a node.
-        damaged = [orjson.dumps([*self._claims.damaged]).decode()] if self._claims.damaged else []
-        other = "AND seq NOT IN (SELECT value FROM json_each(?))" if damaged else ""
+        # A task that cannot be claimed waits for a person, not for a node.
+        other, damaged = self._passed_over.but_not_these()
         return any(
             self._read(
                 f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
             )
-            or self._read(
-                f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE queue = ? AND {conditions.WAITS_FOR_TIME} LIMIT 1",
-                (queue,),
-            )
+            or self._has_delayed(queue, due_before)
             for queue in queues
         )
+
+    def _has_delayed(self, queue: QueueId, due_before: datetime | None) -> bool:
+        delayed = f"queue = ? AND {conditions.WAITS_FOR_TIME}"
+        if due_before is None:
+            return bool(self._read(f"SELECT 1 FROM tasks INDEXED BY tasks_delayed WHERE {delayed} LIMIT 1", (queue,)))
+        # By the time: a queue may hold very many tasks for much later.
+        statement = f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {delayed} AND not_before <= ? LIMIT 1"
+        return bool(self._read(statement, (queue, moments.to_milliseconds(due_before))))
 
     def written_by_others(self) -> bool:
         try:
@@ -476,44 +459,18 @@ class SqliteStore:
     def watch(self, *, ends: bool = True) -> SqliteWatcher:
         return SqliteWatcher(self._path)
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreUnreachableError(f"{self.description} is not open")
-        return self._connection
 
-    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with driver_errors.translated(self._path):
-            connection = self._opened()
-            return self._in_turn(
-                lambda: connections.with_odd_text(connection, lambda: connection.execute(statement, values).fetchall())
-            )
-
-    def _write(self, action: Callable[[sqlite3.Connection], Result], *, duplicate: str = "") -> Result:
-        """One transaction (rule 1), all or nothing."""
-        with driver_errors.translated(self._path, duplicate):
-            if self._is_together:
-                return action(self._opened())
-            with self._transaction() as connection:
-                return action(connection)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._opened()
-        self._in_turn(lambda: connection.execute("BEGIN IMMEDIATE"))
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-    def _in_turn(self, statement: Callable[[], Result]) -> Result:
-        """Something that may have to wait for other processes; gives up after `BUSY_SECONDS`, or when told to hurry."""
-        deadline = time.monotonic() + connections.BUSY_SECONDS
-        while True:
-            try:
-                return statement()
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or self._is_hurried.is_set() or time.monotonic() > deadline:
-                    raise
+def _find_old(
+    statement: str, values: Sequence[Any], before: int, limit: int, connection: sqlite3.Connection
+) -> list[TaskId]:
+    """The first tasks of those that a statement finds which ended before this time, as `Store.ended_before` wants."""
+    ids: list[TaskId] = []
+    young = 0
+    with contextlib.closing(connection.execute(statement, values)) as rows:
+        for task_id, ctime, mtime, may_go in rows:
+            young += ctime >= before
+            if young > _YOUNG_MAX or len(ids) == limit:
+                break
+            if ctime < before and mtime < before and may_go and isinstance(task_id, str):
+                ids.append(task_id)
+    return ids

@@ -1,0 +1,33 @@
+"""What came of many tasks, in one line: the last one of everything that takes long.
+
+Responsible for: the words. Must not know: where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_CODES_SHOWN = 5
+
+
+def ends_in_words(
+    *, concluded: int, failed: int, cancelled: int = 0, orphaned: int = 0, codes: Mapping[str, int] | None = None
+) -> str:
+    """`453 concluded, 42 failed (exit_1 31, timeout 11), 1 orphaned`. `codes`: of the failed ones; if they are fewer,
+    of the first of these."""
+    parts = [f"{concluded} concluded"]
+    if failed:
+        parts.append(f"{failed} failed{_codes_in_words(codes or {}, failed)}")
+    parts += [f"{count} {word}" for count, word in ((cancelled, "cancelled"), (orphaned, "orphaned")) if count]
+    return ", ".join(parts)
+
+
+def _codes_in_words(codes: Mapping[str, int], failed: int) -> str:
+    if not codes:
+        return ""
+    ordered = sorted(codes.items(), key=lambda one: (-one[1], one[0]))
+    shown = ", ".join(f"{code} {count}" for code, count in ordered[:_CODES_SHOWN])
+    more = f" and {len(ordered) - _CODES_SHOWN} more codes" if len(ordered) > _CODES_SHOWN else ""
+    counted = sum(codes.values())
+    which = f"of the first {counted}: " if counted < failed else ""
+    return f" ({which}{shown}{more})"

@@ -1,0 +1,74 @@
+"""A standstill of tasks that somebody waits for: nothing ends, and nothing runs.
+
+Responsible for: noticing it, and finding out why. Must not know: how many tasks are waited for, how it is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from disbatch_host.client import why as reasons
+from disbatch_host.decide.why import Code, Why
+from disbatch_host.documents.records import TaskId
+from disbatch_host.errors import NotFoundError
+from disbatch_host.store.contract import Store
+
+_SECONDS = 2.0  # without an end: a node that is alive claims within a second
+_AGAIN_SECONDS = 10.0  # the cause may be another one by then
+
+_MOVES = frozenset({Code.RUNNING, Code.CLAIMED, Code.ENDED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Still:
+    """Nothing moves."""
+
+    task_id: TaskId  # one of the tasks that wait
+    why: Why
+
+
+OnStill = Callable[[Still], object]
+
+
+class Standstill:
+    """Notices that nothing moves, and says why; the same cause once. `first_in_the_way`: one of the tasks that wait, if
+    none of them is in the hands of a node."""
+
+    def __init__(
+        self,
+        store: Store,
+        first_in_the_way: Callable[[], TaskId | None],
+        on_still: OnStill | None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._monotonic = monotonic
+        self._first_in_the_way = first_in_the_way
+        self._on_still = on_still
+        self._done = 0
+        self._due = monotonic() + _SECONDS
+        self._told: set[Code] = set()
+
+    def look(self, done: int) -> None:
+        """`done`: the number of tasks that have ended."""
+        now = self._monotonic()
+        if done != self._done:
+            self._done, self._due = done, now + _SECONDS
+        elif now >= self._due:
+            self._due = now + _AGAIN_SECONDS
+            self.say()
+
+    def say(self) -> None:
+        """Say why nothing moves, unless that was said, or something does."""
+        task_id = None if self._on_still is None else self._first_in_the_way()
+        if self._on_still is None or task_id is None:
+            return
+        try:
+            why = reasons.why(self._store, task_id)
+        except NotFoundError:  # deleted at this moment; the next look notices
+            return
+        if why.code not in _MOVES and why.code not in self._told:
+            self._told.add(why.code)
+            self._on_still(Still(task_id=task_id, why=why))

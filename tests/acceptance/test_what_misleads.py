@@ -1,0 +1,211 @@
+"""What a person would act on is true: one meaning of *failed*, obstacles where people look for them, no file that is
+not what its name says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from acceptance.conftest import Site, Terminal
+from disbatch_host.client import Client
+from disbatch_protocol.status import Status
+from helpers.processes import wait_until
+from helpers.stores import on_sqlite
+
+Plugin = Callable[..., Path]
+
+
+def test_failed_means_the_same_in_every_command(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: `status` said 31, `task list` 31, `status --watch` 48, and `task retry` ran 48 again."""
+    plugin("bad", "exit 4")
+    plugin("hangs", "exec sleep 60", timeout=0.2)
+    plugin("good", "exit 0")
+    ids = {}
+    for name in ("bad", "hangs", "good"):
+        on_store.fine("queue", "create", name, "--class", name)
+        ids[name] = on_store.fine("task", "push", name).out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    failed = {ids["bad"], ids["hangs"]}
+
+    def listed(*filters: str) -> set[str]:
+        return {one["_id"] for one in on_store.fine("task", "list", "--json", *filters).json}
+
+    assert listed("--failed") == listed("--status", "failed") == failed
+    assert listed("--status", "2+") == {ids["bad"]} and listed("--status", "terminated") == {ids["hangs"]}
+    assert {one["_id"] for one in on_store.fine("task", "export", "--failed").json} == failed
+    counts = {one["queue"]: one["failed"] for one in on_store.fine("status", "--json").json if "queue" in one}
+    assert counts == {"bad": 1, "hangs": 1, "good": 0}
+    shown = on_store.fine("status").out
+    assert re.search(r"^hangs +0 +0 +0 +1$", shown, re.MULTILINE), shown
+    waited = on_store("task", "wait", *ids.values())
+    assert waited.code == 1
+    assert waited.err.splitlines()[-1] == "3 ended in 0 s: 1 concluded, 2 failed (exit_4 1, timeout 1)"
+    assert "found both" in on_store.refused(2, "task", "list", "--failed", "--status", "orphaned")
+    assert "can be cancelled, found failed" in on_store.refused(2, "task", "cancel", "--queue", "bad", "--failed")
+    assert on_store.fine("task", "retry", "--failed", "--queue", "hangs").out == "1 task will be run again\n"
+    assert on_store.fine("task", "delete", "--failed", "--queue", "bad", "--yes").out == "1 task deleted\n"
+
+
+def test_the_view_that_refreshes_itself_counts_as_the_others_do(site: Site) -> None:
+    queue = site.queue(class_name="nowhere")
+    ids = [site.push(queue) for _ in range(3)]
+    site.fine("task", "cancel", ids[0])
+    with Client(site.store, None, "me@here") as client:
+        (seen,) = [one for one in client.overview().queues if one.name == queue]
+    (said,) = [one for one in site.fine("status", "--json").json if one.get("queue") == queue]
+    assert (
+        (seen.failed, seen.orphaned, seen.waiting) == (said["failed"], said["orphaned"], said["waiting"]) == (0, 0, 2)
+    )
+
+
+@on_sqlite
+def test_statuses_of_2_and_up_have_a_word_of_their_own(on_store: Terminal, plugin: Plugin) -> None:
+    plugin("own", "exit 5", exit_codes={"5": {"outcome": "permanent", "status": 7}})
+    on_store.fine("queue", "create", "q", "--class", "own")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    for word in ("2+", "failed", "7"):
+        assert [one["_id"] for one in on_store.fine("task", "list", "--status", word, "--json").json] == [task_id]
+    assert on_store.fine("task", "list", "--status", "2", "--json").json == []
+
+
+def test_what_is_broken_is_said_by_every_command_that_people_look_at(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: a deployment without the program; `node show` listed the other plugins, and `queue show` the counts."""
+    home = plugin("weak", "exit 0")
+    (home / "run.sh").unlink()
+    on_store.fine("queue", "create", "q", "--class", "weak")
+    on_store.fine("task", "push", "q")
+    sentence = "plugin weak is broken on node n1: "
+    with on_store.node():
+        wait_until(lambda: "weak" in on_store("node", "show", "n1").out, 20)
+        shown = on_store.fine("node", "show", "n1").out
+        assert re.search(r"^broken +weak: .*expected a program at .*run.sh, found nothing", shown, re.MULTILINE), shown
+        assert "claims     nothing: it has no plugin that it can use" in shown
+        assert sentence in on_store.fine("queue", "show", "q").out
+        (document,) = on_store.fine("queue", "show", "q", "--json").json
+        assert [one["reason"] for one in document["waits"]] == ["broken"]
+        assert sentence in on_store.fine("queue", "list").out
+        status = on_store.fine("status").out
+        assert "weak is broken on node n1: " in status and "`disbatch-host check` there says what to do" in status
+        late = on_store("task", "wait", "--queue", "q", "--timeout", "0")
+        assert sentence in late.err
+    shown = on_store.fine("queue", "show", "q").out
+    assert re.search(r"^waits +no node is alive", shown, re.MULTILINE), shown
+
+
+def test_a_class_that_nobody_has_is_said_when_its_queue_is_made(on_store: Terminal, plugin: Plugin) -> None:
+    plugin("Photo::Check", "exit 0")
+    made = on_store.fine("queue", "create", "photos", "--class", "Photo::Chek")
+    assert made.out == "photos\n"
+    assert re.fullmatch(
+        r"disbatch-host: neither a living node nor \S+ has a plugin Photo::Chek; did you mean 'Photo::Check'\?\n",
+        made.err,
+    ), made.err
+    assert on_store.fine("queue", "set", "photos", "class=Photo::Check").err == ""
+    other = on_store.fine("queue", "set", "photos", "class=Zzz").err
+    assert "has a plugin Zzz; its tasks wait until one has it" in other
+    assert on_store.fine("queue", "create", "right", "--class", "Photo::Check").err == ""
+    with on_store.node():
+        wait_until(lambda: on_store("node", "show", "n1").code == 0, 20)
+        elsewhere = on_store.directory / "elsewhere"
+        elsewhere.mkdir()
+        far = on_store.fine("queue", "create", "far", "--class", "Photo::Check", "--plugins", str(elsewhere))
+        assert far.err == ""
+
+
+def test_a_deleted_queue_says_what_it_leaves(on_store: Terminal) -> None:
+    on_store.fine("queue", "create", "q", "--class", "A")
+    on_store.fine("task", "push", "q", "-", stdin="{}\n{}\n")
+    on_store.fine("task", "cancel", "--queue", "q", "--yes")
+    assert on_store.fine("queue", "delete", "q").err == (
+        "queue q deleted; its 2 tasks are kept, and shown by `disbatch-host task list --queue q`\n"
+    )
+    on_store.fine("queue", "create", "empty", "--class", "A")
+    assert on_store.fine("queue", "delete", "empty").err == ""
+
+
+@on_sqlite
+def test_a_file_whose_name_promises_another_format_is_refused(on_store: Terminal) -> None:
+    """Incident: `results.csv` held NDJSON, and a spreadsheet opened it as garbage."""
+    on_store.fine("queue", "create", "q", "--class", "A")
+    for name, better in (("results.csv", "results.ndjson"), ("a.b.TSV.gz", "a.b.ndjson"), ("x.xlsx", "x.ndjson")):
+        line = on_store.refused(2, "task", "export", name)
+        assert f"{name}: expected the name of an NDJSON file, such as {better}" in line
+        assert not (on_store.directory / name).exists()
+    for name in ("results.ndjson", "old.ndjson.gz", "plain", "a.csv.d", ".csv.ndjson"):
+        on_store.fine("task", "export", name)
+
+
+@on_sqlite
+def test_a_list_tells_how_long_a_task_has_run_and_what_one_that_concluded_complained_of(
+    on_store: Terminal, plugin: Plugin
+) -> None:
+    plugin("half", "echo 'gzip: No such file' >&2; exit 0")
+    plugin("long", "echo begun; exec sleep 600")
+    long = f"/{'deep/' * 30}photo.bash: line 15: out/photo 3.txt.gz: ambiguous redirect"
+    plugin("bad", f"echo '{long}' >&2; exit 1")
+    for name in ("half", "long", "bad"):
+        on_store.fine("queue", "create", name, "--class", name)
+    ids = {name: on_store.fine("task", "push", name).out.strip() for name in ("half", "long", "bad")}
+    with on_store.node():
+        wait_until(lambda: on_store("task", "output", ids["long"]).out == "begun\n", 20)
+        on_store("task", "wait", ids["half"], ids["bad"], "--timeout", "20")
+        listed = on_store.fine("task", "list").out
+        assert re.search(rf"^{ids['long']}.* \d+ s so far$", listed, re.MULTILINE), listed
+        assert re.search(rf"^{ids['half']}.*  19 B on stderr$", listed, re.MULTILINE), listed
+        assert listed.count(long) == 1, "nothing is cut where it is piped"
+        assert re.search(r"started .* running for \d+ s", on_store.fine("task", "show", ids["long"]).out)
+        on_store.fine("task", "cancel", ids["long"])
+
+
+@on_sqlite
+def test_show_says_why_a_task_waits_and_marks_what_it_cuts(on_store: Terminal, plugin: Plugin) -> None:
+    plugin("fails", "printf 'x%.0s' $(seq 700); echo; printf 'Traceback\\nKeyError: 5\\n' >&2; exit 1")
+    on_store.fine("queue", "create", "q", "--class", "fails")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    assert re.search(r"^waits +no node is alive$", on_store.fine("task", "show", task_id).out, re.MULTILINE)
+    on_store.fine("--until-idle", "--node-id", "n1")
+    shown = on_store.fine("task", "show", task_id).out
+    assert f"{'x' * 500}… (200 more characters)" in shown
+    assert re.search(r"^error +exit_1: KeyError: 5$", shown, re.MULTILINE) and shown.count("Traceback") == 1
+    assert "at most" not in shown
+
+
+def test_what_cancelled_a_task_before_it_started_is_kept_when_it_is_retried(site: Site) -> None:
+    queue = site.queue()
+    task_id = site.push(queue, "--delay", "1h")
+    site.fine("task", "cancel", task_id, "--reason", "wrong letter")
+    assert site.fine("task", "retry", task_id).out == f"{task_id} will be run again\n"
+    site.wait_for(task_id, Status.CONCLUDED)  # at once, whatever the delay was
+    assert re.search(r"^cancelled .*, by .*: wrong letter$", site.fine("task", "show", task_id).out, re.MULTILINE)
+
+
+def test_a_request_to_a_node_says_what_came_of_it(site: Site) -> None:
+    assert site.fine("node", "drain", "n1", "--wait").out == "node n1 is drained: it runs nothing any more\n"
+    assert re.search(r"^claims +nothing: it is drained", site.fine("node", "show", "n1").out, re.MULTILINE)
+    assert site.fine("node", "resume", "n1").out == "node n1 claims tasks again\n"
+    (document,) = site.fine("node", "drain", "n1", "--json").json
+    assert document["_id"] == "n1"
+    site.fine("node", "resume", "n1")
+
+
+def test_bad_events_are_marked_where_they_are_shown(terminal: Terminal, plugin: Plugin) -> None:
+    lines = ['{"type":"progres","value":0.5}', '{"type":"progress","value":0.5}', "no event"]
+    plugin("talks", "cat >/dev/null\n" + "\n".join(f"echo '{line}' >&3" for line in lines))
+    said = terminal.fine("exec", "talks", "--events").err
+    shown = [line for line in said.splitlines() if not line.startswith("disbatch-host")]
+    assert shown[0] == f"event: {lines[0]}" and 'ignored: expected "type" to be one of' in shown[1]
+    assert shown[2] == f"event: {lines[1]}" and shown[3] == "event: no event"
+    assert "ignored: expected a JSON object" in shown[4] and len(shown) == 5
+
+
+def test_check_says_the_tasks_own_error_and_shows_both_ends_of_long_output(terminal: Terminal, plugin: Plugin) -> None:
+    """Incident: of a panic in Go only the end of the stack was shown, and of an `error` event only the exit code."""
+    say = json.dumps({"type": "error", "code": "nobody", "message": "no such user"})
+    program = f"echo '{say}' >&3; echo 'panic: nil map' >&2; seq 2000 >&2; echo 'exit status 2' >&2; exit 2"
+    plugin("panics", program, examples=[{"name": "one", "parameters": {}}])
+    result = terminal("check", "--run")
+    assert result.code == 1 and "its error: nobody: no such user" in result.out
+    assert "panic: nil map" in result.out and "exit status 2" in result.out and "…" in result.out

@@ -1,0 +1,171 @@
+"""The file of a SQLite store that somebody deletes, moves, replaces or empties while it is open."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from disbatch_host.clock import SystemClock
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.errors import StoreLostError, StoreRefusedError, StoreUnwritableError
+from disbatch_host.store.contract import Access
+from disbatch_host.store.sqlite import SqliteStore
+from helpers.stores import push, rounds_until
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def delete_all(file: Path) -> None:
+    for one in file.parent.glob("test.db*"):
+        one.unlink()
+
+
+def replace(file: Path) -> None:
+    copy = file.with_name("copy.db")
+    shutil.copyfile(file, copy)
+    copy.rename(file)
+
+
+def replace_by_directory(file: Path) -> None:
+    file.rename(file.with_name("aside.db"))
+    file.mkdir()
+
+
+def move_directory(file: Path) -> None:
+    file.parent.rename(file.parent.with_name("elsewhere"))
+
+
+def replace_directory_by_file(file: Path) -> None:
+    move_directory(file)
+    file.parent.write_text("not a directory")
+
+
+def delete_log(file: Path) -> None:
+    Path(f"{file}-wal").unlink()
+
+
+def replace_index(file: Path) -> None:
+    Path(f"{file}-shm").unlink()
+    Path(f"{file}-shm").write_bytes(b"\0" * 32768)
+
+
+def empty(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate()
+
+
+@pytest.fixture
+def deep_file(tmp_path: Path) -> Path:
+    return tmp_path / "directory" / "test.db"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        delete, delete_all, replace, replace_by_directory, move_directory, replace_directory_by_file, delete_log,
+        replace_index, empty,
+    ],
+)  # fmt: skip
+def test_nothing_is_written_into_a_file_that_nobody_sees(deep_file: Path, harm: Callable[[Path], None]) -> None:
+    store = SqliteStore(deep_file, SystemClock())
+    store.open()
+    push(store, {})
+    harm(deep_file)
+    if harm not in (delete_log, replace_index):
+        with pytest.raises(StoreLostError, match="while it was in use"):
+            push(store, {})
+    for _ in rounds_until(lambda: raises_lost(store)):
+        pass  # a read notices it too, a moment later at most, and then the files beside it have been looked at as well
+    with pytest.raises(StoreLostError, match="while it was in use"):
+        push(store, {})
+    with pytest.raises(StoreLostError), store.together():
+        push(store, {})
+    store.close()
+
+
+def raises_lost(store: SqliteStore) -> bool:
+    try:
+        store.queues()
+    except StoreLostError:
+        return True
+    return False
+
+
+def test_the_same_file_that_comes_back_is_used_again(deep_file: Path) -> None:
+    store = SqliteStore(deep_file, SystemClock())
+    store.open()
+    deep_file.rename(deep_file.with_name("aside"))
+    with pytest.raises(StoreLostError):
+        push(store, {})
+    deep_file.with_name("aside").rename(deep_file)
+    push(store, {})
+    assert store.count_tasks(TaskFilter()) == 1
+    store.close()
+
+
+def test_a_file_that_a_moved_copy_replaced_is_opened_by_those_that_come_later(deep_file: Path) -> None:
+    first = SqliteStore(deep_file, SystemClock())
+    first.open()
+    delete_all(deep_file)
+    second = SqliteStore(deep_file, SystemClock())
+    second.open()
+    push(second, {}, {})
+    assert second.count_tasks(TaskFilter()) == 2
+    with pytest.raises(StoreLostError):
+        push(first, {})
+    first.close()
+    second.close()
+
+
+def test_a_second_store_in_one_process_leaves_the_locks_of_the_first(sqlite_file: Path) -> None:
+    """Opening and closing the file by hand dropped all locks that the process had on it, so that another process, when
+    it closed the file, took itself for the last one and removed the log that this one went on writing."""
+    first, second = SqliteStore(sqlite_file, SystemClock()), SqliteStore(sqlite_file, SystemClock())
+    first.open()
+    push(first, {})
+    second.open()
+    second.close()
+    look = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "print(c.execute('SELECT count(*) FROM tasks').fetchone()[0]); c.close()"
+    )
+    for count in (1, 2):
+        found = subprocess.run(
+            [sys.executable, "-c", look, str(sqlite_file)], capture_output=True, text=True, check=True
+        )
+        assert found.stdout == f"{count}\n"
+        assert Path(f"{sqlite_file}-wal").exists()
+        push(first, {})
+    first.close()
+    with sqlite3.connect(sqlite_file) as by_hand:
+        assert by_hand.execute("SELECT count(*) FROM tasks").fetchone() == (3,)
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_leads_to_a_private_file(tmp_path: Path) -> None:
+    link, file = tmp_path / "link.db", tmp_path / "real.db"
+    link.symlink_to(file)
+    store = SqliteStore(link, SystemClock())
+    store.open()
+    push(store, {})
+    assert file.stat().st_mode & 0o777 == 0o600
+    store.close()
+
+
+def test_a_directory_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
+    for access in Access:
+        with pytest.raises(StoreUnwritableError, match="Is a directory; name a file in it"):
+            SqliteStore(tmp_path, SystemClock(), access).open()
+    with pytest.raises(StoreRefusedError, match="is not there"):
+        SqliteStore(tmp_path / "x.db", SystemClock(), Access.EXISTING).open()
+    store = SqliteStore(tmp_path / "x.db", SystemClock(), Access.OR_EMPTY)
+    store.open()
+    assert store.queues() == [] and not (tmp_path / "x.db").exists()
+    store.close()
