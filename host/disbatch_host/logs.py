@@ -3,8 +3,7 @@
 Responsible for: the two forms, and the ids that a record carries beside its message. Must not know: what is logged.
 
 Rules:
-1. `ids` is the only way to give a record its ids, `fields` to give it numbers. The text form does not show them: there
-   the message names them.
+1. `ids` is the only way to give a record its ids. The text form does not show them: there the message names them.
 2. Neither form shows anything beyond the message, the ids and a traceback: no parameters, no values of variables, no
    arguments of calls.
 3. A log that cannot be written must not stop the node, nor make it write more.
@@ -52,11 +51,6 @@ def with_error(of_record: Mapping[str, Mapping[str, object]], code: str, message
     """Ids as `ids` makes them, together with the error of the task that they name, free of secrets."""
     error = {name: value for name, value in (("error_code", code), ("error", message)) if value}
     return {_FIELD: {**of_record[_FIELD], **error}}
-
-
-def fields(**values: object) -> dict[str, dict[str, object]]:
-    """The `extra=` of a log call whose message is made of numbers: those, for programs."""
-    return {_FIELD: values}
 
 
 def set_up(level: str, format_name: str, *, node_id: str) -> None:

@@ -50,8 +50,8 @@ def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"") -> str:
     with contextlib.suppress(OSError):  # as Linux says that the other end is closed
         while block := os.read(master, 65536):
             shown += block
-            if keys:
-                os.write(master, keys)
+            if keys or block.rstrip().endswith(b"]:"):  # a question is answered with no
+                os.write(master, keys or b"n\n")
     os.close(master)
     process.wait(30)
     text = shown.decode()
@@ -115,6 +115,7 @@ def hostile(on_store: Terminal, store: Store) -> Callable[[str], str]:
 
 
 COMMANDS: list[list[str]] = [
+    ["queue", "resume", TYPED],
     ["status"], ["queue", "list"], ["queue", "show", TYPED], ["queue", "create", TYPED, "--class", "Odd"],
     ["queue", "create", "q2", "--class", TYPED], ["queue", "set", TYPED, f"description={TYPED}"],
     ["queue", "set", TYPED, f"{TYPED}=1"], ["queue", "set", TYPED, "class=Other"], ["queue", "pause", TYPED],

@@ -135,7 +135,7 @@ def test_status_watch_shows_what_matters_at_80_columns_and_leaves_on_q(on_store:
     busy_cluster(on_store, plugin)
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "status", "--watch", "--interval", "0.2") as watched:
         frame = watched.wait_for_picture(
-            "25 % a quarter", "of the newest 3", r"^n1 +running +2 of 4", r"^migration +1 +2 +0 +0 ",
+            "25 % a quarter", "of the newest 3", r"^n1 +alive +2 of 4", r"^migration +1 +2 +0 +0 ",
             r"^media +0 +0 +0 +3 ", r"^exit_3 +3 +100 % +media +no space left on device"
         )  # fmt: skip
         assert len(frame) == 24 and all(len(line) == 80 for line in frame), frame

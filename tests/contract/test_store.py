@@ -472,6 +472,7 @@ def test_at_most_as_many_as_allowed_are_promoted_at_once(store: Store) -> None:
         ({"status": -1, "node": "n1"}, True),
         ({"status": 0, "node": "n1"}, True),
         ({"status": -4, "not_before": NOW}, True),
+        ({"status": -2, "node": "perl01"}, False),
         ({"status": -4}, False),
         ({"status": 1}, False),
         ({"status": -6}, False),

@@ -225,7 +225,7 @@ class Nodes(RuleBasedStateMachine):
     def give_back_strays(self, pick: int) -> None:
         nodes = [node for node in self.up() if self.strays_of(node)]
         node = nodes[pick % len(nodes)]
-        known = frozenset(str(hand.task.id) for hand in node.hands)
+        known = frozenset(hand.task.id for hand in node.hands)
         strays = self.strays_of(node)
         count = node.ledger.return_orphaned_claims(node.store, known=known)
         for one in strays:

@@ -439,7 +439,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     from disbatch_host.node.pace import Pace
 
     ledger = ClaimLedger("n1", Pace())
-    assert ledger.return_orphaned_claims(cluster.store, known=frozenset({str(mine)})) == 1
+    assert ledger.return_orphaned_claims(cluster.store, known=frozenset({mine})) == 1
     assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]
 
 

@@ -113,6 +113,7 @@ def test_a_node_that_cannot_confirm_a_pause_is_named(cluster: Cluster) -> None:
     assert "perl" not in done.stderr and "n1" not in done.stderr
     ids = cluster.push(queue, {}, {})
     assert cluster.store.find_queue(queue).paused is not None  # type: ignore[union-attr]
+    assert "before: old;" in command(cluster, "queue", "set", queue, "maxtotal=3").stderr
     shown = json.loads(command(cluster, "--json", "node", "show", "n1").stdout)
     assert shown["queues_read"] == shown["requests"]["queues"]["token"]
     assert [cluster.task(one).status for one in ids] == [Status.CREATED] * 2

@@ -89,7 +89,3 @@ def test_a_tally_says_what_the_runs_came_to() -> None:
         "ran 1,003: 986 concluded, 14 failed (exit_3 12, timeout 2), 2 cancelled, 1 given back; "
         "1 attempt was tried again"
     )
-    assert tally.fields() == {
-        "ran": 1003, "concluded": 986, "failed": 14, "cancelled": 2, "orphaned": 0, "given_back": 1,
-        "lost_to_others": 0, "tried_again": 1, "error_codes": {"exit_3": 12, "timeout": 2},
-    }  # fmt: skip

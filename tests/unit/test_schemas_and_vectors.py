@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ import pytest
 from bson import json_util
 
 from disbatch_host.store.mongo import MongoStore
-from disbatch_protocol import document, events, outcome, quantities, schemas
+from disbatch_protocol import document, events, outcome, patterns, quantities, schemas
 from disbatch_protocol.manifest import parse_manifest
 from disbatch_protocol.outcome import RetryPolicy, Said
 from disbatch_protocol.parameters import ParameterSchema
 from disbatch_protocol.worker import Broken, WorkerConversation
 
-VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
+ROOT = Path(__file__).parents[2]
+VECTORS = ROOT / "protocol" / "vectors"
 
 
 def vectors(name: str) -> list[Any]:
@@ -48,6 +51,42 @@ def test_manifest_vector(case: dict[str, Any]) -> None:
         found = getattr(parsed.manifest, name)
         found = found.name if isinstance(found, signal.Signals) else found
         assert json.loads(json.dumps(found, default=_plain)) == value, name
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"exit_codes": {"01": "success"}},
+        {"exit_codes": {"300": "success"}},
+        {"exit_codes": {"256": "success"}},
+        {"exit_codes": {"250-256": "success"}},
+        {"exit_codes": {"-1": "success"}},
+        {"umask": 22},
+        {"umask": "89"},
+        {"stdin": None},
+        {"stdin": {"parameter": ""}},
+        {"encoding": "UTF-8"},
+        {"arguments": []},
+        {"env_parameters": {}},
+        {"leave_running": False},
+        {"protocol": 3},
+    ],
+    ids=str,
+)
+def test_the_schema_alone_refuses_what_the_host_refuses(manifest: dict[str, Any]) -> None:
+    """Editors and other hosts have nothing but the schema."""
+    document = {"protocol": 1, "command": ["x"], **manifest}
+    assert not jsonschema.Draft202012Validator(schemas.load("manifest")).is_valid(document)
+    assert parse_manifest(json.dumps(document).encode(), directory_name="x").manifest is None
+
+
+def test_every_field_of_the_host_is_reserved_and_the_text_names_it() -> None:
+    """Incident: a plugin could set `secrets`, and with it what commands mask."""
+    assert set(schemas.load("task")["properties"]) == document.PROTECTED
+    text = (VECTORS.parent / "SPEC.md").read_text()
+    named = re.search(r"\*\*set\*\* cannot change `([^`]*)` \(den-1.0\) and `([^`]*)` \(the host's\)", text)
+    assert named is not None
+    assert {*named[1].split(), *named[2].split()} == document.PROTECTED
 
 
 def _plain(value: Any) -> Any:
@@ -247,6 +286,19 @@ def test_the_end_in_a_pattern_is_the_end_of_the_text(pattern: str, text: str, fi
     again = ParameterSchema({"$schema": schemas.load("manifest")["$schema"], "pattern": pattern,
                              "properties": {"p": {"$ref": "#"}}})  # fmt: skip
     assert bool(again.check({"p": text})) is not fits
+
+
+def test_no_pattern_of_this_program_ends_before_a_line_feed() -> None:
+    """`\\Z` is the end; `$` in Python is also the place before a line feed there."""
+    found = []
+    for path in [*(ROOT / "host").rglob("*.py"), *(ROOT / "protocol").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.") and node.args):
+                continue
+            text = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if isinstance(text, str) and patterns.for_python(text) != text:
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
 
 
 def test_a_pattern_that_does_not_fit_is_quoted_as_it_was_written() -> None:

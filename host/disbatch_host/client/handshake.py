@@ -11,7 +11,8 @@ Rules:
    counts is that a node has answered the request that is in its document.
 3. A node that does not have the field `queues_read` is of a version that cannot answer: it counts as not known. So does
    one that is alive by its heartbeat and does not answer. Nodes of other programs never claim from queues of this one.
-4. Where each claim itself looks at the queues (`Connection.claims_read_queues`), only rule 3 is left.
+4. Where each claim itself looks whether a queue is paused, at its `maxthreads` and at its nodes
+   (`Connection.claims_read_queues`), of these changes only rule 3 is left.
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ WITHIN_SECONDS = 3.0
 _LOOK_SECONDS = 0.02
 
 
-def nodes_without_news(store: Store, by: str, within_seconds: float = WITHIN_SECONDS) -> list[str]:
+def nodes_without_news(
+    store: Store, by: str, within_seconds: float = WITHIN_SECONDS, *, is_seen_by_claims: bool = False
+) -> list[str]:
     """Wait until every living node claims by what the queues say now, at most `within_seconds`. Returns the ids of
-    those of which that is not known."""
+    those of which that is not known. `is_seen_by_claims`: the change is one of those of rule 4."""
     deadline = time.monotonic() + within_seconds
     asked: dict[str, str | None] = {}  # the sessions of the nodes that have to answer
     value = {**request(by, None, now=store.now()), "token": uuid.uuid4().hex}
     for node in store.nodes():
-        if not _may_claim(node) or (store.claims_read_queues and _can_answer(node)):
+        if not _may_claim(node) or (is_seen_by_claims and store.claims_read_queues and can_answer(node)):
             continue
-        if _can_answer(node) and not store.request_of_node(node.id, "queues", value):
+        if can_answer(node) and not store.request_of_node(node.id, "queues", value):
             continue  # it has just ended
         asked[node.id] = node.session
     while asked:
@@ -59,7 +62,8 @@ def _may_claim(node: NodeRecord) -> bool:
     return node.is_ours and readings.is_alive(node) and node.state == "running"
 
 
-def _can_answer(node: NodeRecord) -> bool:
+def can_answer(node: NodeRecord) -> bool:
+    """Whether a node is of a version that knows of this."""
     return "queues_read" in node.document
 
 

@@ -69,7 +69,8 @@ class Summary:
     def to_json(self) -> list[dict[str, Any]]:
         """One document for each queue, then one for each node."""
         documents = [one.to_json() for one in self.queues]
-        return documents + [{"node": record.id, **nodes.to_json(record)} for record in self.nodes]
+        # On MongoDB the document has a field `node` of its own, for other programs.
+        return documents + [{"node": None} | nodes.to_json(record) | {"node": record.id} for record in self.nodes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

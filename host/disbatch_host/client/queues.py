@@ -40,6 +40,7 @@ LISTS = ("nodes_pin", "nodes_ignore")
 LIMITS = ("maxthreads", "maxtotal")
 # Fields that decide which tasks may be claimed, and where.
 _OF_CLAIMS = frozenset({"class", "maxthreads", "maxtotal", "rate", "nodes_pin", "nodes_ignore"})
+_SEEN_BY_CLAIMS = frozenset({"maxthreads", "nodes_pin", "nodes_ignore"})  # `Connection.claims_read_queues`
 SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
@@ -128,7 +129,7 @@ class Queues:
         Raises UsageError, FieldError among them, and DuplicateIdError."""
         document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
         self._store.insert_queue(document)
-        return Queue.from_document(document)
+        return self._as_stored(Queue.from_document(document))
 
     def set(self, queue_id: str, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
@@ -138,7 +139,7 @@ class Queues:
         fields, removed = changes_of(values)
         changed = self._update(self.get(queue_id), fields, removed)
         if not _OF_CLAIMS.isdisjoint(values):
-            self._wait_until_read()
+            self._wait_until_read(is_seen_by_claims=_SEEN_BY_CLAIMS.issuperset(_OF_CLAIMS.intersection(values)))
         return changed
 
     def pause(self, queue_id: str, *, why: str | None = None) -> Queue:
@@ -146,7 +147,7 @@ class Queues:
         NotFoundError, and UsageError for a reason that tables cannot show."""
         paused = request(self._by, why, now=self._store.now())
         changed = self._update(self.get(queue_id), {"paused": paused}, ())
-        self._wait_until_read()
+        self._wait_until_read(is_seen_by_claims=True)
         return changed
 
     def resume(self, queue_id: str) -> Queue:
@@ -170,8 +171,10 @@ class Queues:
         causes = why_waiting(queue, counts.totals(by_status), nodes, self._store.now())
         return QueueState(queue=queue, by_status=by_status, causes=causes)
 
-    def _wait_until_read(self) -> None:
-        unread = handshake.nodes_without_news(self._store, self._by, self._within_seconds)
+    def _wait_until_read(self, *, is_seen_by_claims: bool = False) -> None:
+        unread = handshake.nodes_without_news(
+            self._store, self._by, self._within_seconds, is_seen_by_claims=is_seen_by_claims
+        )
         if unread:
             self._on_unread(unread)
 
@@ -179,7 +182,11 @@ class Queues:
         if not self._store.update_queue(queue.id, fields, removed):
             raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
         left = {name: value for name, value in queue.document.items() if name not in removed}
-        return Queue.from_document({**left, **fields})
+        return self._as_stored(Queue.from_document({**left, **fields}))
+
+    def _as_stored(self, queue: Queue) -> Queue:
+        """With the fields that the store adds, which are for other programs; as it is if it was deleted meanwhile."""
+        return self._store.find_queue(str(queue.id)) or queue
 
 
 def _log_unread(nodes: Sequence[str]) -> None:

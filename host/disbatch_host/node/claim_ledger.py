@@ -185,7 +185,7 @@ class ClaimLedger:
         self._limited.forget_all_but(existing)
         self.release_places(store, load)
 
-    def return_orphaned_claims(self, store: Store, *, known: frozenset[str]) -> int:
+    def return_orphaned_claims(self, store: Store, *, known: frozenset[TaskId]) -> int:
         """Return the tasks that carry this node's claim but are unknown to it, because the answer to the claim was
         lost. `known`: the ids of its runs' tasks. Returns how many there were.
 
@@ -195,7 +195,7 @@ class ClaimLedger:
         which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
         changes = []
         for task in store.find_tasks(which, with_output=False, with_parameters=False):
-            if str(task.id) in known or task.token is None:  # without a token it is another program's
+            if task.id in known or task.token is None:  # without a token it is another program's
                 continue
             key = RunKey(task.id, self._node_id, task.token)
             if task.status == Status.CLAIMED:

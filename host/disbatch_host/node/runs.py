@@ -20,7 +20,7 @@ from disbatch_host import errors, logs
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
-from disbatch_host.documents.records import Document, QueueId, Task
+from disbatch_host.documents.records import Document, QueueId, Task, TaskId
 from disbatch_host.documents.storable import storable
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.node import end_log
@@ -104,8 +104,8 @@ class Runs:
         return self._places_taken
 
     @property
-    def task_ids(self) -> frozenset[str]:
-        return frozenset(str(run.task.id) for run in self._runs)
+    def task_ids(self) -> frozenset[TaskId]:
+        return frozenset(run.task.id for run in self._runs)
 
     @property
     def load(self) -> Load:
@@ -170,9 +170,9 @@ class Runs:
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Cancel the runs of these tasks, each as its own request says."""
-        runs = {str(run.task.id): run for run in self._runs} if tasks else {}
+        runs = {run.task.id: run for run in self._runs} if tasks else {}
         for task in tasks:
-            run = runs.get(str(task.id))
+            run = runs.get(task.id)
             if run is not None and run.task.token == task.token and task.cancel is not None:
                 run.cancel(task.cancel)
 
@@ -200,14 +200,14 @@ class Runs:
     async def verify(self) -> None:
         """Stop the runs whose tasks were given to other nodes while this one was silent; otherwise they would find out
         only when they write. Raises StoreError."""
-        runs = {str(run.task.id): run for run in self._runs}
+        runs = {run.task.id: run for run in self._runs}
         if not runs:
             return
         which = TaskFilter(ids=[run.task.id for run in runs.values()])
         tasks = await self._store_thread.call(
             lambda store: list(store.find_tasks(which, with_output=False, with_parameters=False))
         )
-        found = {str(task.id): task for task in tasks}
+        found = {task.id: task for task in tasks}
         for task_id, run in runs.items():
             task = found.get(task_id)
             if task is None or task.node != self._node_id or task.token != run.task.token:

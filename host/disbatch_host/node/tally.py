@@ -49,15 +49,6 @@ class Tally:
         else:
             self._ends[Status(status).name.lower()] += 1
 
-    def fields(self) -> Mapping[str, object]:
-        """The numbers, for a log that programs read."""
-        return {
-            "ran": self._ends.total(),
-            **{word.replace(" ", "_"): self._ends[word] for word in _WORDS},
-            "tried_again": self._tried_again,
-            "error_codes": dict(self._codes.most_common()),
-        }
-
     def __str__(self) -> str:
         """`ran 1,000: 986 concluded, 14 failed (exit_3 12, timeout 2)`."""
         parts = [

@@ -43,6 +43,8 @@ _OF_TWO_BYTES = (Encoding.UTF_16, Encoding.UTF_16LE, Encoding.UTF_16BE)
 class Decoder:
     """From the bytes of a stream, block by block, to UTF-8. Not for `binary`."""
 
+    __slots__ = ("_encoding", "_inner", "_mark", "_name", "replaced")
+
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
         self._name = _PYTHON_NAMES[encoding]

@@ -310,7 +310,8 @@ class HotPath(Protocol):
 
     def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting
-        for another one (`after`); with `due_before`, only with a `not_before` that is no later than this."""
+        for another one (`after`); with `due_before`, only with a `not_before` that is no later than this. A Created one
+        that cannot be claimed as it is does not count."""
 
 
 class Changes(Protocol):

@@ -61,8 +61,8 @@ def _show(store: Store, found: Task) -> None:
         facts.append(("progress", _progress_in_words(document["progress"])))
     if "result" in document:
         facts.append(("result", _pretty(document["result"], store)))
-    own = {name: value for name, value in document.items() if name not in PROTECTED and name != "secrets"}
-    facts += [(name, _shortened(_pretty(value, store))) for name, value in own.items()]
+    shown_whole = {name: value for name, value in document.items() if name not in PROTECTED or name in _ALSO_WHOLE}
+    facts += [(name, _shortened(_pretty(value, store))) for name, value in shown_whole.items()]
     if document.get("log"):
         facts.append(("log", _log_in_words(document["log"], store)))
     for stream in ("stdout", "stderr"):
@@ -155,6 +155,7 @@ def _log_in_words(log: Any, store: Store) -> str:
 
 
 _EVENT_ERRORS_SHOWN = 3
+_ALSO_WHOLE = ("refused_follow_ups",)  # fields of the host that are shown as those of plugins are
 _FREE_FIELD_MAX = 2000  # characters of a field added by the plugin or somebody else
 _NOTES = {
     "stdin_unread": "it did not read all of its stdin",

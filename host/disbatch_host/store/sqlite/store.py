@@ -432,9 +432,11 @@ class SqliteStore(Session):
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # A task that cannot be claimed waits for a person, not for a node.
         other, damaged = self._passed_over.but_not_these()
+        claimable = f"(status != {int(Status.CREATED)} OR {conditions.NOBODY_SQL})"
         return any(
             self._read(
-                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) {other} LIMIT 1", (queue, *damaged)
+                f"SELECT 1 FROM tasks WHERE queue = ? AND status IN ({active}) AND {claimable} {other} LIMIT 1",
+                (queue, *damaged),
             )
             or self._has_delayed(queue, due_before)
             for queue in queues
