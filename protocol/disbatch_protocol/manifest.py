@@ -25,7 +25,7 @@ from typing import Any
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.exit_codes import exit_rules
 from disbatch_protocol.faults import Fault, Severity, error_at, value_at
-from disbatch_protocol.manifest_checks import beyond_the_schema
+from disbatch_protocol.manifest_checks import ParametersCheck, beyond_the_schema, parameters_faults
 from disbatch_protocol.manifest_json import parse_json
 from disbatch_protocol.manifest_structure import structure_faults
 from disbatch_protocol.outcome import ExitRule, RetryPolicy
@@ -161,13 +161,17 @@ class ParsedManifest:
     faults: tuple[Fault, ...]
 
 
-def parse_manifest(data: bytes, *, directory_name: str) -> ParsedManifest:
-    """Parse and check a `plugin.json`. `directory_name` is the plugin's name if the manifest has none."""
+def parse_manifest(
+    data: bytes, *, directory_name: str, check_parameters: ParametersCheck = parameters_faults
+) -> ParsedManifest:
+    """Parse and check a `plugin.json`. `directory_name` is the plugin's name if the manifest has none.
+    `check_parameters`: finds the faults of `parameters` and of the examples as its values; the only check whose time
+    the size of the file does not bound."""
     document, faults = parse_json(data)
     if not faults or isinstance(document, dict):  # further checks need an object
         faults = [*faults, *structure_faults(document)]
     if isinstance(document, dict):
-        faults += beyond_the_schema(document, {fault.pointer for fault in faults})
+        faults += beyond_the_schema(document, {fault.pointer for fault in faults}, check_parameters)
         if "name" not in document and NAME_PATTERN.fullmatch(directory_name) is None:
             message = f'expected a "name", because its directory\'s name {directory_name!r} cannot be one'
             faults.append(error_at("/name", message, 'add "name": "..." or rename the directory'))

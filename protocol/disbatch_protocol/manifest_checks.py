@@ -6,18 +6,21 @@ Must not know: the file system, how a plugin is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from disbatch_protocol.exit_codes import example_end_faults, exit_code_faults
 from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, near_name, pointer_to, value_at
-from disbatch_protocol.parameter_schema import schema_faults
+from disbatch_protocol.parameter_schema import schema_faults, schema_warnings
 from disbatch_protocol.parameters import ParameterSchema
 from disbatch_protocol.quantities import parse_duration, parse_size
 
+ParametersCheck = Callable[[Any, Any], Sequence[Fault]]  # from a schema and the manifest's examples
 
-def beyond_the_schema(document: dict[str, Any], wrong: set[str]) -> list[Fault]:
+
+def beyond_the_schema(document: dict[str, Any], wrong: set[str], check_parameters: ParametersCheck) -> list[Fault]:
     """Faults of fields that fit the schema so far; `wrong` holds the pointers of those that do not."""
 
     def fits(*path: str) -> bool:
@@ -36,16 +39,49 @@ def beyond_the_schema(document: dict[str, Any], wrong: set[str]) -> list[Fault]:
     if fits("exit_codes") and fits("examples"):
         faults += example_end_faults(document)
     if fits("parameters") and isinstance(document.get("parameters"), (dict, bool)):
-        schema = document["parameters"]
-        own = schema_faults(schema)
-        faults += [error_at("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
-        if not own:
-            own = list(ParameterSchema(schema).own_faults())
-            faults += [error_at("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
-        if not own and fits("examples"):
-            faults += _example_faults(document.get("examples"), ParameterSchema(schema))
+        faults += check_parameters(document["parameters"], document.get("examples") if fits("examples") else None)
     faults += _contradictions(document)
     return faults
+
+
+def parameters_faults(schema: Any, examples: Any) -> list[Fault]:
+    """The faults of a manifest's `parameters`, and of its examples as values of that schema. Takes as long as the
+    patterns in the schema make it (see `ParameterSchema.is_quick_for`)."""
+    faults = schema_faults_in(schema)
+    if any(fault.severity is Severity.ERROR for fault in faults):
+        return faults
+    return [*faults, *value_faults_in(schema, examples)]
+
+
+def schema_faults_in(schema: Any) -> list[Fault]:
+    """The faults of `parameters` by itself, with pointers into the manifest. Time grows with its size alone."""
+    return [
+        dataclasses.replace(fault, pointer="/parameters" + fault.pointer)
+        for fault in schema_faults(schema) or schema_warnings(schema)
+    ]
+
+
+def value_faults_in(schema: Any, examples: Any) -> list[Fault]:
+    """The defaults and examples that a valid schema does not fit."""
+    compiled = ParameterSchema(schema)
+    own = compiled.own_faults()
+    if own:
+        return [error_at("/parameters" + fault.pointer, fault.message, fault.hint) for fault in own]
+    return list(_example_faults(examples, compiled))
+
+
+def example_parameters(examples: Any) -> list[Any]:
+    """The parameters of each example of a manifest that may have any form."""
+    every = examples if isinstance(examples, list) else ()
+    return [one.get("parameters", {}) if isinstance(one, dict) else {} for one in every]
+
+
+def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:
+    for index, parameters in enumerate(example_parameters(examples)):
+        for fault in schema.check(parameters):
+            message = f"the example does not fit the plugin's own schema: {fault.message}"
+            hint = fault.hint or "correct one of them"
+            yield error_at(f"/examples/{index}/parameters{fault.pointer}", message, hint)
 
 
 def _command_faults(command: list[Any]) -> Iterator[Fault]:
@@ -110,15 +146,6 @@ def _env_pass_faults(names: list[Any]) -> Iterator[Fault]:
             message = f'"{name}" has no effect: variables that begin with DISBATCH_ are reserved for the host'
             hint = "remove it; those of the contract are always there"
             yield Fault(pointer=f"/env_pass/{index}", message=message, hint=hint, severity=Severity.WARNING)
-
-
-def _example_faults(examples: Any, schema: ParameterSchema) -> Iterator[Fault]:
-    for index, example in enumerate(examples if isinstance(examples, list) else ()):
-        if isinstance(example, dict):
-            for fault in schema.check(example.get("parameters", {})):
-                message = f"the example does not fit the plugin's own schema: {fault.message}"
-                hint = fault.hint or "correct one of them"
-                yield error_at(f"/examples/{index}/parameters{fault.pointer}", message, hint)
 
 
 def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:

@@ -5,18 +5,20 @@ Responsible for: the schema by itself: whether it is valid, its references, its 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from disbatch_protocol.faults import Fault, near_name, pointer_to
+from disbatch_protocol.faults import Fault, Severity, near_name, pointer_to
+from disbatch_protocol.references import parts_of, reference_faults
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_faults(schema: Any) -> list[Fault]:
-    """The faults of `schema` as a schema of parameters: not valid under 2020-12, or a reference that leads out of
-    it. Pointers are relative to the schema."""
+    """The faults of `schema` as a schema of parameters: not valid under 2020-12, or a reference that leads nowhere.
+    Pointers are relative to the schema. Time grows with its size alone."""
     import jsonschema  # noqa: PLC0415
 
     faults = [
@@ -28,7 +30,31 @@ def schema_faults(schema: Any) -> list[Fault]:
         for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema)
     ]
     faults = list(dict.fromkeys(faults))  # each vocabulary of 2020-12 repeats the errors of nested ones
-    return faults or _part_faults(schema, schema, ())
+    return faults or _part_faults(schema) or reference_faults(schema)
+
+
+def schema_warnings(schema: Any) -> list[Fault]:
+    """What a valid schema says that is certainly not meant: names of parameters where its keywords belong."""
+    if not isinstance(schema, Mapping) or not schema or any(word in schema for word in _KEYWORDS):
+        return []
+    names = [name for name in schema if not name.startswith(("$", "x-"))]
+    if not names:
+        return []
+    name = json.dumps(names[0], ensure_ascii=False)
+    message = f"it has no keyword of JSON Schema (type, properties, required, ...), so anything fits; found {name}"
+    hint = f'write {{"type": "object", "properties": {{{name}: {{"type": "string"}}}}}}'
+    return [Fault(pointer="", message=message, hint=hint, severity=Severity.WARNING)]
+
+
+_KEYWORDS = frozenset({
+    "$ref", "$dynamicRef", "$defs", "$schema", "$comment", "$id", "allOf", "anyOf", "oneOf", "not", "if", "then",
+    "else", "dependentSchemas", "properties", "patternProperties", "additionalProperties", "propertyNames",
+    "unevaluatedProperties", "required", "minProperties", "maxProperties", "dependentRequired", "type", "enum",
+    "const", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "items",
+    "prefixItems", "contains", "unevaluatedItems", "minItems", "maxItems", "uniqueItems", "minContains",
+    "maxContains", "pattern", "format", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "multipleOf",
+})  # fmt: skip
 
 
 def _schema_error_in_words(error: Any) -> str:
@@ -44,22 +70,13 @@ def _schema_hint(error: Any) -> str:
     return f'did you mean "{near}"? ({see})' if near and error.absolute_path[-1] == "type" else see
 
 
-def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fault]:
+def _part_faults(schema: Any) -> list[Fault]:
     faults = []
-    if isinstance(part, Mapping):
+    for path, part in parts_of(schema):
         dialect = part.get("$schema")
         if isinstance(dialect, str) and dialect.rstrip("#") != _DIALECT:
             message = f"expected {_DIALECT}, found {dialect:.80}"
             faults.append(Fault(pointer=pointer_to((*path, "$schema")), message=message, hint="remove it"))
-        for word in ("$ref", "$dynamicRef"):
-            reference = part.get(word)
-            if isinstance(reference, str) and not reference.startswith("#"):
-                message = f'expected a reference into this schema ("#/$defs/..."), found "{reference:.80}"'
-                hint = "nothing is fetched; copy its target into $defs"
-                faults.append(Fault(pointer=pointer_to((*path, word)), message=message, hint=hint))
-            elif isinstance(reference, str) and not _leads_somewhere(whole, reference):
-                message = f'the reference "{reference:.80}" leads nowhere in this schema'
-                faults.append(Fault(pointer=pointer_to((*path, word)), message=message))
         patterns = [((*path, "pattern"), part.get("pattern"))]
         if isinstance(part.get("patternProperties"), Mapping):
             patterns += [((*path, "patternProperties", name), name) for name in part["patternProperties"]]
@@ -69,25 +86,4 @@ def _part_faults(whole: Any, part: Any, path: tuple[str | int, ...]) -> list[Fau
             except (re.error, RecursionError, OverflowError) as error:
                 message = f"expected a valid Python regular expression: {error}"
                 faults.append(Fault(pointer=pointer_to(where), message=message))
-        for name, value in part.items():
-            if name not in ("default", "const", "enum", "examples"):  # data, not schema
-                faults.extend(_part_faults(whole, value, (*path, name)))
-    elif isinstance(part, list):
-        for index, value in enumerate(part):
-            faults.extend(_part_faults(whole, value, (*path, index)))
     return faults
-
-
-def _leads_somewhere(whole: Any, reference: str) -> bool:
-    if not reference.startswith("#/"):
-        return True  # "#" is the whole; anchors are the validator's business
-    found = whole
-    for step in reference[2:].split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        elif isinstance(found, Mapping) and name in found:
-            found = found[name]
-        else:
-            return False
-    return True

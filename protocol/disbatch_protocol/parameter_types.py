@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from disbatch_protocol.references import part_at
+
 ALL_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _KINDS: Mapping[type, str] = {
     bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null",
@@ -136,7 +138,7 @@ class Places:
         """The parts that hold for the same place, all of them."""
         yield from _list(schema.get("allOf"))
         if isinstance(schema.get("$ref"), str):
-            yield resolved(self._schema, schema["$ref"])
+            yield part_at(self._schema, schema["$ref"])
 
     def _parts_at(self, path: Sequence[str]) -> list[Mapping[str, Any]]:
         """The parts of the schema that hold for a place whatever the values are."""
@@ -154,20 +156,6 @@ class Places:
                 found[id(schema)] = schema
                 left += self._parts_beside(schema)
         return list(found.values())
-
-
-def resolved(schema: Any, reference: str) -> Any:
-    """The part of a schema that a local `$ref` points to; None if it is not a pointer into it."""
-    if not reference.startswith("#"):
-        return None
-    found: Any = schema
-    for step in reference[1:].split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            found = found.get(name) if isinstance(found, Mapping) else None
-    return found
 
 
 def _own_of(schema: Mapping[str, Any]) -> Expected:

@@ -38,14 +38,20 @@ def for_python(pattern: str) -> str:
 def validator(schema: Any, **more: Any) -> Any:
     """A validator for a schema (JSON Schema 2020-12) whose patterns mean what they mean there. `more` goes to
     jsonschema's own."""
+    return validator_class()(without_dialect(schema), **more)
+
+
+def without_dialect(schema: Any) -> Any:
+    """The schema without its `$schema`: where a reference leads back to a schema that names its dialect, jsonschema
+    would take its own class for it."""
     if isinstance(schema, Mapping) and "$schema" in schema:
-        # Where a reference leads back to a schema that names its dialect, jsonschema would take its own class for it.
-        schema = {name: part for name, part in schema.items() if name != "$schema"}
-    return _validator_class()(schema, **more)
+        return {name: part for name, part in schema.items() if name != "$schema"}
+    return schema
 
 
 @functools.lru_cache(maxsize=1)
-def _validator_class() -> Any:
+def validator_class() -> Any:
+    """The class of such validators, to be extended."""
     import jsonschema  # noqa: PLC0415  (imported late: it takes half of the start time of a small command)
 
     known = jsonschema.Draft202012Validator.VALIDATORS

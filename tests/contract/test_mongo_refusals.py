@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from contract.test_mongo_races import failing
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter, Want
@@ -19,9 +20,11 @@ from disbatch_host.errors import (
     ExitCode,
     ForeignIndexError,
     StoreRefusedError,
+    StoreUnreachableError,
 )
 from disbatch_host.store.mongo import MongoStore, passed_over
 from disbatch_protocol.status import Status
+from helpers.mongod import Mongod
 from helpers.stores import FUTURE, NOW, PAST, REQUEST, change, end, push, status_change, stored, task_of
 
 pytestmark = [pytest.mark.mongodb, pytest.mark.own_database]
@@ -359,6 +362,19 @@ def test_an_index_of_ours_that_cannot_be_created_does_not_keep_a_node_from_its_w
     (task,) = push(store, {})
     assert [one.id for one in store.claim("n1", [Want("q", 1)], "t1")] == [task]
     store.close()
+
+
+def test_a_double_in_a_write_that_was_not_confirmed_proves_nothing(mongo: MongoStore, mongod_server: Mongod) -> None:
+    """A push that met a change of the primary was told that its id exists already, and ended as wrong use."""
+    (one,) = push(mongo, {})
+    lost = {"code": 64, "errmsg": "waiting for replication timed out"}
+    with (
+        failing(mongod_server, {"times": 1}, failCommands=["insert"], writeConcernError=lost),
+        pytest.raises(StoreUnreachableError),
+    ):
+        push(mongo, {}, _id=one)
+    with pytest.raises(DuplicateIdError):
+        push(mongo, {}, _id=one)
 
 
 def test_a_retry_that_is_refused_is_said_to_the_person(mongo: MongoStore, raw: Any) -> None:

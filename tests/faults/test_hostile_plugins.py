@@ -19,7 +19,7 @@ import pytest
 
 from conftest import skip_or_fail
 from disbatch_host.documents.records import Task
-from disbatch_host.plugin.catalog import Plugin, examine
+from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.process import facts, leftovers
 from disbatch_protocol.status import Status
 from helpers.disks import CannotMount, small_disk
@@ -350,8 +350,7 @@ def test_a_limit_of_processes_that_root_is_not_held_to_is_said(tmp_path: Path) -
     limits = {"processes": 40}
     for more, is_warned in (({}, True), ({"run_as": "root"}, True), ({"run_as": "nobody"}, False)):
         home = write_plugin(tmp_path, "Limited", "echo ran", limits=limits, **more)
-        plugin = examine(home / "plugin.json")
-        assert isinstance(plugin, Plugin)
+        (plugin,) = load_plugins([home]).plugins.values()
         said = [fault.message for fault in plugin.warnings if fault.pointer == "/limits/processes"]
         assert bool(said) is is_warned and all("does not hold for root" in one for one in said)
 

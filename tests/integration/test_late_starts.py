@@ -55,7 +55,7 @@ async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begu
 
     def begin(task: Task) -> RunChange:
         nonlocal run
-        run = starting.run_fields(task, plugin, context, now=clock.now())
+        run = starting.run_fields(task, plugin, context, now=clock.now(), secrets=())
         return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=clock.now())
 
     try:

@@ -185,3 +185,32 @@ def test_an_end_without_a_start_says_why_and_has_no_output(
 )
 def test_an_end_in_short(end: RunEnd, words: str) -> None:
     assert in_short(end) == words
+
+
+@pytest.mark.parametrize(
+    ("end", "err"),
+    [
+        (RunEnd(reason=Reason.SIGNALED, signal=signal.SIGTRAP), b""),
+        (RunEnd(reason=Reason.SIGNALED, signal=signal.SIGABRT), b"terminate called after throwing std::bad_alloc\n"),
+        (RunEnd(reason=Reason.EXITED, exit_code=1), b"Could not reserve enough space for 251904KB object heap\n"),
+        (RunEnd(reason=Reason.EXITED, exit_code=2), b"fatal error: failed to reserve page summary memory\n"),
+        (RunEnd(reason=Reason.EXITED, exit_code=1), b"RuntimeError: can't start new thread\n"),
+        (RunEnd(reason=Reason.EXITED, exit_code=1), b"MemoryError\n"),
+    ],
+)
+def test_an_end_for_want_of_memory_names_the_limit(tmp_path: Path, end: RunEnd, err: bytes) -> None:
+    """Node ended with "signal TRAP" and nothing else: nobody thought of the limit in the manifest."""
+    limited = a_state(tmp_path / "limited", limits={"memory": "512M"})
+    finished(limited, b"", err)
+    error = ending_of(limited, ended(end), **WHEN).change.set["error"]
+    assert error["message"].endswith("disbatch-host: limits.memory is 512 MiB of address space, which may be why")
+    free = a_state(tmp_path / "free")
+    finished(free, b"", err)
+    assert "limits.memory" not in str(ending_of(free, ended(end), **WHEN).change.set["error"])
+
+
+def test_an_ordinary_failure_does_not_name_the_limit(tmp_path: Path) -> None:
+    state = a_state(tmp_path, limits={"memory": "512M"})
+    finished(state, b"", b"no such user\n")
+    for end in (RunEnd(reason=Reason.EXITED, exit_code=1), RunEnd(reason=Reason.TIMEOUT, signal=signal.SIGTERM)):
+        assert "limits.memory" not in str(ending_of(state, ended(end), **WHEN).change.set["error"])

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "run": {"plugin", "process.interface", "documents", *GROUND},
     "plugin": {"process.interface", *GROUND},
+    "plugin.checking_child": {"process.this_process", *GROUND},  # a process of its own
     "process": {"errors"},
     "store.contract": {"documents"},
     "store.url": {"errors"},

@@ -153,13 +153,13 @@ def test_stopping_and_killing_reach_every_run(tmp_path: Path) -> None:
 class Exploding:
     """A schema at which the host fails, as nobody expected."""
 
-    may_be_slow = False
+    is_ever_quick = True
     has_secrets = True
 
     def check(self, parameters: object) -> list[object]:
         raise ZeroDivisionError("hunter2")
 
-    secrets = check
+    secrets = examined = examined_at_once = check
 
 
 def test_a_run_at_which_the_host_fails_fails_its_task_and_no_other(

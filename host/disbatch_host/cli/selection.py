@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common
+from disbatch_host.cli import common, terminal
 from disbatch_host.client import finding
 from disbatch_host.client.finding import Selection
 from disbatch_host.documents.changes import TaskFilter
@@ -90,6 +90,6 @@ def confirm(question: str, count: int, *, yes: bool, is_explicit: bool) -> None:
         return
     if sys.stdin.isatty():
         if count > 1:
-            click.confirm(question, abort=True, err=True)
+            terminal.confirm(question)
     elif not is_explicit:
         raise UsageError(f"refusing to {question.rstrip('?')} without --yes (stdin is not a terminal)")

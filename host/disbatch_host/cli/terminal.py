@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO, cast
 
+import click
+
 from disbatch_host.cli import render
 
 
@@ -32,6 +34,11 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def confirm(question: str) -> None:
+    """Goes on only after a yes. The interpreter writes the question past what is guarded. Raises click.Abort."""
+    click.confirm(render.printable(question), abort=True, err=True)
 
 
 def unguarded(stream: TextIO) -> TextIO:

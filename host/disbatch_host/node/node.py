@@ -142,7 +142,8 @@ class Node:
         holder = await parts.membership.find_holder(
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
-        self._scan_plugins()
+        with parts.troubles.contained("duty", parts.plugin_scan.name):
+            await parts.plugin_scan.turn()
         parts.site.work_directories.remove_leftovers()
         await self._register(holder)
         with parts.troubles.contained("lost runs", "of an earlier life"):
@@ -188,6 +189,7 @@ class Node:
         if self._watch is not None:
             await self._watch.stop()
         await parts.duties.stop()
+        parts.plugin_scan.close()
         parts.workers.kill()  # there are none, unless an error ends the node
         if release:
             try:
@@ -199,10 +201,6 @@ class Node:
                     parts.stopping.lose_store()
         await parts.store_thread.stop()
         parts.processes.close()
-
-    def _scan_plugins(self) -> None:
-        with self._parts.troubles.contained("duty", self._parts.plugin_scan.name):
-            self._parts.plugin_scan.scan()
 
     def _on_callback_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed of which no task awaits the result."""
@@ -234,12 +232,16 @@ class Node:
 
     def _read_again(self) -> None:
         """On SIGHUP: read settings and plugins again. Settings that cannot be used change nothing."""
+        wanted = self._settings
         if self._reread is not None:
             try:
-                self._change_settings(self._reread())
+                wanted = self._reread()
             except DisbatchError as error:
                 log.error("the settings stay as they are: %s", error)
-        self._scan_plugins()
+        # Settings and plugins change together: with more places and the old plugins, tasks would start that should not.
+        self._parts.classes.look_in(wanted.plugins)
+        is_read = wanted is not self._settings
+        self._parts.plugin_scan.begin(lambda: self._change_settings(wanted) if is_read else None)
 
     def _change_settings(self, wanted: NodeSettings) -> None:
         before = self._settings

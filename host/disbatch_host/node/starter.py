@@ -50,7 +50,7 @@ class Starter:
 
     def reserve_idle(self, plugin: Plugin) -> None:
         """Keep the idle processes of this plugin for the claim. In the event loop."""
-        if not self._workers.size or plugin.schema.may_be_slow or self.plugins.get(plugin.name) is not plugin:
+        if not self._workers.size or not plugin.schema.is_ever_quick or self.plugins.get(plugin.name) is not plugin:
             return  # its tasks cannot become Running with their claim
         idle = self._workers.reserve(plugin)
         self._reserved += idle

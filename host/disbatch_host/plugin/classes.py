@@ -59,12 +59,15 @@ class Classes:
         """Look in other directories, from the next `scan` on."""
         self._scanner.look_in(directories)
 
-    def scan(self) -> bool:
-        """Read the directories; return whether anything has changed. A class that was set aside is tried again once its
-        plugin has changed."""
-        before = self._catalog
-        self._catalog = self._scanner.scan()
-        if self._catalog is before:
+    def read(self) -> Catalog:
+        """Read the directories, in any thread, by one at a time; nothing of the node changes before `take`."""
+        return self._scanner.scan()
+
+    def take(self, catalog: Catalog) -> bool:
+        """Go on with what was read; return whether anything has changed. A class that was set aside is tried again once
+        its plugin has changed."""
+        before, self._catalog = self._catalog, catalog
+        if catalog is before:
             return False
         self._log_changes(before)
         for name, aside in list(self._set_aside.items()):
@@ -85,12 +88,17 @@ class Classes:
                     log.warning("plugin %s: %s %s", name, plugin.manifest_path, fault, extra=logs.ids(class_name=name))
         for name in before.plugins.keys() - self._catalog.plugins.keys():
             log.warning("plugin %s is gone or broken; its queues wait", name, extra=logs.ids(class_name=name))
+        known = set(before.broken)
         for broken in self._catalog.broken:
-            if broken not in before.broken:
+            if broken not in known:
                 for fault in broken.faults:
                     log.error(
                         "plugin left out: %s %s", broken.manifest_path, fault, extra=logs.ids(class_name=broken.name)
                     )
+
+    def close(self) -> None:
+        """End the processes of slow checks; a `read` that is under way ends soon."""
+        self._scanner.close()
 
     def forget_failures(self, name: str) -> None:
         """A run of it ended normally."""

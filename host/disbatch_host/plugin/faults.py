@@ -1,7 +1,7 @@
 """Faults of a plugin that the file system shows: in its files, program, interpreter, account and limits.
 
-Responsible for: faults that only this machine can show (is the program there, may others write to it, does its
-interpreter exist). Must not know: what a manifest means, how a program is started.
+Responsible for: faults that only this machine can show: is the program there, may others write to it. Must not know:
+what a manifest means, how a program is started, whether the kernel can execute it (`executable`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest import Manifest
 
 _SHELL_SIGNS = re.compile(r"[\s|&;<>$`]")  # of a command written as if a shell read it
-_SHEBANG_MAX = 256  # bytes of a first line that the kernel reads (BINPRM_BUF_SIZE)
 
 
 def locate_program(word: str, directory: Path, path: str) -> Path | None:
     if "/" in word:
         candidate = directory / word
-        return candidate if candidate.exists() else None
+        return candidate if os.path.exists(candidate) else None  # noqa: PTH110  (see `file_faults`)
     found = shutil.which(word, path=path)
     return Path(found) if found is not None else None
 
@@ -37,14 +36,14 @@ def program_faults(word: str, program: Path | None, directory: Path, path: str) 
     pointer = "/command/0"
     if program is None and "/" in word:
         where = directory / word
-        if where.is_symlink():
+        if os.path.islink(where):  # noqa: PTH114
             hint = "the link points to nothing"
         elif _SHELL_SIGNS.search(word):
             hint = (
                 'there is no shell: write each argument as a string of its own, as in ["./run", "-v"]; '
                 f'for pipes and the like write ["sh", "-c", {json.dumps(word)}]'
             )
-        elif (directory / "build.sh").is_file():
+        elif os.path.isfile(directory / "build.sh"):  # noqa: PTH113
             hint = f"build it: {shlex.quote(str(directory / 'build.sh'))}"
         else:
             hint = "copy it there or correct the path"
@@ -56,61 +55,16 @@ def program_faults(word: str, program: Path | None, directory: Path, path: str) 
             hint = 'there is no shell: write each argument as a string of its own, as in ["gzip", "-t"]'
             yield Fault(pointer=pointer, message=message, hint=hint)
             return
-        near = f'; write "./{word}" to run the one beside the manifest' if (directory / word).exists() else ""
+        near = f'; write "./{word}" to run the one beside the manifest' if os.path.exists(directory / word) else ""  # noqa: PTH110
         yield Fault(pointer=pointer, message=message, hint=f"install it{near} (PATH is {path})")
         return
     if "/" in word and not word.startswith("/"):
         yield from file_faults(program, directory, pointer, "the program")
-    elif not program.is_file():
+    elif not os.path.isfile(program):  # noqa: PTH113
         yield no_file_fault("the program", program, pointer)
         return
     elif word.startswith("/"):
         yield from writable_faults(program, pointer, "the program")
-    if program.is_file() and not os.access(program, os.X_OK):
-        message = f"expected an executable file, found {program} without execute permission"
-        yield Fault(pointer=pointer, message=message, hint=f"chmod +x {program}")
-    elif program.is_file():
-        yield from _shebang_faults(program, pointer, path)
-
-
-def _shebang_faults(program: Path, pointer: str, path: str) -> Iterator[Fault]:
-    try:
-        with program.open("rb") as file:
-            start = file.read(_SHEBANG_MAX)
-    except OSError:  # execute permission without read permission is enough for a compiled program
-        return
-    if not start:
-        yield Fault(pointer=pointer, message=f"expected a program, found the empty file {program}")
-        return
-    if start.startswith(b"\xef\xbb\xbf#!"):
-        message = f'expected {program} to begin with "#!", found a byte order mark before it'
-        yield Fault(pointer=pointer, message=message, hint="save it as UTF-8 without a byte order mark")
-        return
-    if not start.startswith(b"#!"):
-        if b"\0" not in start and not start.startswith(b"\x7fELF"):
-            message = f'expected {program} to begin with "#!" and its interpreter, found text without it'
-            yield Fault(
-                pointer=pointer, message=message, hint='make "#!/bin/sh", or what it is written in, its first line'
-            )
-        return
-    line = start[2:].split(b"\n", 1)[0]
-    if line.endswith(b"\r"):
-        message = f"expected the first line of {program} to end with a line feed, found CR LF"
-        yield Fault(pointer=pointer, message=message, hint=f"remove the carriage returns: sed -i 's/\\r$//' {program}")
-        return
-    words = line.decode("utf-8", "replace").split()
-    if not words:
-        yield Fault(pointer=pointer, message=f'expected an interpreter after "#!" in {program}, found nothing')
-        return
-    if not Path(words[0]).exists():
-        message = f"expected the interpreter {words[0]} that {program} names, found nothing there"
-        hint = f"install it or write #!/usr/bin/env {Path(words[0]).name}"
-        yield Fault(pointer=pointer, message=message, hint=hint)
-    elif Path(words[0]).name == "env":
-        wanted = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), None)
-        if wanted is not None and shutil.which(wanted, path=path) is None:
-            message = f"expected the interpreter {wanted!r} that {program} names in PATH, found none"
-            yield Fault(pointer=pointer, message=message, hint=f"install {wanted} (PATH is {path})")
 
 
 def requirement_faults(manifest: Manifest, path: str) -> Iterator[Fault]:
@@ -157,7 +111,8 @@ def file_faults(path: Path, directory: Path, pointer: str, what: str) -> Iterato
         message = f"expected {what} inside {directory}, found that {path} leads to {real}"
         yield Fault(pointer=pointer, message=message, hint="copy it into the plugin's directory")
         return
-    if not real.is_file():
+    # Not by methods of Path, which raise where a directory on the way may not be entered.
+    if not os.path.isfile(real):  # noqa: PTH113
         yield no_file_fault(what, real, pointer)
         return
     yield from writable_faults(real, pointer, what)
@@ -178,8 +133,9 @@ _KINDS: Mapping[int, str] = {
 def no_file_fault(what: str, path: Path, pointer: str) -> Fault:
     try:
         found = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
-    except OSError:
-        found = "something else"
+    except OSError as error:
+        message = f"expected {what} to be a regular file, found that {path} cannot be reached: {error.strerror}"
+        return Fault(pointer=pointer, message=message, hint="let the links and directories on the way lead to it")
     message = f"expected {what} to be a regular file, found {found} at {path}"
     return Fault(pointer=pointer, message=message, hint="put a regular file there, or remove it")
 

@@ -176,14 +176,15 @@ class Run:
         if checking.has_expired(task, now):
             await self._record(transitions.expired_claim_change(state.key, now=now))
             return RunReport(result=RunResult.WITHDRAWN)
-        secrets = starting.secrets_of(task, plugin)
-        state.run = starting.run_fields(task, plugin, self._context, now=now, secrets=secrets)
-        faults = checking.parameter_faults(task, plugin)
-        if faults:
-            message = f"the parameters do not fit the plugin, so it was not started: {'; '.join(faults)}"
+        try:
+            checked = await checking.examined(task, plugin)
+        except StartError as error:
+            return await self._closing.record_unstarted(error, left=Status.CLAIMED)
+        state.run = starting.run_fields(task, plugin, self._context, now=now, secrets=checked.secrets)
+        if checked.faults:
             return await self._closing.record(
                 ending.ending_without_start(
-                    state, Reason.PARAMETERS, message, left=Status.CLAIMED, **self._closing.when()
+                    state, Reason.PARAMETERS, checked.in_words, left=Status.CLAIMED, **self._closing.when()
                 )
             )
         if modes.needs_worker(plugin):

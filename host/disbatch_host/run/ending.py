@@ -7,6 +7,8 @@ processes, when the change is recorded; lost runs (`documents.transitions`).
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -19,6 +21,7 @@ from disbatch_host.documents.storable import storable
 from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
+from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import Status
 
 # Ends brought about by this host: an error that the plugin reported before is not why it ended.
@@ -154,9 +157,30 @@ def error_of(state: RunState, ended: ExecutionEnd) -> Document:
         fault=ended.fault,
         cancel=state.cancel,
     )
+    if is_why and _looks_like_memory(ended.end, state):
+        limit = format_size(state.plugin.manifest.limits.memory_bytes or 0)
+        error["message"] += f"\ndisbatch-host: limits.memory is {limit} of address space, which may be why"
     if not said:
         return error
     return {**error, **said} if is_why else {**error, "said": said}
+
+
+# What programs say, and the signals that end them, when they cannot have more memory.
+_OF_MEMORY = re.compile(
+    r"memory|heap|bad_alloc|can't start new thread|cannot allocate|could not reserve|failed to (reserve|map)|mmap"
+    r"|ENOMEM|Resource temporarily unavailable",
+    re.IGNORECASE,
+)
+_SIGNALS_OF_MEMORY = frozenset({signal.SIGABRT, signal.SIGTRAP, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
+
+
+def _looks_like_memory(end: RunEnd, state: RunState) -> bool:
+    """Whether a run with a limit of memory may have ended because of it."""
+    if state.plugin.manifest.limits.memory_bytes is None:
+        return False
+    if end.signal is not None:
+        return end.signal in _SIGNALS_OF_MEMORY
+    return _OF_MEMORY.search(state.stderr.last_lines(run_record.STDERR_LINES, run_record.STDERR_BYTES)) is not None
 
 
 def in_short(end: RunEnd) -> str:

@@ -6,7 +6,6 @@ not know: how anything is started or recorded.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -52,19 +51,6 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime
     }
 
 
-def secrets_of(task: Task, plugin: Plugin) -> Sequence[str]:
-    """The JSON pointers of its secret parameters; of all of them where that cannot be found out in time. In the main
-    thread, for a schema that may be slow."""
-    schema = plugin.schema
-    if not schema.has_secrets:
-        return ()
-    try:
-        with checking.cpu_limit(checking.CHECK_SECONDS) if schema.may_be_slow else contextlib.nullcontext():
-            return schema.secrets(task.parameters)
-    except (checking.OutOfTimeError, RecursionError):
-        return all_secret(plugin)
-
-
 def all_secret(plugin: Plugin) -> Sequence[str]:
     """The JSON pointers if nothing is known of the parameters: a pointer to the whole, if the plugin has secrets."""
     return ("",) if plugin.schema.has_secrets else ()
@@ -91,12 +77,15 @@ def start_with_claim(
     parameters fit, and nothing has to be prepared first, or it can have `worker`, an idle process that is reserved.
     None for any other task, and if the check may take long. Called in the thread of the store, which must not wait."""
     needs_worker = modes.needs_worker(plugin)
-    if (needs_worker and worker is None) or not checking.fits_at_once(task, plugin):
+    if needs_worker and worker is None:
+        return None
+    checked = checking.examined_at_once(task, plugin)
+    if checked is None or checked.faults:
         return None
     now = context.clock.now()
     if checking.has_expired(task, now) or task.cancel is not None:
         return None
-    run = run_fields(task, plugin, context, now=now, secrets=plugin.schema.secrets(task.parameters))
+    run = run_fields(task, plugin, context, now=now, secrets=checked.secrets)
     if not needs_worker or worker is None:
         return run, None
     return {**run, **worker.facts}, worker

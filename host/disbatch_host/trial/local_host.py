@@ -256,12 +256,9 @@ class LocalHost:
         """The input that a run would begin with. Nothing is started and nothing made: a work directory is only named.
         Raises StartError."""
         task = Task.from_document(self._new_document(plugin.schema.masked(parameters)))
+        secrets = plugin.schema.secrets(task.parameters)
         run = starting.run_fields(
-            task,
-            plugin,
-            self._context(MemoryRecorder({})),
-            now=self._clock.now(),
-            secrets=starting.secrets_of(task, plugin),
+            task, plugin, self._context(MemoryRecorder({})), now=self._clock.now(), secrets=secrets
         )
         stdin = starting.input_of(task, plugin, run)
         manifest = plugin.manifest

@@ -17,6 +17,7 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.plugin.new import scaffold
+from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.trial import trials
 from disbatch_host.trial.findings import Finding, Verdict
 from disbatch_protocol.faults import Fault, Severity, near_name
@@ -261,7 +262,10 @@ def _name_of(one: Plugin | BrokenPlugin) -> str:
 
 
 def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:
-    return one.warnings if isinstance(one, Plugin) else one.faults
+    if isinstance(one, BrokenPlugin):
+        return one.faults
+    outdated = outdated_build(one)
+    return one.warnings if outdated is None else (*one.warnings, outdated)
 
 
 def _result_cell(report: Report) -> tuple[str, str]:

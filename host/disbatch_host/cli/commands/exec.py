@@ -17,6 +17,7 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
+from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.process.interface import Stream
 from disbatch_host.trial.local_host import Input, LocalHost, run_once
 from disbatch_protocol import status as statuses
@@ -63,6 +64,8 @@ def exec_(
     values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
     if show_input:
         return _show_input(found, values)
+    if (outdated := outdated_build(found)) is not None:
+        click.echo(f"disbatch-host: {render.printable(outdated.message)}; {render.printable(outdated.hint)}", err=True)
     live = _Live(shows_output=not common.wants_json(), shows_events=events, is_raw=raw)
     result = run_once(found, values, listener=live.receive)
     live.finish()
@@ -140,8 +143,11 @@ def _end_in_words(document: Document) -> str:
         why = f"{error['code']}: {message.splitlines()[0] if message else ''}".rstrip(": ")
     else:  # the program's stderr was already shown; only the host's own messages are new
         why = code
+    for line in message.splitlines()[1:]:
+        if line.startswith("disbatch-host: "):  # the host's own, below what the program said
+            why += f"; {line.removeprefix('disbatch-host: ')}"
     status = statuses.name(int(document["status"]))
-    return f"{status}{': ' if why else ''}{why}"
+    return render.printable(f"{status}{': ' if why else ''}{why}")
 
 
 def find_plugin(name: str) -> Plugin:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, render
+from disbatch_host.cli import common, render, terminal
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client.classes import unknown_class
 from disbatch_host.client.queues import (
@@ -306,7 +306,7 @@ def delete(id: str, yes: bool) -> None:
             question = f"{tasks} not ended and will never run; delete the queue?"
             if not sys.stdin.isatty():
                 raise UsageError(f"{tasks} not ended and would never run; --yes deletes it anyway")
-            click.confirm(question, abort=True)
+            terminal.confirm(question)
         kept = sum(queues.state(id).by_status.values())
         queues.delete(id, leaves_unfinished=True)
         if kept:

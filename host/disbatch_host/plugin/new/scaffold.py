@@ -174,9 +174,14 @@ def _build(home: Path) -> str:
     build = shlex.quote(str(home / "build.sh"))
     if shutil.which("go") is None:
         return f"there is no go in PATH here: run {build} where there is one"
-    built = subprocess.run(
-        ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
-    )
+    try:
+        built = subprocess.run(
+            ["./build.sh"], cwd=home, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it was not built within {_BUILD_SECONDS:.0f} s: run {build}"
+    except OSError as error:
+        return f"it could not be built ({error.strerror}): run {build}"
     if built.returncode == 0:
         return ""
     lines = built.stderr.strip().splitlines() or ["no reason given"]

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from pymongo import UpdateOne
+from pymongo import errors as driver
+from pymongo.collection import Collection
 from pymongo.database import Database
 
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange
 from disbatch_host.documents.records import Document, TaskId
-from disbatch_host.store.mongo import forms
+from disbatch_host.store.mongo import driver_errors, forms
 
 _PIECES_BYTES = 8 * 2**20  # of pieces in one write: the driver copies them twice before it sends them
 _STREAMS = ("stdout", "stderr")
@@ -48,8 +50,8 @@ class OutputFiles:
             files[file_id] = UpdateOne({"_id": file_id}, file, upsert=True)
         per_write = _PIECES_BYTES // OUTPUT_CHUNK_SIZE
         for start in range(0, len(chunks), per_write):
-            self._chunks.bulk_write([forms.piece(chunk) for chunk in chunks[start : start + per_write]], ordered=False)
-        self._files.bulk_write(list(files.values()), ordered=False)
+            _upsert(self._chunks, [forms.piece(chunk) for chunk in chunks[start : start + per_write]])
+        _upsert(self._files, list(files.values()))
 
     def piece(self, task: TaskId, token: str, stream: str, number: int) -> bytes | None:
         found = self._chunks.find_one({"files_id": forms.file_id(task, token, stream), "n": number})
@@ -78,3 +80,15 @@ class OutputFiles:
         if files:
             self._chunks.delete_many({"files_id": {"$in": list(files)}})
             self._files.delete_many({"_id": {"$in": list(files)}})
+
+
+def _upsert(collection: Collection[Document], writes: Sequence[UpdateOne]) -> None:
+    """Two tries of one write may both find nothing and insert: the server refuses one of them, which then finds it."""
+    try:
+        collection.bulk_write(writes, ordered=False)
+    except driver.BulkWriteError as error:
+        failures = error.details.get("writeErrors", ())
+        is_double = all(one.get("code") == driver_errors.DUPLICATE_KEY for one in failures)
+        if error.details.get("writeConcernErrors") or not is_double:
+            raise
+        collection.bulk_write(writes, ordered=False)

@@ -1,0 +1,143 @@
+"""Plugins that are broken, odd or slow to check, beside good ones on a living node: each costs only itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disbatch_protocol.status import Status
+from helpers.nodes import Cluster, write_plugin
+from helpers.processes import wait_until
+
+EVIL = "^(x+)+$"
+BAD = "x" * 60 + "!"
+BROKEN = 2000
+HEARTBEAT_SECONDS_MAX = 3.0
+
+
+def heartbeat_age(cluster: Cluster) -> float:
+    node = cluster.store.get_node("n1")
+    assert node is not None and node.age_seconds is not None
+    return node.age_seconds
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def oldest_heartbeat_until(cluster: Cluster, is_over: Any, within_seconds: float) -> float:
+    oldest = 0.0
+
+    def look() -> bool:
+        nonlocal oldest
+        oldest = max(oldest, heartbeat_age(cluster))
+        return bool(is_over())
+
+    wait_until(look, within_seconds, "it never came to that")
+    return oldest
+
+
+SLOW: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a pattern": ({"properties": {"a": {"pattern": EVIL}}}, {"a": BAD}),
+    "names": ({"patternProperties": {EVIL: {"type": "integer"}}}, {BAD: 1}),
+    "names of secrets": ({"patternProperties": {EVIL: {"writeOnly": True}}}, {BAD: 1}),
+    "names that are left": ({"patternProperties": {EVIL: {}}, "additionalProperties": False}, {BAD: 1}),
+    "a choice": ({"anyOf": [{"properties": {"a": {"pattern": EVIL}}}, {"required": ["b"]}]}, {"a": BAD}),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_task_whose_check_would_never_end_fails_and_costs_nobody_else(cluster: Cluster, name: str) -> None:
+    """It stopped one node after the other: each took it over from the last."""
+    schema, parameters = SLOW[name]
+    cluster.plugin("Good", "echo fine")
+    cluster.plugin("Slow", "echo slow", parameters=schema)
+    for one in ("Good", "Slow"):
+        cluster.queue(one)
+    (slow,) = cluster.push("Slow", parameters)
+    cluster.start("--heartbeat", "0.2")
+    good = cluster.push("Good", *[{}] * 5)
+    fitting = cluster.push("Slow", {"b": 1} if name == "a choice" else {})
+    wait_until(lambda: cluster.store.get_node("n1"), 20, "no node")
+    oldest = oldest_heartbeat_until(
+        cluster, lambda: cluster.task(slow).status < -2 or cluster.task(slow).status > 1, 30
+    )
+    assert oldest < HEARTBEAT_SECONDS_MAX
+    task = cluster.task(slow)
+    assert task.run["reason"] == "parameters" and task.run["outcome"] == "permanent"
+    assert "could not be checked within 2 s" in task.document["error"]["message"]
+    for one in (*good, *fitting):
+        cluster.wait_for_status(one, Status.CONCLUDED)
+    node = cluster.store.get_node("n1")
+    assert node is not None and not node.document.get("set_aside")
+
+
+def test_plugins_whose_examination_would_never_end_are_left_out_of_a_living_node(cluster: Cluster) -> None:
+    cluster.plugin("Good", "echo fine")
+    cluster.queue("Good")
+    cluster.start("--heartbeat", "0.2")
+    wait_until(lambda: cluster.store.get_node("n1"), 20, "no node")
+    schema = {"properties": {"a": {"pattern": EVIL, "default": BAD}}}
+    cluster.plugin("Default", "true", parameters=schema)
+    del schema["properties"]["a"]["default"]
+    cluster.plugin("Example", "true", parameters=schema, examples=[{"parameters": {"a": BAD}}])
+    cluster.plugin("Typo", "true", parameters={"properties": {"a": {"$ref": "#address", "default": 1}}})
+    (good,) = cluster.push("Good", {})
+
+    def broken() -> set[str]:
+        node = cluster.store.get_node("n1")
+        assert node is not None
+        return {Path(one["manifest"]).parent.name for one in node.document.get("broken", [])}
+
+    oldest = oldest_heartbeat_until(cluster, lambda: broken() == {"Default", "Example", "Typo"}, 30)
+    assert oldest < HEARTBEAT_SECONDS_MAX
+    cluster.wait_for_status(good, Status.CONCLUDED)
+
+
+def test_a_directory_that_is_not_utf_8_beside_a_running_task_changes_nothing(cluster: Cluster) -> None:
+    """The node's document could not be written any more: it was taken for dead, and its task killed."""
+    cluster.plugin("Good", "echo fine")
+    cluster.queue("Good")
+    cluster.start("--heartbeat", "0.2")
+    wait_until(lambda: cluster.store.get_node("n1"), 20, "no node")
+    home = Path(os.fsdecode(os.fsencode(cluster.plugins) + b"/pl\xe9"))
+    home.mkdir()
+    (home / "plugin.json").write_text('{"protocol":1,"command":["./run"]}')
+
+    def is_shown() -> bool:
+        node = cluster.store.get_node("n1")
+        return node is not None and "pl\\xe9" in json.dumps(node.document.get("broken", []), default=str).replace(
+            "\\\\", "\\"
+        )
+
+    assert oldest_heartbeat_until(cluster, is_shown, 20) < HEARTBEAT_SECONDS_MAX
+    (good,) = cluster.push("Good", {})
+    cluster.wait_for_status(good, Status.CONCLUDED)
+    shutil.rmtree(home)
+
+
+def test_two_thousand_broken_plugins_cost_next_to_nothing(cluster: Cluster) -> None:
+    for number in range(BROKEN):
+        home = cluster.plugins / f"P{number}"
+        home.mkdir(mode=0o755)
+        (home / "plugin.json").write_text(
+            '{"protocol":1,"command":["./none"],"parameters":{"type":"object","properties":{"a":{"type":"string"}}}}'
+        )
+        (home / "plugin.json").chmod(0o644)
+    write_plugin(cluster.plugins, "Good", "echo fine")
+    cluster.queue("Good")
+    (good,) = cluster.push("Good", {})
+    process = cluster.start("--heartbeat", "0.2")
+    wait_until(lambda: cluster.store.get_node("n1"), 60, "no node")
+    cluster.wait_for_status(good, Status.CONCLUDED)
+    began, before = time.monotonic(), cpu_seconds(process.pid)
+    oldest = oldest_heartbeat_until(cluster, lambda: time.monotonic() - began > 6, 20)
+    assert oldest < HEARTBEAT_SECONDS_MAX
+    assert cpu_seconds(process.pid) - before < 0.15 * 6  # 95 % before
