@@ -84,7 +84,7 @@ class AheadMongoStore(MongoStore):
         return super().now() + (self._shared.at - self._from)
 
 
-class Cut(Exception):
+class Cut(BaseException):
     """The node is gone, in the middle of what it did."""
 
 
