@@ -432,7 +432,7 @@ def test_wrong_json_in_a_manifest_leaves_the_other_plugins_running(cluster: Clus
 
 
 def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
-    queue = cluster.queue("Echo", maxthreads=1)
+    queue = cluster.queue("Echo", maxthreads=2)
     mine, other = cluster.push(queue, {}, {})
     cluster.store.claim("n1", [Want(queue, 2)], "lost answer")
     from disbatch_host.node.claim_ledger import ClaimLedger
