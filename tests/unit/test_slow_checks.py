@@ -30,7 +30,11 @@ def checks() -> Iterator[Checks]:
 
 def children() -> list[int]:
     tasks = Path(f"/proc/{os.getpid()}/task")
-    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    while True:
+        try:
+            return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        except FileNotFoundError:  # a thread ended meanwhile: its children are another's now, so look again
+            continue
 
 
 def test_a_pattern_that_never_ends_is_a_fault_that_names_it(checks: Checks) -> None:
