@@ -78,7 +78,7 @@ class Stopping:
         """Whether the node has to end because the file of its store is gone, has not come back in time, and no program
         is left whose end could still be recorded if it did. Then nothing more is claimed."""
         lost_seconds = self._health.lost_seconds
-        if lost_seconds is None or lost_seconds < self._pace.lost_store_seconds or self._runs.have_programs:
+        if lost_seconds is None or lost_seconds < self._pace.lost_store_seconds or self._runs.programs:
             return False
         log.error("this node ends, since its store is lost: %s", self._health.loss)
         self._claiming.stop()
@@ -95,7 +95,7 @@ class Stopping:
             await self._runs.wait(self._pace.refresh_seconds)
             with contextlib.suppress(StoreError):  # only other nodes wait for it, and the next turn tries again
                 await self._claiming.release_places()
-            is_lost = self._health.loss is not None and not self._runs.have_programs
+            is_lost = self._health.loss is not None and not self._runs.programs
             if is_lost or (self._requests >= _KILL and self._store_thread.is_away):
                 what = "lost" if is_lost else "away"
                 log.error(
