@@ -29,8 +29,8 @@ from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, 
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
-# What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those that
-# were found have been changed too.
+# What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those
+# that were found have been changed too.
 DUE_SECONDS = 0.03
 
 OnClaim = Callable[[Task], RunChange | None]  # returns the change to write with the claim of a task, if any
