@@ -62,7 +62,7 @@ class Terminal:
 
     def __call__(self, *arguments: str, stdin: str = "", timeout: float = 60) -> Result:
         """`timeout` is for processes; what takes too long in this one is ended by the time limit of the test."""
-        if not (self.is_process or self._runs_node(arguments)):
+        if not (self.needs_process(arguments)):
             done = in_process.run(arguments, directory=self.directory, environment=self.environment, stdin=stdin)
             return Result(*done)
         done = subprocess.run(
@@ -77,11 +77,11 @@ class Terminal:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def _runs_node(self, arguments: Sequence[str]) -> bool:
-        """A node, which is always a process, runs where neither a command is named nor help or a completion asked for,
-        and in the demo."""
+    def needs_process(self, arguments: Sequence[str]) -> bool:
+        """All commands of somebody whose commands are processes. A node, which is always one, runs where neither a
+        command is named nor help or a completion asked for, and in the demo."""
         is_node = _NO_NODE.isdisjoint(arguments) and "_DISBATCH_HOST_COMPLETE" not in self.environment
-        return is_node or "demo" in arguments
+        return self.is_process or is_node or "demo" in arguments
 
     def fine(self, *arguments: str, **more: Any) -> Result:
         """A command that must succeed."""

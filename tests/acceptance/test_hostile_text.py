@@ -13,6 +13,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from client.documents import put_node
 from disbatch_host.documents.records import new_task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
+from helpers import in_process
 from helpers.nodes import write_plugin
 
 # A title, the clipboard, C1's own CSI, DEL, directions, a return, a backspace, a blink, a line separator.
@@ -40,23 +42,34 @@ def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"") -> str:
     """What a command writes to a terminal, as it is; `keys` are pressed as soon as it has written something."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    environment = {name: value for name, value in terminal.environment.items() if name != "COLUMNS"}
-    process = subprocess.Popen(
-        [str(PROGRAM), *arguments], cwd=terminal.directory, stdin=slave, stdout=slave, stderr=slave,
-        env={**environment, "TERM": "xterm"},
-    )  # fmt: skip
-    os.close(slave)
+    environment = {name: value for name, value in terminal.environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    with ThreadPoolExecutor(1) as threads:
+        if keys or terminal.needs_process(arguments):
+            process = subprocess.Popen(
+                [str(PROGRAM), *arguments], cwd=terminal.directory, stdin=slave, stdout=slave, stderr=slave,
+                env=environment,
+            )  # fmt: skip
+            os.close(slave)
+            shown = threads.submit(shown_on, master, keys)
+            process.wait(60)
+        else:
+            shown = threads.submit(shown_on, master, keys)
+            in_process.run_on_terminal(arguments, slave, directory=terminal.directory, environment=environment)
+            os.close(slave)
+        text = shown.result().decode()
+    os.close(master)
+    assert "Traceback" not in text and "this is a bug" not in text, (arguments, text)
+    return text.replace("\r\n", "\n")
+
+
+def shown_on(master: int, keys: bytes) -> bytes:
     shown = b""
     with contextlib.suppress(OSError):  # as Linux says that the other end is closed
         while block := os.read(master, 65536):
             shown += block
             if keys or block.rstrip().endswith(b"]:"):  # a question is answered with no
                 os.write(master, keys or b"n\n")
-    os.close(master)
-    process.wait(30)
-    text = shown.decode()
-    assert "Traceback" not in text and "this is a bug" not in text, (arguments, text)
-    return text.replace("\r\n", "\n")
+    return shown
 
 
 def forbidden_in(text: str, allowed: re.Pattern[str] = OWN) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from acceptance.conftest import Terminal
 from disbatch_host import logs
-from helpers.nodes import Cluster
+from helpers.nodes import UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
 from helpers.stores import on_sqlite
 
@@ -24,7 +24,6 @@ IDS = {"task", "queue", "class", "attempt", "pid", "about_node", "error_code", "
 NUMBERS = {  # of the last line of a node with --until-idle
     "ran", "concluded", "failed", "cancelled", "orphaned", "given_back", "lost_to_others", "tried_again", "error_codes",
 }  # fmt: skip
-UNREADABLE = b"\x7fELF, and nothing more"
 
 
 def records(cluster: Cluster, node_id: str = "n1") -> list[dict[str, Any]]:
@@ -45,7 +44,7 @@ def work(cluster: Cluster) -> dict[str, Any]:
     cluster.plugin("Fine", "exit 0")
     cluster.plugin("Fails", "exit 3")
     cluster.plugin("Slow", "exec sleep 60", timeout=0.2)
-    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNREADABLE)
+    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Broken", "exit 0", command=["./no-such-program"])
     hello = 'read -r hello; echo \'{"type":"ready","protocol":1}\' >&3; read -r line'
     cluster.plugin("Worker", f"{hello}; echo nonsense >&3; exit 3", mode="worker")

@@ -31,7 +31,7 @@ from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 from disbatch_protocol.status import Status
 from helpers import nodes
 from helpers.mongod import Mongod
-from helpers.nodes import COMMAND, Cluster
+from helpers.nodes import COMMAND, UNKNOWN_FORMAT, Cluster
 from helpers.processes import assert_group_is_gone, wait_until
 from helpers.stores import on_sqlite
 
@@ -104,7 +104,7 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     cluster.plugin("Fails", "exit 3", retry={"max": 1, "delay": 0})
     cluster.plugin("Slow", "exec sleep 60", timeout=0.2)
     cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.02; done")
-    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(b"\x7fELF, and nothing more")
+    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Broken", "exit 0", timeout="nonsense")
     cluster.push(cluster.queue("Fine", "q1"), *({} for _ in range(50)))
     cluster.push(cluster.queue("Fails", "q2"), {}, {})

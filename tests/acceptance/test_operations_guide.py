@@ -24,7 +24,7 @@ from disbatch_host.store.open import open_store
 from disbatch_protocol.quantities import parse_duration
 from helpers import nodes
 from helpers.mongod import Mongod
-from helpers.nodes import Cluster
+from helpers.nodes import UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -83,7 +83,7 @@ def test_every_command_on_the_page_is_one() -> None:
 
 
 def test_every_metric_of_a_node_is_on_the_page_and_no_other(cluster: Cluster) -> None:
-    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(b"\x7fELF, and nothing more")
+    (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Fine", "exit 0")
     cluster.push(cluster.queue("Gone", "q1"), *({} for _ in range(6)))
     cluster.push(cluster.queue("Fine", "q2"), {})

@@ -17,7 +17,7 @@ from disbatch_host.documents.changes import TaskChange, Want
 from disbatch_host.documents.requests import request_of
 from disbatch_host.documents.transitions import retry_change
 from disbatch_protocol.status import Status
-from helpers.nodes import Cluster
+from helpers.nodes import UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
 
 
@@ -167,7 +167,7 @@ def test_a_broken_plugin_is_said_with_its_fault(asker: Asker) -> None:
 
 def test_a_plugin_that_was_set_aside_is_said_with_its_reason(asker: Asker) -> None:
     home = asker.cluster.plugin("weak", "exit 0")
-    (home / "run.sh").write_bytes(b"\x7fELF and no more")  # which no look at the files can tell
+    (home / "run.sh").write_bytes(UNKNOWN_FORMAT)
     asker.cluster.queue("weak")
     (task_id,) = asker.cluster.push("weak", {})
     asker.start()

@@ -82,8 +82,12 @@ def count_of_forks(cluster: Cluster, task: Task) -> None:
 
 
 def too_long_to_check(cluster: Cluster, task: Task) -> None:
-    assert "expected a schema that can be checked within 1 s" in task.document["error"]["message"]
-    assert "its schema takes too long" in cluster.log()
+    assert "its parameters could not be checked within 2 s" in task.document["error"]["message"]
+    assert "plugin Hostile: the parameters of a task could not be checked within 2 s" in cluster.log()
+
+
+def refers_to_itself(cluster: Cluster, task: Task) -> None:
+    assert "the schema refers to itself without end" in task.document["error"]["message"]
 
 
 def events(count: int) -> Hostile:
@@ -101,6 +105,10 @@ def events(count: int) -> Hostile:
     return Hostile(program=program, status=Status.CONCLUDED, check=check)
 
 
+DOUBLING = {
+    "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {"d40": {}},
+    "$ref": "#/$defs/d0",
+}
 HOSTILE = {
     "endless output": Hostile(
         program="exec yes",
@@ -188,15 +196,22 @@ HOSTILE = {
         program="echo never",
         manifest={"parameters": {"properties": {"much": {"uniqueItems": True}}}},
         parameters={"much": [{"n": [number]} for number in range(50_000)]},
+        status=Status.CONCLUDED,  # by a digest of each, not each with each
+    ),
+    "a schema that doubles with each reference": Hostile(
+        program="echo never",
+        manifest={"parameters": DOUBLING},
         status=Status.FAILED,
         run={"reason": "parameters"},
         check=too_long_to_check,
     ),
-    "a schema that refers to itself": Hostile(
+    "a schema that refers to itself where there is a value": Hostile(
         program="echo never",
-        manifest={"parameters": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}},
+        manifest={"parameters": {"dependentSchemas": {"much": {"$ref": "#"}}}},
+        parameters={"much": 1},
         status=Status.FAILED,
         run={"reason": "parameters"},
+        check=refers_to_itself,
     ),
     "a file that grows past its limit": Hostile(
         program="exec cat /dev/zero >large",
@@ -262,6 +277,18 @@ def beside_witnesses(cluster: Cluster, **node: Any) -> Iterator[None]:
     assert process.wait(30) == 0
     assert_group_is_gone(process.pid)
     assert "Traceback" not in cluster.log()
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_a_plugin_whose_schema_refers_to_itself_without_end_is_left_out_and_its_queue_waits(cluster: Cluster) -> None:
+    """Whatever its parameters are, it could not be checked: the plugin is at fault, and no task."""
+    cluster.plugin("Hostile", "echo mended", parameters={"allOf": [{"$ref": "#"}, {"$ref": "#"}]})
+    with beside_witnesses(cluster):
+        (task_id,) = cluster.push(cluster.queue("Hostile"), {})
+        wait_until(lambda: 'reference "#" leads in a circle' in cluster.log(), 20, "it was not left out")
+        assert cluster.task(task_id).status == Status.CREATED
+        cluster.plugin("Hostile", "echo mended")
+        assert cluster.wait_for_status(task_id, Status.CONCLUDED).document["stdout"] == "mended\n"
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

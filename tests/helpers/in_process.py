@@ -39,21 +39,37 @@ def run(
     arguments: Sequence[str], *, directory: Path, environment: dict[str, str], stdin: str = ""
 ) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
+    with _alone(), _place(directory, environment), _own_logging(), _own_signals(), _streams(stdin) as (out, err):
+        code = _called(arguments)
+        return code, _read(out), _read(err)
+
+
+def run_on_terminal(arguments: Sequence[str], slave: int, *, directory: Path, environment: dict[str, str]) -> int:
+    """Exit code of a command whose streams are all this terminal, which somebody else has to read."""
+    with _alone(), _place(directory, environment), _own_logging(), _own_signals(), _on_terminal(slave):
+        return _called(arguments)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Rules 3 and 4."""
     assert threading.current_thread() is threading.main_thread(), "rule 3: give this thread a process"
     assert _lock.acquire(blocking=False), "rule 3: another command is running in this process"
     before = set(threading.enumerate())
     try:
-        with _place(directory, environment), _own_logging(), _own_signals(), _streams(stdin) as (out, err):
-            with _own_warnings():
-                code = _call(list(arguments))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            result = code, _read(out), _read(err)
+        yield
     finally:
         _lock.release()
     left = [one for one in threading.enumerate() if one not in before and not one.daemon]
     assert not left, f"rule 4: {left}"
-    return result
+
+
+def _called(arguments: Sequence[str]) -> int:
+    with _own_warnings():
+        code = _call(list(arguments))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def _call(arguments: list[str]) -> int:
@@ -149,6 +165,23 @@ def _streams(stdin: str) -> Iterator[tuple[int, int]]:
         sys.stderr = _text(2, "w", errors="backslashreplace", line_buffering=True)
         try:
             yield out, err
+        finally:
+            sys.stdin, sys.stdout, sys.stderr = old
+
+
+@contextlib.contextmanager
+def _on_terminal(slave: int) -> Iterator[None]:
+    old = sys.stdin, sys.stdout, sys.stderr
+    for stream in old[1:]:
+        stream.flush()
+    with contextlib.ExitStack() as stack:
+        for number in range(3):
+            stack.enter_context(_in_place_of(number, slave))
+        sys.stdin = _text(0, "r", errors="surrogateescape")
+        sys.stdout = _text(1, "w", errors="surrogateescape", line_buffering=True)
+        sys.stderr = _text(2, "w", errors="backslashreplace", line_buffering=True)
+        try:
+            yield
         finally:
             sys.stdin, sys.stdout, sys.stderr = old
 

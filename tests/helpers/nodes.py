@@ -29,6 +29,8 @@ from helpers.processes import wait_until
 
 AnyCluster = TypeVar("AnyCluster", bound="Cluster")
 
+# A program that only fails when it is started: a kernel may have been told of such a format, and this one was not.
+UNKNOWN_FORMAT = b"\0 and no more"
 COMMAND = [sys.executable, "-m", "disbatch_host"]
 
 

@@ -14,7 +14,7 @@ from disbatch_protocol.status import Status
 from helpers.nodes import COMMAND, Cluster
 from helpers.processes import wait_until
 
-TIMES = 20
+TIMES = 5
 
 
 def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,7 @@ def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 def start_nodes(cluster: Cluster, *names: str) -> None:
     for name in names:
-        cluster.start("--stop-grace", "0", node_id=name)
+        cluster.start("--stop-grace", "0", "--heartbeat", "0.2", node_id=name)
     wait_until(lambda: len(cluster.store.nodes()) == len(names), 20, "the nodes did not come")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from disbatch_host.documents.records import NOBODY
 from disbatch_protocol.status import Status
-from helpers.nodes import Cluster, Living
+from helpers.nodes import UNKNOWN_FORMAT, Cluster, Living
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite, one_store_each
 
@@ -240,8 +240,7 @@ def test_parameters_that_do_not_fit_are_a_failure_and_nothing_is_started(living:
 
 def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_files_change(cluster: Cluster) -> None:
     home = cluster.plugin("Broken", "#!/bin/sh\necho never")
-    # What no look at the files can tell: a format that a kernel may have been told of, and this one was not.
-    (home / "run.sh").write_bytes(b"\0 and no more")
+    (home / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Fine", "echo fine")
     (broken_id,) = cluster.push(cluster.queue("Broken"), {})
     (fine_id,) = cluster.push(cluster.queue("Fine"), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskChange, Want
+from disbatch_host.documents.records import Task
 from disbatch_host.errors import StoreUnreachableError, StoreUnwritableError
 from disbatch_host.node.compartment import Troubles
-from disbatch_host.node.duties.due import Due
+from disbatch_host.node.duties.due import Due, settle_due
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_health import StoreHealth
+from disbatch_host.store.contract import DUE_SECONDS, Store
 from disbatch_protocol.status import Status
 from helpers.parts import Bench, on_bench
 
@@ -208,6 +211,36 @@ def test_an_earlier_life_is_settled_although_it_has_left_no_document(
         await bench.parts.lost_runs.settle_earlier_life(None)
         assert bench.statuses(ids) == [Status.CREATED] * 2
         assert "2 never started and are back in their queues" in caplog.text
+
+    on_bench(tmp_path, test)
+
+
+class SlowToFind:
+    """A store that finds one due task in a call, and takes all the time for it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def due(self, node_id: str, limit: int) -> list[Task]:
+        ends = time.monotonic() + DUE_SECONDS
+        found = self._store.due(node_id, 1)
+        while time.monotonic() < ends:
+            pass
+        return found
+
+
+def test_a_look_that_took_long_may_have_left_out_what_is_due(tmp_path: Path) -> None:
+    """The rest waited for the next second: of large tasks on MongoDB, two expired in each."""
+
+    async def test(bench: Bench) -> None:
+        bench.push(bench.queue("Echo", "echo"), 2, expires=bench.store.now() - timedelta(seconds=1))
+        slow: Any = SlowToFind(bench.store)
+        first, second = (settle_due(slow, "n1", bench.parts.troubles, tell_seconds=1) for _ in range(2))
+        assert (first.changed, first.is_all) == (1, False) and second.changed == 1
+        assert settle_due(bench.store, "n1", bench.parts.troubles, tell_seconds=1).is_all
 
     on_bench(tmp_path, test)
 

@@ -149,15 +149,15 @@ def test_no_byte_counts_as_given_out_whose_text_is_not(blocks: list[bytes]) -> N
     output.close()
 
 
-@given(st.data())
-def test_bytes_that_are_said_again_count_once(data: st.DataObject) -> None:
-    stream = data.draw(st.binary(max_size=20))
+@given(st.binary(max_size=20), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=10))
+def test_bytes_that_are_said_again_count_once(stream: bytes, parts: list[tuple[int, int]]) -> None:
+    """`parts`: from how far back it goes on after a break in the connection, and how far it gets beyond."""
     heard, kept, told = HeardSoFar(), b"", 0
-    while told < len(stream):
-        offset = data.draw(st.integers(0, told))  # from where it goes on after a break in the connection
-        end = data.draw(st.integers(max(offset + 1, told), len(stream)))
-        kept += heard.new_part(OUT, offset, stream[offset:end])
-        told = max(told, end)
+    for back, further in (*parts, (0, len(stream))):
+        offset, end = max(0, told - back), min(len(stream), told + further)
+        if offset < end:
+            kept += heard.new_part(OUT, offset, stream[offset:end])
+        told = end
     assert kept == stream and heard.offsets() == {OUT: len(stream), ERR: 0, EVENTS: 0}
 
 

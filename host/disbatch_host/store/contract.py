@@ -29,7 +29,9 @@ from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, 
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
-
+# What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those
+# that were found have been changed too.
+DUE_SECONDS = 0.03
 
 OnClaim = Callable[[Task], RunChange | None]  # returns the change to write with the claim of a task, if any
 
@@ -296,7 +298,7 @@ class HotPath(Protocol):
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
         """The tasks that this node has to look at now, without their parameters and output, at most about `limit` of
-        each kind, and no more than can be read and changed in a short time; the rest is found by the next call:
+        each kind. A call that has taken DUE_SECONDS may have left out others, which the next call finds:
 
         - Running with `cancel`, in the hands of this node; waiting (Created, Blocked) or Orphaned with `cancel`;
         - ended, or Orphaned, with `awaited: true`: others wait for their end;

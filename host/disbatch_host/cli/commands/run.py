@@ -14,6 +14,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.errors import UsageError
 from disbatch_host.node import default_id
 from disbatch_host.node.node import run_node
+from disbatch_host.node.pace import Pace
 from disbatch_host.plugin.catalog import require_directory
 from disbatch_host.settings.values import NodeSettings, Settings, Source, resolve
 from disbatch_host.store.contract import Access, Store
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
+def run(options: Mapping[str, Any], node_options: Mapping[str, Any], *, pace: Pace = Pace()) -> int:
     """Run a node until it is told to stop; returns its exit code. SIGHUP makes it resolve its settings again: options
     and variables are unchanged, the configuration file may have changed."""
     if options.get("json"):
@@ -62,7 +63,7 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any]) -> int:
             logs.change(settings.log_level, settings.log_format, node_id=node.node_id)
             if metrics is not None:
                 metrics.rename(node.node_id)
-        return run_node(node, store, reread=reread, metrics=metrics)
+        return run_node(node, store, reread=reread, metrics=metrics, pace=pace)
 
 
 def _with_id(settings: NodeSettings, store: Store) -> NodeSettings:

@@ -29,7 +29,7 @@ from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.store_thread import StoreThread
-from disbatch_host.store.contract import Store
+from disbatch_host.store.contract import DUE_SECONDS, Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
 
@@ -111,11 +111,12 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
     """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
     Called in the store's thread."""
     most = _LOOKED_AT + troubles.resting(_DUE)
+    began = time.monotonic()
     found = store.due(node_id, most)
     if not found:
         return Settled()
     now = store.now()
-    changed, is_all = 0, len(found) < most
+    changed, is_all = 0, len(found) < most and time.monotonic() - began < DUE_SECONDS
     deadline = time.monotonic() + tell_seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []

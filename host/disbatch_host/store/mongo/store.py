@@ -41,7 +41,7 @@ from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
-from disbatch_host.store.contract import OnClaim
+from disbatch_host.store.contract import DUE_SECONDS, OnClaim
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -65,8 +65,7 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
-_DUE_PAGE = 5  # the same for tasks that are due, and the time spent on them in one look: each may be large
-_DUE_SECONDS = 0.03  # some ten of 8 MiB: a heartbeat waits until they have been changed too
+_DUE_PAGE = 5  # the same for tasks that are due: each may be large, and some ten of 8 MiB take DUE_SECONDS
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -504,7 +503,7 @@ class MongoStore:
                 condition = {**which, **(more or {})}
                 return self._tasks.find(condition, fields, limit=limit * len(kinds), batch_size=_DUE_PAGE)
 
-            until = self._clock.monotonic() + _DUE_SECONDS
+            until = self._clock.monotonic() + DUE_SECONDS
             found, _ = reading.all_of(
                 find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
                 is_enough=lambda: self._clock.monotonic() > until,
