@@ -3,6 +3,7 @@ to set, and everything that needs neither works."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,18 +17,30 @@ from acceptance.conftest import PROGRAM, Result, Terminal
 from helpers.nodes import write_plugin
 
 # The program as a user whom nobody knows, as containers are run; that user may not reach the interpreter, so all is
-# imported first.
+# imported first, once for several commands: each is a process all the same.
 _AS_NOBODY_KNOWN = """
-import importlib, os, pkgutil
+import importlib, json, os, pkgutil, sys
 import jsonschema, referencing
 import disbatch_host, disbatch_protocol
 for package in (disbatch_host, disbatch_protocol):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if "__main__" not in module.name and ".new." not in module.name:
             importlib.import_module(module.name)
-os.setgid(12345), os.setuid(12345)
-disbatch_host.cli.main.main()
+results = []
+for arguments, environment in json.load(sys.stdin):
+    files = [os.memfd_create(name) for name in ("out", "err")]
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(files[0], 1), os.dup2(files[1], 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.setgid(12345), os.setuid(12345)
+        disbatch_host.cli.main.main(arguments)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    results.append([code, *(os.pread(file, 2**20, 0).decode() for file in files)])
+json.dump(results, sys.stdout)
 """
+Command = tuple[list[str], dict[str, str]]  # arguments and variables
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without an entry")
 
 
@@ -40,12 +53,14 @@ def shared() -> Iterator[Path]:
         yield Path(name)
 
 
-def unknown(shared: Path, *arguments: str, **environment: str) -> Result:
+def unknown(shared: Path, *commands: Command) -> list[Result]:
+    """The results of these commands, one after the other."""
+    given = [(arguments, {"PATH": os.environ["PATH"], **environment}) for arguments, environment in commands]
     done = subprocess.run(
-        [sys.executable, "-c", _AS_NOBODY_KNOWN, *arguments], cwd=shared, capture_output=True, text=True, check=False,
-        env={"PATH": os.environ["PATH"], **environment}, timeout=60,
+        [sys.executable, "-c", _AS_NOBODY_KNOWN], input=json.dumps(given), cwd=shared, stdout=subprocess.PIPE,
+        text=True, check=True, timeout=60,
     )  # fmt: skip
-    return Result(done.returncode, done.stdout, done.stderr)
+    return [Result(*one) for one in json.loads(done.stdout)]
 
 
 @needs_root
@@ -53,29 +68,34 @@ def unknown(shared: Path, *arguments: str, **environment: str) -> Result:
 def test_without_a_home_one_line_says_what_to_set(shared: Path, home: str | None) -> None:
     """All commands used to say "Could not determine home directory.; this is a defect", `exec` and `check` as well."""
     environment = {} if home is None else {"HOME": home}
-    for command in (["task", "list"], ["status"], ["queue", "create", "q", "--class", "e"], ["--until-idle"]):
-        result = unknown(shared, *command, **environment)
+    create, store = ["queue", "create", "q", "--class", "e"], f"sqlite://{shared}/x.db"
+    need_one = (["task", "list"], ["status"], create, ["--until-idle"])
+    need_none = (["exec", "e"], ["check"], ["plugins"], ["exec", "e", "--plugins", str(shared / "plugins")])
+    results = unknown(
+        shared,
+        *((command, environment) for command in (*need_one, *need_none)),
+        (create, {"DISBATCH_STORE": store, **environment}),
+        (["task", "push", "q"], {"XDG_STATE_HOME": str(shared), "DISBATCH_STORE": store}),
+        (create, {"XDG_STATE_HOME": str(shared)}),
+        (["status", "--plugins", "~/plugins", "--store", store], {}),
+    )
+    for result in results[: len(need_one)]:
         assert result.code == 2 and result.err.count("\n") == 1, result
         assert "expected a home directory for the default store" in result.err
         assert "set HOME or XDG_STATE_HOME, or name a store with --store or DISBATCH_STORE" in result.err
-    for command in (["exec", "e"], ["check"], ["plugins"], ["exec", "e", "--plugins", str(shared / "plugins")]):
-        assert unknown(shared, *command, **environment).code == 0
-    store = f"sqlite://{shared}/x.db"
-    assert unknown(shared, "queue", "create", "q", "--class", "e", DISBATCH_STORE=store, **environment).code == 0
-    assert unknown(shared, "task", "push", "q", XDG_STATE_HOME=str(shared), DISBATCH_STORE=store).code == 0
-    assert unknown(shared, "queue", "create", "q", "--class", "e", XDG_STATE_HOME=str(shared)).code == 0
-    said = unknown(shared, "status", "--plugins", "~/plugins", "--store", store)
+    said = results[-1]
+    assert [one.code for one in results[len(need_one) : -1]] == [0] * 7
     assert said.code == 2 and "whose home is not known; write the whole path" in said.err
 
 
 @needs_root
 @pytest.mark.parametrize("home", ["/nonexistent", "/dev/null", "/root"])
 def test_a_home_that_cannot_be_used_is_one_line(shared: Path, home: str) -> None:
-    result = unknown(shared, "queue", "create", "q", "--class", "e", HOME=home)
+    commands = (["queue", "create", "q", "--class", "e"], ["task", "list"])
+    result, listed = unknown(shared, *((command, {"HOME": home}) for command in commands))
     assert result.code == 3 and result.err.count("\n") == 1
     assert f"{home}/.local/state/disbatch/disbatch.db cannot be opened: " in result.err
-    result = unknown(shared, "task", "list", HOME=home)
-    assert result.err.count("\n") == 1 and "this is a bug" not in result.err
+    assert listed.err.count("\n") == 1 and "this is a bug" not in listed.err
 
 
 @pytest.mark.parametrize(
