@@ -6,8 +6,8 @@ Responsible for: everything that is printed, and which characters may be. Must n
 from __future__ import annotations
 
 import functools
+import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -144,7 +144,7 @@ _CODES = {
 def _own_sequence() -> str:
     """The beginning of this program's own sequences: with a number in it that no data can know. In this form click
     leaves them out where there is no terminal."""
-    return f"\x1b[{secrets.randbits(62)};"
+    return f"\x1b[{int.from_bytes(os.urandom(7))};"
 
 
 def with_own_styles(text: str) -> str:

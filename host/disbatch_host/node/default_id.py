@@ -11,8 +11,8 @@ choice that was made once is made again, even if that other node no longer has a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class _Kept:
     """The file that remembers a choice: one for each store and wanted id."""
 
     def __init__(self, directory: Path, purpose: str) -> None:
-        self._path = directory / f"node-id-{hashlib.sha256(purpose.encode()).hexdigest()[:8]}"
+        self._path = directory / f"node-id-{zlib.crc32(purpose.encode()):08x}"
 
     def read(self) -> str | None:
         with contextlib.suppress(OSError, UnicodeDecodeError):
