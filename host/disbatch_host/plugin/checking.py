@@ -19,7 +19,6 @@ import contextlib
 import errno
 import itertools
 import os
-import pickle
 import select
 import subprocess
 import sys
@@ -189,6 +188,8 @@ class CheckedSchema(ParameterSchema):
 
 
 def _packed(values: Any) -> bytes:
+    import pickle  # noqa: PLC0415  (a node may never need it: 0.4 MiB)
+
     return pickle.dumps(values, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -297,6 +298,8 @@ class _Child:
 
     def ask(self, kind: str, seconds: float, number: int, schema: Any, values: bytes) -> Any:
         """The answer. Raises TimeoutError, EOFError; it is of no use any more then."""
+        import pickle  # noqa: PLC0415  (a node may never need it: 0.4 MiB)
+
         sent = None if number in self._sent else (schema,)
         data = _packed((kind, seconds, number, sent, values))
         deadline = time.monotonic() + seconds * _PATIENCE + (0.0 if self._has_answered else _START_SECONDS)

@@ -11,7 +11,6 @@ regular expressions look for as well; a process that does not even notice that i
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 import select
 import signal
@@ -38,6 +37,8 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     most = _MEMORY_MAX if hard == resource.RLIM_INFINITY else min(_MEMORY_MAX, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    import pickle  # noqa: PLC0415  (the node that imports this module for its names may never need it)
+
     schemas: dict[int, ParameterSchema] = {}
     # One question follows the answer to the one before, so none is left in the buffer.
     while select.select([0], [], [], _IDLE_SECONDS)[0] and (question := read_frame(asked)) is not None:
@@ -63,6 +64,8 @@ def _answer(
 ) -> Any:
     if schema is not None:
         schemas[number] = ParameterSchema(schema[0])
+    import pickle  # noqa: PLC0415  (see `main`)
+
     given = pickle.loads(values)
     try:
         with _Limit(seconds):
