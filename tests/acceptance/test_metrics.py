@@ -300,8 +300,8 @@ def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_pat
             (task_id,) = cluster.push(cluster.queue("Hold"), {})
             process = cluster.start("--metrics", "127.0.0.1:0", "--heartbeat", "0.2", "--dead-after", "2")
             served = url_of(cluster)
-            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")
             wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
+            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")  # the first count; the next takes 5 s
             group = cluster.task(task_id).run["pid"]
             server.kill()
             wait_until(lambda: fetch(f"{served}/healthz")[0] == 503, 30, "the node stayed healthy")
