@@ -8,6 +8,7 @@ from pathlib import Path
 
 from disbatch_host.errors import ExitCode
 from disbatch_host.node.pace import Pace
+from disbatch_host.store.contract import Store
 from helpers.parts import Bench, on_bench
 
 
@@ -16,12 +17,18 @@ def test_the_third_request_waits_for_no_store_that_is_away(tmp_path: Path) -> No
     three times: ten seconds."""
 
     async def test(bench: Bench) -> None:
-        parts, answers = bench.parts, threading.Event()
+        parts, asked, answers = bench.parts, threading.Event(), threading.Event()
         bench.push(bench.queue("Long", "exec sleep 60"))
         await parts.claiming.turn()
         await bench.until(lambda: parts.runs.programs == 1, "it does not run")
-        silent = asyncio.ensure_future(parts.store_thread.call(lambda store: answers.wait(30)))
-        parts.store_thread.is_away = True
+
+        def ask(store: Store) -> None:
+            asked.set()
+            answers.wait(30)
+
+        silent = asyncio.ensure_future(parts.store_thread.call(ask))
+        await bench.until(asked.is_set, "the store is not asked")
+        parts.store_thread.is_away = True  # the thread would say so itself once it had no answer
         try:
             for _ in range(3):
                 parts.stopping.request()
