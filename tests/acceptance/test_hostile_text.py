@@ -38,8 +38,8 @@ OWN = re.compile(r"\x1b\[([012]|([012];)?[39][0-7]|38;5;[0-9]+)m|\x1b\[\?25[hl]|
 DRAWN = re.compile(r"\x1b\[\?(25|1049)[hl]|\x1b\[[0-9;]*[ABHKJm]")
 
 
-def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"") -> str:
-    """What a command writes to a terminal, as it is; `keys` are pressed as soon as it has written something."""
+def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"", after: bytes = b"") -> str:
+    """What a command writes to a terminal, as it is; `keys` are pressed as soon as it has written `after`."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
     environment = {name: value for name, value in terminal.environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
@@ -50,10 +50,10 @@ def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"") -> str:
                 env=environment,
             )  # fmt: skip
             os.close(slave)
-            shown = threads.submit(shown_on, master, keys)
+            shown = threads.submit(shown_on, master, keys, after)
             process.wait(60)
         else:
-            shown = threads.submit(shown_on, master, keys)
+            shown = threads.submit(shown_on, master, keys, after)
             in_process.run_on_terminal(arguments, slave, directory=terminal.directory, environment=environment)
             os.close(slave)
         text = shown.result().decode()
@@ -62,13 +62,15 @@ def on_terminal(terminal: Terminal, *arguments: str, keys: bytes = b"") -> str:
     return text.replace("\r\n", "\n")
 
 
-def shown_on(master: int, keys: bytes) -> bytes:
+def shown_on(master: int, keys: bytes, after: bytes) -> bytes:
     shown = b""
     with contextlib.suppress(OSError):  # as Linux says that the other end is closed
         while block := os.read(master, 65536):
             shown += block
-            if keys or block.rstrip().endswith(b"]:"):  # a question is answered with no
-                os.write(master, keys or b"n\n")
+            if keys and after in shown:
+                os.write(master, keys)
+            elif not keys and block.rstrip().endswith(b"]:"):  # a question is answered with no
+                os.write(master, b"n\n")
     return shown
 
 
@@ -179,7 +181,7 @@ def test_no_command_writes_a_control_character_to_a_terminal(
 
 def test_the_watched_status_draws_and_passes_nothing_on(on_store: Terminal, hostile: Callable[[str], str]) -> None:
     hostile("failed")
-    shown = on_terminal(on_store, "status", "--watch", keys=b"q")
+    shown = on_terminal(on_store, "status", "--watch", keys=b"q", after=b"]0;owned")
     assert "owned" in shown and "]0;owned" in shown
     assert not forbidden_in(shown.replace("\r", ""), DRAWN)
 

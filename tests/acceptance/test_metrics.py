@@ -292,7 +292,7 @@ def test_nothing_is_served_and_nothing_imported_unless_asked_for(cluster: Cluste
 @pytest.mark.mongodb
 def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_path: Path) -> None:
     with own_mongod() as server:
-        url = server.database_url("away")
+        url = f"{server.database_url('away')}&serverSelectionTimeoutMS=500"  # the node's own is 3.5 s
         store = open_store(url, SystemClock())
         store.open()
         with nodes.cluster(url, store, tmp_path) as cluster:

@@ -20,10 +20,10 @@ from helpers.nodes import Cluster
 from helpers.processes import assert_group_is_gone, wait_until
 
 
-def start_failing_node(cluster: Cluster, trigger: Path, place: str) -> subprocess.Popen[str]:
+def start_node(cluster: Cluster, node_id: str, trigger: Path, place: str) -> subprocess.Popen[str]:
     assert failing_node.__file__ is not None
-    command = [sys.executable, failing_node.__file__, cluster.url, str(cluster.plugins), str(trigger), place]
-    with (cluster.directory / "n1.log").open("a") as log:
+    command = [sys.executable, failing_node.__file__, node_id, cluster.url, str(cluster.plugins), str(trigger), place]
+    with (cluster.directory / f"{node_id}.log").open("a") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True, env=os.environ, start_new_session=True
         )
@@ -38,7 +38,7 @@ def test_a_node_that_ends_by_an_internal_error_leaves_no_process_and_others_sett
     cluster.plugin("Long", "echo on; exec sleep 300", idempotent=True, kill_grace=30)
     cluster.plugin("Once", "echo on; exec sleep 300", kill_grace=30)
     (again,), (once,) = (cluster.push(cluster.queue(name), {}) for name in ("Long", "Once"))
-    node = start_failing_node(cluster, tmp_path / "trigger", place)
+    node = start_node(cluster, "n1", tmp_path / "trigger", place)
     wait_until(lambda: all(task.document["stdout"] == "on\n" for task in cluster.tasks()), 30, "they do not run")
     groups = [cluster.task(task_id).run["pid"] for task_id in (again, once)]
     (tmp_path / "trigger").touch()
@@ -47,7 +47,7 @@ def test_a_node_that_ends_by_an_internal_error_leaves_no_process_and_others_sett
         assert_group_is_gone(group, within_seconds=1)
     assert cluster.store.get_node("n1") is not None, cluster.log()
 
-    second = cluster.start("--heartbeat", "0.3", "--dead-after", "3", "--stop-grace", "0", node_id="n2")
+    second = start_node(cluster, "n2", tmp_path / "trigger", "nowhere")
     wait_until(
         lambda: cluster.task(again).status == Status.RUNNING and cluster.task(again).node == "n2", 30, "it waits"
     )

@@ -144,18 +144,32 @@ def test_a_directory_whose_name_is_not_utf8_costs_no_heartbeat(cluster: Cluster)
     assert node.wait(30) == 0
 
 
-def test_a_plugin_in_such_a_directory_runs_and_its_failures_are_recorded(cluster: Cluster, tmp_path: Path) -> None:
-    manifest = {"protocol": 1, "name": "Odd", "command": ["./run"], "cwd": "work"}
-    write_odd_plugin(odd_directory(cluster, b"pl\xe9"), manifest, "exit 3")
+def test_a_plugin_in_such_a_directory_is_left_out_and_its_tasks_wait_for_another_name(cluster: Cluster) -> None:
+    """Documents are text: a task could not say which program it had run."""
+    odd = odd_directory(cluster, b"pl\xe9")
+    write_odd_plugin(odd, {"protocol": 1, "name": "Odd", "command": ["./run"]}, "exit 3")
     cluster.plugin("Good", "exit 0")
+    (task_id,), (good,) = (cluster.push(cluster.queue(name), {}) for name in ("Odd", "Good"))
+    log = cluster.run()
+    assert cluster.task(good).status == Status.CONCLUDED and cluster.task(task_id).status == Status.CREATED
+    assert r"plugins/pl\xe9; rename it" in log and "Traceback" not in log
+    os.rename(odd, os.fsencode(cluster.plugins) + b"/plain")  # noqa: PTH104
+    cluster.run()
+    run = cluster.task(task_id).run
+    assert (run["exit_code"], run["plugin"]["directory"]) == (3, str(cluster.plugins / "plain"))
+
+
+def test_a_failure_in_a_temporary_directory_whose_name_is_not_utf8_is_recorded(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     temporary = os.fsencode(tmp_path) + b"/t\xe9"
     os.mkdir(temporary)  # noqa: PTH102
-    (odd,), (good,) = (cluster.push(cluster.queue(name), {}) for name in ("Odd", "Good"))
+    cluster.plugin("Fails", "exit 3", cwd="work")
+    (task_id,) = cluster.push(cluster.queue("Fails"), {})
     cluster.run(env={"TMPDIR": os.fsdecode(temporary)})
-    assert cluster.task(good).status == Status.CONCLUDED
-    run = cluster.task(odd).run
-    assert (run["exit_code"], cluster.task(odd).status) == (3, Status.FAILED)
-    assert run["plugin"]["directory"].endswith(r"/pl\xe9") and r"/t\xe9/" in run["work_directory"]
+    run = cluster.task(task_id).run
+    assert (run["exit_code"], cluster.task(task_id).status) == (3, Status.FAILED)
+    assert r"/t\xe9/" in run["work_directory"]
 
 
 @on_sqlite

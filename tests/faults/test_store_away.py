@@ -27,7 +27,7 @@ def server(own_mongod: Callable[..., Mongod]) -> Iterator[Mongod]:
 
 @pytest.fixture
 def cluster(server: Mongod, tmp_path: Path) -> Iterator[nodes.Cluster]:
-    url = server.database_url("away")
+    url = f"{server.database_url('away')}&serverSelectionTimeoutMS=500"  # the node's own is 3.5 s
     store = open_store(url, SystemClock())
     store.open()
     with nodes.cluster(url, store, tmp_path) as one:

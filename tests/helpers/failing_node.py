@@ -1,6 +1,7 @@
-"""A node of this project whose own code fails once a file is there: `python failing_node.py URL PLUGINS TRIGGER PLACE`.
+"""A node whose own code fails once a file is there: `python failing_node.py NODE URL PLUGINS TRIGGER PLACE`.
 
 PLACE `store`: in the thread of the store, with something that is not an Exception. `loop`: in the event loop.
+`nowhere`: it does not fail. Its pace is that of a node which waits less for dead ones.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from disbatch_host import logs
 from disbatch_host.clock import SystemClock
 from disbatch_host.node.node import run_node
+from disbatch_host.node.pace import Pace
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.open import open_store
 
@@ -51,13 +53,16 @@ class FailingClock(SystemClock):
 
 
 def main() -> int:
-    url, plugins, trigger, place = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    logs.set_up("info", "text", node_id="n1")
+    node_id, url, plugins, trigger, place = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
+    logs.set_up("info", "text", node_id=node_id)
     store: Any = open_store(url, SystemClock())
-    settings = NodeSettings(node_id="n1", plugins=[plugins], heartbeat_seconds=0.3, dead_after_seconds=3.0)
+    settings = NodeSettings(
+        node_id=node_id, plugins=[plugins], heartbeat_seconds=0.3, dead_after_seconds=2.0, stop_grace_seconds=0.0
+    )
+    pace = Pace(sweep_seconds=0.2, confirm_seconds=1.0)
     if place == "store":
-        return run_node(settings, FailingStore(store, trigger))
-    return run_node(settings, store, clock=FailingClock(trigger))
+        return run_node(settings, FailingStore(store, trigger), pace=pace)
+    return run_node(settings, store, clock=FailingClock(trigger) if place == "loop" else SystemClock(), pace=pace)
 
 
 if __name__ == "__main__":

@@ -52,3 +52,31 @@ def test_a_run_that_has_ended_leaves_no_cycles(tmp_path: Path, program: str, man
             await host.close()
 
     assert asyncio.run(garbage()) < RUNS  # fewer than one object per run: what asyncio leaves now and then
+
+
+def test_a_host_that_has_ended_leaves_no_classes(tmp_path: Path) -> None:
+    """Each access to the C library made a class, and each environment of another length: some ten objects each, which
+    only the garbage collector frees."""
+    write_plugin(tmp_path, "P", "echo hello")
+    plugin = load_plugins([tmp_path]).plugins["P"]
+
+    async def run_once() -> None:
+        host = LocalHost()
+        try:
+            await host.run(plugin, {})
+        finally:
+            await host.close()
+
+    def classes_left() -> list[Any]:
+        asyncio.run(run_once())
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            asyncio.run(run_once())
+            gc.collect()
+            return [one for one in gc.garbage if isinstance(one, type)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    assert classes_left() == []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.plugin.classes import START_FAILURES_MAX
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until
@@ -229,7 +230,7 @@ def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(living: 
 @on_sqlite
 def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: str) -> None:
     """It was never noticed: the task ran for ever, and the class with it where it had one process."""
-    queue = worker_plugin(cluster, concurrency=1)
+    queue = worker_plugin(cluster, concurrency=1, kill_grace=0.5)  # for the one that does not end with its stdin
     mute, after = run_all(cluster, queue, {"do": do}, {"n": 2})
     assert after.status == 1 and mute.run["pid"] != after.run["pid"]
     if do == "close":
@@ -244,11 +245,11 @@ def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: st
 @on_sqlite
 def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, "exec 3>&-; exec sleep 60", worker={"start_timeout": 50})
-    (task_id,) = cluster.push(queue, {})
+    ids = cluster.push(queue, *[{}] * START_FAILURES_MAX)  # at once: each takes seconds
     cluster.start()
     wait_until(lambda: set_aside(cluster), 40, "the class was not set aside")
     assert "closed descriptor 3" in set_aside(cluster)[0]["reason"]
-    assert cluster.task(task_id).status == Status.CREATED
+    wait_until(lambda: {cluster.task(one).status for one in ids} == {Status.CREATED}, 20, "they do not wait again")
 
 
 def test_a_done_too_many_replaces_the_process_and_never_ends_another_task(living: Living) -> None:

@@ -123,7 +123,7 @@ def test_nothing_is_claimed_for_a_moment_after_the_machine_was_short_of_somethin
         claiming.on_shortage("no descriptors")
         claiming.on_shortage("no descriptors")
         await claiming.turn()
-        assert not bench.parts.runs and claiming.needs_look
+        assert not bench.parts.runs
         assert caplog.text.count("this machine is short of something: no descriptors") == 1
 
         async def claims() -> None:
@@ -134,6 +134,29 @@ def test_nothing_is_claimed_for_a_moment_after_the_machine_was_short_of_somethin
         await claims()
 
     on_bench(tmp_path, test, Pace(shortage_seconds=0.2, refresh_seconds=0.05))
+
+
+def test_while_the_machine_is_short_of_something_no_more_run_than_it_could(tmp_path: Path) -> None:
+    """Nothing was claimed for five seconds, however many programs ended meanwhile: a node that could run ten of 200
+    tasks at once ran two in a second."""
+
+    async def test(bench: Bench) -> None:
+        claiming, runs = bench.parts.claiming, bench.parts.runs
+        (first,) = bench.push(bench.queue("First", f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"))
+        bench.push(bench.queue("Long", "exec sleep 60"))
+        await claiming.turn()
+        await bench.until(lambda: runs.programs == 2, "they do not run")
+        claiming.on_shortage("no descriptors")
+        bench.push("Long", 3)
+        claiming.on_change()
+        await claiming.turn()
+        assert len(runs) == runs.places_taken == 2
+        (tmp_path / "go").touch()
+        await bench.until(lambda: bench.task(first).status == Status.CONCLUDED and len(runs) == 1, "it does not end")
+        await claiming.turn()
+        assert len(runs) == 2  # not all that wait: only in place of the one that has ended
+
+    on_bench(tmp_path, test, NO_REFRESH)
 
 
 def test_a_drained_node_claims_nothing_until_it_is_resumed(tmp_path: Path) -> None:

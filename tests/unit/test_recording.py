@@ -62,6 +62,16 @@ class Ledger:
                 await asyncio.sleep(0.001)
 
 
+class Lost:
+    """Counts how often it is told that the task is another node's."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+
+
 class Running:
     """An execution of which only the acknowledgments are looked at."""
 
@@ -160,16 +170,16 @@ def a_recording(state: RunState, ledger: Ledger) -> Recording:
 
 def test_output_is_acknowledged_only_when_it_is_durable(state: RunState) -> None:
     async def perform() -> None:
-        ledger, execution, lost = Ledger(), Running(), list[str]()
+        ledger, execution, lost = Ledger(), Running(), Lost()
         news = a_recording(state, ledger)
-        news.start(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lost)
         news.receive(OUT, b"durable")
         await ledger.wait_for(1)
         news.receive(OUT, b", not yet")
         assert execution.acknowledged == []
         ledger.answers[0].set_result(True)
         await news.finish()
-        assert execution.acknowledged == [{OUT: 7}] and not lost
+        assert execution.acknowledged == [{OUT: 7}] and not lost.count
         change = ledger.records[0][0]
         assert change is not None and change.set["run"]["pid_started"] == 42
 
@@ -178,16 +188,16 @@ def test_output_is_acknowledged_only_when_it_is_durable(state: RunState) -> None
 
 def test_a_refused_write_is_not_acknowledged_and_is_the_last(state: RunState) -> None:
     async def perform() -> None:
-        ledger, execution, lost = Ledger(), Running(), list[str]()
+        ledger, execution, lost = Ledger(), Running(), Lost()
         news = a_recording(state, ledger)
-        news.start(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lost)
         news.receive(OUT, b"somebody else's")
         await ledger.wait_for(1)
         ledger.answers[0].set_result(False)
         await news.finish()
         news.receive(OUT, b"more")
         await asyncio.sleep(0.02)
-        assert lost == ["lost"] and execution.acknowledged == [] and len(ledger.records) == 1
+        assert lost.count == 1 and execution.acknowledged == [] and len(ledger.records) == 1
 
     asyncio.run(perform())
 
@@ -196,9 +206,9 @@ def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState) -> N
     """What the store has is not known then: the text that it did not take is not written again before the end."""
 
     async def perform() -> None:
-        ledger, execution, lost = Ledger(), Running(), list[str]()
+        ledger, execution, lost = Ledger(), Running(), Lost()
         news = a_recording(state, ledger)
-        news.start(execution, on_lost=lambda: lost.append("lost"))
+        news.start(execution, on_lost=lost)
         news.receive(OUT, b"one")
         await ledger.wait_for(1)
         ledger.answers[0].set_exception(StoreError("too large"))
@@ -206,7 +216,7 @@ def test_after_a_write_that_failed_nothing_is_acknowledged(state: RunState) -> N
         await ledger.wait_for(2)
         ledger.answers[1].set_result(True)
         await news.finish()
-        assert execution.acknowledged == [] and not lost
+        assert execution.acknowledged == [] and not lost.count
 
     asyncio.run(perform())
 
@@ -215,7 +225,7 @@ def test_a_short_run_writes_nothing_before_its_end(state: RunState) -> None:
     async def perform() -> None:
         ledger = Ledger()
         news = a_recording(state, ledger)
-        news.start(Running(), on_lost=lambda: None)
+        news.start(Running(), on_lost=Lost())
         news.receive(OUT, b"all of it")
         await news.finish()
         await news.record_pieces()

@@ -224,6 +224,7 @@ NOT_OF_A_STORED_TASK = (
     ("store.sqlite.records", "document_of"),  # a row that is read
     ("store.sqlite.fields", "<module>"), ("store.mongo.forms", "<module>"),  # which fields there are
     ("cli.commands.push", "of"), ("client.pushing", "*"),  # nor does one that is created waiting for something
+    ("cli.selection", "with_filters"),  # which tasks are asked for
     ("run", "_document_for_plugin"),  # what a plugin is told of its task
     ("trial", "*"),  # a task that is in no store
 )  # fmt: skip
@@ -267,7 +268,8 @@ def _gives_status(node: ast.Dict, *, is_store: bool) -> bool:
     if "status" not in fields:
         return False
     if is_store:
-        return "mtime" in fields and not isinstance(fields["mtime"], ast.Dict)
+        is_kept = ast.unparse(fields["status"]) == "'$status'"  # a projection: the field as it is
+        return "mtime" in fields and not isinstance(fields["mtime"], ast.Dict) and not is_kept
     return re.search(r"\bStatus\.|\.new\b|^-?[0-9]|^int\(\w+\)$", ast.unparse(fields["status"])) is not None
 
 

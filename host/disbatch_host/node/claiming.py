@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from disbatch_host import logs
@@ -78,7 +79,8 @@ class Claiming:
         self._starter: Starter | None = None  # of the claim that is on its way
         self._gather_timer: asyncio.TimerHandle | None = None  # when the places that became free are to be filled
         self._limit_timer: asyncio.TimerHandle | None = None  # when a limit of a queue lets the next one start
-        self._held_until = 0.0  # the machine is short of something; see `on_shortage`
+        self._short_until = 0.0  # the machine is short of something; see `on_shortage`
+        self._most_while_short = 0
         self._last_refresh = float("-inf")
         self._on_read: list[Callable[[], None]] = []  # see `read_queues_again`
         self._is_asking = False  # a claim that may get tasks is on its way
@@ -132,14 +134,12 @@ class Claiming:
         refresh = self._loop.time() - self._last_refresh >= self._pace.refresh_seconds
         if not refresh and (not self._needs_look or self._store_thread.is_away):
             return  # nothing is claimed while the ends of runs cannot be written
-        if self._loop.time() < self._held_until:
-            return
         self._needs_look = False
         try:
             if refresh and self._ledger.has_unanswered_claims:
                 await self._return_orphaned_claims()
             # From here to the call nothing else runs: plugins, classes and load are those of one moment.
-            classes, load = self.classes, self._runs.load
+            classes, load = self.classes, self._load()
             if not refresh and not self._ledger.has_room(classes, load):
                 self._may_have_more = True  # nobody has looked; the next run that ends makes room
                 return
@@ -238,10 +238,21 @@ class Claiming:
             self._gather_timer = self._loop.call_later(gather_seconds, self._wake.set)
 
     def on_shortage(self, why: str) -> None:
-        """This machine is short of something that a start needs: nothing is claimed for a moment."""
-        if self._loop.time() >= self._held_until:  # logged once, however many runs met it
-            log.error("this machine is short of something: %s; nothing is claimed for a moment", why)
-        self._held_until = self._loop.time() + self._pace.shortage_seconds
+        """This machine is short of something that a start needs: for a moment no more tasks run here than it can run
+        now; none, if it runs none."""
+        now, running = self._loop.time(), self._runs.programs
+        if now >= self._short_until:  # logged once, however many runs met it
+            log.error("this machine is short of something: %s; for a moment it runs %d tasks at most", why, running)
+            self._most_while_short = running
+        self._most_while_short = min(self._most_while_short, running)
+        self._short_until = now + self._pace.shortage_seconds
+
+    def _load(self) -> Load:
+        load = self._runs.load
+        if self._loop.time() >= self._short_until:
+            return load
+        most = self._most_while_short
+        return replace(load, max_total=most if load.max_total is None else min(most, load.max_total))
 
     async def release_places(self) -> None:
         """Let other nodes have the places that this one holds beyond its runs. Raises StoreError."""

@@ -23,7 +23,8 @@ class Pace:
     # ends, and each question is a trip to the store.
     limited_seconds: float = 0.05
     gather_seconds: float = 0.001  # for a free place to wait for others, to be filled in the same claim
-    shortage_seconds: float = 5.0  # without claims once the machine has no descriptor, process, memory or room left
+    # Without more tasks at once than it can run, once the machine has no descriptor, process, memory or room left.
+    shortage_seconds: float = 5.0
     # Looks for the tasks of a claim whose answer was lost, one per refresh. A slow server may carry out the claim late;
     # a minute is longer than any answer is waited for. Looks, not time: none is made while the store is away.
     lost_claim_looks: int = 60

@@ -94,9 +94,9 @@ class Runs:
         return len(self._runs)
 
     @property
-    def have_programs(self) -> bool:
-        """Whether a program of any of them may still be running."""
-        return any(run.has_program for run in self._runs)
+    def programs(self) -> int:
+        """How many of them have a program that may still be running."""
+        return sum(run.has_program for run in self._runs)
 
     @property
     def places_taken(self) -> int:

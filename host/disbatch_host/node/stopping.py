@@ -6,6 +6,7 @@ closed once no run is left (`node` knows the order).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 
@@ -52,6 +53,7 @@ class Stopping:
         self._health = health
         self._pace = pace
         self._requests = 0
+        self._release: asyncio.Task[None] | None = None  # of places that are not needed any more, on its way
 
     def request(self) -> None:
         """The first: claim nothing more and let the running tasks finish. The second: stop them now, with their grace.
@@ -78,7 +80,7 @@ class Stopping:
         """Whether the node has to end because the file of its store is gone, has not come back in time, and no program
         is left whose end could still be recorded if it did. Then nothing more is claimed."""
         lost_seconds = self._health.lost_seconds
-        if lost_seconds is None or lost_seconds < self._pace.lost_store_seconds or self._runs.have_programs:
+        if lost_seconds is None or lost_seconds < self._pace.lost_store_seconds or self._runs.programs:
             return False
         log.error("this node ends, since its store is lost: %s", self._health.loss)
         self._claiming.stop()
@@ -93,9 +95,10 @@ class Stopping:
             self._runs.stop(StopReason.SHUTDOWN)
         while self._runs:
             await self._runs.wait(self._pace.refresh_seconds)
-            with contextlib.suppress(StoreError):  # only other nodes wait for it, and the next turn tries again
-                await self._claiming.release_places()
-            is_lost = self._health.loss is not None and not self._runs.have_programs
+            if self._release is None or self._release.done():
+                # Not waited for: while the store is away that takes long, and the third request would wait with it.
+                self._release = asyncio.get_running_loop().create_task(self._release_places())
+            is_lost = self._health.loss is not None and not self._runs.programs
             if is_lost or (self._requests >= _KILL and self._store_thread.is_away):
                 what = "lost" if is_lost else "away"
                 log.error(
@@ -105,6 +108,10 @@ class Stopping:
                 self._store_thread.give_up()
                 self.exit_code = ExitCode.STORE
                 return
+
+    async def _release_places(self) -> None:
+        with contextlib.suppress(StoreError):  # only other nodes wait for it, and the next turn tries again
+            await self._claiming.release_places()
 
     def lose_store(self) -> None:
         """The last writes of the node found that the file of its store is gone."""

@@ -138,10 +138,12 @@ class CheckedSchema(ParameterSchema):
 
     def examined_at_once(self, parameters: Any) -> Examined | None:
         """Both, found without waiting; None if that may take long."""
+        if self._schema is None:
+            return _NOTHING
         if not self.is_quick_for(parameters):
             return None
         faults = super().check(parameters)
-        secrets = super().secrets(parameters)
+        secrets = super().secrets(parameters) if self.has_secrets else ()
         return Examined(faults=faults, secrets=secrets) if faults or secrets else _NOTHING
 
     async def examined(self, parameters: Any) -> Examined:

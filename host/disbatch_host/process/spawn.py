@@ -51,7 +51,7 @@ class ThreadMask:
     """
 
     def __init__(self, *, may_be_own: bool = True) -> None:
-        library = ctypes.CDLL(None, use_errno=True)
+        library = _c_library()
         self._is_own = may_be_own and hasattr(library, "unshare") and library.unshare(_CLONE_FS) == 0
         self._current = _mask_of_this_thread()
 
@@ -133,9 +133,16 @@ def _why_not_started(start: Start, error: OSError) -> str:
 
 
 @lru_cache(maxsize=1)
+def _c_library() -> ctypes.CDLL:
+    """One for all: each `CDLL`, like each type of array, is a class of its own, which only the garbage collector
+    frees."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@lru_cache(maxsize=1)
 def _posix_spawn_library() -> ctypes.CDLL | None:
     """The C library if it has everything that is needed (glibc 2.29, musl 1.1.24), else None."""
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _c_library()
     needed = ("posix_spawn", "posix_spawn_file_actions_addchdir_np", "posix_spawnattr_setsigdefault")
     return library if all(hasattr(library, name) for name in needed) else None
 
@@ -148,7 +155,7 @@ _OPAQUE_SIZE = 1024  # bytes; posix_spawnattr_t is 336 and the file actions 80 o
 @lru_cache(maxsize=1)
 def _attributes() -> ctypes.Array[ctypes.c_char]:
     """The attributes of every spawn: own session, no blocked signal, no ignored signal. Never changed afterwards."""
-    library = ctypes.CDLL(None)
+    library = _c_library()
     attributes = ctypes.create_string_buffer(_OPAQUE_SIZE)
     library.posix_spawnattr_init(attributes)
     library.posix_spawnattr_setsigmask(attributes, bytes(_SIGSET_SIZE))
@@ -189,7 +196,12 @@ def _c_words(words: tuple[str, ...]) -> ctypes.Array[ctypes.c_char_p]:
 def _c_strings(words: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     if b"\0" in b"".join(words):
         raise ValueError("an argument or environment value holds a NUL byte")
-    return (ctypes.c_char_p * (len(words) + 1))(*words, None)
+    return _type_of_strings(len(words) + 1)(*words, None)
+
+
+@lru_cache(maxsize=256)
+def _type_of_strings(count: int) -> type[ctypes.Array[ctypes.c_char_p]]:
+    return ctypes.c_char_p * count
 
 
 def _spawn_by_fork(start: Start, descriptors: tuple[int, int, int, int]) -> int:

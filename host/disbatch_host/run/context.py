@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents.changes import OutputChunk, Place, RunChange
-from disbatch_host.documents.records import TaskId
+from disbatch_host.documents.records import Document, TaskId
+from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.interface import ProcessHost
 from disbatch_host.run.worker.pool import WorkerPool
@@ -54,3 +56,4 @@ class RunContext:
     news: NewsPace = NewsPace()
     is_deleted: Callable[[TaskId], Awaitable[bool]] | None = None  # whether the store no longer has a task
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows
+    same_fields: WeakKeyDictionary[Plugin, Document] = field(default_factory=WeakKeyDictionary)  # see `starting`

@@ -33,11 +33,19 @@ _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_
 def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime, secrets: Sequence[str]) -> Document:
     """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of its
     secret parameters."""
+    same = context.same_fields.get(plugin)
+    if same is None:
+        same = context.same_fields[plugin] = _same_fields(plugin, context)
+    run = {"token": task.token, "attempt": task.next_attempt, "started": now, **same}
+    if secrets:
+        run["secrets"] = list(secrets)
+    return run
+
+
+def _same_fields(plugin: Plugin, context: RunContext) -> Document:
+    """The fields of `run` that are the same for all runs of a plugin on one host."""
     manifest = plugin.manifest
     return {
-        **({"secrets": list(secrets)} if secrets else {}),
-        "token": task.token,
-        "attempt": task.next_attempt,
         "node": context.site.node_id,
         "host": context.machine_name,
         "plugin": {
@@ -46,7 +54,6 @@ def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime
             "directory": storable(plugin.directory),
         },
         "idempotent": manifest.idempotent,
-        "started": now,
         **_bytes_of_output(plugin),
     }
 

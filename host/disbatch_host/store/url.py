@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -70,8 +71,10 @@ def sqlite_url(path: os.PathLike[str]) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Somebody else's words about a URL without anything that `redact` hides, as written or decoded."""
-    for secret in sorted(_secrets(url), key=len, reverse=True):
+    """Somebody else's words about a URL without anything that `redact` hides: as written, decoded, or escaped as in
+    JSON and in Python."""
+    secrets = {form for secret in _secrets(url) for form in (secret, json.dumps(secret)[1:-1], ascii(secret)[1:-1])}
+    for secret in sorted(secrets, key=len, reverse=True):
         pattern = re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
         text = re.sub(pattern, HIDDEN, text)
     return text

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 from disbatch_host.documents import steps
@@ -94,26 +95,20 @@ class Claims:
             for found in self._find_waiting(connection, want, count):
                 task = Task.from_document({**found.document, **set_by_claim})
                 change = on_claim(task) if on_claim is not None else None
-                one = self._prepared(found, task, columns, change)
-                if one is not None:
-                    claimed.append(one)
+                try:
+                    own = columns
+                    if change is not None:
+                        own = {**columns, **guarded_changes.changed_columns(change, found.row[-1])}
+                except StoreRefusedError as error:
+                    self._pass_over(found, f"its run cannot be stored: {error}")
+                    continue
+                claimed.append(_Claimed(found, task, own, change))
             if claimed:
                 claimed = self._write(connection, claimed)
             if want.rate is not None and claimed:
                 rates.use_up(connection, want.queue, want.rate, now, len(claimed))
             tasks += [one.task for one in claimed]
         return tasks
-
-    def _prepared(
-        self, found: _Found, task: Task, columns: Mapping[str, Any], change: RunChange | None
-    ) -> _Claimed | None:
-        if change is None:
-            return _Claimed(found, task, columns, None)
-        try:
-            return _Claimed(found, task, {**columns, **guarded_changes.changed_columns(change, found.row[-1])}, change)
-        except StoreRefusedError as error:
-            self._pass_over(found, f"its run cannot be stored: {error}")
-            return None
 
     def _write(self, connection: sqlite3.Connection, claimed: list[_Claimed]) -> list[_Claimed]:
         """Write them; returns those that were."""
@@ -176,11 +171,12 @@ class Claims:
         but_not_these, left_out = self._passed_over.but_not_these(want.queue)
         if not want.newest_first:
             statement = f"{_FIND_WAITING} {but_not_these} ORDER BY priority DESC, seq"
-            yield from connection.execute(statement, (want.queue, *left_out))
-            return
+            return connection.execute(statement, (want.queue, *left_out))
         statement = f"{_FIND_NEWEST_WAITING} {but_not_these} ORDER BY seq DESC"
-        for (priority,) in connection.execute(FIND_PRIORITIES, (want.queue,)).fetchall():
-            yield from connection.execute(statement, (want.queue, priority, *left_out))
+        priorities = connection.execute(FIND_PRIORITIES, (want.queue,)).fetchall()
+        return chain.from_iterable(
+            connection.execute(statement, (want.queue, priority, *left_out)) for (priority,) in priorities
+        )
 
     def _pass_over_damaged(self, seq: int, row: Sequence[Any], want: Want) -> None:
         task = records.damaged_task(row)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from disbatch_host.errors import StoreError, StoreLostError, StoreUnwritableError
@@ -37,13 +36,14 @@ class SameFile:
     def check(self) -> None:
         """Look whether the file is in its place, and now and then whether those beside it are. Raises StoreLostError,
         or StoreUnwritableError if that cannot be seen now."""
-        names: Sequence[str] = self._names[:1]
         now = time.monotonic()
-        if now - self._looked_at >= ALL_CHECK_SECONDS:
-            names, self._looked_at = self._names, now
+        is_all = now - self._looked_at >= ALL_CHECK_SECONDS
         try:
-            for name, known in zip(names, self._identities, strict=False):
-                self._check(name, known)
+            self._check(self._names[0], self._identities[0])
+            if is_all:
+                self._looked_at = now
+                for name, known in zip(self._names[1:], self._identities[1:], strict=True):
+                    self._check(name, known)
         except StoreError:
             self._looked_at = 0.0  # until it is well again, each look is at all of them
             raise
