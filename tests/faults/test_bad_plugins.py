@@ -17,7 +17,7 @@ from helpers.processes import wait_until
 
 EVIL = "^(x+)+$"
 BAD = "x" * 60 + "!"
-BROKEN = 2000
+BROKEN = [500, pytest.param(2000, marks=pytest.mark.soak)]
 HEARTBEAT_SECONDS_MAX = 3.0
 
 
@@ -123,8 +123,9 @@ def test_a_directory_that_is_not_utf_8_beside_a_running_task_changes_nothing(clu
     shutil.rmtree(home)
 
 
-def test_two_thousand_broken_plugins_cost_next_to_nothing(cluster: Cluster) -> None:
-    for number in range(BROKEN):
+@pytest.mark.parametrize("count", BROKEN)
+def test_many_broken_plugins_cost_next_to_nothing(cluster: Cluster, count: int) -> None:
+    for number in range(count):
         home = cluster.plugins / f"P{number}"
         home.mkdir(mode=0o755)
         (home / "plugin.json").write_text(
@@ -138,6 +139,8 @@ def test_two_thousand_broken_plugins_cost_next_to_nothing(cluster: Cluster) -> N
     wait_until(lambda: cluster.store.get_node("n1"), 60, "no node")
     cluster.wait_for_status(good, Status.CONCLUDED)
     began, before = time.monotonic(), cpu_seconds(process.pid)
-    oldest = oldest_heartbeat_until(cluster, lambda: time.monotonic() - began > 6, 20)
+    seconds = 6 if count > 500 else 4  # two scans at least
+    oldest = oldest_heartbeat_until(cluster, lambda: time.monotonic() - began > seconds, 20)
     assert oldest < HEARTBEAT_SECONDS_MAX
-    assert cpu_seconds(process.pid) - before < 0.15 * 6  # 95 % before
+    used = cpu_seconds(process.pid) - before
+    assert used < 0.08 * seconds, used  # 95 % of a core before, with 2,000
