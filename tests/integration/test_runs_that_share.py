@@ -193,8 +193,7 @@ def test_what_is_written_just_before_descriptor_3_is_closed_counts_as_a_sign_of_
     plugins: Path, tmp_path: Path
 ) -> None:
     """It was read together with the end of descriptor 3, and the idle clock went on."""
-    talk = "import os, time\ntime.sleep(0.7)\nos.close(3)\nos.write(1, b'x')\ntime.sleep(0.7)\n"
-    write_plugin(plugins, "P", f"#!/usr/bin/env python3\n{talk}", idle_timeout="1s")
+    write_plugin(plugins, "P", "sleep 1.3; exec 3>&-; printf x; sleep 1.3", idle_timeout="2s")
 
     async def perform() -> None:
         context = context_of(tmp_path, Ledger())
