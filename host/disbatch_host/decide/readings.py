@@ -43,7 +43,7 @@ def troubles_of(node: NodeRecord) -> list[str]:
 def passed_over_of(node: NodeRecord) -> list[str]:
     """The waiting tasks that it cannot claim, as sentences."""
     return [
-        f"{number(one, 'count')} waiting tasks of queue {one.get('queue')} are passed over: {one.get('why')}"
+        f"waiting tasks of queue {one.get('queue')} that are passed over: {number(one, 'count')}; {one.get('why')}"
         for one in records_of(node.document.get("passed_over"))
     ]
 

@@ -1,6 +1,6 @@
 """The users of this machine, for `run_as` and for the variables that tell a program who it is.
 
-Responsible for: looking them up, each time anew: they may change while a node runs. Must not know: what they are for.
+Responsible for: looking them up, every time: they may change while a node runs. Must not know: what they are for.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class Heartbeat:
         for one in found:
             if (one.queue, one.why) not in known:
                 log.error(
-                    "queue %s: %d waiting tasks are passed over: %s", one.queue, one.count, storable(one.why),
+                    "queue %s: waiting tasks that are passed over: %d; %s", one.queue, one.count, storable(one.why),
                     extra=logs.ids(queue=one.queue),
                 )  # fmt: skip
         self._passed_over = found
