@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -103,6 +106,37 @@ def test_one_place_goes_on_where_very_many_queues_may_not_use_it(cluster: Cluste
     node.terminate()
     assert node.wait(20) == 0
     assert Counter(started(cluster)) == {"z": 20, **{f"a{number:02}": 1 for number in range(30)}}
+
+
+def name_a_node(cluster: Cluster) -> None:
+    cluster.push("a", {}, node="somebody")
+
+
+def damage_a_row(cluster: Cluster) -> None:
+    (task_id,) = cluster.push("a", {})
+    with contextlib.closing(sqlite3.connect(cluster.url.removeprefix("sqlite://"), isolation_level=None)) as file:
+        file.execute("UPDATE tasks SET parameters = '{bad' WHERE id = ?", (task_id,))
+
+
+UNCLAIMABLE = [
+    ("sqlite", name_a_node),
+    ("sqlite", damage_a_row),
+    pytest.param("mongodb", name_a_node, marks=pytest.mark.mongodb),
+]
+
+
+@pytest.mark.parametrize(("store_url", "push_it"), UNCLAIMABLE, indirect=["store_url"])
+def test_a_task_that_cannot_be_claimed_holds_no_place(cluster: Cluster, push_it: Callable[[Cluster], None]) -> None:
+    """The only place of the node stayed with its queue, and nothing ran any more."""
+    cluster.plugin("Quick", "true")
+    for name in ("a", "b", "c"):
+        cluster.queue("Quick", name)
+    push_it(cluster)  # the first of its queue
+    ids = [one for name in ("a", "b", "c") for one in push_many(cluster, name, 5)]
+    node = cluster.start("--max-total", "1", "--stop-grace", "0")
+    wait_until(lambda: all(cluster.task(one).status == Status.CONCLUDED for one in ids), 20, "the others starve")
+    node.terminate()
+    assert node.wait(20) == 0
 
 
 def test_a_queue_whose_maxtotal_another_node_uses_up_holds_no_place(cluster: Cluster) -> None:
