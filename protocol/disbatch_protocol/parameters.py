@@ -122,7 +122,7 @@ class ParameterSchema:
     def with_defaults(self, parameters: Any) -> Any:
         """The parameters with the schema's top-level defaults added; the same object if nothing
         is missing."""
-        if not isinstance(parameters, Mapping):
+        if not self._defaults or not isinstance(parameters, Mapping):
             return parameters
         missing = {name: value for name, value in self._defaults.items() if name not in parameters}
         return {**parameters, **missing} if missing else parameters
