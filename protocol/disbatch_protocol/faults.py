@@ -5,7 +5,6 @@ A fault is a value, never an exception: a check collects all of them, so that th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -50,6 +49,8 @@ def value_at(document: Any, path: Iterable[str]) -> Any:
 
 def near_name(word: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant by a misspelt one."""
+    import difflib  # noqa: PLC0415  (only for a mistake)
+
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     if near:
