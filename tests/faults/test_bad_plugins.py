@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, write_plugin
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite, one_store_each
 
 EVIL = "^(x+)+$"
 BAD = "x" * 60 + "!"
@@ -53,7 +52,7 @@ SLOW: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SLOW)
+@one_store_each("store_url", "name", SLOW)
 def test_a_task_whose_check_would_never_end_fails_and_costs_nobody_else(cluster: Cluster, name: str) -> None:
     """It stopped one node after the other: each took it over from the last."""
     schema, parameters = SLOW[name]
@@ -79,6 +78,7 @@ def test_a_task_whose_check_would_never_end_fails_and_costs_nobody_else(cluster:
     assert node is not None and not node.document.get("set_aside")
 
 
+@on_sqlite
 def test_plugins_whose_examination_would_never_end_are_left_out_of_a_living_node(cluster: Cluster) -> None:
     cluster.plugin("Good", "echo fine")
     cluster.queue("Good")
@@ -101,29 +101,8 @@ def test_plugins_whose_examination_would_never_end_are_left_out_of_a_living_node
     cluster.wait_for_status(good, Status.CONCLUDED)
 
 
-def test_a_directory_that_is_not_utf_8_beside_a_running_task_changes_nothing(cluster: Cluster) -> None:
-    """The node's document could not be written any more: it was taken for dead, and its task killed."""
-    cluster.plugin("Good", "echo fine")
-    cluster.queue("Good")
-    cluster.start("--heartbeat", "0.2")
-    wait_until(lambda: cluster.store.get_node("n1"), 20, "no node")
-    home = Path(os.fsdecode(os.fsencode(cluster.plugins) + b"/pl\xe9"))
-    home.mkdir()
-    (home / "plugin.json").write_text('{"protocol":1,"command":["./run"]}')
-
-    def is_shown() -> bool:
-        node = cluster.store.get_node("n1")
-        return node is not None and "pl\\xe9" in json.dumps(node.document.get("broken", []), default=str).replace(
-            "\\\\", "\\"
-        )
-
-    assert oldest_heartbeat_until(cluster, is_shown, 20) < HEARTBEAT_SECONDS_MAX
-    (good,) = cluster.push("Good", {})
-    cluster.wait_for_status(good, Status.CONCLUDED)
-    shutil.rmtree(home)
-
-
 @pytest.mark.parametrize("count", BROKEN)
+@on_sqlite
 def test_many_broken_plugins_cost_next_to_nothing(cluster: Cluster, count: int) -> None:
     for number in range(count):
         home = cluster.plugins / f"P{number}"
