@@ -17,8 +17,8 @@ from helpers.nodes import COMMAND, Cluster, write_plugin
 from helpers.processes import assert_group_is_gone, wait_until
 
 PYTHON = f"#!{sys.executable}\n"
-# Deeper than a path may be long (4,096 bytes), and than Python calls itself.
-DEEP = PYTHON + 'import os\nfor _ in range(2100):\n    os.mkdir("d")\n    os.chdir("d")\n'
+# Deeper than Python calls itself (1,000), with a path longer than the kernel takes at once (4,096 bytes).
+DEEP = PYTHON + 'import os\nfor _ in range(1200):\n    os.mkdir("deep")\n    os.chdir("deep")\n'
 WIDE = PYTHON + (
     "import os\nfor d in range(8):\n    os.mkdir(str(d))\n    for f in range(1000):\n"
     '        os.close(os.open(f"{d}/{f}", os.O_CREAT | os.O_WRONLY))\n'
