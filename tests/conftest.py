@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = getattr(config, "cache", None)  # it is not there with -p no:cacheprovider
     if cache is not None:
         os.environ.setdefault("GOCACHE", str(cache.mkdir("go")))
+    # Each node and each plugin in Python is a process of its own: it would compile the whole program at its start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     _hear_signals()
 
 
