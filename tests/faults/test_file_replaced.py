@@ -14,7 +14,6 @@ import pytest
 
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.paced_node import start_paced_node
 from helpers.processes import assert_group_is_gone, wait_until
 
 HOLD = 'echo begun; while ! test -e {gate}; do sleep 0.02; done; echo "$DISBATCH_TASK_ID" >>{trace}'
@@ -68,7 +67,7 @@ def test_a_node_says_within_two_seconds_that_its_file_is_gone_and_ends_with_3(
     gate, trace = cluster.directory / "gate", cluster.directory / "trace"
     cluster.plugin("Hold", HOLD.format(gate=gate, trace=trace))
     (running,) = cluster.push(cluster.queue("Hold", maxthreads=1), {})
-    process = start_paced_node(cluster, f"127.0.0.1:{port}", lost_store_seconds=0.5)
+    process = cluster.start("--metrics", f"127.0.0.1:{port}", pace={"lost_store_seconds": 0.5})
     wait_until(lambda: cluster.task(running).document["stdout"] == "begun\n", 20, "did not begin")
     wait_until(lambda: health(port) == 200, 20, "no heartbeat was written")
     began = time.monotonic()
