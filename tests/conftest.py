@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Each node and each plugin in Python is a process of its own: it would compile the whole program at its start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # Plugins ask for python3: a version manager's script in front of it takes longer than the interpreter to start.
+    os.environ["PATH"] = f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}"
     _hear_signals()
 
 
