@@ -21,7 +21,7 @@ from helpers.stores import PAST, push
 SIZE = 8 * 2**20
 MEMORY_MAX = 150 * 2**20
 LONG = [pytest.mark.soak, pytest.mark.timeout(1200)]
-COUNTS = [24, pytest.param(500, marks=LONG)]
+COUNTS = [16, pytest.param(500, marks=LONG)]
 
 
 def push_large(cluster: Cluster, count: int, **fields: Any) -> None:

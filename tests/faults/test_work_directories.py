@@ -17,7 +17,8 @@ from helpers.nodes import COMMAND, Cluster, write_plugin
 from helpers.processes import assert_group_is_gone, wait_until
 
 PYTHON = f"#!{sys.executable}\n"
-DEEP = PYTHON + 'import os\nfor _ in range(3000):\n    os.mkdir("d")\n    os.chdir("d")\n'
+# Deeper than Python calls itself (1,000), with a path longer than the kernel takes at once (4,096 bytes).
+DEEP = PYTHON + 'import os\nfor _ in range(1200):\n    os.mkdir("deep")\n    os.chdir("deep")\n'
 WIDE = PYTHON + (
     "import os\nfor d in range(8):\n    os.mkdir(str(d))\n    for f in range(1000):\n"
     '        os.close(os.open(f"{d}/{f}", os.O_CREAT | os.O_WRONLY))\n'
@@ -40,7 +41,15 @@ def mounting(temporary: Path) -> Iterator[None]:
             subprocess.run(["umount", line.split()[1]], check=True)
 
 
-@pytest.mark.parametrize("program", [DEEP, WIDE], ids=["deep", "wide"])
+@pytest.mark.parametrize(
+    ("store_url", "program"),
+    [
+        pytest.param("sqlite", DEEP, id="sqlite-deep"),
+        pytest.param("sqlite", WIDE, id="sqlite-wide"),
+        pytest.param("mongodb", DEEP, id="mongodb-deep", marks=pytest.mark.mongodb),
+    ],
+    indirect=["store_url"],
+)
 def test_the_end_is_recorded_and_heartbeats_go_on_while_a_tree_is_removed(
     cluster: Cluster, temporary: Path, program: str
 ) -> None:
