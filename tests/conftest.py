@@ -11,8 +11,8 @@ import fcntl
 import os
 import shutil
 import signal
-import sys
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType

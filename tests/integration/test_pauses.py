@@ -26,7 +26,7 @@ def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 def start_nodes(cluster: Cluster, *names: str) -> None:
     for name in names:
-        cluster.start("--stop-grace", "0", "--heartbeat", "0.2", node_id=name)
+        cluster.start("--stop-grace", "0", "--heartbeat", "0.2", node_id=name, pace={"refresh_seconds": 0.3})
     wait_until(lambda: len(cluster.store.nodes()) == len(names), 20, "the nodes did not come")
 
 
