@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = getattr(config, "cache", None)  # it is not there with -p no:cacheprovider
     if cache is not None:
         os.environ.setdefault("GOCACHE", str(cache.mkdir("go")))
+    # Each node and each plugin in Python is a process of its own: it would compile the whole program at its start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # Plugins ask for python3: a version manager's script in front of it takes longer than the interpreter to start.
+    os.environ["PATH"] = f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.setdefault("GOFLAGS", "-trimpath")  # as plugins are built: what is compiled once is of use to all
     _hear_signals()
 

@@ -35,6 +35,8 @@ COMMAND = [sys.executable, "-m", "disbatch_host"]
 _WITH_HELPERS = {"PYTHONPATH": str(Path(__file__).parents[1])}  # for a node that is a module of the tests
 # Dead nodes are looked for each five seconds, and watched for four: too long for a test that waits for it.
 QUICK_TO_NOTICE = {"sweep_seconds": 0.2, "confirm_seconds": 1.0}
+# Each test of a living node has a queue of its own, which the node would see a second later.
+QUICK_TO_SEE = {"refresh_seconds": 0.1, "due_seconds": 0.2}
 
 
 def write_plugin(directory: Path, name: str, program: str, *, file: str = "run.sh", **manifest: Any) -> Path:
@@ -194,7 +196,7 @@ class Living(Cluster):
         self._numbers = itertools.count(1)
 
     def begin(self) -> None:
-        self.start("--stop-grace", "0")
+        self.start("--stop-grace", "0", pace=QUICK_TO_SEE)
         wait_until(lambda: self.store.get_node("n1"), 30, "node n1 never came")
 
     def end(self) -> None:
