@@ -81,7 +81,7 @@ class Idle:
         soon = store.now() + timedelta(seconds=self._pace.idle_wait_seconds)
         if ids and store.has_unfinished(list(ids), due_before=soon):
             return True
-        settled = settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
+        settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person

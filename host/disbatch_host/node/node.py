@@ -3,7 +3,7 @@
 Responsible for: the order in which its parts start, work and stop. Must not know: how anything is stored, decided,
 claimed or run; how the parts know each other (`parts`).
 
-The order of the start:  who holds the id, plugins, id, lost runs of an earlier life, duties, then the first claim
+The order of the start:  who holds the id, plugins, id, duties, lost runs of an earlier life, then the first claim
                          (den-1.0, 1-4).
 The order of the stop:   no more claims; return claimed tasks; let running tasks finish, or stop them after the
                          grace; end the worker processes; end the watch and the duties; release the id; the last writes;
@@ -157,9 +157,9 @@ class Node:
         _return_freed_memory()
         parts.site.work_directories.remove_leftovers()
         await self._register(holder)
+        parts.duties.start()  # the heartbeat among them: what an earlier life has left may take a while
         with parts.troubles.contained("lost runs", "of an earlier life"):
             await parts.lost_runs.settle_earlier_life(holder)
-        parts.duties.start()
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
             self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)
             self._watch.start()

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from disbatch_host import logs
 from disbatch_host.documents.records import Queue, TaskId
+from disbatch_host.node import pieces
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
@@ -24,7 +25,7 @@ from disbatch_protocol.quantities import format_duration
 log = logging.getLogger(__name__)
 
 _ENDED_TASK = "ended task"
-_DELETED = 500  # ended tasks deleted in one call
+_DELETED = 500  # ended tasks deleted in one write, at most
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
@@ -36,6 +37,7 @@ class Retention:
         self._troubles = troubles
         self._store_thread = store_thread
         self._claiming = claiming
+        self._pace = pace
         self.interval_seconds = pace.retention_seconds
 
     async def turn(self) -> None:
@@ -47,7 +49,7 @@ class Retention:
 
     async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
         deleted = 0
-        delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles)
+        delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles, pace=self._pace)
         while count := await self._store_thread.call(delete):
             deleted += count
         if deleted:
@@ -58,13 +60,12 @@ class Retention:
             )  # fmt: skip
 
 
-def delete_ended(store: Store, queue: Queue, troubles: Troubles) -> int:
+def delete_ended(store: Store, queue: Queue, troubles: Troubles, pace: Pace = Pace()) -> int:
     """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
     nobody has decided about them yet. Called in the store's thread."""
     if queue.keep_seconds is None:
         return 0
     before = store.now() - timedelta(seconds=queue.keep_seconds)
-    found = store.ended_before(queue.id, before, _DELETED + troubles.resting(_ENDED_TASK))
     deleted = 0
 
     def delete(ids: Sequence[TaskId]) -> Set[TaskId]:
@@ -75,5 +76,10 @@ def delete_ended(store: Store, queue: Queue, troubles: Troubles) -> int:
     def report(task_id: TaskId, error: Exception) -> None:
         troubles.report(_ENDED_TASK, task_id, error)
 
-    write_each(delete, [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)], report)
+    for size in pieces.sizes(pace.piece_seconds, _DELETED):
+        found = store.ended_before(queue.id, before, size + troubles.resting(_ENDED_TASK))
+        awake = [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)]
+        write_each(delete, awake, report)
+        if len(awake) < size:
+            break
     return deleted
