@@ -23,7 +23,6 @@ from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import settle_due
 from disbatch_host.node.duties.lost_runs import settle
-from disbatch_host.node.duties.retention import delete_ended
 from disbatch_host.node.pace import Pace
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
@@ -183,11 +182,6 @@ def settle_lost(store: Store) -> bool:
     return settle(store, "dead", is_on_this_machine=False, pace=Pace(piece_seconds=SECONDS)).is_all
 
 
-def delete(store: Store) -> bool:
-    (queue,) = store.queues()
-    return not delete_ended(store, queue, Troubles(SystemClock(), Pace()), Pace(piece_seconds=SECONDS))
-
-
 CALLS = {
     "expired": do_what_is_due,
     "cancelled": do_what_is_due,
@@ -195,7 +189,6 @@ CALLS = {
     "waiting for one": do_what_is_due,
     "claimed by a dead node": settle_lost,
     "run by a dead node": settle_lost,
-    "kept too long": delete,
 }
 
 
@@ -222,3 +215,14 @@ def test_pieces_grow_while_there_is_time() -> None:
     assert list(pieces.sizes(0, 500)) == [2]
     sizes = pieces.sizes(1000, 500)
     assert [next(sizes) for _ in range(10)] == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
+    assert [list(one) for one in pieces.of(range(7), 1000)] == [[0, 1], [2, 3, 4, 5], [6]]
+    assert [list(one) for one in pieces.of(range(7), 0)] == [[0, 1]] and not list(pieces.of([], 1000))
+
+
+def test_a_piece_that_is_a_call_of_its_own_is_as_large_as_there_is_time_for() -> None:
+    took = [0.01, 0.01, 0.15, 0.3, 0.01, *[0.01] * 10, *[9.0] * 20]
+    size, sizes = 16, []
+    for seconds in took:
+        size = pieces.next_size(size, seconds, 0.2, 500)
+        sizes.append(size)
+    assert sizes[:6] == [32, 64, 64, 32, 64, 128] and max(sizes) == 500 and sizes[-1] == 2

@@ -144,13 +144,11 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float
                 troubles.report(
                     _DUE, task.id, 'expected "cancel" to be a request with "at" and "by", found another value'
                 )
-    at = 0
-    for size in pieces.sizes(deadline - time.monotonic(), _LOOKED_AT):
-        changed += _carry_out(store, changes[at : at + size], troubles)
-        at += size
-        if at >= len(changes):
-            break
-    return Settled(to_stop=to_stop, changed=changed, is_all=is_all and at >= len(changes))
+    left = len(changes)
+    for piece in pieces.of(changes, deadline - time.monotonic()):
+        changed += _carry_out(store, piece, troubles)
+        left -= len(piece)
+    return Settled(to_stop=to_stop, changed=changed, is_all=is_all and not left)
 
 
 def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Sequence, Set
 from datetime import timedelta
 
@@ -25,7 +26,7 @@ from disbatch_protocol.quantities import format_duration
 log = logging.getLogger(__name__)
 
 _ENDED_TASK = "ended task"
-_DELETED = 500  # ended tasks deleted in one write, at most
+_DELETED_FIRST, _DELETED = 16, 500  # ended tasks deleted in one call: at first, and at most
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
@@ -49,9 +50,14 @@ class Retention:
 
     async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
         deleted = 0
-        delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles, pace=self._pace)
-        while count := await self._store_thread.call(delete):
+        most, clock, seconds = _DELETED_FIRST, time.monotonic, self._pace.piece_seconds
+        while True:
+            began = clock()
+            delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles, most=most)
+            if not (count := await self._store_thread.call(delete)):
+                break
             deleted += count
+            most = pieces.next_size(most, clock() - began, seconds, _DELETED)
         if deleted:
             log.info(
                 "queue %s: %d tasks that ended more than %s ago were deleted",
@@ -60,12 +66,13 @@ class Retention:
             )  # fmt: skip
 
 
-def delete_ended(store: Store, queue: Queue, troubles: Troubles, pace: Pace = Pace()) -> int:
+def delete_ended(store: Store, queue: Queue, troubles: Troubles, most: int = _DELETED) -> int:
     """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
     nobody has decided about them yet. Called in the store's thread."""
     if queue.keep_seconds is None:
         return 0
     before = store.now() - timedelta(seconds=queue.keep_seconds)
+    found = store.ended_before(queue.id, before, most + troubles.resting(_ENDED_TASK))
     deleted = 0
 
     def delete(ids: Sequence[TaskId]) -> Set[TaskId]:
@@ -76,10 +83,5 @@ def delete_ended(store: Store, queue: Queue, troubles: Troubles, pace: Pace = Pa
     def report(task_id: TaskId, error: Exception) -> None:
         troubles.report(_ENDED_TASK, task_id, error)
 
-    for size in pieces.sizes(pace.piece_seconds, _DELETED):
-        found = store.ended_before(queue.id, before, size + troubles.resting(_ENDED_TASK))
-        awake = [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)]
-        write_each(delete, awake, report)
-        if len(awake) < size:
-            break
+    write_each(delete, [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)], report)
     return deleted
