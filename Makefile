@@ -15,7 +15,7 @@ help: ## what there is
 demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled plugins; shows what was done
 	@$(BIN)/disbatch-host demo
 
-test: $(VENV)/.test ## all tests, with a real MongoDB and every language that is here; about 6 minutes on two cores
+test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 6 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
@@ -42,7 +42,7 @@ compare: $(VENV)/.test ## whether NEW is slower than OLD: make compare OLD=REV [
 	$(BIN)/python bench/compare.py $(OLD) $(or $(NEW),WORKTREE) $(ARGS)
 
 clean: ## forget the environment and what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
+	rm -rf $(VENV) build dist tests/unit/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
 
 $(VENV)/.run: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -51,6 +51,10 @@ $(VENV)/.run: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
+
+# The tests, compiled once: without it, each of the workers would do it at the same time.
+tests/unit/__pycache__: | $(VENV)/.test
+	@$(BIN)/python -m pytest --quiet --collect-only >/dev/null
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mongod,lint]'

@@ -7,9 +7,12 @@ Where a program or package is missing, tests are skipped with the reason; with D
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = getattr(config, "cache", None)  # it is not there with -p no:cacheprovider
     if cache is not None:
         os.environ.setdefault("GOCACHE", str(cache.mkdir("go")))
+    # Each node and each plugin in Python is a process of its own: it would compile the whole program at its start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # Plugins ask for python3: a version manager's script in front of it takes longer than the interpreter to start.
+    os.environ["PATH"] = f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ.setdefault("GOFLAGS", "-trimpath")  # as plugins are built: what is compiled once is of use to all
     _hear_signals()
 
 
@@ -71,14 +80,32 @@ def skip_or_fail(reason: str) -> None:
 
 
 @pytest.fixture
-def require() -> Callable[[str], None]:
+def require(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Call it with the name of a program that the test needs."""
 
     def require(program: str) -> None:
         if shutil.which(program) is None:
             skip_or_fail(f"no {program!r} in PATH")
+        if program == "go":
+            _fill_go_cache(request.config)
 
     return require
+
+
+def _fill_go_cache(config: pytest.Config) -> None:
+    """Of all who need Go for the first time, one compiles its standard library, and the others wait meanwhile: that
+    takes ten seconds of a processor."""
+    cache = getattr(config, "cache", None)
+    if cache is None:
+        return
+    with (cache.mkdir("go-once") / "is-done").open("a+") as done:
+        fcntl.flock(done, fcntl.LOCK_EX)
+        if done.tell() == 0:
+            home = Path(__file__).parents[1] / "plugins" / "go" / "linestats"
+            command = ["go", "build", "-trimpath", "-buildvcs=false", "-o", os.devnull, "."]
+            more = {"CGO_ENABLED": "0", "GOWORK": "off", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
+            subprocess.run(command, cwd=home, env={**os.environ, **more}, check=True)
+            done.write("done\n")
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from acceptance.conftest import Terminal
+from acceptance.conftest import PROGRAM, Terminal
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import make_node_id
 from disbatch_host.store.open import open_store
@@ -59,12 +60,22 @@ def deaf_server() -> Iterator[int]:
 
 
 def test_an_unreachable_mongodb_is_said_within_five_seconds(terminal: Terminal, deaf_server: int) -> None:
-    for port in (1, deaf_server):
-        began = time.monotonic()
-        line = terminal.refused(3, "status", "--store", f"mongodb://me:s3cret@127.0.0.1:{port}/x")
-        assert time.monotonic() - began < 5
+    began = time.monotonic()
+    # All at once, since each waits for seconds: a node, a command, and a command at a server that never answers.
+    waiting = [
+        subprocess.Popen(
+            [str(PROGRAM), *command, "--store", "mongodb://me:s3cret@127.0.0.1:1/x"],
+            cwd=terminal.directory, env=terminal.environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for command in (["status"], [])
+    ]  # fmt: skip
+    silent = terminal.refused(3, "status", "--store", f"mongodb://me:s3cret@127.0.0.1:{deaf_server}/x")
+    results = [(*process.communicate(timeout=30), process.returncode) for process in waiting]
+    assert time.monotonic() - began < 5
+    for port, line in ((deaf_server, silent), *((1, err) for _, err, _ in results)):
         assert f"mongodb://me:***@127.0.0.1:{port}/x cannot be reached" in line and "s3cret" not in line
-    assert "cannot be reached" in terminal.refused(3, "--store", "mongodb://127.0.0.1:1/x")
+    assert [(out, code) for out, _, code in results] == [("", 3)] * 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from acceptance.conftest import Terminal
+from disbatch_host.plugin.catalog import load_plugins
+from disbatch_host.trial import trials
+from disbatch_host.trial.findings import Verdict
 
 SH = "#!/bin/sh\ncat >/dev/null\n"
 # All that can be seen of a program without starting it is right, but there is none behind its header.
@@ -169,18 +172,11 @@ TORTURE = {
         SH + "mkdir $HOME/lock || exit 9\nsleep 0.4\nrmdir $HOME/lock\n",
         "--torture",
     ),
-    "waits for input for ever": Broken(
-        "closed stdin",
-        "must end the program",
-        {},
-        "#!/usr/bin/env python3\nimport sys, time\nwhile not sys.stdin.readline():\n    time.sleep(0.1)\n",
-        "--torture",
-    ),
     "ignores TERM": Broken(
         "stops when asked to",
         "end on that signal",
         {"kill_grace": 0.3},
-        "#!/usr/bin/env python3\nimport signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1.5)\n",
+        "#!/bin/sh\ntrap '' TERM\nsleep 1\n",
         "--torture",
     ),
     "second task fails": Broken(
@@ -194,7 +190,8 @@ TORTURE = {
         "leaves at end of file",
         "leave the loop",
         {"mode": "worker", "kill_grace": 0.3},
-        WORKER.format(work='say(type="done", exit=0)') + "while True:\n    time.sleep(1)\n",
+        # Where it has had no task it does, which another trial waits for.
+        WORKER.format(work='say(type="done", exit=0)') + "while 'task' in globals():\n    time.sleep(1)\n",
         "--torture",
     ),
     "leaves with a failure": Broken(
@@ -234,6 +231,16 @@ def test_a_broken_plugin_is_rejected_with_file_field_and_remedy(terminal: Termin
     about = [line for line in lines if "plugins/broken/plugin.json" in line and broken.where in line]
     assert about, result.out
     assert any(broken.remedy in line for line in about), about
+
+
+def test_a_program_that_waits_for_input_for_ever_is_found_out(terminal: Terminal) -> None:
+    """Not by the command, which has more patience."""
+    program = "#!/bin/sh\nuntil read -r line; do sleep 0.1; done\n"
+    (plugin,) = load_plugins([write(terminal.directory, Broken("", "", program=program))]).plugins.values()
+    findings = trials.torture(plugin, closed_stdin_seconds=0.5)
+    (found,) = [one for one in findings if one.verdict is Verdict.FAILED]
+    assert found.trial == "closed stdin"
+    assert "found it still running after 0.5 s; a read that returns nothing must end the program" in found.message
 
 
 def test_the_collection_is_large_enough() -> None:

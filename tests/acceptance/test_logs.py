@@ -15,7 +15,7 @@ import pytest
 
 from acceptance.conftest import Terminal
 from disbatch_host import logs
-from helpers.nodes import UNKNOWN_FORMAT, Cluster
+from helpers.nodes import QUICK_TO_NOTICE, UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
 from helpers.stores import on_sqlite
 
@@ -87,6 +87,7 @@ def test_the_text_form_says_the_same_and_shows_no_fields(cluster: Cluster) -> No
     assert f"task {ids['Slow']} of queue qSlow: terminated (timeout), now terminated: timeout: it ran" in cluster.log()
 
 
+@on_sqlite
 def test_a_node_that_tells_of_another_one_says_which(cluster: Cluster) -> None:
     cluster.plugin("Hold", "echo begun; exec sleep 600")
     (task_id,) = cluster.push(cluster.queue("Hold"), {})
@@ -94,7 +95,9 @@ def test_a_node_that_tells_of_another_one_says_which(cluster: Cluster) -> None:
     wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
     first.kill()
     first.wait()
-    second = cluster.start("--log-format", "json", "--heartbeat", "0.2", "--dead-after", "1", node_id="n2")
+    second = cluster.start(
+        "--log-format", "json", "--heartbeat", "0.2", "--dead-after", "1", node_id="n2", pace=QUICK_TO_NOTICE
+    )
     wait_until(
         lambda: any(one.get("about_node") == "n1" and "is dead" in one["message"] for one in records(cluster, "n2")),
         60,

@@ -23,7 +23,7 @@ from acceptance.conftest import Terminal
 from conftest import skip_or_fail
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
-from disbatch_host.metrics.census import INTERVAL_SECONDS, pause_after
+from disbatch_host.metrics.census import pause_after
 from disbatch_host.metrics.counters import Metrics
 from disbatch_host.metrics.exposition import OTHER, QUEUES_MAX
 from disbatch_host.store.open import open_store
@@ -34,6 +34,8 @@ from helpers.mongod import Mongod
 from helpers.nodes import COMMAND, UNKNOWN_FORMAT, Cluster
 from helpers.processes import assert_group_is_gone, wait_until
 from helpers.stores import on_sqlite
+
+QUICK_TO_COUNT = {"census_seconds": 0.1}
 
 
 class Scrape:
@@ -112,13 +114,13 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     holding = cluster.push(cluster.queue("Hold", "q4", maxthreads=2), *({} for _ in range(5)))
     cluster.queue("Gone", "q5")
     cluster.push("nobody", {}, {})
-    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "20", "--heartbeat", "0.2")
+    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "20", "--heartbeat", "0.2", pace=QUICK_TO_COUNT)
     url = url_of(cluster)
     wait_for(url, "disbatch_tasks", 50, queue="q1", status="concluded")
     wait_for(url, "disbatch_tasks", 2, queue="q4", status="running")
-    now = wait_for(url, "disbatch_node_running", 2, queue="q4")
+    now = wait_for(url, "disbatch_node_runs", 2)
+    assert now.get("disbatch_node_running", queue="q4") == 2 and now.get("disbatch_node_state", state="running") == 1
     assert now.get("disbatch_node_limit", queue="q4") == 2 and now.get("disbatch_node_limit_total") == 20
-    assert now.get("disbatch_node_runs") == 2 and now.get("disbatch_node_state", state="running") == 1
 
     def ended(queue: str, class_name: str, outcome: str, reason: str) -> float | None:
         labels = {"queue": queue, "class": class_name, "outcome": outcome, "reason": reason}
@@ -191,7 +193,7 @@ def test_what_is_there_and_what_is_not(cluster: Cluster) -> None:
 
 @on_sqlite
 def test_connections_that_say_nothing_do_not_hold_up_others_nor_the_end(cluster: Cluster) -> None:
-    process = cluster.start("--metrics", "127.0.0.1:0")
+    process = cluster.start("--metrics", "127.0.0.1:0", pace={"silent_client_seconds": 0.5})
     url = url_of(cluster)
     wait_until(lambda: fetch(f"{url}/healthz")[0] == 200, 20, "the node did not get well")
     port = int(url.rpartition(":")[2])
@@ -298,10 +300,13 @@ def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_pat
         with nodes.cluster(url, store, tmp_path) as cluster:
             cluster.plugin("Hold", "echo begun; exec sleep 600")
             (task_id,) = cluster.push(cluster.queue("Hold"), {})
-            process = cluster.start("--metrics", "127.0.0.1:0", "--heartbeat", "0.2", "--dead-after", "2")
+            process = cluster.start(
+                "--metrics", "127.0.0.1:0", "--heartbeat", "0.2", "--dead-after", "1",
+                pace={**QUICK_TO_COUNT, "last_retry_seconds": 0.5},
+            )  # fmt: skip
             served = url_of(cluster)
             wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
-            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")  # the first count; the next takes 5 s
+            wait_for(served, "disbatch_tasks", 1, queue="Hold", status="running")
             group = cluster.task(task_id).run["pid"]
             server.kill()
             wait_until(lambda: fetch(f"{served}/healthz")[0] == 503, 30, "the node stayed healthy")
@@ -312,7 +317,7 @@ def test_a_store_that_is_away_is_seen(own_mongod: Callable[..., Mongod], tmp_pat
             assert records is not None and records >= 1
             wait_until(lambda: "disbatch_tasks" not in scrape(served).names(), 30, "old numbers were shown as new")
             silent = scrape(served).get("disbatch_store_silent_seconds")
-            assert silent is not None and silent > 2
+            assert silent is not None and silent > 1
             server.start()
             wait_until(lambda: fetch(f"{served}/healthz")[0] == 200, 60, "the node did not get well")
             wait_for(served, "disbatch_store_away", 0)
@@ -354,6 +359,6 @@ def test_odd_names_of_queues_are_told_as_they_are() -> None:
 
 
 def test_counting_takes_a_twentieth_of_the_time_at_most() -> None:
-    assert pause_after(0.01) == INTERVAL_SECONDS
+    assert pause_after(0.01, 5.0) == 5.0
     for took in (0.3, 2.0, 60.0):
-        assert took / (took + pause_after(took)) <= 0.05
+        assert took / (took + pause_after(took, 5.0)) <= 0.05

@@ -171,6 +171,37 @@ def test_an_import_that_was_killed_goes_on_where_it_was_with_the_same_ids(store:
     assert again.import_id != result.import_id
 
 
+class Overtaken:
+    """A store in which another process finishes the same import just before this one writes down how far it is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.name = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write_note(self, name: str, document: Any, **how: Any) -> bool:
+        if document is not None and not how.get("is_new"):
+            self.name = name
+            self._store.write_note(name, None)
+        return self._store.write_note(name, document, **how)
+
+
+def test_an_import_that_another_process_has_finished_does_not_bring_its_record_back(
+    store: Store, queue: Queue, tmp_path: Path
+) -> None:
+    """It wrote its record again, and went on to its end: rows were created again whose tasks had perhaps been deleted,
+    and after a kill the next import of the same file resumed what was finished."""
+    path = tmp_path / "rows.csv"
+    path.write_text("n\n" + "".join(f"{number}\n" for number in range(2 * BATCH_ROWS)))
+    overtaken: Any = Overtaken(store)
+    with opened(path) as file:
+        result = Import(overtaken, queue, rows_of(file), Rules(), file=file).perform()
+    assert not result.is_whole and len(tasks(store)) == BATCH_ROWS
+    assert overtaken.name and store.read_note(overtaken.name) is None
+
+
 def test_other_rules_another_identity_and_a_new_beginning_are_other_imports(store: Store, perform: Performed) -> None:
     def die(progress: Progress) -> None:
         if progress.step is Step.CREATING:

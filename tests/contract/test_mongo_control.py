@@ -113,12 +113,13 @@ def test_of_many_clients_that_push_one_key_at_once_all_get_the_same_task(
         assert unfinished(raw, f"k{number}") == [answers[0]]
 
 
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(20.0, marks=pytest.mark.soak)])
 def test_pushes_and_retries_of_one_key_never_make_two_unfinished_tasks(
-    clients: list[MongoStore], mongo: MongoStore, raw: Any
+    clients: list[MongoStore], mongo: MongoStore, raw: Any, seconds: float
 ) -> None:
     """Each client pushes, ends what is there, and runs again what has ended, as it comes."""
     seen: list[int] = []
-    end = time.monotonic() + 4
+    end = time.monotonic() + seconds
 
     def play(number: int) -> None:
         client, turn = clients[number], number

@@ -77,7 +77,7 @@ def test_options_of_the_url_do_not_weaken_what_is_promised(mongo_url: str) -> No
 
 def test_a_server_that_stops_to_answer_holds_no_call_for_ever(own_mongod: Callable[..., Mongod]) -> None:
     with own_mongod() as server:
-        store = opened(server.database_url("x") + "&socketTimeoutMS=1000&serverSelectionTimeoutMS=1000")
+        store = opened(server.database_url("x") + "&socketTimeoutMS=500&serverSelectionTimeoutMS=500")
         push(store, {})
         server.signal(signal.SIGSTOP)
         began = time.monotonic()

@@ -20,6 +20,19 @@ def test_a_new_note_is_written_only_where_there_is_none(store: Store, second_sto
     assert second_store.write_note("one", {"by": 4}, is_new=True) is True
 
 
+def test_a_note_is_replaced_only_while_it_is_what_the_writer_takes_it_for(store: Store, second_store: Store) -> None:
+    mine = {"by": "me"}
+    assert store.write_note("one", {"by": "me", "n": 1}, replacing=mine) is False, "there is none"
+    assert store.write_note("one", None, replacing=mine) is False and store.read_note("one") is None
+    store.write_note("one", {"by": "me", "n": 1})
+    assert second_store.write_note("one", {"by": "me", "n": 2}, replacing=mine) is True
+    second_store.write_note("one", {"by": "you"})
+    for document in ({"by": "me", "n": 3}, None):
+        assert store.write_note("one", document, replacing=mine) is False
+        assert store.read_note("one") == {"by": "you"}
+    assert store.write_note("one", None, replacing={"by": "you"}) is True and store.read_note("one") is None
+
+
 def test_of_many_that_make_a_note_at_the_same_moment_one_does(store: Store, store_url: str) -> None:
     start = threading.Barrier(6)
     written: list[bool] = []

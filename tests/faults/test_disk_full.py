@@ -200,7 +200,7 @@ def test_tasks_that_want_a_work_directory_wait_for_room_and_their_class_is_not_s
 ) -> None:
     """Before, want of room counted as a start that the plugin had failed: five of them, and its class was set aside
     until somebody changed the plugin's files."""
-    process = cluster.start(env={"TMPDIR": str(disk.path)})
+    process = cluster.start(env={"TMPDIR": str(disk.path)}, pace={"shortage_seconds": 1.0})
     wait_until(lambda: "node n1 runs on" in cluster.log(), 20, "the node did not start")
     fill_also_inodes(disk)
     cluster.plugin("Work", "pwd; head -c 1000 /dev/zero >file", cwd="work")

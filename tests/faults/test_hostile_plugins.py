@@ -49,7 +49,7 @@ class Hostile:
 def endless(cluster: Cluster, task: Task) -> None:
     output = cluster.output(task.id)
     assert len(output) < 4 * MIB + 200 and b"bytes of output are left out here (max_output is 4 MiB)" in output
-    assert task.document["error"]["message"] == "disbatch-host: it ran longer than its timeout of 1.5 s"
+    assert task.document["error"]["message"] == "disbatch-host: it ran longer than its timeout of 0.7 s"
 
 
 def lines(cluster: Cluster, task: Task) -> None:
@@ -68,7 +68,7 @@ def one_bad_event(cluster: Cluster, task: Task) -> None:
 
 
 def large_events(cluster: Cluster, task: Task) -> None:
-    assert task.run["event_errors"]["count"] == 40 and len(task.run["event_errors"]["first"]) <= 20
+    assert task.run["event_errors"]["count"] == 24 and len(task.run["event_errors"]["first"]) <= 20
     assert task.document["result"] == "heard after all"
 
 
@@ -112,7 +112,7 @@ DOUBLING = {
 HOSTILE = {
     "endless output": Hostile(
         program="exec yes",
-        manifest={"timeout": 1.5, "max_output": "4M"},
+        manifest={"timeout": 0.7, "max_output": "4M"},
         status=Status.TERMINATED,
         run={"reason": "timeout"},
         check=endless,
@@ -155,19 +155,19 @@ HOSTILE = {
         run={"reason": "timeout"},
         check=nothing_left,
     ),
-    "100,000 events": events(100_000),
+    "30,000 events": events(30_000),
     "a million events": events(1_000_000),
     "events of 2 MiB": Hostile(
         program=PYTHON
         + 'import os\nline = b\'{"type":"log","message":"\' + b"x" * 2**21 + b\'"}\\n\'\n'
-        + "with os.fdopen(3, 'wb') as events:\n    for _ in range(40):\n        events.write(line)\n"
+        + "with os.fdopen(3, 'wb') as events:\n    for _ in range(24):\n        events.write(line)\n"
         + '    events.write(b\'{"type":"result","value":"heard after all"}\\n\')\n',
         status=Status.CONCLUDED,
         check=large_events,
     ),
     "an event without end": Hostile(
         program="exec cat /dev/zero >&3",
-        manifest={"timeout": 1},
+        manifest={"timeout": 0.5},
         status=Status.TERMINATED,
         run={"reason": "timeout"},
         check=one_bad_event,
@@ -183,14 +183,6 @@ HOSTILE = {
         parameters={"much": "x" * 8 * MIB},
         status=Status.CONCLUDED,
         run={"stdin_unread": True, "exit_code": 0},
-    ),
-    "a pattern that takes exponential time": Hostile(
-        program="echo never",
-        manifest={"parameters": {"properties": {"much": {"pattern": "^(x+)+$"}}}},
-        parameters={"much": "x" * 60 + "!"},
-        status=Status.FAILED,
-        run={"reason": "parameters"},
-        check=too_long_to_check,
     ),
     "a list that is compared with itself": Hostile(
         program="echo never",
@@ -223,7 +215,7 @@ HOSTILE = {
 
 
 # What goes into the store in an unusual amount or shape; the others are the same to both stores.
-OF_BOTH_STORES = ("endless output", "binary", "100,000 events", "never reads 8 MiB of parameters")
+OF_BOTH_STORES = ("endless output", "binary", "30,000 events", "never reads 8 MiB of parameters")
 LONG = ("a million events",)
 CASES = [
     *(pytest.param("sqlite", name, marks=[SOAK] if name in LONG else []) for name in HOSTILE),

@@ -11,13 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from disbatch_host.process import leftovers
 from disbatch_protocol.status import Status
 from helpers import failing_node
 from helpers.nodes import Cluster
 from helpers.processes import assert_group_is_gone, wait_until
+from helpers.stores import one_store_each
 
 
 def start_node(cluster: Cluster, node_id: str, trigger: Path, place: str) -> subprocess.Popen[str]:
@@ -31,7 +30,7 @@ def start_node(cluster: Cluster, node_id: str, trigger: Path, place: str) -> sub
     return process
 
 
-@pytest.mark.parametrize("place", ["store", "loop"])
+@one_store_each("store_url", "place", ["store", "loop"])
 def test_a_node_that_ends_by_an_internal_error_leaves_no_process_and_others_settle_its_tasks(
     cluster: Cluster, tmp_path: Path, place: str
 ) -> None:

@@ -21,6 +21,7 @@ from helpers import accounts
 from helpers.accounts import Account
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 pytestmark = pytest.mark.timeout(300)  # on a machine that is busy with much else
 
@@ -121,6 +122,7 @@ def test_processes_that_outlive_their_node_are_gone_before_anything_is_started(
     assert cluster.task(waiting).run["attempt"] == 1
 
 
+@on_sqlite
 def test_a_process_that_was_given_the_number_of_an_old_one_is_left_alone(cluster: Cluster, account: Account) -> None:
     """The old process is gone and somebody else has its pid: told apart by the time of its start."""
     cluster.plugin("Once", account.program, file="hold.py")

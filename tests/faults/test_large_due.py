@@ -66,7 +66,7 @@ KINDS = {
     ),
     "run": Kind(fields={}, becomes=Status.CONCLUDED, queue={"maxthreads": 1}),
 }
-CASES = [("expired", 24), *(pytest.param(name, 500, marks=LONG) for name in KINDS)]
+CASES = [("expired", 16), *(pytest.param(name, 500, marks=LONG) for name in KINDS)]
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from helpers.nodes import Cluster
 from helpers.odd_documents import MongoThrower, SqliteThrower, Thrower
 from helpers.processes import wait_until
 
-SHORT_SECONDS, LONG_SECONDS = 8.0, 3600.0
+SHORT_SECONDS, LONG_SECONDS = 4.0, 3600.0
 THROWN, GOOD = 40, 8  # in each round
 DONE_SECONDS_MAX = 20.0  # for good work, whatever lies beside it
 HEARTBEAT_SECONDS_MAX = 3.0

@@ -18,7 +18,7 @@ from disbatch_host.process import leftovers
 from disbatch_protocol.status import Status
 from helpers import accounts
 from helpers.accounts import Account
-from helpers.nodes import Cluster
+from helpers.nodes import QUICK_TO_NOTICE, Cluster
 from helpers.processes import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # on a machine that is busy with much else
@@ -46,8 +46,8 @@ class Takeover:
             cluster.queue(name, maxthreads=2, nodes_pin=["n1"])
         self.once = cluster.push("Once", {}, {})
         self.again = cluster.push("Again", {}, {"stubborn": True})
-        self.n1 = cluster.start(*QUICK, node_id="n1")
-        self.n2 = cluster.start(*QUICK, node_id="n2", through=n2_through)
+        self.n1 = cluster.start(*QUICK, node_id="n1", pace=QUICK_TO_NOTICE)
+        self.n2 = cluster.start(*QUICK, node_id="n2", through=n2_through, pace=QUICK_TO_NOTICE)
         wait_until(lambda: len(account.lines("start")) == 4, 60, "n1 has not started its tasks")
         wait_until(lambda: self.node_ids() == {"n1", "n2"}, 60, "not both nodes are there")
         wait_until(lambda: all("pid" in task.run for task in cluster.tasks()), 60, "not all is written down")

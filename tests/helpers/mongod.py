@@ -94,6 +94,7 @@ class Mongod:
                     # Its journal would take 300 MB at once.
                     "--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)",
                     "--setParameter", "enableTestCommands=1",  # fail points: an answer that gets lost
+                    "--setParameter", "diagnosticDataCollectionEnabled=false",  # each second, and nobody reads it
                     *self._more_options,
                 ],
                 stdin=subprocess.DEVNULL,

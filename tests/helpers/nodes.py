@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,11 @@ AnyCluster = TypeVar("AnyCluster", bound="Cluster")
 # A program that only fails when it is started: a kernel may have been told of such a format, and this one was not.
 UNKNOWN_FORMAT = b"\0 and no more"
 COMMAND = [sys.executable, "-m", "disbatch_host"]
+_WITH_HELPERS = {"PYTHONPATH": str(Path(__file__).parents[1])}  # for a node that is a module of the tests
+# Dead nodes are looked for each five seconds, and watched for four: too long for a test that waits for it.
+QUICK_TO_NOTICE = {"sweep_seconds": 0.2, "confirm_seconds": 1.0}
+# Each test of a living node has a queue of its own, which the node would see a second later.
+QUICK_TO_SEE = {"refresh_seconds": 0.1, "due_seconds": 0.2}
 
 
 def write_plugin(directory: Path, name: str, program: str, *, file: str = "run.sh", **manifest: Any) -> Path:
@@ -92,14 +97,16 @@ class Cluster:
         env: dict[str, str] | None = None,
         through: Sequence[str] = (),
         url: str | None = None,
+        pace: Mapping[str, float] | None = None,
     ) -> subprocess.Popen[str]:
         """A node in the background; its log goes to a file that a failing test shows. `through`: a command that runs
-        it; `url`: another way to the same store."""
+        it; `url`: another way to the same store; `pace`: its intervals that are not the usual ones."""
+        command = COMMAND if pace is None else [sys.executable, "-m", "helpers.paced_node", json.dumps(pace)]
         log = (self.directory / f"{node_id}.log").open("a")
         process = subprocess.Popen(
             [
                 *through,
-                *COMMAND,
+                *command,
                 "--store",
                 url or self.url,
                 "--plugins",
@@ -112,7 +119,7 @@ class Cluster:
             stdout=log,
             stderr=log,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **({} if pace is None else _WITH_HELPERS), **(env or {})},
             start_new_session=True,
         )
         log.close()
@@ -189,7 +196,7 @@ class Living(Cluster):
         self._numbers = itertools.count(1)
 
     def begin(self) -> None:
-        self.start("--stop-grace", "0")
+        self.start("--stop-grace", "0", pace=QUICK_TO_SEE)
         wait_until(lambda: self.store.get_node("n1"), 30, "node n1 never came")
 
     def end(self) -> None:

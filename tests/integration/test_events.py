@@ -54,6 +54,8 @@ def test_every_event_from_every_language_by_the_contract_alone(
     assert 3500 < (asleep.document["not_before"] - asleep.run["ended"]).total_seconds() <= 3600
     assert "error" not in asleep.document
 
+    # On MongoDB they come a moment after the end that has them created.
+    wait_until(lambda: "follow_ups" not in living.task(parent).document, 20, "the follow-ups were not created")
     first, second = (one for one in living.tasks(queue="next") if one.document["parent"] == str(parent))
     assert (first.document["parameters"], second.document["parameters"]) == ({"n": 1}, {})
     assert {first.status, second.status} == {Status.CREATED} and first.document["parent"] == str(parent)
@@ -105,22 +107,24 @@ def test_lines_that_are_no_events_are_counted_and_kept_but_fail_nothing(living: 
 
 
 @living_on_sqlite
-def test_a_million_events_are_bounded_and_cost_a_write_a_second(living: Living) -> None:
-    program = """#!/usr/bin/env python3
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_very_many_events_are_bounded(living: Living, count: int) -> None:
+    program = f"""#!/usr/bin/env python3
 import os
-block = b"".join(b'{"type":"progress","value":%f}\\n{"type":"log","message":"line %d"}\\n' % (n / 1e3, n)
+block = b"".join(b'{{"type":"progress","value":%f}}\\n{{"type":"log","message":"line %d"}}\\n' % (n / 1e3, n)
                  for n in range(1000))
-for _ in range(500):
+for _ in range({count // 2000}):
     rest = memoryview(block)
     while rest:
         rest = rest[os.write(3, rest):]
 """
-    living.plugin("Talkative", program, file="run.py")
-    task = living.run_one(living.queue("Talkative"))
+    name = living.own_name("Talkative")
+    living.plugin(name, program, file="run.py")
+    task = living.run_one(living.queue(name))
     assert (task.status, task.document["progress"]) == (1, {"value": 0.999})
     log = task.document["log"]
     assert len(log) == 1000 and log[-1]["message"] == "line 999"
-    assert task.run["log_dropped"] == 499_000
+    assert task.run["log_dropped"] == count / 2 - 1000
 
 
 @living_on_sqlite
@@ -287,7 +291,7 @@ def test_a_log_that_another_program_has_begun_goes_on(living: Living) -> None:
 def test_events_without_end_cost_a_write_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = """#!/usr/bin/env python3
 import os, time
-end = time.monotonic() + 3
+end = time.monotonic() + 2.2
 while time.monotonic() < end:
     os.write(3, b'{"type":"progress","value":0.5}\\n' * 1000)
 """

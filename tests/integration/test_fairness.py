@@ -43,7 +43,7 @@ class Share:
     options: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.05
-    starts: int = 180
+    starts: int = 120
 
 
 SHARES = [
@@ -155,12 +155,12 @@ def test_a_queue_whose_maxtotal_another_node_uses_up_holds_no_place(cluster: Clu
 def test_a_rate_is_used_although_its_queue_shares_the_places(cluster: Cluster) -> None:
     """A queue that rests until its rate allows another start is back in time."""
     cluster.plugin("Nap", "sleep 0.02")
-    push_many(cluster, cluster.queue("Nap", "a", rate="10/s"), 60)
-    push_many(cluster, cluster.queue("Nap", "b"), 400)
+    push_many(cluster, cluster.queue("Nap", "a", rate="10/s"), 40)
+    push_many(cluster, cluster.queue("Nap", "b"), 280)
     node = cluster.start("--max-total", "2", "--stop-grace", "0")
     done = frozenset({int(Status.CONCLUDED)})
-    wait_until(lambda: len(cluster.tasks(queue="a", statuses=done)) >= 30, 30, "it does not run")
+    wait_until(lambda: len(cluster.tasks(queue="a", statuses=done)) >= 20, 30, "it does not run")
     node.terminate()
     assert node.wait(20) == 0
-    starts = sorted(task.run["started"] for task in cluster.tasks(queue="a") if "started" in task.run)[:30]
-    assert (starts[-1] - starts[0]).total_seconds() < 29 / 10 * 1.5
+    starts = sorted(task.run["started"] for task in cluster.tasks(queue="a") if "started" in task.run)[:20]
+    assert (starts[-1] - starts[0]).total_seconds() < 19 / 10 * 1.5

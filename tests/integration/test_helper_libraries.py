@@ -169,7 +169,7 @@ def test_the_node_library_by_its_own_tests(require: Callable[[str], None]) -> No
 
 def test_the_go_library_by_its_own_tests(require: Callable[[str], None]) -> None:
     require("go")
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOPROXY": "off", "GOWORK": "off", "GOFLAGS": ""}
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOPROXY": "off", "GOWORK": "off", "GOFLAGS": "-trimpath"}
     for command in (["go", "vet", "."], ["go", "test", "-count=1", "-v", "."]):
         ran = subprocess.run(
             command, cwd=PLUGINS / "go/disbatch", capture_output=True, text=True, check=False, env=environment

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from disbatch_host.client import Client
+from disbatch_host.client.queues import Queues
 from disbatch_protocol.status import Status
 from helpers.nodes import COMMAND, Cluster
 from helpers.processes import wait_until
-
-TIMES = 5
 
 
 def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +26,7 @@ def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 def start_nodes(cluster: Cluster, *names: str) -> None:
     for name in names:
-        cluster.start("--stop-grace", "0", "--heartbeat", "0.2", node_id=name)
+        cluster.start("--stop-grace", "0", "--heartbeat", "0.2", node_id=name, pace={"refresh_seconds": 0.3})
     wait_until(lambda: len(cluster.store.nodes()) == len(names), 20, "the nodes did not come")
 
 
@@ -52,7 +51,7 @@ def test_nothing_is_claimed_once_a_pause_has_returned(cluster: Cluster, changes:
     unread: list[str] = []
     queues = client_of(cluster, unread).queues
     paused: list[Any] = []
-    for _ in range(TIMES if changes is None else 3):
+    for _ in range(3):
         see_through(cluster, queue)
         if changes is None:
             queues.pause(queue)
@@ -82,7 +81,7 @@ def test_a_drained_node_claims_nothing_once_the_command_has_returned(cluster: Cl
     queue = cluster.queue("Quick")
     start_nodes(cluster, "n1")
     nodes = client_of(cluster, []).nodes
-    for _ in range(5):
+    for _ in range(3):
         see_through(cluster, queue)
         asked = nodes.drain("n1")
         ids = cluster.push(queue, *({} for _ in range(5)))
@@ -113,7 +112,9 @@ def test_a_node_that_cannot_confirm_a_pause_is_named(cluster: Cluster) -> None:
     assert "perl" not in done.stderr and "n1" not in done.stderr
     ids = cluster.push(queue, {}, {})
     assert cluster.store.find_queue(queue).paused is not None  # type: ignore[union-attr]
-    assert "before: old;" in command(cluster, "queue", "set", queue, "maxtotal=3").stderr
+    unread: list[str] = []
+    Queues(cluster.store, "me@here", on_unread=unread.extend, within_seconds=1.0).set(queue, maxtotal=3)
+    assert unread == ["old"]
     shown = json.loads(command(cluster, "--json", "node", "show", "n1").stdout)
     assert shown["queues_read"] == shown["requests"]["queues"]["token"]
     assert [cluster.task(one).status for one in ids] == [Status.CREATED] * 2
@@ -121,7 +122,7 @@ def test_a_node_that_cannot_confirm_a_pause_is_named(cluster: Cluster) -> None:
 
 
 def start_nodes_beside(cluster: Cluster) -> None:
-    cluster.start("--stop-grace", "0")
+    cluster.start("--stop-grace", "0", pace={"refresh_seconds": 0.1})
     wait_until(lambda: cluster.store.get_node("n1") is not None, 20, "the node did not come")
 
 

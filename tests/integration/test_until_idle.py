@@ -27,7 +27,7 @@ def test_followers_of_what_it_ran_are_run_too(cluster: Cluster) -> None:
     """It used to leave a second after the first task had ended, with "nothing is left to do" and the rest undone."""
     cluster.plugin("Quick", "true")
     queue = cluster.queue("Quick")
-    for _ in range(3):
+    for _ in range(2):
         ids = chain(cluster, queue, 4)
         log = cluster.run()
         assert [cluster.task(one).status for one in ids] == [Status.CONCLUDED] * 4
@@ -102,7 +102,7 @@ def test_each_step_of_a_chain_follows_at_once(cluster: Cluster) -> None:
     node = cluster.start()
     wait_until(lambda: cluster.store.get_node("n1") is not None, 20, "the node did not come")
     medians = []
-    for _ in range(5):
+    for _ in range(3):
         ids = chain(cluster, queue, 12)
         cluster.wait_for_status(ids[-1], Status.CONCLUDED)
         runs = [cluster.task(one).run for one in ids]

@@ -118,7 +118,7 @@ def test_short_tasks_never_fill_more_places_than_there_are(cluster: Cluster) -> 
     queues = [worker_plugin(cluster), cluster.queue("O")]
     for queue in queues:
         cluster.store.update_queue(queue, {"maxthreads": 3})
-        cluster.push(queue, *({"n": number} for number in range(300)))
+        cluster.push(queue, *({"n": number} for number in range(150)))
     in_hand = [
         TaskFilter(queue=queue, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)})) for queue in queues
     ]
@@ -130,7 +130,7 @@ def test_short_tasks_never_fill_more_places_than_there_are(cluster: Cluster) -> 
     assert node.returncode == 0
     assert seen == {str(queue): 3 for queue in queues}
     tasks = cluster.tasks()
-    assert len(tasks) == 600 and {task.status for task in tasks} == {Status.CONCLUDED}
+    assert len(tasks) == 300 and {task.status for task in tasks} == {Status.CONCLUDED}
     assert {task.run["worker"] for task in tasks if task.queue == queues[0]} <= {1, 2, 3}
 
 

@@ -25,7 +25,6 @@ from disbatch_host.store.contract import Connection, Nodes, Tasks
 
 log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 5.0  # between two counts, at least
 PAUSE_PER_SECOND = 20.0  # rule 3: seconds of rest for each second that a count takes
 
 
@@ -44,17 +43,19 @@ class Census:
     heartbeat_age_seconds: Mapping[str, float]  # of every node that has one
 
 
-def pause_after(took_seconds: float) -> float:
+def pause_after(took_seconds: float, interval_seconds: float) -> float:
     """Seconds until the next count may be made (rule 3)."""
-    return max(INTERVAL_SECONDS, PAUSE_PER_SECOND * took_seconds)
+    return max(interval_seconds, PAUSE_PER_SECOND * took_seconds)
 
 
 class CensusTaker:
     """Counts in a thread of its own, which starts with the first question."""
 
-    def __init__(self, new_store: Callable[[], CountedStore]) -> None:
-        """`new_store` returns a store that nobody else uses, not opened yet."""
+    def __init__(self, new_store: Callable[[], CountedStore], *, interval_seconds: float) -> None:
+        """`new_store` returns a store that nobody else uses, not opened yet; `interval_seconds` are between two counts,
+        at least."""
         self._new_store = new_store
+        self._interval_seconds = interval_seconds
         self._store: CountedStore | None = None
         self._is_open = False
         self._thread: threading.Thread | None = None
@@ -104,7 +105,7 @@ class CensusTaker:
                 now = time.monotonic()
                 self._latest = census
                 # A store that is away did not have to count anything, and should be seen as soon as it is back.
-                self._due = now + (INTERVAL_SECONDS if census is None else pause_after(census.took_seconds))
+                self._due = now + pause_after(0.0 if census is None else census.took_seconds, self._interval_seconds)
                 self._is_wanted = False
                 self._change.notify_all()
         if self._store is not None:

@@ -24,17 +24,19 @@ from disbatch_host.metrics.census import CensusTaker
 from disbatch_host.metrics.counters import Metrics
 
 CENSUS_SECONDS = 2.0  # Prometheus waits ten
-CONNECTION_SECONDS = 5.0  # until a silent connection is closed
 CONNECTIONS_MAX = 16
 
 
 class MetricsServer:
     """Serves what `metrics` counts and `census` knows, from `start` to `stop`."""
 
-    def __init__(self, host: str, port: int, *, metrics: Metrics, census: CensusTaker) -> None:
-        """Take the port. An empty host: every address of this machine. Raises UsageError if it is not available."""
+    def __init__(
+        self, host: str, port: int, *, metrics: Metrics, census: CensusTaker, silent_client_seconds: float
+    ) -> None:
+        """Take the port. An empty host: every address of this machine. A connection that is silent for
+        `silent_client_seconds` is closed. Raises UsageError if the port is not available."""
         self._census = census
-        self._server = _Server(_bound(host, port), metrics, census)
+        self._server = _Server(_bound(host, port), metrics, census, silent_client_seconds)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         address, own_port = self._server.socket.getsockname()[:2]
         self.url = f"http://{f'[{address}]' if ':' in address else address}:{own_port}/metrics"
@@ -72,12 +74,15 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a client that is slow must not hold up the end of a node
 
-    def __init__(self, listening: socket.socket, metrics: Metrics, census: CensusTaker) -> None:
+    def __init__(
+        self, listening: socket.socket, metrics: Metrics, census: CensusTaker, silent_client_seconds: float
+    ) -> None:
         super().__init__(listening.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
         self.metrics = metrics
         self.census = census
+        self.silent_client_seconds = silent_client_seconds
         self.one_scrape = threading.Lock()
         self._free = threading.BoundedSemaphore(CONNECTIONS_MAX)
 
@@ -99,9 +104,12 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = CONNECTION_SECONDS
     server_version = "disbatch-host"
     sys_version = ""
+
+    def setup(self) -> None:
+        self.request.settimeout(self.server.silent_client_seconds)
+        super().setup()
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]

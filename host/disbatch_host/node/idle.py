@@ -124,7 +124,9 @@ class Idle:
 def _blocked(store: Store) -> list[Left]:
     """The Blocked tasks of all queues."""
     which = TaskFilter(statuses=_BLOCKED)
-    tasks = list(store.find_tasks(which, limit=_BLOCKED_MAX, with_output=False, in_any_order=True))
+    tasks = list(
+        store.find_tasks(which, limit=_BLOCKED_MAX, with_output=False, with_parameters=False, in_any_order=True)
+    )
     waited_for = {
         str(one): one
         for task in tasks
@@ -135,5 +137,8 @@ def _blocked(store: Store) -> list[Left]:
     others: dict[str, Task] = {}
     for start in range(0, len(ids), _IDS_IN_LOOK):
         some = TaskFilter(ids=ids[start : start + _IDS_IN_LOOK])
-        others |= {str(one.id): one for one in store.find_tasks(some, with_output=False, in_any_order=True)}
+        others |= {
+            str(one.id): one
+            for one in store.find_tasks(some, with_output=False, with_parameters=False, in_any_order=True)
+        }
     return left_blocked(tasks, others)

@@ -41,6 +41,8 @@ class Pace:
     piece_seconds: float = 0.2
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
+    census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least
+    silent_client_seconds: float = 5.0  # until a connection for the metrics that says nothing is closed
     retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
 
     # A culprit (`compartment`) is not tried again for so long: one that still fails costs little, one that somebody has

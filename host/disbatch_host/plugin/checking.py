@@ -30,9 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from disbatch_host.plugin import checking_child
-from disbatch_host.plugin.checking_child import HEADER, TimedOut
-from disbatch_protocol.check_cost import is_small
+from disbatch_host.plugin.checking_frames import HEADER, TimedOut
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest_checks import example_parameters, schema_faults_in, value_faults_in
 from disbatch_protocol.parameters import ParameterSchema
@@ -68,9 +66,13 @@ _NOTHING = Examined()
 
 
 class Checks:
-    """What the schemas of one catalog share: the processes for slow checks. Any thread may use it."""
+    """What the schemas of one catalog share: the processes for slow checks. Any thread may use it.
 
-    def __init__(self) -> None:
+    `seconds`: of CPU time, for one task's parameters.
+    """
+
+    def __init__(self, *, seconds: float = CHECK_SECONDS) -> None:
+        self.seconds = seconds
         self._ordinary = _Lane()
         self._slow = _Lane()
         self._manifests = _Lane()
@@ -82,7 +84,7 @@ class Checks:
 
     def manifest_faults(self, schema: Any, examples: Any) -> Sequence[Fault]:
         """See `manifest_checks.parameters_faults`; a check that takes too long is a fault of the manifest."""
-        if is_small(schema, _QUICK_SCHEMA):
+        if _is_quick(schema):
             found = schema_faults_in(schema)
         else:
             answer = self._manifests.ask("schema", _SCHEMA_SECONDS, 0, None, _packed(schema))
@@ -94,10 +96,10 @@ class Checks:
         compiled = ParameterSchema(schema)
         if all(compiled.is_quick_for(one) for one in ({}, *example_parameters(examples))):
             return [*found, *value_faults_in(schema, examples)]
-        answer = self._manifests.ask("values", CHECK_SECONDS, 0, None, _packed((schema, examples)))
+        answer = self._manifests.ask("values", self.seconds, 0, None, _packed((schema, examples)))
         if isinstance(answer, (TimedOut, Exception)):
             what = "expected a schema with which its defaults and the examples"
-            return [*found, _too_slow(answer, "/parameters", what, CHECK_SECONDS, compiled)]
+            return [*found, _too_slow(answer, "/parameters", what, self.seconds, compiled)]
         return [*found, *answer]
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class CheckedSchema(ParameterSchema):
         try:
             return self._ask(parameters)
         except OSError as error:
-            return self._not_examined(error)
+            return self._not_examined(error, self._checks.seconds)
 
     def _ask_unless_slow(self, parameters: Any, *, is_slow: bool) -> Examined | None:
         """None: others of this schema were slow while this one waited."""
@@ -171,8 +173,8 @@ class CheckedSchema(ParameterSchema):
         try:
             values = _packed(parameters)
         except Exception as error:  # nested too deeply, or a value of a kind that only its store knows
-            return self._not_examined(error)
-        seconds = CHECK_SECONDS + len(values) / 2**20 * _MORE_SECONDS_PER_MIB
+            return self._not_examined(error, self._checks.seconds)
+        seconds = self._checks.seconds + len(values) / 2**20 * _MORE_SECONDS_PER_MIB
         lane = self._checks.lane(is_slow=self._was_slow)
         answer = lane.ask("parameters", seconds, self._number, self._schema, values)
         if isinstance(answer, (TimedOut, Exception)):
@@ -181,7 +183,7 @@ class CheckedSchema(ParameterSchema):
         faults, secrets = answer
         return Examined(faults=faults, secrets=secrets)
 
-    def _not_examined(self, answer: TimedOut | Exception, seconds: float = CHECK_SECONDS) -> Examined:
+    def _not_examined(self, answer: TimedOut | Exception, seconds: float) -> Examined:
         fault = _too_slow(answer, "", "", seconds, self)
         secrets = ("",) if self.has_secrets else ()  # any of them may be one
         return Examined(faults=(fault,), secrets=secrets, took_too_long=True)
@@ -264,7 +266,7 @@ class _Lane:
 
 
 # Not with -m: its answers are pickled by the name of their module.
-_PROGRAM = f"from {checking_child.__name__} import main; main()"
+_PROGRAM = "from disbatch_host.plugin.checking_child import main; main()"
 
 
 class _Child:
@@ -334,6 +336,15 @@ class _Child:
         poll.register(descriptor, what)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
+
+
+def _is_quick(schema: Any) -> bool:
+    """Whether the faults of a schema itself are found in a moment."""
+    if schema is None:
+        return True
+    from disbatch_protocol.check_cost import is_small  # noqa: PLC0415  (many hosts have no plugin with a schema)
+
+    return is_small(schema, _QUICK_SCHEMA)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -212,9 +212,17 @@ class Notes(Protocol):
 
     def read_note(self, name: str) -> Document | None: ...
 
-    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
+    def write_note(
+        self,
+        name: str,
+        document: Document | None,
+        *,
+        is_new: bool = False,
+        replacing: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Write the whole note; None removes it. `is_new`: only if there is none with this name; of several callers
-        that do so at the same moment, one succeeds. Returns whether it was written, or removed."""
+        that do so at the same moment, one succeeds. `replacing`: only if there is one that has these values at that
+        moment. Returns whether it was written, or removed."""
 
 
 class Nodes(Protocol):

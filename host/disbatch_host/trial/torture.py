@@ -48,8 +48,9 @@ ODD_TEXT = "-\u00fc\u4e2d\U0001f600\u202e\u0007\x1b[31m\t\"'\\{}$(:)&;%s\u2028\u
 class Torture:
     """The torments of one plugin; all are compared with the first one."""
 
-    def __init__(self, runner: TrialRunner) -> None:
+    def __init__(self, runner: TrialRunner, *, closed_stdin_seconds: float) -> None:
         self._runner = runner
+        self._closed_stdin_seconds = closed_stdin_seconds
         self._plugin = runner.plugin
         self._manifest = runner.plugin.manifest
         self._host = runner.host
@@ -146,12 +147,12 @@ class Torture:
     async def _closed_stdin(self) -> str | None:
         process = _Process(self._plugin, self._host, is_stdin_closed=True)
         await process.start()
-        if not await process.wait(CLOSED_STDIN_SECONDS):
+        if not await process.wait(self._closed_stdin_seconds):
             process.kill(StopReason.CANCELLED)
             await process.wait(None)
             raise TrialFailed(
                 f"expected it to exit at the end of its stdin, found it still running after "
-                f"{format_duration(CLOSED_STDIN_SECONDS)}; a read that returns nothing must end the program"
+                f"{format_duration(self._closed_stdin_seconds)}; a read that returns nothing must end the program"
             )
         return None
 

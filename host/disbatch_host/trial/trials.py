@@ -14,7 +14,7 @@ from disbatch_host.process.this_process import close_others_on_exec
 from disbatch_host.trial.examples import try_examples
 from disbatch_host.trial.findings import Finding, TrialRunner, Verdict, of_faults
 from disbatch_host.trial.local_host import LocalHost
-from disbatch_host.trial.torture import Torture
+from disbatch_host.trial.torture import CLOSED_STDIN_SECONDS, Torture
 
 OnBegin = Callable[[str], object]  # the name of a trial that is about to be made
 
@@ -25,9 +25,13 @@ def run_examples(plugin: Plugin, on_begin: OnBegin = lambda trial: None) -> list
     return _perform(plugin, try_examples, on_begin)
 
 
-def torture(plugin: Plugin, on_begin: OnBegin = lambda trial: None) -> list[Finding]:
+def torture(
+    plugin: Plugin, on_begin: OnBegin = lambda trial: None, *, closed_stdin_seconds: float = CLOSED_STDIN_SECONDS
+) -> list[Finding]:
     """The things that production will do to it."""
-    return _perform(plugin, lambda runner: Torture(runner).torments(), on_begin)
+    return _perform(
+        plugin, lambda runner: Torture(runner, closed_stdin_seconds=closed_stdin_seconds).torments(), on_begin
+    )
 
 
 def _perform(

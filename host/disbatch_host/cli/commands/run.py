@@ -55,7 +55,7 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any], *, pace: Pa
     for directory in settings.plugins:
         require_directory(directory)
     store = open_store(settings.store_url, SystemClock())
-    with _served_metrics(settings) as metrics:  # first: an unavailable port is reported before anything starts
+    with _served_metrics(settings, pace) as metrics:  # first: an unavailable port is reported before anything starts
         with common.saying_that_it_takes_long(store):
             store.open()
         node = _with_id(settings.node, store)
@@ -74,7 +74,7 @@ def _with_id(settings: NodeSettings, store: Store) -> NodeSettings:
 
 
 @contextlib.contextmanager
-def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
+def _served_metrics(settings: Settings, pace: Pace) -> Iterator[Metrics | None]:
     if settings.metrics is None:
         yield None
         return
@@ -85,8 +85,12 @@ def _served_metrics(settings: Settings) -> Iterator[Metrics | None]:
 
     kind = settings.store_url.partition(":")[0].partition("+")[0]
     metrics = Metrics(settings.node.node_id, store_kind=kind)
-    census = CensusTaker(lambda: open_store(settings.store_url, SystemClock(), Access.EXISTING))
-    server = MetricsServer(*settings.metrics, metrics=metrics, census=census)
+    census = CensusTaker(
+        lambda: open_store(settings.store_url, SystemClock(), Access.EXISTING), interval_seconds=pace.census_seconds
+    )
+    server = MetricsServer(
+        *settings.metrics, metrics=metrics, census=census, silent_client_seconds=pace.silent_client_seconds
+    )
     log.info("metrics are served at %s", server.url)
     server.start()
     try:

@@ -100,16 +100,14 @@ def create_rows(
                     return False
                 _create(store, batch, maker, record, counts)
                 record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
-                if note is not None:
-                    # Without a single commit, another process may have finished while these were created.
-                    if not is_ours(store.read_note(note), record):
-                        return False
-                    store.write_note(note, record.to_document())
+                # Without a single commit, another process may have finished while these were created.
+                if note is not None and not store.write_note(note, record.to_document(), replacing=record.identity):
+                    return False
         advance(batch.size)
         if batch.is_last:
             return False
-    if note is not None and is_ours(store.read_note(note), record):
-        store.write_note(note, None)
+    if note is not None:
+        store.write_note(note, None, replacing=record.identity)
     return True
 
 

@@ -39,6 +39,11 @@ class Record:
         before: the order stays, and nobody else's id has the same prefix."""
         return f"{int(self.first_id, 16) + number:0{_DIGITS}x}"
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The part of the note that says that it is still the record of this import."""
+        return {"first_id": self.first_id}
+
     def to_document(self) -> Document:
         return {**{one.name: getattr(self, one.name) for one in dataclasses.fields(self)}, "fields": dict(self.fields)}
 
@@ -64,4 +69,4 @@ def begin(store: Store, name: str, fields: Mapping[str, Any], *, begins_again: b
 
 def is_ours(found: Mapping[str, Any] | None, record: Record) -> bool:
     """Whether the note in the store is still the record of this import."""
-    return found is not None and found.get("first_id") == record.first_id
+    return found is not None and all(found.get(name) == value for name, value in record.identity.items())

@@ -398,13 +398,22 @@ class MongoStore:
             found = self._notes.find_one({"_id": forms.note_id(name)})
         return None if found is None else found.get("document")
 
-    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
+    def write_note(
+        self,
+        name: str,
+        document: Document | None,
+        *,
+        is_new: bool = False,
+        replacing: Mapping[str, Any] | None = None,
+    ) -> bool:
+        which: dict[str, Any] = {"_id": forms.note_id(name)}
+        which |= {f"document.{field}": {"$eq": value} for field, value in (replacing or {}).items()}
         with self._translated():
             if document is None:
-                return self._notes.delete_one({"_id": forms.note_id(name)}).deleted_count > 0
+                return self._notes.delete_one(which).deleted_count > 0
             if not is_new:
-                self._notes.replace_one({"_id": forms.note_id(name)}, {"document": document}, upsert=True)
-                return True
+                written = self._notes.replace_one(which, {"document": document}, upsert=replacing is None)
+                return replacing is None or written.matched_count > 0
             try:
                 self._notes.insert_one({"_id": forms.note_id(name), "document": document})
             except driver.DuplicateKeyError:

@@ -267,12 +267,27 @@ class SqliteStore(Session):
                 "delete its row"
             ) from error
 
-    def write_note(self, name: str, document: Document | None, *, is_new: bool = False) -> bool:
-        if document is None:
-            return self._write(lambda c: c.execute("DELETE FROM notes WHERE name = ?", (name,)).rowcount > 0)
-        statement = f"INSERT OR {'IGNORE' if is_new else 'REPLACE'} INTO notes (name, document) VALUES (?, ?)"
-        encoded = json_text.encode(document)
-        return self._write(lambda c: c.execute(statement, (name, encoded)).rowcount > 0)
+    def write_note(
+        self,
+        name: str,
+        document: Document | None,
+        *,
+        is_new: bool = False,
+        replacing: Mapping[str, Any] | None = None,
+    ) -> bool:
+        statement, values = "DELETE FROM notes WHERE name = ?", [name]
+        if document is not None:
+            statement = f"INSERT OR {'IGNORE' if is_new else 'REPLACE'} INTO notes (name, document) VALUES (?, ?)"
+            values.append(json_text.encode(document))
+
+        def write(connection: sqlite3.Connection) -> bool:
+            if replacing is not None:
+                found = self.read_note(name)
+                if found is None or any(found.get(field) != value for field, value in replacing.items()):
+                    return False
+            return connection.execute(statement, values).rowcount > 0
+
+        return self._write(write)
 
     def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
         for number in itertools.count():
