@@ -28,6 +28,8 @@ LAYOUT_COLLECTION = "disbatch_host"
 Keys = Sequence[tuple[str, int]]
 
 BY_STATUS = [("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDING), ("_id", ASCENDING)]
+# The tasks that wait for a task.
+BY_AWAITED_TASK = (("after", ASCENDING), ("_id", ASCENDING))
 # The kinds of tasks that are due: one index each, holding only tasks that have the field.
 BY_CANCEL = (("status", ASCENDING), ("node", ASCENDING))
 BY_AWAITED = (("awaited", ASCENDING), ("status", ASCENDING))
@@ -44,8 +46,7 @@ _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     ),
     # Tasks that are due. Those that also wait for another task come after all others, and are not looked at.
     ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
-    # The tasks that wait for a task.
-    ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
+    (BY_AWAITED_TASK, {"partialFilterExpression": {"after": {"$exists": True}}}),
     (BY_CANCEL, {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
     (BY_AWAITED, {"partialFilterExpression": {"awaited": True}}),
     (BY_EXPIRY, {"partialFilterExpression": {"expires": {"$exists": True}}}),

@@ -270,6 +270,9 @@ class MongoStore:
         def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
             condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
             found = self._tasks.find(condition, fields, batch_size=_PAGE if with_parameters else _LIGHT_PAGE)
+            if which.after is not None and in_any_order:
+                # Not left to the server, which tries its indexes on a hundred tasks each time: they may be large.
+                found = found.hint(list(layout.BY_AWAITED_TASK))
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
