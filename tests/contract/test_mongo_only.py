@@ -259,3 +259,12 @@ def test_after_a_look_that_took_long_each_kind_of_due_task_is_looked_for_by_its_
         "IXSCAN { awaited: 1, status: 1 }",
         "IXSCAN { status: 1, expires: 1 }",
     ]
+
+
+@pytest.mark.own_database
+def test_the_server_is_told_by_which_index_followers_are_found(mongo: MongoStore, raw: Any) -> None:
+    """It tried its indexes on a hundred of them for each look, which are large now and then."""
+    push(mongo, {}, {}, status=int(Status.BLOCKED), after=["first"])
+    which = TaskFilter(after="first", statuses=frozenset({int(Status.BLOCKED)}))
+    (entry,) = Plans(raw).of(lambda: list(mongo.find_tasks(which, with_parameters=False, in_any_order=True)))
+    assert entry["command"]["hint"] == {"after": 1, "_id": 1} and entry["nreturned"] == 2
