@@ -12,7 +12,7 @@ import pytest
 
 from disbatch_host.documents.records import NOBODY
 from disbatch_protocol.status import Status
-from helpers.nodes import UNKNOWN_FORMAT, Cluster, Living
+from helpers.nodes import QUICK_TO_SEE, UNKNOWN_FORMAT, Cluster, Living
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite, one_store_each
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
     cluster.plugin("Fine", "echo fine")
     (broken_id,) = cluster.push(cluster.queue("Broken"), {})
     (fine_id,) = cluster.push(cluster.queue("Fine"), {})
-    cluster.start("--heartbeat", "0.1")
+    cluster.start("--heartbeat", "0.1", pace={**QUICK_TO_SEE, "plugin_scan_seconds": 0.2})
     cluster.wait_for_status(fine_id, Status.CONCLUDED)
 
     def set_aside() -> list[dict[str, object]]:
