@@ -5,7 +5,6 @@ A fault is a value, never an exception: a check collects all of them, so that th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,10 +47,13 @@ def value_at(document: Any, path: Iterable[str]) -> Any:
     return document
 
 
-def near_name(word: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant by a misspelt one."""
+def near_name(word: str, known: Iterable[str], *, likeness: float = 0.55) -> str | None:
+    """The known name that was probably meant by a misspelt one. `likeness`: how much of both must be alike, from 0 to
+    1."""
+    import difflib  # noqa: PLC0415  (only for a mistake)
+
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=likeness)
     if near:
         return near[0]
     by_shape = {name.replace("_", "").replace("-", "").lower(): name for name in names}

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from disbatch_protocol.faults import near_name
 from disbatch_protocol.references import part_at
 
+_MISSPELT = 0.75  # of two names is alike: `page` and `pages`, but not `user` and `users_file`
 ALL_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _KINDS: Mapping[type, str] = {
     bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null",
@@ -100,6 +102,19 @@ class Places:
         """The top-level parameters that the schema names, in its order."""
         named = (_mapping(part.get("properties")) for part in self._parts_at(()))
         return list(dict.fromkeys(str(name) for properties in named for name in properties))
+
+    def misspelt(self, given: Iterable[str]) -> dict[str, str]:
+        """Of the top-level parameters that are given, those that are taken although the schema does not name them, and
+        are probably misspelt: each with the name that was meant, which is not given."""
+        given = set(given)
+        names = self.names()
+        unknown = [name for name in given if name not in names]
+        if not unknown or self.is_closed:  # refused anyway
+            return {}
+        patterns = [part for part in self._parts_at(()) if part.get("patternProperties")]
+        left = [name for name in names if name not in given]
+        near = {name: near_name(name, left, likeness=_MISSPELT) for name in unknown} if not patterns else {}
+        return {name: meant for name, meant in near.items() if meant is not None}
 
     def _at(self, schema: Any, path: tuple[str, ...]) -> Expected:
         if schema is False:

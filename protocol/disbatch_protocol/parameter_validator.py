@@ -10,7 +10,6 @@ import functools
 import math
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from fractions import Fraction
 from typing import Any
 
 from disbatch_protocol import patterns
@@ -52,6 +51,8 @@ def _is_multiple(value: Any, divisor: Any) -> bool:
         return value % divisor == 0
     if any(isinstance(one, float) and not math.isfinite(one) for one in (value, divisor)):
         return False
+    from fractions import Fraction  # noqa: PLC0415  (half a megabyte, which a node without such a schema never needs)
+
     # As they are written: 19.99 is a multiple of 0.01, although the nearest binary numbers are not.
     return (Fraction(repr(value)) / Fraction(repr(divisor))).denominator == 1
 

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from disbatch_protocol.check_cost import SchemaCost, cost_of
 from disbatch_protocol.faults import Fault, pointer_to
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.parameter_faults import fault_of, leaves
 from disbatch_protocol.parameter_secrets import mentions_secret, secrets_in
-from disbatch_protocol.parameter_types import Places
 from disbatch_protocol.parameter_validator import CheckInterruptedError, compiled
 from disbatch_protocol.references import parts_of
+
+if TYPE_CHECKING:  # imported late, like jsonschema: most plugins of most hosts have no schema
+    from disbatch_protocol.check_cost import SchemaCost
+    from disbatch_protocol.parameter_types import Places
 
 
 class ParameterSchema:
@@ -57,11 +59,15 @@ class ParameterSchema:
     @property
     def is_ever_quick(self) -> bool:
         """Whether that can be true of any parameters."""
+        if self._schema is None:
+            return True
         if not self._is_weighed:
+            from disbatch_protocol.check_cost import cost_of  # noqa: PLC0415
+
             cost = cost_of(self._schema)
             self._cost = cost if cost is not None and cost.is_quick_for(self._defaults) else None
             self._is_weighed = True
-        return self._schema is None or self._cost is not None
+        return self._cost is not None
 
     def place_of_pattern(self, pattern: str) -> str | None:
         """The JSON pointer, relative to the schema, of the part that has this pattern."""
@@ -122,7 +128,7 @@ class ParameterSchema:
     def with_defaults(self, parameters: Any) -> Any:
         """The parameters with the schema's top-level defaults added; the same object if nothing
         is missing."""
-        if not isinstance(parameters, Mapping):
+        if not self._defaults or not isinstance(parameters, Mapping):
             return parameters
         missing = {name: value for name, value in self._defaults.items() if name not in parameters}
         return {**parameters, **missing} if missing else parameters
@@ -141,6 +147,8 @@ class ParameterSchema:
     def places(self) -> Places:
         """What the schema says about each parameter: its types, whether it is required."""
         if self._places is None:
+            from disbatch_protocol.parameter_types import Places  # noqa: PLC0415
+
             self._places = Places(self._schema)
         return self._places
 

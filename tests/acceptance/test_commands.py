@@ -238,6 +238,7 @@ def test_the_demo_does_what_it_says_and_leaves_nothing(terminal: Terminal, tmp_p
     assert "0       0" not in result.out
     for name in ("Text::Count", "Python::Functions", "Text::WordFrequency"):
         assert re.search(rf"^{name} +\w+ +3 +3 +0", result.out, re.MULTILINE), result
+    assert result.out.endswith("Write a plugin of your own:  disbatch-host new Greet --lang bash\n")
     assert list(temporary.iterdir()) == []
 
 

@@ -26,6 +26,7 @@ from helpers import nodes
 from helpers.mongod import Mongod
 from helpers.nodes import UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "operations.md"
@@ -82,12 +83,15 @@ def test_every_command_on_the_page_is_one() -> None:
             parse(words)
 
 
+@on_sqlite
 def test_every_metric_of_a_node_is_on_the_page_and_no_other(cluster: Cluster) -> None:
     (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Fine", "exit 0")
     cluster.push(cluster.queue("Gone", "q1"), *({} for _ in range(6)))
     cluster.push(cluster.queue("Fine", "q2"), {})
-    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "5", "--heartbeat", "0.2")
+    process = cluster.start(
+        "--metrics", "127.0.0.1:0", "--max-total", "5", "--heartbeat", "0.2", pace={"census_seconds": 0.1}
+    )
     url = url_of(cluster)
     wait_for(url, "disbatch_plugin_set_aside", 1, **{"class": "Gone"})
     wait_for(url, "disbatch_tasks", 1, queue="q2", status="concluded")

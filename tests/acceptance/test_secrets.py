@@ -13,6 +13,7 @@ from disbatch_host.store.url import redact, without_secrets
 
 Plugin = Callable[..., Path]
 
+QUICK = "serverSelectionTimeoutMS=100"  # nobody answers
 SECRET = "hunter2-topsecret"
 PROPERTIES = {"user": {"type": "string"}, "password": {"type": "string", "writeOnly": True, "maxLength": 20}}
 
@@ -65,8 +66,8 @@ def test_a_secret_that_does_not_fit_is_not_quoted(stranger: Terminal, on_store: 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("mongodb://u:s3cret@h/x?tls=true&tlsCertificateKeyFilePassword=s3cret2", "u:***@h/x?tls=true&tlsCert"),
-        ("mongodb://h/x?authMechanismProperties=AWS_SESSION_TOKEN:s3cret&w=1", "h/x?authMechanismProperties=***&w=1"),
+        (f"mongodb://u:s3cret@h/x?{QUICK}&tls=true&tlsCertificateKeyFilePassword=s3cret2", f"u:***@h/x?{QUICK}&tls="),
+        (f"mongodb://h/x?authMechanismProperties=AWS_SESSION_TOKEN:s3cret&{QUICK}", f"Properties=***&{QUICK}"),
         ("mongodb://h/?PASSWORD=s3cr@et", "mongodb://***"),
         ("mongodb://u:s3cret@h/?somekey=s3c@ret", "u:***@h/?somekey=***"),
         ("u:s3cret@127.0.0.1:1/x", "***@127.0.0.1:1/x"),

@@ -112,3 +112,9 @@ def test_a_program_tried_by_hand_has_the_mask_and_the_input_that_it_has_on_a_nod
     finally:
         os.umask(mask)
     assert "stdin      /dev/null" in terminal.fine("exec", "asks", "--show-input").out
+
+
+def test_a_check_shows_which_trial_is_running(terminal: Terminal, plugin: Plugin) -> None:
+    """Incident: a plugin that hung kept a terminal without a word for 70 s."""
+    plugin("Slow", "sleep 0.3", examples=[{"name": "takes its time", "parameters": {}}])
+    assert "trying Slow: example takes its time" in plain(on_terminal(terminal, 80, "check", "--run", "Slow"))

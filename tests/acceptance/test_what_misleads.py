@@ -209,3 +209,33 @@ def test_check_says_the_tasks_own_error_and_shows_both_ends_of_long_output(termi
     result = terminal("check", "--run")
     assert result.code == 1 and "its error: nobody: no such user" in result.out
     assert "panic: nil map" in result.out and "exit status 2" in result.out and "…" in result.out
+
+
+def test_a_parameter_that_is_probably_misspelt_is_named(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: `-p page=2` for `pages` ran with the default, and nobody was told."""
+    types = {"pages": {"type": "integer", "default": 1}, "user_name": {"type": "string"}}
+    plugin("Pages", "cat", parameters={"type": "object", "properties": types})
+    on_store.fine("queue", "create", "q", "--class", "Pages")
+    note = 'the plugin names no parameter "page", did you mean "pages"?'
+    tried = on_store.fine("exec", "Pages", "-p", "page=2")
+    assert tried.err == f"disbatch-host: {note}\n" and json.loads(tried.out)["parameters"] == {"page": 2, "pages": 1}
+    assert on_store.fine("task", "push", "q", "-p", "page=2").err == f"{note}\n"
+    lines = on_store.fine("task", "push", "q", "-", stdin='{"page": 1}\n{"page": 2}\n{"username": "x"}\n')
+    other = 'line 3: the plugin names no parameter "username", did you mean "user_name"?'
+    assert lines.err.splitlines() == [f"line 1: {note}", other] and len(lines.out.split()) == 3
+    (on_store.directory / "a.csv").write_text("page,size\n2,3\n")
+    assert note in on_store.fine("task", "import", "q", "a.csv").err
+    for fine in ('{"size": 3}', '{"pages": 2, "page": 1}', '{"pages": 2}'):  # other data, and nothing that is missing
+        assert on_store.fine("task", "push", "q", fine).err == ""
+    assert on_store.fine("task", "push", "q", "-p", "page=2", "--no-check").err == ""
+
+
+def test_a_parameter_with_a_pattern_of_its_own_or_a_closed_schema_gives_no_such_note(
+    terminal: Terminal, plugin: Plugin
+) -> None:
+    open_to = {"properties": {"pages": {}}, "patternProperties": {"^page": {}}}
+    plugin("Open", "cat", parameters=open_to)
+    plugin("Closed", "cat", parameters={"properties": {"pages": {}}, "additionalProperties": False})
+    assert terminal.fine("exec", "Open", "-p", "page=2").err == ""
+    refused = terminal("exec", "Closed", "-p", "page=2")
+    assert refused.code == 1 and "pages" in refused.err and "names no parameter" not in refused.err

@@ -1,5 +1,5 @@
 """`task why` against what the scheduler really does: in each situation the reason is said, the task does not start; the
-cause is removed, and it starts. With a real node on both stores."""
+cause is removed, and it starts. With a real node; on both stores what depends on more than a node and its plugins."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from disbatch_host.documents.transitions import retry_change
 from disbatch_protocol.status import Status
 from helpers.nodes import UNKNOWN_FORMAT, Cluster
 from helpers.processes import wait_until
+from helpers.stores import on_sqlite
 
 
 class Asker:
@@ -29,8 +30,9 @@ class Asker:
         self._terminal = terminal
 
     def start(self, *options: str, node_id: str = "n1") -> None:
-        """A node that beats often: `pass_rounds` waits for it."""
-        self.cluster.start("--heartbeat", "0.3", *options, node_id=node_id)
+        """A node that looks at everything as often as it beats: `pass_rounds` waits for it."""
+        pace = {"refresh_seconds": 0.1, "plugin_scan_seconds": 0.2}
+        self.cluster.start("--heartbeat", "0.15", *options, node_id=node_id, pace=pace)
 
     def ask(self, task_id: Any) -> tuple[str, str]:
         """The code, and the sentence."""
@@ -144,6 +146,7 @@ def test_a_limit_of_0(asker: Asker, limit: str) -> None:
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_no_node_has_the_plugin(asker: Asker) -> None:
     asker.cluster.queue("quikc")
     (task_id,) = asker.cluster.push("quikc", {})
@@ -153,6 +156,7 @@ def test_no_node_has_the_plugin(asker: Asker) -> None:
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_a_broken_plugin_is_said_with_its_fault(asker: Asker) -> None:
     home = asker.cluster.plugin("weak", "exit 0", timeout="soon")
     asker.cluster.queue("weak")
@@ -165,6 +169,7 @@ def test_a_broken_plugin_is_said_with_its_fault(asker: Asker) -> None:
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_a_plugin_that_was_set_aside_is_said_with_its_reason(asker: Asker) -> None:
     home = asker.cluster.plugin("weak", "exit 0")
     (home / "run.sh").write_bytes(UNKNOWN_FORMAT)
@@ -176,6 +181,7 @@ def test_a_plugin_that_was_set_aside_is_said_with_its_reason(asker: Asker) -> No
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_pinned_to_a_node_that_is_not_there_and_ignored_by_the_one_that_is(asker: Asker) -> None:
     asker.cluster.queue("quick", "pinned", nodes_pin=["n2"])
     asker.cluster.queue("quick", "ignored", nodes_ignore=["n1"])
@@ -201,6 +207,7 @@ def test_a_drained_node_is_said_with_who_and_why(asker: Asker) -> None:
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_maxthreads_is_reached(asker: Asker) -> None:
     asker.start()
     with busy_task(asker, "gated", maxthreads=1):
@@ -210,6 +217,7 @@ def test_maxthreads_is_reached(asker: Asker) -> None:
     asker.starts(second)
 
 
+@on_sqlite
 def test_the_max_of_the_node_is_reached(asker: Asker) -> None:
     asker.start("--max", "1")
     with busy_task(asker, "gated"):
@@ -218,6 +226,7 @@ def test_the_max_of_the_node_is_reached(asker: Asker) -> None:
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_the_max_total_of_the_node_is_reached_by_another_queue(asker: Asker) -> None:
     asker.start("--max-total", "1")
     with busy_task(asker, "gated"):
@@ -227,6 +236,7 @@ def test_the_max_total_of_the_node_is_reached_by_another_queue(asker: Asker) -> 
     asker.starts(task_id)
 
 
+@on_sqlite
 def test_the_concurrency_of_the_plugin_is_reached_by_another_queue(asker: Asker) -> None:
     gate = asker.cluster.directory / "gate"
     program = 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done'
@@ -325,6 +335,7 @@ def test_a_claimed_task_of_a_node_that_stands_still(asker: Asker) -> None:
     asker.wait_for(task_id, "claimed", "node n9 claimed it", status=Status.CLAIMED)
 
 
+@on_sqlite
 def test_the_sentence_for_people_is_one_sentence(asker: Asker, terminal: Terminal) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import StoreLostError, StoreRefusedError, StoreUnwritableError
 from disbatch_host.store.contract import Access
 from disbatch_host.store.sqlite import SqliteStore
+from helpers.lost_files import delete_all, move_directory, replace
 from helpers.stores import push, rounds_until
 
 
@@ -23,24 +23,9 @@ def delete(file: Path) -> None:
     file.unlink()
 
 
-def delete_all(file: Path) -> None:
-    for one in file.parent.glob("test.db*"):
-        one.unlink()
-
-
-def replace(file: Path) -> None:
-    copy = file.with_name("copy.db")
-    shutil.copyfile(file, copy)
-    copy.rename(file)
-
-
 def replace_by_directory(file: Path) -> None:
     file.rename(file.with_name("aside.db"))
     file.mkdir()
-
-
-def move_directory(file: Path) -> None:
-    file.parent.rename(file.parent.with_name("elsewhere"))
 
 
 def replace_directory_by_file(file: Path) -> None:

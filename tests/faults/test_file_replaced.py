@@ -14,6 +14,7 @@ import pytest
 
 from disbatch_protocol.status import Status
 from helpers import nodes
+from helpers.lost_files import delete_all, move_directory, replace
 from helpers.processes import assert_group_is_gone, wait_until
 
 HOLD = 'echo begun; while ! test -e {gate}; do sleep 0.02; done; echo "$DISBATCH_TASK_ID" >>{trace}'
@@ -43,22 +44,7 @@ def health(port: int) -> int:
         return error.code
 
 
-def delete(file: Path) -> None:
-    for one in file.parent.glob("test.db*"):
-        one.unlink()
-
-
-def replace(file: Path) -> None:
-    copy = file.with_name("copy.db")
-    shutil.copyfile(file, copy)
-    copy.rename(file)
-
-
-def move_directory(file: Path) -> None:
-    file.parent.rename(file.parent.with_name("elsewhere"))
-
-
-@pytest.mark.parametrize("harm", [delete, replace, move_directory])
+@pytest.mark.parametrize("harm", [delete_all, replace, move_directory])
 def test_a_node_says_within_two_seconds_that_its_file_is_gone_and_ends_with_3(
     cluster: nodes.Cluster, harm: Callable[[Path], None]
 ) -> None:
@@ -108,7 +94,7 @@ def test_a_node_whose_file_comes_back_goes_on_and_has_lost_nothing(cluster: node
 def test_an_idle_node_that_is_stopped_while_its_file_is_gone_ends_with_3_at_once(cluster: nodes.Cluster) -> None:
     process = cluster.start()
     wait_until(lambda: cluster.store.get_node("n1"), 20, "node n1 never came")
-    delete(cluster.directory / "store" / "test.db")
+    delete_all(cluster.directory / "store" / "test.db")
     process.terminate()
     assert process.wait(20) == 3
     assert "could not be released" in cluster.log()

@@ -49,7 +49,7 @@ class Hostile:
 def endless(cluster: Cluster, task: Task) -> None:
     output = cluster.output(task.id)
     assert len(output) < 4 * MIB + 200 and b"bytes of output are left out here (max_output is 4 MiB)" in output
-    assert task.document["error"]["message"] == "disbatch-host: it ran longer than its timeout of 1.5 s"
+    assert task.document["error"]["message"] == "disbatch-host: it ran longer than its timeout of 0.7 s"
 
 
 def lines(cluster: Cluster, task: Task) -> None:
@@ -68,7 +68,7 @@ def one_bad_event(cluster: Cluster, task: Task) -> None:
 
 
 def large_events(cluster: Cluster, task: Task) -> None:
-    assert task.run["event_errors"]["count"] == 40 and len(task.run["event_errors"]["first"]) <= 20
+    assert task.run["event_errors"]["count"] == 24 and len(task.run["event_errors"]["first"]) <= 20
     assert task.document["result"] == "heard after all"
 
 
@@ -112,7 +112,7 @@ DOUBLING = {
 HOSTILE = {
     "endless output": Hostile(
         program="exec yes",
-        manifest={"timeout": 1.5, "max_output": "4M"},
+        manifest={"timeout": 0.7, "max_output": "4M"},
         status=Status.TERMINATED,
         run={"reason": "timeout"},
         check=endless,
@@ -160,14 +160,14 @@ HOSTILE = {
     "events of 2 MiB": Hostile(
         program=PYTHON
         + 'import os\nline = b\'{"type":"log","message":"\' + b"x" * 2**21 + b\'"}\\n\'\n'
-        + "with os.fdopen(3, 'wb') as events:\n    for _ in range(40):\n        events.write(line)\n"
+        + "with os.fdopen(3, 'wb') as events:\n    for _ in range(24):\n        events.write(line)\n"
         + '    events.write(b\'{"type":"result","value":"heard after all"}\\n\')\n',
         status=Status.CONCLUDED,
         check=large_events,
     ),
     "an event without end": Hostile(
         program="exec cat /dev/zero >&3",
-        manifest={"timeout": 1},
+        manifest={"timeout": 0.5},
         status=Status.TERMINATED,
         run={"reason": "timeout"},
         check=one_bad_event,

@@ -30,6 +30,7 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
+from disbatch_host.node import pieces
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
 from disbatch_host.node.pace import Pace
@@ -505,18 +506,24 @@ class Nodes(RuleBasedStateMachine):
             for task_id, one in self.tasks.items()
             if one.node == node_id and one.status in (Status.CLAIMED, Status.RUNNING)
         ]
+        before = {task_id: self.eye.get_task(task_id) for task_id, _ in theirs}
         is_fenced = is_settled = True
+        expected = len(theirs)
         try:
             cut_store: Any = store if cut is None else CutStore(store, after=cut[0], is_carried_out=cut[1])
-            lost_runs.settle(cut_store, node_id, is_on_this_machine=False)
+            while not lost_runs.settle(cut_store, node_id, is_on_this_machine=False).is_all:
+                pass
         except Cut:
             assert cut is not None
             is_fenced, is_settled = cut != (1, False), cut == (2, True)
+            expected = min(expected, next(pieces.sizes(0, 500))) if is_fenced else 0  # no more than the first piece
+        after = {task_id: self.eye.get_task(task_id) for task_id, _ in theirs}
+        assert sum(before[task_id] != after[task_id] for task_id, _ in theirs) == expected
         for task_id, one in theirs:
-            if not is_fenced:
-                continue
-            found = self.eye.get_task(task_id)
+            found = after[task_id]
             assert found is not None
+            if found == before[task_id]:
+                continue
             one.last_change = None
             one.token = found.token  # theirs is void, whatever it is now
             if not is_settled or one.status == Status.RUNNING:

@@ -1,6 +1,6 @@
 """A command of `disbatch-host` that stops itself at one place, for a test that needs it there and nowhere else:
 `python -m helpers.held_command METHOD COUNT ARGUMENT...`, where METHOD is a method of the store after whose call number
-COUNT it gets SIGSTOP; with `together`, after the end of that block.
+COUNT it gets SIGSTOP; with `together`, after the end of that block; with `find_tasks`, when it asks for task COUNT.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _hold(method: str, count: int) -> None:
 
     store = _store()
     original = getattr(store, method)
-    setattr(store, method, _block(original, called) if method == "together" else _call(original, called))
+    how = {"together": _block, "find_tasks": _items}.get(method, _call)
+    setattr(store, method, how(original, called))
 
 
 def _store() -> type[Any]:
@@ -66,6 +67,15 @@ def _call(original: Callable[..., Any], called: Callable[[], None]) -> Callable[
         result = original(*arguments, **more)
         called()
         return result
+
+    return held
+
+
+def _items(original: Callable[..., Any], called: Callable[[], None]) -> Callable[..., Any]:
+    def held(*arguments: Any, **more: Any) -> Any:
+        for item in original(*arguments, **more):
+            called()
+            yield item
 
     return held
 

@@ -238,9 +238,9 @@ def test_a_look_that_took_long_may_have_left_out_what_is_due(tmp_path: Path) -> 
     async def test(bench: Bench) -> None:
         bench.push(bench.queue("Echo", "echo"), 2, expires=bench.store.now() - timedelta(seconds=1))
         slow: Any = SlowToFind(bench.store)
-        first, second = (settle_due(slow, "n1", bench.parts.troubles, tell_seconds=1) for _ in range(2))
+        first, second = (settle_due(slow, "n1", bench.parts.troubles, seconds=1) for _ in range(2))
         assert (first.changed, first.is_all) == (1, False) and second.changed == 1
-        assert settle_due(bench.store, "n1", bench.parts.troubles, tell_seconds=1).is_all
+        assert settle_due(bench.store, "n1", bench.parts.troubles, seconds=1).is_all
 
     on_bench(tmp_path, test)
 

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *GROUND,
     },
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
-    "cli.commands.exec": {"trial", "plugin", "process.interface", "documents", "cli", *GROUND},
+    "cli.commands.exec": {"trial", "client", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
     "settings": {"documents.records", "store.url", "errors"},
     "metrics": {"documents", "store.contract", "errors"},

@@ -17,6 +17,7 @@ from disbatch_host.plugin import removal
 from disbatch_host.plugin.removal import RemovalError, remove_tree
 from disbatch_host.plugin.work_directories import WorkDirectories, text_of
 
+NOBODY = 65534
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
@@ -29,14 +30,19 @@ except RemovalError as error:
 """
 
 
-def make_deep(top: Path, depth: int) -> None:
-    """A chain of directories, each with a file, made without a long path."""
+def make_deep(top: Path, depth: int, *, mode: int | None = None) -> None:
+    """A chain of directories, each with a file, made without a long path. With `mode`, they have that, and belong to
+    nobody."""
     top.mkdir()
     at = os.open(top, os.O_RDONLY)
     for _ in range(depth):
         os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=at))
         os.mkdir("d", dir_fd=at)
         below = os.open("d", os.O_RDONLY, dir_fd=at)
+        if mode is not None:
+            os.chown("file", NOBODY, NOBODY, dir_fd=at)
+            os.fchown(at, NOBODY, NOBODY)
+            os.fchmod(at, mode)
         os.close(at)
         at = below
     os.close(at)
@@ -106,7 +112,7 @@ def public() -> Iterator[Path]:
 
 def give(*paths: Path) -> None:
     for path in paths:
-        os.chown(path, 65534, 65534, follow_symlinks=False)
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
 
 def remove_as_nobody(top: Path) -> str:
@@ -128,6 +134,13 @@ def test_the_owner_of_directories_without_rights_removes_them(public: Path, mode
     for one in (package / "deep", package, top / "mod", top):
         one.chmod(mode)
     assert remove_as_nobody(top) == ""
+    assert list(public.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_the_owner_of_a_deep_tree_without_rights_removes_it(public: Path, mode: int) -> None:
+    make_deep(public / "top", 3000, mode=mode)
+    assert remove_as_nobody(public / "top") == ""
     assert list(public.iterdir()) == []
 
 

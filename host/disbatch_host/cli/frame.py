@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import click
 
-from disbatch_host.cli import hints
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
@@ -95,6 +94,8 @@ class Subcommands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         word = args[0] if args else ""
         if word and not word.startswith("-") and not ctx.resilient_parsing and word not in self.list_commands(ctx):
+            from disbatch_host.cli import hints  # noqa: PLC0415  (only for a mistake)
+
             hint = hints.for_subcommand(word, ctx.command_path, self.list_commands(ctx))
             raise UsageError(f"no command {word!r} after '{ctx.command_path}'; {hint}")
         name, command, rest = super().resolve_command(ctx, args)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from disbatch_host import __version__
-from disbatch_host.cli import hints, render, terminal
+from disbatch_host.cli import render, terminal
 from disbatch_host.cli.exposure import hide_passwords, stores_in
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
@@ -61,6 +61,8 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in _COMMANDS:
+            from disbatch_host.cli import hints  # noqa: PLC0415  (only for a mistake)
+
             raise UsageError(f"no command {name!r}; {hints.for_command(name, _COMMANDS, self._groups(ctx))}")
         found, command, rest = super().resolve_command(ctx, args)
         if command is not None and ctx.resilient_parsing:  # for shell completion
@@ -279,5 +281,7 @@ def _color() -> bool | None:
 def _of_click(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else PROGRAM
+    from disbatch_host.cli import hints  # noqa: PLC0415  (only for a mistake)
+
     message = hints.in_words(error) if isinstance(error, click.UsageError) else error.format_message().rstrip(".")
     return f"{message} (see '{path} --help')"

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from disbatch_host.errors import UsageError
 from disbatch_protocol.event_values import DEPTH_MAX as NESTING_MAX
 from disbatch_protocol.parameter_types import Expected
+
+if TYPE_CHECKING:
+    from disbatch_protocol.parameters import ParameterSchema
 
 PARAMETERS_MAX = 8 * 2**20  # bytes of JSON; with two streams of output a document stays below MongoDB's 16 MB
 
@@ -56,6 +60,18 @@ def from_text(text: str, expected: Expected, what: str, *, guesses: bool = False
         return text if "string" in expected.types and not expected.has_type_of(value) else value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return text if is_number and orjson.dumps(value).decode() != text.strip() else value
+
+
+def misspelt_note(names: Iterable[str], schema: ParameterSchema | None) -> str | None:
+    """One line about parameters that the plugin's schema takes without naming them, and that are probably misspelt."""
+    if schema is None or schema.is_open:
+        return None
+    found = schema.places.misspelt(islice(names, _LOOKED_AT))
+    notes = [f'the plugin names no parameter "{name:.60}", did you mean "{meant}"?' for name, meant in found.items()]
+    return " ".join(notes) or None
+
+
+_LOOKED_AT = 200  # names that are no parameters of the schema, at most: they may be data
 
 
 def is_json(text: str) -> bool:

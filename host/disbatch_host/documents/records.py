@@ -138,7 +138,7 @@ class Task:
         """Read a task document. A status that is not a number counts as one that no node touches."""
         node = document.get("node")
         claim = document.get("claim")
-        token = claim.get("token") if isinstance(claim, Mapping) else None
+        token = claim.get("token") if isinstance(claim, dict) else None
         status = whole_number(document.get("status"))
         return cls(
             id=document["_id"],
@@ -159,7 +159,7 @@ class Task:
     def run(self) -> Mapping[str, Any]:
         """The current or last attempt; empty before the first."""
         value = self.document.get("run")
-        return value if isinstance(value, Mapping) else {}
+        return value if isinstance(value, dict) else {}
 
     @property
     def attempts(self) -> list[Any]:
@@ -182,13 +182,13 @@ class Task:
     def attempts_forgiven(self) -> int:
         """How many attempts do not count toward its plugin's `retry`: those before a person had it run again."""
         retried = self.document.get("retried")
-        return _count(retried.get("attempts")) if isinstance(retried, Mapping) else 0
+        return _count(retried.get("attempts")) if isinstance(retried, dict) else 0
 
     @property
     def cancel(self) -> Mapping[str, Any] | None:
         """The request to cancel it (by whom, when and why), until it has been carried out."""
         value = self.document.get("cancel")
-        return value if isinstance(value, Mapping) else None
+        return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +259,8 @@ def new_task(queue: QueueId, parameters: Any, *, now: datetime, **more: Any) -> 
 
 def whole_number(value: Any) -> int | None:
     """A number as int if it is whole (shells write 10 as 10.0), else None. Booleans are not numbers."""
+    if type(value) is int:  # nearly always
+        return value if abs(value) < 2**63 else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if math.isfinite(value) and abs(value) < 2**63 and value == int(value) else None

@@ -30,6 +30,7 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import Place, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import Queue, QueueId, Sort, Task, TaskId
 from disbatch_host.errors import StoreUnreachableError
+from disbatch_host.node import pieces
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.limited_queues import LimitedQueues
 from disbatch_host.node.pace import Pace
@@ -39,8 +40,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
 _CLAIMED_UNSEEN = 2  # up to this many queues, claiming at once is faster than first looking whether anything waits
-_PROMOTED = 1000  # tasks promoted in one go
-_PROMOTIONS = 10  # in one round: ten thousand that are due at the same second must not keep the others from their turn
+_PROMOTED = 1000  # tasks promoted in one write, at most
 _PASSES = 8  # claims in one round; the next one, right after it, asks further queues
 
 
@@ -64,6 +64,7 @@ class ClaimResult:
     may_have_more: bool = False  # tasks may be waiting for which there was no room; a run that ends makes room
     look_again_seconds: float | None = None  # when a queue whose limit is used up may start another
     tokens: Sequence[str] = ()  # of the claims, one each; see `ClaimLedger.confirm`
+    refresh_again: bool = False  # there was no time to promote everything that is due
 
 
 class ClaimLedger:
@@ -101,8 +102,7 @@ class ClaimLedger:
         """Claim as much as there is room for. `freed`: places whose runs have ended since the request was made. Raises
         StoreError, and ClaimFailedError."""
         load = request.load.without(freed)
-        if request.refresh:
-            self._refresh(store, load)
+        refresh_again = request.refresh and self._refresh(store, load)
         served = placement.served(self._queues, node_id=self._node_id, classes=request.classes)
         if self._unanswered:
             # It is uncertain how many tasks this node has in hand, so nothing is claimed where that must be exact.
@@ -113,7 +113,12 @@ class ClaimLedger:
         looks = [self._limited.seconds_left(queue) for queue in served if queue.id in resting]
         if _needs_look_at_waiting(candidates, load):
             if not placement.has_room(candidates, load):
-                return ClaimResult(queues=self._queues, may_have_more=True, look_again_seconds=min(looks, default=None))
+                return ClaimResult(
+                    queues=self._queues,
+                    may_have_more=True,
+                    look_again_seconds=min(looks, default=None),
+                    refresh_again=refresh_again,
+                )
             waiting = store.waiting_queues()
             candidates = [queue for queue in candidates if queue.id in waiting]
         claim = _Claim(self._node_id, store, request.new_starts)
@@ -126,6 +131,7 @@ class ClaimLedger:
             may_have_more=bool(resting) or any(queue.id not in claim.dry for queue in candidates),
             look_again_seconds=min(looks, default=None),
             tokens=claim.tokens,
+            refresh_again=refresh_again,
         )
 
     def _claim_from(self, candidates: Sequence[Queue], load: Load, claim: _Claim) -> float | None:
@@ -174,16 +180,21 @@ class ClaimLedger:
         self._suspects.succeeded(wants)
         return got
 
-    def _refresh(self, store: Store, load: Load) -> None:
-        with self._troubles.contained("promotion", "what is due"):
-            for _ in range(_PROMOTIONS):
-                if store.promote_due(_PROMOTED) < _PROMOTED:
-                    break
+    def _refresh(self, store: Store, load: Load) -> bool:
+        """Returns whether there was no time to promote everything that is due."""
+        is_left = self._promote(store)
         self._queues = store.queues()
         existing = {queue.id for queue in self._queues}
         self._turns = {queue: turn for queue, turn in self._turns.items() if queue in existing}
         self._limited.forget_all_but(existing)
         self.release_places(store, load)
+        return is_left
+
+    def _promote(self, store: Store) -> bool:
+        """Returns whether some may be left that are due."""
+        with self._troubles.contained("promotion", "what is due"):
+            return all(store.promote_due(size) >= size for size in pieces.sizes(self._pace.piece_seconds, _PROMOTED))
+        return False
 
     def return_orphaned_claims(self, store: Store, *, known: frozenset[TaskId]) -> int:
         """Return the tasks that carry this node's claim but are unknown to it, because the answer to the claim was

@@ -164,7 +164,9 @@ class Claiming:
             starter.release()  # after the runs took their processes: those must not be retired
         if refresh:
             done, self._on_read = self._on_read[:waiting], self._on_read[waiting:]
-            self._last_refresh = float("-inf") if self._on_read else self._loop.time()
+            self._last_refresh = float("-inf") if self._on_read or result.refresh_again else self._loop.time()
+            if result.refresh_again:
+                self._wake.set()
             for on_read in done:
                 on_read()
 

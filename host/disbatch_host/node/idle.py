@@ -81,7 +81,7 @@ class Idle:
         soon = store.now() + timedelta(seconds=self._pace.idle_wait_seconds)
         if ids and store.has_unfinished(list(ids), due_before=soon):
             return True
-        settled = settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
+        settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person
@@ -124,7 +124,9 @@ class Idle:
 def _blocked(store: Store) -> list[Left]:
     """The Blocked tasks of all queues."""
     which = TaskFilter(statuses=_BLOCKED)
-    tasks = list(store.find_tasks(which, limit=_BLOCKED_MAX, with_output=False, in_any_order=True))
+    tasks = list(
+        store.find_tasks(which, limit=_BLOCKED_MAX, with_output=False, with_parameters=False, in_any_order=True)
+    )
     waited_for = {
         str(one): one
         for task in tasks
@@ -135,5 +137,8 @@ def _blocked(store: Store) -> list[Left]:
     others: dict[str, Task] = {}
     for start in range(0, len(ids), _IDS_IN_LOOK):
         some = TaskFilter(ids=ids[start : start + _IDS_IN_LOOK])
-        others |= {str(one.id): one for one in store.find_tasks(some, with_output=False, in_any_order=True)}
+        others |= {
+            str(one.id): one
+            for one in store.find_tasks(some, with_output=False, with_parameters=False, in_any_order=True)
+        }
     return left_blocked(tasks, others)

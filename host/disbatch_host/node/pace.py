@@ -37,7 +37,8 @@ class Pace:
     idle_wait_seconds: float = (
         3600.0  # --until-idle waits for tasks that are due so soon; cron comes back for the others
     )
-    tell_seconds: float = 0.2  # spent in one go on telling followers: heartbeats and claims wait meanwhile
+    # Spent in one go on the tasks that are due, lost, promoted or deleted: heartbeats and claims wait meanwhile.
+    piece_seconds: float = 0.2
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least

@@ -22,7 +22,6 @@ from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.duties.plugins import PluginScan
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
-from disbatch_host.node.idle import Idle
 from disbatch_host.node.membership import Membership
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
@@ -41,8 +40,9 @@ from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_host.store.contract import Store
 
-if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
+if TYPE_CHECKING:  # a node that needs one of these imports what it takes
     from disbatch_host.metrics.counters import Metrics
+    from disbatch_host.node.idle import Idle
 
 
 class Parts:
@@ -83,7 +83,7 @@ class Parts:
         self.lost_runs = LostRuns(
             node_id, self.membership.machine, thread, clock, troubles, on_settled=self.on_change, pace=pace
         )
-        health = StoreHealth(self.lost_runs.forget_others, troubles)
+        self._health = health = StoreHealth(self.lost_runs.forget_others, troubles)
         if metrics is not None:
             metrics.watch_store_health(health)
         self._on_report = on_report
@@ -102,7 +102,6 @@ class Parts:
             [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
             wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
         )  # fmt: skip
-        self.idle = Idle(runs, claiming, thread, health, troubles, pace)
         self.change(settings, directories, stop_grace_seconds=None)
 
     def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
@@ -114,6 +113,12 @@ class Parts:
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
         self.runs.context = self._run_context(settings)
         self.on_change()
+
+    def idle(self) -> Idle:
+        """What finds the end of a node with --until-idle. Others need not import what that takes."""
+        from disbatch_host.node.idle import Idle  # noqa: PLC0415
+
+        return Idle(self.runs, self.claiming, self.store_thread, self._health, self.troubles, self._pace)
 
     def on_change(self) -> None:
         """Something may have changed in the store."""

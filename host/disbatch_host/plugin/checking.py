@@ -30,9 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from disbatch_host.plugin import checking_child
-from disbatch_host.plugin.checking_child import HEADER, TimedOut
-from disbatch_protocol.check_cost import is_small
+from disbatch_host.plugin.checking_frames import HEADER, TimedOut
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest_checks import example_parameters, schema_faults_in, value_faults_in
 from disbatch_protocol.parameters import ParameterSchema
@@ -86,7 +84,7 @@ class Checks:
 
     def manifest_faults(self, schema: Any, examples: Any) -> Sequence[Fault]:
         """See `manifest_checks.parameters_faults`; a check that takes too long is a fault of the manifest."""
-        if is_small(schema, _QUICK_SCHEMA):
+        if _is_quick(schema):
             found = schema_faults_in(schema)
         else:
             answer = self._manifests.ask("schema", _SCHEMA_SECONDS, 0, None, _packed(schema))
@@ -268,7 +266,7 @@ class _Lane:
 
 
 # Not with -m: its answers are pickled by the name of their module.
-_PROGRAM = f"from {checking_child.__name__} import main; main()"
+_PROGRAM = "from disbatch_host.plugin.checking_child import main; main()"
 
 
 class _Child:
@@ -338,6 +336,15 @@ class _Child:
         poll.register(descriptor, what)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
+
+
+def _is_quick(schema: Any) -> bool:
+    """Whether the faults of a schema itself are found in a moment."""
+    if schema is None:
+        return True
+    from disbatch_protocol.check_cost import is_small  # noqa: PLC0415  (many hosts have no plugin with a schema)
+
+    return is_small(schema, _QUICK_SCHEMA)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

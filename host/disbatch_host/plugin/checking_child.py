@@ -11,19 +11,19 @@ regular expressions look for as well; a process that does not even notice that i
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import select
 import signal
-import struct
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any
 
+from disbatch_host.plugin.checking_frames import TimedOut, read_frame, write_frame
 from disbatch_host.process.this_process import hide_from_same_user
 from disbatch_protocol.manifest_checks import schema_faults_in, value_faults_in
 from disbatch_protocol.parameter_validator import CheckInterruptedError
 from disbatch_protocol.parameters import ParameterSchema
 
-HEADER = struct.Struct("<Q")
 _IDLE_SECONDS = 60.0  # until it ends by itself
 _MEMORY_MAX = 4 * 2**30  # bytes of address space: 8 MiB of parameters take a few hundred
 
@@ -37,8 +37,6 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     most = _MEMORY_MAX if hard == resource.RLIM_INFINITY else min(_MEMORY_MAX, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    import pickle  # noqa: PLC0415  (the node that imports this module for its names may never need it)
-
     schemas: dict[int, ParameterSchema] = {}
     # One question follows the answer to the one before, so none is left in the buffer.
     while select.select([0], [], [], _IDLE_SECONDS)[0] and (question := read_frame(asked)) is not None:
@@ -64,8 +62,6 @@ def _answer(
 ) -> Any:
     if schema is not None:
         schemas[number] = ParameterSchema(schema[0])
-    import pickle  # noqa: PLC0415  (see `main`)
-
     given = pickle.loads(values)
     try:
         with _Limit(seconds):
@@ -80,13 +76,6 @@ def _answer(
     finally:
         signal.signal(signal.SIGPROF, signal.SIG_IGN)  # one that came while the block was left
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-class TimedOut:
-    """The answer that there is none. `pattern`: the one that was being tried."""
-
-    def __init__(self, pattern: str | None) -> None:
-        self.pattern = pattern
 
 
 class _Limit:
@@ -107,19 +96,3 @@ class _Limit:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not self._is_over:  # else the signal was on its way when the block ended
             raise CheckInterruptedError
-
-
-def read_frame(file: BinaryIO) -> bytes | None:
-    """The next question; None at the end."""
-    header = file.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    (size,) = HEADER.unpack(header)
-    data = file.read(size)
-    return data if len(data) == size else None
-
-
-def write_frame(file: BinaryIO, data: bytes) -> None:
-    """One answer, at once."""
-    file.write(HEADER.pack(len(data)) + data)
-    file.flush()

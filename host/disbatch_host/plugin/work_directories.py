@@ -1,8 +1,8 @@
 """The directories of programs that start in one of their own (`cwd: work`).
 
-Responsible for: making them under safe names, and removing them in threads of their own: a tree of any size or depth
-holds up neither the event loop nor another tree. Must not know: runs, what a program does there, whether a directory
-is kept.
+Responsible for: making them under safe names, and removing them; in threads of their own where anything is in them: a
+tree of any size or depth holds up neither the event loop nor another tree. Must not know: runs, what a program does
+there, whether a directory is kept.
 
 Rules:
 1. A name is made of harmless letters, whatever the id of the task.
@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -61,6 +62,9 @@ class WorkDirectories:
     def remove(self, directory: Path, on_left: Callable[[str], None] | None = None) -> None:
         """Remove a directory, soon. If it cannot be removed, that is logged, and `on_left` is told in the event loop
         where it is left."""
+        with contextlib.suppress(OSError):  # whatever it is, the thread finds out
+            directory.rmdir()  # most are empty: one call, of which a thread would be many times the cost
+            return
         loop = asyncio.get_running_loop()
 
         def remove() -> None:

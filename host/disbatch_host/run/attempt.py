@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -304,7 +303,7 @@ class Run:
             # Not before the end is recorded: it may take long, and nobody waits for it.
             execution.clean_up(partial(self._closing.name_work_directory, found))
         if report.result is RunResult.ENDED and ended.is_process_lost:
-            return replace(report, why_process_lost=ending.error_of(state, ended)["message"])
+            return report._replace(why_process_lost=ending.error_of(state, ended)["message"])
         return report
 
     def _record(self, change: RunChange) -> asyncio.Future[bool]:

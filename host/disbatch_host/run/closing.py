@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from disbatch_host import errors
@@ -72,8 +71,7 @@ class Closing:
         )
         if report.result is not RunResult.ENDED:
             return report
-        return replace(
-            report,
+        return report._replace(
             result=RunResult.NOT_STARTED,
             why_not_started=why,
             is_machines_fault=error.is_machines_fault,
@@ -83,7 +81,7 @@ class Closing:
         """The task cannot be run, or the host failed in running it: that is its end, whatever it has come to. Raises
         StoreError if the store refuses even that."""
         if self._report is not None:
-            return replace(self._report, host_error=error)  # too late to change its end
+            return self._report._replace(host_error=error)  # too late to change its end
         state, clock = self._state, self._context.clock
         if "attempt" not in state.run:
             state.run = starting.run_fields(
@@ -93,7 +91,7 @@ class Closing:
         found = ending.ending_by_host_error(state, _why_failed(error), now=when["now"], seconds=when["seconds"])
         accepted = await self._leave_place_with(found.change)
         report = await self._report_of(found, accepted)
-        return report if isinstance(error, TaskFaultError) else replace(report, host_error=error)
+        return report if isinstance(error, TaskFaultError) else report._replace(host_error=error)
 
     def name_work_directory(self, found: Ending, left: str) -> None:
         """The work directory cannot be removed: the document says where it is, if it is still as this run left it."""
@@ -118,14 +116,15 @@ class Closing:
         if not accepted:
             await self.say_whose("the end of its run here is not recorded")
             return RunReport(result=RunResult.REFUSED)
+        code, message = found.error_texts
         self._report = RunReport(
             result=RunResult.ENDED,
             conclusion=found.conclusion,
             reason=found.end.reason,
             seconds=found.run["seconds"],
             how=ending.in_short(found.end),
-            error_code=found.error_code,
-            error_message=found.error_message,
+            error_code=code,
+            error_message=message,
             secrets=tuple(found.run.get("secrets", ())),
         )
         return self._report

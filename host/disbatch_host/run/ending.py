@@ -37,19 +37,14 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
     change: RunChange  # records all of it
 
     @property
-    def error_code(self) -> str | None:
-        """`error.code`, if there is an error with one."""
-        return self._of_error("code")
-
-    @property
-    def error_message(self) -> str | None:
-        """`error.message`, likewise; it may quote secrets of the task."""
-        return self._of_error("message")
-
-    def _of_error(self, name: str) -> str | None:
+    def error_texts(self) -> tuple[str | None, str | None]:
+        """`error.code` and `error.message`, as far as there is an error that has them. The message may quote secrets of
+        the task."""
         error = self.change.set.get("error")
-        found = error.get(name) if isinstance(error, Mapping) else None
-        return found if isinstance(found, str) else None
+        if not isinstance(error, dict):
+            return None, None
+        code, message = error.get("code"), error.get("message")
+        return code if isinstance(code, str) else None, message if isinstance(message, str) else None
 
 
 def ending_of(

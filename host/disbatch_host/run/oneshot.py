@@ -1,8 +1,7 @@
 """Oneshot mode: one process per task, which gets the task on its stdin and ends with it.
 
 Responsible for: starting it with everything that the plugin contract promises, and passing on its output. Must not
-know:
-documents, stores, outcomes.
+know: documents, stores, outcomes.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class OutputStream:
         self._max_bytes = max_bytes
         self._spool_directory = spool_directory
         self._encoding = encoding
-        self._decoder = None if encoding is Encoding.BINARY else Decoder(encoding)
+        self._is_text = encoding is not Encoding.BINARY
+        self._decoder: Decoder | None = None  # made with the first byte of text: many programs print nothing
         self._head_left = max_bytes // 2
         self._tail: Tail | None = None  # made when the head is full
         self._inline = bytearray()  # valid UTF-8
@@ -67,6 +68,12 @@ class OutputStream:
         return 0 if self._decoder is None else self._decoder.replaced
 
     @property
+    def _text_decoder(self) -> Decoder:
+        if self._decoder is None:
+            self._decoder = Decoder(self._encoding)
+        return self._decoder
+
+    @property
     def is_in_file(self) -> bool:
         """Whether the document holds only the beginning, or only a line about it, and the pieces hold everything."""
         return self._spool is not None
@@ -86,17 +93,17 @@ class OutputStream:
         """How many of the bytes that the plugin wrote, counted from the first, are in what `inline_text` and
         `take_chunks` have handed out: once that is durable, they need not be reported again. Never too many. Until
         `finish`."""
-        if self._decoder is None:
+        if not self._is_text:
             return self._taken
         # Each U+FFFD, which has three bytes, stands for one byte or more; a piece may end within a character.
         text_bytes = len(self._inline) if self._spool is None else self._taken - 3
-        of_plugin, of_text = self._decoder.bytes_of_text
+        of_plugin, of_text = self._text_decoder.bytes_of_text
         return max(0, text_bytes - 2 * self.replaced) * of_plugin // of_text
 
     def feed(self, data: bytes) -> None:
         """Take more of the stream, any block of bytes."""
         self.bytes_seen += len(data)
-        if self._decoder is None:
+        if not self._is_text:
             self.version += 1  # of the line that counts them
         if self._head_left:
             head = data[: self._head_left]
@@ -116,6 +123,8 @@ class OutputStream:
         if self._is_finished:
             return
         self._is_finished = True
+        if not self.bytes_seen:
+            return
         missing = self._tail.missing_bytes if self._tail is not None else 0
         self.dropped_bytes += missing
         blocks: Iterable[bytes] = () if self._tail is None else self._tail.blocks()
@@ -134,13 +143,13 @@ class OutputStream:
 
     def inline_text(self) -> str:
         """The part that the document holds now: all of it, or its first 1 MiB; of `binary` output, a line about it."""
-        if self._decoder is None:
+        if not self._is_text:
             return self._line_instead_of_text()
         return self._inline.decode("utf-8")
 
     def last_lines(self, lines: int, max_bytes: int) -> str:
         """The last lines that are at hand, for an error message. Before `finish`, only of the document's part."""
-        if self._decoder is None:
+        if not self._is_text:
             return ""
         if self._spool is not None:
             size = self._spool_size + len(self._unspooled)
@@ -184,14 +193,14 @@ class OutputStream:
             self._spool.close()
 
     def _keep(self, data: bytes, *, final: bool = False) -> None:
-        self._keep_clean(data if self._decoder is None else self._decoder.decode(data, final=final))
+        self._keep_clean(self._text_decoder.decode(data, final=final) if self._is_text else data)
 
     def _keep_clean(self, clean: bytes) -> None:
         """Keep bytes that are valid UTF-8, or of `binary` output."""
         if not clean:
             return
         self._ends_with_newline = clean.endswith(b"\n")
-        if self._decoder is None:
+        if not self._is_text:
             if self._spool is None and not self._open_spool():
                 self.dropped_bytes += len(clean)
                 return
@@ -256,20 +265,20 @@ class OutputStream:
 
     def _without_cut_characters(self, blocks: Iterable[bytes]) -> Iterable[bytes]:
         """The blocks of the tail after a gap. What is left of characters that the gap cuts belongs to the gap."""
-        if self._decoder is None:
+        if not self._is_text:
             return blocks
-        self.dropped_bytes += self._decoder.skip_incomplete()
+        self.dropped_bytes += self._text_decoder.skip_incomplete()
         if self._tail is None or not self._tail.missing_bytes:
             return blocks
         found = iter(blocks)
         first = next(found, b"")
         position = self._max_bytes // 2 + self._tail.begins_at
-        rest = self._decoder.bytes_before_character(first, position)
+        rest = self._text_decoder.bytes_before_character(first, position)
         self.dropped_bytes += rest
         return itertools.chain((first[rest:],), found)
 
     def _keep_gap_line(self, *, is_room_certain: bool) -> None:
-        if self._decoder is None:
+        if not self._is_text:
             return  # a line between bytes that are not text would only spoil them: the document's line says it
         if not is_room_certain:
             self._make_room_for_gap_line()

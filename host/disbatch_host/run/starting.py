@@ -120,12 +120,15 @@ def input_of(
 
 
 def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) -> Document:
+    shown = {**run}
+    for name in _NOT_FOR_PLUGINS:
+        shown.pop(name, None)
     document = {
         **task.document,
         "status": int(Status.RUNNING),
         "mtime": run["started"],
         "parameters": parameters,
-        "run": {name: value for name, value in run.items() if name not in _NOT_FOR_PLUGINS},
+        "run": shown,
     }
     for name in _OF_EARLIER_ATTEMPT:
         document.pop(name, None)

@@ -52,7 +52,10 @@ class RunState:
 
     def run_with(self, facts: Mapping[str, Any]) -> Document:
         """`run` with more facts; None removes one that was written earlier."""
-        return {name: value for name, value in {**self.run, **facts}.items() if value is not None}
+        run = {**self.run, **facts}
+        if None in run.values():
+            return {name: value for name, value in run.items() if value is not None}
+        return run
 
     def close(self) -> None:
         """Release the spools. Closing twice is fine."""

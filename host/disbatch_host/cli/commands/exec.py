@@ -14,6 +14,7 @@ import click
 
 from disbatch_host.cli import common, parameters, render, terminal
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client.parameters import misspelt_note
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import ExitCode, NotFoundError, PluginError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
@@ -62,6 +63,8 @@ def exec_(
     found = find_plugin(plugin)
     text = parameters.one_text(words, found.schema)
     values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
+    if (note := misspelt_note(values, found.schema)) is not None:
+        click.echo(f"disbatch-host: {note}", err=True)
     if show_input:
         return _show_input(found, values)
     if (outdated := outdated_build(found)) is not None:

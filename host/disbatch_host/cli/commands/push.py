@@ -11,6 +11,7 @@ import click
 from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
+from disbatch_host.client.parameters import misspelt_note
 from disbatch_host.client.pushing import (
     BATCH,
     PRIORITY_MAX,
@@ -28,6 +29,8 @@ from disbatch_protocol import status as statuses
 
 if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Plugin
+
+_NAMES_MAX = 200  # of parameters that are looked at for misspelt ones: more are data
 
 
 @click.command()
@@ -141,6 +144,8 @@ class _Pusher:
         self._pusher = Pusher(store, queue, plugin, plan, is_checking=is_checking)
         self._unique_key = plan.unique_key
         self._as_json = as_json
+        self._schema = plugin.schema if plugin is not None and is_checking else None
+        self._names: set[str] = set()  # of parameters, in all tasks so far
         self._others: dict[TaskId, int] = {}  # tasks that already have the unique key, and how often each was met
 
     def check(self, values: Mapping[str, Any], where: str) -> None:
@@ -149,6 +154,11 @@ class _Pusher:
             self._pusher.check(values)
         except ParametersError as error:
             raise UsageError(f"{where}{error} (--no-check skips this)") from error
+        new = [name for name in values if name not in self._names]
+        if new and len(self._names) < _NAMES_MAX:
+            self._names.update(new)
+            if (note := misspelt_note(new, self._schema)) is not None:
+                click.echo(f"{where}{note}", err=True)
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""

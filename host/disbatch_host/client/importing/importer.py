@@ -26,7 +26,7 @@ from disbatch_host.client.importing.passes import Counts, check_rows, create_row
 from disbatch_host.client.importing.record import Record, begin
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
-from disbatch_host.client.parameters import parse_json
+from disbatch_host.client.parameters import misspelt_note, parse_json
 from disbatch_host.documents.records import Queue, QueueId
 from disbatch_host.errors import FieldError, RowsRefusedError
 from disbatch_host.store.contract import Store
@@ -223,6 +223,10 @@ class Import:
     def _notify(self) -> None:
         for notice in self._rows.notices:
             self._on_notice(notice)
+        schema = self._plugin.schema if self._plugin is not None and self._rules.is_checking else None
+        names = [*dict.fromkeys(field.path[0] for field in self._columns), *self._rules.constants]
+        if (note := misspelt_note(names, schema)) is not None:
+            self._on_notice(note)
 
     def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
         rules, columns = self._rules, self._rows.columns

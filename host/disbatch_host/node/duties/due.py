@@ -24,6 +24,7 @@ from datetime import datetime
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Task
+from disbatch_host.node import pieces
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
@@ -35,7 +36,7 @@ from disbatch_protocol.status import Status
 
 _DUE = "due task"
 _LOOKED_AT = 500  # of each kind in one look, and as many more as rest: they must not be all that is seen
-_FOLLOWERS = 1000  # told in one call
+_FOLLOWERS = 1000  # told in one write
 
 _WAITING = frozenset({int(Status.BLOCKED), int(Status.CREATED)})
 
@@ -98,7 +99,7 @@ class Due:
         """One look. The rest comes with the next."""
         self._looked_at = self._loop.time()
         settled = await self._store_thread.call(
-            lambda store: settle_due(store, self._node_id, self._troubles, tell_seconds=self._pace.tell_seconds)
+            lambda store: settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         )
         if settled.changed:
             self._claiming.on_change()  # others may wait no longer
@@ -107,9 +108,9 @@ class Due:
         self._runs.cancel(settled.to_stop)
 
 
-def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: float) -> Settled:
-    """Do everything that is due now. `tell_seconds`: how long this call may spend on telling followers about ends.
-    Called in the store's thread."""
+def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> Settled:
+    """Do everything that is due now. After `seconds` nothing more is begun, neither changes nor telling followers about
+    ends. Called in the store's thread."""
     most = _LOOKED_AT + troubles.resting(_DUE)
     began = time.monotonic()
     found = store.due(node_id, most)
@@ -117,7 +118,7 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
         return Settled()
     now = store.now()
     changed, is_all = 0, len(found) < most and time.monotonic() - began < DUE_SECONDS
-    deadline = time.monotonic() + tell_seconds
+    deadline = time.monotonic() + seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
     for task in found:
@@ -143,8 +144,11 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, tell_seconds: 
                 troubles.report(
                     _DUE, task.id, 'expected "cancel" to be a request with "at" and "by", found another value'
                 )
-    changed += _carry_out(store, changes, troubles)
-    return Settled(to_stop=to_stop, changed=changed, is_all=is_all)
+    left = len(changes)
+    for piece in pieces.of(changes, deadline - time.monotonic()):
+        changed += _carry_out(store, piece, troubles)
+        left -= len(piece)
+    return Settled(to_stop=to_stop, changed=changed, is_all=is_all and not left)
 
 
 def _carry_out(store: Store, changes: Sequence[TaskChange], troubles: Troubles) -> int:
@@ -174,8 +178,10 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
     were told, and whether none are left."""
     now = store.now()
     which = TaskFilter(after=ended.id, statuses=frozenset({int(Status.BLOCKED)}))
-    changes = []
-    is_all = True
+    changes: list[TaskChange] = []
+    sizes = pieces.sizes(deadline - time.monotonic(), _FOLLOWERS)
+    size = next(sizes)
+    told, is_all = 0, True
     # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.
     for follower in store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True):
         if troubles.is_resting(_DUE, follower.id):
@@ -189,11 +195,15 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
             continue
         if change is not None:
             changes.append(change)
-        if len(changes) == _FOLLOWERS or time.monotonic() > deadline:
+        if len(changes) == size:
+            carried_out = _carry_out(store, changes, troubles)
+            told, is_all = told + carried_out, is_all and carried_out == size
+            changes, size = [], next(sizes, 0)
+        if not size or time.monotonic() > deadline:
             is_all = False
             break
-    told = _carry_out(store, changes, troubles)
-    is_all = is_all and told == len(changes)
+    carried_out = _carry_out(store, changes, troubles)
+    told, is_all = told + carried_out, is_all and carried_out == len(changes)
     if is_all:
         is_all = not store.change_tasks([transitions.followers_told_change(ended)])
     return told, is_all

@@ -16,14 +16,12 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock, SystemClock
@@ -32,6 +30,7 @@ from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import NodeRecord, Task
+from disbatch_host.node import pieces
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
@@ -43,7 +42,7 @@ from disbatch_protocol.status import Status
 log = logging.getLogger(__name__)
 
 _LOST = "task of a lost run"
-_BATCH = 500  # tasks settled in one commit
+_BATCH = 500  # tasks settled in one commit, at most
 
 
 @dataclass(slots=True)
@@ -53,6 +52,12 @@ class Settled:
     given_back: int = 0  # certainly not started: back to Created
     started_again: int = 0  # idempotent: back to Created
     orphaned: int = 0
+    is_all: bool = True  # nothing is left for another call
+
+    def add(self, other: Settled) -> None:
+        self.given_back += other.given_back
+        self.started_again += other.started_again
+        self.orphaned += other.orphaned
 
     def __bool__(self) -> bool:
         return bool(self.given_back or self.started_again or self.orphaned)
@@ -132,12 +137,17 @@ class LostRuns:
         """The store was away: earlier observations of other nodes' heartbeats count for nothing."""
         self._others.forget()
 
-    def _settle(self, node_id: str, is_on_this_machine: bool) -> asyncio.Future[Settled]:
-        return self._store_thread.call(
-            lambda store: settle(
-                store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles
+    async def _settle(self, node_id: str, is_on_this_machine: bool) -> Settled:
+        settled = Settled()
+        while True:
+            some = await self._store_thread.call(
+                lambda store: settle(
+                    store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles
+                )
             )
-        )
+            settled.add(some)
+            if some.is_all:
+                return settled
 
 
 def settle(
@@ -148,29 +158,37 @@ def settle(
     pace: Pace = Pace(),
     troubles: Troubles | None = None,
 ) -> Settled:
-    """Settle every task that carries this node's id and a claim of this program, and is Claimed or Running: a node of
-    another program may go by the same name. Called in the store's thread.
-    `troubles`: of the node that does it; by default those of this call alone."""
+    """Settle the tasks that carry this node's id and a claim of this program, and are Claimed or Running: a node of
+    another program may go by the same name. `is_all` says whether there was time for each of them. Called in the
+    store's thread. `troubles`: of the node that does it; by default those of this call alone."""
     troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-    while tasks := _next_of(store, which, troubles):
+    for size in pieces.sizes(pace.piece_seconds, _BATCH):
+        tasks = _next_of(store, which, troubles, size)
+        if not tasks:
+            if not any(store.find_tasks(which, limit=1, with_output=False, with_parameters=False)):
+                store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
+            return settled
         fenced = _fence(store, node_id, tasks, troubles)
         if not fenced:
-            break  # somebody else is doing it; the rest comes with the next look
+            return settled  # somebody else is doing it; the rest comes with the next look
         if is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
         _write_fates(store, node_id, fenced, settled, troubles)
-    else:
-        if not any(store.find_tasks(which, limit=1, with_output=False)):
-            store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
+    settled.is_all = False
     return settled
 
 
-def _next_of(store: Store, which: TaskFilter, troubles: Troubles) -> list[Task]:
-    found = store.find_tasks(which, with_output=False, with_parameters=False)
-    ours = (task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id))
-    return list(islice(ours, _BATCH))
+def _next_of(store: Store, which: TaskFilter, troubles: Troubles, count: int) -> list[Task]:
+    """About so many of them, without reading all."""
+    limit = count + troubles.resting(_LOST)
+    while True:
+        found = list(store.find_tasks(which, limit=limit, with_output=False, with_parameters=False, in_any_order=True))
+        ours = [task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id)]
+        if ours or len(found) < limit:
+            return ours[:count]
+        limit *= 2  # of those so far, each is another program's
 
 
 def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settled, troubles: Troubles) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Sequence, Set
 from datetime import timedelta
 
 from disbatch_host import logs
 from disbatch_host.documents.records import Queue, TaskId
+from disbatch_host.node import pieces
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
@@ -24,7 +26,7 @@ from disbatch_protocol.quantities import format_duration
 log = logging.getLogger(__name__)
 
 _ENDED_TASK = "ended task"
-_DELETED = 500  # ended tasks deleted in one call
+_DELETED_FIRST, _DELETED = 16, 500  # ended tasks deleted in one call: at first, and at most
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
@@ -36,6 +38,7 @@ class Retention:
         self._troubles = troubles
         self._store_thread = store_thread
         self._claiming = claiming
+        self._pace = pace
         self.interval_seconds = pace.retention_seconds
 
     async def turn(self) -> None:
@@ -47,9 +50,14 @@ class Retention:
 
     async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
         deleted = 0
-        delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles)
-        while count := await self._store_thread.call(delete):
+        most, clock, seconds = _DELETED_FIRST, time.monotonic, self._pace.piece_seconds
+        while True:
+            began = clock()
+            delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles, most=most)
+            if not (count := await self._store_thread.call(delete)):
+                break
             deleted += count
+            most = pieces.next_size(most, clock() - began, seconds, _DELETED)
         if deleted:
             log.info(
                 "queue %s: %d tasks that ended more than %s ago were deleted",
@@ -58,13 +66,13 @@ class Retention:
             )  # fmt: skip
 
 
-def delete_ended(store: Store, queue: Queue, troubles: Troubles) -> int:
+def delete_ended(store: Store, queue: Queue, troubles: Troubles, most: int = _DELETED) -> int:
     """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
     nobody has decided about them yet. Called in the store's thread."""
     if queue.keep_seconds is None:
         return 0
     before = store.now() - timedelta(seconds=queue.keep_seconds)
-    found = store.ended_before(queue.id, before, _DELETED + troubles.resting(_ENDED_TASK))
+    found = store.ended_before(queue.id, before, most + troubles.resting(_ENDED_TASK))
     deleted = 0
 
     def delete(ids: Sequence[TaskId]) -> Set[TaskId]:

@@ -156,8 +156,6 @@ class Worker:
         """A run chose it."""
         self._is_taken = True
         self.is_reserved = False
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
 
     def rest(self) -> None:
         """Let it wait for its next task, for a while."""
@@ -166,12 +164,22 @@ class Worker:
         self._is_taken = False
         self.idle_since = self._loop.time()
         self._last_words = b""
-        idle_exit_seconds = self.plugin.manifest.worker.idle_exit_seconds
-        self._idle_timer = self._loop.call_later(idle_exit_seconds, self._retire_unused)
+        if self._idle_timer is None:
+            self._look_at(self.idle_since + self.plugin.manifest.worker.idle_exit_seconds)
+
+    def _look_at(self, when: float) -> None:
+        self._idle_timer = self._loop.call_at(when, self._retire_unused)
 
     def _retire_unused(self) -> None:
-        if self.is_reserved:  # a task is on its way
-            self._idle_timer = self._loop.call_later(_RESERVED_SECONDS, self._retire_unused)
+        """One timer for all its rests: making and cancelling one for each would cost more than the look."""
+        self._idle_timer = None
+        if self._is_taken:
+            return  # its next rest sets the timer
+        now, until = self._loop.time(), self.idle_since + self.plugin.manifest.worker.idle_exit_seconds
+        if until > now:
+            self._look_at(until)
+        elif self.is_reserved:  # a task is on its way
+            self._look_at(now + _RESERVED_SECONDS)
         else:
             self.retire()
 

@@ -65,6 +65,7 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
+_LIGHT_PAGE = 50  # the same without parameters: the server reads them all the same, and some ten of 8 MiB take 30 ms
 _DUE_PAGE = 5  # the same for tasks that are due: each may be large, and some ten of 8 MiB take DUE_SECONDS
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
@@ -267,7 +268,7 @@ class MongoStore:
 
         def find(fields: Any, more: Document | None = None, skip: int = 0) -> Any:
             condition = {**forms.condition(which), **forms.NOT_ODD_ID, **(more or {})}
-            found = self._tasks.find(condition, fields, batch_size=_PAGE)
+            found = self._tasks.find(condition, fields, batch_size=_PAGE if with_parameters else _LIGHT_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)

@@ -147,7 +147,9 @@ def changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]
     columns = fields.columns_of(change.set)
     for name in change.unset:
         columns |= fields.EMPTY_COLUMNS.get(name, {})
-    added = {name: value for name, value in change.set.items() if name not in fields.IN_COLUMNS}
+    added: dict[str, Any] = {}
+    if not fields.IN_COLUMNS.issuperset(change.set):
+        added = {name: value for name, value in change.set.items() if name not in fields.IN_COLUMNS}
     removed = [name for name in change.unset if name not in fields.EMPTY_COLUMNS] if rest != "{}" else []
     if added or removed:
         try:

@@ -64,12 +64,13 @@ def document_of(row: Sequence[Any]) -> Document:
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
         run, after, unique_key, expires, cancel, awaited, parent, rest,
     ) = row  # fmt: skip
-    for text in (task_id, queue):
-        if type(text) is not str:
+    optional = (node, token, stdout, stderr, unique_key, parent)
+    if not (type(task_id) is type(queue) is str and _TEXTS.issuperset(map(type, optional))):
+        for text in (task_id, queue):
             _text(text)
-    for text in (node, token, stdout, stderr, unique_key, parent):
-        if text is not None and type(text) is not str:
-            _text(text)
+        for text in optional:
+            if text is not None:
+                _text(text)
     if type(status) is bytes or type(priority) is not int:
         _status(status)
         _whole(priority)
@@ -171,6 +172,7 @@ _HARMLESS: Mapping[str, Callable[[Any], Any]] = {
     "rest": lambda _: "{}",
 }
 _NOBODY = str(NOBODY)
+_TEXTS = frozenset({str, type(None)})
 
 
 def queue_of(queue_id: QueueId, encoded: Any) -> Queue:

@@ -45,7 +45,8 @@ from disbatch_host.store.sqlite.session import Session
 from disbatch_host.store.sqlite.watcher import SqliteWatcher
 from disbatch_protocol.status import ENDED, Status
 
-_PAGE = 500  # tasks read in one go
+# Tasks read in one go: the first page, and the last and largest. SQLite goes through all of a large row.
+_FIRST_PAGE, _PAGE = 20, 500
 _YOUNG_MAX = 100  # ended tasks seen that are too young before all after them count as too young: a few may be misdated
 
 
@@ -167,14 +168,16 @@ class SqliteStore(Session):
             beyond, order, last = "seq > ?", "seq", (-1,)
         statement = f"SELECT seq, {columns} FROM tasks WHERE {condition} AND {beyond} ORDER BY {order} LIMIT ?"
         left = 2**62 if limit is None else limit
+        page = _FIRST_PAGE
         while left > 0:
-            rows = self._read(statement, (*values, *last, min(_PAGE, left)))
+            rows = self._read(statement, (*values, *last, min(page, left)))
             for row in rows:
                 yield records.task_of(row[1:])
-            if len(rows) < min(_PAGE, left):
+            if len(rows) < min(page, left):
                 return
             seq, _, _, status, *_ = rows[-1]
             last, left = (seq,) if len(last) == 1 else (status, seq), left - len(rows)
+            page = min(2 * page, _PAGE)
 
     def count_tasks(self, which: TaskFilter) -> int:
         condition, values = conditions.where(which)
