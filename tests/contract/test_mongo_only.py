@@ -17,10 +17,11 @@ from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunK
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.mongo import MongoStore
+from disbatch_host.store.mongo.due import Due
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
-from helpers.stores import NOW, change, claim_one, push
+from helpers.stores import NOW, PAST, change, claim_one, push
 
 pytestmark = pytest.mark.mongodb
 
@@ -216,3 +217,45 @@ def test_a_change_wakes_at_once_and_not_when_the_server_would_have_answered_anyw
         assert 1 <= wakes < 50  # many that come at once wake seldom
     finally:
         watcher.close()
+
+
+class Leaping(SystemClock):
+    """A clock by which each look takes long."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        self.at += 1.0
+        return self.at
+
+
+@pytest.mark.own_database
+def test_after_a_look_that_took_long_each_kind_of_due_task_is_looked_for_by_its_own_index(
+    mongo: MongoStore, raw: Any
+) -> None:
+    """Planning the query for all kinds at once takes the server seconds where tasks are large, in every look."""
+    now = SystemClock().now()
+    request = {"at": now, "by": "somebody"}
+    kinds = {
+        "cancelled": {"cancel": request},
+        "stopped": {"status": 0, "node": "n1", "claim": {"token": "t", "at": now}, "cancel": request},
+        "awaited": {"status": 1, "awaited": True},
+        "expired": {"expires": PAST},
+    }
+    for name, fields in kinds.items():
+        mongo.insert_tasks([{**new_task(name, {}, now=now), **fields} for _ in range(3)])
+    due = Due(raw["tasks"], Leaping())
+
+    def found() -> list[str]:
+        return sorted(str(task.queue) for task in due.find("n1", 500, now))
+
+    assert len(found()) == 1  # of all kinds together; then there was no more time
+    assert found() == found() == sorted(kinds)  # none keeps the others from being found
+    plans = [one["planSummary"] for one in Plans(raw).of(found)]
+    assert plans == [
+        "IXSCAN { status: 1, node: 1 }",
+        "IXSCAN { status: 1, node: 1 }",
+        "IXSCAN { awaited: 1, status: 1 }",
+        "IXSCAN { status: 1, expires: 1 }",
+    ]

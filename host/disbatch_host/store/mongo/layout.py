@@ -25,10 +25,16 @@ log = logging.getLogger(__name__)
 
 LAYOUT_COLLECTION = "disbatch_host"
 
+Keys = Sequence[tuple[str, int]]
+
 BY_STATUS = [("status", ASCENDING), ("queue", ASCENDING), ("priority", DESCENDING), ("_id", ASCENDING)]
+# The kinds of tasks that are due: one index each, holding only tasks that have the field.
+BY_CANCEL = (("status", ASCENDING), ("node", ASCENDING))
+BY_AWAITED = (("awaited", ASCENDING), ("status", ASCENDING))
+BY_EXPIRY = (("status", ASCENDING), ("expires", ASCENDING))
 
 # (keys, options) of `tasks`; see rule 2.
-_INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
+_INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     # The claim (equality, equality, then its order), queues with waiting tasks, counts by queue and status.
     (BY_STATUS, {}),
     # The tasks that a node has in hand; only unfinished tasks are in it, so finished ones cost nothing.
@@ -40,10 +46,9 @@ _INDEXES: Sequence[tuple[Sequence[tuple[str, int]], dict[str, Any]]] = (
     ((("after", ASCENDING), ("not_before", ASCENDING)), {"partialFilterExpression": {"not_before": {"$exists": True}}}),
     # The tasks that wait for a task.
     ((("after", ASCENDING), ("_id", ASCENDING)), {"partialFilterExpression": {"after": {"$exists": True}}}),
-    # The kinds of tasks that `due` looks for: one index each, holding only tasks that have the field.
-    ((("status", ASCENDING), ("node", ASCENDING)), {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
-    ((("awaited", ASCENDING), ("status", ASCENDING)), {"partialFilterExpression": {"awaited": True}}),
-    ((("status", ASCENDING), ("expires", ASCENDING)), {"partialFilterExpression": {"expires": {"$exists": True}}}),
+    (BY_CANCEL, {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
+    (BY_AWAITED, {"partialFilterExpression": {"awaited": True}}),
+    (BY_EXPIRY, {"partialFilterExpression": {"expires": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
 )

@@ -41,10 +41,11 @@ from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
-from disbatch_host.store.contract import DUE_SECONDS, OnClaim
+from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
+from disbatch_host.store.mongo.due import Due
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.ids import IdSource
 from disbatch_host.store.mongo.limits import Limits
@@ -59,14 +60,13 @@ from disbatch_host.store.mongo.task_changes import TaskChanges
 from disbatch_host.store.mongo.unique_keys import Keys
 from disbatch_host.store.mongo.watcher import MongoWatcher
 from disbatch_host.store.url import redact
-from disbatch_protocol.status import ENDED, UNFINISHED, Status
+from disbatch_protocol.status import ENDED, Status
 
 DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
 _LIGHT_PAGE = 50  # the same without parameters: the server reads them all the same, and some ten of 8 MiB take 30 ms
-_DUE_PAGE = 5  # the same for tasks that are due: each may be large, and some ten of 8 MiB take DUE_SECONDS
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -140,6 +140,7 @@ class MongoStore:
         self._nodes = Nodes(database["nodes"])
         self._output = OutputFiles(database, self.now)
         self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
+        self._due = Due(tasks, self._clock)
         follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id)
         self._creation = Creation(tasks, self._keys, self._clock)
         self._task_changes = TaskChanges(tasks, self._keys, passed_over)
@@ -496,33 +497,9 @@ class MongoStore:
             self._claims.hold(node_id, in_hand)
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
-        waiting = {"$in": forms.WAITING}
-        is_asked = {"$exists": True}
-        kinds: list[Document] = [
-            {"status": int(Status.RUNNING), "node": node_id, "cancel.at": is_asked},
-            {"status": {"$in": [int(Status.ORPHANED), *forms.WAITING]}, "cancel.at": is_asked},
-            # A status that is not a number leads nowhere.
-            {"awaited": True, "status": {"$nin": sorted(int(one) for one in UNFINISHED), "$type": "number"}},
-            {"status": waiting, "expires": {"$lte": self.now()}},
-        ]
-        # Nothing but the kinds: so the server looks for the index of each by itself, and finds it.
-        which = {"$or": [{**kind, **forms.NOT_ODD_ID} for kind in kinds]}
+        now = self.now()
         with self._translated():
-
-            def find(fields: Any, more: Document | None = None) -> Any:
-                condition = {**which, **(more or {})}
-                return self._tasks.find(condition, fields, limit=limit * len(kinds), batch_size=_DUE_PAGE)
-
-            until = self._clock.monotonic() + DUE_SECONDS
-            found, _ = reading.all_of(
-                find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
-                is_enough=lambda: self._clock.monotonic() > until,
-            )  # fmt: skip
-            tasks: dict[str, list[Task]] = {"cancel": [], "awaited": [], "expires": []}
-            for document in found:
-                kind = "cancel" if "cancel" in document else "awaited" if document.get("awaited") is True else "expires"
-                tasks[kind].append(Task.from_document(document))
-        return [task for of_kind in tasks.values() for task in of_kind[:limit]]
+            return self._due.find(node_id, limit, now)
 
     def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
         can_run: Document = {"_id": {"$nin": self._passed_over.ids()}, **forms.NOT_ODD_ID}
