@@ -17,12 +17,13 @@ from disbatch_host.plugin.catalog import Catalog
 from disbatch_host.plugin.classes import Classes
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, write_plugin
-from helpers.processes import wait_until
+from helpers.processes import peak_memory, wait_until
 from helpers.stores import on_sqlite, one_store_each
 
 EVIL = "^(x+)+$"
 BAD = "x" * 60 + "!"
 HEARTBEAT_SECONDS_MAX = 3.0
+MEMORY_MAX = 150 * 2**20
 
 
 def heartbeat_age(cluster: Cluster) -> float:
@@ -180,3 +181,5 @@ def test_many_broken_plugins_cost_next_to_nothing(cluster: Cluster, count: int) 
     assert oldest < HEARTBEAT_SECONDS_MAX
     used = cpu_seconds(process.pid) - before
     assert used < 0.08 * seconds, used  # 95 % of a core before, with 2,000
+    print(f"oldest heartbeat {oldest:.2f} s, peak memory {peak_memory(process.pid) / 2**20:.0f} MiB, {used:.2f} s CPU")
+    assert peak_memory(process.pid) < MEMORY_MAX
