@@ -105,7 +105,8 @@ class Places:
 
     def misspelt(self, given: Iterable[str]) -> dict[str, str]:
         """Of the top-level parameters that are given, those that are taken although the schema does not name them, and
-        are probably misspelt: each with the name that was meant, which is not given."""
+        are probably misspelt: each with the name that was meant, which is not given. None where a required one is
+        missing: that is a fault, with advice of its own."""
         given = set(given)
         names = self.names()
         unknown = [name for name in given if name not in names]
@@ -113,6 +114,8 @@ class Places:
             return {}
         patterns = [part for part in self._parts_at(()) if part.get("patternProperties")]
         left = [name for name in names if name not in given]
+        if any(self.requires((name,)) for name in left):
+            return {}
         near = {name: near_name(name, left, likeness=_MISSPELT) for name in unknown} if not patterns else {}
         return {name: meant for name, meant in near.items() if meant is not None}
 

@@ -486,6 +486,11 @@ def test_unfinished_is_what_waits_or_runs(store: Store, fields: dict[str, Any], 
     assert store.has_unfinished(["another"]) is store.has_unfinished([]) is False
 
 
+def test_tasks_that_are_known_are_left_out_of_those_that_are_unfinished(store: Store) -> None:
+    first, second = push(store, {}, {})
+    assert store.has_unfinished(["q"], besides=[first]) and not store.has_unfinished(["q"], besides=[first, second])
+
+
 def test_what_is_due_later_than_asked_for_is_not_unfinished(store: Store) -> None:
     push(store, {}, status=-4, not_before=NOW + timedelta(days=1))
     push(store, {}, status=-4, not_before=NOW, after=["another"])

@@ -40,7 +40,7 @@ class Hostile:
 
     program: str
     manifest: dict[str, Any] = field(default_factory=dict)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] | Callable[[], dict[str, Any]] = field(default_factory=dict)
     status: Status
     run: dict[str, Any] = field(default_factory=dict)
     check: Callable[[Cluster, Task], None] = lambda cluster, task: None
@@ -187,7 +187,7 @@ HOSTILE = {
     "a list that is compared with itself": Hostile(
         program="echo never",
         manifest={"parameters": {"properties": {"much": {"uniqueItems": True}}}},
-        parameters={"much": [{"n": [number]} for number in range(50_000)]},
+        parameters=lambda: {"much": [{"n": [number]} for number in range(50_000)]},
         status=Status.CONCLUDED,  # by a digest of each, not each with each
     ),
     "a schema that doubles with each reference": Hostile(
@@ -238,7 +238,8 @@ def test_a_hostile_plugin_harms_nobody_but_itself(cluster: Cluster, name: str) -
 def run_hostile(cluster: Cluster, hostile: Hostile) -> None:
     cluster.plugin("Hostile", hostile.program, **hostile.manifest)
     with beside_witnesses(cluster):
-        (task_id,) = cluster.push(cluster.queue("Hostile"), hostile.parameters)
+        parameters = hostile.parameters() if callable(hostile.parameters) else hostile.parameters
+        (task_id,) = cluster.push(cluster.queue("Hostile"), parameters)
         task = cluster.wait_for_status(task_id, hostile.status, within_seconds=40)
         assert {key: task.run.get(key) for key in hostile.run} == hostile.run
         hostile.check(cluster, task)

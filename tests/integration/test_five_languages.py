@@ -20,7 +20,7 @@ def test_every_end_is_recorded_as_the_contract_says(
     names = ("ok", "three", "signal", "long", "background")
     ids = dict(zip(names, cluster.push(queue, *({"case": name} for name in names)), strict=True))
     (ids["deaf"],) = cluster.push(deaf, {"data": "x" * 2**20})
-    cluster.run()
+    cluster.run(pace={"drain_seconds": 0.3})  # how long it is by itself, `test_child` shows
     tasks = {name: cluster.task(task_id) for name, task_id in ids.items()}
 
     assert {name: task.status for name, task in tasks.items()} == {

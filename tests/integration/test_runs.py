@@ -12,7 +12,7 @@ import pytest
 
 from disbatch_host.documents.records import NOBODY
 from disbatch_protocol.status import Status
-from helpers.nodes import UNKNOWN_FORMAT, Cluster, Living
+from helpers.nodes import QUICK_TO_SEE, UNKNOWN_FORMAT, Cluster, Living, public_plugins
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite, one_store_each
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_started_goes_back_and_its_class_is_set_aside_until_its_f
     cluster.plugin("Fine", "echo fine")
     (broken_id,) = cluster.push(cluster.queue("Broken"), {})
     (fine_id,) = cluster.push(cluster.queue("Fine"), {})
-    cluster.start("--heartbeat", "0.1")
+    cluster.start("--heartbeat", "0.1", pace={**QUICK_TO_SEE, "plugin_scan_seconds": 0.2})
     cluster.wait_for_status(fine_id, Status.CONCLUDED)
 
     def set_aside() -> list[dict[str, object]]:
@@ -274,11 +274,9 @@ def test_limits_hold(living: Living) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_run_as_changes_user_groups_and_home_and_its_pipes_can_be_opened(cluster: Cluster) -> None:
     program = 'id -u; id -G; echo "$HOME $USER"; echo opened >/dev/stdout; echo event >/dev/fd/3; stat -c %U "$PWD"'
-    cluster.plugin("As", program, run_as="nobody", cwd="work")
-    for path in (cluster.plugins, *cluster.plugins.parents):  # a test's directories are root's alone
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
-    task = cluster.run_one(cluster.queue("As"))
+    with public_plugins(cluster):
+        cluster.plugin("As", program, run_as="nobody", cwd="work")
+        task = cluster.run_one(cluster.queue("As"))
     uid, groups, home, opened, owner = task.document["stdout"].splitlines()
     assert (uid, groups, opened, owner) == ("65534", "65534", "opened", "nobody")
     assert home.endswith(" nobody")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import sqlite3
 import statistics
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pymongo as driver
 
 from disbatch_protocol.status import Status
 from helpers.nodes import Cluster
@@ -33,6 +37,27 @@ def test_followers_of_what_it_ran_are_run_too(cluster: Cluster) -> None:
         assert [cluster.task(one).status for one in ids] == [Status.CONCLUDED] * 4
     assert "nothing is left to do here" not in log
     assert log.splitlines()[-1].endswith("ran 4: 4 concluded")
+
+
+def test_a_task_whose_end_the_store_refuses_does_not_keep_it(cluster: Cluster) -> None:
+    """A validator of another program refused the end of one task, and the node never left."""
+    cluster.plugin("Quick", "true")
+    cluster.push(cluster.queue("Quick", "refused"), {})
+    good = cluster.push(cluster.queue("Quick", "good"), {}, {})
+    if cluster.url.startswith("sqlite://"):
+        with contextlib.closing(sqlite3.connect(cluster.url.removeprefix("sqlite://"))) as connection:
+            connection.execute(
+                "CREATE TRIGGER strict BEFORE UPDATE ON tasks WHEN NEW.queue = 'refused' AND NEW.status > 0 "
+                "BEGIN SELECT RAISE(ABORT, 'no end'); END"
+            )
+            connection.commit()
+    else:
+        with driver.MongoClient(cluster.url) as client:
+            ended = {"queue": "refused", "status": {"$gt": 0}}
+            client.get_default_database().command("collMod", "tasks", validator={"$nor": [ended]})
+    log = cluster.run()
+    assert "the end of 1 task could not be recorded" in log
+    assert [cluster.task(one).status for one in good] == [Status.CONCLUDED] * 2
 
 
 def test_an_end_of_which_nobody_was_told_is_told_before_the_node_leaves(cluster: Cluster) -> None:

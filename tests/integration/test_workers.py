@@ -13,7 +13,7 @@ import pytest
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.plugin.classes import START_FAILURES_MAX
 from disbatch_protocol.status import Status
-from helpers.nodes import Cluster, Living
+from helpers.nodes import QUICK_TO_SEE, Cluster, Living
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite
 
@@ -246,7 +246,7 @@ def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: st
 def test_a_process_that_closes_descriptor_3_is_never_ready(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, "exec 3>&-; exec sleep 60", worker={"start_timeout": 50})
     ids = cluster.push(queue, *[{}] * START_FAILURES_MAX)  # at once: each takes seconds
-    cluster.start()
+    cluster.start("--heartbeat", "0.2", pace=QUICK_TO_SEE)
     wait_until(lambda: set_aside(cluster), 40, "the class was not set aside")
     assert "closed descriptor 3" in set_aside(cluster)[0]["reason"]
     wait_until(lambda: {cluster.task(one).status for one in ids} == {Status.CREATED}, 20, "they do not wait again")
@@ -328,7 +328,7 @@ def test_an_idle_worker_ends_by_end_of_file(cluster: Cluster) -> None:
 def test_a_plugin_that_never_says_ready_is_set_aside_with_the_reason(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, "echo I am lost >&2; exec sleep 60", worker={"start_timeout": 0.2}, kill_grace=0.1)
     (task_id,) = cluster.push(queue, {})
-    cluster.start()
+    cluster.start("--heartbeat", "0.2", pace=QUICK_TO_SEE)
 
     def reason() -> str:
         return " ".join(one["reason"] for one in set_aside(cluster))
@@ -344,7 +344,7 @@ def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(c
     queue = worker_plugin(cluster, concurrency=1)
     crashed = cluster.push(queue, *({"do": "crash"} for _ in range(5)))
     (waiting,) = cluster.push(queue, {"n": 1})
-    cluster.start()
+    cluster.start("--heartbeat", "0.2", pace={**QUICK_TO_SEE, "plugin_scan_seconds": 0.2})
     for task_id in crashed:
         cluster.wait_for_status(task_id, Status.TERMINATED)
 
@@ -360,7 +360,7 @@ def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(c
 def test_a_changed_plugin_gets_new_processes(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1, version="1")
     (first,) = cluster.push(queue, {"n": 1})
-    cluster.start()
+    cluster.start("--heartbeat", "0.2", pace={**QUICK_TO_SEE, "plugin_scan_seconds": 0.2})
     cluster.wait_for_status(first, 1)
     cluster.plugin("W", WORKER + "# new\n", file="w.py", mode="worker", version="2")
 

@@ -67,8 +67,9 @@ class Idle:
         if self._runs or self._claiming.needs_look:
             return False
         ids = [queue.id for queue in self._served_queues()]
+        stuck = frozenset(self._runs.unrecorded)  # nothing but what the store refuses comes of them: they are named
         try:
-            is_left = await self._store_thread.call(lambda store: self._is_anything_left(store, ids))
+            is_left = await self._store_thread.call(lambda store: self._is_anything_left(store, ids, stuck))
         except StoreError as error:
             self._health.report_trouble(error)
             return False
@@ -76,10 +77,10 @@ class Idle:
             self._claiming.on_change()  # others may wait no longer
         return is_left is False
 
-    def _is_anything_left(self, store: Store, ids: Collection[QueueId]) -> bool | None:
+    def _is_anything_left(self, store: Store, ids: Collection[QueueId], stuck: Collection[TaskId]) -> bool | None:
         """None: something was due, and has been done. In the store's thread."""
         soon = store.now() + timedelta(seconds=self._pace.idle_wait_seconds)
-        if ids and store.has_unfinished(list(ids), due_before=soon):
+        if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
             return True
         settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
@@ -103,6 +104,9 @@ class Idle:
         except StoreError as error:
             self._health.report_trouble(error)
             return
+        if count := len(self._runs.unrecorded):
+            ends = "the end of 1 task" if count == 1 else f"the ends of {count} tasks"
+            log.warning("%s could not be recorded, since the store refuses it; for others it will be the same", ends)
         if not left:
             log.info("nothing is left to do")
             return

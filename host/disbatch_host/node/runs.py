@@ -89,6 +89,7 @@ class Runs:
         self._concurrency_of_class: dict[str, int | None] = {}
         self._is_held_back = False
         self._failures: set[asyncio.Task[None]] = set()  # of tasks without a run, on their way into the store
+        self.unrecorded: set[TaskId] = set()  # tasks without a run whose failure the store refuses
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -231,11 +232,13 @@ class Runs:
         while True:
             try:
                 await self._store_thread.record(change)
+                self.unrecorded.discard(task.id)
                 return
             except StoreUnreachableError as error:  # the node is leaving; the task is settled as a lost one
                 log.error("task %s: its run could not be recorded: %s", task.id, error, extra=_ids_of(task))
                 return
             except Exception as error:
+                self.unrecorded.add(task.id)
                 self._report_trouble(task, error)
             await asyncio.sleep(self._pace.rest_seconds)
 

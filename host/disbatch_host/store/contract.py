@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
@@ -318,10 +318,12 @@ class HotPath(Protocol):
         """The waiting tasks that claims of this store pass over at present, because they cannot even be claimed; from
         memory. Such a task is not looked at again until it has changed, and does not count for `waiting_queues`."""
 
-    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
+    def has_unfinished(
+        self, queues: Sequence[QueueId], *, due_before: datetime | None = None, besides: Collection[TaskId] = ()
+    ) -> bool:
         """Whether any task of these queues is Created, Claimed, Running, or Blocked with a `not_before` and not waiting
         for another one (`after`); with `due_before`, only with a `not_before` that is no later than this. A Created one
-        that cannot be claimed as it is does not count."""
+        that cannot be claimed as it is does not count, nor do those in `besides`, which are few."""
 
 
 class Changes(Protocol):

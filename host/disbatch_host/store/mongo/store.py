@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -504,8 +504,10 @@ class MongoStore:
         with self._translated():
             return self._due.find(node_id, limit, now)
 
-    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
-        can_run: Document = {"_id": {"$nin": self._passed_over.ids()}, **forms.NOT_ODD_ID}
+    def has_unfinished(
+        self, queues: Sequence[QueueId], *, due_before: datetime | None = None, besides: Collection[TaskId] = ()
+    ) -> bool:
+        can_run: Document = {"_id": {"$nin": [*self._passed_over.ids(), *besides]}, **forms.NOT_ODD_ID}
         with self._translated():
             for queue in queues:
                 in_hand = {"status": {"$in": forms.IN_HAND}, "queue": queue}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -446,10 +446,15 @@ class SqliteStore(Session):
         now = self.now()
         return self._look(lambda connection: due.find(connection, node_id, now, limit, self._never_due))
 
-    def has_unfinished(self, queues: Sequence[QueueId], *, due_before: datetime | None = None) -> bool:
+    def has_unfinished(
+        self, queues: Sequence[QueueId], *, due_before: datetime | None = None, besides: Collection[TaskId] = ()
+    ) -> bool:
         active = f"{int(Status.CREATED)}, {conditions.IN_HAND_SQL}"
         # A task that cannot be claimed waits for a person, not for a node.
         other, damaged = self._passed_over.but_not_these()
+        if besides:
+            other += " AND id NOT IN (SELECT value FROM json_each(?))"
+            damaged = (*damaged, json_text.encode(list(besides)))
         claimable = f"(status != {int(Status.CREATED)} OR {conditions.NOBODY_SQL})"
         return any(
             self._read(
