@@ -66,7 +66,9 @@ DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
 _PAGE = 500  # documents that a cursor gets in one trip
-_LIGHT_PAGE = 50  # the same without parameters: the server reads them all the same, and some ten of 8 MiB take 30 ms
+# The same without parameters, and of followers, which wait for their turn in a call of 0.2 s: the server reads the
+# parameters all the same, and ten of 8 MiB take 30 ms.
+_LIGHT_PAGE, _FOLLOWERS_PAGE = 50, 10
 _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 
 
@@ -272,7 +274,7 @@ class MongoStore:
             found = self._tasks.find(condition, fields, batch_size=_PAGE if with_parameters else _LIGHT_PAGE)
             if which.after is not None and in_any_order:
                 # Not left to the server, which tries its indexes on a hundred tasks each time: they may be large.
-                found = found.hint(list(layout.BY_AWAITED_TASK))
+                found = found.hint(list(layout.BY_AWAITED_TASK)).batch_size(_FOLLOWERS_PAGE)
             if not in_any_order:
                 # If no index gives the order, documents with their output may be too much to sort in memory.
                 found = found.sort("_id", DESCENDING if newest_first else ASCENDING).allow_disk_use(True)
