@@ -54,7 +54,7 @@ $(VENV)/.run: pyproject.toml
 
 # The tests, compiled once: without it, each of the workers would do it at the same time.
 tests/unit/__pycache__: | $(VENV)/.test
-	@$(BIN)/python -m pytest --quiet --collect-only >/dev/null
+	@found=$$($(BIN)/python -m pytest --quiet --collect-only) || { echo "$$found"; exit 1; }
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mongod,lint]'

@@ -93,8 +93,8 @@ def require(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 def _fill_go_cache(config: pytest.Config) -> None:
-    """Of all who need Go for the first time, one compiles its standard library, and the others wait meanwhile: that
-    takes ten seconds of a processor."""
+    """The first worker that needs Go compiles its standard library, which takes ten seconds of a processor; the others
+    wait."""
     cache = getattr(config, "cache", None)
     if cache is None:
         return

@@ -49,7 +49,7 @@ def value_at(document: Any, path: Iterable[str]) -> Any:
 
 def near_name(word: str, known: Iterable[str], *, likeness: float = 0.55) -> str | None:
     """The known name that was probably meant by a misspelt one. `likeness`: how much of both must be alike, from 0 to
-    1."""
+    1, unless they differ in nothing but case, `_` and `-`."""
     import difflib  # noqa: PLC0415  (only for a mistake)
 
     names = list(known)

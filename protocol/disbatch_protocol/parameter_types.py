@@ -19,7 +19,7 @@ from typing import Any
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.references import part_at
 
-_MISSPELT = 0.75  # of two names is alike: `page` and `pages`, but not `user` and `users_file`
+_MISSPELT = 0.75  # how alike two names must be: `page` and `pages` are, `user` and `users_file` are not
 ALL_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _KINDS: Mapping[type, str] = {
     bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null",
@@ -105,9 +105,9 @@ class Places:
 
     def misspelt(self, given: Iterable[str]) -> dict[str, str]:
         """Of the top-level parameters that are given, those that are taken although the schema does not name them, and
-        are probably misspelt: each with the name that was meant, which is not given. None where a required one is
+        are probably misspelt: each with the name that was meant, which is not given. Empty where a required one is
         missing: that is a fault, with advice of its own."""
-        given = set(given)
+        given = dict.fromkeys(given)
         names = self.names()
         unknown = [name for name in given if name not in names]
         if not unknown or self.is_closed:  # refused anyway

@@ -223,11 +223,17 @@ def test_a_parameter_that_is_probably_misspelt_is_named(on_store: Terminal, plug
     lines = on_store.fine("task", "push", "q", "-", stdin='{"page": 1}\n{"page": 2}\n{"username": "x"}\n')
     other = 'line 3: the plugin names no parameter "username", did you mean "user_name"?'
     assert lines.err.splitlines() == [f"line 1: {note}", other] and len(lines.out.split()) == 3
+    later = on_store.fine("task", "push", "q", "-", stdin='{"pages": 1}\n{"pages": 1, "page": 2}\n')
+    assert later.err == ""  # it is given, so nothing is missing
     (on_store.directory / "a.csv").write_text("page,size\n2,3\n")
     assert note in on_store.fine("task", "import", "q", "a.csv").err
     for fine in ('{"size": 3}', '{"pages": 2, "page": 1}', '{"pages": 2}'):  # other data, and nothing that is missing
         assert on_store.fine("task", "push", "q", fine).err == ""
     assert on_store.fine("task", "push", "q", "-p", "page=2", "--no-check").err == ""
+    plugin("Names", "cat", parameters={"properties": {"name": {}, "pages": {}}, "required": ["name"]})
+    on_store.fine("queue", "create", "names", "--class", "Names")
+    lines = on_store.fine("task", "push", "names", "-", stdin='{"name": "a"}\n{"name": "b", "page": 2}\n')
+    assert lines.err == f"line 2: {note}\n"
 
 
 def test_a_parameter_with_a_pattern_of_its_own_or_a_closed_schema_gives_no_such_note(

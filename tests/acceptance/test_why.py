@@ -30,7 +30,7 @@ class Asker:
         self._terminal = terminal
 
     def start(self, *options: str, node_id: str = "n1") -> None:
-        """A node that looks at everything as often as it beats: `pass_rounds` waits for it."""
+        """A node that looks at nearly everything as often as it beats: `pass_rounds` waits for it."""
         pace = {"refresh_seconds": 0.1, "plugin_scan_seconds": 0.2}
         self.cluster.start("--heartbeat", "0.15", *options, node_id=node_id, pace=pace)
 

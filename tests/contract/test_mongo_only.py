@@ -253,6 +253,8 @@ def test_after_a_look_that_took_long_each_kind_of_due_task_is_looked_for_by_its_
     assert len(found()) == 1  # of all kinds together; then there was no more time
     assert found() == found() == sorted(kinds)  # none keeps the others from being found
     plans = [one["planSummary"] for one in Plans(raw).of(found)]
+    raw["tasks"].drop_index("status_1_expires_1")
+    assert found() == sorted(kinds)  # somebody has dropped an index
     assert plans == [
         "IXSCAN { status: 1, node: 1 }",
         "IXSCAN { status: 1, node: 1 }",

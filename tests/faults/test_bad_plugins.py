@@ -108,7 +108,7 @@ def test_plugins_whose_examination_would_never_end_are_left_out_of_a_living_node
 
 
 class GatedClasses(Classes):
-    """Reads its directories for as long as it is held, then as long again as `busy_seconds` of CPU time."""
+    """Reads its directories for as long as it is held, then for another `busy_seconds` of CPU time."""
 
     def __init__(self, busy_seconds: float = 0.0) -> None:
         super().__init__([])
@@ -147,7 +147,7 @@ def test_the_event_loop_goes_on_while_plugins_are_examined() -> None:
     assert classes.was_let_go
 
 
-def test_the_longer_a_look_at_the_plugins_takes_the_seldomer_it_is_taken() -> None:
+def test_the_longer_a_look_at_the_plugins_takes_the_less_often_it_is_taken() -> None:
     """It took 95 % of a core with 2,000 broken ones, each of which was examined each time (`test_plugin_scan`)."""
     classes = GatedClasses(busy_seconds=0.05)
     classes.gate.set()

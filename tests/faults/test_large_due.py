@@ -17,7 +17,6 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import TaskFilter, Want
 from disbatch_host.documents.records import new_task
-from disbatch_host.node import pieces
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import settle_due
@@ -150,7 +149,7 @@ MANY = 21
 
 
 class Slow:
-    """A store each of whose writes takes longer than a call may go on, an hour later."""
+    """A store that takes longer for each task that it writes than a call may go on, an hour later."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -162,7 +161,8 @@ class Slow:
         found = getattr(self._store, name)
 
         def write(*arguments: Any, **more: Any) -> Any:
-            ends = time.monotonic() + SECONDS
+            tasks = arguments[0] if isinstance(arguments[0], int) else len(arguments[0])
+            ends = time.monotonic() + SECONDS * tasks
             result = found(*arguments, **more)
             while time.monotonic() < ends:
                 pass
@@ -212,20 +212,3 @@ def test_one_call_does_no_more_than_there_is_time_for_and_the_next_ones_do_the_r
         assert left - unchanged <= 2, "a call went on after its time"
         left, calls = unchanged, calls + 1
     assert left == 0 and calls > MANY // 2
-
-
-def test_pieces_grow_while_there_is_time() -> None:
-    assert list(pieces.sizes(0, 500)) == [2]
-    sizes = pieces.sizes(1000, 500)
-    assert [next(sizes) for _ in range(10)] == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
-    assert [list(one) for one in pieces.of(range(7), 1000)] == [[0, 1], [2, 3, 4, 5], [6]]
-    assert [list(one) for one in pieces.of(range(7), 0)] == [[0, 1]] and not list(pieces.of([], 1000))
-
-
-def test_a_piece_that_is_a_call_of_its_own_is_as_large_as_there_is_time_for() -> None:
-    took = [0.01, 0.01, 0.15, 0.3, 0.01, *[0.01] * 10, *[9.0] * 20]
-    size, sizes = 16, []
-    for seconds in took:
-        size = pieces.next_size(size, seconds, 0.2, 500)
-        sizes.append(size)
-    assert sizes[:6] == [32, 64, 64, 32, 64, 128] and max(sizes) == 500 and sizes[-1] == 2

@@ -30,10 +30,10 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
-from disbatch_host.node import pieces
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.pieces import Pieces
 from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.sqlite import SqliteStore
@@ -516,7 +516,7 @@ class Nodes(RuleBasedStateMachine):
         except Cut:
             assert cut is not None
             is_fenced, is_settled = cut != (1, False), cut == (2, True)
-            expected = min(expected, next(pieces.sizes(0, 500))) if is_fenced else 0  # no more than the first piece
+            expected = min(expected, next(Pieces(500).sizes(0))) if is_fenced else 0  # no more than the first piece
         after = {task_id: self.eye.get_task(task_id) for task_id, _ in theirs}
         assert sum(before[task_id] != after[task_id] for task_id, _ in theirs) == expected
         for task_id, one in theirs:

@@ -285,9 +285,49 @@ def test_an_ended_task_that_cannot_be_deleted_stops_no_other(store: Store, troub
     (queue,) = store.queues()
     refusing: Any = Refusing(store, ids[0])
     refusing.ended_before = lambda *which: [task_id for task_id in ids if store.get_task(task_id) is not None]
-    assert retention.delete_ended(refusing, queue, troubles) == 3
+    assert retention.delete_ended(refusing, queue, troubles) == (3, True)
     assert statuses(store, ids) == [1, None, None, None]
-    assert retention.delete_ended(refusing, queue, troubles) == 0
+    assert retention.delete_ended(refusing, queue, troubles) == (0, True)
+
+
+def test_no_number_of_bad_tasks_at_the_front_keeps_the_others_from_their_turn(store: Store, troubles: Troubles) -> None:
+    """A first piece of work that was refused as a whole was taken for the end of it."""
+    bad = some_tasks(store, 12)
+    good = some_tasks(store, 12)
+    refusing: Any = Refusing(store, *bad)
+    store.claim("gone", [Want("Q", 24)], "t")
+    settled = lost_runs.settle(refusing, "gone", is_on_this_machine=False, troubles=troubles)
+    assert (settled.given_back, settled.is_all, settled.refused, settled.done) == (12, True, set(bad), set(good))
+    assert statuses(store, bad + good) == [-1] * 12 + [-2] * 12
+    long_ago = SystemClock().now().replace(year=2020)
+    store.insert_queue({"_id": "K", "class": "A", "keep": "1s"})
+    ended = [{**new_task("K", {}, now=long_ago), "status": 1} for _ in range(24)]
+    kept = store.insert_tasks(ended)
+    (queue,) = store.queues()
+    refusing.culprits = kept[:12]
+    left = lambda: [task_id for task_id in kept if store.get_task(task_id) is not None]  # noqa: E731
+    refusing.ended_before = lambda queue, before, most: left()[:most]
+    count, is_all = 0, False
+    while not is_all:
+        some, is_all = retention.delete_ended(refusing, queue, troubles, seconds=0)
+        count += some
+    assert count == 12 and statuses(store, kept) == [1] * 12 + [None] * 12
+
+
+@on_sqlite
+def test_due_tasks_that_the_file_refuses_keep_no_others_from_their_turn(store: Store, store_url: str) -> None:
+    past = SystemClock().now().replace(year=2020)
+    bad = some_tasks(store, 12, "B", status=-4, not_before=past)
+    good = some_tasks(store, 30, "Q", status=-4, not_before=past)
+    with contextlib.closing(sqlite3.connect(store_url.removeprefix("sqlite://"))) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON tasks WHEN NEW.queue = 'B' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+    ledger = ClaimLedger("n1", Pace(piece_seconds=5))
+    request = ClaimRequest(classes=frozenset(), load=Load(max_per_queue=5, max_total=None), refresh=True)
+    assert not ledger.round(request, store).refresh_again
+    assert statuses(store, bad + good) == [-4] * 12 + [-2] * 30
 
 
 def test_a_queue_whose_claims_fail_costs_no_other_queue_its_own(store: Store, troubles: Troubles) -> None:

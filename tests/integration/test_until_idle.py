@@ -13,7 +13,7 @@ from typing import Any
 import pymongo as driver
 
 from disbatch_protocol.status import Status
-from helpers.nodes import Cluster
+from helpers.nodes import QUICK_TO_NOTICE, Cluster
 from helpers.processes import wait_until
 from helpers.stores import end
 
@@ -42,22 +42,30 @@ def test_followers_of_what_it_ran_are_run_too(cluster: Cluster) -> None:
 def test_a_task_whose_end_the_store_refuses_does_not_keep_it(cluster: Cluster) -> None:
     """A validator of another program refused the end of one task, and the node never left."""
     cluster.plugin("Quick", "true")
-    cluster.push(cluster.queue("Quick", "refused"), {})
+    (refused,) = cluster.push(cluster.queue("Quick", "refused"), {})
     good = cluster.push(cluster.queue("Quick", "good"), {}, {})
     if cluster.url.startswith("sqlite://"):
         with contextlib.closing(sqlite3.connect(cluster.url.removeprefix("sqlite://"))) as connection:
             connection.execute(
-                "CREATE TRIGGER strict BEFORE UPDATE ON tasks WHEN NEW.queue = 'refused' AND NEW.status > 0 "
+                "CREATE TRIGGER strict BEFORE UPDATE ON tasks "
+                "WHEN NEW.queue = 'refused' AND NEW.status NOT IN (-2, -1, 0) "
                 "BEGIN SELECT RAISE(ABORT, 'no end'); END"
             )
             connection.commit()
     else:
         with driver.MongoClient(cluster.url) as client:
-            ended = {"queue": "refused", "status": {"$gt": 0}}
+            ended = {"queue": "refused", "status": {"$nin": [-2, -1, 0]}}
             client.get_default_database().command("collMod", "tasks", validator={"$nor": [ended]})
-    log = cluster.run()
-    assert "the end of 1 task could not be recorded" in log
+    options = ("--heartbeat", "0.2", "--dead-after", "1")
+    log = cluster.run(*options)
+    assert f"task {refused}: the store refuses to record its end" in log
+    assert log.splitlines()[-1].endswith("ran 3: 2 concluded, 1 not recorded")
     assert [cluster.task(one).status for one in good] == [Status.CONCLUDED] * 2
+    assert cluster.store.get_node("n1") is not None  # or nobody would ever look for what it left
+    more = cluster.push("good", {})
+    other = cluster.run(*options, node_id="n2", pace=QUICK_TO_NOTICE)
+    assert f"task {refused}: the store refuses to record its loss" in other
+    assert cluster.task(more[0]).status == Status.CONCLUDED
 
 
 def test_an_end_of_which_nobody_was_told_is_told_before_the_node_leaves(cluster: Cluster) -> None:

@@ -53,6 +53,8 @@ for line in sys.stdin.buffer:
     elif do == "sleep":
         say(type="progress", value=0.5)
         time.sleep(60)
+    elif do == "take":
+        time.sleep(task["parameters"]["seconds"])
     elif do == "twice":
         say(type="done", exit=0)
     elif do == "no exit code":
@@ -323,6 +325,19 @@ def test_an_idle_worker_ends_by_end_of_file(cluster: Cluster) -> None:
     assert_no_process_is_left(cluster)
     assert node.poll() is None
     assert "idle worker" not in cluster.log()
+
+
+@on_sqlite
+def test_a_worker_that_is_busy_when_its_time_to_wait_is_over_ends_after_its_next_rest(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, concurrency=1, worker={"idle_exit": 0.4})
+    first, second = cluster.push(queue, {"n": 1}, {"do": "take", "seconds": 0.8})
+    (third,) = cluster.push(queue, {"n": 3}, status=int(Status.BLOCKED), after=[second])
+    node = cluster.start()
+    for task_id in (first, second, third):
+        cluster.wait_for_status(task_id, 1)
+    assert len(pids([cluster.task(one) for one in (first, second, third)])) == 1
+    assert_no_process_is_left(cluster)
+    assert node.poll() is None
 
 
 def test_a_plugin_that_never_says_ready_is_set_aside_with_the_reason(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +62,19 @@ def from_text(text: str, expected: Expected, what: str, *, guesses: bool = False
     return text if is_number and orjson.dumps(value).decode() != text.strip() else value
 
 
-def misspelt_note(names: Iterable[str], schema: ParameterSchema | None) -> str | None:
-    """One line about parameters that the plugin's schema takes without naming them, and that are probably misspelt."""
+def misspelt_note(
+    names: Iterable[str], schema: ParameterSchema | None, *, but: Container[str] = frozenset()
+) -> str | None:
+    """One line about parameters of one task that the plugin's schema takes without naming them, and that are probably
+    misspelt. `but`: those of which that has been said."""
     if schema is None or schema.is_open:
         return None
     found = schema.places.misspelt(islice(names, _LOOKED_AT))
-    notes = [f'the plugin names no parameter "{name:.60}", did you mean "{meant}"?' for name, meant in found.items()]
+    notes = [
+        f'the plugin names no parameter "{name:.60}", did you mean "{meant}"?'
+        for name, meant in found.items()
+        if name not in but
+    ]
     return " ".join(notes) or None
 
 

@@ -30,10 +30,10 @@ from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import Place, RunChange, RunKey, TaskFilter, Want
 from disbatch_host.documents.records import Queue, QueueId, Sort, Task, TaskId
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.node import pieces
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.limited_queues import LimitedQueues
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.pieces import Pieces
 from disbatch_host.node.starter import Started, Starts
 from disbatch_host.node.suspects import ClaimFailedError, Suspects
 from disbatch_host.store.contract import Store
@@ -77,6 +77,7 @@ class ClaimLedger:
         self._suspects = Suspects(self._troubles)
         self._node_id = node_id
         self._pace = pace
+        self._promotion = Pieces(_PROMOTED)  # of what is due at present
         self._queues: Sequence[Queue] = ()
         self._turns: dict[QueueId, int] = {}  # the number of the last turn of each queue that shares places with others
         self._numbers = itertools.count(1)  # of turns
@@ -193,7 +194,10 @@ class ClaimLedger:
     def _promote(self, store: Store) -> bool:
         """Returns whether some may be left that are due."""
         with self._troubles.contained("promotion", "what is due"):
-            return all(store.promote_due(size) >= size for size in pieces.sizes(self._pace.piece_seconds, _PROMOTED))
+            sizes = self._promotion.sizes(self._pace.piece_seconds)
+            if all(store.promote_due(size) >= size for size in sizes):
+                return True
+        self._promotion = Pieces(_PROMOTED)
         return False
 
     def return_orphaned_claims(self, store: Store, *, known: frozenset[TaskId]) -> int:

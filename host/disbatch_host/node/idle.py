@@ -25,6 +25,7 @@ from disbatch_host.errors import StoreError
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import settle_due
+from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.store_health import StoreHealth
@@ -48,6 +49,7 @@ class Idle:
         self,
         runs: Runs,
         claiming: Claiming,
+        lost_runs: LostRuns,
         store_thread: StoreThread,
         health: StoreHealth,
         troubles: Troubles,
@@ -55,6 +57,7 @@ class Idle:
     ) -> None:
         self._runs = runs
         self._claiming = claiming
+        self._lost_runs = lost_runs
         self._store_thread = store_thread
         self._health = health
         self._troubles = troubles
@@ -67,7 +70,8 @@ class Idle:
         if self._runs or self._claiming.needs_look:
             return False
         ids = [queue.id for queue in self._served_queues()]
-        stuck = frozenset(self._runs.unrecorded)  # nothing but what the store refuses comes of them: they are named
+        # All that they would still do is what the store refuses.
+        stuck = frozenset(self._runs.unrecorded | self._lost_runs.unsettled)
         try:
             is_left = await self._store_thread.call(lambda store: self._is_anything_left(store, ids, stuck))
         except StoreError as error:
@@ -104,9 +108,8 @@ class Idle:
         except StoreError as error:
             self._health.report_trouble(error)
             return
-        if count := len(self._runs.unrecorded):
-            ends = "the end of 1 task" if count == 1 else f"the ends of {count} tasks"
-            log.warning("%s could not be recorded, since the store refuses it; for others it will be the same", ends)
+        self._log_refused("end", self._runs.unrecorded)
+        self._log_refused("loss", self._lost_runs.unsettled)
         if not left:
             log.info("nothing is left to do")
             return
@@ -117,6 +120,14 @@ class Idle:
         if len(left) > _NAMED_MAX:
             more = sum(one.count for one in left[_NAMED_MAX:])
             log.warning("and %d more; `disbatch-host status` and `disbatch-host task why ID` tell of them", more)
+
+    def _log_refused(self, what: str, tasks: Collection[TaskId]) -> None:
+        for task_id in sorted(tasks, key=str)[:_NAMED_MAX]:
+            log.warning(
+                "task %s: the store refuses to record its %s; it stays as it is until that is mended", task_id, what
+            )
+        if len(tasks) > _NAMED_MAX:
+            log.warning("and %d more", len(tasks) - _NAMED_MAX)
 
     def _served_queues(self) -> list[Queue]:
         """The queues whose tasks this node can start as things are; one with maxthreads 0 starts none."""

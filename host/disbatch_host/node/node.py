@@ -139,7 +139,9 @@ class Node:
                 await self._end_children(error)
             await self._stop(release=not self._is_registered)
             raise
-        await self._stop(release=True)
+        # With its document others find the tasks whose ends the store has refused, as those of a node that died.
+        await self._stop(release=not parts.runs.unrecorded)
+        parts.tally.add_unrecorded(len(parts.runs.unrecorded))
         if self._settings.until_idle:
             level = logging.WARNING if parts.tally.has_failures else logging.INFO
             log.log(level, "%s", parts.tally)

@@ -118,7 +118,9 @@ class Parts:
         """What finds the end of a node with --until-idle. Others need not import what that takes."""
         from disbatch_host.node.idle import Idle  # noqa: PLC0415
 
-        return Idle(self.runs, self.claiming, self.store_thread, self._health, self.troubles, self._pace)
+        return Idle(
+            self.runs, self.claiming, self.lost_runs, self.store_thread, self._health, self.troubles, self._pace
+        )  # fmt: skip
 
     def on_change(self) -> None:
         """Something may have changed in the store."""

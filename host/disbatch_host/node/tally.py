@@ -29,7 +29,11 @@ class Tally:
     @property
     def has_failures(self) -> bool:
         """Whether anything ended in a way that nobody asked for."""
-        return bool(self._ends["failed"] or self._ends["orphaned"])
+        return bool(self._ends["failed"] or self._ends["orphaned"] or self._ends["not recorded"])
+
+    def add_unrecorded(self, count: int) -> None:
+        """The ends of so many runs could not be recorded."""
+        self._ends["not recorded"] += count
 
     def count(self, report: RunReport) -> None:
         """A run has ended, and that is recorded."""
@@ -68,7 +72,7 @@ class Tally:
         return f" ({', '.join(named)}{f' and {more} more codes' if more else ''})"
 
 
-_WORDS = ("concluded", "failed", "cancelled", "orphaned", "given back", "lost to others")
+_WORDS = ("concluded", "failed", "cancelled", "orphaned", "given back", "lost to others", "not recorded")
 _WITHOUT_CONCLUSION: Mapping[RunResult, str] = {
     RunResult.GIVEN_BACK: "given back",
     RunResult.WITHDRAWN: "cancelled",

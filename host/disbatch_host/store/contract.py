@@ -301,8 +301,8 @@ class HotPath(Protocol):
     def promote_due(self, limit: int = 1000) -> int:
         """Move Blocked tasks whose `not_before` has passed, by the store's clock, and that wait for no other task
         (`after` is missing or empty) back to Created, and remove `not_before`. Create follow-up tasks that a conclusion
-        still owes because its node died at that moment. Returns how many tasks there were of both kinds. One that the
-        store refuses is passed over."""
+        still owes because its node died at that moment. Returns how many tasks there were of both kinds, among them
+        those that the store refuses, which are passed over, and those that another node has just promoted."""
 
     def due(self, node_id: str, limit: int = 500) -> list[Task]:
         """The tasks that this node has to look at now, without their parameters and output, at most about `limit` of

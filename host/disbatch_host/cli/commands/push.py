@@ -154,11 +154,10 @@ class _Pusher:
             self._pusher.check(values)
         except ParametersError as error:
             raise UsageError(f"{where}{error} (--no-check skips this)") from error
-        new = [name for name in values if name not in self._names]
-        if new and len(self._names) < _NAMES_MAX:
-            self._names.update(new)
-            if (note := misspelt_note(new, self._schema)) is not None:
+        if not self._names.issuperset(values) and len(self._names) < _NAMES_MAX:
+            if (note := misspelt_note(values, self._schema, but=self._names)) is not None:
                 click.echo(f"{where}{note}", err=True)
+            self._names.update(values)
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""

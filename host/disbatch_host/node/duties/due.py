@@ -28,6 +28,7 @@ from disbatch_host.node import pieces
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.pieces import Pieces
 from disbatch_host.node.runs import Runs
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store.contract import DUE_SECONDS, Store
@@ -109,8 +110,8 @@ class Due:
 
 
 def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> Settled:
-    """Do everything that is due now. After `seconds` nothing more is begun, neither changes nor telling followers about
-    ends. Called in the store's thread."""
+    """Do what is due now, as far as there is time: `seconds`, of which half is left for telling followers about ends,
+    however much else is due. Called in the store's thread."""
     most = _LOOKED_AT + troubles.resting(_DUE)
     began = time.monotonic()
     found = store.due(node_id, most)
@@ -121,6 +122,7 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float
     deadline = time.monotonic() + seconds
     to_stop: list[Task] = []
     changes: list[TaskChange] = []
+    awaited: list[Task] = []
     for task in found:
         if troubles.is_resting(_DUE, task.id):
             continue
@@ -135,19 +137,23 @@ def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float
             elif task.status in _WAITING and _has_expired(task, now):
                 changes.append(transitions.expire_change(task, now=now))
             elif task.document.get("awaited") is True:
-                if time.monotonic() >= deadline:
-                    is_all = False
-                    continue
-                told, are_all_told = _tell_followers(store, task, troubles, deadline)
-                changed, is_all = changed + told, is_all and are_all_told
+                awaited.append(task)
             else:  # the store found it by a field that cannot be read
                 troubles.report(
                     _DUE, task.id, 'expected "cancel" to be a request with "at" and "by", found another value'
                 )
     left = len(changes)
-    for piece in pieces.of(changes, deadline - time.monotonic()):
+    for piece in pieces.of(changes, Pieces(_LOOKED_AT), deadline - time.monotonic()):
         changed += _carry_out(store, piece, troubles)
         left -= len(piece)
+    deadline = max(deadline, time.monotonic() + seconds / 2)
+    for task in awaited:
+        if time.monotonic() >= deadline:
+            is_all = False
+            break
+        with troubles.contained(_DUE, task.id):
+            told, are_all_told = _tell_followers(store, task, troubles, deadline)
+            changed, is_all = changed + told, is_all and are_all_told
     return Settled(to_stop=to_stop, changed=changed, is_all=is_all and not left)
 
 
@@ -179,7 +185,7 @@ def _tell_followers(store: Store, ended: Task, troubles: Troubles, deadline: flo
     now = store.now()
     which = TaskFilter(after=ended.id, statuses=frozenset({int(Status.BLOCKED)}))
     changes: list[TaskChange] = []
-    sizes = pieces.sizes(deadline - time.monotonic(), _FOLLOWERS)
+    sizes = Pieces(_FOLLOWERS).sizes(deadline - time.monotonic())
     size = next(sizes)
     told, is_all = 0, True
     # A follower that was told that this task failed goes on waiting for it, so it is found again: it needs no change.

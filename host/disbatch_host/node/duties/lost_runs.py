@@ -21,7 +21,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock, SystemClock
@@ -29,10 +29,10 @@ from disbatch_host.decide import membership
 from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
-from disbatch_host.documents.records import NodeRecord, Task
-from disbatch_host.node import pieces
+from disbatch_host.documents.records import NodeRecord, Task, TaskId
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.pieces import Pieces
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process import leftovers
 from disbatch_host.process.machine import Machine
@@ -53,11 +53,15 @@ class Settled:
     started_again: int = 0  # idempotent: back to Created
     orphaned: int = 0
     is_all: bool = True  # nothing is left for another call
+    done: set[TaskId] = field(default_factory=set)
+    refused: set[TaskId] = field(default_factory=set)  # by the store; they rest
 
     def add(self, other: Settled) -> None:
         self.given_back += other.given_back
         self.started_again += other.started_again
         self.orphaned += other.orphaned
+        self.done |= other.done
+        self.refused |= other.refused
 
     def __bool__(self) -> bool:
         return bool(self.given_back or self.started_again or self.orphaned)
@@ -96,6 +100,7 @@ class LostRuns:
         self._on_settled = on_settled
         self._pace = pace
         self._others = HeartbeatWatch()
+        self.unsettled: set[TaskId] = set()  # lost, and the store refuses to record what becomes of them
 
     async def turn(self) -> None:
         """Look for dead nodes, and settle what they left."""
@@ -138,14 +143,16 @@ class LostRuns:
         self._others.forget()
 
     async def _settle(self, node_id: str, is_on_this_machine: bool) -> Settled:
-        settled = Settled()
+        settled, pieces = Settled(), Pieces(_BATCH)
         while True:
             some = await self._store_thread.call(
                 lambda store: settle(
-                    store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles
+                    store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles,
+                    pieces=pieces,
                 )
-            )
+            )  # fmt: skip
             settled.add(some)
+            self.unsettled = (self.unsettled | some.refused) - some.done
             if some.is_all:
                 return settled
 
@@ -157,23 +164,25 @@ def settle(
     is_on_this_machine: bool,
     pace: Pace = Pace(),
     troubles: Troubles | None = None,
+    pieces: Pieces | None = None,
 ) -> Settled:
     """Settle the tasks that carry this node's id and a claim of this program, and are Claimed or Running: a node of
     another program may go by the same name. `is_all` says whether there was time for each of them. Called in the
-    store's thread. `troubles`: of the node that does it; by default those of this call alone."""
+    store's thread. `troubles`: of the node that does it; by default those of this call alone. `pieces`: of all calls
+    for this node."""
     troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
-    for size in pieces.sizes(pace.piece_seconds, _BATCH):
+    for size in (pieces or Pieces(_BATCH)).sizes(pace.piece_seconds):
         tasks = _next_of(store, which, troubles, size)
         if not tasks:
             if not any(store.find_tasks(which, limit=1, with_output=False, with_parameters=False)):
                 store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
             return settled
-        fenced = _fence(store, node_id, tasks, troubles)
-        if not fenced:
+        fenced = _fence(store, node_id, tasks, settled, troubles)
+        if not fenced and not settled.refused.issuperset(task.id for task in tasks):
             return settled  # somebody else is doing it; the rest comes with the next look
-        if is_on_this_machine:
+        if fenced and is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
         _write_fates(store, node_id, fenced, settled, troubles)
     settled.is_all = False
@@ -201,12 +210,14 @@ def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settle
 
     def report(change: RunChange, error: Exception) -> None:
         unwritten.add(change.key)
+        settled.refused.add(change.key.task_id)
         troubles.report(_LOST, change.key.task_id, error)
 
     refused = write_each(store.commit, [change for _, change in fates], report) | unwritten
     for task, change in fates:
         if change.key in refused:
             continue  # another node settled it, or its own node is alive and wrote
+        settled.done.add(task.id)
         if task.status == Status.CLAIMED:
             settled.given_back += 1
         elif change.set["status"] == Status.CREATED:
@@ -215,7 +226,7 @@ def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settle
             settled.orphaned += 1
 
 
-def _fence(store: Store, node_id: str, tasks: list[Task], troubles: Troubles) -> list[Task]:
+def _fence(store: Store, node_id: str, tasks: list[Task], settled: Settled, troubles: Troubles) -> list[Task]:
     """The tasks that are now this call's to settle, with their new token."""
     token = f"settling-{uuid.uuid4().hex}"
     claim = {"token": token, "at": store.now()}
@@ -227,6 +238,7 @@ def _fence(store: Store, node_id: str, tasks: list[Task], troubles: Troubles) ->
 
     def report(change: RunChange, error: Exception) -> None:
         unwritten.add(change.key)
+        settled.refused.add(change.key.task_id)
         troubles.report(_LOST, change.key.task_id, error)
 
     refused = write_each(store.commit, changes, report) | unwritten

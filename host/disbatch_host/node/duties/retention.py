@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Sequence, Set
 from datetime import timedelta
 
 from disbatch_host import logs
 from disbatch_host.documents.records import Queue, TaskId
-from disbatch_host.node import pieces
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
+from disbatch_host.node.pieces import Pieces
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -26,7 +25,7 @@ from disbatch_protocol.quantities import format_duration
 log = logging.getLogger(__name__)
 
 _ENDED_TASK = "ended task"
-_DELETED_FIRST, _DELETED = 16, 500  # ended tasks deleted in one call: at first, and at most
+_DELETED = 500  # ended tasks deleted in one write, at most
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
@@ -49,15 +48,13 @@ class Retention:
                     await self._delete_ended(queue, queue.keep_seconds)
 
     async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
-        deleted = 0
-        most, clock, seconds = _DELETED_FIRST, time.monotonic, self._pace.piece_seconds
-        while True:
-            began = clock()
-            delete = functools.partial(delete_ended, queue=queue, troubles=self._troubles, most=most)
-            if not (count := await self._store_thread.call(delete)):
-                break
+        deleted, is_all, pieces = 0, False, Pieces(_DELETED)
+        delete = functools.partial(
+            delete_ended, queue=queue, troubles=self._troubles, pieces=pieces, seconds=self._pace.piece_seconds
+        )
+        while not is_all:
+            count, is_all = await self._store_thread.call(delete)
             deleted += count
-            most = pieces.next_size(most, clock() - began, seconds, _DELETED)
         if deleted:
             log.info(
                 "queue %s: %d tasks that ended more than %s ago were deleted",
@@ -66,14 +63,16 @@ class Retention:
             )  # fmt: skip
 
 
-def delete_ended(store: Store, queue: Queue, troubles: Troubles, most: int = _DELETED) -> int:
-    """Delete some of the queue's tasks that ended longer ago than it keeps them; return how many. Orphaned ones stay:
-    nobody has decided about them yet. Called in the store's thread."""
+def delete_ended(
+    store: Store, queue: Queue, troubles: Troubles, *, pieces: Pieces | None = None, seconds: float = 1.0
+) -> tuple[int, bool]:
+    """Delete the queue's tasks that ended longer ago than it keeps them, as far as there is time; return how many, and
+    whether none are left but those that cannot be deleted. Orphaned ones stay: nobody has decided about them yet.
+    Called in the store's thread."""
     if queue.keep_seconds is None:
-        return 0
+        return 0, True
     before = store.now() - timedelta(seconds=queue.keep_seconds)
-    found = store.ended_before(queue.id, before, most + troubles.resting(_ENDED_TASK))
-    deleted = 0
+    deleted = refused = 0
 
     def delete(ids: Sequence[TaskId]) -> Set[TaskId]:
         nonlocal deleted
@@ -81,7 +80,15 @@ def delete_ended(store: Store, queue: Queue, troubles: Troubles, most: int = _DE
         return frozenset()
 
     def report(task_id: TaskId, error: Exception) -> None:
+        nonlocal refused
+        refused += 1
         troubles.report(_ENDED_TASK, task_id, error)
 
-    write_each(delete, [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)], report)
-    return deleted
+    for size in (pieces or Pieces(_DELETED)).sizes(seconds):
+        found = store.ended_before(queue.id, before, size + troubles.resting(_ENDED_TASK))
+        awake = [task_id for task_id in found if not troubles.is_resting(_ENDED_TASK, task_id)]
+        done = deleted + refused
+        write_each(delete, awake[:size], report)
+        if deleted + refused == done:  # there are none, or none that still are what they were
+            return deleted, True
+    return deleted, False

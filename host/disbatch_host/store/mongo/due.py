@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pymongo import errors as driver
 from pymongo.collection import Collection
 
 from disbatch_host.clock import Clock
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.store.contract import DUE_SECONDS
-from disbatch_host.store.mongo import forms, layout, reading
+from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 from disbatch_protocol.status import UNFINISHED, Status
 
 _PAGE = 5  # tasks that a cursor gets in one trip: each may be large, and some ten of 8 MiB take DUE_SECONDS
@@ -59,10 +60,15 @@ class Due:
             found = self._tasks.find({**which, **(more or {})}, fields, limit=limit, batch_size=_PAGE)
             return found if index is None else found.hint(list(index))
 
-        documents, _ = reading.all_of(
-            find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
-            is_enough=lambda: self._clock.monotonic() > until,
-        )  # fmt: skip
+        try:
+            documents, _ = reading.all_of(
+                find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
+                is_enough=lambda: self._clock.monotonic() > until,
+            )  # fmt: skip
+        except driver.OperationFailure as error:
+            if index is None or error.code not in driver_errors.NO_SUCH_INDEX:
+                raise
+            return self._find(which, None, limit, until)  # somebody has dropped it
         return documents
 
 

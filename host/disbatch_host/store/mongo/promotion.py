@@ -45,16 +45,14 @@ class Promotion:
             return created
         update: Document = {"$set": steps.promoted_fields(now=now), "$unset": {"not_before": ""}}
         try:
-            promoted = self._tasks.update_many({**due, "_id": {"$in": ids}}, update).modified_count
+            self._tasks.update_many({**due, "_id": {"$in": ids}}, update)
         except driver.WriteError as error:  # at the first that is refused; the others are left as they were
             if not driver_errors.is_refusal(error):
                 raise
-            promoted = self._one_by_one(ids, due, update)
-        return created + promoted
+            self._one_by_one(ids, due, update)
+        return created + len(ids)
 
-    def _one_by_one(self, ids: Sequence[Any], due: Document, update: Document) -> int:
-        """Promote each by itself; those that are refused are passed over from now on. Returns how many were looked at:
-        some were promoted before."""
+    def _one_by_one(self, ids: Sequence[Any], due: Document, update: Document) -> None:
+        """Promote each by itself; those that are refused are passed over from now on."""
         sent = self._updates.send_each([({**due, "_id": one}, update) for one in ids], ordered=0)
         self._passed_over.add({ids[place]: str(why) for place, why in sent.refused.items()})
-        return len(ids) - len(sent.refused)

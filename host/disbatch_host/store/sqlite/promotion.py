@@ -21,8 +21,8 @@ def promote(
     values: Sequence[Any],
     refused: PassedOverRows,
 ) -> int:
-    """Write these columns into the tasks that are due; returns how many there were. `values` of the condition, then the
-    limit; `refused` remembers those that the file does not take."""
+    """Write these columns into the tasks that are due; returns how many there were, with those that the file does not
+    take, which `refused` remembers. `values` of the condition, then the limit."""
     found = f"SELECT seq FROM tasks INDEXED BY tasks_due WHERE {is_due} ORDER BY not_before LIMIT ?"
     update = f"UPDATE tasks SET {conditions.assignments(columns)}, not_before = NULL"
     try:
@@ -30,10 +30,10 @@ def promote(
     except sqlite3.DatabaseError as error:
         if not driver_errors.is_of_one_row(error, connection):
             raise
-    promoted = 0
-    for (seq,) in connection.execute(found, values).fetchall():
+    due = connection.execute(found, values).fetchall()
+    for (seq,) in due:
         try:
-            promoted += connection.execute(f"{update} WHERE seq = ?", (*columns.values(), seq)).rowcount
+            connection.execute(f"{update} WHERE seq = ?", (*columns.values(), seq))
         except sqlite3.DatabaseError as error:
             if not driver_errors.is_of_one_row(error, connection):
                 raise
@@ -42,4 +42,4 @@ def promote(
             why = f"the file refuses it: {error}"
             words = f"task {task.id} of queue {task.queue} is due, but cannot go on: {why}"
             refused.add(seq, row, task.queue, why, words=words)
-    return promoted
+    return len(due)
