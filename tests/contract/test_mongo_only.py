@@ -250,6 +250,10 @@ def test_after_a_look_that_took_long_each_kind_of_due_task_is_looked_for_by_its_
     def found() -> list[str]:
         return sorted(str(task.queue) for task in due.find("n1", 500, now))
 
+    assert found() == sorted(kinds)  # the first look is by each index as well
+    raw["tasks"].update_many({}, {"$rename": {"cancel": "c", "awaited": "a", "expires": "e"}})
+    assert not due.find("n1", 500, now)
+    raw["tasks"].update_many({}, {"$rename": {"c": "cancel", "a": "awaited", "e": "expires"}})
     assert len(found()) == 1  # of all kinds together; then there was no more time
     assert found() == found() == sorted(kinds)  # none keeps the others from being found
     plans = [one["planSummary"] for one in Plans(raw).of(found)]
