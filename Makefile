@@ -15,7 +15,7 @@ help: ## what there is
 demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled plugins; shows what was done
 	@$(BIN)/disbatch-host demo
 
-test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 6 minutes on two cores
+test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
