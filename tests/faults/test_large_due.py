@@ -195,6 +195,17 @@ CALLS = {
 }
 
 
+def test_neither_changes_nor_followers_keep_the_others_from_their_turn(store: Store) -> None:
+    (ended,) = store.insert_tasks([{**new_task("other", {}, now=PAST), **KINDS["awaited"].fields}])
+    waiting = {**new_task("q", {}, now=PAST), **blocked(after=[ended])}
+    followers = store.insert_tasks([waiting for _ in range(MANY)])
+    expired = store.insert_tasks([{**new_task("q", {}, now=PAST), **KINDS["expired"].fields} for _ in range(MANY)])
+    settle_due(Slow(store), "n1", Troubles(SystemClock(), Pace()), seconds=SECONDS)  # type: ignore[arg-type]
+    changed = [[one.status for one in store.find_tasks(TaskFilter(ids=ids))] for ids in (followers, expired)]
+    assert Status.CREATED in changed[0] and Status.BLOCKED in changed[0]
+    assert Status.CANCELLED in changed[1] and Status.CREATED in changed[1]
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_one_call_does_no_more_than_there_is_time_for_and_the_next_ones_do_the_rest(store: Store, name: str) -> None:
     """Five hundred in one write kept the heartbeat waiting."""

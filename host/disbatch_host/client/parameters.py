@@ -69,7 +69,7 @@ def misspelt_note(
     misspelt. `but`: those of which that has been said."""
     if schema is None or schema.is_open:
         return None
-    found = schema.places.misspelt(islice(names, _LOOKED_AT))
+    found = schema.places.misspelt(islice(names, NAMES_MAX))
     notes = [
         f'the plugin names no parameter "{name:.60}", did you mean "{meant}"?'
         for name, meant in found.items()
@@ -78,7 +78,7 @@ def misspelt_note(
     return " ".join(notes) or None
 
 
-_LOOKED_AT = 200  # names that are no parameters of the schema, at most: they may be data
+NAMES_MAX = 200  # of parameters that are looked at for misspelt ones: more are data
 
 
 def is_json(text: str) -> bool:

@@ -198,7 +198,7 @@ class Node:
         await parts.workers.wait_until_gone(self._pace.kill_wait_seconds)
 
     async def _stop(self, *, release: bool) -> None:
-        """`release`: the id; nothing of this node is left that others would have to settle."""
+        """`release`: the id. Not if anything of this node is left that others have to settle."""
         parts = self._parts
         if self._watch is not None:
             await self._watch.stop()

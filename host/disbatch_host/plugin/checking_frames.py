@@ -1,7 +1,7 @@
 """The frames between the node and the process that checks for it (`checking`, `checking_child`).
 
-Responsible for: their form, on the child's side of the pipes, and the one answer that is a type of its own. Must not
-know: what is asked.
+Responsible for: their form, reading and writing them on the child's side, and the one answer that is a type of its
+own. Must not know: what is asked.
 """
 
 from __future__ import annotations

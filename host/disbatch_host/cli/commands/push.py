@@ -11,7 +11,7 @@ import click
 from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
-from disbatch_host.client.parameters import misspelt_note
+from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
 from disbatch_host.client.pushing import (
     BATCH,
     PRIORITY_MAX,
@@ -29,8 +29,6 @@ from disbatch_protocol import status as statuses
 
 if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Plugin
-
-_NAMES_MAX = 200  # of parameters that are looked at for misspelt ones: more are data
 
 
 @click.command()
@@ -154,7 +152,7 @@ class _Pusher:
             self._pusher.check(values)
         except ParametersError as error:
             raise UsageError(f"{where}{error} (--no-check skips this)") from error
-        if not self._names.issuperset(values) and len(self._names) < _NAMES_MAX:
+        if not self._names.issuperset(values) and len(self._names) < NAMES_MAX:
             if (note := misspelt_note(values, self._schema, but=self._names)) is not None:
                 click.echo(f"{where}{note}", err=True)
             self._names.update(values)

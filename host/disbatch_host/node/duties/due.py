@@ -110,8 +110,8 @@ class Due:
 
 
 def settle_due(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> Settled:
-    """Do what is due now, as far as there is time: `seconds`, of which half is left for telling followers about ends,
-    however much else is due. Called in the store's thread."""
+    """Do what is due now, as far as there is time: `seconds`, and up to half as long again for telling followers about
+    ends, however much else is due. Called in the store's thread."""
     most = _LOOKED_AT + troubles.resting(_DUE)
     began = time.monotonic()
     found = store.due(node_id, most)

@@ -6,8 +6,8 @@ with them.
 Rules:
 1. Parameters and output are not read: five hundred tasks with 8 MiB each may be due at once.
 2. Nearly always none is due, so one query asks for all kinds. To plan it the server tries each of its indexes on a
-   hundred tasks, which for large ones takes seconds, and does not remember what it found. So after a look that took
-   long, each kind has a query of its own that names its index, until nothing is due.
+   hundred tasks, which for large ones takes seconds, and does not remember what it found. So at first,
+   and after a look that took long, each kind has a query of its own that names its index, until nothing is due.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Due:
         """`clock`: this machine's; only its monotonic time is used."""
         self._tasks = tasks
         self._clock = clock
-        self._is_slow = True  # see rule 2; very much may be due when a node starts
+        self._is_slow = True  # as far as it is known (rule 2): very much may be due when a node starts
 
     def find(self, node_id: str, limit: int, now: datetime) -> list[Task]:
         """See `Store.due`."""
