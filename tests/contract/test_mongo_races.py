@@ -466,6 +466,41 @@ def test_a_node_that_dies_between_the_conclusion_and_its_tasks_leaves_them_to_th
     assert mongo.count_tasks(TaskFilter(queue="next")) == 2
 
 
+class HaltedClock(SystemClock):
+    """A clock that jumps forward, as the machine's does for a process that stood still."""
+
+    def __init__(self) -> None:
+        self.halted_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.halted_seconds
+
+
+def test_a_process_that_stood_still_does_not_create_once_more_what_was_run_and_deleted(
+    mongo_url: str, second_mongo: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HaltedClock()
+    owed = [{"_id": ObjectId(), **new_task("next", {"n": 1}, now=NOW)}]
+    push(second_mongo, {}, status=1, follow_ups=owed)
+    halted = MongoStore(mongo_url, clock)
+    with contextlib.closing(halted):
+        halted.open()
+        look = halted._tasks.find
+
+        def look_and_stand_still(*arguments: Any, **more: Any) -> Any:
+            if clock.halted_seconds or "follow_ups._id" not in arguments[0]:
+                return look(*arguments, **more)
+            found = list(look(*arguments, **more))
+            if found and second_mongo.promote_due():
+                assert second_mongo.delete_tasks([owed[0]["_id"]]) == 1
+                clock.halted_seconds += 60
+            return contextlib.nullcontext(found)
+
+        monkeypatch.setattr(halted._tasks, "find", look_and_stand_still)
+        assert halted.promote_due() == 0
+    assert clock.halted_seconds == 60 and second_mongo.count_tasks(TaskFilter(queue="next")) == 0
+
+
 def test_a_follow_up_finds_a_queue_with_a_generated_id_by_its_text(mongo: MongoStore) -> None:
     queue_id = mongo.insert_queue({"class": "C"})
     assert isinstance(queue_id, ObjectId)

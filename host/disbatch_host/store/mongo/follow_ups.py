@@ -7,7 +7,9 @@ Rules:
 1. Only a single document is changed as a whole on every kind of server. So new tasks are kept in the document of the
    task that creates them (`follow_ups`), with their ids, from the write of its end until they exist.
 2. They are created first, and only then removed from there: a node that dies in between leaves them to the next, and
-   the ids are fixed, so nothing is created twice. A task that still owes some is not deleted.
+   the ids are fixed, so nothing is created twice. A task that still owes some is not deleted. A process that stood
+   still after it has read a debt reads it once more: others may have paid it, and the tasks may have ended and been
+   deleted, so that their ids are free.
 3. One that the server refuses (an index or a validator of another program) would be refused again each time. It is
    noted, whole and with the reason, in `refused_follow_ups` of the task that asked for it, and is no longer owed.
 """
@@ -22,6 +24,7 @@ from bson.objectid import ObjectId
 from pymongo import errors as driver
 from pymongo.collection import Collection
 
+from disbatch_host.clock import Clock
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document, QueueId
 from disbatch_host.errors import StoreRefusedError
@@ -32,6 +35,7 @@ from disbatch_host.store.mongo.passed_over import PassedOverTasks
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 500  # documents that owe, in one call
+_STALE_SECONDS = 0.5  # from when on a debt is read once more; tasks are not created, run and deleted in so short a time
 
 
 class FollowUps:
@@ -43,8 +47,10 @@ class FollowUps:
         ids: IdSource,
         passed_over: PassedOverTasks,
         queue_id: Callable[[str], QueueId],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
+        self._clock = clock
         self._passed_over = passed_over
         self._ids = ids
         self._queue_id = queue_id
@@ -78,15 +84,19 @@ class FollowUps:
         def find(fields: Any, more: Document | None = None) -> Any:
             return self._tasks.find({**which, **(more or {})}, fields, limit=_AT_ONCE)
 
+        read_at = self._clock.monotonic()
         documents, _ = reading.all_of(find, self._tasks, {"follow_ups": 1})
         for document in documents:
             owed = document.get("follow_ups")
             if not isinstance(owed, list):
                 continue  # another program's
             tasks = [one for one in owed if isinstance(one, dict) and isinstance(one.get("_id"), ObjectId)]
-            refused = self._insert(tasks)
             # Only the ones read above: others may have gone on from there, and the task may owe something else now.
             paid = {"_id": document["_id"], "follow_ups._id": tasks[0]["_id"]}
+            is_stale = self._clock.monotonic() - read_at > _STALE_SECONDS
+            if is_stale and self._tasks.find_one(paid, {"_id": 1}) is None:
+                continue
+            refused = self._insert(tasks)
             change: Document = {"$unset": {"follow_ups": ""}}
             for place, why in refused.items():
                 log.error("task %s: its follow-up task %d is not created: %s", document["_id"], place + 1, why)

@@ -143,7 +143,7 @@ class MongoStore:
         self._output = OutputFiles(database, self.now)
         self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
         self._due = Due(tasks, self._clock)
-        follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id)
+        follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id, self._clock)
         self._creation = Creation(tasks, self._keys, self._clock)
         self._task_changes = TaskChanges(tasks, self._keys, passed_over)
         self._promotion = Promotion(tasks, follow_ups, passed_over)
