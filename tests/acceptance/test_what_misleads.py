@@ -245,3 +245,32 @@ def test_a_parameter_with_a_pattern_of_its_own_or_a_closed_schema_gives_no_such_
     assert terminal.fine("exec", "Open", "-p", "page=2").err == ""
     refused = terminal("exec", "Closed", "-p", "page=2")
     assert refused.code == 1 and "pages" in refused.err and "names no parameter" not in refused.err
+
+
+def test_a_duration_that_somebody_types_has_a_unit(on_store: Terminal) -> None:
+    """Incident: `queue set q keep=30` was meant as 30 days and taken for 30 seconds; the tasks were deleted."""
+    on_store.fine("queue", "create", "q", "--class", "Greet", "--keep", "30d")
+    on_store.fine("task", "push", "q", "--delay", "1h")
+    (task_id,) = (one["_id"] for one in on_store.fine("task", "list", "--json").json)
+    such_as = 'expected a duration with its unit, such as "30s", "30m", "30h" or "30d"'
+    (on_store.directory / "rows.ndjson").write_text("{}\n")
+    for name, command in (
+        ("keep", ("queue", "set", "q", "keep=30")),
+        ("--keep", ("queue", "create", "p", "--class", "Greet", "--keep", "30")),
+        ("--delay", ("task", "push", "q", "--delay", "30")),
+        ("--delay", ("task", "import", "q", "rows.ndjson", "--delay", "30")),
+        ("--expires", ("task", "push", "q", "--expires", "30")),
+        ("expires", ("task", "set", task_id, "expires=30")),
+        ("--since", ("task", "list", "--since", "30")),
+        ("--before", ("task", "export", "--before", "30")),
+        ("--before", ("task", "cancel", "--queue", "q", "--yes", "--before", "30")),
+        ("--older", ("task", "delete", "--queue", "q", "--status", "finished", "--yes", "--older", "30")),
+    ):
+        line = on_store.refused(2, *command)
+        assert f"{name}: {such_as}" in line and "found '30'" in line, line
+    assert on_store.fine("queue", "show", "q", "--json").json[0]["keep"] == "30d"
+    assert [one["_id"] for one in on_store.fine("task", "list", "--json").json] == [task_id]
+    # What the contract calls seconds stays so, and is said.
+    assert "1 task has not ended within 0.2 s: " in on_store("task", "wait", task_id, "--timeout", "0.2").err
+    log = on_store.fine("--until-idle", "--node-id", "n1", "--stop-grace", "5", "--heartbeat", "500ms").err
+    assert "--stop-grace 5: 5 s" in log and "--heartbeat 500ms" not in log

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
-from disbatch_host.client import handshake
+from disbatch_host.client import handshake, times
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.obstacles import why_waiting
 from disbatch_host.client.requests import check_text, request
@@ -53,7 +53,7 @@ class QueueFields(TypedDict, total=False):
     maxtotal: int | None  # at most this many of its tasks at once across all nodes
     rate: str | None  # at most this many starts across all nodes: "100/m", "10/30s"
     sort: str | None  # "fifo", "lifo"
-    keep: str | float | None  # how long its ended tasks are kept: "30d"
+    keep: str | float | None  # how long its ended tasks are kept: "30d"; a number is seconds
     nodes_pin: Sequence[str]  # the nodes that run its tasks
     nodes_ignore: Sequence[str]  # the nodes that do not
 
@@ -229,6 +229,8 @@ def _checked(name: str, value: Any) -> Any:
         raise FieldError(name, f"expected a whole number from 0 to {LIMIT_MAX}, found {value!r:.40}")
     if name == "class":
         _check_class(value)
+    if name == "keep":
+        times.duration("keep", value)
     if name == "description" and not isinstance(value, str):
         raise FieldError(name, f"expected a text, found {type(value).__name__}")
     return str(value) if name == "sort" else value

@@ -60,9 +60,9 @@ _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
 @click.option("--dry-run", is_flag=True, help="Create nothing; show how many rows fit, and the first tasks.")
 @click.option("--new", "begins_again", is_flag=True, help="Do not resume an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--delay", metavar="DURATION", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
-@click.option("--expires", metavar="S|TIME", help="Cancel each task that has not started by then.")
+@click.option("--expires", metavar="DURATION|TIME", help="Cancel each task that has not started by then.")
 @click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @common_options
 def import_(**given: Any) -> int:

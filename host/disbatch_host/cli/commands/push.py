@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 @click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--delay", metavar="DURATION", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
 @click.option(
     "--after", multiple=True, metavar="ID", help="Wait until this task concludes; may be given several times."
 )
 @click.option("--after-any", is_flag=True, help="With --after: however those tasks end.")
-@click.option("--expires", metavar="S|TIME", help="Cancel the task if it has not started by then.")
+@click.option("--expires", metavar="DURATION|TIME", help="Cancel the task if it has not started by then.")
 @click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
 @common_options

@@ -54,7 +54,7 @@ def queue() -> None:
     type=click.Choice([one.value for one in Sort]),
     help="Which goes first (fifo: the oldest).",
 )
-@click.option("--keep", metavar="S", help="Delete tasks this long after they end, like 30d. Default: never.")
+@click.option("--keep", metavar="DURATION", help="Delete tasks this long after they end, like 30d. Default: never.")
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
 @click.option("--ignore", multiple=True, metavar="NODE", help="Do not run on this node; may be given several times.")

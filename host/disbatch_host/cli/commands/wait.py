@@ -67,7 +67,7 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
             render.print_json(document, store.extended_json)
         _say_failed(waited, queue_name)
         if waited.unfinished:
-            _say_unfinished(waited)
+            _say_unfinished(waited, limit_seconds or 0.0)
         _say_what_came_of_it(waited, queue_name)
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
@@ -113,11 +113,12 @@ def _say_failed(waited: Waited, queue_name: str | None) -> None:
         click.echo(f"and {more} more{shows}", err=True)
 
 
-def _say_unfinished(waited: Waited) -> None:
+def _say_unfinished(waited: Waited, limit_seconds: float) -> None:
     count, named = waited.unfinished, [str(one) for one in waited.first_unfinished]
     have = "task has" if count == 1 else "tasks have"
     names = ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
-    click.echo(f"{count} {have} not ended in time: {names}", err=True)
+    within = f" within {render.duration(limit_seconds)}" if limit_seconds else ""
+    click.echo(f"{count} {have} not ended{within}: {names}", err=True)
 
 
 def _say_what_came_of_it(waited: Waited, queue_name: str | None) -> None:
