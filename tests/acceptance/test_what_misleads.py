@@ -274,3 +274,39 @@ def test_a_duration_that_somebody_types_has_a_unit(on_store: Terminal) -> None:
     assert "1 task has not ended within 0.2 s: " in on_store("task", "wait", task_id, "--timeout", "0.2").err
     log = on_store.fine("--until-idle", "--node-id", "n1", "--stop-grace", "5", "--heartbeat", "500ms").err
     assert "--stop-grace 5: 5 s" in log and "--heartbeat 500ms" not in log
+
+
+def test_a_task_of_a_node_that_was_killed_is_not_said_to_run(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: a node was killed, and its task ran on in `task list`, `task show` and `task why`; `task wait` and
+    `task cancel --wait` said nothing for 80 seconds."""
+    plugin("slow", "exec sleep 600")
+    on_store.fine("queue", "create", "q", "--class", "slow")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    with on_store.node("--heartbeat", "200ms", "--dead-after", "1s") as node:
+        wait_until(lambda: "running on node n1 for" in on_store("task", "why", task_id).out, 20)
+        assert "n1 was last heard from" not in on_store.fine("task", "show", task_id).out
+        assert "last heard" not in on_store("task", "wait", task_id, "--timeout", "0").err
+        node.kill()
+        node.wait()
+    dead = r"n1,? (which )?was last heard from [0-9]+ s ago and is taken for dead"
+    wait_until(lambda: re.search(dead, on_store("task", "why", task_id).out), 20)
+    on_store.environment["COLUMNS"] = "300"
+    said = on_store.fine("task", "why", task_id).out
+    assert re.fullmatch(
+        rf"It was running on node {dead}; no other node is alive; the next node that is started settles it: it "
+        r"becomes orphaned, since its plugin does not say that running it twice does no harm\.\n",
+        said,
+    ), said
+    assert on_store.fine("task", "why", task_id, "--json").json[0]["reason"] == "lost_node"
+    shown = on_store.fine("task", "show", task_id).out
+    assert re.search(rf"^node +{dead}; no other node is alive", shown, re.MULTILINE), shown
+    assert "running for" not in shown
+    assert re.search(rf"^{task_id} +q +running +n1 .* node {dead}$", on_store.fine("task", "list").out, re.MULTILINE)
+    for waiting in (("task", "wait", task_id), ("task", "wait", "--queue", "q")):
+        late = on_store(*waiting, "--timeout", "0")
+        assert re.search(rf"^nothing moves; task {task_id}: it was running on node {dead}", late.err, re.MULTILINE)
+    cancelled = on_store.fine("task", "cancel", task_id)
+    assert re.search(rf"^node {dead}; no other node is alive", cancelled.err, re.MULTILINE), cancelled.err
+    assert cancelled.err.endswith("settles its tasks: they are cancelled\n")
+    on_store.fine("--until-idle", "--node-id", "n1")  # which ends what is left of the program
+    assert on_store.fine("task", "show", task_id, "--json").json[0]["status"] == Status.CANCELLED

@@ -19,12 +19,13 @@ from disbatch_protocol.status import Status
 _TASKS_NAMED = 3  # of its predecessors
 
 
-def told(task: Task, *, now: datetime, why: str | None = None) -> list[tuple[str, Any]]:
-    """The story as names and texts, for `render.print_facts`. `why`: why it waits, if it does."""
+def told(task: Task, *, now: datetime, why: str | None = None, is_at_work: bool = True) -> list[tuple[str, Any]]:
+    """The story as names and texts, for `render.print_facts`. `why`: why it waits, if it does. `is_at_work`: the
+    node that has it is there."""
     facts = []
     before: datetime | None = None
     for event in history.history_of(task):
-        line = why if event.kind is Kind.WAITS and why else _line(event, task, before, now)
+        line = why if event.kind is Kind.WAITS and why else _line(event, task, before, now, is_at_work=is_at_work)
         facts.append((_name(event), line))
         before = event.until or event.at or before
     return facts
@@ -50,11 +51,11 @@ def _name(event: Event) -> str:
     return f"{name} {event.run.get('attempt', '?')}" if event.kind is Kind.ATTEMPT else name
 
 
-def _line(event: Event, task: Task, before: datetime | None, now: datetime) -> str:
+def _line(event: Event, task: Task, before: datetime | None, now: datetime, *, is_at_work: bool) -> str:
     words = _in_words(event, task)
     if event.at is None:
         return words
-    if event.kind is Kind.STARTED and task.status == Status.RUNNING:
+    if event.kind is Kind.STARTED and task.status == Status.RUNNING and is_at_work:
         words = f"{words}, running for {render.duration(round(max(0.0, (now - event.at).total_seconds())))}"
     # A gap before a future moment says nothing, and a run gives its own duration.
     is_gap_told = event.kind not in (Kind.NOT_BEFORE, Kind.EXPIRES) and not (event.kind is Kind.ENDED and event.run)

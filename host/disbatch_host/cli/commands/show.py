@@ -11,11 +11,12 @@ from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json
 from disbatch_protocol.quantities import format_size
-from disbatch_protocol.status import WAITING
+from disbatch_protocol.status import IN_HAND, WAITING
 
 _TAIL_LINES = 10  # of each stream
 _LINE_MAX = 500  # characters
@@ -49,8 +50,11 @@ def _show(store: Store, found: Task) -> None:
     ]
     if found.fault is not None:
         facts.append(("damaged", (f"{found.fault}; no node can run it like this", "red")))
+    absence = absence_of(found, store.nodes()) if found.status in IN_HAND else None
+    if absence is not None:
+        facts.append(("node", (absence.sentence.removeprefix("node "), "yellow")))
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
-    facts += story.told(found, now=store.now(), why=_why(store, found))
+    facts += story.told(found, now=store.now(), why=_why(store, found), is_at_work=absence is None)
     if run.get("attempt"):
         facts += _run_facts(run)
     error = document.get("error")

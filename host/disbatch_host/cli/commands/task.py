@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +11,9 @@ import click
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client import history
-from disbatch_host.documents.records import Task
-from disbatch_protocol.status import Status
+from disbatch_host.decide.absence import absence_of
+from disbatch_host.documents.records import NodeRecord, Task
+from disbatch_protocol.status import IN_HAND, Status
 
 _LIST_LIMIT = 50
 
@@ -46,8 +47,11 @@ def _ran(task: Task, now: datetime) -> str:
     return render.duration(None if task.run.get("reason") == history.LOST else task.run.get("seconds"))
 
 
-def _remark(task: Task) -> str | tuple[str, str]:
-    """Why it failed; of a task that concluded, what may be wrong all the same."""
+def _remark(task: Task, nodes: Sequence[NodeRecord]) -> str | tuple[str, str]:
+    """Why it failed; of a task that concluded, what may be wrong all the same; of one in the hands of a node that is
+    not there, that."""
+    if absence := absence_of(task, nodes):
+        return f"node {absence.node} {absence.heard}", "yellow"
     if task.status != Status.CONCLUDED:
         return history.reason_in_short(task)
     return "; ".join(history.doubts(task)), "dim"
@@ -80,6 +84,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                 render.print_json(masker.document(one), store.extended_json)
         else:
             now = store.now()
+            nodes = store.nodes() if any(one.status in IN_HAND for one in tasks) else ()
             rows = [
                 (
                     one.id,
@@ -88,7 +93,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
                     _ran(one, now),
-                    _remark(one),
+                    _remark(one, nodes),
                 )
                 for one in tasks[:limit]
             ]
