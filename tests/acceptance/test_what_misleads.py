@@ -310,3 +310,19 @@ def test_a_task_of_a_node_that_was_killed_is_not_said_to_run(on_store: Terminal,
     assert cancelled.err.endswith("settles its tasks: they are cancelled\n")
     on_store.fine("--until-idle", "--node-id", "n1")  # which ends what is left of the program
     assert on_store.fine("task", "show", task_id, "--json").json[0]["status"] == Status.CANCELLED
+
+
+def test_a_task_that_was_refused_was_not_started(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: `task show` said when it was started, and that it was not started."""
+    plugin("count", "exit 0", parameters={"properties": {"n": {"type": "integer"}}})
+    on_store.fine("queue", "create", "count", "--class", "count")
+    refused = on_store.fine("task", "push", "count", "--no-check", "-p", "n:=true").out.strip()
+    fine = on_store.fine("task", "push", "count", "-p", "n=1").out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    shown = on_store.fine("task", "show", refused).out
+    assert not re.search(r"^(started|ran) ", shown, re.MULTILINE), shown
+    assert re.search(r"^ended .*, not started: parameters$", shown, re.MULTILINE), shown
+    assert re.search(r"^attempt +1 on node n1, machine \S+, not started$", shown, re.MULTILINE), shown
+    assert re.search(r"^started .*attempt 1 on node n1$", on_store.fine("task", "show", fine).out, re.MULTILINE)
+    rows = on_store.fine("task", "list", "--queue", "count").out
+    assert re.search(rf"^{refused} +count +failed +n1 +\S+ \S+ ago +- ", rows, re.MULTILINE), rows

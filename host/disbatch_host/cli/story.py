@@ -33,6 +33,8 @@ def told(task: Task, *, now: datetime, why: str | None = None, is_at_work: bool 
 
 def how_it_ended(run: Mapping[str, Any]) -> str:
     """Exit code, signal, reason and duration, if known."""
+    if history.was_never_started(run):
+        return f"not started: {str(run['reason']).replace('_', ' ')}"
     parts = []
     if "exit_code" in run:
         parts.append(f"exit code {run['exit_code']}")

@@ -17,7 +17,10 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import Status
 
-LOST = "lost"  # same as `outcome.Reason.LOST`, whose module is too much for a list of tasks to load
+# Of `outcome.Reason`, whose module is too much for a list of tasks to load.
+LOST = "lost"
+_NEVER_STARTED = frozenset({"parameters", "start_failed"})
+_HOST_ERROR = "host_error"  # before its program was started, or while it ran
 _REASON_MAX = 500  # characters
 
 
@@ -87,6 +90,13 @@ def doubts(task: Task) -> list[str]:
     if size:
         found.append(f"{format_size(size)} on stderr")
     return found
+
+
+def was_never_started(run: Mapping[str, Any]) -> bool:
+    """Whether an attempt ended without its program having been started: refused for its parameters, for instance."""
+    # Where not even the time is recorded, nobody knows.
+    is_unstarted = run.get("reason") == _HOST_ERROR and "started" in run and "pid" not in run
+    return is_unstarted or run.get("reason") in _NEVER_STARTED
 
 
 def code_of_error(task: Task) -> str:
@@ -164,7 +174,8 @@ def _attempt_events(attempt: Mapping[str, Any]) -> Iterator[Event]:
 
 def _run_events(run: Mapping[str, Any]) -> Iterator[Event]:
     started, ended = _moment(run.get("started")), _moment(run.get("ended"))
-    yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
+    if not was_never_started(run) and not (run.get("reason") == _HOST_ERROR and started is None):
+        yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
     cancelled = run.get("cancelled")
     if isinstance(cancelled, Mapping):
         yield _asked(Kind.CANCEL_ASKED, cancelled)

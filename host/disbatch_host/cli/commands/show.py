@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client import history
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
@@ -93,12 +94,11 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ran = f"{plugin.get('class')} {plugin.get('version') or ''}".rstrip() + f" from {plugin.get('directory')}"
     else:
         ran = "-"
+    is_started = not history.was_never_started(run)
+    process = f"process {run.get('pid', '-')}" if is_started else "not started"
     facts: list[tuple[str, Any]] = [
-        ("ran", ran),
-        (
-            "attempt",
-            f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host')}, process {run.get('pid', '-')}",
-        ),
+        ("ran" if is_started else "plugin", ran),
+        ("attempt", f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host', '-')}, {process}"),
     ]
     if "cpu_seconds" in run:
         # A peak that is only a bound is that of the node itself at the start: it says nothing about the program.

@@ -41,6 +41,8 @@ def task() -> None:
 
 def _ran(task: Task, now: datetime) -> str:
     """How long its last run took, or takes so far."""
+    if history.was_never_started(task.run):
+        return "-"
     started = task.run.get("started")
     if task.status == Status.RUNNING and isinstance(started, datetime):
         return f"{render.duration(round(max(0.0, (now - started).total_seconds())))} so far"
