@@ -100,11 +100,13 @@ def test_a_class_that_nobody_has_is_said_when_its_queue_is_made(on_store: Termin
     made = on_store.fine("queue", "create", "photos", "--class", "Photo::Chek")
     assert made.out == "photos\n"
     assert re.fullmatch(
-        r"disbatch-host: neither a living node nor \S+ has a plugin Photo::Chek; did you mean 'Photo::Check'\?\n",
+        r"disbatch-host: queue photos was created, but neither a living node nor \S+ has a plugin Photo::Chek; did you "
+        r"mean 'Photo::Check'\? `disbatch-host queue set photos class=Photo::Check` corrects it\n",
         made.err,
     ), made.err
     assert on_store.fine("queue", "set", "photos", "class=Photo::Check").err == ""
     other = on_store.fine("queue", "set", "photos", "class=Zzz").err
+    assert "queue photos was changed, but neither " in other
     assert "has a plugin Zzz; its tasks wait until one has it" in other
     assert on_store.fine("queue", "create", "right", "--class", "Photo::Check").err == ""
     with on_store.node():
@@ -326,3 +328,16 @@ def test_a_task_that_was_refused_was_not_started(on_store: Terminal, plugin: Plu
     assert re.search(r"^started .*attempt 1 on node n1$", on_store.fine("task", "show", fine).out, re.MULTILINE)
     rows = on_store.fine("task", "list", "--queue", "count").out
     assert re.search(rf"^{refused} +count +failed +n1 +\S+ \S+ ago +- ", rows, re.MULTILINE), rows
+
+
+def test_a_queue_that_exists_already_says_for_which_class(on_store: Terminal) -> None:
+    """The guides use the names of queues again, for other plugins."""
+    on_store.fine("queue", "create", "q", "--class", "Greet")
+    line = on_store.refused(2, "queue", "create", "q", "--class", "Other")
+    assert "queue 'q' exists already, for class Greet, not Other; choose another id, or change that one: " in line
+    on_store.fine(*re.findall(r"`disbatch-host (.*)`", line)[0].split())
+    assert on_store.fine("queue", "show", "q", "--json").json[0]["class"] == "Other"
+    again = on_store.refused(2, "queue", "create", "q", "--class", "Other", "--maxthreads", "5")
+    assert (
+        "queue 'q' exists already, for class Other as well; `disbatch-host queue set q` changes its settings" in again
+    )

@@ -76,19 +76,25 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
             render.print_json(created.document, store.extended_json)
         else:
             click.echo(id)
-        _say_unknown_class(store, class_name)
+        _say_unknown_class(store, created, "created")
 
 
-def _say_unknown_class(store: Store, class_name: str) -> None:
-    """A typo in a class is otherwise noticed only when its tasks wait."""
+def _say_unknown_class(store: Store, queue: Queue, was: str) -> None:
+    """A typo in a class is otherwise noticed only when its tasks wait. `was`: created or changed, since a warning alone
+    looks like a refusal."""
     here = None
     with contextlib.suppress(DisbatchError):  # a missing plugin directory is not this command's concern
         here = common.catalog()
-    unknown = unknown_class(store, here, class_name)
+    unknown = unknown_class(store, here, queue.class_name)
     if unknown is not None:
         where = ", ".join(str(one) for one in common.settings().plugins)
-        hint = "its tasks wait until one has it" if unknown.near is None else f"did you mean {unknown.near!r}?"
-        text = f"neither a living node nor {where} has a plugin {class_name}; {hint}"
+        hint = "its tasks wait until one has it"
+        if unknown.near is not None:
+            change = f"disbatch-host queue set {shlex.quote(str(queue.id))} class={shlex.quote(unknown.near)}"
+            hint = f"did you mean {unknown.near!r}? `{change}` corrects it"
+        text = (
+            f"queue {queue.id} was {was}, but neither a living node nor {where} has a plugin {queue.class_name}; {hint}"
+        )
         click.echo(f"disbatch-host: {render.printable(text)}", err=True)
 
 
@@ -219,7 +225,7 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         before = queues.get(id)
         changed = queues.set(id, **values)
         if "class" in values:
-            _say_unknown_class(store, changed.class_name)
+            _say_unknown_class(store, changed, "changed")
         if changed.class_name != before.class_name and (left := queues.unfinished(id)):
             tasks = "1 unfinished task was" if left == 1 else f"{left} unfinished tasks were"
             text = f"{tasks} created for {before.class_name}; {changed.class_name} gets the same parameters"
