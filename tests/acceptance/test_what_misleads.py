@@ -341,3 +341,29 @@ def test_a_queue_that_exists_already_says_for_which_class(on_store: Terminal) ->
     assert (
         "queue 'q' exists already, for class Other as well; `disbatch-host queue set q` changes its settings" in again
     )
+
+
+def test_the_words_of_a_program_are_said_beside_those_of_the_host(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: of a program that had no file, and no memory either, only `limits.memory` was mentioned."""
+    program = "echo working >&2; echo 'no room: cannot allocate memory' >&2; exit 3"
+    plugin("small", program, limits={"memory": "1G"})
+    plugin("late", "echo 'waiting for the lock' >&2; exec sleep 60", timeout="300ms")
+    ids = {}
+    for name in ("small", "late"):
+        on_store.fine("queue", "create", name, "--class", name)
+        ids[name] = on_store.fine("task", "push", name).out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    on_store.environment["COLUMNS"] = "300"
+    host = "limits.memory is 1 GiB of address space, which may be why"
+    both = f"no room: cannot allocate memory; {host}"
+    timeout = "it ran longer than its timeout of 0.3 s"
+    late = f"{timeout} (stderr: waiting for the lock)"
+    listed = on_store.fine("task", "list").out
+    assert f"{both}\n" in listed and f"{late}\n" in listed
+    assert f"failed ({both})." in on_store.fine("task", "why", ids["small"]).out
+    assert f"terminated ({late})." in on_store.fine("task", "why", ids["late"]).out
+    assert f"task {ids['small']} failed: {both}\n" in on_store("task", "wait", ids["small"]).err
+    shown = on_store.fine("task", "show", ids["small"]).out
+    assert re.search(rf"^error +exit_3: no room: cannot allocate memory\n +disbatch-host: {host}$", shown, re.MULTILINE)
+    shown = on_store.fine("task", "show", ids["late"]).out
+    assert re.search(rf"^error +timeout: disbatch-host: {timeout}$", shown, re.MULTILINE) and "waiting for" in shown

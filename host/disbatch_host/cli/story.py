@@ -12,6 +12,7 @@ from typing import Any
 from disbatch_host.cli import render
 from disbatch_host.client import history
 from disbatch_host.client.history import Event, Kind
+from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.records import Task
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -81,8 +82,8 @@ def _in_words(event: Event, task: Task) -> str:
         case Kind.PARENT:
             return f"{event.tasks[0]}, whose run created this one"
         case Kind.ATTEMPT:
-            last_line = history.last_line_of_error(event.run)
-            return f"on {event.node}, {how_it_ended(event.run)}{f': {last_line}' if last_line else ''}"
+            error = error_in_short(event.run)
+            return f"on {event.node}, {how_it_ended(event.run)}{f': {error}' if error else ''}"
         case Kind.WAITS_FOR:
             more = f" and {len(event.tasks) - _TASKS_NAMED} more" if len(event.tasks) > _TASKS_NAMED else ""
             return f"task {', '.join(map(str, event.tasks[:_TASKS_NAMED]))}{more}"

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from disbatch_host.decide.words import error_in_short, without_middle
 from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_size
@@ -68,13 +69,10 @@ def history_of(task: Task) -> list[Event]:
 
 
 def reason_in_short(task: Task) -> str:
-    """Why it failed, on one line of at most 500 characters; empty if no reason is known. A longer one lacks its middle:
-    it may begin with a long path, and end with what is wrong."""
+    """Why it failed, on one line of at most 500 characters; empty if no reason is known."""
     if task.fault is not None:
         return f"damaged: {task.fault}"[:_REASON_MAX]
-    line = last_line_of_error(task.document).removeprefix("disbatch-host: ")
-    half = _REASON_MAX // 2
-    return line if len(line) <= _REASON_MAX else f"{line[: half - 1]}…{line[-half:]}"
+    return without_middle(error_in_short(task.document), _REASON_MAX)
 
 
 def doubts(task: Task) -> list[str]:
@@ -104,14 +102,6 @@ def code_of_error(task: Task) -> str:
     error = task.document.get("error")
     code = error.get("code") if isinstance(error, Mapping) else None
     return code if isinstance(code, str) and code else statuses.name(task.status)
-
-
-def last_line_of_error(document: Mapping[str, Any]) -> str:
-    """The last line of the error of a task or attempt, the useful one of a traceback; empty without an error."""
-    error = document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    lines = message.strip().splitlines() if isinstance(message, str) else []
-    return lines[-1] if lines else ""
 
 
 def _events(task: Task) -> Iterator[Event]:

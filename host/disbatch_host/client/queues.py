@@ -181,7 +181,8 @@ class Queues:
             hint = f"for class {class_name} as well; `{command}` changes its settings"
         else:
             change = f"`{command} class={shlex.quote(class_name)}`"
-            hint = f"for class {other.class_name or '?'}, not {class_name}; choose another id, or change that one: {change}"
+            its = other.class_name or "?"
+            hint = f"for class {its}, not {class_name}; choose another id, or change that one: {change}"
         return f"queue {queue_id!r} exists already, {hint}"
 
     def _state(self, queue: Queue, by_status: Mapping[int, int], nodes: Sequence[NodeRecord]) -> QueueState:

@@ -13,6 +13,7 @@ from disbatch_host.client import history
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
+from disbatch_host.decide.words import parts_of_error
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import PROTECTED, to_json
@@ -81,11 +82,15 @@ def _why(store: Store, found: Task) -> str | None:
 
 
 def _message_of(error: Mapping[str, Any], stderr: Any) -> str:
-    """The error; if it is no more than the end of stderr, which is shown below, only its last line."""
+    """The error; of what is no more than the end of stderr, which is shown below, only the last line."""
     message = str(error.get("message", ""))
-    is_shown_below = isinstance(stderr, str) and message.strip() in stderr
-    lines = message.strip().splitlines()
-    return lines[-1] if is_shown_below and lines else message
+    own, ours = parts_of_error(message)
+    said = message.strip()
+    for line in reversed(ours):
+        said = said.removesuffix(f"disbatch-host: {line}").rstrip()
+    if not own or not isinstance(stderr, str) or said not in stderr:
+        return message
+    return "\n".join([own[-1], *(f"disbatch-host: {one}" for one in ours)])
 
 
 def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
