@@ -79,7 +79,7 @@ def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
         ({"error": "text"}, ""),
         ({"error": {"message": " \n"}}, ""),
         ({"error": {"message": 7}}, ""),
-        ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "it was silent"),
+        ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "Traceback; it was silent"),
         ({"error": {"message": "x" * 500}}, "x" * 500),
         ({"error": {"message": f"/{'a' * 300}/{'b' * 300}: No space"}}, f"/{'a' * 248}…{'b' * 240}: No space"),
     ],
