@@ -10,6 +10,7 @@ import click
 
 from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
+from disbatch_host.cli.kinds import Whole
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
 from disbatch_host.client.pushing import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--after-any", is_flag=True, help="With --after: however those tasks end.")
 @click.option("--expires", metavar="DURATION|TIME", help="Cancel the task if it has not started by then.")
-@click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
+@click.option("--priority", type=Whole(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
 @common_options
 def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:

@@ -13,6 +13,7 @@ import click
 
 from disbatch_host.cli import common, render, terminal
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client.classes import unknown_class
 from disbatch_host.client.queues import (
     LIMIT_MAX,
@@ -42,16 +43,14 @@ def queue() -> None:
 @queue.command()
 @click.argument("id")
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="The plugin that runs its tasks.")
+@click.option("--maxthreads", type=Whole(0, LIMIT_MAX), metavar="N", help="Run at most this many at once on each node.")
 @click.option(
-    "--maxthreads", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once on each node."
-)
-@click.option(
-    "--maxtotal", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once across all nodes."
+    "--maxtotal", type=Whole(0, LIMIT_MAX), metavar="N", help="Run at most this many at once across all nodes."
 )
 @click.option("--rate", metavar="N/T", help="Limit on starts across all nodes: 100/m, 5/s, 10/30s.")
 @click.option(
     "--sort",
-    type=click.Choice([one.value for one in Sort]),
+    type=OneOf([one.value for one in Sort]),
     help="Which goes first (fifo: the oldest).",
 )
 @click.option("--keep", metavar="DURATION", help="Delete tasks this long after they end, like 30d. Default: never.")

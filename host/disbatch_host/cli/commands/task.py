@@ -10,6 +10,7 @@ import click
 
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import history
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.documents.records import NodeRecord, Task
@@ -63,7 +64,7 @@ def _remark(task: Task, nodes: Sequence[NodeRecord]) -> str | tuple[str, str]:
 @selection.filter_options
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=_LIST_LIMIT,
     show_default=True,
     metavar="N",
