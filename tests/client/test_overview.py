@@ -81,7 +81,13 @@ def test_an_observer_compares_with_its_last_look(store: Store) -> None:
     put_task(store, "mail", status=Status.ORPHANED)
     second = observer.look()
     (mail,) = second.queues
-    assert (mail.per_second, mail.failed, mail.failed_more, mail.orphaned) == (1.0, 1, 1, 1)  # 4 in 4 seconds
+    assert (mail.per_second, mail.failed, mail.failed_more, mail.orphaned, mail.cancelled) == (
+        1.0,
+        1,
+        1,
+        1,
+        1,
+    )  # 4 in 4 seconds
     assert {one.code: one.count for one in second.failures} == {"failed": 1}
     assert second.failures_seen == 1
     third = observer.look()

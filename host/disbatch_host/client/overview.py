@@ -82,6 +82,7 @@ class QueueFacts:
     running: int = 0
     concluded: int = 0
     failed: int = 0  # or terminated
+    cancelled: int = 0
     orphaned: int = 0
     per_second: float | None = None  # tasks that ended since the previous snapshot; None in the first
     failed_more: int = 0  # since the previous snapshot
@@ -96,6 +97,7 @@ class QueueFacts:
             "running": self.running,
             "concluded": self.concluded,
             "failed": self.failed,
+            "cancelled": self.cancelled,
             "orphaned": self.orphaned,
             "per_second": self.per_second,
             "oldest_waiting_seconds": self.oldest_seconds,
@@ -273,6 +275,7 @@ def _queue_facts(now: QueueSummary, before: Mapping[str, int] | None, seconds: f
         running=now.counts["running"],
         concluded=now.counts["concluded"],
         failed=now.counts["failed"],
+        cancelled=now.counts["cancelled"],
         orphaned=now.counts["orphaned"],
         per_second=per_second,
         failed_more=0 if seconds is None else max(0, now.counts["failed"] - before["failed"]),
