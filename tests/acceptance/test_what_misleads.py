@@ -367,3 +367,21 @@ def test_the_words_of_a_program_are_said_beside_those_of_the_host(on_store: Term
     assert re.search(rf"^error +exit_3: no room: cannot allocate memory\n +disbatch-host: {host}$", shown, re.MULTILINE)
     shown = on_store.fine("task", "show", ids["late"]).out
     assert re.search(rf"^error +timeout: disbatch-host: {timeout}$", shown, re.MULTILINE) and "waiting for" in shown
+
+
+@on_sqlite
+def test_a_task_names_the_tasks_that_its_run_created(on_store: Terminal, plugin: Plugin) -> None:
+    """They named it, but there was no way from it to them."""
+    tasks = [{"queue": "next", "parameters": {"n": number}} for number in range(7)]
+    plugin("first", f"echo '{json.dumps({'type': 'tasks', 'tasks': tasks})}' >&3")
+    on_store.fine("queue", "create", "q", "--class", "first")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    created = [one["_id"] for one in on_store.fine("task", "list", "--queue", "next", "--json").json]
+    assert len(created) == 7
+    shown = on_store.fine("task", "show", task_id).out
+    named = re.search(r"^follow-ups +((?:\w+, queue next, created\n +){5})and 2 more$", shown, re.MULTILINE)
+    assert named is not None, shown
+    assert set(re.findall(r"\w+(?=, queue)", named[1])) < set(created)
+    assert re.search(rf"^parent +{task_id},", on_store.fine("task", "show", created[0]).out, re.MULTILINE)
+    assert "follow-ups" not in on_store.fine("task", "show", created[0]).out

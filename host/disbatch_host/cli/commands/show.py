@@ -14,8 +14,10 @@ from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.words import parts_of_error
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
 from disbatch_protocol.document import PROTECTED, to_json
 from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import IN_HAND, WAITING
@@ -58,7 +60,7 @@ def _show(store: Store, found: Task) -> None:
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
     facts += story.told(found, now=store.now(), why=_why(store, found), is_at_work=absence is None)
     if run.get("attempt"):
-        facts += _run_facts(run)
+        facts += [*_run_facts(run), *_follow_ups(store, found)]
     error = document.get("error")
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {_message_of(error, document.get('stderr'))}", "red")))
@@ -125,6 +127,20 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if notes:
         facts.append(("notes", "\n".join(notes)))
     return facts
+
+
+def _follow_ups(store: Store, found: Task) -> list[tuple[str, Any]]:
+    """The tasks that its run created, where they can be found without reading all others."""
+    which = TaskFilter(parent=str(found.id))
+    if not store.finds_by_parent or not (count := store.count_tasks(which)):
+        return []
+    first = store.find_tasks(which, limit=_FOLLOW_UPS_SHOWN, with_output=False, with_parameters=False)
+    lines = [f"{one.id}, queue {one.queue}, {statuses.name(one.status)}" for one in first]
+    more = [f"and {count - len(lines)} more"] if count > len(lines) else []
+    return [("follow-ups", "\n".join([*lines, *more]))]
+
+
+_FOLLOW_UPS_SHOWN = 5
 
 
 def _event_notes(errors: Any) -> list[str]:
