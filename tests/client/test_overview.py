@@ -113,6 +113,15 @@ def test_running_tasks_come_with_their_progress_the_longest_first(store: Store) 
     assert found[0].seconds is not None and 49 < found[0].seconds < 120
 
 
+def test_a_running_task_whose_node_is_dead_is_told(store: Store) -> None:
+    put_node(store, "n1", settings=NEVER_ALIVE)
+    put_task(store, status=Status.RUNNING, node="n1", claim={"token": "t"}, progress={"message": "1 of 2"})
+    (found,) = Observer(store, SystemClock()).look().running
+    assert found.message == "1 of 2" and found.absence.startswith(
+        "node n1 was last heard from 0 s ago and is taken for"
+    )
+
+
 def test_nodes_come_with_their_load_and_what_is_the_matter_with_them(store: Store) -> None:
     put_node(
         store, "n1", state="draining", settings={"max_total": 8}, host={"name": "host1"},

@@ -18,6 +18,7 @@ from disbatch_host.client import failures, nodes, obstacles
 from disbatch_host.client.failures import FailureFacts, Failures
 from disbatch_host.clock import Clock
 from disbatch_host.decide import counts, readings
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.why import Code, Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, whole_number
@@ -143,6 +144,7 @@ class RunningFacts:
     seconds: float | None  # since it was started
     progress: float | None = None  # 0 to 1
     message: str = ""
+    absence: str = ""  # of its node, in a sentence: it most likely does not run
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -293,11 +295,11 @@ def _running(store: Store, records: Sequence[NodeRecord], now: datetime) -> list
         found += store.find_tasks(which, limit=RUNNING_MAX - len(found), with_output=False, in_any_order=True)
         if len(found) >= RUNNING_MAX:
             break
-    running = [_running_facts(task, now) for task in found if task.status == Status.RUNNING]
+    running = [_running_facts(task, records, now) for task in found if task.status == Status.RUNNING]
     return sorted(running, key=lambda one: -(one.seconds or 0.0))
 
 
-def _running_facts(task: Task, now: datetime) -> RunningFacts:
+def _running_facts(task: Task, records: Sequence[NodeRecord], now: datetime) -> RunningFacts:
     started = task.run.get("started")
     progress = task.document.get("progress")
     value = progress.get("value") if isinstance(progress, Mapping) else None
@@ -310,6 +312,7 @@ def _running_facts(task: Task, now: datetime) -> RunningFacts:
         seconds=max(0.0, (now - started).total_seconds()) if isinstance(started, datetime) else None,
         progress=min(1.0, max(0.0, float(value))) if is_number and value is not None else None,
         message=message if isinstance(message, str) else "",
+        absence=absence.sentence if (absence := absence_of(task, records)) else "",
     )
 
 

@@ -285,7 +285,7 @@ def _progress(one: RunningFacts) -> str:
     if one.progress is not None:
         done = round(one.progress * _BAR)
         parts.append(f"{'━' * done}{'┄' * (_BAR - done)} {100 * one.progress:3.0f} %")
-    return " ".join([*parts, one.message] if one.message else parts)
+    return one.absence or " ".join([*parts, one.message] if one.message else parts)
 
 
 # Tables
