@@ -48,7 +48,7 @@ def test_tasks_that_have_ended_already_are_told_at_once(client: Client, store: S
     )
     waited = client.wait([good, str(bad), good])
     assert (waited.done, waited.failed, waited.unfinished, waited.all_concluded) == (2, 1, 0, False)
-    assert waited.first_failed == (FailedTask(id=bad, status=7, reason="no space left"),)
+    assert waited.first_failed == (FailedTask(id=bad, status=7, reason="one; no space left"),)
     assert waited.statuses == {good: 1, bad: 7}
     assert client.wait([good]).all_concluded and client.wait([]).all_concluded
 
