@@ -85,7 +85,7 @@ def _reset_of(number: int) -> Callable[[], object]:
     if action is None:
         return lambda: None
     default = bytes(_OPAQUE_SIZE)  # a struct sigaction of zeros
-    return functools.partial(ctypes.PyDLL(None).syscall, action, number, default, None, _SIGNAL_BYTES)
+    return functools.partial(_c_library().syscall, action, number, default, None, _SIGNAL_BYTES)
 
 
 def _own_status(name: bytes, *, base: int) -> int | None:
@@ -109,12 +109,12 @@ def spawn(start: Start, descriptors: tuple[int, int, int, int], mask: ThreadMask
     Returns the pid; the caller reaps it. Raises StartError if the program did not begin to run: the kernel's
     answer to exec is waited for. The descriptors stay open in this process.
     """
-    library = _posix_spawn_library()
+    posix_spawn = _posix_spawn()
     program = start.program
     try:
-        if library is None or program.limits or program.account is not None or not mask.is_now(program.umask):
+        if posix_spawn is None or program.limits or program.account is not None or not mask.is_now(program.umask):
             return _spawn_by_fork(start, descriptors)
-        return _spawn_by_posix_spawn(library, start, descriptors)
+        return _spawn_by_posix_spawn(posix_spawn, start, descriptors)
     except OSError as error:
         raise StartError(_why_not_started(start, error), errno=error.errno) from error
     except (ValueError, subprocess.SubprocessError) as error:  # a NUL in argv; a limit that cannot be set
@@ -133,18 +133,22 @@ def _why_not_started(start: Start, error: OSError) -> str:
 
 
 @lru_cache(maxsize=1)
-def _c_library() -> ctypes.CDLL:
-    """One for all: each `CDLL`, like each type of array, is a class of its own, which only the garbage collector
+def _c_library() -> ctypes.PyDLL:
+    """For calls that return at once. The interpreter's lock is kept during them: under load, each time that it is
+    given away and asked for again costs a change of threads.
+
+    One for all: each library, like each type of array, is a class of its own, which only the garbage collector
     frees."""
-    return ctypes.CDLL(None, use_errno=True)
+    return ctypes.PyDLL(None)
 
 
 @lru_cache(maxsize=1)
-def _posix_spawn_library() -> ctypes.CDLL | None:
-    """The C library if it has everything that is needed (glibc 2.29, musl 1.1.24), else None."""
-    library = _c_library()
+def _posix_spawn() -> Callable[..., int] | None:
+    """The call that waits for exec, during which the other threads go on. None unless the C library has everything
+    that is needed (glibc 2.29, musl 1.1.24)."""
+    library = ctypes.CDLL(None)
     needed = ("posix_spawn", "posix_spawn_file_actions_addchdir_np", "posix_spawnattr_setsigdefault")
-    return library if all(hasattr(library, name) for name in needed) else None
+    return library.posix_spawn if all(hasattr(library, name) for name in needed) else None
 
 
 _FLAG_SETSIGDEF, _FLAG_SETSIGMASK, _FLAG_SETSID = 0x04, 0x08, 0x80  # <spawn.h>, the same in glibc and musl
@@ -166,7 +170,8 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
     return attributes
 
 
-def _spawn_by_posix_spawn(library: ctypes.CDLL, start: Start, descriptors: tuple[int, int, int, int]) -> int:
+def _spawn_by_posix_spawn(posix_spawn: Callable[..., int], start: Start, descriptors: tuple[int, int, int, int]) -> int:
+    library = _c_library()
     actions = ctypes.create_string_buffer(_OPAQUE_SIZE)
     library.posix_spawn_file_actions_init(actions)
     try:
@@ -178,7 +183,7 @@ def _spawn_by_posix_spawn(library: ctypes.CDLL, start: Start, descriptors: tuple
         argv = _c_words(tuple(start.program.argv))
         environment = _c_strings(start.environment.encoded)
         pid = ctypes.c_int()
-        failure: int = library.posix_spawn(
+        failure = posix_spawn(
             ctypes.byref(pid), os.fsencode(start.program.argv[0]), actions, _attributes(), argv, environment
         )
     finally:
