@@ -255,12 +255,9 @@ def test_a_duration_that_somebody_types_has_a_unit(on_store: Terminal) -> None:
     on_store.fine("task", "push", "q", "--delay", "1h")
     (task_id,) = (one["_id"] for one in on_store.fine("task", "list", "--json").json)
     such_as = 'expected a duration with its unit, such as "30s", "30m", "30h" or "30d"'
-    (on_store.directory / "rows.ndjson").write_text("{}\n")
     for name, command in (
         ("keep", ("queue", "set", "q", "keep=30")),
         ("--keep", ("queue", "create", "p", "--class", "Greet", "--keep", "30")),
-        ("--delay", ("task", "push", "q", "--delay", "30")),
-        ("--delay", ("task", "import", "q", "rows.ndjson", "--delay", "30")),
         ("--expires", ("task", "push", "q", "--expires", "30")),
         ("expires", ("task", "set", task_id, "expires=30")),
         ("--since", ("task", "list", "--since", "30")),
@@ -272,7 +269,13 @@ def test_a_duration_that_somebody_types_has_a_unit(on_store: Terminal) -> None:
         assert f"{name}: {such_as}" in line and "found '30'" in line, line
     assert on_store.fine("queue", "show", "q", "--json").json[0]["keep"] == "30d"
     assert [one["_id"] for one in on_store.fine("task", "list", "--json").json] == [task_id]
-    # What the contract calls seconds stays so, and is said.
+    # What scripts write without one, and what the contract calls seconds, stays so, and is said.
+    (on_store.directory / "rows.ndjson").write_text("{}\n")
+    for command in (("task", "push", "q"), ("task", "import", "q", "rows.ndjson")):
+        said = on_store.fine(*command, "--delay", "300").err
+        assert said.count("--delay 300 is taken for 5m; write the unit, as in 300s\n") == 1, said
+        assert "is taken for" not in on_store.fine(*command, "--delay", "300s").err
+    assert "from 0 to ten years" in on_store.refused(2, "task", "push", "q", "--delay", "9999999999")
     assert "1 task has not ended within 0.2 s: " in on_store("task", "wait", task_id, "--timeout", "0.2").err
     log = on_store.fine("--until-idle", "--node-id", "n1", "--stop-grace", "5", "--heartbeat", "500ms").err
     assert "--stop-grace 5: 5 s" in log and "--heartbeat 500ms" not in log
