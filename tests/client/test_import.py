@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
+import pymongo
 import pytest
 
 from disbatch_host.client import Client
@@ -315,6 +318,32 @@ def test_a_client_imports_a_file_a_stream_and_goes_on_after_a_kill(store: Store,
     )
     assert (result.created, faults) == (1, [])
     assert (tasks(store)[-1].parameters, tasks(store)[-1].document["priority"]) == ({"user": "cleo"}, 3)
+
+
+def add_index_of_users(store: Store) -> None:
+    """As another program, or a person, adds it: only one task for each user."""
+    where = urlsplit(store.description)
+    if where.scheme == "sqlite":
+        with sqlite3.connect(where.path) as by_hand:
+            by_hand.execute("CREATE UNIQUE INDEX one_each ON tasks (json_extract(parameters, '$.user'))")
+        by_hand.close()
+    else:
+        with pymongo.MongoClient[Any](store.description) as by_hand:
+            by_hand[where.path.strip("/")]["tasks"].create_index("parameters.user", name="one_each", unique=True)
+
+
+def test_a_row_that_the_store_refuses_is_skipped_where_the_rules_say_so(store: Store, perform: Performed) -> None:
+    add_index_of_users(store)
+    text = "user\n" + "".join(f"{name}\n" for name in "aabcbd")
+    with pytest.raises(StoreRefusedError, match="one_each"):
+        perform(text)
+    faults: list[RowFault] = []
+    for again in (False, True):  # the one that stopped goes on; a second one finds nothing that it could create
+        done = perform(text, rules=Rules(stops=False), on_fault=faults.append, begins_again=again)
+        assert (done.rows, done.created, done.skipped) == ((6, 4, 2) if not again else (6, 0, 6))
+        assert sorted(task.parameters["user"] for task in store.find_tasks(TaskFilter())) == ["a", "b", "c", "d"]
+    assert [(one.line, one.row) for one in faults[:2]] == [(3, {"user": "a"}), (6, {"user": "b"})]
+    assert all(one.reason.startswith("the store refuses its task: ") and "one_each" in one.reason for one in faults)
 
 
 def test_one_unique_key_for_all_rows_is_refused(store: Store, queue: Queue, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from disbatch_host.client.importing.rows import Format, Rows
 from disbatch_host.client.importing.task_maker import RowFault
 from disbatch_host.client.parameters import parse_json
 from disbatch_host.client.pushing import PRIORITY_MAX
-from disbatch_host.errors import DisbatchError, ExitCode, RowsRefusedError, UsageError
+from disbatch_host.errors import DisbatchError, ExitCode, RowsRefusedError, StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
 _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
@@ -129,8 +129,9 @@ class _Options:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The identity of this import among others of the same rows: the options that change the resulting tasks."""
-        left_out = {"queue", "file", "report", "dry_run", "begins_again", "format_", "delimiter"}
+        """The identity of this import among others of the same rows: the options that change the resulting tasks. One
+        that stopped at a row goes on if it is told to skip it."""
+        left_out = {"queue", "file", "report", "dry_run", "begins_again", "format_", "delimiter", "on_error"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
@@ -317,6 +318,8 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
             raise
         faults.tell()
         hint = "; the same command resumes it" if options.file is not None else ""
+        if isinstance(error, StoreRefusedError) and options.stops:
+            hint += ", and with --on-error skip it leaves out the rows that the store refuses" if hint else ""
         created = f"{common.count_of(one.result.created, 'task')} created so far{hint}"
         if isinstance(error, KeyboardInterrupt):
             click.echo(f"disbatch-host: interrupted; {created}", err=True)

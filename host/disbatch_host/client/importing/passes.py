@@ -6,6 +6,8 @@ know: the content of rows, terminals.
 Rules:
 1. The record of the import counts a row as done only once its task is durable.
 2. Anything created twice, after a kill or by two processes at once, is the same task: its id follows from its row.
+3. A row whose task the store refuses, because of another program's index or validator for instance, does not fit: it
+   keeps no other row from becoming a task where such rows are skipped.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from disbatch_host.client.importing.mapping import RowError
 from disbatch_host.client.importing.record import Record, is_ours
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
+from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
@@ -81,7 +84,8 @@ def create_rows(
     """Create a task for each row that fits and is not done according to the record, then remove the record.
 
     `note` is its name; None: there is no record, and a kill loses the progress. `is_checked`: all rows fit.
-    `stops`: at a row that does not fit, after creating those before it. Returns False if it did, or if another process
+    `stops`: at a row that does not fit, after creating those before it; at one whose task the store refuses, by the
+    store's exception. Returns False if it did, or if another process
     finished the same import meanwhile. `counts` is correct after each batch, even if an exception ends it. Raises
     UsageError if `is_unchanged` returns False.
     """
@@ -98,7 +102,7 @@ def create_rows(
             with store.together():
                 if note is not None and not is_ours(store.read_note(note), record):
                     return False
-                _create(store, batch, maker, record, counts)
+                _create(store, batch, maker, record, counts, on_refused=None if stops else on_fault)
                 record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
                 # Without a single commit, another process may have finished while these were created.
                 if note is not None and not store.write_note(note, record.to_document(), replacing=record.identity):
@@ -111,11 +115,21 @@ def create_rows(
     return True
 
 
+class _Made(NamedTuple):
+    """A row that fits, with the parameters and the unique key of its task."""
+
+    number: int
+    line: int
+    row: Any
+    values: dict[str, Any]
+    key: str | None
+
+
 @dataclass(slots=True, kw_only=True)
 class _Batch:
-    """Consecutive rows. `made` holds number, parameters and key of those to create."""
+    """Consecutive rows."""
 
-    made: list[tuple[int, dict[str, Any], str | None]] = dataclasses.field(default_factory=list)
+    made: list[_Made] = dataclasses.field(default_factory=list)  # those to create
     faults: list[RowFault] = dataclasses.field(default_factory=list)
     size: int = 0
     empty: int = 0  # of these, rows of nothing
@@ -137,7 +151,7 @@ def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, 
             if is_empty(row):
                 batch.empty += 1
             elif number >= done:
-                batch.made.append((number, *made(row, size, is_checked=is_checked)))
+                batch.made.append(_Made(number, line, row, *made(row, size, is_checked=is_checked)))
             elif not is_checked:  # so that a report covers all rows, including those that an earlier process did
                 made(row, size, is_checked=False)
         except RowError as error:
@@ -157,20 +171,48 @@ def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, 
         yield batch
 
 
-def _create(store: Store, batch: _Batch, maker: TaskMaker, record: Record, counts: Counts) -> None:
+def _create(
+    store: Store, batch: _Batch, maker: TaskMaker, record: Record, counts: Counts, *, on_refused: OnFault | None
+) -> None:
+    """Create the tasks of a batch. `on_refused` is told of each that the store refuses; None: that is raised."""
     if not batch.made:
         return
     now = store.now()
     documents = []
-    for number, values, key in batch.made:
-        document = maker.document(values, key, record.fields, now)
-        document["_id"] = store.parse_id(record.id_of(number))
+    for one in batch.made:
+        document = maker.document(one.values, one.key, record.fields, now)
+        document["_id"] = store.parse_id(record.id_of(one.number))
         documents.append(document)
     try:
-        ids = store.insert_tasks(documents, again=True)
+        _count(store.insert_tasks(documents, again=True), documents, maker, counts)
     except StoreRefusedError as error:
-        counts.created += len(error.created)
-        raise
+        if on_refused is None:
+            counts.created += len(error.created)
+            raise
+        _create_others(store, [*zip(batch.made, documents, strict=True)], maker, counts, on_refused)
+
+
+def _create_others(
+    store: Store, wanted: list[tuple[_Made, Document]], maker: TaskMaker, counts: Counts, on_refused: OnFault
+) -> None:
+    """Create all but those that the store refuses. It does not say which these are, but those that it creates exist
+    when they are created once more (rule 2)."""
+    half = len(wanted) // 2
+    for part in (wanted[:half], wanted[half:]) if half else (wanted,):
+        documents = [document for _, document in part]
+        try:
+            _count(store.insert_tasks(documents, again=True), documents, maker, counts)
+        except StoreRefusedError as error:
+            if len(part) > 1:
+                _create_others(store, part, maker, counts, on_refused)
+                continue
+            ((one, _),) = part
+            counts.faults += 1
+            on_refused(RowFault(line=one.line, reason=f"the store refuses its task: {error}", row=maker.shown(one.row)))
+
+
+def _count(ids: list[TaskId], documents: list[Document], maker: TaskMaker, counts: Counts) -> None:
+    """Count tasks that were created, or exist; `ids` as the store has returned them."""
     if maker.key is None:
         counts.created += len(ids)
         return
