@@ -188,4 +188,4 @@ def test_there_is_a_script_for_each_shell(terminal: Terminal, shell: str) -> Non
 
 
 def test_another_shell_is_refused_in_one_line(terminal: Terminal) -> None:
-    assert "'tcsh' is not one of" in terminal.refused(2, "completion", "tcsh")
+    assert "SHELL: expected one of bash, zsh, fish, found 'tcsh'" in terminal.refused(2, "completion", "tcsh")

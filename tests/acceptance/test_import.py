@@ -618,7 +618,7 @@ def test_documents_of_a_collection_become_tasks(at: Terminal, store_url: str) ->
         (("a.csv", "--format", "xml"), "--format"),
         (("a.csv", "--delay", "soon"), "--delay"),
         (("a.csv", "--at", "soon"), "--at"),
-        (("a.csv", "--delay", "1", "--at", "2099-01-01"), "--at"),
+        (("a.csv", "--delay", "1s", "--at", "2099-01-01"), "--at"),
         (("a.csv", "--priority", "x"), "--priority"),
         (("a.csv", "--report", "no/where"), "report no/where cannot be written"),
         (("cut.csv.gz",), "cut.csv.gz: it cannot be read"),

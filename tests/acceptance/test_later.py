@@ -15,7 +15,7 @@ from helpers.processes import wait_until
 
 
 def test_a_delayed_task_is_blocked_until_it_is_due(site: Site) -> None:
-    task_id = site.push(site.queue(), "--delay", "1.5")
+    task_id = site.push(site.queue(), "--delay", "1.5s")
     task = site.task(task_id)
     assert task.status == Status.BLOCKED
     due = task.document["not_before"]
@@ -37,7 +37,7 @@ def test_a_task_starts_at_a_time(site: Site) -> None:
 
 def test_a_chain_runs_in_its_order(site: Site) -> None:
     queue = site.queue()
-    first = site.push(queue, "--delay", "1")
+    first = site.push(queue, "--delay", "1s")
     second = site.push(queue, "--after", first)
     third = site.push(queue, "--after", first, "--after", second, "--after", second)
     assert list(map(str, site.task(third).document["after"])) == [first, second]
@@ -65,7 +65,7 @@ def test_a_failed_predecessor_leaves_its_follower_blocked_until_it_is_run_again(
 
 def test_a_task_that_expires_before_it_is_started_is_cancelled(site: Site) -> None:
     queue = site.queue("--maxthreads", "0")
-    task_id = site.push(queue, "--expires", "1")
+    task_id = site.push(queue, "--expires", "1s")
     task = site.wait_for(task_id, Status.CANCELLED)
     assert task.document["error"]["code"] == "expired" and not task.run
     assert site("task", "wait", task_id).code == 1
@@ -74,11 +74,11 @@ def test_a_task_that_expires_before_it_is_started_is_cancelled(site: Site) -> No
 def test_what_cannot_be_planned_is_refused_and_nothing_is_created(site: Site) -> None:
     queue = site.queue(class_name="nowhere")
     refused = [
-        (2, "found both", ["--delay", "1", "--at", "14:00"]),
+        (2, "found both", ["--delay", "1s", "--at", "14:00"]),
         (2, "--after-any needs --after", ["--after-any"]),
         (4, "no task", ["--after", "0" * 24]),
         (4, "no task", ["--after", "itself"]),
-        (2, "--delay: expected seconds", ["--delay", "soon"]),
+        (2, "--delay: expected a duration", ["--delay", "soon"]),
         (2, "--at: expected a time", ["--at", "25:00"]),
         (2, "--expires: expected a duration", ["--expires", "x"]),
         (2, "which has passed", ["--expires", "2020-01-01"]),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -168,3 +169,31 @@ def run_typed(terminal: Terminal, line: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command, cwd=terminal.directory, env=terminal.environment, capture_output=True, text=True, check=False
     )
+
+
+ASKS = '; it asks to be tried again, but a node would not do so; "retry": {"max": 3} in plugins/p/plugin.json allows it'
+
+
+@pytest.mark.parametrize(
+    ("program", "manifest", "said"),
+    [
+        ("exit 75", {}, ASKS),
+        ("exit 4", {"exit_codes": {"4": {"outcome": "retry"}}}, ASKS),
+        ("exit 75", {"exit_codes": {"75": {"outcome": "permanent"}}}, ""),
+        ("exit 4", {}, ""),
+        ("exit 75", {"retry": {"max": 3, "delay": "1m"}}, "up to 3 times more, after about 1m, 2m, 4m"),
+        ("exit 75", {"retry": {"max": 9, "delay": "5s", "max_delay": "12s"}},
+         "up to 9 times more, after about 5 s, 10 s, 12 s and so on"),
+        ("exit 4", {"retry": {"max": 1}}, "once more, after about 10 s"),
+        ("exec sleep 60", {"timeout": "200ms", "retry": {"max": 1}}, "once more, after about 10 s"),
+    ],
+)  # fmt: skip
+def test_exec_says_whether_a_node_would_try_it_again(
+    terminal: Terminal, plugin: Callable[..., Path], program: str, manifest: Any, said: str
+) -> None:
+    """Incident: a plugin that exits with 75 was said to be blocked, or to have failed, and nothing more."""
+    plugin("p", f"echo words >&2; {program}", **manifest)
+    failed = f"failed: exit code {program[-2:].strip()}"
+    ended = "terminated: it ran longer than its timeout of 0.2 s" if "timeout" in manifest else failed
+    again = f"; a node would try it again {said}" if "more" in said else said
+    assert terminal("exec", "p").err == f"words\ndisbatch-host: {ended}{again}\n"

@@ -100,11 +100,13 @@ def test_a_class_that_nobody_has_is_said_when_its_queue_is_made(on_store: Termin
     made = on_store.fine("queue", "create", "photos", "--class", "Photo::Chek")
     assert made.out == "photos\n"
     assert re.fullmatch(
-        r"disbatch-host: neither a living node nor \S+ has a plugin Photo::Chek; did you mean 'Photo::Check'\?\n",
+        r"disbatch-host: queue photos was created, but neither a living node nor \S+ has a plugin Photo::Chek; did you "
+        r"mean 'Photo::Check'\? `disbatch-host queue set photos class=Photo::Check` corrects it\n",
         made.err,
     ), made.err
     assert on_store.fine("queue", "set", "photos", "class=Photo::Check").err == ""
     other = on_store.fine("queue", "set", "photos", "class=Zzz").err
+    assert "queue photos was changed, but neither " in other
     assert "has a plugin Zzz; its tasks wait until one has it" in other
     assert on_store.fine("queue", "create", "right", "--class", "Photo::Check").err == ""
     with on_store.node():
@@ -245,3 +247,144 @@ def test_a_parameter_with_a_pattern_of_its_own_or_a_closed_schema_gives_no_such_
     assert terminal.fine("exec", "Open", "-p", "page=2").err == ""
     refused = terminal("exec", "Closed", "-p", "page=2")
     assert refused.code == 1 and "pages" in refused.err and "names no parameter" not in refused.err
+
+
+def test_a_duration_that_somebody_types_has_a_unit(on_store: Terminal) -> None:
+    """Incident: `queue set q keep=30` was meant as 30 days and taken for 30 seconds; the tasks were deleted."""
+    on_store.fine("queue", "create", "q", "--class", "Greet", "--keep", "30d")
+    on_store.fine("task", "push", "q", "--delay", "1h")
+    (task_id,) = (one["_id"] for one in on_store.fine("task", "list", "--json").json)
+    such_as = 'expected a duration with its unit, such as "30s", "30m", "30h" or "30d"'
+    for name, command in (
+        ("keep", ("queue", "set", "q", "keep=30")),
+        ("--keep", ("queue", "create", "p", "--class", "Greet", "--keep", "30")),
+        ("--expires", ("task", "push", "q", "--expires", "30")),
+        ("expires", ("task", "set", task_id, "expires=30")),
+        ("--since", ("task", "list", "--since", "30")),
+        ("--before", ("task", "export", "--before", "30")),
+        ("--before", ("task", "cancel", "--queue", "q", "--yes", "--before", "30")),
+        ("--older", ("task", "delete", "--queue", "q", "--status", "finished", "--yes", "--older", "30")),
+    ):
+        line = on_store.refused(2, *command)
+        assert f"{name}: {such_as}" in line and "found '30'" in line, line
+    assert on_store.fine("queue", "show", "q", "--json").json[0]["keep"] == "30d"
+    assert [one["_id"] for one in on_store.fine("task", "list", "--json").json] == [task_id]
+    # What scripts write without one, and what the contract calls seconds, stays so, and is said.
+    (on_store.directory / "rows.ndjson").write_text("{}\n")
+    for command in (("task", "push", "q"), ("task", "import", "q", "rows.ndjson")):
+        said = on_store.fine(*command, "--delay", "300").err
+        assert said.count("--delay 300 is taken for 5m; write the unit, as in 300s\n") == 1, said
+        assert "is taken for" not in on_store.fine(*command, "--delay", "300s").err
+    assert "from 0 to ten years" in on_store.refused(2, "task", "push", "q", "--delay", "9999999999")
+    assert "1 task has not ended within 0.2 s: " in on_store("task", "wait", task_id, "--timeout", "0.2").err
+    log = on_store.fine("--until-idle", "--node-id", "n1", "--stop-grace", "5", "--heartbeat", "500ms").err
+    assert "--stop-grace 5: 5 s" in log and "--heartbeat 500ms" not in log
+
+
+def test_a_task_of_a_node_that_was_killed_is_not_said_to_run(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: a node was killed, and its task ran on in `task list`, `task show` and `task why`; `task wait` and
+    `task cancel --wait` said nothing for 80 seconds."""
+    plugin("slow", "exec sleep 600")
+    on_store.fine("queue", "create", "q", "--class", "slow")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    with on_store.node("--heartbeat", "200ms", "--dead-after", "1s") as node:
+        wait_until(lambda: "running on node n1 for" in on_store("task", "why", task_id).out, 20)
+        assert "n1 was last heard from" not in on_store.fine("task", "show", task_id).out
+        assert "last heard" not in on_store("task", "wait", task_id, "--timeout", "0").err
+        node.kill()
+        node.wait()
+    dead = r"n1,? (which )?was last heard from [0-9]+ s ago and is taken for dead"
+    wait_until(lambda: re.search(dead, on_store("task", "why", task_id).out), 20)
+    on_store.environment["COLUMNS"] = "300"
+    said = on_store.fine("task", "why", task_id).out
+    assert re.fullmatch(
+        rf"It was running on node {dead}; no other node is alive; the next node that is started settles it: it "
+        r"becomes orphaned, since its plugin does not say that running it twice does no harm\.\n",
+        said,
+    ), said
+    assert on_store.fine("task", "why", task_id, "--json").json[0]["reason"] == "lost_node"
+    shown = on_store.fine("task", "show", task_id).out
+    assert re.search(rf"^node +{dead}; no other node is alive", shown, re.MULTILINE), shown
+    assert "running for" not in shown
+    assert re.search(rf"^{task_id} +q +running +n1 .* node {dead}$", on_store.fine("task", "list").out, re.MULTILINE)
+    for waiting in (("task", "wait", task_id), ("task", "wait", "--queue", "q")):
+        late = on_store(*waiting, "--timeout", "0")
+        assert re.search(rf"^nothing moves; task {task_id}: it was running on node {dead}", late.err, re.MULTILINE)
+    cancelled = on_store.fine("task", "cancel", task_id)
+    assert re.search(rf"^node {dead}; no other node is alive", cancelled.err, re.MULTILINE), cancelled.err
+    assert cancelled.err.endswith("settles its tasks: they are cancelled\n")
+    on_store.fine("--until-idle", "--node-id", "n1")  # which ends what is left of the program
+    assert on_store.fine("task", "show", task_id, "--json").json[0]["status"] == Status.CANCELLED
+
+
+def test_a_task_that_was_refused_was_not_started(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: `task show` said when it was started, and that it was not started."""
+    plugin("count", "exit 0", parameters={"properties": {"n": {"type": "integer"}}})
+    on_store.fine("queue", "create", "count", "--class", "count")
+    refused = on_store.fine("task", "push", "count", "--no-check", "-p", "n:=true").out.strip()
+    fine = on_store.fine("task", "push", "count", "-p", "n=1").out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    shown = on_store.fine("task", "show", refused).out
+    assert not re.search(r"^(started|ran) ", shown, re.MULTILINE), shown
+    assert re.search(r"^ended .*, not started: parameters$", shown, re.MULTILINE), shown
+    assert re.search(r"^attempt +1 on node n1, machine \S+, not started$", shown, re.MULTILINE), shown
+    assert re.search(r"^started .*attempt 1 on node n1$", on_store.fine("task", "show", fine).out, re.MULTILINE)
+    rows = on_store.fine("task", "list", "--queue", "count").out
+    assert re.search(rf"^{refused} +count +failed +n1 +\S+ \S+ ago +- ", rows, re.MULTILINE), rows
+
+
+def test_a_queue_that_exists_already_says_for_which_class(on_store: Terminal) -> None:
+    """The guides use the names of queues again, for other plugins."""
+    on_store.fine("queue", "create", "q", "--class", "Greet")
+    line = on_store.refused(2, "queue", "create", "q", "--class", "Other")
+    assert "queue 'q' exists already, for class Greet, not Other; choose another id, or change that one: " in line
+    on_store.fine(*re.findall(r"`disbatch-host (.*)`", line)[0].split())
+    assert on_store.fine("queue", "show", "q", "--json").json[0]["class"] == "Other"
+    again = on_store.refused(2, "queue", "create", "q", "--class", "Other", "--maxthreads", "5")
+    assert (
+        "queue 'q' exists already, for class Other as well; `disbatch-host queue set q` changes its settings" in again
+    )
+
+
+def test_the_words_of_a_program_are_said_beside_those_of_the_host(on_store: Terminal, plugin: Plugin) -> None:
+    """Incident: of a program that had no file, and no memory either, only `limits.memory` was mentioned."""
+    program = "echo working >&2; echo 'no room: cannot allocate memory' >&2; exit 3"
+    plugin("small", program, limits={"memory": "1G"})
+    plugin("late", "echo 'waiting for the lock' >&2; exec sleep 60", timeout="300ms")
+    ids = {}
+    for name in ("small", "late"):
+        on_store.fine("queue", "create", name, "--class", name)
+        ids[name] = on_store.fine("task", "push", name).out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    on_store.environment["COLUMNS"] = "300"
+    host = "limits.memory is 1 GiB of address space, which may be why"
+    both = f"no room: cannot allocate memory; {host}"
+    timeout = "it ran longer than its timeout of 0.3 s"
+    late = f"{timeout} (stderr: waiting for the lock)"
+    listed = on_store.fine("task", "list").out
+    assert f"{both}\n" in listed and f"{late}\n" in listed
+    assert f"failed ({both})." in on_store.fine("task", "why", ids["small"]).out
+    assert f"terminated ({late})." in on_store.fine("task", "why", ids["late"]).out
+    assert f"task {ids['small']} failed: {both}\n" in on_store("task", "wait", ids["small"]).err
+    shown = on_store.fine("task", "show", ids["small"]).out
+    assert re.search(rf"^error +exit_3: no room: cannot allocate memory\n +disbatch-host: {host}$", shown, re.MULTILINE)
+    shown = on_store.fine("task", "show", ids["late"]).out
+    assert re.search(rf"^error +timeout: disbatch-host: {timeout}$", shown, re.MULTILINE) and "waiting for" in shown
+
+
+@on_sqlite
+def test_a_task_names_the_tasks_that_its_run_created(on_store: Terminal, plugin: Plugin) -> None:
+    """They named it, but there was no way from it to them."""
+    tasks = [{"queue": "next", "parameters": {"n": number}} for number in range(7)]
+    plugin("first", f"echo '{json.dumps({'type': 'tasks', 'tasks': tasks})}' >&3")
+    on_store.fine("queue", "create", "q", "--class", "first")
+    task_id = on_store.fine("task", "push", "q").out.strip()
+    on_store.fine("--until-idle", "--node-id", "n1")
+    created = [one["_id"] for one in on_store.fine("task", "list", "--queue", "next", "--json").json]
+    assert len(created) == 7
+    shown = on_store.fine("task", "show", task_id).out
+    named = re.search(r"^follow-ups +((?:\w+, queue next, created\n +){5})and 2 more$", shown, re.MULTILINE)
+    assert named is not None, shown
+    assert set(re.findall(r"\w+(?=, queue)", named[1])) < set(created)
+    assert re.search(rf"^parent +{task_id},", on_store.fine("task", "show", created[0]).out, re.MULTILINE)
+    assert "follow-ups" not in on_store.fine("task", "show", created[0]).out

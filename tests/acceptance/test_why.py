@@ -332,7 +332,12 @@ def test_a_claimed_task_of_a_node_that_stands_still(asker: Asker) -> None:
 
     (claimed,) = asker.cluster.store.claim("n9", [Want("quick", 1)], "token")
     assert claimed.id == task_id
-    asker.wait_for(task_id, "claimed", "node n9 claimed it", status=Status.CLAIMED)
+    gone = ("it was claimed by node n9, which is not in the store", "it goes back to its queue")
+    asker.wait_for(task_id, "lost_node", *gone, status=Status.CLAIMED)
+    document = {"_id": "n9", "session": "s", "version": "disbatch-host 0.2.0", "heartbeat": {"pid": 7}}
+    assert asker.cluster.store.put_node(document, replacing=None)
+    code, sentence = asker.ask(task_id)
+    assert code == "claimed" and sentence.startswith("node n9 claimed it ")
 
 
 @on_sqlite

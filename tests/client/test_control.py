@@ -98,10 +98,12 @@ def test_nodes_that_may_not_stop_what_they_run_are_named(store: Store) -> None:
     put_node(store, "n1")
     put_node(store, "n2", settings=NEVER_ALIVE)
     put_node(store, "n3", version="4.0")
+    dead = "another node settles its tasks within seconds: they are cancelled"
+    gone = "once a node with this id is started, it settles its tasks: they are cancelled"
     assert control.unreachable_nodes(store, ["n4", "n3", "n2", "n1", "n2"]) == [
-        UnreachableNode(id="n2"),
-        UnreachableNode(id="n3", version="4.0"),
-        UnreachableNode(id="n4"),
+        UnreachableNode(id="n2", why=f"was last heard from 0 s ago and is taken for dead; {dead}"),
+        UnreachableNode(id="n4", why=f"is not in the store; {gone}"),
+        UnreachableNode(id="n3", why="belongs to another program (4.0), which may not stop it"),
     ]
     assert control.unreachable_nodes(store, []) == []
 

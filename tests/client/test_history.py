@@ -10,6 +10,7 @@ import pytest
 from client.documents import put_task
 from disbatch_host.client import Client, history
 from disbatch_host.client.history import Event, Kind
+from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
@@ -46,14 +47,14 @@ def test_attempts_and_who_asked_for_them_are_in_the_order_of_time(client: Client
     ]  # fmt: skip
     created, first, retried, claimed, started, asked, ended = events
     assert (created.by, first.at, first.until, first.node) == ("ann@desk", at[1], at[2], "n1")
-    assert first.run["exit_code"] == 3 and history.last_line_of_error(first.run) == "no space left"
+    assert first.run["exit_code"] == 3 and error_in_short(first.run) == "no space left"
     assert (retried.by, retried.why, claimed.node, started.run["attempt"]) == ("bob@desk", "larger disk", "n2", 2)
     assert (asked.by, asked.why, ended.at, ended.run["reason"]) == ("somebody", None, at[7], "cancelled")
 
 
 def test_a_lost_run_ended_at_no_known_time(client: Client, store: Store) -> None:
     run = {"attempt": 1, "started": store.now(), "ended": store.now(), "reason": "lost"}
-    events = client.history(put_task(store, status=Status.ORPHANED, node="n1", run=run))
+    events = client.history(put_task(store, age_seconds=1, status=Status.ORPHANED, node="n1", run=run))
     assert kinds(events) == [Kind.CREATED, Kind.STARTED, Kind.ENDED]
     assert events[-1].at is None and events[-1].run["reason"] == history.LOST == Reason.LOST
 
@@ -78,7 +79,7 @@ def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
         ({"error": "text"}, ""),
         ({"error": {"message": " \n"}}, ""),
         ({"error": {"message": 7}}, ""),
-        ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "it was silent"),
+        ({"error": {"message": "Traceback\ndisbatch-host: it was silent\n"}}, "Traceback; it was silent"),
         ({"error": {"message": "x" * 500}}, "x" * 500),
         ({"error": {"message": f"/{'a' * 300}/{'b' * 300}: No space"}}, f"/{'a' * 248}…{'b' * 240}: No space"),
     ],
@@ -102,3 +103,25 @@ def test_what_may_be_wrong_with_a_task_that_concluded(run: dict[str, Any], doubt
     """Incident: 28 scripts went on after `gzip` had failed and exited with 0, and no list showed it."""
     task = Task.from_document({"_id": 1, "queue": "q", "status": 1, "ctime": datetime(2026, 1, 1), "run": run})
     assert history.doubts(task) == doubts
+
+
+def test_an_error_in_short_has_the_words_of_the_program_and_those_of_the_host() -> None:
+    """Incident: where `limits.memory` may have been why, nothing else was said of the error."""
+    hint = "disbatch-host: limits.memory is 64 MiB of address space, which may be why"
+    ours = hint.removeprefix("disbatch-host: ")
+    signal, program = "disbatch-host: it was ended by signal ABRT", "Traceback:\n  x\nMemoryError"
+
+    def short(message: Any, **more: Any) -> str:
+        return error_in_short({"error": {"code": "c", "message": message, **more}})
+
+    assert short(f"{program}\n{hint}\n") == f"MemoryError; {ours}"
+    assert (
+        short(f"{signal}\n{hint}", detail=f"{program}\n")
+        == f"it was ended by signal ABRT; {ours} (stderr: MemoryError)"
+    )
+    assert short(f"{signal}\n{hint}") == f"it was ended by signal ABRT; {ours}"
+    assert short(f"{signal}\nMemoryError") == "MemoryError"
+    assert short(program, detail="other") == "MemoryError"
+    assert (short(""), short(7), short(None, detail="x"), error_in_short({}), error_in_short({"error": "x"})) == (
+        "",
+    ) * 5

@@ -81,7 +81,13 @@ def test_an_observer_compares_with_its_last_look(store: Store) -> None:
     put_task(store, "mail", status=Status.ORPHANED)
     second = observer.look()
     (mail,) = second.queues
-    assert (mail.per_second, mail.failed, mail.failed_more, mail.orphaned) == (1.0, 1, 1, 1)  # 4 in 4 seconds
+    assert (mail.per_second, mail.failed, mail.failed_more, mail.orphaned, mail.cancelled) == (
+        1.0,
+        1,
+        1,
+        1,
+        1,
+    )  # 4 in 4 seconds
     assert {one.code: one.count for one in second.failures} == {"failed": 1}
     assert second.failures_seen == 1
     third = observer.look()
@@ -105,6 +111,15 @@ def test_running_tasks_come_with_their_progress_the_longest_first(store: Store) 
     assert (found[1].progress, found[1].message, found[1].queue, found[1].node) == (0.5, "1 of 2", "q", "n1")
     assert (found[0].progress, found[0].message) == (None, "")
     assert found[0].seconds is not None and 49 < found[0].seconds < 120
+
+
+def test_a_running_task_whose_node_is_dead_is_told(store: Store) -> None:
+    put_node(store, "n1", settings=NEVER_ALIVE)
+    put_task(store, status=Status.RUNNING, node="n1", claim={"token": "t"}, progress={"message": "1 of 2"})
+    (found,) = Observer(store, SystemClock()).look().running
+    assert found.message == "1 of 2" and found.absence.startswith(
+        "node n1 was last heard from 0 s ago and is taken for"
+    )
 
 
 def test_nodes_come_with_their_load_and_what_is_the_matter_with_them(store: Store) -> None:

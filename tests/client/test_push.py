@@ -143,7 +143,9 @@ def test_priority_and_expiry_are_in_the_document(client: Client, store: Store) -
 @pytest.mark.parametrize(
     ("field", "plan", "reason"),
     [
-        ("delay", {"delay": "soon"}, 'expected seconds or a duration like "90s"'),
+        ("delay", {"delay": "soon"}, 'expected a duration like "90s"'),
+        ("delay", {"delay": "90"}, 'expected a duration with its unit, such as "90s"'),
+        ("expires", {"expires": "90"}, 'expected a duration with its unit, such as "90s", .*, or a time like'),
         ("delay", {"delay": timedelta(seconds=-1)}, "from 0 to ten years"),
         ("at", {"at": "tomorrow"}, "expected a time like"),
         ("expires", {"expires": "2020-01-01"}, "expected a time in the future, found 2020-01-01 .*, which has passed"),

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from client.documents import put_task
+from client.documents import NEVER_ALIVE, put_node, put_task
 from disbatch_host.client import Client
 from disbatch_host.client.standstill import Still
 from disbatch_host.client.waiting import NAMED_MAX, FailedTask, Progress, wait_for_ends
@@ -48,7 +48,7 @@ def test_tasks_that_have_ended_already_are_told_at_once(client: Client, store: S
     )
     waited = client.wait([good, str(bad), good])
     assert (waited.done, waited.failed, waited.unfinished, waited.all_concluded) == (2, 1, 0, False)
-    assert waited.first_failed == (FailedTask(id=bad, status=7, reason="no space left"),)
+    assert waited.first_failed == (FailedTask(id=bad, status=7, reason="one; no space left"),)
     assert waited.statuses == {good: 1, bad: 7}
     assert client.wait([good]).all_concluded and client.wait([]).all_concluded
 
@@ -167,6 +167,38 @@ def test_why_nothing_moves_is_told_once(client: Client, store: Store) -> None:
     del told[:]
     client.wait(queue="q", timeout_seconds=0, on_still=told.append)
     assert told == []
+
+
+def test_tasks_on_a_node_that_is_dead_are_told_as_a_standstill(client: Client, store: Store) -> None:
+    """Incident: a node was killed, and `task wait` was silent for 80 seconds."""
+    put_node(store, "n1", settings=NEVER_ALIVE)
+    task_id = put_task(store, status=Status.RUNNING, node="n1", claim={"token": "t"})
+    put_task(store)
+    told: list[Still] = []
+    client.wait(queue="q", timeout_seconds=0, on_still=told.append)
+    client.wait([task_id], timeout_seconds=0, on_still=told.append)
+    assert [(one.task_id, one.why.code) for one in told] == [(task_id, Code.LOST_NODE)] * 2
+    assert "it was running on node n1, which was last heard from 0 s ago and is taken for dead" in told[0].why.sentence
+    # Nothing is said while one of them runs on a node that is there.
+    put_node(store, "n2")
+    moving = put_task(store, status=Status.RUNNING, node="n2", claim={"token": "u"})
+    del told[:]
+    client.wait(queue="q", timeout_seconds=0, on_still=told.append)
+    client.wait([task_id, moving], timeout_seconds=0, on_still=told.append)
+    assert told == []
+
+
+def test_a_wait_for_tasks_that_were_asked_to_stop_says_that_their_node_is_dead(store: Store) -> None:
+    put_node(store, "n1", settings=NEVER_ALIVE)
+    task_id = put_task(store, status=Status.RUNNING, node="n1", claim={"token": "t"})
+    told: list[Still] = []
+
+    def end_it(still: Still) -> None:
+        told.append(still)
+        end(store, task_id, Status.CANCELLED)
+
+    assert wait_for_ends(store, [task_id], on_still=end_it) == []
+    assert [one.why.code for one in told] == [Code.LOST_NODE]
 
 
 def test_a_queue_that_does_not_become_empty_in_time_says_what_is_left(client: Client, store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.documents import put_node, put_task
+from client.documents import NEVER_ALIVE, put_node, put_task
 from disbatch_host.client import Client
 from disbatch_host.client.queues import Queues
 from disbatch_host.client.why import snapshot_of
@@ -49,6 +49,30 @@ def test_what_comes_before_is_counted_by_priority_and_order(client: Client, stor
     assert [snapshot_of(store, one).ahead for one in (high, first, second, low)] == [0, 1, 2, 3]
     client.queues.set("q", sort="lifo")
     assert [snapshot_of(store, one).ahead for one in (high, second, first, low)] == [0, 1, 2, 3]
+
+
+def test_a_task_whose_node_is_not_there_is_not_said_to_run(client: Client, store: Store) -> None:
+    put_node(store, "n1", settings=NEVER_ALIVE)
+    held = {"node": "n1", "claim": {"token": "t"}}
+    running = put_task(store, status=Status.RUNNING, **held)
+    claimed = put_task(store, status=Status.CLAIMED, **held)
+    again = put_task(store, status=Status.RUNNING, run={"idempotent": True}, **held)
+    gone = put_task(store, status=Status.RUNNING, node="n9", claim={"token": "t"})
+    foreign = put_task(store, status=Status.RUNNING, node="n9")
+    dead = "node n1, which was last heard from 0 s ago and is taken for dead; "
+    alone = f"{dead}no other node is alive; the next node that is started settles it: it "
+    assert client.why(running).sentence.startswith(f"it was running on {alone}becomes orphaned, since its plugin")
+    assert client.why(claimed).sentence == f"it was claimed by {alone}goes back to its queue"
+    assert client.why(again).sentence == f"it was running on {alone}goes back to its queue and runs again"
+    assert "node n9, which is not in the store; once a node with this id is started" in client.why(gone).sentence
+    assert client.why(foreign).code is Code.RUNNING  # of another program, of which nothing is known
+    put_node(store, "n2")
+    assert f"{dead}another node settles it within seconds: it goes" in client.why(again).sentence
+    client.cancel([again])
+    assert "it is cancelled; its cancellation was requested by me@here" in client.why(again).sentence
+    there = put_task(store, status=Status.RUNNING, node="n2", claim={"token": "t"})
+    found = [client.why(one).code for one in (running, claimed, again, gone, there)]
+    assert found == [*[Code.LOST_NODE] * 4, Code.RUNNING]
 
 
 def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:

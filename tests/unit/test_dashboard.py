@@ -79,6 +79,24 @@ def test_orphaned_tasks_are_named_beside_those_that_failed() -> None:
     assert row.endswith("3 orphaned; pinned to n9, which is not alive")
 
 
+def test_cancelled_tasks_are_counted_and_need_no_line_of_their_own() -> None:
+    """Incident: 400 of 500 tasks were cancelled, and the view that refreshes itself showed the other hundred."""
+    stuck = QueueFacts(name="mail", concluded=5, cancelled=400, notes=("no node is alive",))
+    calm = QueueFacts(name="post", concluded=5, cancelled=7)
+    shown = lines(overview(queues=[stuck, calm]), width=120)
+    assert "10 concluded, 0 failed, 407 cancelled, " in shown[1]
+    ends = [line.split("  ")[-1] for line in shown if line.startswith(("mail ", "post "))]
+    assert ends == ["no node is alive; 400 cancelled", "7 cancelled"]
+    narrow = "\n".join(lines(overview(queues=[stuck, calm]), width=60))
+    assert "    no node is alive\n" in narrow and "7 cancelled\n" not in narrow.partition("\n")[2].partition("\n")[2]
+
+
+def test_a_task_of_a_dead_node_shows_that_instead_of_its_progress() -> None:
+    task = RunningFacts(task="t1", queue="q", node="n1", seconds=9, progress=0.5, absence="node n1 was last heard from")
+    (row,) = [line for line in lines(overview(running=[task])) if line.startswith("t1 ")]
+    assert row.endswith("node n1 was last heard from") and "50 %" not in row
+
+
 def test_a_message_that_is_too_long_lacks_its_middle() -> None:
     """Incident: of a script's error the list showed only the path at its beginning."""
     message = f"/srv/{'long/' * 40}photo-check.bash: line 15: out/photo 3.txt.gz: ambiguous redirect"

@@ -106,6 +106,18 @@ def test_a_node_that_has_been_silent_for_some_heartbeats_is_said_not_to_have_roo
     assert why(None, queue(), node("mig03", age_seconds=22), node("n2")).code is Code.TURN
 
 
+def test_a_task_on_a_node_that_has_been_silent_for_some_heartbeats_is_told_what_comes_of_it() -> None:
+    running = task(Status.RUNNING, node="n1", claim={"token": "t"}, run={"started": NOW - timedelta(minutes=2)})
+    answer = why(running, None, node(age_seconds=12), node("n2"))
+    assert answer.code is Code.LOST_NODE
+    assert "last heard from 12 s ago; if it stays silent for 18 s more, another node settles it" in answer.sentence
+    alone = why(running, None, node(age_seconds=12)).sentence
+    assert "if it stays silent for 18 s more, the next node that is started settles it" in alone
+    assert why(running, None, node(age_seconds=3)).sentence == "it has been running on node n1 for 2m"
+    other = why(running, None, node(age_seconds=40, version="Disbatch.pm 3"), node("n2")).sentence
+    assert "belongs to another program (Disbatch.pm 3) and was last heard from 40 s ago; that program alone" in other
+
+
 def test_the_places_of_a_node_are_those_that_all_its_limits_leave() -> None:
     served = [{"class": "A", "queue": "q", "threads": 20}, {"class": "B", "queue": "p", "threads": 40}]
     limited = [{"class": "A", "concurrency": 5}, {"class": "B"}]

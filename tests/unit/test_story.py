@@ -126,3 +126,23 @@ def test_documents_of_other_programs_and_people_break_nothing() -> None:
         ):
             for status in (-6, -4, -2, 0, 1, 2, 7, -9):
                 assert names(told(status=status, **{name: odd}))[0] == "created"
+
+
+def test_what_was_never_started_says_so_once() -> None:
+    """Refused parameters, a program that is not there, an id that no program can be given."""
+    for more, is_started in (
+        ({"reason": "parameters"}, False),
+        ({"reason": "start_failed"}, False),
+        ({"reason": "host_error"}, False),
+        ({"reason": "host_error", "pid": 7, "pid_started": 1}, True),  # an error of the host while it ran
+    ):
+        run = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(2), "seconds": 0.0, **more}
+        facts = told(status=int(Status.FAILED), node="n1", run=run)
+        assert ("started" in names(facts)) is is_started
+        assert ("not started: " in dict(facts)["ended"]) is not is_started
+        again = told(status=int(Status.CREATED), node=-1, attempts=[run])
+        assert ("not started: " in dict(again)["attempt 1"]) is not is_started
+    unknown = told(
+        status=int(Status.FAILED), node="n1", run={"attempt": 1, "node": "n1", "ended": at(2), "reason": "host_error"}
+    )
+    assert names(unknown) == ["created", "ended"] and "not started" not in dict(unknown)["ended"]

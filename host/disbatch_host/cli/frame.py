@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
@@ -51,9 +52,9 @@ def _option_of(setting: Setting, **more: Any) -> _Option:
     if setting.kind is Kind.FLAG:
         return click.option(setting.option, is_flag=True, help=setting.help, **more)
     if setting.kind is Kind.CHOICE:
-        more["type"] = click.Choice(setting.choices)
+        more["type"] = OneOf(setting.choices)
     elif setting.kind is Kind.COUNT:
-        more["type"] = click.IntRange(1)
+        more["type"] = Whole(1)
     is_multiple = setting.kind is Kind.DIRECTORIES
     return click.option(setting.option, metavar=setting.metavar, multiple=is_multiple, help=setting.help, **more)
 

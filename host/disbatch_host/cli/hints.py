@@ -6,7 +6,7 @@ commands do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import click
@@ -70,8 +70,8 @@ def for_subcommand(name: str, path: str, known: Iterable[str]) -> str:
 
 
 def in_words(error: click.UsageError) -> str:
-    """The message of an error that click has found, with our hint in the place of click's own: that one calls `--store`
-    near to `--last`."""
+    """The message of an error that click has found, in the form of all others: what was expected, what was found, what
+    to do. Its own hints call `--store` near to `--last`."""
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         options = {
@@ -83,10 +83,50 @@ def in_words(error: click.UsageError) -> str:
         near = near_name(error.option_name.lstrip("-"), options)
         hint = f"; did you mean '{options[near]}'?" if near else ""
         return f"No such option '{error.option_name}'{hint}"
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
+        return _missing(error.param, error.ctx)
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{_name_of(error.param)}: {error.message.rstrip('.')}"
+    if isinstance(error, click.BadOptionUsage):
+        if "not take a value" in message:
+            return f"{error.option_name}: expected no value after it, found one; write {error.option_name} alone"
+        return f"{error.option_name}: expected a value after it, found nothing"
     if message.startswith("Got unexpected extra argument") and error.ctx is not None:
         parameters = error.ctx.command.get_params(error.ctx)
         takes_queue = any("--queue" in one.opts for one in parameters)
-        extra = message.partition("(")[2].rpartition(")")[0].split()
-        if takes_queue and len(extra) == 1 and not any(isinstance(one, click.Argument) for one in parameters):
-            return f"{message}; did you mean '--queue {extra[0]}'?"
+        extra = message.partition("(")[2].rpartition(")")[0]
+        message = f"expected {_arguments_of(error.ctx)} after '{error.ctx.command_path}', found {extra} as well"
+        if takes_queue and len(extra.split()) == 1 and not any(isinstance(one, click.Argument) for one in parameters):
+            return f"{message}; did you mean '--queue {extra}'?"
     return message
+
+
+def path_of(arguments: Sequence[str], command: click.Command) -> str:
+    """The command that is called, as it was typed, for an error of click that does not name it."""
+    path = []
+    context = click.Context(command)
+    for word in arguments:
+        if isinstance(command, click.Group) and word in command.list_commands(context):
+            path.append(word)
+            command = command.get_command(context, word) or command
+    return " ".join(path)
+
+
+def _missing(parameter: click.Parameter, context: click.Context) -> str:
+    expected = getattr(parameter.type, "expected", None)
+    if isinstance(parameter, click.Argument):
+        more = f", {expected}" if expected else ""
+        return f"expected {_name_of(parameter)}{more} after '{context.command_path}', found nothing"
+    return f"{_name_of(parameter)}: expected {expected or parameter.make_metavar(context)}, found nothing"
+
+
+def _arguments_of(context: click.Context) -> str:
+    names = [_name_of(one) for one in context.command.get_params(context) if isinstance(one, click.Argument)]
+    return f"only {' '.join(names)}" if names else "no argument"
+
+
+def _name_of(parameter: click.Parameter) -> str:
+    """The longest form of an option, or the name of an argument."""
+    if isinstance(parameter, click.Argument):
+        return parameter.metavar or str(parameter.name).upper()
+    return max(parameter.opts, key=len)

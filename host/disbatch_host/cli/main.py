@@ -160,7 +160,7 @@ def _run_guarded(arguments: list[str]) -> int:
     except click.exceptions.Abort:  # Ctrl-C, or "no" to a question before anything was done
         return INTERRUPTED
     except click.ClickException as error:
-        return _say(_of_click(error), ExitCode.USAGE, urls)
+        return _say(_of_click(error, arguments), ExitCode.USAGE, urls)
     except DisbatchError as error:
         if is_debugging:
             _say_traceback(urls)
@@ -278,10 +278,10 @@ def _color() -> bool | None:
     return False if os.environ.get("NO_COLOR") else None
 
 
-def _of_click(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else PROGRAM
+def _of_click(error: click.ClickException, arguments: Sequence[str]) -> str:
     from disbatch_host.cli import hints  # noqa: PLC0415  (only for a mistake)
 
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else f"{PROGRAM} {hints.path_of(arguments, cli)}".rstrip()
     message = hints.in_words(error) if isinstance(error, click.UsageError) else error.format_message().rstrip(".")
     return f"{message} (see '{path} --help')"

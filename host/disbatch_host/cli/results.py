@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import render
 from disbatch_host.client.control import Outcome, Result
+from disbatch_host.client.standstill import Still
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
@@ -24,6 +25,11 @@ def say(store: Store, results: Sequence[Result], words: Words | None = None, *, 
             render.print_json(document, store.extended_json)
         else:
             click.echo(f"{one.task.id} {spoken[one.outcome](one)}")
+
+
+def say_still(still: Still) -> None:
+    """Why nothing moves, in the sentence of `task why`."""
+    click.echo(render.printable(f"nothing moves; task {still.task_id}: {still.why.sentence}"), err=True)
 
 
 def status_of(result: Result) -> str:

@@ -55,8 +55,8 @@ _FILTERS = {
         ),
     ),
     "node": click.option("--node", metavar="ID", help="Only tasks claimed by this node, now or earlier."),
-    "since": click.option("--since", metavar="S|TIME", help="Created at or after this time, or within this long."),
-    "before": click.option("--before", metavar="S|TIME", help="Created before this time, or longer ago than this."),
+    "since": click.option("--since", metavar="DURATION|TIME", help="Created at or after this, or within this long."),
+    "before": click.option("--before", metavar="DURATION|TIME", help="Created before this, or longer ago than this."),
     "error": click.option("--error", metavar="CODE", help="Only tasks with this error code."),
     "unique_key": click.option("--unique-key", metavar="K", help="Only tasks with this unique key."),
 }

@@ -12,6 +12,7 @@ from typing import Any
 from disbatch_host.cli import render
 from disbatch_host.client import history
 from disbatch_host.client.history import Event, Kind
+from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.records import Task
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -19,12 +20,13 @@ from disbatch_protocol.status import Status
 _TASKS_NAMED = 3  # of its predecessors
 
 
-def told(task: Task, *, now: datetime, why: str | None = None) -> list[tuple[str, Any]]:
-    """The story as names and texts, for `render.print_facts`. `why`: why it waits, if it does."""
+def told(task: Task, *, now: datetime, why: str | None = None, is_at_work: bool = True) -> list[tuple[str, Any]]:
+    """The story as names and texts, for `render.print_facts`. `why`: why it waits, if it does. `is_at_work`: the
+    node that has it is there."""
     facts = []
     before: datetime | None = None
     for event in history.history_of(task):
-        line = why if event.kind is Kind.WAITS and why else _line(event, task, before, now)
+        line = why if event.kind is Kind.WAITS and why else _line(event, task, before, now, is_at_work=is_at_work)
         facts.append((_name(event), line))
         before = event.until or event.at or before
     return facts
@@ -32,6 +34,8 @@ def told(task: Task, *, now: datetime, why: str | None = None) -> list[tuple[str
 
 def how_it_ended(run: Mapping[str, Any]) -> str:
     """Exit code, signal, reason and duration, if known."""
+    if history.was_never_started(run):
+        return f"not started: {str(run['reason']).replace('_', ' ')}"
     parts = []
     if "exit_code" in run:
         parts.append(f"exit code {run['exit_code']}")
@@ -50,11 +54,11 @@ def _name(event: Event) -> str:
     return f"{name} {event.run.get('attempt', '?')}" if event.kind is Kind.ATTEMPT else name
 
 
-def _line(event: Event, task: Task, before: datetime | None, now: datetime) -> str:
+def _line(event: Event, task: Task, before: datetime | None, now: datetime, *, is_at_work: bool) -> str:
     words = _in_words(event, task)
     if event.at is None:
         return words
-    if event.kind is Kind.STARTED and task.status == Status.RUNNING:
+    if event.kind is Kind.STARTED and task.status == Status.RUNNING and is_at_work:
         words = f"{words}, running for {render.duration(round(max(0.0, (now - event.at).total_seconds())))}"
     # A gap before a future moment says nothing, and a run gives its own duration.
     is_gap_told = event.kind not in (Kind.NOT_BEFORE, Kind.EXPIRES) and not (event.kind is Kind.ENDED and event.run)
@@ -78,8 +82,8 @@ def _in_words(event: Event, task: Task) -> str:
         case Kind.PARENT:
             return f"{event.tasks[0]}, whose run created this one"
         case Kind.ATTEMPT:
-            last_line = history.last_line_of_error(event.run)
-            return f"on {event.node}, {how_it_ended(event.run)}{f': {last_line}' if last_line else ''}"
+            error = error_in_short(event.run)
+            return f"on {event.node}, {how_it_ended(event.run)}{f': {error}' if error else ''}"
         case Kind.WAITS_FOR:
             more = f" and {len(event.tasks) - _TASKS_NAMED} more" if len(event.tasks) > _TASKS_NAMED else ""
             return f"task {', '.join(map(str, event.tasks[:_TASKS_NAMED]))}{more}"

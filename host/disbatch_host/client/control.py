@@ -23,6 +23,7 @@ from typing import Any
 from disbatch_host.client import times
 from disbatch_host.client.pushing import check_priority
 from disbatch_host.decide import readings
+from disbatch_host.decide.absence import absence_of_node
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
@@ -142,20 +143,22 @@ class UnreachableNode:
     """A node that may not act on a request to stop tasks soon, or ever."""
 
     id: str
-    version: str | None = None  # of the other program, if it is one; None: the node is dead
+    why: str  # after its name
 
 
 def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[UnreachableNode]:
     """The nodes that were asked to stop tasks but may not do so."""
     asked = sorted(set(node_ids))
-    nodes = {one.id: one for one in store.nodes()} if asked else {}
+    nodes = store.nodes() if asked else ()
     found = []
     for node_id in asked:
-        node = nodes.get(node_id)
-        if node is None or not readings.is_alive(node):
-            found.append(UnreachableNode(id=node_id))
-        elif not node.is_ours:
-            found.append(UnreachableNode(id=node_id, version=str(node.document.get("version"))))
+        absence = absence_of_node(node_id, nodes, settles="its tasks", fate="they are cancelled")
+        if absence is not None:
+            found.append(UnreachableNode(id=node_id, why=f"{absence.heard}; {absence.then}"))
+    for one in nodes:
+        if one.id in asked and not one.is_ours and readings.is_alive(one):
+            program = f"another program ({one.document.get('version')})"
+            found.append(UnreachableNode(id=one.id, why=f"belongs to {program}, which may not stop it"))
     return found
 
 

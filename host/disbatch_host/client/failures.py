@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from disbatch_host.client.history import code_of_error
+from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import QueueId, Task
 from disbatch_host.store.contract import Store
@@ -93,16 +94,9 @@ def _facts_of(code: str, tasks: Sequence[Task]) -> FailureFacts:
         code=code,
         count=len(tasks),
         queues=tuple(name for name, _ in Counter(str(one.queue) for one in tasks).most_common()),
-        message=_message_of(newest),
+        message=error_in_short(newest.document),
         example=str(newest.id),
     )
-
-
-def _message_of(task: Task) -> str:
-    error = task.document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    lines = message.strip().splitlines() if isinstance(message, str) else []
-    return lines[-1].removeprefix("disbatch-host: ") if lines else ""
 
 
 def _when(task: Task) -> float:

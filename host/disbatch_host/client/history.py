@@ -12,12 +12,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from disbatch_host.decide.words import error_in_short, without_middle
 from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import Status
 
-LOST = "lost"  # same as `outcome.Reason.LOST`, whose module is too much for a list of tasks to load
+# Of `outcome.Reason`, whose module is too much for a list of tasks to load.
+LOST = "lost"
+_NEVER_STARTED = frozenset({"parameters", "start_failed"})
+_HOST_ERROR = "host_error"  # before its program was started, or while it ran
 _REASON_MAX = 500  # characters
 
 
@@ -65,13 +69,10 @@ def history_of(task: Task) -> list[Event]:
 
 
 def reason_in_short(task: Task) -> str:
-    """Why it failed, on one line of at most 500 characters; empty if no reason is known. A longer one lacks its middle:
-    it may begin with a long path, and end with what is wrong."""
+    """Why it failed, on one line of at most 500 characters; empty if no reason is known."""
     if task.fault is not None:
         return f"damaged: {task.fault}"[:_REASON_MAX]
-    line = last_line_of_error(task.document).removeprefix("disbatch-host: ")
-    half = _REASON_MAX // 2
-    return line if len(line) <= _REASON_MAX else f"{line[: half - 1]}…{line[-half:]}"
+    return without_middle(error_in_short(task.document), _REASON_MAX)
 
 
 def doubts(task: Task) -> list[str]:
@@ -89,19 +90,18 @@ def doubts(task: Task) -> list[str]:
     return found
 
 
+def was_never_started(run: Mapping[str, Any]) -> bool:
+    """Whether an attempt ended without its program having been started: refused for its parameters, for instance."""
+    # Where not even the time is recorded, nobody knows.
+    is_unstarted = run.get("reason") == _HOST_ERROR and "started" in run and "pid" not in run
+    return is_unstarted or run.get("reason") in _NEVER_STARTED
+
+
 def code_of_error(task: Task) -> str:
     """The code of a task's error; the name of its status where it has none."""
     error = task.document.get("error")
     code = error.get("code") if isinstance(error, Mapping) else None
     return code if isinstance(code, str) and code else statuses.name(task.status)
-
-
-def last_line_of_error(document: Mapping[str, Any]) -> str:
-    """The last line of the error of a task or attempt, the useful one of a traceback; empty without an error."""
-    error = document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    lines = message.strip().splitlines() if isinstance(message, str) else []
-    return lines[-1] if lines else ""
 
 
 def _events(task: Task) -> Iterator[Event]:
@@ -164,7 +164,8 @@ def _attempt_events(attempt: Mapping[str, Any]) -> Iterator[Event]:
 
 def _run_events(run: Mapping[str, Any]) -> Iterator[Event]:
     started, ended = _moment(run.get("started")), _moment(run.get("ended"))
-    yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
+    if not was_never_started(run) and not (run.get("reason") == _HOST_ERROR and started is None):
+        yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
     cancelled = run.get("cancelled")
     if isinstance(cancelled, Mapping):
         yield _asked(Kind.CANCEL_ASKED, cancelled)

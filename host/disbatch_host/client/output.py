@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.client.finding import find_task
+from disbatch_host.client.standstill import OnStill, Standstill
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol.encodings import Encoding
@@ -59,15 +60,19 @@ def _facts(task: Task, stream: str) -> Any:
     return output.get(stream) if isinstance(output, Mapping) else None
 
 
-def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece | None]:
+def follow_output(
+    store: Store, task_id: TaskId, stream: str, on_still: OnStill | None = None
+) -> Iterator[Piece | None]:
     """The stream so far, then new output until the task has ended; None when there is no more for now. A new attempt
-    starts from the beginning. Raises NotFoundError if the task does not exist or is deleted meanwhile."""
+    starts from the beginning. `on_still` is told why the task does not run, once for each cause. Raises NotFoundError
+    if the task does not exist or is deleted meanwhile."""
     found = find_task(store, task_id)
     reader = _Reader(store, stream)
     yield from reader.new_pieces(found)
     yield None
     if is_finished(found.status):
         return
+    standstill = Standstill(store, lambda: task_id, on_still)
     watcher = store.watch()
     try:
         while not is_finished(found.status):
@@ -77,6 +82,7 @@ def follow_output(store: Store, task_id: TaskId, stream: str) -> Iterator[Piece 
             yield from reader.new_pieces(found)
             took_seconds = time.monotonic() - began
             yield None
+            standstill.look(reader.bytes_read)
             # On a busy store the watcher wakes us at once, and a large output takes long to read.
             time.sleep(min(_LOOK_SECONDS_MAX, took_seconds * _PAUSE_FACTOR))
     finally:
@@ -90,18 +96,18 @@ class _Reader:
         self._store = store
         self._stream = stream
         self._token: object = None
-        self._read = 0  # bytes of this attempt
+        self.bytes_read = 0  # bytes of this attempt
         self._is_first = True
 
     def new_pieces(self, found: Task) -> Iterator[Piece]:
         token = found.run.get("token")
         if token != self._token:
-            self._token, self._read, self._is_first = token, 0, True
+            self._token, self.bytes_read, self._is_first = token, 0, True
         position = 0
         for data in output_pieces(self._store, found, self._stream):
-            start = max(0, self._read - position)
+            start = max(0, self.bytes_read - position)
             if start < len(data):
                 yield Piece(data=data[start:], is_first=self._is_first)
                 self._is_first = False
             position += len(data)
-        self._read = max(self._read, position)
+        self.bytes_read = max(self.bytes_read, position)

@@ -18,6 +18,7 @@ from disbatch_host.client import failures, nodes, obstacles
 from disbatch_host.client.failures import FailureFacts, Failures
 from disbatch_host.clock import Clock
 from disbatch_host.decide import counts, readings
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.why import Code, Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task, whole_number
@@ -82,6 +83,7 @@ class QueueFacts:
     running: int = 0
     concluded: int = 0
     failed: int = 0  # or terminated
+    cancelled: int = 0
     orphaned: int = 0
     per_second: float | None = None  # tasks that ended since the previous snapshot; None in the first
     failed_more: int = 0  # since the previous snapshot
@@ -96,6 +98,7 @@ class QueueFacts:
             "running": self.running,
             "concluded": self.concluded,
             "failed": self.failed,
+            "cancelled": self.cancelled,
             "orphaned": self.orphaned,
             "per_second": self.per_second,
             "oldest_waiting_seconds": self.oldest_seconds,
@@ -141,6 +144,7 @@ class RunningFacts:
     seconds: float | None  # since it was started
     progress: float | None = None  # 0 to 1
     message: str = ""
+    absence: str = ""  # of its node, in a sentence: it most likely does not run
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -273,6 +277,7 @@ def _queue_facts(now: QueueSummary, before: Mapping[str, int] | None, seconds: f
         running=now.counts["running"],
         concluded=now.counts["concluded"],
         failed=now.counts["failed"],
+        cancelled=now.counts["cancelled"],
         orphaned=now.counts["orphaned"],
         per_second=per_second,
         failed_more=0 if seconds is None else max(0, now.counts["failed"] - before["failed"]),
@@ -290,11 +295,11 @@ def _running(store: Store, records: Sequence[NodeRecord], now: datetime) -> list
         found += store.find_tasks(which, limit=RUNNING_MAX - len(found), with_output=False, in_any_order=True)
         if len(found) >= RUNNING_MAX:
             break
-    running = [_running_facts(task, now) for task in found if task.status == Status.RUNNING]
+    running = [_running_facts(task, records, now) for task in found if task.status == Status.RUNNING]
     return sorted(running, key=lambda one: -(one.seconds or 0.0))
 
 
-def _running_facts(task: Task, now: datetime) -> RunningFacts:
+def _running_facts(task: Task, records: Sequence[NodeRecord], now: datetime) -> RunningFacts:
     started = task.run.get("started")
     progress = task.document.get("progress")
     value = progress.get("value") if isinstance(progress, Mapping) else None
@@ -307,6 +312,7 @@ def _running_facts(task: Task, now: datetime) -> RunningFacts:
         seconds=max(0.0, (now - started).total_seconds()) if isinstance(started, datetime) else None,
         progress=min(1.0, max(0.0, float(value))) if is_number and value is not None else None,
         message=message if isinstance(message, str) else "",
+        absence=absence.sentence if (absence := absence_of(task, records)) else "",
     )
 
 

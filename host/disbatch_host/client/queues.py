@@ -13,12 +13,13 @@ Rules:
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
-from disbatch_host.client import handshake
+from disbatch_host.client import handshake, times
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.obstacles import why_waiting
 from disbatch_host.client.requests import check_text, request
@@ -27,7 +28,7 @@ from disbatch_host.decide import counts
 from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, NodeRecord, Queue
-from disbatch_host.errors import FieldError, NotFoundError, UsageError
+from disbatch_host.errors import DuplicateIdError, FieldError, NotFoundError, UsageError
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -53,7 +54,7 @@ class QueueFields(TypedDict, total=False):
     maxtotal: int | None  # at most this many of its tasks at once across all nodes
     rate: str | None  # at most this many starts across all nodes: "100/m", "10/30s"
     sort: str | None  # "fifo", "lifo"
-    keep: str | float | None  # how long its ended tasks are kept: "30d"
+    keep: str | float | None  # how long its ended tasks are kept: "30d"; a number is seconds
     nodes_pin: Sequence[str]  # the nodes that run its tasks
     nodes_ignore: Sequence[str]  # the nodes that do not
 
@@ -128,7 +129,10 @@ class Queues:
 
         Raises UsageError, FieldError among them, and DuplicateIdError."""
         document = new_queue(queue_id, class_name, now=SystemClock().now(), **fields)
-        self._store.insert_queue(document)
+        try:
+            self._store.insert_queue(document)
+        except DuplicateIdError as error:
+            raise DuplicateIdError(self._why_not_created(queue_id, class_name) or str(error)) from error
         return self._as_stored(Queue.from_document(document))
 
     def set(self, queue_id: str, **values: Any) -> Queue:
@@ -166,6 +170,20 @@ class Queues:
         if left or leaves_unfinished:
             self._wait_until_read()
         return found
+
+    def _why_not_created(self, queue_id: str, class_name: str) -> str | None:
+        """None if the queue that had the id has just been deleted."""
+        other = self._store.find_queue(queue_id)
+        if other is None:
+            return None
+        command = f"disbatch-host queue set {shlex.quote(queue_id)}"
+        if other.class_name == class_name:
+            hint = f"for class {class_name} as well; `{command}` changes its settings"
+        else:
+            change = f"`{command} class={shlex.quote(class_name)}`"
+            its = other.class_name or "?"
+            hint = f"for class {its}, not {class_name}; choose another id, or change that one: {change}"
+        return f"queue {queue_id!r} exists already, {hint}"
 
     def _state(self, queue: Queue, by_status: Mapping[int, int], nodes: Sequence[NodeRecord]) -> QueueState:
         causes = why_waiting(queue, counts.totals(by_status), nodes, self._store.now())
@@ -229,6 +247,8 @@ def _checked(name: str, value: Any) -> Any:
         raise FieldError(name, f"expected a whole number from 0 to {LIMIT_MAX}, found {value!r:.40}")
     if name == "class":
         _check_class(value)
+    if name == "keep":
+        times.duration("keep", value)
     if name == "description" and not isinstance(value, str):
         raise FieldError(name, f"expected a text, found {type(value).__name__}")
     return str(value) if name == "sort" else value

@@ -1,4 +1,4 @@
-"""A standstill of tasks that somebody waits for: nothing ends, and nothing runs.
+"""A standstill of tasks that somebody waits for: nothing ends, and nothing runs on a node that is there.
 
 Responsible for: noticing it, and finding out why. Must not know: how many tasks are waited for, how it is shown.
 """
@@ -10,13 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disbatch_host.client import why as reasons
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.why import Code, Why
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 
 _SECONDS = 2.0  # without an end: a node that is alive claims within a second
 _AGAIN_SECONDS = 10.0  # the cause may be another one by then
+
+_IN_HAND_MAX = 1000  # tasks whose nodes are looked at
 
 _MOVES = frozenset({Code.RUNNING, Code.CLAIMED, Code.ENDED})
 
@@ -34,7 +38,7 @@ OnStill = Callable[[Still], object]
 
 class Standstill:
     """Notices that nothing moves, and says why; the same cause once. `first_in_the_way`: one of the tasks that wait, if
-    none of them is in the hands of a node."""
+    none of them is in the hands of a node that is there."""
 
     def __init__(
         self,
@@ -72,3 +76,16 @@ class Standstill:
         if why.code not in _MOVES and why.code not in self._told:
             self._told.add(why.code)
             self._on_still(Still(task_id=task_id, why=why))
+
+
+def first_lost(store: Store, in_hand: TaskFilter) -> TaskId | None:
+    """The first of these tasks in the hands of nodes, if none of those nodes is there. Ends at the first that is."""
+    nodes = store.nodes()
+    first = None
+    for task in store.find_tasks(
+        in_hand, limit=_IN_HAND_MAX, with_output=False, with_parameters=False, in_any_order=True
+    ):
+        if absence_of(task, nodes) is None:
+            return None
+        first = task.id if first is None else first
+    return first

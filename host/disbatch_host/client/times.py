@@ -1,5 +1,8 @@
-"""Moments and durations, as programs pass them and as people type them: `90`, `1h30m`, `2026-11-25T14:00:00Z`,
+"""Moments and durations, as programs pass them and as people type them: `1h30m`, `2026-11-25T14:00:00Z`,
 `2026-11-25 14:00`, `14:00`.
+
+A duration that is a number means seconds. One that is a text has a unit: a person who types `keep=30` may mean days,
+and would lose tasks that are 30 seconds old.
 
 Each function takes the field's name for its FieldError. Texts and datetimes without a zone mean local time
 on this machine (TZ), as `documents.local_time` reads it: one that the clocks skip is never before it.
@@ -13,9 +16,10 @@ from datetime import datetime, time, timedelta
 from disbatch_host.clock import to_milliseconds
 from disbatch_host.documents import local_time
 from disbatch_host.errors import FieldError
+from disbatch_host.settings.forms import lacks_unit
 from disbatch_protocol.quantities import parse_duration
 
-Duration = str | float | timedelta  # a number is seconds
+Duration = str | float | timedelta  # a number is seconds, a text has a unit
 Moment = str | datetime
 
 _DATE = re.compile(
@@ -23,7 +27,8 @@ _DATE = re.compile(
 )
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?", re.ASCII)
 _TIMES = 'a time like "2026-11-25T14:00:00Z", or in local time "2026-11-25 14:00" or "14:00"'
-_DURATIONS = 'a duration in seconds or like "90s" or "1h30m"'
+_DURATIONS = 'a duration like "90s", "1h30m" or "30d"'
+_NUMBER_SHOWN_MAX = 10
 
 
 def duration(field: str, value: Duration) -> timedelta:
@@ -31,6 +36,8 @@ def duration(field: str, value: Duration) -> timedelta:
     try:
         return _length(value)
     except ValueError as error:
+        if isinstance(value, str):
+            raise FieldError(field, f"expected {_expected(value)}, found {value!r:.60}") from error
         raise FieldError(field, str(error)) from error
 
 
@@ -62,11 +69,19 @@ def _by_duration(field: str, value: Duration, now: datetime, sign: int) -> datet
     try:
         return to_milliseconds(now + sign * _length(value))
     except ValueError as error:
-        raise FieldError(field, f"expected {_DURATIONS}, or {_TIMES}, found {value!r:.60}") from error
+        raise FieldError(field, f"expected {_expected(value)}, or {_TIMES}, found {value!r:.60}") from error
+
+
+def _expected(value: Duration) -> str:
+    if not isinstance(value, str) or not lacks_unit(value) or len(number := value.strip()) > _NUMBER_SHOWN_MAX:
+        return _DURATIONS
+    return f'a duration with its unit, such as "{number}s", "{number}m", "{number}h" or "{number}d"'
 
 
 def _length(value: Duration) -> timedelta:
     """Raises ValueError."""
+    if isinstance(value, str) and lacks_unit(value):
+        raise ValueError("expected a unit")
     return timedelta(seconds=parse_duration(value.total_seconds() if isinstance(value, timedelta) else value))
 
 

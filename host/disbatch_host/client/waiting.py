@@ -8,7 +8,7 @@ Rules:
    of them in turn, and continues as long as nearly all of those have ended.
 2. Only ids and statuses are kept, and the reasons of the first tasks that did not conclude.
 3. A wait that found nothing to wait for is not a success: it says what had ended before.
-4. If nothing ends and nothing runs, the listener is told why, in the sentence of `why`.
+4. If nothing ends and nothing runs on a node that is there, the listener is told why, in the sentence of `why`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.history import code_of_error, reason_in_short
-from disbatch_host.client.standstill import OnStill, Standstill
+from disbatch_host.client.standstill import OnStill, Standstill, first_lost
 from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, TaskId
@@ -38,6 +38,7 @@ _IDS_IN_LOOK = 1000  # per query
 _WORTHWHILE = 0.9  # ended: look at the next ones at once
 
 _UNFINISHED = frozenset(int(status) for status in UNFINISHED)
+_IN_HAND = frozenset(int(status) for status in IN_HAND)
 _FAILED, _ = statuses.parse("failed")
 _BAD = _FAILED | {int(Status.CANCELLED), int(Status.ORPHANED)}
 _FINISHED = _BAD | {int(Status.CONCLUDED)}
@@ -120,12 +121,20 @@ def wait_for_queue(
 
 
 def wait_for_ends(
-    store: Store, ids: Iterable[TaskId], on_ended: Callable[[int], object] = lambda count: None
+    store: Store,
+    ids: Iterable[TaskId],
+    on_ended: Callable[[int], object] = lambda count: None,
+    on_still: OnStill | None = None,
 ) -> list[Task]:
     """Wait until these tasks have ended or been deleted; returns those that were not cancelled. `on_ended` gets the
-    number since the last call."""
+    number since the last call, and `on_still` is told if only nodes that are not there could end them."""
     left = set(ids)
     others: list[Task] = []
+
+    def first_in_the_way() -> TaskId | None:
+        return first_lost(store, TaskFilter(ids=list(left)[:_IDS_IN_LOOK], statuses=_IN_HAND))
+
+    standstill, done = Standstill(store, first_in_the_way, on_still), 0
     watcher = store.watch()
     try:
         while left:
@@ -134,6 +143,8 @@ def wait_for_ends(
             others += [found[one] for one in ended if one in found and found[one].status != Status.CANCELLED]
             left -= ended
             on_ended(len(ended))
+            done += len(ended)
+            standstill.look(done)
             if left:
                 watcher.wait(_LOOK_SECONDS)
     finally:
@@ -161,7 +172,7 @@ class _Waiting(Protocol):
         """Look at them; whether all have ended."""
 
     def first_in_the_way(self) -> TaskId | None:
-        """One of them that waits, if none of them is in the hands of a node."""
+        """One of them that waits, if none of them is in the hands of a node that is there."""
 
     def waited(self, seconds: float) -> Waited: ...
 
@@ -253,8 +264,10 @@ class _Tasks:
         return self._total - len(self._open)
 
     def first_in_the_way(self) -> TaskId | None:
-        is_moving = any(self._status_of[one] in IN_HAND for one in self._open)
-        return None if is_moving or not self._open else self._open[0]
+        in_hand = [one for one in self._open if self._status_of[one] in IN_HAND]
+        if in_hand:
+            return first_lost(self._store, TaskFilter(ids=in_hand[:_IDS_IN_LOOK], statuses=_IN_HAND))
+        return self._open[0] if self._open else None
 
     def waited(self, seconds: float) -> Waited:
         still_open = set(self._open)
@@ -323,8 +336,8 @@ class _TasksOfQueue:
         return self._left == 0
 
     def first_in_the_way(self) -> TaskId | None:
-        if self._store.count_tasks(self._of(frozenset(map(int, IN_HAND)))):
-            return None
+        if self._store.count_tasks(self._of(_IN_HAND)):
+            return first_lost(self._store, self._of(_IN_HAND))
         for status in (Status.CREATED, Status.BLOCKED):
             for task in self._store.find_tasks(self._of(frozenset({int(status)})), limit=1, with_output=False):
                 return task.id

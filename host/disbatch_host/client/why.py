@@ -10,7 +10,7 @@ from disbatch_host.decide.why import Snapshot, Why, cause_of
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Sort, Task, TaskId, whole_number
 from disbatch_host.store.contract import Store
-from disbatch_protocol.status import Status
+from disbatch_protocol.status import IN_HAND, Status
 
 _EXACT_MAX = 2000  # waiting tasks that are read one by one to find a task's place
 _PREDECESSORS_MAX = 1000
@@ -38,9 +38,12 @@ def snapshot_of(store: Store, task_id: TaskId) -> Snapshot:
     after = task.document.get("after")
     ids = list(after)[:_PREDECESSORS_MAX] if isinstance(after, (list, tuple)) else []
     predecessors = store.find_tasks(TaskFilter(ids=ids), with_output=False) if ids else ()
+    # Read last: everything around it is older than the task, never the other way round.
+    task = find_task(store, task_id)
+    if task.status in IN_HAND and not any(one.id == task.node for one in nodes):
+        nodes = store.nodes()  # its node has just come
     return Snapshot(
-        # Read last: everything around it is older than the task, never the other way round.
-        task=find_task(store, task_id),
+        task=task,
         queue=queue,
         nodes=nodes,
         now=store.now(),

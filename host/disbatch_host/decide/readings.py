@@ -67,6 +67,14 @@ def is_alive(node: NodeRecord) -> bool:
     return not node.is_stale()
 
 
+def is_silent(node: NodeRecord) -> bool:
+    """Whether it has missed so many heartbeats that it most likely runs nothing, although it does not count as dead."""
+    return node.is_ours and (node.age_seconds or 0.0) > _SILENT_HEARTBEATS * max(1.0, node.heartbeat_seconds())
+
+
+_SILENT_HEARTBEATS = 5
+
+
 def heartbeat_queues(node: NodeRecord) -> list[Mapping[str, Any]]:
     """The entries of its last heartbeat about the queues that it serves."""
     return records_of(object_of(node, "heartbeat").get("queues"))

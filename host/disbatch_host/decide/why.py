@@ -21,11 +21,13 @@ from datetime import datetime
 from enum import StrEnum
 
 from disbatch_host.decide import placement
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.readings import (
     broken_of,
     classes_of,
     classes_to_claim,
     is_alive,
+    is_silent,
     load_of,
     set_aside_of,
 )
@@ -45,6 +47,7 @@ class Code(StrEnum):
     ENDED = "ended"
     RUNNING = "running"
     CLAIMED = "claimed"  # a node has it; it starts in a moment
+    LOST_NODE = "lost_node"  # the node that has it is silent, or dead
     DAMAGED = "damaged"  # its document cannot be read
     HELD = "held"  # the document says that somebody has it, or has a status that no node touches
     EXPIRED = "expired"
@@ -148,7 +151,7 @@ def queue_obstacles(
     able = able_nodes(queue, alive)
     if not able:
         found += _why_no_node(queue, alive)
-    elif all(map(_is_silent, able)):
+    elif all(map(is_silent, able)):
         names = [f"{one.id} (last heard from {ago(one.age_seconds)})" for one in able]
         which = "the only node that runs its tasks is" if len(able) == 1 else "all nodes that run its tasks are"
         found.append(Why(Code.NO_NODE, f"{which} silent: {some(names)}", f"{some(names)} silent"))
@@ -164,12 +167,6 @@ def able_nodes(queue: Queue, alive: Sequence[NodeRecord]) -> list[NodeRecord]:
     ]
 
 
-def _is_silent(node: NodeRecord) -> bool:
-    """Whether it has missed so many heartbeats that it most likely runs nothing, although it does not count as dead."""
-    return node.is_ours and (node.age_seconds or 0.0) > _SILENT_HEARTBEATS * max(1.0, node.heartbeat_seconds())
-
-
-_SILENT_HEARTBEATS = 5
 _NO_QUEUE = "no such queue (deleted, or never made)"
 
 
@@ -179,13 +176,20 @@ def _joined(causes: Sequence[Why]) -> str:
 
 def _state(snapshot: Snapshot) -> Why | None:
     task, now = snapshot.task, snapshot.now
+    absence = absence_of(task, snapshot.nodes)
     if task.fault is not None:
         return Why(Code.DAMAGED, f"its document is damaged, and no node will run it as it is: {task.fault}")
     if task.status == Status.RUNNING:
         cancel = task.cancel
         more = "" if cancel is None else f"; its cancellation was requested{by_whom(cancel, now)}"
+        if absence is not None:
+            sentence = f"it was running on node {task.node}, which {absence.heard}; {absence.then}{more}"
+            return Why(Code.LOST_NODE, sentence)
         seconds = since(task.run.get("started"), now)
         return Why(Code.RUNNING, f"it has been running on node {task.node} for {seconds}{more}")
+    if task.status == Status.CLAIMED and absence is not None:
+        sentence = f"it was claimed by node {task.node}, which {absence.heard}; {absence.then}"
+        return Why(Code.LOST_NODE, sentence)
     if task.status == Status.CLAIMED:
         claim = task.document.get("claim")
         at = claim.get("at") if isinstance(claim, Mapping) else task.document.get("mtime")

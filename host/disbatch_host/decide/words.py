@@ -51,13 +51,40 @@ def asked_by(request: Mapping[str, Any]) -> str:
 
 
 def error_line(document: Mapping[str, Any]) -> str:
-    """The last line of a task's error, in parentheses; empty if there is none, and for a success."""
+    """A task's error in short, in parentheses; empty if there is none, and for a success."""
+    line = "" if document.get("status") == Status.CONCLUDED else error_in_short(document)
+    return f" ({without_middle(line, _ERROR_MAX)})" if line else ""
+
+
+def error_in_short(document: Mapping[str, Any]) -> str:
+    """The error of a task or attempt on one line; empty without one. The last line of what the program printed, the
+    useful one of a traceback, and all that this program says besides: neither explains an end without the other."""
     error = document.get("error")
-    message = error.get("message") if isinstance(error, Mapping) else None
-    if not isinstance(message, str) or not message.strip() or document.get("status") == Status.CONCLUDED:
+    if not isinstance(error, Mapping):
         return ""
-    line = message.strip().splitlines()[-1].removeprefix("disbatch-host: ")
-    return f" ({line[:_ERROR_MAX]})"
+    own, ours = parts_of_error(error.get("message"))
+    if own:
+        return "; ".join([own[-1], *ours])
+    said, _ = parts_of_error(error.get("detail"))
+    return f"{'; '.join(ours)}{f' (stderr: {said[-1]})' if ours and said else ''}"
+
+
+def parts_of_error(message: Any) -> tuple[list[str], list[str]]:
+    """The lines of a program, and those that this program has put below them, without its name."""
+    lines = [one for one in message.strip().splitlines() if one.strip()] if isinstance(message, str) else []
+    count = len(lines)
+    while count and lines[count - 1].startswith(_OURS):
+        count -= 1
+    return lines[:count], [one.removeprefix(_OURS) for one in lines[count:]]
+
+
+_OURS = "disbatch-host: "
+
+
+def without_middle(line: str, length: int) -> str:
+    """At most so many characters: it may begin with a long path, and end with what is wrong."""
+    half = length // 2
+    return line if len(line) <= length else f"{line[: half - 1]}…{line[-half:]}"
 
 
 def since(moment: Any, now: datetime) -> str:

@@ -57,6 +57,14 @@ def parse_address(name: str, text: str) -> Address:
     return Address(host[1:-1] if is_bracketed else host, int(port))
 
 
+def lacks_unit(text: str) -> bool:
+    """Whether it is a bare number, which leaves open how long a duration it means."""
+    return _BARE_NUMBER.fullmatch(text.strip()) is not None
+
+
+_BARE_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+
+
 def parse_seconds(setting: Setting, value: Any) -> float:
     """Seconds, or a duration like `90s`. Raises UsageError."""
     try:

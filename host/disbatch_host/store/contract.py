@@ -76,6 +76,10 @@ class Connection(Protocol):
         """Whether a claim itself looks whether its queue is paused, or has a limit of 0, when it is carried out; else a
         node claims by the queues as it last read them."""
 
+    @property
+    def finds_by_parent(self) -> bool:
+        """Whether there is an index for the tasks that a run created (`TaskFilter.parent`); else all are read."""
+
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, results, selection
+from disbatch_host.cli import bars, common, render, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -46,11 +46,11 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
     with common.opened_store() as store:
         canceller = _Canceller(store, common.request(reason, store.now()), as_json=common.wants_json())
         if is_named:
-            code = canceller.cancel_named(find_named(store, ids), waits=waits)
+            code = canceller.cancel_named(find_named(store, ids))
         else:
-            code = canceller.cancel_selected(filters, waits=waits, yes=yes)
+            code = canceller.cancel_selected(filters, yes=yes)
         canceller.say_who_may_not_stop()
-        return code
+        return max(code, canceller.wait(is_named=is_named)) if waits else code
 
 
 class _Canceller:
@@ -62,16 +62,16 @@ class _Canceller:
         self._as_json = as_json
         self._asked: dict[TaskId, str] = {}  # running tasks, and the node that was asked to stop each
 
-    def cancel_named(self, tasks: list[Task], *, waits: bool) -> int:
+    def cancel_named(self, tasks: list[Task]) -> int:
         code = ExitCode.DONE
         for batch in control.cancel(self._store, tasks, self._request):
             self._note(batch)
             results.say(self._store, batch, as_json=self._as_json)
             if not all(one.is_done for one in batch):
                 code = ExitCode.FAILED
-        return max(code, self._wait(is_named=True)) if waits else code
+        return code
 
-    def cancel_selected(self, filters: Mapping[str, Any], *, waits: bool, yes: bool) -> int:
+    def cancel_selected(self, filters: Mapping[str, Any], *, yes: bool) -> int:
         which = selection.filter_of(self._store, {**filters, "status": filters["status"] or ("unfinished",)})
         total = self._store.count_tasks(which)
         question = f"cancel {common.count_of(total, 'task')} of queue {filters['queue']}?"
@@ -90,15 +90,15 @@ class _Canceller:
                 by_node = Counter(self._asked.values())
                 nodes = ", ".join(f"{count} by node {node}" for node, count in sorted(by_node.items()))
                 click.echo(f"{common.count_of(len(self._asked), 'running task')} being stopped: {nodes}")
-        return self._wait(is_named=False) if waits else ExitCode.DONE
+        return ExitCode.DONE
 
     def _note(self, batch: Sequence[Result]) -> None:
         self._asked |= {one.task.id: str(one.task.node) for one in batch if one.outcome is Outcome.ASKED}
 
-    def _wait(self, *, is_named: bool) -> int:
+    def wait(self, *, is_named: bool) -> int:
         """Wait until the tasks that were asked to stop have ended. FAILED if one that was named ended otherwise."""
         with bars.progress("waiting for them to end", total=len(self._asked)) as advance:
-            others = wait_for_ends(self._store, self._asked, advance)
+            others = wait_for_ends(self._store, self._asked, advance, results.say_still)
         for one in others:
             click.echo(f"task {one.id} ended before it could be stopped: {statuses.name(one.status)}", err=True)
         return ExitCode.FAILED if others and is_named else ExitCode.DONE
@@ -106,8 +106,4 @@ class _Canceller:
     def say_who_may_not_stop(self) -> None:
         """Warn about nodes that may not stop their tasks soon, or ever."""
         for node in control.unreachable_nodes(self._store, self._asked.values()):
-            if node.version is None:
-                why = "is not alive; its tasks are cancelled as soon as another node notices"
-            else:
-                why = f"belongs to another program ({node.version}), which may not stop it"
-            click.echo(f"node {node.id} {why}", err=True)
+            click.echo(render.printable(f"node {node.id} {node.why}"), err=True)

@@ -14,6 +14,7 @@ import click
 
 from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import common_options
+from disbatch_host.cli.kinds import NewFile
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.plugin.new import scaffold
@@ -28,7 +29,7 @@ from disbatch_protocol.quantities import format_duration
 @click.argument("names", nargs=-1, metavar="[PLUGIN]...")
 @click.option("--run", "wants_run", is_flag=True, help="Also run each example of the manifests.")
 @click.option("--torture", is_flag=True, help="Also put each plugin through what production will.")
-@click.option("--junit", type=click.Path(dir_okay=False), metavar="FILE", help="Write the results as JUnit XML.")
+@click.option("--junit", type=NewFile(), metavar="FILE", help="Write the results as JUnit XML.")
 @common_options
 def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | None) -> int:
     """Validate plugins: by name, by directory, or all of the plugin directories.

@@ -13,12 +13,13 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 from click.shell_completion import split_arg_string as split_line
 
 from disbatch_host.cli.frame import PROGRAM, common_options
+from disbatch_host.cli.kinds import OneOf
 
 COMPLETE_VARIABLE = "_DISBATCH_HOST_COMPLETE"  # as Click names it
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=OneOf(["bash", "zsh", "fish"]))
 @common_options
 def completion(shell: str) -> None:
     """Print the script for shell completion of commands, options, and the ids in the store.

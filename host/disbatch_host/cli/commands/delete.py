@@ -22,7 +22,7 @@ from disbatch_host.store.contract import Store
 @click.command()
 @selection.NAMES
 @selection.filter_options
-@click.option("--older", metavar="S", help="Only those that ended longer ago than this, like 30d.")
+@click.option("--older", metavar="DURATION", help="Only those that ended longer ago than this, like 30d.")
 @selection.YES
 @common_options
 def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, yes: bool) -> int:

@@ -15,6 +15,7 @@ import click
 
 from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import INTERRUPTED, common_options
+from disbatch_host.cli.kinds import Whole
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, new_task
@@ -37,9 +38,7 @@ _AT_ONCE = 8
 
 
 @click.command()
-@click.option(
-    "--files", type=click.IntRange(1, 10_000), default=60, show_default=True, help="How many files to work on."
-)
+@click.option("--files", type=Whole(1, 10_000), default=60, show_default=True, help="How many files to work on.")
 @click.option("--keep", is_flag=True, help="Keep the temporary directory, to look at it with the other commands.")
 @common_options
 def demo(files: int, keep: bool) -> int:

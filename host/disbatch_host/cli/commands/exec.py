@@ -24,7 +24,7 @@ from disbatch_host.trial.local_host import Input, LocalHost, run_once
 from disbatch_protocol import status as statuses
 from disbatch_protocol.events import BadLine, parse_line
 from disbatch_protocol.faults import Severity, near_name
-from disbatch_protocol.outcome import Outcome
+from disbatch_protocol.outcome import EX_TEMPFAIL, Outcome, Reason, retry_delay
 from disbatch_protocol.quantities import format_duration
 from disbatch_protocol.status import Status
 
@@ -82,7 +82,7 @@ def exec_(
         count = len(result.follow_ups)
         click.echo(f"disbatch-host: a node would create {count} follow-up task{'s' if count > 1 else ''}", err=True)
     if not result.succeeded:
-        click.echo(f"disbatch-host: {_end_in_words(document)}", err=True)
+        click.echo(f"disbatch-host: {_end_in_words(found, document)}", err=True)
         return ExitCode.FAILED
     return ExitCode.DONE
 
@@ -129,7 +129,7 @@ def _tell_event_errors(errors: Mapping[str, Any] | None) -> None:
     click.echo(render.printable(text), err=True)
 
 
-def _end_in_words(document: Document) -> str:
+def _end_in_words(plugin: Plugin, document: Document) -> str:
     run, error = document.get("run", {}), document.get("error") or {}
     if "exit_code" not in run and "signal" not in run and document["status"] == Status.CREATED and not error:
         return "stopped before it was started"
@@ -149,8 +149,32 @@ def _end_in_words(document: Document) -> str:
     for line in message.splitlines()[1:]:
         if line.startswith("disbatch-host: "):  # the host's own, below what the program said
             why += f"; {line.removeprefix('disbatch-host: ')}"
-    status = statuses.name(int(document["status"]))
-    return render.printable(f"{status}{': ' if why else ''}{why}")
+    again = _again_in_words(plugin, run)
+    is_by_exit = run.get("reason") in (Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED)
+    would_be = Status.FAILED if is_by_exit else Status.TERMINATED  # if there were no further attempt
+    status = statuses.name(would_be if run.get("outcome") == Outcome.RETRY else int(document["status"]))
+    return render.printable(f"{status}{': ' if why else ''}{why}{f'; {again}' if again else ''}")
+
+
+def _again_in_words(plugin: Plugin, run: Mapping[str, Any]) -> str:
+    """Whether a node would try it again, which cannot be seen here; empty if nothing in it asks for that."""
+    policy, code = plugin.manifest.retry, run.get("exit_code")
+    if run.get("outcome") != Outcome.RETRY:
+        rule = plugin.manifest.exit_codes.get(code) if isinstance(code, int) else None
+        asks = rule.outcome is Outcome.RETRY if rule is not None else code == EX_TEMPFAIL
+        is_refused = asks and run.get("outcome") == Outcome.FAILURE
+        hint = f'"retry": {{"max": {_SUGGESTED_RETRIES}}} in {common.in_here(plugin.manifest_path)} allows it'
+        return f"it asks to be tried again, but a node would not do so; {hint}" if is_refused else ""
+    delays = [
+        format_duration(retry_delay(policy, attempt + 1, 0.5)) for attempt in range(min(policy.max, _DELAYS_SHOWN))
+    ]
+    times = "once more" if policy.max == 1 else f"up to {policy.max} times more"
+    more = " and so on" if policy.max > _DELAYS_SHOWN else ""
+    return f"a node would try it again {times}, after about {', '.join(delays)}{more}"
+
+
+_SUGGESTED_RETRIES = 3
+_DELAYS_SHOWN = 3
 
 
 def find_plugin(name: str) -> Plugin:

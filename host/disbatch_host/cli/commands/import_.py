@@ -14,6 +14,7 @@ import click
 from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.frame import common_options
+from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.importing.advice import FaultGroups
 from disbatch_host.client.importing.collection import DocumentRows
@@ -36,7 +37,7 @@ _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
 @click.option(
     "--format",
     "format_",
-    type=click.Choice([str(one) for one in Format]),
+    type=OneOf([str(one) for one in Format]),
     help="Format of the rows. Default: by the file's name.",
 )
 @click.option(
@@ -53,17 +54,17 @@ _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
     "--from-collection", "collection", metavar="COLL", help="Import from a MongoDB collection instead of a file."
 )
 @click.option("--filter", "condition", metavar="JSON", help="Which of its documents, as a MongoDB query.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+@click.option("--on-error", type=OneOf(["stop", "skip"]), default="stop", show_default=True,
     help="If rows do not fit: create nothing, or all the others.",
 )  # fmt: skip
 @click.option("--report", metavar="FILE", help="Write the rows that do not fit to this file, one JSON object per line.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; show how many rows fit, and the first tasks.")
 @click.option("--new", "begins_again", is_flag=True, help="Do not resume an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--delay", metavar="DURATION", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
-@click.option("--expires", metavar="S|TIME", help="Cancel each task that has not started by then.")
-@click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
+@click.option("--expires", metavar="DURATION|TIME", help="Cancel each task that has not started by then.")
+@click.option("--priority", type=Whole(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @common_options
 def import_(**given: Any) -> int:
     """Create a task for each row of a file: CSV with a header line, or NDJSON; plain or .gz; '-' reads stdin.

@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
+from disbatch_host.cli.kinds import OneOf
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.new import scaffold
 
@@ -17,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest requir
 
 @click.command()
 @click.argument("name")
-@click.option("--lang", required=True, type=click.Choice(list(scaffold.LANGUAGES)), help="The language.")
+@click.option("--lang", required=True, type=OneOf(list(scaffold.LANGUAGES)), help="The language.")
 @click.option("--worker", is_flag=True, help="Use worker mode: one process for many tasks (not for bash and sh).")
 @click.option("--idempotent", is_flag=True, help="Running one of its tasks twice does no harm: run lost ones again.")
 @common_options

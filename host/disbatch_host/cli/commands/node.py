@@ -9,6 +9,7 @@ import click
 
 from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import OneOf
 from disbatch_host.cli.node_table import NONE_YET, life_cell, print_nodes
 from disbatch_host.client.nodes import Asked, Nodes, silence_of, to_json
 from disbatch_host.decide import readings
@@ -28,7 +29,7 @@ def node() -> None:
 @node.command("list")
 @click.option("--class", "class_name", metavar="CLASS", help="Only nodes that have this plugin.")
 @click.option("--alive/--dead", "alive", default=None, help="Only nodes that are alive, or dead.")
-@click.option("--state", type=click.Choice(STATES), help="Only nodes that are alive and in this state.")
+@click.option("--state", type=OneOf(STATES), help="Only nodes that are alive and in this state.")
 @common_options
 def list_(class_name: str | None, alive: bool | None, state: str | None) -> None:
     """List the nodes of the cluster.

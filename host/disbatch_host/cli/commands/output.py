@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from disbatch_host.cli import common, render, terminal
+from disbatch_host.cli import common, render, results, terminal
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.output import Piece, follow_output, is_binary, output_pieces
@@ -43,7 +43,7 @@ def output(id: str, wants_stderr: bool, follow: bool, raw: bool) -> None:
             )
         printer = _DocumentPrinter(found.id, stream) if common.wants_json() else _Printer(is_raw=raw)
         if follow:
-            for piece in follow_output(store, found.id, stream):
+            for piece in follow_output(store, found.id, stream, results.say_still):
                 if piece is None:
                     printer.pause()
                 else:

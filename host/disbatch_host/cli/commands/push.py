@@ -10,6 +10,7 @@ import click
 
 from disbatch_host.cli import bars, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
+from disbatch_host.cli.kinds import Whole
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
 from disbatch_host.client.pushing import (
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 @click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
-@click.option("--delay", metavar="S", help="Run no sooner than this long from now.")
+@click.option("--delay", metavar="DURATION", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
 @click.option(
     "--after", multiple=True, metavar="ID", help="Wait until this task concludes; may be given several times."
 )
 @click.option("--after-any", is_flag=True, help="With --after: however those tasks end.")
-@click.option("--expires", metavar="S|TIME", help="Cancel the task if it has not started by then.")
-@click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
+@click.option("--expires", metavar="DURATION|TIME", help="Cancel the task if it has not started by then.")
+@click.option("--priority", type=Whole(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
 @common_options
 def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:

@@ -13,6 +13,7 @@ import click
 
 from disbatch_host.cli import common, render, terminal
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client.classes import unknown_class
 from disbatch_host.client.queues import (
     LIMIT_MAX,
@@ -42,19 +43,17 @@ def queue() -> None:
 @queue.command()
 @click.argument("id")
 @click.option("--class", "class_name", required=True, metavar="CLASS", help="The plugin that runs its tasks.")
+@click.option("--maxthreads", type=Whole(0, LIMIT_MAX), metavar="N", help="Run at most this many at once on each node.")
 @click.option(
-    "--maxthreads", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once on each node."
-)
-@click.option(
-    "--maxtotal", type=click.IntRange(0, LIMIT_MAX), metavar="N", help="Run at most this many at once across all nodes."
+    "--maxtotal", type=Whole(0, LIMIT_MAX), metavar="N", help="Run at most this many at once across all nodes."
 )
 @click.option("--rate", metavar="N/T", help="Limit on starts across all nodes: 100/m, 5/s, 10/30s.")
 @click.option(
     "--sort",
-    type=click.Choice([one.value for one in Sort]),
+    type=OneOf([one.value for one in Sort]),
     help="Which goes first (fifo: the oldest).",
 )
-@click.option("--keep", metavar="S", help="Delete tasks this long after they end, like 30d. Default: never.")
+@click.option("--keep", metavar="DURATION", help="Delete tasks this long after they end, like 30d. Default: never.")
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
 @click.option("--ignore", multiple=True, metavar="NODE", help="Do not run on this node; may be given several times.")
@@ -76,19 +75,25 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
             render.print_json(created.document, store.extended_json)
         else:
             click.echo(id)
-        _say_unknown_class(store, class_name)
+        _say_unknown_class(store, created, "created")
 
 
-def _say_unknown_class(store: Store, class_name: str) -> None:
-    """A typo in a class is otherwise noticed only when its tasks wait."""
+def _say_unknown_class(store: Store, queue: Queue, was: str) -> None:
+    """A typo in a class is otherwise noticed only when its tasks wait. `was`: created or changed, since a warning alone
+    looks like a refusal."""
     here = None
     with contextlib.suppress(DisbatchError):  # a missing plugin directory is not this command's concern
         here = common.catalog()
-    unknown = unknown_class(store, here, class_name)
+    unknown = unknown_class(store, here, queue.class_name)
     if unknown is not None:
         where = ", ".join(str(one) for one in common.settings().plugins)
-        hint = "its tasks wait until one has it" if unknown.near is None else f"did you mean {unknown.near!r}?"
-        text = f"neither a living node nor {where} has a plugin {class_name}; {hint}"
+        hint = "its tasks wait until one has it"
+        if unknown.near is not None:
+            change = f"disbatch-host queue set {shlex.quote(str(queue.id))} class={shlex.quote(unknown.near)}"
+            hint = f"did you mean {unknown.near!r}? `{change}` corrects it"
+        text = (
+            f"queue {queue.id} was {was}, but neither a living node nor {where} has a plugin {queue.class_name}; {hint}"
+        )
         click.echo(f"disbatch-host: {render.printable(text)}", err=True)
 
 
@@ -219,7 +224,7 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
         before = queues.get(id)
         changed = queues.set(id, **values)
         if "class" in values:
-            _say_unknown_class(store, changed.class_name)
+            _say_unknown_class(store, changed, "changed")
         if changed.class_name != before.class_name and (left := queues.unfinished(id)):
             tasks = "1 unfinished task was" if left == 1 else f"{left} unfinished tasks were"
             text = f"{tasks} created for {before.class_name}; {changed.class_name} gets the same parameters"

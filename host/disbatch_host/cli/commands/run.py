@@ -16,9 +16,12 @@ from disbatch_host.node import default_id
 from disbatch_host.node.node import run_node
 from disbatch_host.node.pace import Pace
 from disbatch_host.plugin.catalog import require_directory
+from disbatch_host.settings.forms import lacks_unit
+from disbatch_host.settings.table import BY_NAME, DURATIONS
 from disbatch_host.settings.values import NodeSettings, Settings, Source, resolve
 from disbatch_host.store.contract import Access, Store
 from disbatch_host.store.open import open_store
+from disbatch_protocol.quantities import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from disbatch_host.metrics.counters import Metrics
@@ -34,6 +37,7 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any], *, pace: Pa
     given = {**options, **{name: value for name, value in node_options.items() if value is not None}}
     settings = resolve(given)
     logs.set_up(settings.log_level, settings.log_format, node_id=settings.node.node_id)
+    _log_bare_numbers(node_options)
     exposed = _exposure(settings)
     if exposed is not None:  # short-lived commands do not repeat it each time
         log.warning("%s", exposed)
@@ -97,6 +101,14 @@ def _served_metrics(settings: Settings, pace: Pace) -> Iterator[Metrics | None]:
         yield metrics
     finally:
         server.stop()
+
+
+def _log_bare_numbers(node_options: Mapping[str, Any]) -> None:
+    """What durations without a unit were taken for."""
+    for name in DURATIONS:
+        given = node_options.get(name)
+        if given is not None and lacks_unit(given):
+            log.info("%s %s: %s", BY_NAME[name].option, given, format_duration(parse_duration(given)))
 
 
 def _exposure(settings: Settings) -> str | None:

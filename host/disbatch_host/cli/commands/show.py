@@ -9,13 +9,18 @@ import click
 
 from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client import history
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
+from disbatch_host.decide.absence import absence_of
+from disbatch_host.decide.words import parts_of_error
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
 from disbatch_protocol.document import PROTECTED, to_json
 from disbatch_protocol.quantities import format_size
-from disbatch_protocol.status import WAITING
+from disbatch_protocol.status import IN_HAND, WAITING
 
 _TAIL_LINES = 10  # of each stream
 _LINE_MAX = 500  # characters
@@ -49,10 +54,13 @@ def _show(store: Store, found: Task) -> None:
     ]
     if found.fault is not None:
         facts.append(("damaged", (f"{found.fault}; no node can run it like this", "red")))
+    absence = absence_of(found, store.nodes()) if found.status in IN_HAND else None
+    if absence is not None:
+        facts.append(("node", (absence.sentence.removeprefix("node "), "yellow")))
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
-    facts += story.told(found, now=store.now(), why=_why(store, found))
+    facts += story.told(found, now=store.now(), why=_why(store, found), is_at_work=absence is None)
     if run.get("attempt"):
-        facts += _run_facts(run)
+        facts += [*_run_facts(run), *_follow_ups(store, found)]
     error = document.get("error")
     if isinstance(error, Mapping):
         facts.append(("error", (f"{error.get('code', '')}: {_message_of(error, document.get('stderr'))}", "red")))
@@ -76,11 +84,15 @@ def _why(store: Store, found: Task) -> str | None:
 
 
 def _message_of(error: Mapping[str, Any], stderr: Any) -> str:
-    """The error; if it is no more than the end of stderr, which is shown below, only its last line."""
+    """The error; of what is no more than the end of stderr, which is shown below, only the last line."""
     message = str(error.get("message", ""))
-    is_shown_below = isinstance(stderr, str) and message.strip() in stderr
-    lines = message.strip().splitlines()
-    return lines[-1] if is_shown_below and lines else message
+    own, ours = parts_of_error(message)
+    said = message.strip()
+    for line in reversed(ours):
+        said = said.removesuffix(f"disbatch-host: {line}").rstrip()
+    if not own or not isinstance(stderr, str) or said not in stderr:
+        return message
+    return "\n".join([own[-1], *(f"disbatch-host: {one}" for one in ours)])
 
 
 def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -89,12 +101,11 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ran = f"{plugin.get('class')} {plugin.get('version') or ''}".rstrip() + f" from {plugin.get('directory')}"
     else:
         ran = "-"
+    is_started = not history.was_never_started(run)
+    process = f"process {run.get('pid', '-')}" if is_started else "not started"
     facts: list[tuple[str, Any]] = [
-        ("ran", ran),
-        (
-            "attempt",
-            f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host')}, process {run.get('pid', '-')}",
-        ),
+        ("ran" if is_started else "plugin", ran),
+        ("attempt", f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host', '-')}, {process}"),
     ]
     if "cpu_seconds" in run:
         # A peak that is only a bound is that of the node itself at the start: it says nothing about the program.
@@ -116,6 +127,20 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if notes:
         facts.append(("notes", "\n".join(notes)))
     return facts
+
+
+def _follow_ups(store: Store, found: Task) -> list[tuple[str, Any]]:
+    """The tasks that its run created, where they can be found without reading all others."""
+    which = TaskFilter(parent=str(found.id))
+    if not store.finds_by_parent or not (count := store.count_tasks(which)):
+        return []
+    first = store.find_tasks(which, limit=_FOLLOW_UPS_SHOWN, with_output=False, with_parameters=False)
+    lines = [f"{one.id}, queue {one.queue}, {statuses.name(one.status)}" for one in first]
+    more = [f"and {count - len(lines)} more"] if count > len(lines) else []
+    return [("follow-ups", "\n".join([*lines, *more]))]
+
+
+_FOLLOW_UPS_SHOWN = 5
 
 
 def _event_notes(errors: Any) -> list[str]:

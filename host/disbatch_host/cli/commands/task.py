@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +10,11 @@ import click
 
 from disbatch_host.cli import common, render, selection
 from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import history
-from disbatch_host.documents.records import Task
-from disbatch_protocol.status import Status
+from disbatch_host.decide.absence import absence_of
+from disbatch_host.documents.records import NodeRecord, Task
+from disbatch_protocol.status import IN_HAND, Status
 
 _LIST_LIMIT = 50
 
@@ -40,14 +42,19 @@ def task() -> None:
 
 def _ran(task: Task, now: datetime) -> str:
     """How long its last run took, or takes so far."""
+    if history.was_never_started(task.run):
+        return "-"
     started = task.run.get("started")
     if task.status == Status.RUNNING and isinstance(started, datetime):
         return f"{render.duration(round(max(0.0, (now - started).total_seconds())))} so far"
     return render.duration(None if task.run.get("reason") == history.LOST else task.run.get("seconds"))
 
 
-def _remark(task: Task) -> str | tuple[str, str]:
-    """Why it failed; of a task that concluded, what may be wrong all the same."""
+def _remark(task: Task, nodes: Sequence[NodeRecord]) -> str | tuple[str, str]:
+    """Why it failed; of a task that concluded, what may be wrong all the same; of one in the hands of a node that is
+    not there, that."""
+    if absence := absence_of(task, nodes):
+        return f"node {absence.node} {absence.heard}", "yellow"
     if task.status != Status.CONCLUDED:
         return history.reason_in_short(task)
     return "; ".join(history.doubts(task)), "dim"
@@ -57,7 +64,7 @@ def _remark(task: Task) -> str | tuple[str, str]:
 @selection.filter_options
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=_LIST_LIMIT,
     show_default=True,
     metavar="N",
@@ -80,6 +87,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                 render.print_json(masker.document(one), store.extended_json)
         else:
             now = store.now()
+            nodes = store.nodes() if any(one.status in IN_HAND for one in tasks) else ()
             rows = [
                 (
                     one.id,
@@ -88,7 +96,7 @@ def list_(filters: Mapping[str, Any], limit: int) -> None:
                     one.node or "-",
                     render.age(one.document.get("ctime"), now),
                     _ran(one, now),
-                    _remark(one),
+                    _remark(one, nodes),
                 )
                 for one in tasks[:limit]
             ]

@@ -11,10 +11,9 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render, tally
+from disbatch_host.cli import bars, common, render, results, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
-from disbatch_host.client.standstill import Still
 from disbatch_host.client.waiting import OnProgress, Progress, Waited, wait_for_queue, wait_for_tasks
 from disbatch_host.documents.records import Queue
 from disbatch_host.errors import ExitCode, UsageError
@@ -53,12 +52,12 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
         if queue_name is not None:
             queue = find_queue(store, queue_name)
             with _bar() as shown:
-                waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown, on_still=_say_still)
+                waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown, on_still=results.say_still)
             documents: list[dict[str, Any]] = [_document_of(queue, waited)]
         else:
             named = list(_ids(ids))
             with _bar() as shown:
-                waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown, on_still=_say_still)
+                waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown, on_still=results.say_still)
             documents = [
                 {"_id": task_id, "status": status, "status_name": statuses.name(status)}
                 for task_id, status in waited.statuses.items()
@@ -67,7 +66,7 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
             render.print_json(document, store.extended_json)
         _say_failed(waited, queue_name)
         if waited.unfinished:
-            _say_unfinished(waited)
+            _say_unfinished(waited, limit_seconds or 0.0)
         _say_what_came_of_it(waited, queue_name)
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
@@ -98,11 +97,6 @@ def _document_of(queue: Queue, waited: Waited) -> dict[str, Any]:
 _ENDS = ("concluded", "failed", "cancelled", "orphaned")
 
 
-def _say_still(still: Still) -> None:
-    """In the sentence of `task why`."""
-    click.echo(render.printable(f"nothing moves; task {still.task_id}: {still.why.sentence}"), err=True)
-
-
 def _say_failed(waited: Waited, queue_name: str | None) -> None:
     for one in waited.first_failed:
         text = f"task {one.id} {statuses.name(one.status)}: {one.reason or 'no reason given'}"
@@ -113,11 +107,12 @@ def _say_failed(waited: Waited, queue_name: str | None) -> None:
         click.echo(f"and {more} more{shows}", err=True)
 
 
-def _say_unfinished(waited: Waited) -> None:
+def _say_unfinished(waited: Waited, limit_seconds: float) -> None:
     count, named = waited.unfinished, [str(one) for one in waited.first_unfinished]
     have = "task has" if count == 1 else "tasks have"
     names = ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
-    click.echo(f"{count} {have} not ended in time: {names}", err=True)
+    within = f" within {render.duration(limit_seconds)}" if limit_seconds else ""
+    click.echo(f"{count} {have} not ended{within}: {names}", err=True)
 
 
 def _say_what_came_of_it(waited: Waited, queue_name: str | None) -> None:

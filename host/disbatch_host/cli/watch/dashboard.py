@@ -113,12 +113,14 @@ def _sums(overview: Overview, width: int) -> Text:
     queues = overview.queues
     alive = sum(one.is_alive for one in overview.nodes)
     failed, orphaned = sum(one.failed for one in queues), sum(one.orphaned for one in queues)
+    cancelled = sum(one.cancelled for one in queues)
     dead = len(overview.nodes) - alive
     parts = [
         (f"{short(sum(one.waiting for one in queues))} waiting", ""),
         (f"{short(sum(one.running for one in queues))} running", "cyan"),
         (f"{short(sum(one.concluded for one in queues))} concluded", "green"),
         (f"{short(failed)} failed", "red" if failed else "dim"),
+        *([(f"{short(cancelled)} cancelled", "yellow")] if cancelled else []),
         *([(f"{short(orphaned)} orphaned", "magenta")] if orphaned else []),
         ("-" if overview.per_second is None else f"{_rate(overview.per_second)}/s", "bold"),
         (f"{alive} node{'' if alive == 1 else 's'}", "" if alive else "bold red"),
@@ -176,7 +178,10 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
             for (text, style), column in zip(numbers[index], columns, strict=True)
         ]
         note = "; ".join([*([f"{short(queue.orphaned)} orphaned"] if queue.orphaned else []), *queue.notes])
-        beside = [(f"{_GAP}{note}", "yellow")] if note and is_beside else []
+        cancelled = (
+            f"{short(queue.cancelled)} cancelled" if queue.cancelled else ""
+        )  # of no concern: no line of its own
+        beside = [(f"{_GAP}{'; '.join(filter(None, (note, cancelled)))}", "yellow")] if is_beside else []
         lines = [_line([(_pad(_fit(queue.name, name_width), name_width), ""), *cells, *beside], width)]
         if note and not is_beside:
             lines.append(_line([(f"    {note}", "yellow")], width))
@@ -280,7 +285,7 @@ def _progress(one: RunningFacts) -> str:
     if one.progress is not None:
         done = round(one.progress * _BAR)
         parts.append(f"{'━' * done}{'┄' * (_BAR - done)} {100 * one.progress:3.0f} %")
-    return " ".join([*parts, one.message] if one.message else parts)
+    return one.absence or " ".join([*parts, one.message] if one.message else parts)
 
 
 # Tables

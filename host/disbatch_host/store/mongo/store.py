@@ -112,6 +112,10 @@ class MongoStore:
     def claims_read_queues(self) -> bool:
         return False
 
+    @property
+    def finds_by_parent(self) -> bool:
+        return False
+
     def open(self) -> None:
         if self._client is not None:
             return

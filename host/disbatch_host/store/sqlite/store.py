@@ -75,6 +75,10 @@ class SqliteStore(Session):
     def claims_read_queues(self) -> bool:
         return True  # see `gates`
 
+    @property
+    def finds_by_parent(self) -> bool:
+        return True
+
     def now(self) -> datetime:
         return self._clock.now()
 
