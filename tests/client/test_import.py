@@ -332,6 +332,7 @@ def add_index_of_users(store: Store) -> None:
             by_hand[where.path.strip("/")]["tasks"].create_index("parameters.user", name="one_each", unique=True)
 
 
+@pytest.mark.own_database
 def test_a_row_that_the_store_refuses_is_skipped_where_the_rules_say_so(store: Store, perform: Performed) -> None:
     add_index_of_users(store)
     text = "user\n" + "".join(f"{name}\n" for name in "aabcbd")
