@@ -247,7 +247,7 @@ def test_past_the_grace_tasks_are_stopped_and_given_back_or_terminated(cluster: 
         assert (task.status, task.document["node"], task.next_attempt) == (Status.CREATED, NOBODY, 1)
     else:
         assert task.status == Status.TERMINATED
-        assert task.document["error"]["message"] == "disbatch-host: its node was stopped while it ran"
+        assert task.document["error"]["message"] == "disbatch-host: its node stopped while it ran"
     assert_group_is_gone(task.run["pid"])
 
 
@@ -267,7 +267,9 @@ def test_a_second_signal_stops_running_tasks_and_a_third_kills_them(cluster: Clu
     assert cluster.task(hard).status == Status.RUNNING
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
-    assert (cluster.task(hard).status, cluster.task(hard).run["signal"]) == (Status.TERMINATED, "KILL")
+    killed = cluster.task(hard)
+    assert (killed.status, killed.run["signal"]) == (Status.TERMINATED, "KILL")
+    assert "after it was asked to stop, before its kill_grace of 1h was over" in killed.document["error"]["message"]
 
 
 def test_after_a_crash_every_task_is_accounted_for(cluster: Cluster) -> None:

@@ -107,9 +107,29 @@ def test_who_cancelled_it_stands_in_the_run_only_where_that_ended_it(tmp_path: P
     state.cancel = {"by": "kim@desk", "why": "wrong list"}
     finished(state)
     assert "cancelled" not in ending_of(state, ended(WELL), **WHEN).run
-    found = ending_of(state, ended(RunEnd(reason=Reason.CANCELLED, signal=signal.SIGTERM), was_killed=True), **WHEN)
+    found = ending_of(state, ended(RunEnd(reason=Reason.CANCELLED, signal=signal.SIGTERM)), **WHEN)
     assert found.run["cancelled"] == {"by": "kim@desk", "why": "wrong list"} and found.run["signal"] == "TERM"
-    assert "kim@desk: wrong list, and killed" in found.change.set["error"]["message"]
+    assert found.change.set["error"]["message"].endswith("kim@desk: wrong list")
+
+
+@pytest.mark.parametrize(
+    ("after_seconds", "words"),
+    [
+        (0.0, ", and killed without being asked to stop first"),
+        (9.99, ", and killed 10 s after it was asked to stop"),
+        (10.2, ", and killed 10 s after it was asked to stop"),
+        (75.0, ", and killed 1m15s after it was asked to stop"),
+        (2.04, ", and killed 2 s after it was asked to stop, before its kill_grace of 10 s was over"),
+        (0.01, ", and killed 0.1 s after it was asked to stop, before its kill_grace of 10 s was over"),
+    ],
+)
+def test_when_it_was_killed_is_said_as_it_was(tmp_path: Path, after_seconds: float, words: str) -> None:
+    """A person may force it sooner than the grace; a node that stood still does it later."""
+    state = a_state(tmp_path, kill_grace="10s")
+    finished(state)
+    killed = ended(RunEnd(reason=Reason.SHUTDOWN, signal=signal.SIGKILL), killed_after_seconds=after_seconds)
+    message = ending_of(state, killed, **WHEN).change.set["error"]["message"]
+    assert message == f"disbatch-host: its node stopped while it ran{words}"
 
 
 def test_a_snooze_is_no_error(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from disbatch_protocol.quantities import format_duration
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
 STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error; a traceback's useful line is the last
 STDERR_BYTES = 4096
+_TIMER_SECONDS = 0.25  # that a timer may be off on a busy machine
 
 _FROM_RUN_TO_ATTEMPT = (
     "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
@@ -45,7 +46,7 @@ def error_of(
     *,
     manifest: Manifest,
     stderr: str,
-    was_killed: bool,
+    killed_after_seconds: float | None,
     said: Said,
     fault: str | None = None,
     cancel: Mapping[str, Any] | None = None,
@@ -53,15 +54,14 @@ def error_of(
     """The `error` of a run whose plugin did not say why: made from how the run ended and the last lines of its stderr.
     `said` is the plugin's word that turned an otherwise successful end into a failure, `fault` what the host has to say
     beyond exit code and signal, `cancel` the request to cancel it."""
-    grace = format_duration(manifest.kill_grace_seconds)
-    killed = f", and killed {grace} after it was asked to stop" if was_killed else ""
+    killed = _killed_in_words(killed_after_seconds, manifest.kill_grace_seconds)
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
     sentences = {
         Reason.TIMEOUT: f"it ran longer than its timeout of {timeout}{killed}",
         Reason.IDLE_TIMEOUT: f"it was silent for longer than its idle_timeout of {idle}{killed}",
-        Reason.SHUTDOWN: f"its node was stopped while it ran{killed}",
+        Reason.SHUTDOWN: f"its node stopped while it ran{killed}",
         Reason.CANCELLED: f"{cancelled_in_words(cancel or {})}{killed}",
-        Reason.LOST: "its node was away for so long that the task was given to another",
+        Reason.LOST: f"its task was no longer this node's{killed}",
     }
     if end.reason in sentences:
         error = {"code": str(end.reason), "message": f"disbatch-host: {sentences[end.reason]}"}
@@ -82,6 +82,20 @@ def error_of(
     if stderr:
         error["detail"] = stderr
     return error
+
+
+def _killed_in_words(after_seconds: float | None, grace_seconds: float) -> str:
+    """The rest of a sentence about a run that was stopped. Not every kill comes at the end of the grace: a person may
+    have forced it, or the node may have stood still."""
+    if after_seconds is None:
+        return ""
+    if after_seconds == 0:
+        return ", and killed without being asked to stop first"
+    grace = format_duration(grace_seconds)
+    if abs(after_seconds - grace_seconds) < _TIMER_SECONDS:
+        return f", and killed {grace} after it was asked to stop"
+    killed = f", and killed {format_duration(max(round(after_seconds, 1), 0.1))} after it was asked to stop"
+    return killed if after_seconds > grace_seconds else f"{killed}, before its kill_grace of {grace} was over"
 
 
 def signal_name(number: int) -> str:

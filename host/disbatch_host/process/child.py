@@ -81,7 +81,8 @@ class Child:
         self._memory: facts.ProcessMemory | None = None
         self._cpu_seconds_before = 0.0  # the CPU time used up to the last `hand_over`
         self._stopped: StopReason | None = None
-        self._killed = False
+        self._stop_sent_at: float | None = None
+        self._killed_after_seconds: float | None = None  # once SIGKILL was decided on
         self._leader_status: tuple[int, int] | None = None  # (si_code, si_status) once it has ended
         self._is_over = False
 
@@ -107,7 +108,7 @@ class Child:
         self._watch_leader()
         self.limit(self._deadlines)
         self._stdin.write(self._start.stdin or b"", close=not self._start.keeps_stdin_open)
-        if self._killed:
+        if self._killed_after_seconds is not None:
             self._signal_group(signal.SIGKILL)
         elif self._stopped is not None:
             self._send_stop_signal(self._stopped)
@@ -196,11 +197,13 @@ class Child:
         if self._leader_status is not None:
             return
         self._stopped = self._stopped or reason
-        self._killed = True
+        if self._killed_after_seconds is None:
+            self._killed_after_seconds = 0.0 if self._stop_sent_at is None else self._loop.time() - self._stop_sent_at
         if self.pid:
             self._signal_group(signal.SIGKILL)
 
     def _send_stop_signal(self, reason: StopReason) -> None:
+        self._stop_sent_at = self._loop.time()
         self._signal_group(self._deadlines.stop_signal)
         self._kill_timer = self._loop.call_later(self._deadlines.kill_grace_seconds, self.kill, reason)
 
@@ -324,7 +327,7 @@ class Child:
                 exit_code=None if died_of is not None else os.waitstatus_to_exitcode(status),
                 signal=died_of,
                 stopped=self._stopped,
-                killed=self._killed,
+                killed_after_seconds=self._killed_after_seconds if died_of == signal.SIGKILL else None,
                 stdin_unread=self._stdin.is_unread,
                 stdin_left_bytes=self._stdin.left_bytes,
                 output_held_open=held_open,

@@ -74,7 +74,8 @@ class ProcessEnd:
     exit_code: int | None
     signal: int | None
     stopped: StopReason | None  # why it was stopped, if it was
-    killed: bool  # it had to be SIGKILL
+    # From its stop signal to SIGKILL, if that is what ended it; 0 if it was killed without being asked to stop.
+    killed_after_seconds: float | None
     # It ended, or closed its stdin, before it had read everything. Reported only for more than a pipe holds: for less,
     # it would depend on which side was faster.
     stdin_unread: bool
@@ -85,6 +86,11 @@ class ProcessEnd:
     # smaller than the process that started it shows the size of that one.
     peak_memory_bytes: int
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL had to end it."""
+        return self.killed_after_seconds is not None
 
 
 class Usage(NamedTuple):  # made for each task of a worker process, at a quarter of what a frozen dataclass costs

@@ -147,7 +147,7 @@ def error_of(state: RunState, ended: ExecutionEnd) -> Document:
         ended.end,
         manifest=state.plugin.manifest,
         stderr=state.stderr.last_lines(run_record.STDERR_LINES, run_record.STDERR_BYTES),
-        was_killed=ended.was_killed,
+        killed_after_seconds=ended.killed_after_seconds,
         said=state.events.said,
         fault=ended.fault,
         cancel=state.cancel,

@@ -55,7 +55,7 @@ class ExecutionEnd:
 
     end: RunEnd
     facts: Mapping[str, Any] = field(repr=False)  # for `run` in the document
-    was_killed: bool = False  # it had to be SIGKILL
+    killed_after_seconds: float | None = None  # see `ProcessEnd`
     fault: str | None = None  # the host's explanation, if exit code and signal do not tell
     was_not_reached: bool = False  # worker mode: the process was gone before it read the task
     is_process_lost: bool = False  # worker mode: the process ended by itself while it had the task

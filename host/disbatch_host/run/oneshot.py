@@ -99,7 +99,9 @@ class OneshotExecution:
         for heard in self._reader.finish():
             self._listener.hear(heard)
         run_end = RunEnd(reason=reason_of(end, Reason.EXITED), exit_code=end.exit_code, signal=end.signal)
-        self._end.set_result(ExecutionEnd(end=run_end, facts=facts_of(end), was_killed=end.killed))
+        self._end.set_result(
+            ExecutionEnd(end=run_end, facts=facts_of(end), killed_after_seconds=end.killed_after_seconds)
+        )
 
     def stop(self, reason: StopReason) -> None:
         if self._process is not None:

@@ -60,7 +60,7 @@ class TaskInHand:
                     signal=process_end.signal,
                 ),
                 facts=facts_of(without_unread_stdin(process_end)),
-                was_killed=process_end.killed,
+                killed_after_seconds=process_end.killed_after_seconds,
                 fault=fault,
                 was_not_reached=was_not_reached,
                 is_process_lost=process_end.stopped in (None, StopReason.REPLACED),
