@@ -186,3 +186,18 @@ def test_a_noexec_mount_is_named_as_the_reason(tmp_path: Path) -> None:
         pytest.skip("may not mount")
     assert "mounted with noexec" in ran.stdout + ran.stderr
     assert "chmod +x" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("#!/usr/bin/pythn3", "correct its name, or install it"),
+        ("#!/opt/none/sh", "write #!/usr/bin/env sh"),
+        ("#!/usr/bin/env pythn3", "correct its name, or install pythn3"),
+    ],
+)
+def test_an_interpreter_that_is_not_there_is_to_be_corrected_or_found_elsewhere(
+    tmp_path: Path, line: str, hint: str
+) -> None:
+    made(tmp_path, line.encode())
+    assert hint in reasons(load_plugins([tmp_path]))

@@ -355,6 +355,16 @@ def test_a_plugin_that_never_says_ready_is_set_aside_with_the_reason(cluster: Cl
     assert "I am lost" in task.document["attempts"][-1]["error"]["message"]
 
 
+def test_a_program_that_ends_before_it_is_ready_is_told_how_it_ended_and_what_was_missing(cluster: Cluster) -> None:
+    queue = worker_plugin(cluster, "echo I am no worker >&2; exit 5")
+    (task_id,) = cluster.push(queue, {})
+    cluster.start("--heartbeat", "0.2", pace=QUICK_TO_SEE)
+    wait_until(lambda: bool(set_aside(cluster)), 30, "the class was never set aside")
+    message = cluster.task(task_id).document["attempts"][-1]["error"]["message"]
+    assert "ended with exit code 5 before it had sent a ready event on descriptor 3" in message
+    assert "I am no worker" in message
+
+
 def test_workers_that_keep_dying_set_their_class_aside_and_a_new_file_is_tried(cluster: Cluster) -> None:
     queue = worker_plugin(cluster, concurrency=1)
     crashed = cluster.push(queue, *({"do": "crash"} for _ in range(5)))

@@ -183,7 +183,9 @@ def _catalog_of(found: Sequence[Plugin | BrokenPlugin]) -> Catalog:
             more = len(group) - 1 - len(others)
             names = ", ".join(others) + (f" and {more} more" if more else "")
             message = f"another plugin has the name {name!r} as well: {names}"
-            fault = Fault(pointer="/name", message=message, hint="neither runs; give one of them another name")
+            fault = Fault(
+                pointer="/name", message=message, hint="neither runs; give one another name, or move it elsewhere"
+            )
             left_out.append(_broken(one.manifest_path, [fault], name))
     return Catalog(
         plugins={name: group[0] for name, group in by_name.items() if len(group) == 1},

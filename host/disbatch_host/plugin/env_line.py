@@ -40,6 +40,11 @@ def reason_not_to_run(argument: str, surroundings: Surroundings) -> Reason | Non
     )
 
 
+def may_find(program: str, surroundings: Surroundings) -> bool:
+    """Whether `env` may find a program of this name."""
+    return _has(program, surroundings, surroundings.path)
+
+
 # -S, among short options that take no value, or its long form, which may be cut short.
 _SPLIT_OPTION = re.compile(r"-[iv0]*S|--s(?:p(?:l(?:i(?:t(?:-(?:s(?:t(?:r(?:i(?:n(?:g)?)?)?)?)?)?)?)?)?)?)?=")
 
@@ -131,7 +136,7 @@ def _reason_of_words(words: list[str], surroundings: Surroundings) -> Reason | N
     return (
         f"expected the interpreter {surroundings.where(wanted) if '/' in wanted else repr(wanted)}{place}, named",
         ", found none",
-        f"install {os.path.basename(wanted)}{where}",  # noqa: PTH119
+        f"correct its name, or install {os.path.basename(wanted)}{where}",  # noqa: PTH119
     )
 
 

@@ -109,7 +109,9 @@ def _first_line_reason(
 def _interpreter_fault(file: Path, name: str, interpreter: Path | None, surroundings: Surroundings) -> Fault | None:
     wanted = f"expected the interpreter {surroundings.where(name)} that {file} names"
     if interpreter is None or not os.path.exists(interpreter):  # noqa: PTH110
-        hint = f"install it or write #!/usr/bin/env {os.path.basename(name)}"  # noqa: PTH119
+        program = os.path.basename(name)  # noqa: PTH119
+        is_elsewhere = env_line.may_find(program, surroundings)
+        hint = f"install it or write #!/usr/bin/env {program}" if is_elsewhere else "correct its name, or install it"
         return _fault(f"{wanted}, found nothing there", hint)
     if os.path.isdir(interpreter):  # noqa: PTH112
         return _fault(f"{wanted}, found a directory", "name the program itself")

@@ -258,7 +258,8 @@ class Worker:
                 timer.cancel()
         was_ready = self._ready.done() and self._ready.exception() is None
         if not self._ready.done():
-            self._ready.set_exception(StartError(f"was not ready: it {_how(end)} before it said so{self._said_last()}"))
+            why = f"it {_how(end)} before it had sent a ready event on descriptor 3{self._said_last()}"
+            self._ready.set_exception(StartError(f"was not ready: {why}"))
             self._ready.exception()  # perhaps nobody is waiting any more
         task, self._in_hand = self._in_hand, None
         if task is not None:
