@@ -104,5 +104,5 @@ def test_an_example_that_does_not_parse_is_found() -> None:
 def test_every_value_that_is_not_a_text_says_what_was_expected(path: tuple[str, ...], command: click.Command) -> None:
     """Incident: `--priority high` was answered with "'high' is not a valid integer range"."""
     for parameter in command.params:
-        is_text = type(parameter.type) in (click.types.StringParamType, click.types.BoolParamType)
+        is_text = isinstance(parameter.type, (click.types.StringParamType, click.types.BoolParamType))
         assert is_text or hasattr(parameter.type, "expected"), (path, parameter.name, parameter.type)

@@ -68,6 +68,7 @@ def _without_chance(result: Result) -> Result:
 )
 def test_it_says_the_same(both: Callable[..., tuple[Result, Result]], arguments: list[str], stdin: str) -> None:
     here, apart = both(*arguments, stdin=stdin)
+    assert here.out.splitlines() == apart.out.splitlines()
     assert here == apart
 
 
