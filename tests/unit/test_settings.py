@@ -45,7 +45,7 @@ def test_a_readme_without_a_place_for_the_table_is_left_alone() -> None:
 
 
 def test_the_options_are_those_of_the_table() -> None:
-    with click.Context(cli) as context:
+    with click.Context(cli, **cli.context_settings) as context:
         options = {name for parameter in cli.get_params(context) for name in parameter.opts if name.startswith("--")}
     assert options - {"--json", "--debug", "--version", "--help"} == {one.option for one in SETTINGS}
 
