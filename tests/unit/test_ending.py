@@ -116,7 +116,8 @@ def test_who_cancelled_it_stands_in_the_run_only_where_that_ended_it(tmp_path: P
     ("after_seconds", "words"),
     [
         (0.0, ", and killed without being asked to stop first"),
-        (9.99, ", and killed 10 s after it was asked to stop"),
+        (9.995, ", and killed 10 s after it was asked to stop"),
+        (9.9, ", and killed 9.9 s after it was asked to stop, before its kill_grace of 10 s was over"),
         (10.2, ", and killed 10 s after it was asked to stop"),
         (75.0, ", and killed 1m15s after it was asked to stop"),
         (2.04, ", and killed 2 s after it was asked to stop, before its kill_grace of 10 s was over"),

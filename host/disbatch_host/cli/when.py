@@ -17,8 +17,8 @@ from disbatch_protocol.quantities import format_duration
 def plan_of(store: Store, **given: Unpack[Timing]) -> Plan:
     """Raises UsageError, and NotFoundError for a predecessor that does not exist.
 
-    A delay without a unit means seconds, as scripts write it, and that is said: a wrong one
-    destroys nothing, unlike a wrong `keep` or filter."""
+    A delay without a unit means seconds, as scripts write it, and that is said: a wrong one destroys nothing, unlike a
+    wrong `keep` or filter."""
     if given.get("delay") is not None and given.get("at") is not None:
         raise UsageError("expected either --delay or --at, found both")
     if given.get("after_any") and not given.get("after"):

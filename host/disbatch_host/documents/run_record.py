@@ -24,7 +24,7 @@ from disbatch_protocol.quantities import format_duration
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
 STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error; a traceback's useful line is the last
 STDERR_BYTES = 4096
-_TIMER_SECONDS = 0.25  # that a timer may be off on a busy machine
+_EARLY_SECONDS, _LATE_SECONDS = 0.01, 0.25  # that a timer may be off on a busy machine
 
 _FROM_RUN_TO_ATTEMPT = (
     "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
@@ -92,7 +92,7 @@ def _killed_in_words(after_seconds: float | None, grace_seconds: float) -> str:
     if after_seconds == 0:
         return ", and killed without being asked to stop first"
     grace = format_duration(grace_seconds)
-    if abs(after_seconds - grace_seconds) < _TIMER_SECONDS:
+    if -_EARLY_SECONDS <= after_seconds - grace_seconds < _LATE_SECONDS:
         return f", and killed {grace} after it was asked to stop"
     killed = f", and killed {format_duration(max(round(after_seconds, 1), 0.1))} after it was asked to stop"
     return killed if after_seconds > grace_seconds else f"{killed}, before its kill_grace of {grace} was over"

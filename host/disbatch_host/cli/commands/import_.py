@@ -317,9 +317,11 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
         if one.result.import_id is None:  # creation has not begun
             raise
         faults.tell()
-        hint = "; the same command resumes it" if options.file is not None else ""
-        if isinstance(error, StoreRefusedError) and options.stops:
-            hint += ", and with --on-error skip it leaves out the rows that the store refuses" if hint else ""
+        hint = ""
+        if options.file is not None:
+            hint = "; the same command resumes it"
+            if isinstance(error, StoreRefusedError) and options.stops:
+                hint += ", and with --on-error skip it leaves out the rows that the store refuses"
         created = f"{common.count_of(one.result.created, 'task')} created so far{hint}"
         if isinstance(error, KeyboardInterrupt):
             click.echo(f"disbatch-host: interrupted; {created}", err=True)

@@ -178,9 +178,8 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
             for (text, style), column in zip(numbers[index], columns, strict=True)
         ]
         note = "; ".join([*([f"{short(queue.orphaned)} orphaned"] if queue.orphaned else []), *queue.notes])
-        cancelled = (
-            f"{short(queue.cancelled)} cancelled" if queue.cancelled else ""
-        )  # of no concern: no line of its own
+        # Of no concern, so without a line of its own.
+        cancelled = f"{short(queue.cancelled)} cancelled" if queue.cancelled else ""
         beside = [(f"{_GAP}{'; '.join(filter(None, (note, cancelled)))}", "yellow")] if is_beside else []
         lines = [_line([(_pad(_fit(queue.name, name_width), name_width), ""), *cells, *beside], width)]
         if note and not is_beside:

@@ -85,9 +85,8 @@ def create_rows(
 
     `note` is its name; None: there is no record, and a kill loses the progress. `is_checked`: all rows fit.
     `stops`: at a row that does not fit, after creating those before it; at one whose task the store refuses, by the
-    store's exception. Returns False if it did, or if another process
-    finished the same import meanwhile. `counts` is correct after each batch, even if an exception ends it. Raises
-    UsageError if `is_unchanged` returns False.
+    store's exception. Returns False if it did, or if another process finished the same import meanwhile. `counts` is
+    correct after each batch, even if an exception ends it. Raises UsageError if `is_unchanged` returns False.
     """
     counts.created, counts.existing = record.created, record.existing
     for batch in _batches(rows, maker, record, is_checked=is_checked, stops=stops):

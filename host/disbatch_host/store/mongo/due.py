@@ -6,8 +6,8 @@ with them.
 Rules:
 1. Parameters and output are not read: five hundred tasks with 8 MiB each may be due at once.
 2. Nearly always none is due, so one query asks for all kinds. To plan it the server tries each of its indexes on a
-   hundred tasks, which for large ones takes seconds, and does not remember what it found. So at first,
-   and after a look that took long, each kind has a query of its own that names its index, until nothing is due.
+   hundred tasks, which for large ones takes seconds, and does not remember what it found. So at first, and after a
+   look that took long, each kind has a query of its own that names its index, until nothing is due.
 """
 
 from __future__ import annotations
