@@ -1,4 +1,4 @@
-# Each target does its own set-up: a virtual environment in .venv, made again when pyproject.toml changes.
+# Each target does its own set-up: a virtual environment in .venv, made again when pyproject.toml or a C source changes.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 6
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint check schemas soak bench compare clean
+.PHONY: help demo test lint check schemas soak bench compare wheels clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,22 @@ compare: $(VENV)/.test ## whether NEW is slower than OLD: make compare OLD=REV [
 	@test -n "$(OLD)" || { echo "make: expected OLD=REV, as in: make compare OLD=v1.0 NEW=HEAD"; exit 2; }
 	$(BIN)/python bench/compare.py $(OLD) $(or $(NEW),WORKTREE) $(ARGS)
 
-clean: ## forget the environment and what was built
-	rm -rf $(VENV) build dist tests/unit/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
+wheels: ## for a release: dist/ gets the wheels for x86_64 and aarch64 and the sdist; loads a C compiler of 100 MB from PyPI
+	@test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels
+	@.venv-wheels/bin/python -m pip install --quiet --disable-pip-version-check 'ziglang>=0.13' 'build>=1.2'
+	@for target in x86_64-linux-musl aarch64-linux-musl; do \
+	  CC="$(CURDIR)/.venv-wheels/bin/python -m ziglang cc" DISBATCH_SUPERVISOR_TARGET=$$target \
+	    .venv-wheels/bin/python -m build --wheel . || exit 1; done
+	@.venv-wheels/bin/python -m build --sdist .
+	@rm -rf host/disbatch_host/process/native/bin && touch hatch_build.py
 
-$(VENV)/.run: pyproject.toml
+clean: ## forget the environment and what was built
+	rm -rf $(VENV) .venv-wheels build dist host/disbatch_host/process/native/bin tests/unit/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
+
+# What the build hook compiles, and what decides how.
+NATIVE = hatch_build.py $(wildcard host/disbatch_host/process/native/*.[ch])
+
+$(VENV)/.run: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: expected Python 3.11 or newer, found $$($(PYTHON) --version); name one with PYTHON=python3.12"; exit 2; }
 	@echo "make: setting up $(VENV); pip loads packages, which takes a minute the first time"

@@ -10,7 +10,8 @@ Rules:
    touched from outside, so no command takes CPU beside a node.
 3. The tasks are dealt out to several queues, each closed (`maxthreads` 0) until its turn comes. The CPU clocks are read
    just before it is opened and when all its tasks have ended: the start and the end of a node are not counted.
-4. The CPU of a node is that of its own process, without the programs that it starts.
+4. The CPU of a node is that of its own process and, if its programs are run by a supervisor, of that, without the
+   programs.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def _side(place: Place, kind: str, revision: Revision, class_name: str, tasks: i
             log=revision.directory / "node.log",
             node_id="bench",
             env=revision.env,
+            state=revision.state,
         )
         with outside.opened(url) as store, node:
             node.wait_for_heartbeat(store.heartbeat)
@@ -147,7 +149,9 @@ def _run_part(side: _Side, queue: str, server: int | None) -> None:
 
 
 def _clocks(side: _Side, server: int | None) -> tuple[float, float]:
-    return cpu_seconds(side.node.pid), 0.0 if server is None else cpu_seconds(server)
+    supervisor = side.node.supervisor_pid
+    of_node = cpu_seconds(side.node.pid) + (0.0 if supervisor is None else cpu_seconds(supervisor))
+    return of_node, 0.0 if server is None else cpu_seconds(server)
 
 
 def _throughput_figures(side: _Side, tasks: int, server: int | None) -> Mapping[Figure, float]:

@@ -2,11 +2,12 @@
 
     python bench/compare.py OLD NEW [--only CASE,CASE] [--pairs N] [--most-pairs N] [--quick] [--json FILE]
 
-OLD and NEW are revisions of this repository; `.` or WORKTREE is the working tree with everything that is not committed.
-Each is installed into a virtual environment of its own and driven through its command line. A figure is fine when the
-upper end of the 95 % interval of its paired ratio keeps to the limit: 1.03 for CPU a task (node and mongod), 1.10 for
-time. After --pairs a case ends as soon as each of its figures is decided: the whole interval below its limit, or above.
-Until then it goes on up to --most-pairs, after which a figure that is undecided counts as not shown to be fine.
+OLD and NEW are revisions of this repository; `.` or WORKTREE is the working tree with everything that is not
+committed. Each is installed into a virtual environment of its own and driven through its command line. A figure is
+fine when the upper end of the 95 % interval of its paired ratio keeps to the limit: 1.03 for CPU a task (node, its
+supervisor and mongod), 1.10 for time. After --pairs a case ends as soon as each of its figures is decided: the whole
+interval below its limit, or above. Until then it goes on up to --most-pairs, after which a figure that is undecided
+counts as not shown to be fine.
 
 Several looks at growing data find a lucky moment more often than one look does: with up to 20 more looks, an interval
 that is called 95 % errs more often than one time in 20. Name --pairs and --most-pairs alike for exactly one look.

@@ -36,8 +36,8 @@ class Figure:
 
 RATE = Figure(name="tasks a second (ratio: time of a task)", unit="tasks/s", limit=TIME_LIMIT, is_rate=True)
 CPU = Figure(name="CPU of a task", unit="µs", limit=CPU_LIMIT)
-CPU_WITH_MONGOD = Figure(name="CPU of a task, node and mongod", unit="µs", limit=CPU_LIMIT)
-CPU_OF_NODE = Figure(name="CPU of a task, node alone", unit="µs")
+CPU_WITH_MONGOD = Figure(name="CPU of a task, with mongod", unit="µs", limit=CPU_LIMIT)
+CPU_OF_NODE = Figure(name="CPU of a task, node and supervisor alone", unit="µs")
 CPU_OF_MONGOD = Figure(name="CPU of a task, mongod alone", unit="µs")
 STARTED_P50 = Figure(name="push to start, p50", unit="ms", limit=TIME_LIMIT)
 STARTED_P99 = Figure(name="push to start, p99", unit="ms")

@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -35,15 +36,23 @@ _HERE = Path(__file__).parent
 # --- the limit
 
 
-def xargs(place: Place, tasks: int) -> float:
+def xargs(place: Place, tasks: int, at_once: int = AT_ONCE) -> float:
     """The script alone, its stdin empty, its output thrown away."""
     lines = "x\n" * tasks
     began = time.perf_counter()
     subprocess.run(
-        ["xargs", "-P", str(AT_ONCE), "-n", "1", str(place.program)],
+        ["xargs", "-P", str(at_once), "-n", "1", str(place.program)],
         input=lines, text=True, stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     return tasks / (time.perf_counter() - began)
+
+
+def xargs_cpu(place: Place, tasks: int) -> float:
+    """Seconds of CPU that a task takes there, `xargs` included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    xargs(place, tasks)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / tasks
 
 
 def capture_loop(place: Place, tasks: int) -> float:

@@ -1,6 +1,7 @@
-"""The most memory that a node has in hand: idle, with a thousand tasks running, and with one that prints 10 GiB.
+"""The most memory that a node has in hand: idle, with a thousand tasks running, and with one that prints 10 GiB; and
+its supervisor with the thousand.
 
-Beside it an interpreter that has imported the same libraries and does nothing.
+Beside the node an interpreter that has imported the same libraries and does nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from helpers.processes import wait_until
 from place import Place, peak_memory_megabytes
 
 TARGETS = {"idle": 60.0, "many": 120.0, "output": 150.0}  # 10⁶ bytes
+SUPERVISOR_TARGET = Target("value", "<=", 20.0)
 _IDLE_SECONDS = 3.0
 _PRINTS_PER_SECOND = 20e6  # bytes; slower than this is not slow but stuck
 
@@ -35,7 +37,11 @@ def run(place: Place, table: Table, rounds: int) -> None:
                 table.add("memory", f"{kind}, {what}", found, "MB", beside=bare, targets=[target])
 
             add("idle node", _idle(place, kind), "idle")
-            add(f"{tasks:,} tasks running", _many(place, kind, tasks), "many")
+            of_node, of_supervisor = _many(place, kind, tasks)
+            add(f"{tasks:,} tasks running", of_node, "many")
+            if of_supervisor is not None:
+                what = f"{kind}, {tasks:,} tasks running: supervisor"
+                table.add("memory", what, of_supervisor, "MB", targets=[SUPERVISOR_TARGET])
             add(f"a task that prints {size // 2**30} GiB", _printing(place, kind, size), "output")
 
 
@@ -59,15 +65,18 @@ def _idle(place: Place, kind: str) -> float:
             return peak_memory_megabytes(node.pid)
 
 
-def _many(place: Place, kind: str, tasks: int) -> float:
+def _many(place: Place, kind: str, tasks: int) -> tuple[float, float | None]:
+    """Of the node, and of its supervisor if it has one."""
     with place.fresh_store(kind) as url, own.opened(url) as store:
         queue = store.insert_queue({"_id": "sleeper", "class": "sleeper", "maxthreads": tasks})
         own.push(store, queue, tasks)
         running = TaskFilter(queue=queue, statuses=frozenset({int(Status.RUNNING)}))
         with own.Node(place, url, "--stop-grace", "0") as node:  # on its stop, the tasks are asked to end at once
+            node.wait_until_there(store)
             wait_until(lambda: store.count_tasks(running) == tasks, 60 + tasks / 10, f"{tasks} tasks do not run")
             time.sleep(_IDLE_SECONDS)
-            return peak_memory_megabytes(node.pid)
+            supervisor = node.supervisor_pid
+            return peak_memory_megabytes(node.pid), supervisor and peak_memory_megabytes(supervisor)
 
 
 def _printing(place: Place, kind: str, size: int) -> float:

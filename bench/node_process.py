@@ -5,6 +5,8 @@ Must not know: which revision of the project the command belongs to, or how to r
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -12,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import usage
 
 START_SECONDS = 30.0  # for a node to appear in the store
 STOP_SECONDS = 60.0
@@ -30,12 +34,15 @@ class NodeProcess:
         node_id: str,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        state: Path | None = None,
     ) -> None:
-        """`command`: what comes before the options. `env`: the whole environment; None: this process's own."""
+        """`command`: what comes before the options. `env`: the whole environment; None: this process's own. `state`:
+        the state directory that it leads to, where the node's supervisor may be found."""
         self.id = node_id
         given = ["--store", url, "--plugins", str(plugins), "--node-id", node_id, "--log-level", "warning"]
         self._argv = [*command, *given, *options]
         self._env = env
+        self._state = state
         self._log_path = log
 
     def __enter__(self) -> Self:
@@ -48,6 +55,11 @@ class NodeProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        """The process that runs its programs now; None: the node does."""
+        return usage.supervisor_of(self.pid, self._state)
 
     def wait_for_heartbeat(self, read: Callable[[str], Any]) -> None:
         """Until its document is in the store, its services run, and it has looked at the queues once. `read`: from a
@@ -80,6 +92,10 @@ class NodeProcess:
                 self.stop()
         finally:
             if self._process.poll() is None:
+                supervisor = self.supervisor_pid
                 self._process.kill()
                 self._process.wait()
+                if supervisor is not None:
+                    with contextlib.suppress(ProcessLookupError):  # one that ends with its node
+                        os.kill(supervisor, signal.SIGTERM)  # stops the runs, which could go on without the node
             self._log.close()

@@ -6,6 +6,8 @@ Must not know: what the figures are compared with.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.documents import records
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task
+from disbatch_host.process import connection
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
@@ -57,37 +60,80 @@ def batches(count: int) -> Iterator[range]:
         yield range(start, min(start + BATCH, count))
 
 
+@functools.cache
+def why_no_supervisor() -> str | None:
+    """Why nodes run their programs themselves here; None: they have a supervisor, unless they are told not to."""
+    is_off = os.environ.get("DISBATCH_SUPERVISOR") == "no"
+    return "DISBATCH_SUPERVISOR=no" if is_off else connection.why_not_usable()
+
+
 class Node(NodeProcess):
     """A node of the working tree."""
 
-    def __init__(self, place: Place, url: str, *options: str, node_id: str = "bench") -> None:
-        log = place.directory / f"{node_id}.log"
-        super().__init__(COMMAND, url=url, plugins=place.plugins, log=log, node_id=node_id, options=options)
+    def __init__(
+        self,
+        place: Place,
+        url: str,
+        *options: str,
+        node_id: str = "bench",
+        command: Sequence[str] = COMMAND,
+        has_supervisor: bool = True,
+    ) -> None:
+        """`has_supervisor`: where one can be used; if not, the node runs its programs itself."""
+        self._has_supervisor = has_supervisor and why_no_supervisor() is None
+        alone = {} if has_supervisor else {"DISBATCH_SUPERVISOR": "no"}
+        state = place.directory / "state" / place.new_name()
+        super().__init__(
+            command,
+            url=url,
+            plugins=place.plugins,
+            log=place.directory / f"{node_id}.log",
+            node_id=node_id,
+            options=options,
+            env={**os.environ, "DISBATCH_STATE_DIR": str(state), **alone},
+            state=state,
+        )
 
     def wait_until_there(self, store: Store) -> None:
+        """And until it runs its programs as it was told: its figures would be shown as another's."""
+
         def heartbeat(node_id: str) -> Any:
             record = store.get_node(node_id)
             return None if record is None else record.document.get("heartbeat")
 
         self.wait_for_heartbeat(heartbeat)
+        found = self.supervisor_pid
+        assert (found is not None) == self._has_supervisor, f"the node's supervisor: unexpectedly {found}"
 
 
-def rate(place: Place, kind: str, class_name: str, *, at_once: int, tasks: int, nodes: int = 1) -> float:
+def rate(
+    place: Place,
+    kind: str,
+    class_name: str,
+    *,
+    at_once: int,
+    tasks: int,
+    nodes: int = 1,
+    has_supervisor: bool = True,
+) -> float:
     """Tasks a second of nodes on a fresh store whose queue was filled before: from the first start to the last end."""
     with place.fresh_store(kind) as url, opened(url) as store:
         # Closed at first: nobody starts before all nodes are there.
         queue = store.insert_queue({"_id": class_name, "class": class_name, "maxthreads": 0})
         ids = push(store, queue, tasks)
         with contextlib.ExitStack() as stack:
-            running = [stack.enter_context(Node(place, url, node_id=f"bench{number}")) for number in range(nodes)]
+            running = [
+                stack.enter_context(Node(place, url, node_id=f"bench{number}", has_supervisor=has_supervisor))
+                for number in range(nodes)
+            ]
             for node in running:
                 node.wait_until_there(store)
             store.update_queue(queue, {"maxthreads": at_once})
-            _wait_for_all(store, queue, within_seconds=60 + tasks / 5)
+            wait_for_all(store, queue, within_seconds=60 + tasks / 5)
         return rate_of(read(store, ids))
 
 
-def _wait_for_all(store: Store, queue: Any, *, within_seconds: float) -> None:
+def wait_for_all(store: Store, queue: Any, *, within_seconds: float) -> None:
     """Until no task of the queue is unfinished. Looks so rarely that the looks cost nothing beside the tasks."""
     deadline = time.monotonic() + within_seconds
     while store.has_unfinished([queue]):

@@ -51,8 +51,9 @@ for line in sys.stdin.buffer:
 class Place:
     """Entered once for a whole run. `quick`: small numbers, to see that everything works."""
 
-    def __init__(self, *, quick: bool) -> None:
+    def __init__(self, *, quick: bool, wants_mongodb: bool = True) -> None:
         self.quick = quick
+        self._wants_mongodb = wants_mongodb
         self.mongod: Mongod | None = None
         self.notice: str | None = None  # why there is no MongoDB
         self._names = 0
@@ -65,6 +66,8 @@ class Place:
         self.plugin("line", LINE_PROGRAM)
         self.program = self.plugins / "line" / "run.sh"
         self.plugin("worker", PERL_WORKER if shutil.which("perl") else PYTHON_WORKER, mode="worker")
+        if not self._wants_mongodb:
+            return self
         try:
             self.mongod = self._stack.enter_context(start_mongod())
         except MongodMissing as error:

@@ -31,6 +31,7 @@ class Revision:
         self.program = directory / "venv" / "bin" / "disbatch-host"
         self.directory = directory
         self.env = _environment(directory)
+        self.state = directory / "state" / "disbatch"  # of its nodes, by that environment
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Run one of its commands to its end; what it printed."""

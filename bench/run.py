@@ -1,7 +1,7 @@
 """The benches of the engine: every figure beside something that runs in the same minute, since only ratios carry over.
 
-    python bench/run.py [rates] [latency] [creating] [importing] [idle] [growth] [memory] [output] [nodes] [all]
-                        [--rounds N] [--quick] [--json FILE] [--markdown]
+    python bench/run.py [rates] [cost] [starts] [latency] [creating] [importing] [idle] [lines] [growth] [memory]
+                        [output] [nodes] [all] [--rounds N] [--quick] [--json FILE] [--markdown]
 
 What each of them measures, and against what, is in bench/README.md.
 """
@@ -18,7 +18,10 @@ _HERE = Path(__file__).resolve().parent
 _TESTS = _HERE.parent / "tests"  # the benches start mongod and write plugins as the tests do
 
 # In the order in which they run: what tells most for its time comes first.
-BENCHES = ("rates", "latency", "creating", "importing", "idle", "memory", "output", "nodes", "growth")
+BENCHES = (
+    "rates", "cost", "starts", "latency", "creating", "importing", "idle", "lines", "memory", "output", "nodes",
+    "growth",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -27,7 +27,8 @@ from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.open import open_store
 from disbatch_host.store.sqlite import SqliteStore
-from helpers import mongod, nodes
+from helpers import forked, mongod, nodes
+from helpers.hosts import each_supervisor  # noqa: F401
 
 # How long an example takes says nothing on a machine that is busy with the other tests.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,8 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.dont_write_bytecode = False
     # Plugins ask for python3: a version manager's script in front of it takes longer than the interpreter to start.
     os.environ["PATH"] = f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}"
+    # Runs that outlive their node are for the tests that are about them: they have a home of their own.
+    os.environ["DISBATCH_SUPERVISOR"] = "connection"
     os.environ.setdefault("GOFLAGS", "-trimpath")  # as plugins are built: what is compiled once is of use to all
     _hear_signals()
+
+
+def pytest_sessionfinish() -> None:
+    forked.end()
 
 
 def _hear_signals() -> None:

@@ -1,7 +1,8 @@
 """Time, passed in wherever it is needed, so that tests can decide what time it is.
 
 `now` is for documents (aware UTC, cut to milliseconds as BSON does it, so that both stores give back what was
-written); `monotonic` is for deadlines, which must not jump when the wall clock does.
+written); `monotonic` is for deadlines, which must not jump when the wall clock does; `since_boot` also counts the time
+that the machine was asleep, for what others may have done meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class Clock(Protocol):
 
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...
+    def since_boot(self) -> float: ...
 
 
 class SystemClock:
@@ -26,6 +28,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def since_boot(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class StoreClock:
@@ -48,6 +53,9 @@ class StoreClock:
 
     def monotonic(self) -> float:
         return self._local.monotonic()
+
+    def since_boot(self) -> float:
+        return self._local.since_boot()
 
     def adjust(self, moment: datetime, *, at: float) -> None:
         """Take note that the store's clock read `moment` at `at` of the monotonic clock."""

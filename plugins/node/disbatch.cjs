@@ -141,6 +141,7 @@ function lineOf(event) {
         throw new TypeError(`${name ? JSON.stringify(name) + ' is ' : ''}${String(value)}`);
       }
       // From 2^63 on, JSON.stringify would write an integer that a host refuses: numbers are doubles here.
+      if (Object.is(value, -0)) return `${DOUBLE}-0.0`; // it would write 0
       return typeof value === 'number' && Math.abs(value) >= 2 ** 63 ? DOUBLE + value.toExponential() : value;
     });
   } catch (error) {

@@ -84,14 +84,16 @@ async function writesDoubles() {
     env: { ...process.env, DISBATCH_MODE: 'oneshot', DISBATCH_EVENT_FD: '3' },
     stdio: ['pipe', 'ignore', 'inherit', 'pipe'],
   });
-  const value = [1e20, { a: -(2 ** 63) }, 2 ** 53, '1e20'];
-  plugin.stdin.end(JSON.stringify({ parameters: { events: [['result', value]] } }) + '\n');
+  const value = [1e20, { a: -(2 ** 63) }, 2 ** 53, '1e20', 'minus zero', 0];
+  // JSON.stringify writes -0 as 0.
+  const task = JSON.stringify({ parameters: { events: [['result', value]] } }).replace('"minus zero"', '-0');
+  plugin.stdin.end(task + '\n');
   let line = '';
   plugin.stdio[3].on('data', (block) => (line += block));
   assert.strictEqual(await new Promise((resolve) => plugin.on('close', resolve)), 0);
   assert.strictEqual(
     line,
-    '{"type":"result","value":[1e+20,{"a":-9.223372036854776e+18},9007199254740992,"1e20"]}\n',
+    '{"type":"result","value":[1e+20,{"a":-9.223372036854776e+18},9007199254740992,"1e20",-0.0,0]}\n',
   );
 }
 

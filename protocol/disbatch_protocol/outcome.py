@@ -56,7 +56,7 @@ class Reason(StrEnum):
     PARAMETERS = "parameters"  # they do not fit; the program was not started
     START_FAILED = "start_failed"
     SHUTDOWN = "shutdown"  # the node's own stop
-    LOST = "lost"  # the node was lost
+    LOST = "lost"  # the node was lost, or what ran its programs
     DONE = "done"  # worker mode: the plugin said `done`
     WORKER_EXITED = "worker_exited"  # worker mode: exit without `done`
     HOST_ERROR = "host_error"  # the host could not run this task: an error of its own, or a task that cannot be run

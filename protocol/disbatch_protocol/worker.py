@@ -67,6 +67,11 @@ class WorkerConversation:
         more = f',"attempt":{attempt}' + ("" if deadline is None else f',"deadline":{int(deadline)}')
         return b'{"type":"task","task":' + task_line.rstrip(b"\n") + more.encode("ascii") + b"}\n"
 
+    def go_on(self, task_id: str) -> None:
+        """Another host has begun the conversation, and has handed over this task, of which nothing was heard so far."""
+        self.state = WorkerState.BUSY
+        self._task_id = task_id
+
     def receive(self, data: bytes) -> list[Heard]:
         """Take more bytes from descriptor 3; their events, in order. `Ready` and `Done` have already changed the state
         when they are returned."""

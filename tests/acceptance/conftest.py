@@ -1,8 +1,8 @@
 """The program as its users have it: its commands, in a directory of their own, with a clean environment.
 
-Commands run within this process (`helpers/in_process.py`). Processes of the installed program are nodes, commands whose
-promise is about a process (`terminal.as_process`, and whatever a test starts itself), and with
-DISBATCH_TESTS_AS_PROCESS=1 all of them.
+Commands run within this process (`helpers/in_process.py`), nodes are copies of one (`helpers/forked.py`). Processes of
+the installed program are those whose promise is about a process (`terminal.as_process`, and whatever a test starts
+itself), and with DISBATCH_TESTS_AS_PROCESS=1 all of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import click
 import pytest
@@ -26,7 +27,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_host.store.open import open_store
-from helpers import in_process
+from helpers import forked, in_process
 from helpers.nodes import write_plugin
 from helpers.processes import wait_until
 
@@ -65,6 +66,8 @@ class Terminal:
         if not (self.needs_process(arguments)):
             done = in_process.run(arguments, directory=self.directory, environment=self.environment, stdin=stdin)
             return Result(*done)
+        if "demo" not in arguments and not stdin and (copied := self._copied_node(arguments, timeout)):
+            return copied
         done = subprocess.run(
             [str(PROGRAM), *arguments],
             input=stdin,
@@ -76,6 +79,29 @@ class Terminal:
             check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)
+
+    def _copied_node(self, arguments: Sequence[str], timeout: float) -> Result | None:
+        """What a node said that is not one of this somebody's processes; None where it has to be one."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            node = self._copy(arguments, out, err)
+            if node is None:
+                return None
+            try:
+                code = node.wait(timeout)
+            finally:
+                node.kill()
+            for stream in (out, err):
+                stream.seek(0)
+            return Result(code, out.read().decode(), err.read().decode())
+
+    def _copy(self, options: Sequence[str], stdout: BinaryIO, stderr: BinaryIO) -> forked.Started | None:
+        # An interpreter looks at its language and at its own variables when it starts.
+        is_special = self.environment.get("LANG") != "C.UTF-8" or any("PYTHON" in name for name in self.environment)
+        if self.is_process or is_special:
+            return None
+        return forked.start_node(
+            options, stdout=stdout, stderr=stderr, directory=self.directory, environment=self.environment
+        )
 
     def needs_process(self, arguments: Sequence[str]) -> bool:
         """All commands of somebody whose commands are processes. A node, which is always one, runs where neither a
@@ -98,16 +124,18 @@ class Terminal:
         return result.err
 
     @contextlib.contextmanager
-    def node(self, *options: str, node_id: str = "n1") -> Iterator[subprocess.Popen[bytes]]:
+    def node(self, *options: str, node_id: str = "n1") -> Iterator[forked.Started]:
         """A node beside the commands, until the end of the block."""
-        command = [str(PROGRAM), "--node-id", node_id, *options]
-        with (self.directory / "node.log").open("a") as log:
-            process = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=log, stderr=log)
+        options = ("--node-id", node_id, *options)
+        with (self.directory / "node.log").open("ab") as log:
+            node = self._copy(options, log, log) or subprocess.Popen(
+                [str(PROGRAM), *options], cwd=self.directory, env=self.environment, stdout=log, stderr=log
+            )
         try:
-            yield process
+            yield node
         finally:
-            process.terminate()
-            process.wait(30)
+            node.terminate()
+            node.wait(30)
 
 
 @dataclass

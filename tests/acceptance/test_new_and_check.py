@@ -140,7 +140,7 @@ with open(os.path.join(os.environ["DISBATCH_PLUGIN_DIR"], "runs"), "a") as runs:
     runs.write("x")
     earlier = runs.tell() - 1
 sys.stdin.read()
-time.sleep(1.2 if earlier < 3 else 0)
+time.sleep(2 if earlier < 3 else 0)
 print("all at once")
 """
     plugin("late", program, examples=[{"name": "one", "parameters": {}}])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
 
 from acceptance.conftest import Site
-from disbatch_host.documents import transitions
+from disbatch_host.documents import local_time, transitions
 from disbatch_host.documents.changes import RunKey, Want
 from disbatch_protocol.status import Status
 from helpers.processes import wait_until
@@ -89,6 +90,29 @@ def test_a_node_that_cannot_hear_is_said(site: Site) -> None:
     finally:
         site.store.remove_node("perl1", None)
         site.store.remove_node("dead1", None)
+
+
+def test_a_node_that_is_away_is_shown_with_its_runs_and_until_when(site: Site) -> None:
+    until = site.store.now() + timedelta(minutes=10)
+    gone = {
+        "_id": "gone1", "version": "disbatch-host 0.2.0", "session": "s", "state": "away",
+        "heartbeat": {"pid": 1, "queues": [], "running": 2, "kept": 2}, "settings": {"dead_after_seconds": -1},
+        "away": {"until": until, "by": "ann@here", "why": "upgrade"},
+    }  # fmt: skip
+    shown = local_time.shown(until, "seconds")
+    assert site.store.put_node(gone, replacing=None)
+    try:
+        for command in (("node", "list"), ("node", "list", "--state", "away"), ("status",)):
+            (line,) = [one for one in site.fine(*command).out.splitlines() if one.startswith("gone1")]
+            assert f"away until {shown}" in line and "2 kept" in line
+        out = site.fine("node", "show", "gone1").out
+        assert f"away until {shown}" in out and "2 runs there, as of " in out and "(upgrade; ann@here)" in out
+        (document,) = site.fine("node", "show", "gone1", "--json").json
+        assert document["alive"] is False and document["away"]["why"] == "upgrade" and document["away_seconds"] > 500
+        assert "gone1" not in site.fine("node", "list", "--dead").out
+        assert "gone1 is away until" in site.refused(1, "node", "stop", "gone1")
+    finally:
+        site.store.remove_node("gone1", "s")
 
 
 def test_a_dead_node_is_forgotten_when_nothing_is_in_its_hands(site: Site) -> None:

@@ -204,7 +204,7 @@ def test_the_unit_gives_the_node_the_time_that_it_takes() -> None:
     assert program.endswith("/bin/disbatch-host")
     options = parse(words).params
     assert parse_duration(service["TimeoutStopSec"].replace("min", "m")) > parse_duration(options["stop_grace"]) + 10
-    assert service["KillMode"] == "mixed" and service["Restart"] == "on-failure"
+    assert service["KillMode"] == "process" and options["on_stop"] == "keep" and service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"] == "2"
     assert service["ExecReload"].endswith("kill -HUP $MAINPID")
     assert "DISBATCH_STORE" not in service.get("Environment", ""), "systemctl show would tell it to everybody"

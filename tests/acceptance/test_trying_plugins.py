@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from acceptance.conftest import PROGRAM, Terminal
+from helpers import supervisors
 from helpers.nodes import write_plugin
 from helpers.processes import assert_group_is_gone, wait_until
 
@@ -54,6 +56,33 @@ def test_check_leaves_nothing_behind_when_it_is_interrupted(
     home = plugin("Sleeper", SLEEPER, mode=mode, examples=[{"name": "sleeps"}])
     code, errors = interrupted(terminal, home, "check", "Sleeper", "--run", number=number)
     assert (code, errors) == (128 + number, "")
+
+
+@supervisors.usable()
+@pytest.mark.parametrize("command", [("exec", "Sleeper"), ("check", "Sleeper", "--run")], ids=["exec", "check"])
+def test_nothing_is_left_when_it_is_killed(
+    terminal: Terminal, plugin: Callable[..., Path], command: tuple[str, ...]
+) -> None:
+    """A terminal that is closed, or a CI job that is over its time: nobody would know of the program that runs on."""
+    home = plugin("Sleeper", f"setsid sleep 984 &\n{SLEEPER}", examples=[{"name": "sleeps"}])
+    with subprocess.Popen(
+        [str(PROGRAM), *command], cwd=terminal.directory, env=terminal.environment, stdout=subprocess.DEVNULL
+    ) as killed:
+        wait_until((home / "pid").exists, 30)
+        killed.kill()
+    assert_group_is_gone(int((home / "pid").read_text()))
+    wait_until(lambda: not leftovers_of(home), 20)
+
+
+def leftovers_of(home: Path) -> list[str]:
+    """The processes that were started in this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink() == home:
+                    found.append((entry / "cmdline").read_bytes().decode())
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -313,7 +313,7 @@ def test_a_task_of_a_node_that_was_killed_is_not_said_to_run(on_store: Terminal,
     cancelled = on_store.fine("task", "cancel", task_id)
     assert re.search(rf"^node {dead}; no other node is alive", cancelled.err, re.MULTILINE), cancelled.err
     assert cancelled.err.endswith("settles its tasks: they are cancelled\n")
-    on_store.fine("--until-idle", "--node-id", "n1")  # which ends what is left of the program
+    on_store.fine("--until-idle", "--node-id", "n1", "--force")  # which ends what is left of the program
     assert on_store.fine("task", "show", task_id, "--json").json[0]["status"] == Status.CANCELLED
 
 

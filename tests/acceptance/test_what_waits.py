@@ -110,7 +110,7 @@ def test_a_lost_task_is_not_said_to_have_run_until_it_was_found(on_store: Termin
         node.wait()
     on_store.fine("--until-idle", "--node-id", "n1")
     shown = on_store.fine("task", "show", task_id).out
-    assert "lost with its node, at an unknown time; found at 20" in shown
+    assert "lost, at an unknown time; found at 20" in shown
     assert "claimed" not in shown and "after" not in shown.split("parameters")[0].split("ended")[1].split("error")[0]
     (line,) = on_store.fine("task", "list").out.splitlines()[1:]
     assert " ago  -    node n1 was lost" in line

@@ -18,10 +18,16 @@ def put_node(store: Store, node_id: str = "n1", session: str = "s1", **more: Any
     assert store.put_node({**document, "heartbeat": heartbeat, **more}, replacing=None)
 
 
-def beat(store: Store, state: str, node_id: str = "n1", session: str = "s1") -> None:
+def beat(store: Store, state: str, node_id: str = "n1", session: str = "s1", **more: Any) -> None:
     """A heartbeat of such a node."""
-    fields = {"heartbeat": {"pid": 7, "queues": []}, "state": state}
+    fields = {"heartbeat": {"pid": 7, "queues": []}, "state": state, **more}
     assert store.heartbeat(node_id, session, fields) is not None
+
+
+def away(store: Store, seconds: float = 600, **more: Any) -> dict[str, Any]:
+    """What is in the document of a node that has left with runs."""
+    until = store.now() + timedelta(seconds=seconds)
+    return {"state": "away", "away": {"until": until, "by": "ann@here", **more}}
 
 
 def put_task(store: Store, queue: str = "q", *, age_seconds: float = 0, **fields: Any) -> TaskId:

@@ -67,6 +67,13 @@ def test_an_end_without_a_run_says_what_it_was_and_who_wanted_it(client: Client,
     assert (ended.kind, ended.status, ended.by, ended.why) == (Kind.ENDED, -5, "me@here", "wrong letter")
 
 
+def test_a_task_was_created_before_anything_else_happened_to_it(client: Client, store: Store) -> None:
+    """Whoever created it may have had a clock that was ahead."""
+    now = store.now()
+    task_id = put_task(store, status=Status.CANCELLED, ctime=now + timedelta(seconds=1), mtime=now, parent="p")
+    assert [event.kind for event in client.history(task_id)][:2] == [Kind.CREATED, Kind.PARENT]
+
+
 def test_a_task_that_is_not_there_is_an_error(client: Client) -> None:
     with pytest.raises(NotFoundError):
         client.history("nope")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from client.documents import NEVER_ALIVE, beat, put_node, put_task
-from disbatch_host.client.nodes import Nodes, to_json
+from client.documents import NEVER_ALIVE, away, beat, put_node, put_task
+from disbatch_host.client.nodes import Nodes, life_of, to_json
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import NodeNotGoneError, NodeUnreachableError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
@@ -36,10 +37,70 @@ def test_nodes_are_listed_by_class_life_and_state(store: Store, nodes: Nodes) ->
     assert ids(nodes.list(state="drained")) == ["n2"]  # a dead one is in no state any more
 
 
+def test_a_node_is_asked_to_leave_only_where_its_runs_go_on(store: Store, nodes: Nodes) -> None:
+    put_node(store, "n1", home="/var/lib/disbatch/n1-0123abcd")
+    put_node(store, "n2", home=None)
+    put_node(store, "n3")  # of a version that knows nothing of it: it would wait for its runs
+    nodes.stop("n1", why="upgrade", keep_runs=True)
+    request = nodes.get("n1").requests["stop"]
+    assert (request["by"], request["why"], request["keep_runs"]) == (BY, "upgrade", True)
+    for node_id in ("n2", "n3"):
+        with pytest.raises(NodeUnreachableError, match=f"node {node_id} cannot leave its runs: they would end with it"):
+            nodes.stop(node_id, keep_runs=True)
+        assert nodes.get(node_id).requests == {}
+    nodes.stop("n1")
+    assert "keep_runs" not in nodes.get("n1").requests["stop"]
+
+
+def test_a_node_that_cannot_leave_its_runs_any_more_is_not_waited_for(store: Store, nodes: Nodes) -> None:
+    put_node(store, home="/var/lib/disbatch/n1-0123abcd")
+    asked = nodes.stop("n1", keep_runs=True)
+    assert not nodes.wait(asked, within_seconds=0.0)
+    looks = 0
+
+    def look(_: NodeRecord) -> None:
+        nonlocal looks
+        looks += 1
+        beat(store, "running", home=None)
+
+    with pytest.raises(NodeUnreachableError, match="cannot leave its runs"):
+        nodes.wait(asked, within_seconds=30, on_look=look)
+    assert looks > 1, "what it said before it was asked counts for nothing"
+
+
+def test_a_node_that_is_away_is_neither_alive_nor_dead(store: Store, nodes: Nodes) -> None:
+    put_node(store, "n1", settings=NEVER_ALIVE, **away(store))
+    put_node(store, "n2", **away(store))
+    put_node(store, "n3", settings=NEVER_ALIVE, **away(store, seconds=-1))
+    assert ids(nodes.list(state="away")) == ["n1", "n2"]
+    assert ids(nodes.list(is_alive=True)) == []
+    assert ids(nodes.list(is_alive=False)) == ["n3"]
+    assert [life_of(one) for one in nodes.list()] == ["away", "away", "dead"]
+    first, _, last = (to_json(one) for one in nodes.list())
+    assert first["alive"] is False and 590 < first["away_seconds"] <= 600 and first["away"]["by"] == "ann@here"
+    assert last["away_seconds"] is None
+
+
+def test_nobody_asks_or_deletes_a_node_whose_runs_go_on(store: Store, nodes: Nodes) -> None:
+    put_node(store, **away(store, why="upgrade"))
+    for ask in (nodes.drain, nodes.resume, nodes.stop):
+        with pytest.raises(
+            NodeUnreachableError, match=r"node n1 is away until .* \(upgrade; ann@here\); start it again"
+        ):
+            ask("n1")
+    assert nodes.get("n1").requests == {}
+    put_task(store, status=Status.RUNNING, node="n1", claim={"token": "t"})
+    with pytest.raises(NodeNotGoneError, match=r"is away until .*, and 1 task runs there without it"):
+        nodes.delete("n1")
+    store.delete_tasks([one.id for one in store.find_tasks(TaskFilter())], statuses=frozenset({Status.RUNNING}))
+    assert nodes.delete("n1").id == "n1"
+
+
 def test_a_node_is_found_by_its_id_and_a_near_one_is_named(store: Store, nodes: Nodes) -> None:
     put_node(store, "mig01")
     found = nodes.get("mig01")
-    assert to_json(found) == {**found.document, "_id": "mig01", "alive": True, "age_seconds": found.age_seconds}
+    facts = {"alive": True, "age_seconds": found.age_seconds, "away_seconds": None}
+    assert to_json(found) == {**found.document, "_id": "mig01", **facts}
     with pytest.raises(NotFoundError, match="did you mean 'mig01'"):
         nodes.get("mig10")
 

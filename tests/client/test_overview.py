@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import orjson
 
-from client.documents import NEVER_ALIVE, put_node, put_task
+from client.documents import NEVER_ALIVE, away, put_node, put_task
 from disbatch_host.client import Client
 from disbatch_host.client.overview import Observer, summary
 from disbatch_host.clock import SystemClock
@@ -135,6 +135,18 @@ def test_nodes_come_with_their_load_and_what_is_the_matter_with_them(store: Stor
     assert one.machine == "host1"
     assert one.notes == ("asked by ann@here: new disk", "mail set aside: it crashes", "move broken: no program")
     assert (two.state, two.is_alive, two.notes) == ("dead", False, ())
+
+
+def test_runs_that_go_on_without_their_node_are_counted(store: Store) -> None:
+    heartbeat = {"queues": [], "running": 3, "kept": 3}
+    put_node(store, "n1", settings=NEVER_ALIVE, heartbeat=heartbeat, **away(store, why="upgrade"))
+    put_node(store, "n2", settings=NEVER_ALIVE, heartbeat=heartbeat)
+    put_node(store, "n3", heartbeat=heartbeat)
+    one, two, three = Observer(store, SystemClock()).look().nodes
+    assert (one.state, one.is_alive, one.kept) == ("away", False, 3)
+    assert one.notes[0].startswith("is away until ") and one.notes[1:] == ("3 runs kept there",)
+    assert (two.state, two.notes) == ("dead", ("3 runs kept there",))
+    assert (three.state, three.notes, three.to_json()["kept"]) == ("running", (), 3)
 
 
 def test_documents_of_nodes_that_hold_anything_do_no_harm(store: Store) -> None:

@@ -17,6 +17,7 @@ from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunK
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.store.mongo import MongoStore
+from disbatch_host.store.mongo.ahead import READ_AHEAD
 from disbatch_host.store.mongo.due import Due
 from disbatch_protocol.quantities import parse_rate
 from disbatch_protocol.status import Status
@@ -69,7 +70,7 @@ def test_no_hot_query_grows_with_waiting_or_finished_tasks(mongo: MongoStore, ra
     limited = Want("q", 10, maxtotal=100, rate=parse_rate("1000/s"))
     in_hand = TaskFilter(node="n1", statuses=frozenset({-1, 0}))
     hot = {
-        "claim": (lambda: mongo.claim("n1", [Want("q", 10), Want("other", 10)], "t2"), 70),
+        "claim": (lambda: mongo.claim("n1", [Want("q", 10), Want("other", 10)], "t2"), 2 * READ_AHEAD + 30),
         "which queues wait": (mongo.waiting_queues, 5),
         "commit": (lambda: mongo.commit([change(key, Status.RUNNING, stdout="x") for key in keys]), 10),
         "refused commit": (lambda: mongo.commit([change(keys[0], Status.CLAIMED, stdout="x")]), 10),
@@ -107,6 +108,8 @@ def test_mixed_priorities_cost_no_more_than_the_index_either(mongo: MongoStore, 
     assert [task.document["priority"] for task in tasks] == [0] * 10
     for entry in entries:
         assert "COLLSCAN" not in entry["planSummary"] and not entry.get("hasSortStage"), entry
+    assert sum(entry["docsExamined"] for entry in entries) <= 50 + READ_AHEAD, entries
+    entries = Plans(raw).of(lambda: mongo.claim("n1", [Want("q", 10)], "t2"))  # nothing is read ahead any more
     assert sum(entry["docsExamined"] for entry in entries) <= 60, entries
 
 

@@ -195,3 +195,22 @@ def test_a_closed_watcher_leaves_no_thread(mongo: MongoStore) -> None:
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         watcher.wait(0.1)
     assert not set(threading.enumerate()) - before
+
+
+def test_the_watcher_of_a_node_uses_the_connections_of_its_store(mongo: MongoStore) -> None:
+    before = set(threading.enumerate())
+    watcher = mongo.watch(ends=False)
+    assert not watcher.is_listening
+    while watcher.wait(0.1):
+        pass
+    assert watcher.is_listening
+    assert set(threading.enumerate()) <= before
+    push(mongo, {})
+    assert watcher.wait(10)
+    watcher.close()
+    assert not watcher.is_listening
+    assert mongo.queues() == []  # its client is still there
+    late = mongo.watch(ends=False)
+    mongo.close()
+    assert not late.wait(0.1)
+    late.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -154,3 +154,106 @@ def test_a_directory_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
     store.open()
     assert store.queues() == [] and not (tmp_path / "x.db").exists()
     store.close()
+
+
+@pytest.mark.parametrize(("harm", "words"), [(delete, "is not there"), (empty, "is empty")])
+def test_a_log_whose_file_is_gone_is_kept_until_it_is_back(
+    sqlite_file: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    """Incident: a file was deleted without its log, and the next command deleted the log, with the newest tasks in it,
+    without a word."""
+    store = SqliteStore(sqlite_file, SystemClock())
+    store.open()
+    push(store, {})
+    content = sqlite_file.read_bytes()
+    assert Path(f"{sqlite_file}-wal").stat().st_size
+    harm(sqlite_file)
+    with pytest.raises(StoreRefusedError, match=f"{words}, but files of a database"):
+        SqliteStore(sqlite_file, SystemClock()).open()
+    sqlite_file.write_bytes(content)
+    again = SqliteStore(sqlite_file, SystemClock())
+    again.open()
+    assert again.count_tasks(TaskFilter()) == 1
+    again.close()
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_directory_in_the_place_of_a_file_beside_it_is_pointed_at(sqlite_file: Path, suffix: str) -> None:
+    store = SqliteStore(sqlite_file, SystemClock())
+    store.open()
+    store.close()
+    Path(f"{sqlite_file}{suffix}").mkdir()
+    with pytest.raises(StoreUnwritableError, match=r"beside it \(-wal, -shm\)"):
+        reopened(sqlite_file)
+
+
+def reopened(file: Path) -> None:
+    store = SqliteStore(file, SystemClock())
+    try:
+        store.open()
+        push(store, {})
+    finally:
+        store.close()
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from disbatch_host.clock import SystemClock
+from disbatch_host.documents.records import new_task
+from disbatch_host.store.sqlite import SqliteStore
+
+store = SqliteStore(Path(sys.argv[1]), clock=SystemClock())
+store.open()
+store.insert_tasks([new_task("q", {}, now=store.now()) for _ in range(200)])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held_file(tmp_path: Path) -> Iterator[Path]:
+    """A file that another process has open, with tasks that are only in its log."""
+    file = tmp_path / "held.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+        yield file
+        holder.kill()
+
+
+@pytest.mark.parametrize("access", [Access.CREATE, Access.EXISTING, Access.OR_EMPTY])
+@pytest.mark.parametrize("beside", ["-wal", "-shm", ""])
+@pytest.mark.parametrize("found", ["is not there", "is empty"])
+def test_the_log_of_a_deleted_database_is_named(held_file: Path, access: Access, beside: str, found: str) -> None:
+    """`queue create` after the file was deleted beside a living node ended in "disk I/O error; check the disk"."""
+    held_file.unlink()
+    if found == "is empty":
+        held_file.touch()
+    if beside:
+        Path(f"{held_file}{beside}").unlink()
+    left = [name for name in (f"{held_file}-wal", f"{held_file}-shm") if Path(name).exists()]
+    with pytest.raises(StoreRefusedError) as caught:
+        SqliteStore(held_file, clock=SystemClock(), access=access).open()
+    assert f"held.db {found}, but files of a database that was at its path are left ({', '.join(left)})" in str(
+        caught.value
+    )
+    for name in left:
+        Path(name).rename(f"{name}.old")
+    store = SqliteStore(held_file, clock=SystemClock())
+    store.open()
+    assert not list(store.find_tasks(TaskFilter()))
+    store.close()
+
+
+def test_another_database_beside_an_older_index_is_told(held_file: Path, tmp_path: Path) -> None:
+    """As after a copy was put in its place while the files beside it were forgotten."""
+    other = tmp_path / "other.db"
+    store = SqliteStore(other, clock=SystemClock())
+    store.open()
+    store.close()
+    other.replace(held_file)
+    Path(f"{held_file}-wal").unlink()
+    with pytest.raises(StoreUnwritableError, match=r"held\.db-wal and .*held\.db-shm: they may belong to a database"):
+        SqliteStore(held_file, clock=SystemClock()).open()

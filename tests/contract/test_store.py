@@ -552,6 +552,19 @@ def test_a_node_is_dated_by_the_store(store: Store) -> None:
     assert [one.id for one in store.nodes()] == ["n1"]
 
 
+def test_how_long_a_node_is_away_is_told_by_the_clock_of_the_store(store: Store) -> None:
+    assert store.put_node(node_document("s1"), replacing=None)
+    assert record_of(store).away_seconds is None
+    until = store.now() + timedelta(minutes=10)
+    assert store.heartbeat("n1", "s1", {"heartbeat": {"pid": 7}, "away": {"until": until, "by": "a"}}) is not None
+    for record in (record_of(store), *store.nodes()):
+        assert record.away_seconds is not None and 590 < record.away_seconds <= 600
+        assert record.document["away"]["by"] == "a"
+    over = store.now() - timedelta(seconds=1)
+    assert store.heartbeat("n1", "s1", {"heartbeat": {"pid": 7}, "away": {"until": over}}) is not None
+    assert record_of(store).away_seconds is None
+
+
 def test_an_id_that_is_there_is_not_taken_without_naming_whom_it_replaces(store: Store) -> None:
     store.put_node(node_document("s1"), replacing=None)
     assert not store.put_node(node_document("s2"), replacing=None)

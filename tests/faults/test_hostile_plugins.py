@@ -378,3 +378,23 @@ def test_a_limit_of_processes_that_root_is_not_held_to_is_said(tmp_path: Path) -
 def left_of(task: Task) -> list[int]:
     """Processes anywhere whose environment says that they belong to the task."""
     return [pid for pid, _, _ in leftovers.find_runs("n1", {str(task.id)})]
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_what_runs_leave_behind_is_reaped_when_it_ends(cluster: Cluster) -> None:
+    """It becomes the node's child, and would stay a zombie for as long as the node lives."""
+    cluster.plugin("Leaves", "(setsid sleep 0.2 >/dev/null 2>&1 3>&- </dev/null &)")
+    ids = cluster.push(cluster.queue("Leaves", maxthreads=4), *({} for _ in range(8)))
+    process = cluster.start()
+    for task_id in ids:
+        cluster.wait_for_status(task_id, Status.CONCLUDED)
+
+    def left() -> list[str]:
+        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = []
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                found.append(Path(f"/proc/{pid}/comm").read_text().strip())
+        return [name for name in found if name == "sleep"]
+
+    wait_until(lambda: not left(), 20, "they are still there")

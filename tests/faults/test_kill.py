@@ -22,6 +22,7 @@ from helpers.accounts import Account
 from helpers.nodes import Cluster
 from helpers.processes import wait_until
 from helpers.stores import on_sqlite
+from helpers.supervisors import kill_with_supervisor
 
 pytestmark = pytest.mark.timeout(300)  # on a machine that is busy with much else
 
@@ -99,8 +100,7 @@ def test_processes_that_outlive_their_node_are_gone_before_anything_is_started(
     node = cluster.start()
     wait_until(lambda: len(account.lines("start")) == 4, 60, "not all have started")
     old = account.lines("start")
-    node.kill()
-    node.wait()
+    kill_with_supervisor(node)
     assert all(leftovers.is_alive(one.pid, one.pid_started) for one in old)
     account.begin_another_life()
     account.let_go("n1", life=2)
@@ -130,8 +130,7 @@ def test_a_process_that_was_given_the_number_of_an_old_one_is_left_alone(cluster
     node = cluster.start()
     wait_until(lambda: account.lines("start"), 60, "it did not start")
     wait_until(lambda: "pid_started" in cluster.task(task_id).run, 60, "the pid was not written down")
-    node.kill()
-    node.wait()
+    kill_with_supervisor(node)
     (old,) = account.lines("start")
     task = cluster.task(task_id)
     assert (task.run["pid"], task.run["pid_started"]) == (old.pid, old.pid_started)

@@ -177,7 +177,7 @@ def test_a_shortage_of_descriptors_is_said_once_a_moment(cluster: Cluster) -> No
     """1,200 refused starts used to be 4,566 lines of the log."""
     cluster.plugin("Sleeps", "sleep 0.2")
     ids = cluster.push(cluster.queue("Sleeps", maxthreads=200), *[{}] * 200)
-    log = cluster.run("--max", "200", through=("sh", "-c", 'ulimit -n 60; exec "$@"', "sh"), timeout_seconds=100)
+    log = cluster.run("--max", "200", through=("sh", "-c", 'ulimit -n 120; exec "$@"', "sh"), timeout_seconds=100)
     assert {cluster.task(task_id).status for task_id in ids} == {Status.CONCLUDED}
     errors = [line for line in log.splitlines() if " ERROR " in line]
     assert 1 <= len(errors) <= 20 and all("short of something" in line for line in errors), errors[:5]

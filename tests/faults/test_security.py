@@ -225,7 +225,7 @@ def test_a_password_in_the_arguments_is_hidden_at_once_and_its_owner_is_told(
     store = open_store(url, SystemClock())
     store.open()
     with nodes.cluster(url, store, tmp_path) as cluster:
-        process = cluster.start()
+        process = cluster.start(is_afresh=True)
         wait_until(lambda: "node n1 runs on" in cluster.log(), 20, "the node did not start")
         arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         assert PASSWORD.encode() not in arguments and b"mongodb://node:*******@127.0.0.1" in arguments

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.clock import SystemClock
+from disbatch_host.errors import ExitCode
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
-from helpers import nodes
+from helpers import nodes, supervisors
 from helpers.mongod import Mongod
 from helpers.processes import wait_until
 
@@ -90,3 +91,33 @@ def test_a_stop_while_the_database_is_away_ends_at_the_third_signal(cluster: nod
     cluster.plugin("Hold", "echo never")
     cluster.run()
     assert cluster.task(task_id).status == Status.ORPHANED
+
+
+@supervisors.usable()
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_node_leaves_its_runs_while_the_database_is_away(cluster: nodes.Cluster, server: Mongod, how: str) -> None:
+    """It cannot say that it is away, and says that; the next one goes on with them all the same."""
+    cluster.keep_runs()
+    gate = cluster.directory / "gate"
+    cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.02; done; echo done")
+    (task_id,) = cluster.push(cluster.queue("Hold"), {})
+    options = ("--dead-after", "10m", "--away-for", "10m")
+    process = cluster.start("--heartbeat", "0.5", *options)
+    wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
+    if how == "killed":
+        server.kill()
+    else:
+        server.signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(30) == ExitCode.STORE
+    assert "1 tasks run on without it; that cannot be told to other nodes" in cluster.log()
+    if how == "killed":
+        server.start()
+    else:
+        server.signal(signal.SIGCONT)
+    process = cluster.start(*options)
+    wait_until(lambda: cluster.task(task_id).run.get("adopted"), 60, "nobody goes on with it")
+    gate.touch()
+    assert cluster.wait_for_status(task_id, Status.CONCLUDED).document["stdout"] == "begun\ndone\n"
+    process.terminate()
+    assert process.wait(30) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +56,7 @@ class Takeover:
         return {node.id for node in self.cluster.store.nodes()}
 
     def stop_n1_until_n2_has_taken_over(self) -> None:
-        self.stop_n1_outside_of_a_commit()
+        self.cluster.stop_outside_of_a_commit(self.n1)
         for queue in ("Once", "Again"):
             self.cluster.store.update_queue(queue, {}, unset=("nodes_pin",))
         wait_until(lambda: len(self.account.lines("start")) == 6, 60, "n2 has not taken over")
@@ -65,29 +64,6 @@ class Takeover:
             self.cluster.wait_for_status(task_id, Status.ORPHANED, within_seconds=60)
         for task_id in self.again:
             wait_until(lambda task_id=task_id: self.is_all_written(task_id), 60, "n2 has not written what it knows")
-
-    def stop_n1_outside_of_a_commit(self) -> None:
-        """On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing until it
-        goes on or is killed; nobody can take over then (docs/guarantees.md)."""
-        self.n1.send_signal(signal.SIGSTOP)
-        while self.is_file_locked():
-            self.n1.send_signal(signal.SIGCONT)
-            self.n1.send_signal(signal.SIGSTOP)
-
-    def is_file_locked(self) -> bool:
-        if not self.cluster.url.startswith("sqlite://"):
-            return False
-        # The other node's commits are over in a moment; a stopped one's is not.
-        connection = sqlite3.connect(self.cluster.url.removeprefix("sqlite://"), timeout=1, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
-            assert "locked" in str(error)
-            return True
-        finally:
-            connection.close()
-        return False
 
     def is_all_written(self, task_id: Any) -> bool:
         task = self.cluster.task(task_id)

@@ -54,10 +54,16 @@ class FailingClock(SystemClock):
 
 def main() -> int:
     node_id, url, plugins, trigger, place = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
+    state = Path(sys.argv[6]) if len(sys.argv) > 6 else None
     logs.set_up("info", "text", node_id=node_id)
     store: Any = open_store(url, SystemClock())
     settings = NodeSettings(
-        node_id=node_id, plugins=[plugins], heartbeat_seconds=0.3, dead_after_seconds=2.0, stop_grace_seconds=0.0
+        node_id=node_id,
+        plugins=[plugins],
+        heartbeat_seconds=0.3,
+        dead_after_seconds=2.0,
+        stop_grace_seconds=0.0,
+        state_directory=state,
     )
     pace = Pace(sweep_seconds=0.2, confirm_seconds=1.0)
     if place == "store":

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from disbatch_host.store.open import open_store
 from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document
+from helpers import forked, supervisors
 from helpers.processes import wait_until
 
 AnyCluster = TypeVar("AnyCluster", bound="Cluster")
@@ -63,7 +65,13 @@ class Cluster:
         self.plugins = directory / "plugins"
         self.plugins.mkdir()
         self.directory = directory
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[forked.Started] = []
+        # Where supervisors live that outlive their nodes. As users have it, with DISBATCH_TESTS_WITH_HOMES=1.
+        self.state: Path | None = directory / "state" if os.environ.get("DISBATCH_TESTS_WITH_HOMES") == "1" else None
+
+    def keep_runs(self) -> None:
+        """The nodes that are started from now on have a home: their runs go on without them, until the test ends."""
+        self.state = self.directory / "state"
 
     def plugin(self, name: str, program: str, **manifest: Any) -> Path:
         return write_plugin(self.plugins, name, program, **manifest)
@@ -98,31 +106,30 @@ class Cluster:
         through: Sequence[str] = (),
         url: str | None = None,
         pace: Mapping[str, float] | None = None,
-    ) -> subprocess.Popen[str]:
+        is_afresh: bool = False,
+    ) -> forked.Started:
         """A node in the background; its log goes to a file that a failing test shows. `through`: a command that runs
-        it; `url`: another way to the same store; `pace`: its intervals that are not the usual ones."""
+        it; `url`: another way to the same store; `pace`: its intervals that are not the usual ones; `is_afresh`: no
+        copy (`helpers/forked.py`)."""
         command = COMMAND if pace is None else [sys.executable, "-m", "helpers.paced_node", json.dumps(pace)]
-        log = (self.directory / f"{node_id}.log").open("a")
-        process = subprocess.Popen(
-            [
-                *through,
-                *command,
-                "--store",
-                url or self.url,
-                "--plugins",
-                str(self.plugins),
-                "--node-id",
-                node_id,
-                *options,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            text=True,
-            env={**os.environ, **({} if pace is None else _WITH_HELPERS), **(env or {})},
-            start_new_session=True,
-        )
-        log.close()
+        options = ("--store", url or self.url, "--plugins", str(self.plugins), "--node-id", node_id, *options)
+        environment = dict(os.environ)
+        if self.state is not None:
+            options = (*options, "--state-dir", str(self.state))
+            del environment["DISBATCH_SUPERVISOR"]
+        process: forked.Started | None = None
+        with (self.directory / f"{node_id}.log").open("ab") as log:
+            if not (through or env or is_afresh):
+                process = forked.start_node(options, stdout=log, stderr=log, pace=pace, environment=environment)
+            if process is None:
+                process = subprocess.Popen(
+                    [*through, *command, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**environment, **({} if pace is None else _WITH_HELPERS), **(env or {})},
+                    start_new_session=True,
+                )
         self.processes.append(process)
         return process
 
@@ -180,12 +187,37 @@ class Cluster:
         errors = [error.message for error in jsonschema.Draft202012Validator(schemas.load(schema)).iter_errors(plain)]
         assert not errors, (errors, plain)
 
+    def stop_outside_of_a_commit(self, node: forked.Started) -> None:
+        """SIGSTOP. On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing
+        until it goes on or is killed; nobody can take over then (docs/guarantees.md)."""
+        node.send_signal(signal.SIGSTOP)
+        while self._is_file_locked():
+            node.send_signal(signal.SIGCONT)
+            node.send_signal(signal.SIGSTOP)
+
+    def _is_file_locked(self) -> bool:
+        if not self.url.startswith("sqlite://"):
+            return False
+        # Another node's commits are over in a moment; a stopped one's is not.
+        connection = sqlite3.connect(self.url.removeprefix("sqlite://"), timeout=1, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            assert "locked" in str(error)
+            return True
+        finally:
+            connection.close()
+        return False
+
     def stop_all(self) -> None:
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
+        if self.state is not None:
+            supervisors.end_all_below(self.state)
 
 
 class Living(Cluster):

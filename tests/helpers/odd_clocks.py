@@ -41,6 +41,9 @@ class OddClock:
     def monotonic(self) -> float:
         return self._system.monotonic()
 
+    def since_boot(self) -> float:
+        return self._system.since_boot()
+
 
 def start_node(
     cluster: Cluster, node_id: str, clock: Path, *, heartbeat_seconds: float, dead_after_seconds: float

@@ -47,6 +47,7 @@ QUEUE_FIELDS = (
 NODE_FIELDS = (
     "_id", "node", "timestamp", "version", "session", "host", "heartbeat", "settings", "queuetypes", "broken",
     "set_aside", "requests", "state", "pid_started", "passed_over", "troubles", "queues_read",
+    "home", "away",
 )  # fmt: skip
 WORDS = (
     "",

@@ -79,6 +79,7 @@ class Bench:
 async def _bench(directory: Path, pace: Pace, **settings: Any) -> AsyncIterator[Bench]:
     bench = Bench(directory, pace, **settings)
     bench.parts.store_thread.start()
+    await bench.parts.open_processes(None)
     try:
         yield bench
     finally:

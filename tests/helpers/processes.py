@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -27,6 +28,20 @@ def group_members(group: int) -> list[int]:
 def assert_group_is_gone(group: int, within_seconds: float = 5.0) -> None:
     """A killed process is gone a moment after the kill: wait for that moment, not longer."""
     wait_until(lambda: not group_members(group), within_seconds, f"group {group} has living members")
+
+
+def state_of(pid: int) -> str:
+    """As the kernel calls it: R, S, T (stopped), Z; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP. A process that waits in a read may still take what comes before it has really stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(pid) == "T", 10, f"process {pid} did not stop")
 
 
 def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, what: str = "the condition") -> None:

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.process.child import Child
-from disbatch_host.process.inline import DRAIN_SECONDS, process_host
+from disbatch_host.process.host import DRAIN_SECONDS
 from disbatch_host.process.interface import (
     Account,
     Deadlines,
@@ -29,10 +30,13 @@ from disbatch_host.process.interface import (
     Stream,
 )
 from disbatch_host.process.pipes import PIPE_SIZE
-from disbatch_host.process.spawn import ThreadMask, spawn
+from disbatch_host.process.spawn import Launch, ThreadMask, spawn
 from disbatch_host.process.this_process import close_others_on_exec
+from helpers.hosts import host_under_test
 from helpers.processes import assert_group_is_gone, descriptors
 
+pytestmark = pytest.mark.usefixtures("each_supervisor")
+SHORT_GRACE = Deadlines(kill_grace_seconds=0.2)
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 # An rlimit that hinders nobody makes the slow way of starting (fork) the one that is taken.
 WAYS = {"posix_spawn": {}, "fork": {resource.RLIMIT_CORE: 0}}
@@ -89,7 +93,7 @@ def run(
             def ended(self, process_end: ProcessEnd) -> None:
                 end.set_result(process_end)
 
-        processes = process_host(drain_seconds=drain_seconds)
+        processes = host_under_test(drain_seconds=drain_seconds)
         program = Program(
             argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {}, umask=umask,
             account=account,
@@ -165,15 +169,14 @@ def test_it_ignores_no_signal_whatever_its_host_ignores(limits: dict[int, int]) 
 
 HOST = """
 import os, sys
-from pathlib import Path
-from disbatch_host.process.interface import Environment, Program, Start
-from disbatch_host.process.spawn import ThreadMask, spawn
-limits = {int(number): int(value) for number, value in (one.split("=") for one in sys.argv[2:])}
-program = Program(argv=("/bin/sh", "-c", sys.argv[1]), directory=Path("/"), limits=limits,
-                  environment=Environment.of({"PATH": os.environ["PATH"]}))
+from disbatch_host.process.spawn import Launch, ThreadMask, spawn
+limits = [(int(number), int(value), int(value)) for number, value in (one.split("=") for one in sys.argv[2:])]
+launch = Launch(argv=[b"/bin/sh", b"-c", os.fsencode(sys.argv[1])], directory=b"/", limits=limits,
+                environment=[b"PATH=" + os.fsencode(os.environ["PATH"])])
 null = os.open("/dev/null", os.O_RDWR)
 out = os.dup(1)
-sys.exit(os.waitpid(spawn(Start(program=program), (null, out, out, null), ThreadMask()), 0)[1])
+pid = spawn(launch, directory=b"/", variables=[], descriptors=(null, out, out, null), mask=ThreadMask())
+sys.exit(os.waitpid(pid, 0)[1])
 """
 
 
@@ -209,10 +212,11 @@ def test_it_has_its_mask_even_if_threads_cannot_have_their_own(may_be_own: bool,
     null = os.open("/dev/null", os.O_RDWR)
 
     def start() -> None:
-        environment = Environment.of(ENVIRONMENT)
-        program = Program(argv=("/bin/sh", "-c", "umask"), directory=Path("/"), environment=environment, umask=mask)
+        path = b"PATH=" + os.fsencode(ENVIRONMENT["PATH"])
+        launch = Launch(argv=[b"/bin/sh", b"-c", b"umask"], directory=b"/", environment=[path], umask=mask)
         own = ThreadMask(may_be_own=may_be_own)
-        os.waitpid(spawn(Start(program=program), (null, writing, writing, null), own), 0)
+        pid = spawn(launch, directory=b"/", variables=[], descriptors=(null, writing, writing, null), mask=own)
+        os.waitpid(pid, 0)
 
     before = os.umask(0o037)
     try:
@@ -249,9 +253,9 @@ def test_what_it_has_not_read_of_its_stdin_is_known() -> None:
         left.append(process.stdin_left_bytes)
         process.kill(StopReason.CANCELLED)
 
-    sh("echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
-    sh("head -c 1000 >/dev/null; echo; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
-    sh("echo; exec sleep 60", stdin=b"x" * (PIPE_SIZE + 1000), keeps_stdin_open=True, when=look)
+    sh("echo >&3; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("head -c 1000 >/dev/null; echo >&3; exec sleep 60", stdin=b"x" * 1000, keeps_stdin_open=True, when=look)
+    sh("echo >&3; exec sleep 60", stdin=b"x" * (PIPE_SIZE + 1000), keeps_stdin_open=True, when=look)
     assert left == [1000, 0, PIPE_SIZE + 1000]
 
 
@@ -277,13 +281,16 @@ def test_small_stdin_that_is_not_read_is_no_error_and_nothing_is_said() -> None:
     assert sh("exit 0", stdin=b"x" * (PIPE_SIZE + 1)).end.stdin_unread
 
 
-def test_a_background_child_that_holds_the_output_is_given_two_seconds_and_killed() -> None:
-    seen = sh("(trap '' TERM HUP; echo $$ >&2; exec sleep 600) & echo leader; exit 3")
+def test_a_background_child_that_holds_the_output_is_given_two_seconds_and_then_its_grace() -> None:
+    deadlines = Deadlines(kill_grace_seconds=0.5)
+    began = time.monotonic()
+    seen = sh("(trap '' TERM HUP; echo $$ >&2; exec sleep 600) & echo leader; exit 3", deadlines=deadlines)
+    assert 2.5 <= time.monotonic() - began < 8
     assert (seen.end.exit_code, seen.end.output_held_open, seen.end.killed) == (3, True, False)
     assert seen.output[Stream.STDOUT] == b"leader\n"
 
 
-def test_a_background_child_without_the_output_is_killed_at_once() -> None:
+def test_a_background_child_without_the_output_is_ended_at_once() -> None:
     seen = sh("sleep 600 >/dev/null 2>&1 3>&- </dev/null & exit 0")
     assert (seen.end.exit_code, seen.end.output_held_open) == (0, False)
 
@@ -325,8 +332,7 @@ def test_silence_is_measured_from_the_last_output_on_any_stream() -> None:
 
 def test_a_stop_after_the_end_does_not_claim_to_have_stopped_it() -> None:
     def stop_late(child: Process, stream: Stream, data: bytes) -> None:
-        if not child.is_running:
-            child.stop(StopReason.CANCELLED)
+        child.stop(StopReason.CANCELLED)
 
     seen = sh("(sleep 0.3; echo late) & exit 0", when=stop_late)
     assert seen.output[Stream.STDOUT] == b"late\n"
@@ -420,5 +426,5 @@ def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.Mo
 
 
 def test_the_drain_is_bounded_however_much_a_background_child_prints() -> None:
-    seen = sh("(while :; do echo more; done) & exit 0", drain_seconds=0.3)
+    seen = sh("(trap '' TERM; while :; do echo more; done) & exit 0", drain_seconds=0.3, deadlines=SHORT_GRACE)
     assert (seen.end.exit_code, seen.end.output_held_open) == (0, True)

@@ -20,10 +20,10 @@ from disbatch_host.node.starter import Starter
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.plugin.program import ProgramSite
-from disbatch_host.process.inline import process_host
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
+from helpers.hosts import host_under_test
 from helpers.nodes import Cluster
 from integration.test_workers import worker_plugin
 
@@ -53,7 +53,7 @@ def test_what_was_begun_by_a_claim_that_was_undone_does_not_count(
 
     async def carry_out() -> ClaimResult:
         clock = SystemClock()
-        processes = process_host()
+        processes = host_under_test()
         site = ProgramSite(
             node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
         )

@@ -191,9 +191,9 @@ def test_a_noexec_mount_is_named_as_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("#!/usr/bin/pythn3", "correct its name, or install it"),
+        ("#!/usr/bin/qqzzxx", "correct its name, or install it"),
         ("#!/opt/none/sh", "write #!/usr/bin/env sh"),
-        ("#!/usr/bin/env pythn3", "correct its name, or install pythn3"),
+        ("#!/usr/bin/env qqzzxx", "correct its name, or install qqzzxx"),
     ],
 )
 def test_an_interpreter_that_is_not_there_is_to_be_corrected_or_found_elsewhere(
@@ -201,3 +201,24 @@ def test_an_interpreter_that_is_not_there_is_to_be_corrected_or_found_elsewhere(
 ) -> None:
     made(tmp_path, line.encode())
     assert hint in reasons(load_plugins([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("#!{bin}/pythn3", "did you mean #!{bin}/python3? If not, install it"),
+        ("#!./intrep", "did you mean #!./interp? If not, install it"),
+        ("#!/opt/none/pythn3", "did you mean #!/usr/bin/env python3? If not, install it"),
+        ("#!/usr/bin/env pythn3", "did you mean python3? If not, install pythn3"),
+        ("#!/usr/bin/env {bin}/pythn3", "did you mean {bin}/python3? If not, install pythn3"),
+        ("#!/usr/bin/env ruby-qq", "correct its name, or install ruby-qq"),
+    ],
+)
+def test_a_near_name_of_an_interpreter_that_is_not_there_is_told(tmp_path: Path, line: str, hint: str) -> None:
+    places = tmp_path / "bin"
+    places.mkdir()
+    shutil.copy("/bin/sh", places / "python3")
+    (places / "pythn").write_text("notes, not a program\n")
+    (places / "pythn4").mkdir()
+    made(tmp_path / "plugins", line.format(bin=places).encode(), env={"PATH": str(places)})
+    assert hint.format(bin=places) in reasons(load_plugins([tmp_path / "plugins"]))

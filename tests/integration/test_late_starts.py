@@ -19,15 +19,16 @@ from disbatch_host.documents.records import Task
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.plugin.program import ProgramSite
-from disbatch_host.process.inline import process_host
 from disbatch_host.run import starting
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.status import Status
+from helpers.hosts import host_under_test
 from helpers.nodes import Cluster
 
+pytestmark = pytest.mark.usefixtures("each_supervisor")
 LONG_PAST = datetime(2020, 1, 1, tzinfo=UTC)
 LONG_AGO = 100.0  # seconds; against `trust_seconds`
 
@@ -35,7 +36,7 @@ LONG_AGO = 100.0  # seconds; against `trust_seconds`
 async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begun: bool) -> RunReport:
     """One run as a node makes it, with its claim long ago; `meanwhile` happens between the claim and the start."""
     clock = SystemClock()
-    processes = process_host()
+    processes = host_under_test()
     site = ProgramSite(
         node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=cluster.directory
     )
@@ -62,7 +63,7 @@ async def carry_out(cluster: Cluster, meanwhile: Callable[[Task], None], *, begu
         claim = recorder.call(lambda store: store.claim("n1", [Want("Touch", 1)], "t1", begin if begun else None))
         (task,) = await claim
         await recorder.call(lambda store: meanwhile(replace(task, status=0 if begun else -1)))
-        late = Run(task, plugin, context, running=run, asked_at=clock.monotonic() - LONG_AGO)
+        late = Run(task, plugin, context, running=run, asked_at=clock.since_boot() - LONG_AGO)
         return await late.perform()
     finally:
         await recorder.stop()

@@ -218,11 +218,12 @@ def test_an_orderly_stop_sees_running_tasks_through_and_gives_the_others_back(
     cluster: Cluster, number: signal.Signals
 ) -> None:
     gate = cluster.directory / "gate"
-    cluster.plugin("Slow", f"while ! test -e {gate}; do sleep 0.02; done; echo done")
+    cluster.plugin("Slow", f"echo begun; while ! test -e {gate}; do sleep 0.02; done")
     ids = cluster.push(cluster.queue("Slow", maxthreads=2), *({} for _ in range(4)))
     process = cluster.start()
     for task_id in ids[:2]:
-        cluster.wait_for_status(task_id, Status.RUNNING)
+        # Running comes with the claim: before its program has begun, a task simply goes back.
+        wait_until(lambda one=task_id: cluster.task(one).document["stdout"] == "begun\n", 20, "it did not begin")
     process.send_signal(number)
     wait_until(lambda: "run on to their end" in cluster.log(), 10, "the stop was not said")
     gate.touch()
@@ -237,7 +238,6 @@ def test_past_the_grace_tasks_are_stopped_and_given_back_or_terminated(cluster: 
     cluster.plugin("Slow", "echo begun; sleep 600", idempotent=idempotent)
     (task_id,) = cluster.push(cluster.queue("Slow"), {})
     process = cluster.start("--stop-grace", "0.2")
-    # Running comes with the claim: before its program has begun, a task simply goes back.
     wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "it did not begin")
     process.terminate()
     assert process.wait(20) == 0
@@ -369,10 +369,12 @@ def test_tasks_of_a_living_node_or_of_another_program_are_not_touched(cluster: C
 
 @pytest.mark.parametrize("count", [600, pytest.param(2000, marks=pytest.mark.soak)])
 def test_two_nodes_share_very_many_tasks_and_none_is_started_twice(cluster: Cluster, count: int) -> None:
-    trace = cluster.directory / "trace"
-    cluster.plugin("Quick", TRACE.format(trace=trace))
+    trace, gate = cluster.directory / "trace", cluster.directory / "gate"
+    cluster.plugin("Quick", f"{TRACE.format(trace=trace)}; while ! test -e {gate}; do sleep 0.05; done")
     ids = cluster.push(cluster.queue("Quick", maxthreads=8), *({"n": number} for number in range(count)))
     nodes = [cluster.start("--until-idle", node_id=name) for name in ("n1", "n2")]
+    wait_until(lambda: len(starts(trace)) == 16, 30, "not both of them run as many as they may")
+    gate.touch()
     for node in nodes:
         assert node.wait(100) == 0
     assert starts(trace) == Counter({str(one): 1 for one in ids})

@@ -113,7 +113,7 @@ def test_a_node_that_cannot_confirm_a_pause_is_named(cluster: Cluster) -> None:
     ids = cluster.push(queue, {}, {})
     assert cluster.store.find_queue(queue).paused is not None  # type: ignore[union-attr]
     unread: list[str] = []
-    Queues(cluster.store, "me@here", on_unread=unread.extend, within_seconds=1.0).set(queue, maxtotal=3)
+    Queues(cluster.store, "me@here", on_unread=unread.extend, within_seconds=3.0).set(queue, maxtotal=3)
     assert unread == ["old"]
     shown = json.loads(command(cluster, "--json", "node", "show", "n1").stdout)
     assert shown["queues_read"] == shown["requests"]["queues"]["token"]

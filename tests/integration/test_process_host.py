@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from disbatch_host.process.inline import process_host
 from disbatch_host.process.interface import (
     Deadlines,
     Environment,
-    Process,
     ProcessEnd,
     ProcessHost,
     Program,
@@ -23,8 +23,10 @@ from disbatch_host.process.interface import (
     Stream,
     Usage,
 )
-from helpers.processes import assert_group_is_gone, descriptors
+from helpers.hosts import host_under_test
+from helpers.processes import assert_group_is_gone, descriptors, state_of, wait_until
 
+pytestmark = pytest.mark.usefixtures("each_supervisor")
 OUT, ERR, EVENTS = Stream.STDOUT, Stream.STDERR, Stream.EVENTS
 
 
@@ -78,7 +80,7 @@ def at_a_host(test: Callable[[ProcessHost], Awaitable[None]]) -> None:
     """Nothing of what was started is left after it."""
 
     async def perform() -> None:
-        processes = process_host()
+        processes = host_under_test()
         try:
             async with asyncio.timeout(60):
                 await test(processes)
@@ -135,7 +137,7 @@ def test_output_comes_with_offsets_and_what_is_acknowledged_is_no_longer_counted
             shell("echo one; echo err >&2; read line; echo two; read line", keeps_stdin_open=True), ear
         )
         await ear.wait_for(lambda: ear.text(OUT) == b"one\n" and ear.text(ERR) == b"err\n")
-        process.write(b"\n")
+        process.hand_over(b"", b"\n", Deadlines())
         await ear.wait_for(lambda: ear.text(OUT) == b"one\ntwo\n")
         assert [(offset, data) for stream, offset, data in ear.said_blocks if stream is OUT] == [
             (0, b"one\n"),
@@ -221,19 +223,41 @@ def test_what_is_handed_over_has_a_note_and_time_limits_of_its_own() -> None:
     at_a_host(test)
 
 
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_what_is_handed_over_to_a_process_that_has_just_ended_is_left(earlier: int) -> None:
+    """Its end may be on the way already: it was told without knowing of this."""
+
+    async def test(processes: ProcessHost) -> None:
+        ear = Ear()
+        script = "echo begun; while read line; do echo $line; done"
+        process = await processes.start(shell(script, keeps_stdin_open=True), ear)
+        await ear.wait_for(lambda: ear.text(OUT) == b"begun\n")
+        for _ in range(earlier):
+            process.hand_over(b"one", b"one\n", Deadlines())
+            await ear.wait_for(lambda: ear.text(OUT) == b"begun\none\n")
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: state_of(process.pid) in ("Z", ""))  # nothing is heard meanwhile
+        process.hand_over(b"late", b"late\n", Deadlines())
+        end = await ear.end
+        assert (end.signal, end.stdin_left_bytes) == (signal.SIGKILL, len(b"late\n"))
+        process.forget()
+
+    at_a_host(test)
+
+
 def test_usage_counts_cpu_time_from_what_was_handed_over_last() -> None:
     burn = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"
 
     async def test(processes: ProcessHost) -> None:
         ear = Ear()
         process = await processes.start(
-            shell(f"{burn}; echo burnt; read line; echo idle; read line; {burn}", keeps_stdin_open=True), ear
+            shell(f"{burn}; echo burnt >&3; read line; echo idle >&3; read line; {burn}", keeps_stdin_open=True), ear
         )
-        await ear.wait_for(lambda: b"burnt\n" in ear.text(OUT))
+        await ear.wait_for(lambda: b"burnt\n" in ear.text(EVENTS))
         burnt = process.usage()
         assert burnt.cpu_seconds > 0.02 and 0 < burnt.memory_bytes <= burnt.peak_memory_bytes
         process.hand_over(b"", b"\n", Deadlines())
-        await ear.wait_for(lambda: b"idle\n" in ear.text(OUT))
+        await ear.wait_for(lambda: b"idle\n" in ear.text(EVENTS))
         assert process.usage().cpu_seconds < burnt.cpu_seconds / 2
         process.close_stdin()
         end = await ear.end
@@ -258,20 +282,20 @@ def test_a_pid_is_known_with_the_time_of_its_start() -> None:
     at_a_host(test)
 
 
-@pytest.mark.parametrize("verb", ["stop", "kill"])
-def test_a_program_that_is_being_started_can_be_stopped(verb: str) -> None:
-    """Once, a program that was just being started when everything was to stop had to be looked for again and again."""
+@pytest.mark.parametrize("turns", [1, 2, 3, 10])
+def test_a_start_that_nobody_waits_for_any_more_leaves_nothing(turns: int, tmp_path: Path) -> None:
+    """Its end was held for a caller who had gone, so that the run stayed for ever, and a trial waited for it."""
 
     async def test(processes: ProcessHost) -> None:
-        ear = Ear()
-        starting = asyncio.ensure_future(processes.start(shell("sleep 600"), ear))
-        await asyncio.sleep(0)
-        (process,) = processes.runs()
-        assert process.pid == 0 and not starting.done()
-        getattr(process, verb)(StopReason.CANCELLED)
-        started: Process = await starting
-        end = await ear.end
-        assert started is process and (end.stopped, end.killed) == (StopReason.CANCELLED, verb == "kill")
-        process.forget()
+        starting = asyncio.ensure_future(processes.start(shell(f"echo $$ > {tmp_path}/pid; exec sleep 600"), Ear()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not starting.cancel():
+            return  # it was started by then: the caller has it
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        async with asyncio.timeout(30):
+            while processes.runs():
+                await asyncio.sleep(0.01)
 
     at_a_host(test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -125,6 +126,7 @@ def test_the_environment_is_clean_and_has_what_the_contract_promises(cluster: Cl
     own = {name: value for name, value in seen.items() if name.startswith("DISBATCH_")}
     deadline = float(own.pop("DISBATCH_DEADLINE"))
     assert abs(deadline - task.run["started"].timestamp() - 3600) < 5
+    assert re.fullmatch(r"[0-9a-f]{32}-\d+", own.pop("DISBATCH_RUN"))
     assert own == {
         "DISBATCH_PROTOCOL": "1",
         "DISBATCH_MODE": "oneshot",

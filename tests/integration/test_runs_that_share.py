@@ -24,15 +24,16 @@ from disbatch_host.plugin import program
 from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin, load_plugins
 from disbatch_host.plugin.program import ProgramSite
-from disbatch_host.process.inline import process_host
 from disbatch_host.process.interface import StartError
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.execution import Assignment
 from disbatch_host.run.worker.pool import WorkerPool
 from disbatch_protocol.outcome import Outcome, Reason
+from helpers.hosts import host_under_test
 from helpers.nodes import write_plugin
 
+pytestmark = pytest.mark.usefixtures("each_supervisor")
 # Prints as many characters as its task says, and is done after as many seconds.
 WORKER = r"""#!/usr/bin/env python3
 import json, os, sys, time
@@ -87,7 +88,7 @@ def plugin_of(directory: Path, name: str) -> Plugin:
 
 
 def context_of(tmp_path: Path, ledger: Ledger) -> RunContext:
-    clock, processes = SystemClock(), process_host()
+    clock, processes = SystemClock(), host_under_test()
     site = ProgramSite(node_id="n1", local_clock=clock, host_environment=dict(os.environ), temporary_directory=tmp_path)
     return RunContext(
         machine_name="here",
@@ -158,6 +159,7 @@ def test_a_process_that_is_ending_is_given_no_task(plugins: Path, tmp_path: Path
 
     class Nobody:
         def receive(self, *_: Any) -> None: ...
+        def miss(self, *_: Any) -> None: ...
         def hear(self, *_: Any) -> None: ...
 
     async def perform() -> None:

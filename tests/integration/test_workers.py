@@ -14,7 +14,7 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.plugin.classes import START_FAILURES_MAX
 from disbatch_protocol.status import Status
 from helpers.nodes import QUICK_TO_SEE, Cluster, Living
-from helpers.processes import wait_until
+from helpers.processes import state_of, stop, wait_until
 from helpers.stores import living_on_sqlite, on_sqlite
 
 # From the contract alone. What it does with a task is its parameter `do`.
@@ -233,7 +233,15 @@ def test_a_done_that_cannot_be_understood_ends_the_task_and_the_process(living: 
 def test_a_process_that_closes_descriptor_3_is_replaced(cluster: Cluster, do: str) -> None:
     """It was never noticed: the task ran for ever, and the class with it where it had one process."""
     queue = worker_plugin(cluster, concurrency=1, kill_grace=0.5)  # for the one that does not end with its stdin
-    mute, after = run_all(cluster, queue, {"do": do}, {"n": 2})
+    if do == "close":
+        mute, after = run_all(cluster, queue, {"do": do}, {"n": 2})
+    else:
+        node = cluster.start()
+        mute = cluster.wait_for_status(*cluster.push(queue, {"do": do}), 1)
+        wait_until(lambda: state_of(mute.run["pid"]) == "", 20, "it is not replaced")
+        after = cluster.wait_for_status(*cluster.push(queue, {"n": 2}), 1)
+        node.terminate()
+        assert node.wait(30) == 0
     assert after.status == 1 and mute.run["pid"] != after.run["pid"]
     if do == "close":
         assert (mute.run["reason"], mute.status) == ("worker_exited", Status.TERMINATED)
@@ -430,7 +438,7 @@ def test_killing_a_worker_that_is_idle_costs_no_task(cluster: Cluster) -> None:
     (first,) = cluster.push(queue, {"n": 1})
     cluster.start()
     pid = cluster.wait_for_status(first, 1).run["pid"]
-    os.kill(pid, signal.SIGSTOP)  # it cannot read: the task is handed over, but not a byte of it is taken
+    stop(pid)  # it cannot read: the task is handed over, but not a byte of it is taken
     (second,) = cluster.push(queue, {"n": 2})
     cluster.wait_for_status(second, 0)
     os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,66 @@ def test_a_turn_without_a_reason_does_not_ask_the_store(tmp_path: Path, monkeypa
         assert len(asks) == len(bench.parts.runs) == 1
 
     on_bench(tmp_path, test, NO_REFRESH)
+
+
+def test_a_node_that_is_told_of_every_change_does_not_look_again_for_what_it_was_not_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(bench: Bench) -> None:
+        queue = bench.queue("Echo", "echo")
+        asks, claiming = count_asks(bench, monkeypatch), bench.parts.claiming
+        await claiming.turn()
+        await bench.parts.store_thread.call(lambda _: None)  # it has told what it has seen of the queue by now
+        await claiming.turn()
+        await claiming.turn()
+        assert len(asks) == 3  # as long as it is not told of every change
+        claiming.is_told = lambda: True
+        past = datetime(2020, 1, 1, tzinfo=UTC)
+        (late,) = bench.push(queue, status=int(Status.BLOCKED), not_before=past)
+        await claiming.turn()
+        assert len(asks) == 3 and bench.statuses([late]) == [Status.CREATED]  # what is due, nobody else would tell
+        claiming.on_change()
+        await claiming.turn()
+        assert len(asks) == 4 and len(bench.parts.runs) == 1
+        await claiming.turn()
+        assert len(asks) == 5  # something runs here
+        await bench.end_runs()
+        read: list[bool] = []
+        claiming.read_queues_again(lambda: read.append(True))
+        await claiming.turn()
+        assert len(asks) == 6 and read == [True]  # somebody waits for it
+
+    on_bench(tmp_path, test, Pace(refresh_seconds=0.0, unchanged_seconds=1000.0, watch_seconds=1000.0))
+
+
+def test_a_change_that_came_between_two_reads_of_the_queues_is_read_with_the_next(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.queue("Other", "other")
+        claiming = bench.parts.claiming
+        claiming.is_told = lambda: True
+        await claiming.turn()
+        queue = bench.queue("Echo", "echo")
+        claiming.on_change()
+        await claiming.turn()  # too early to read the queues again
+        async with asyncio.timeout(20):
+            while queue not in [one.id for one in claiming.queues]:
+                await claiming.turn()
+
+    on_bench(tmp_path, test, Pace(refresh_seconds=1.0, unchanged_seconds=1000.0, watch_seconds=1000.0))
+
+
+def test_a_node_that_is_told_of_every_change_makes_sure_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(bench: Bench) -> None:
+        asks, claiming = count_asks(bench, monkeypatch), bench.parts.claiming
+        claiming.is_told = lambda: True
+        async with asyncio.timeout(20):
+            while len(asks) < 3:
+                await claiming.turn()
+        assert not claiming.needs_look
+
+    on_bench(tmp_path, test, Pace(refresh_seconds=0.0, unchanged_seconds=0.05, watch_seconds=1000.0))
 
 
 def test_nothing_is_claimed_for_a_moment_after_the_machine_was_short_of_something(

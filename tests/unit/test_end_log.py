@@ -6,8 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disbatch_host.node.end_log import masked
+from disbatch_host.node.end_log import line_of, masked
 from disbatch_protocol.masks import MASK
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (None, ""),
+        ("first\nuser matt not found\n", "user matt not found"),
+        ("disbatch-host: it ended with exit code 3", "it ended with exit code 3"),
+        ("Traceback\nMemoryError\ndisbatch-host: limits.memory is 64 MiB", "MemoryError; limits.memory is 64 MiB"),
+        ("disbatch-host: signal ABRT\ndisbatch-host: limits.memory is 64 MiB", "signal ABRT; limits.memory is 64 MiB"),
+    ],
+)
+def test_the_line_of_an_error_has_the_words_of_both(message: str | None, line: str) -> None:
+    """The hint at a limit of memory stood alone, without a word of the program's."""
+    assert line_of(message) == line
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from disbatch_host.decide import placement, readings
 from disbatch_host.decide.why import Code, Snapshot, Why, cause_of
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord, Queue, Task
 from disbatch_protocol.status import Status
 
@@ -193,3 +195,29 @@ def test_there_is_an_answer_whatever_is_in_the_documents(
 ) -> None:
     answer = why(task(status, **task_fields), queue(**queue_fields), node(**node_fields))
     assert answer.code in Code and answer.sentence
+
+
+def test_a_task_of_a_node_that_is_away_runs_and_is_left_to_it() -> None:
+    until = NOW + timedelta(minutes=10)
+    away = dataclasses.replace(
+        node(age_seconds=100, state="away", away={"until": until, "by": "ann@here", "why": "upgrade"}),
+        away_seconds=600.0,
+    )
+    running = task(Status.RUNNING, node="n1", claim={"token": "t"}, run={"started": NOW})
+    found = why(running, None, away, node("n2"))
+    shown = local_time.shown(until, "seconds")
+    assert found.code is Code.RUNNING
+    assert found.sentence.startswith(
+        f"it runs on node n1, which is away until {shown} (upgrade; ann@here); its runs go on without it; if it is not "
+        "back by then, another node settles it: it becomes orphaned"
+    )
+    later = dataclasses.replace(away, away_seconds=None)
+    assert why(running, None, later, node("n2")).code is Code.LOST_NODE
+
+
+def test_that_the_only_node_is_away_is_why_nothing_is_claimed() -> None:
+    until = NOW + timedelta(minutes=10)
+    away = dataclasses.replace(node(state="away", away={"until": until}), away_seconds=600.0)
+    found = why(None, None, away)
+    assert found.code is Code.NO_NODE
+    assert f"no node is alive (n1 is away until {local_time.shown(until, 'seconds')})" in found.sentence

@@ -16,7 +16,7 @@ PROTOCOL = ROOT / "protocol" / "disbatch_protocol"
 GROUND = {"errors", "clock", "logs"}  # these import only the standard library
 STORE = {"store.contract", "store.url", "documents", "errors", "clock"}
 # The seam, the one factory of a process host, and what is about this machine and this process; never a child.
-PROCESS = {"process.interface", "process.inline", "process.machine", "process.this_process"}
+PROCESS = {"process.interface", "process.host", "process.machine", "process.this_process"}
 ALWAYS = {"", "disbatch_protocol"}  # the version of the package, and the protocol
 
 # Room or file → the rooms and files of ours that its modules may import, besides those of its own room and `ALWAYS`.
@@ -36,22 +36,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
     "settings": {"documents.records", "store.url", "errors"},
     "metrics": {"documents", "store.contract", "errors"},
-    "trial": {"run", "plugin", *PROCESS, "documents", *GROUND},
+    "trial": {
+        "run", "plugin", "process.interface", "process.machine", "process.supervised", "process.this_process",
+        "documents", *GROUND,
+    },
     "node": {
-        "run", "decide", "documents", "plugin", *PROCESS, "process.facts", "process.leftovers", "store.contract",
+        "run", "decide", "documents", "plugin", *PROCESS, "process.facts", "process.home", "process.leftovers",
+        "process.supervised", "store.contract",
         "metrics.counters", "settings", *GROUND,
     },
     "run": {"plugin", "process.interface", "documents", *GROUND},
     "plugin": {"process.interface", *GROUND},
     "plugin.checking_child": {"process.this_process", *GROUND},  # a process of its own
-    "process": {"errors"},
+    "process": {"c_library", "errors"},
     "store.contract": {"documents"},
     "store.url": {"errors"},
     "store.open": {"store", "errors", "clock"},
-    "store.sqlite": STORE,
+    "store.sqlite": {"c_library", *STORE},
     "store.mongo": STORE,
     "decide": {"documents"},
     "documents": set(),
+    "c_library": set(),
     "errors": set(),
     "clock": set(),
     "logs": set(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disbatch_host.decide import membership, placement
-from disbatch_host.decide.membership import Holder
+from disbatch_host.decide.membership import HeartbeatWatch, Holder
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import Place
-from disbatch_host.documents.records import NodeRecord, Queue
+from disbatch_host.documents.records import NodeRecord, Queue, away_seconds_of
 from disbatch_protocol.status import TRANSITIONS, Status, is_finished, kind, may_become, name, names, parse
 
 CONFIRM: Any = {"confirm_seconds": 4.0, "confirm_heartbeats": 3}
@@ -208,6 +210,60 @@ def test_an_id_is_free_when_its_process_here_is_gone_or_its_heartbeat_elsewhere_
     assert may(31, here=False, alive=False)
     assert may(None, here=False, alive=False)
     assert not may(31, here=False, alive=False, settings={"dead_after_seconds": 60})
+
+
+@pytest.mark.parametrize(
+    ("here", "alive", "earlier_boot", "away_seconds", "may"),
+    [
+        (True, False, False, 600, True),  # back on its machine: at once
+        (True, True, False, 600, False),  # its process has not ended yet
+        (False, False, False, 600, False),  # it has runs on another machine
+        (False, False, False, None, True),  # its time is over
+        (False, False, True, 600, True),  # its machine was booted again: nothing runs there any more
+    ],
+)
+def test_the_id_of_a_node_that_is_away_is_for_its_own_machine(
+    here: bool, alive: bool, earlier_boot: bool, away_seconds: float | None, may: bool
+) -> None:
+    record = dataclasses.replace(node(100), away_seconds=away_seconds)
+    holder = Holder(record=record, is_on_this_machine=here, is_process_alive=alive, is_of_earlier_boot=earlier_boot)
+    assert membership.may_take_id(holder, dead_after_seconds=30) is may
+
+
+def test_a_node_that_is_away_is_not_dead_before_its_time_is_over() -> None:
+    away = dataclasses.replace(node(3600), away_seconds=0.1)
+    watched = {"n2": 3600.0}
+    assert not membership.dead_nodes([away], own_id="me", dead_after_seconds=30, watched_seconds=watched, **CONFIRM)
+    back = dataclasses.replace(away, away_seconds=None)
+    assert membership.dead_nodes([back], own_id="me", dead_after_seconds=30, watched_seconds=watched, **CONFIRM)
+
+
+def test_the_end_of_its_time_is_watched_like_any_other_date() -> None:
+    """A clock that has jumped ends the time of every node that is away."""
+    watch = HeartbeatWatch()
+    away = dataclasses.replace(node(100), away_seconds=10.0)
+    back = dataclasses.replace(away, away_seconds=None)
+    assert watch.look([away], at=0.0) == {"n2": 0.0}
+    assert watch.look([away], at=50.0) == {"n2": 50.0}
+    assert watch.look([back], at=60.0) == {"n2": 0.0}
+    assert watch.look([back], at=63.0) == {"n2": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("away", "left"),
+    [
+        ({"until": datetime(2026, 1, 1, 12, 0, 5, tzinfo=UTC)}, 5.0),
+        ({"until": datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)}, None),
+        ({"until": datetime(2026, 1, 1, 11, tzinfo=UTC)}, None),
+        ({"until": datetime(2026, 1, 1, 13)}, None),  # of a person
+        ({"until": "2026-01-01T13:00:00Z"}, None),
+        ({"until": 1e300}, None),
+        ({}, None), (None, None), (True, None), ([], None), ("away", None),
+    ],
+)  # fmt: skip
+def test_how_long_a_node_is_away_is_read_of_any_document(away: Any, left: float | None) -> None:
+    assert away_seconds_of({"away": away}, datetime(2026, 1, 1, 12, tzinfo=UTC)) == left
+    assert away_seconds_of({}, datetime(2026, 1, 1, 12, tzinfo=UTC)) is None
 
 
 def test_dead_are_only_nodes_of_this_program_with_an_old_heartbeat() -> None:

@@ -21,6 +21,7 @@ from disbatch_host.run.context import NewsPace
 from disbatch_host.run.execution import ExecutionEnd, HeardSoFar, Listener
 from disbatch_host.run.output import OutputStream
 from disbatch_host.run.recording import NEWS_BYTES_PER_SECOND, News, Recording, news_of, pause_seconds
+from disbatch_host.run.same_delay import SameDelay
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import Progress
 from helpers.nodes import write_plugin
@@ -89,6 +90,9 @@ class Running:
 
     def kill(self, reason: StopReason) -> None: ...
 
+    def follow(self) -> bool:
+        return False
+
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         self.acknowledged.append(counts)
 
@@ -156,7 +160,7 @@ def test_bytes_that_are_said_again_count_once(stream: bytes, parts: list[tuple[i
     for back, further in (*parts, (0, len(stream))):
         offset, end = max(0, told - back), min(len(stream), told + further)
         if offset < end:
-            kept += heard.new_part(OUT, offset, stream[offset:end])
+            kept += heard.new_part(OUT, offset, stream[offset:end])[1]
         told = end
     assert kept == stream and heard.offsets() == {OUT: len(stream), ERR: 0, EVENTS: 0}
 
@@ -165,7 +169,7 @@ AT_ONCE = NewsPace(first_seconds=0.0, seconds=0.0)
 
 
 def a_recording(state: RunState, ledger: Ledger) -> Recording:
-    return Recording(state, ledger, SystemClock(), pace=AT_ONCE, listener=None)
+    return Recording(state, ledger, SystemClock(), pace=AT_ONCE, first_news=SameDelay(), listener=None)
 
 
 def test_output_is_acknowledged_only_when_it_is_durable(state: RunState) -> None:

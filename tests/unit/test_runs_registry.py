@@ -43,7 +43,7 @@ def start(bench: Bench, queue: str, count: int = 1) -> list[Task]:
     assert len(tasks) == count
     for task in tasks:
         plugin = bench.parts.classes.plugins[queue]
-        bench.parts.runs.start(task, plugin, asked_at=bench.parts.clock.monotonic())
+        bench.parts.runs.start(task, plugin, asked_at=bench.parts.clock.since_boot())
     return tasks
 
 
@@ -173,7 +173,7 @@ def test_a_run_at_which_the_host_fails_fails_its_task_and_no_other(
         schema: Any = Exploding()
         bench.push(queue)
         (bad,) = bench.store.claim("n1", [Want(queue, 1)], "of the bad one")
-        runs.start(bad, replace(plugin, schema=schema), asked_at=bench.parts.clock.monotonic())
+        runs.start(bad, replace(plugin, schema=schema), asked_at=bench.parts.clock.since_boot())
         await bench.until(lambda: len(runs) == 1 and bench.task(bad.id).status == Status.FAILED, "it goes on")
         task = bench.task(bad.id)
         assert (task.run["reason"], task.run["outcome"], task.run["secrets"]) == ("host_error", "permanent", [""])

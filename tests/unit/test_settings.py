@@ -13,7 +13,7 @@ from disbatch_host.cli.main import cli
 from disbatch_host.errors import UsageError
 from disbatch_host.settings import written
 from disbatch_host.settings.table import BY_NAME, SETTINGS, Kind, Setting, default_of
-from disbatch_host.settings.values import NodeSettings, Source, resolve
+from disbatch_host.settings.values import NodeSettings, OnStop, Source, resolve
 from disbatch_protocol import schemas
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,15 @@ def test_the_options_are_those_of_the_table() -> None:
     with click.Context(cli, **cli.context_settings) as context:
         options = {name for parameter in cli.get_params(context) for name in parameter.opts if name.startswith("--")}
     assert options - {"--json", "--debug", "--version", "--help"} == {one.option for one in SETTINGS}
+
+
+def test_what_becomes_of_runs_when_the_node_stops_is_a_setting() -> None:
+    node = resolve({}, {"HOME": "/home/x"}).node
+    assert (node.on_stop, node.away_for_seconds, node.keep_for_seconds) == (OnStop.DRAIN, 600.0, 86400.0)
+    node = resolve({"on_stop": "keep", "away_for": "90s", "keep_for": "1h"}, {"HOME": "/home/x"}).node
+    assert (node.on_stop, node.away_for_seconds, node.keep_for_seconds) == (OnStop.KEEP, 90.0, 3600.0)
+    with pytest.raises(UsageError, match="--keep-for: expected at least as much as --away-for"):
+        resolve({"away_for": "36h"}, {"HOME": "/home/x"})
 
 
 @pytest.mark.parametrize("setting", IN_FILE, ids=lambda one: str(one.name))

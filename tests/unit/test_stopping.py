@@ -28,7 +28,7 @@ def test_the_third_request_waits_for_no_store_that_is_away(tmp_path: Path) -> No
 
         silent = asyncio.ensure_future(parts.store_thread.call(ask))
         await bench.until(asked.is_set, "the store is not asked")
-        parts.store_thread.is_away = True  # the thread would say so itself once it had no answer
+        parts.store_thread.turns.is_away = True  # as it is once there was no answer
         try:
             for _ in range(3):
                 parts.stopping.request()

@@ -107,7 +107,7 @@ def test_a_lost_run_has_no_end_that_anybody_knows() -> None:
     run = {"attempt": 1, "node": "n1", "started": at(2), "ended": at(99), "seconds": 97.0, "reason": "lost"}
     facts = told(status=int(Status.ORPHANED), node="n1", claim={"token": "t", "at": at(90)}, run=run)
     assert names(facts) == ["created", "started", "ended"]
-    assert dict(facts)["ended"].startswith("lost with its node, at an unknown time; found at 20")
+    assert dict(facts)["ended"].startswith("lost, at an unknown time; found at 20")
 
 
 def test_documents_of_other_programs_and_people_break_nothing() -> None:

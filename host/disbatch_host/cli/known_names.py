@@ -94,7 +94,7 @@ def _tasks(settings: Settings) -> Iterator[Item]:
 
 def _nodes(settings: Settings) -> Iterator[Item]:
     for record in _stored(settings).nodes():
-        yield record.id, "alive" if readings.is_alive(record) else "not alive"
+        yield record.id, "alive" if readings.is_alive(record) else "away" if readings.is_away(record) else "not alive"
 
 
 def _plugins(settings: Settings) -> Iterator[Item]:

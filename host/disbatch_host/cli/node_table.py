@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from disbatch_host.cli import render
 from disbatch_host.client.nodes import life_of
 from disbatch_host.decide import readings
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord
 
 NONE_YET = "no nodes; `disbatch-host --plugins DIR` runs one"
 
+_AWAY_STYLE = "yellow"
 _STYLES = {"dead": "red", "alive": "green"}
 
 
@@ -29,6 +32,8 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
                 "-" if one.age_seconds is None else f"{one.age_seconds:.0f} s ago",
                 f"{processing}/{readings.places_of(one)}"
                 if readings.is_alive(one)
+                else f"{kept} kept"
+                if (kept := readings.kept_of(one))
                 else "-",  # its last report is outdated
                 readings.object_of(one, "host").get("name"),
                 one.document.get("version"),
@@ -39,6 +44,10 @@ def print_nodes(nodes: Sequence[NodeRecord]) -> None:
 
 
 def life_cell(record: NodeRecord) -> tuple[str, str]:
-    """Whether the node is alive, by the age of its heartbeat, or how it is being stopped or drained."""
+    """Whether the node is alive, by the age of its heartbeat, how it is being stopped or drained, or until when it is
+    away."""
     life = life_of(record)
+    until = readings.object_of(record, "away").get("until")
+    if life == "away" and isinstance(until, datetime):
+        return f"away until {local_time.shown(until, 'seconds')}", _AWAY_STYLE
     return life, _STYLES.get(life, "yellow")

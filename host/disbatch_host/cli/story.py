@@ -93,6 +93,9 @@ def _in_words(event: Event, task: Task) -> str:
             return f"by node {event.node}"
         case Kind.STARTED:
             return f"attempt {event.run['attempt']} on node {event.node}"
+        case Kind.WENT_ON:
+            away = "" if event.away_seconds is None else f" after {render.duration(round(event.away_seconds))}"
+            return f"the node was restarted{away}, the run went on"
         case Kind.CANCELLED | Kind.RETRIED | Kind.CANCEL_ASKED:
             return _by(event)
         case Kind.ENDED:
@@ -106,7 +109,7 @@ def _end(event: Event) -> str:
         name = statuses.name(event.status or 0)
         return f"{name} {_by(event)}" if event.by else name
     if event.run.get("reason") == history.LOST:
-        return f"lost with its node, at an unknown time; found at {render.moment(event.run.get('ended'))}"
+        return f"lost, at an unknown time; found at {render.moment(event.run.get('ended'))}"
     return how_it_ended(event.run)
 
 

@@ -28,6 +28,6 @@ def unknown_class(store: Store, catalog: Catalog | None, name: str) -> UnknownCl
     """None if a plugin here or a living node has the class, even if it cannot be used at the moment."""
     known = set() if catalog is None else {*catalog.plugins, *(one.known_as for one in catalog.broken)}
     for node in store.nodes():
-        if readings.is_alive(node):
+        if readings.is_alive(node) or readings.is_away(node):  # one that is away will be back
             known |= readings.classes_of(node) | readings.broken_of(node).keys()
     return None if name in known else UnknownClass(name=name, near=near_name(name, sorted(known)))

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     EXPIRES = "expires"
     CLAIMED = "claimed"
     STARTED = "started"
+    WENT_ON = "went_on"  # without the node, which found it again when it was started again
     CANCEL_ASKED = "cancel_asked"  # while it ran
     ENDED = "ended"
 
@@ -55,15 +56,18 @@ class Event:
     node: str | None = None
     tasks: tuple[TaskId, ...] = ()  # the parent, or the predecessors
     status: int | None = None  # of an end without a run
+    away_seconds: float | None = None  # of its node, before that
     run: Mapping[str, Any] = field(default_factory=dict)  # the fields of the attempt, as `run` or `attempts` hold them
 
 
 def history_of(task: Task) -> list[Event]:
-    """All events, by time; one without a time stays behind the event that it followed."""
+    """All events, by time; one without a time stays behind the event that it followed. The creation comes first,
+    even if the clock of its creator was ahead."""
     keyed = []
     last = datetime.min
     for number, event in enumerate(_events(task)):
-        last = last if event.at is None else event.at.replace(tzinfo=None)
+        if event.at is not None and event.kind is not Kind.CREATED:
+            last = event.at.replace(tzinfo=None)
         keyed.append((last, number, event))
     return [event for _, _, event in sorted(keyed, key=lambda one: one[:2])]
 
@@ -166,6 +170,16 @@ def _run_events(run: Mapping[str, Any]) -> Iterator[Event]:
     started, ended = _moment(run.get("started")), _moment(run.get("ended"))
     if not was_never_started(run) and not (run.get("reason") == _HOST_ERROR and started is None):
         yield Event(kind=Kind.STARTED, at=started, node=_text(run.get("node")), run=run)
+    adopted = run.get("adopted")
+    for one in adopted if isinstance(adopted, (list, tuple)) else ():
+        if isinstance(one, Mapping):
+            away = one.get("away_seconds")
+            yield Event(
+                kind=Kind.WENT_ON,
+                at=_moment(one.get("at")),
+                node=_text(run.get("node")),
+                away_seconds=away if isinstance(away, (int, float)) else None,
+            )
     cancelled = run.get("cancelled")
     if isinstance(cancelled, Mapping):
         yield _asked(Kind.CANCEL_ASKED, cancelled)

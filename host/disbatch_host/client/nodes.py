@@ -48,6 +48,7 @@ class Asked:
     wish: Wish
     node: NodeRecord  # as it was before
     was_drained: bool  # whether it had been asked to drain before
+    keeps_runs: bool = False  # it was asked to leave at once
     is_confirmed: bool = True  # False: the node was asked to claim nothing more, and has not said in time that it does
 
 
@@ -63,14 +64,14 @@ class Nodes:
     def list(
         self, *, class_name: str | None = None, is_alive: bool | None = None, state: str | None = None
     ) -> tuple[NodeRecord, ...]:
-        """The nodes, ordered by id. Filters: those that have the plugin `class_name`; those alive, or not; those
-        alive and in this `state` (`running`, `draining`, `drained`, `stopping`)."""
+        """The nodes, ordered by id. Filters: those that have the plugin `class_name`; those alive, or dead;
+        those alive and in this `state` (`running`, `draining`, `drained`, `stopping`), or `away`."""
         return tuple(
             one
             for one in self._store.nodes()
             if (class_name is None or class_name in readings.classes_of(one))
-            and is_alive in (None, readings.is_alive(one))
-            and (state is None or (readings.is_alive(one) and one.state == state))
+            and (is_alive is None or (readings.is_alive(one) if is_alive else life_of(one) == "dead"))
+            and (state is None or (life_of(one) != "dead" and _state_of(one) == state))
         )
 
     def get(self, node_id: str) -> NodeRecord:
@@ -102,13 +103,16 @@ class Nodes:
             )
         return self._ask(found, Wish.RESUME, None)
 
-    def stop(self, node_id: str, *, why: str | None = None) -> Asked:
+    def stop(self, node_id: str, *, why: str | None = None, keep_runs: bool = False) -> Asked:
         """Stop a node gracefully: its running tasks finish, or are stopped after its `--stop-grace`. A second
-        request stops its tasks, a third kills them.
+        request stops its tasks, a third kills them. `keep_runs`: it leaves at once, and they go on without it.
 
-        Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, and UsageError for a reason that
-        tables cannot show."""
-        return self._ask(self._reachable(node_id), Wish.STOP, why)
+        Raises NotFoundError, NodeUnreachableError for a node that cannot be asked, or cannot leave its runs, and
+        UsageError for a reason that tables cannot show."""
+        found = self._reachable(node_id)
+        if keep_runs:
+            _require_home(found)
+        return self._ask(found, Wish.STOP, why, keep_runs=keep_runs)
 
     def wait(
         self,
@@ -121,7 +125,7 @@ class Nodes:
         any request). False if it has not `within_seconds`; None waits without limit. `on_look` gets the
         current node each time it is read.
 
-        Raises NodeUnreachableError if the node dies meanwhile."""
+        Raises NodeUnreachableError if the node dies meanwhile, or cannot leave its runs any more."""
         deadline = None if within_seconds is None else time.monotonic() + within_seconds
         mark, heartbeats = asked.node.heartbeat_mark, 0
         while True:
@@ -131,9 +135,13 @@ class Nodes:
             on_look(found)
             if found.heartbeat_mark != mark:
                 mark, heartbeats = found.heartbeat_mark, heartbeats + 1
+            if readings.is_away(found):  # its process ends with that
+                return True
             # Before the node has answered, its document says nothing about the request.
             if heartbeats >= _ANSWERED and found.state in _STATES[asked.wish]:
                 return True
+            if heartbeats >= _ANSWERED and asked.keeps_runs:
+                _require_home(found)  # it has just lost its supervisor, and goes on
             if not readings.is_alive(found):
                 raise NodeUnreachableError(
                     f"node {found.id} died before it was {_IN_WORDS[asked.wish]}, {silence_of(found)}"
@@ -172,6 +180,11 @@ class Nodes:
             heard = "" if found.age_seconds is None else f", {silence_of(found)}"
             raise NodeNotGoneError(f"node {found.id} is alive{heard}; {stop_it}")
         in_hand = self._store.count_tasks(TaskFilter(node=found.id, statuses=IN_HAND))
+        if in_hand and readings.is_away(found):
+            raise NodeNotGoneError(
+                f"node {found.id} {readings.away_in_words(found)}, and "
+                f"{'1 task runs' if in_hand == 1 else f'{in_hand} tasks run'} there without it; start it again"
+            )
         if in_hand:
             raise NodeNotGoneError(
                 f"node {found.id} is dead and {'1 task is' if in_hand == 1 else f'{in_hand} tasks are'} still "
@@ -190,20 +203,31 @@ class Nodes:
                 f"node {node_id} belongs to another program ({found.document.get('version')}), which cannot be asked "
                 "from here; stop it on its own machine"
             )
+        if readings.is_away(found):
+            raise NodeUnreachableError(f"node {node_id} {readings.away_in_words(found)}; start it again first")
         if not readings.is_alive(found):
             raise NodeUnreachableError(
                 f"node {node_id} is not alive, {silence_of(found)}; other nodes take over its tasks"
             )
         return found
 
-    def _ask(self, found: NodeRecord, wish: Wish, why: str | None) -> Asked:
+    def _ask(self, found: NodeRecord, wish: Wish, why: str | None, *, keep_runs: bool = False) -> Asked:
         name = "stop" if wish is Wish.STOP else "drain"
         value: Document | None = None
         if wish is not Wish.RESUME:
             value = requests.request(self._by, why, now=self._store.now())
+            value |= {"keep_runs": True} if keep_runs else {}
         if not self._store.request_of_node(found.id, name, value):
             raise NotFoundError(f"no node {found.id!r} any more; it has just stopped")
-        return Asked(wish=wish, node=found, was_drained="drain" in found.requests)
+        return Asked(wish=wish, node=found, was_drained="drain" in found.requests, keeps_runs=keep_runs)
+
+
+def _require_home(found: NodeRecord) -> None:
+    if not isinstance(found.document.get("home"), str):
+        raise NodeUnreachableError(
+            f"node {found.id} cannot leave its runs: they would end with it (its log says why, if its version knows of "
+            "it); stop it without --keep-runs"
+        )
 
 
 _CLAIMS_NOTHING = ("draining", "drained", "stopping")
@@ -218,13 +242,25 @@ def silence_of(record: NodeRecord) -> str:
 
 
 def life_of(record: NodeRecord) -> str:
-    """`dead`, `alive`, or the state of a living node that claims no more tasks."""
+    """`dead`, `away`, `alive`, or the state of a living node that claims no more tasks."""
+    if readings.is_away(record):
+        return "away"
     if not readings.is_alive(record):
         return "dead"
     return "alive" if record.state == "running" else record.state
 
 
+def _state_of(record: NodeRecord) -> str:
+    return "away" if readings.is_away(record) else record.state
+
+
 def to_json(record: NodeRecord) -> dict[str, Any]:
-    """The node's document, with two facts that only a reader can know: whether it is alive, and its heartbeat's age."""
-    alive = readings.is_alive(record)
-    return {**record.document, "_id": record.id, "alive": alive, "age_seconds": record.age_seconds}
+    """The node's document, with the facts that only a reader can know: whether it is alive, the age of its heartbeat,
+    and how much longer it may be away."""
+    return {
+        **record.document,
+        "_id": record.id,
+        "alive": readings.is_alive(record),
+        "age_seconds": record.age_seconds,
+        "away_seconds": record.away_seconds if readings.is_away(record) else None,
+    }

@@ -118,6 +118,7 @@ class NodeFacts:
     threads: int
     max_total: int | None = None
     age_seconds: float | None = None  # of its heartbeat
+    kept: int = 0  # runs that go on without it where it is not back
     machine: str = ""
     notes: tuple[str, ...] = ()
 
@@ -130,6 +131,7 @@ class NodeFacts:
             "threads": self.threads,
             "max_total": self.max_total,
             "age_seconds": self.age_seconds,
+            "kept": self.kept,
             "notes": list(self.notes),
         }
 
@@ -320,18 +322,26 @@ def _node_facts(record: NodeRecord) -> NodeFacts:
     served = readings.heartbeat_queues(record)
     heartbeat, settings, host = (readings.object_of(record, name) for name in ("heartbeat", "settings", "host"))
     running = whole_number(heartbeat.get("running"))
-    is_alive = readings.is_alive(record)
+    is_alive, is_away = readings.is_alive(record), readings.is_away(record)
     return NodeFacts(
         name=record.id,
-        state=record.state if is_alive else "dead",
+        state="away" if is_away else record.state if is_alive else "dead",
         is_alive=is_alive,
         running=sum(readings.number(one, "processing") for one in served) if running is None else running,
         threads=sum(readings.number(one, "threads") for one in served),
         max_total=whole_number(settings.get("max_total")),
         age_seconds=record.age_seconds,
+        kept=readings.kept_of(record),
         machine=str(host.get("name") or ""),
-        notes=tuple(_node_notes(record)) if is_alive else (),
+        notes=tuple(_node_notes(record)) if is_alive else tuple(_absence_notes(record)),
     )
+
+
+def _absence_notes(record: NodeRecord) -> list[str]:
+    """Until when it is away, and what goes on there without it."""
+    kept = readings.kept_of(record)
+    notes = [readings.away_in_words(record)] if readings.is_away(record) else []
+    return [*notes, f"{kept} run{'' if kept == 1 else 's'} kept there"] if kept else notes
 
 
 def _node_notes(record: NodeRecord) -> list[str]:

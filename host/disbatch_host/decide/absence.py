@@ -6,6 +6,7 @@ for what becomes of the task. Must not know: stores, terminals, the clock.
 Rules:
 1. A task without a claim of this program is another program's: nothing is said of it, since nothing here settles it.
 2. A heartbeat that is late but not yet too old is called silence, not death.
+3. A node that is away has said so itself: nobody settles anything of it before its time is over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from disbatch_host.decide.readings import is_alive, is_silent
+from disbatch_host.decide.readings import away_in_words, is_alive, is_away, is_silent
 from disbatch_host.decide.words import ago
 from disbatch_host.documents.records import NodeRecord, Task
 from disbatch_protocol.quantities import format_duration
@@ -27,6 +28,7 @@ class Absence:
     node: str
     heard: str  # after its name: `was last heard from 44 s ago and is taken for dead`
     then: str  # what becomes of the tasks, as a sentence
+    is_away: bool = False  # it has left on purpose, and its runs go on
 
     @property
     def sentence(self) -> str:
@@ -60,6 +62,9 @@ def absence_of_node(node_id: str, nodes: Sequence[NodeRecord], *, settles: str, 
             heard=f"belongs to another program ({record.document.get('version')}) and {heard}",
             then=f"that program alone can settle {settles}",
         )
+    if is_away(record):
+        then = f"its runs go on without it; if it is not back by then, another node settles {settles}: {fate}"
+        return Absence(node=node_id, heard=away_in_words(record), then=then, is_away=True)
     others = [one for one in nodes if one.id != node_id and one.is_ours and is_alive(one) and not is_silent(one)]
     who = "another node" if others else "the next node that is started"
     if is_alive(record):

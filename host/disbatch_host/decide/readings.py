@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
 from disbatch_host.decide.placement import Load
+from disbatch_host.decide.words import one_line
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import MAX_PER_QUEUE, NodeRecord, Queue, whole_number
 
 
@@ -63,8 +66,27 @@ def records_of(value: Any) -> list[Mapping[str, Any]]:
 
 
 def is_alive(node: NodeRecord) -> bool:
-    """Whether its heartbeat is recent enough."""
-    return not node.is_stale()
+    """Whether its heartbeat is recent enough, and it has not left."""
+    return not is_away(node) and not node.is_stale()
+
+
+def is_away(node: NodeRecord) -> bool:
+    """Whether it has left for a while, its runs go on without it, and nobody settles them yet."""
+    return node.is_ours and node.away_seconds is not None
+
+
+def away_in_words(node: NodeRecord) -> str:
+    """Until when it is away, and why, after its name: `is away until 12:10:00 (upgrade; root@mig01)`."""
+    away = object_of(node, "away")
+    until = away.get("until")
+    shown = local_time.shown(until, "seconds") if isinstance(until, datetime) else "some time"
+    why = "; ".join([str(away[name]) for name in ("why", "by") if away.get(name)])
+    return f"is away until {shown}{f' ({one_line(why)})' if why else ''}"
+
+
+def kept_of(node: NodeRecord) -> int:
+    """How many runs, by its last heartbeat, go on without it where it is not back."""
+    return number(object_of(node, "heartbeat"), "kept")
 
 
 def is_silent(node: NodeRecord) -> bool:

@@ -23,10 +23,12 @@ from enum import StrEnum
 from disbatch_host.decide import placement
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.readings import (
+    away_in_words,
     broken_of,
     classes_of,
     classes_to_claim,
     is_alive,
+    is_away,
     is_silent,
     load_of,
     set_aside_of,
@@ -147,6 +149,8 @@ def queue_obstacles(
         last = min(nodes, key=lambda one: one.age_seconds or 0.0, default=None)
         age = None if last is None else last.age_seconds
         more = f" (the last heartbeat was that of {last.id}, {ago(age)})" if last is not None and age else ""
+        away = [f"{one.id} {away_in_words(one)}" for one in nodes if is_away(one)]
+        more = f" ({some(away, '; ')})" if away else more
         return [*found, Why(Code.NO_NODE, f"no node is alive{more}", "no node is alive")]
     able = able_nodes(queue, alive)
     if not able:
@@ -183,8 +187,9 @@ def _state(snapshot: Snapshot) -> Why | None:
         cancel = task.cancel
         more = "" if cancel is None else f"; its cancellation was requested{by_whom(cancel, now)}"
         if absence is not None:
-            sentence = f"it was running on node {task.node}, which {absence.heard}; {absence.then}{more}"
-            return Why(Code.LOST_NODE, sentence)
+            verb = "runs" if absence.is_away else "was running"
+            sentence = f"it {verb} on node {task.node}, which {absence.heard}; {absence.then}{more}"
+            return Why(Code.RUNNING if absence.is_away else Code.LOST_NODE, sentence)
         seconds = since(task.run.get("started"), now)
         return Why(Code.RUNNING, f"it has been running on node {task.node} for {seconds}{more}")
     if task.status == Status.CLAIMED and absence is not None:

@@ -199,6 +199,7 @@ class NodeRecord:
     session: str | None  # one start of one process; None for nodes of other programs
     age_seconds: float | None  # since the last heartbeat, by the store's clock; None: never
     document: Mapping[str, Any] = field(repr=False)
+    away_seconds: float | None = None  # how much longer its runs may go on without it (`away`); None: it is not away
 
     @property
     def requests(self) -> Mapping[str, Any]:
@@ -208,7 +209,7 @@ class NodeRecord:
 
     @property
     def state(self) -> str:
-        """`running`, `draining`, `drained` or `stopping`, according to its last heartbeat."""
+        """`running`, `draining`, `drained`, `stopping` or `away`, according to its last heartbeat."""
         value = self.document.get("state")
         return value if isinstance(value, str) else "running"
 
@@ -240,6 +241,15 @@ class NodeRecord:
         settings = self.document.get("settings")
         own = settings.get(name) if isinstance(settings, Mapping) else None
         return float(own) if isinstance(own, (int, float)) else default
+
+
+def away_seconds_of(node: Mapping[str, Any], now: datetime) -> float | None:
+    """See `NodeRecord`. `node`: its document; `now`: by the store's clock. Nobody is away in a document that says so
+    in another form, or in one whose time is over."""
+    away = node.get("away")
+    until = away.get("until") if isinstance(away, Mapping) else None
+    left = (until - now).total_seconds() if isinstance(until, datetime) and until.tzinfo is not None else 0.0
+    return left if left > 0 else None
 
 
 def new_task(queue: QueueId, parameters: Any, *, now: datetime, **more: Any) -> Document:

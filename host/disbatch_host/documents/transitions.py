@@ -134,6 +134,13 @@ def lost_claim_change(task: Task, key: RunKey, *, now: datetime) -> RunChange:
     return _change_of_lost(task, key, Reason.START_FAILED, {Outcome.RETURNED: message}, now=now)
 
 
+def unread_start_change(task: Task, *, node: str, now: datetime) -> RunChange:
+    """Running → Created: the node ended before it had its program started, and so it is in the hands of nobody."""
+    message = f"disbatch-host: node {node} ended before it had it started"
+    key = RunKey(task.id, node, task.token)
+    return _change_of_lost(task, key, Reason.START_FAILED, {Outcome.RETURNED: message}, now=now)
+
+
 def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
     """The change of a task that a node left behind (design, "Lost runs").
 
@@ -143,15 +150,19 @@ def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
     key = RunKey(task.id, node, task.token)
     if task.status == Status.CLAIMED:
         return unclaim_change(key, now=now)
-    lost = f"disbatch-host: node {node} was lost while this task ran"
-    messages = {
-        Outcome.RETURNED: f"{lost}; it will be run again",
-        Outcome.ORPHANED: (
-            f"{lost}; it is not known whether it did its work, and its plugin does not say that running it twice does "
-            "no harm"
-        ),
-    }
+    lost = f"node {node} was lost while this task ran"
+    messages = {outcome: lost_in_words(lost, outcome) for outcome in (Outcome.RETURNED, Outcome.ORPHANED)}
     return _change_of_lost(task, key, Reason.LOST, messages, now=now)
+
+
+def lost_in_words(what: str, outcome: Outcome) -> str:
+    """The error of a run that was lost: what was lost, and what that means."""
+    if outcome is Outcome.RETURNED:
+        return f"disbatch-host: {what}; it will be run again"
+    return (
+        f"disbatch-host: {what}; it is not known whether it did its work, and its plugin does not say that running it "
+        "twice does no harm"
+    )
 
 
 def _change_of_lost(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from disbatch_host.documents.records import QueueId
+from disbatch_host.documents.records import NodeRecord, QueueId
 from disbatch_host.errors import StoreError
 from disbatch_host.store.contract import Connection, Nodes, Tasks
 
@@ -120,7 +120,7 @@ class CensusTaker:
         began = time.monotonic()  # connecting costs the store nothing worth a pause
         by_status = self._store.count_by_status()
         oldest, now = self._store.oldest_waiting(), self._store.now()
-        ages = {node.id: node.age_seconds for node in self._store.nodes() if node.age_seconds is not None}
+        ages = {node.id: age for node in self._store.nodes() if (age := _age_of(node)) is not None}
         done = time.monotonic()
         return Census(
             at=done,
@@ -133,3 +133,8 @@ class CensusTaker:
             },
             heartbeat_age_seconds=ages,
         )
+
+
+def _age_of(node: NodeRecord) -> float | None:
+    """The age of its heartbeat, if that says anything: one that is away has none before its time is over."""
+    return node.age_seconds if node.away_seconds is None else None

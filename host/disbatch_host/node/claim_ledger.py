@@ -90,6 +90,11 @@ class ClaimLedger:
         """Whether there may be a claim that was carried out without the node knowing."""
         return bool(self._unanswered)
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no claim is unanswered, and no place of a queue with `maxtotal` is held."""
+        return not self._unanswered and not self._held
+
     def has_room(self, classes: frozenset[str], load: Load) -> bool:
         """Whether a round could claim anything, by the queues as last read."""
         return placement.has_room(placement.served(self._queues, node_id=self._node_id, classes=classes), load)
@@ -183,7 +188,7 @@ class ClaimLedger:
 
     def _refresh(self, store: Store, load: Load) -> bool:
         """Returns whether there was no time to promote everything that is due."""
-        is_left = self._promote(store)
+        is_left = self.promote(store)
         self._queues = store.queues()
         existing = {queue.id for queue in self._queues}
         self._turns = {queue: turn for queue, turn in self._turns.items() if queue in existing}
@@ -191,8 +196,8 @@ class ClaimLedger:
         self.release_places(store, load)
         return is_left
 
-    def _promote(self, store: Store) -> bool:
-        """Returns whether some may be left that are due."""
+    def promote(self, store: Store) -> bool:
+        """Promote what is due. Returns whether some may be left."""
         with self._troubles.contained("promotion", "what is due"):
             sizes = self._promotion.sizes(self._pace.piece_seconds)
             if all(store.promote_due(size) >= size for size in sizes):

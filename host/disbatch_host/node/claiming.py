@@ -62,7 +62,7 @@ class Claiming:
         troubles: Troubles,
         pace: Pace,
     ) -> None:
-        """`clock`: this machine's; only its monotonic time is used."""
+        """`clock`: this machine's; only its monotonic time, and that since boot, is used."""
         self._runs = runs
         self._store_thread = store_thread
         self._classes = classes
@@ -70,6 +70,7 @@ class Claiming:
         self._clock = clock
         self._health = health
         self._pace = pace
+        self._troubles = troubles
         self._node_id = runs.context.site.node_id
         self._ledger = ClaimLedger(self._node_id, pace, clock, troubles)
         self._loop = asyncio.get_running_loop()
@@ -82,6 +83,9 @@ class Claiming:
         self._short_until = 0.0  # the machine is short of something; see `on_shortage`
         self._most_while_short = 0
         self._last_refresh = float("-inf")
+        self._last_read = float("-inf")  # of the queues; not every refresh needs one
+        self._changes = self._changes_read = 0  # that were told of; of these, before the last read of the queues
+        self.is_told: Callable[[], bool] = lambda: False  # whether the store announces every change
         self._on_read: list[Callable[[], None]] = []  # see `read_queues_again`
         self._is_asking = False  # a claim that may get tasks is on its way
         self._queue_faults: dict[QueueId, str] = {}
@@ -93,7 +97,10 @@ class Claiming:
     @property
     def classes(self) -> frozenset[str]:
         """The classes whose tasks may be claimed now."""
-        return frozenset() if self.is_drained else self._classes.usable
+        return frozenset() if self.is_drained or self._why_not_now() is not None else self._classes.usable
+
+    def _why_not_now(self) -> str | None:
+        return self._runs.context.processes.why_not_now()
 
     @property
     def needs_look(self) -> bool:
@@ -114,6 +121,7 @@ class Claiming:
 
     def on_change(self) -> None:
         """Something changed that may give this node something to do."""
+        self._changes += 1
         self._needs_look = True
         self._wake.set()
 
@@ -134,8 +142,16 @@ class Claiming:
         refresh = self._loop.time() - self._last_refresh >= self._pace.refresh_seconds
         if not refresh and (not self._needs_look or self._store_thread.is_away):
             return  # nothing is claimed while the ends of runs cannot be written
+        is_unchanged = refresh and self._is_unchanged()
         self._needs_look = False
+        why_not = self._why_not_now()
+        if why_not is not None:
+            self._troubles.report("starts", "of programs", why_not, shown_seconds=2 * self._pace.refresh_seconds)
         try:
+            if is_unchanged:
+                self._needs_look |= await self._store_thread.call(self._ledger.promote)
+                self._last_refresh = self._loop.time()
+                return
             if refresh and self._ledger.has_unanswered_claims:
                 await self._return_orphaned_claims()
             # From here to the call nothing else runs: plugins, classes and load are those of one moment.
@@ -150,11 +166,21 @@ class Claiming:
             self._health.report_trouble(error)
             self._last_refresh = self._loop.time()
 
+    def _is_unchanged(self) -> bool:
+        """Whether a round would find what the last one has found, unless something is due by now."""
+        return (
+            self.is_told()
+            and self._changes == self._changes_read
+            and not (self._needs_look or self._may_have_more or self._on_read or len(self._runs))
+            and self._ledger.holds_nothing
+            and self._loop.time() - self._last_read < self._pace.unchanged_seconds
+        )
+
     async def _claim_and_start(self, classes: frozenset[str], load: Load, refresh: bool) -> None:
         """Raises StoreError if nothing was claimed, or if that is unknown."""
-        asked_at = self._clock.monotonic()
+        asked_at = self._clock.since_boot()
         starter = Starter(self._classes.plugins, self._workers, self._runs.context)
-        waiting = len(self._on_read)  # for a read that begins after this
+        waiting, changes = len(self._on_read), self._changes  # for a read that begins after this
         self._is_asking = bool(classes)
         try:
             result = await self._ask(starter, classes, load, refresh)
@@ -163,6 +189,7 @@ class Claiming:
             self._is_asking = False
             starter.release()  # after the runs took their processes: those must not be retired
         if refresh:
+            self._last_read, self._changes_read = self._loop.time(), changes
             done, self._on_read = self._on_read[:waiting], self._on_read[waiting:]
             self._last_refresh = float("-inf") if self._on_read or result.refresh_again else self._loop.time()
             if result.refresh_again:
@@ -223,9 +250,15 @@ class Claiming:
         """A run left its place. A claim that is on its way may give the place to a task."""
         if self._starter is not None:
             self._starter.reserve_idle(plugin)
-        self.on_end()
+        self._look_soon()
 
     def on_end(self) -> None:
+        """The place that the run had left before it ended is nearly always taken by now."""
+        is_asking = self._starter is not None  # the ledger is not ours (rule 2)
+        if is_asking or not self._may_have_more or self._ledger.has_room(self.classes, self._runs.load):
+            self._look_soon()
+
+    def _look_soon(self) -> None:
         """There may be a free place. One claim for several costs little more than for one, and nothing at all if it is
         committed with their ends, so the other runs are waited for, for a moment."""
         self._needs_look |= self._may_have_more
@@ -235,9 +268,13 @@ class Claiming:
         elif not self._runs.places_taken:
             self._store_thread.expect_call(gather_seconds)
             self._wake.set()
-        elif self._gather_timer is None or self._gather_timer.when() < self._loop.time():
+        elif self._gather_timer is None:
             self._store_thread.expect_call(2 * gather_seconds)
-            self._gather_timer = self._loop.call_later(gather_seconds, self._wake.set)
+            self._gather_timer = self._loop.call_later(gather_seconds, self._on_gathered)
+
+    def _on_gathered(self) -> None:
+        self._gather_timer = None
+        self._wake.set()
 
     def on_shortage(self, why: str) -> None:
         """This machine is short of something that a start needs: for a moment no more tasks run here than it can run

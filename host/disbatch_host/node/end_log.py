@@ -3,8 +3,8 @@
 Responsible for: what it says and at which level, and that it shows no secret. Must not know: how runs end.
 
 Rules:
-1. A task that has failed for good is a warning, with the code and the last line of its error; a success is for
-   debugging.
+1. A task that has failed for good is a warning, with the code, the last line of its error and what the host says of it;
+   a success is for debugging.
 2. The error may be the plugin's own words. Before they are shortened, every `writeOnly` parameter of the task and every
    variable that its manifest sets or passes on is masked in them.
 """
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from disbatch_host import logs
+from disbatch_host.decide import words
 from disbatch_host.node.compartment import name_of
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.report import RunReport
@@ -61,11 +62,16 @@ def log_end(run: Run, report: RunReport, host: Mapping[str, str]) -> None:
 
 
 def _error_of(run: Run, report: RunReport, host: Mapping[str, str]) -> tuple[str, str]:
-    """The code and the last line of its error, without secrets; empty ones without an error."""
-    lines = (report.error_message or "").strip().splitlines()
-    line = lines[-1].removeprefix("disbatch-host: ")[-_READ_MAX:] if lines else ""
+    """The code and the line of its error, without secrets; empty ones without an error."""
+    line = line_of(report.error_message)[-_READ_MAX:]
     secrets = list(_secrets_of(run, report, host)) if line or report.error_code else []
     return masked(report.error_code or "", secrets), _shortened(masked(line, secrets))
+
+
+def line_of(message: str | None) -> str:
+    """The last line of a program's error, and everything that the host has to say of it."""
+    own, ours = words.parts_of_error(message)
+    return "; ".join([*own[-1:], *ours])
 
 
 def _secrets_of(run: Run, report: RunReport, host: Mapping[str, str]) -> Iterator[str]:

@@ -9,16 +9,18 @@ whose id was taken over changes nothing in the document of its successor.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from disbatch_host.clock import Clock
-from disbatch_host.decide import membership
+from disbatch_host.decide import membership, readings
 from disbatch_host.documents.changes import PassedOver
 from disbatch_host.documents.records import Document, NodeRecord
 from disbatch_host.errors import NodeIdInUseError
@@ -30,6 +32,9 @@ from disbatch_host.process.machine import Machine
 from disbatch_host.store.contract import Store
 
 log = logging.getLogger(__name__)
+
+_LEAVING_SECONDS = 10.0  # for the process of a node that has left to end
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +80,28 @@ class Membership:
         record = next((one for one in nodes if one.id == self._node_id), None)
         if record is None or force:
             return record
+        holder = self._holder(record)
+        until = self._clock.monotonic() + _LEAVING_SECONDS
+        while holder.is_on_this_machine and holder.is_process_alive and readings.is_away(record):
+            if self._clock.monotonic() > until:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)  # it has left, and its process is just ending
+            holder = self._holder(record)
+        if membership.may_take_id(holder, dead_after_seconds=dead_after_seconds):
+            return record
+        is_elsewhere = readings.is_away(record) and not holder.is_on_this_machine
+        words = node_document.away_elsewhere if is_elsewhere else node_document.in_use
+        raise NodeIdInUseError(words(self._node_id, record))
+
+    def _holder(self, record: NodeRecord) -> membership.Holder:
         host, heartbeat = record.document.get("host"), record.document.get("heartbeat")
         pid = heartbeat.get("pid") if isinstance(heartbeat, dict) else None
-        holder = membership.Holder(
+        return membership.Holder(
             record=record,
             is_on_this_machine=self.machine.is_same(host),
             is_process_alive=is_alive(pid, record.document.get("pid_started")),
+            is_of_earlier_boot=self.machine.is_earlier_boot(host),
         )
-        if not membership.may_take_id(holder, dead_after_seconds=dead_after_seconds):
-            raise NodeIdInUseError(node_document.in_use(self._node_id, record))
-        return record
 
     async def take_id(self, document: Document, holder: NodeRecord | None) -> None:
         """Register, replacing `holder`. Raises NodeIdInUseError if another node was faster."""
@@ -116,6 +133,13 @@ class Membership:
             return False
         log.warning("the document of node %s was gone; it is written again", self._node_id)
         return True
+
+    async def is_held_here(self, home: Path | None) -> bool:
+        """Whether another process of this machine holds the id, with the same home."""
+        found = await self._store_thread.call(lambda store: store.get_node(self._node_id))
+        if found is None or found.session == self._session or home is None:
+            return False
+        return self.machine.is_same(found.document.get("host")) and found.document.get("home") == str(home)
 
     async def release(self) -> None:
         """Release the id if this session still holds it."""

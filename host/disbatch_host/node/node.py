@@ -9,6 +9,8 @@ The order of the stop:   no more claims; return claimed tasks; let running tasks
                          grace; end the worker processes; end the watch and the duties; release the id; the last writes;
                          close the store. The heartbeat goes on while the last tasks run, so that no other node
                          considers this one dead.
+The order of a leave:    no more claims; return claimed tasks; end the watch and the duties; say in the document, which
+                         stays, that the node is away; the last writes; close the store. The runs go on.
 After an internal error: end the children, then the same without releasing the id: the document stays, so that other
                          nodes settle what this one may have left behind.
 """
@@ -25,24 +27,32 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host.clock import Clock, StoreClock, SystemClock
+from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord
-from disbatch_host.errors import DisbatchError, StoreError, StoreLostError
+from disbatch_host.errors import DisbatchError, ExitCode, StoreError, StoreLostError
+from disbatch_host.node import node_document
+from disbatch_host.node.home import LOCK_SECONDS, find_home, require_the_same
+from disbatch_host.node.home_directory import NodeLock
+from disbatch_host.node.leaving import Leave
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
 from disbatch_host.node.watch_thread import WatchThread
 from disbatch_host.plugin.catalog import require_directory
 from disbatch_host.process.interface import StopReason
-from disbatch_host.process.this_process import close_others_on_exec, hide_from_same_user
+from disbatch_host.process.this_process import adopt_orphans, close_others_on_exec, hide_from_same_user
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.report import RunReport
 from disbatch_host.settings.values import NodeSettings
 from disbatch_host.store.contract import Store
+from disbatch_protocol.quantities import format_duration
 
 if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
     from disbatch_host.metrics.counters import Metrics
 
 log = logging.getLogger(__name__)
+
+_NO_HOME = "they would end with it"
 
 
 def run_node(
@@ -66,13 +76,14 @@ def run_node(
     close_others_on_exec()
     _ease_garbage_collection()
     hide_from_same_user()
+    adopt_orphans()
     store.open()
 
     async def live() -> int:
         local_clock = clock or SystemClock()
         parts = Parts(
             settings.node_id, settings.plugins, _shown(settings), store, local_clock, pace,
-            on_report=on_report, metrics=metrics,
+            on_report=on_report, metrics=metrics, may_use_program=settings.may_use_program,
         )  # fmt: skip
         return await Node(settings, store, parts, local_clock, pace, reread).run()
 
@@ -119,8 +130,9 @@ class Node:
         self._pace = pace
         self._reread = reread
         self._is_registered = False
+        self._lock = NodeLock()
         self._watch: WatchThread | None = None  # for a store whose changes the store's thread cannot see
-        parts.stopping.grace_seconds = settings.stop_grace_seconds
+        parts.stopping.grace_seconds, parts.stopping.on_stop = settings.stop_grace_seconds, settings.on_stop
 
     async def run(self) -> int:
         """Run from the registration to the release of the id; returns the exit code. Whatever is raised has ended the
@@ -132,13 +144,17 @@ class Node:
             await self._start()
             await self._work()
             await parts.stopping.finish_runs()
-            await parts.workers.stop()
+            if not parts.stopping.leaves_runs:
+                await parts.workers.stop()
             await parts.site.work_directories.finish(self._pace.removal_seconds)
         except BaseException as error:
             if self._is_registered:
                 await self._end_children(error)
             await self._stop(release=not self._is_registered)
             raise
+        if parts.stopping.leaves_runs:
+            await self._stop(release=False, leave=True)
+            return int(parts.stopping.exit_code)
         # With its document others find the tasks whose ends the store has refused, as those of a node that died.
         await self._stop(release=not parts.runs.unrecorded)
         parts.tally.add_unrecorded(len(parts.runs.unrecorded))
@@ -154,17 +170,35 @@ class Node:
         holder = await parts.membership.find_holder(
             force=settings.force, dead_after_seconds=settings.dead_after_seconds
         )
+        home = await find_home(settings, parts.store_thread, self._lock, why_no_program=parts.processes.why_class)
+        if not settings.force:
+            require_the_same(holder, home, parts.membership.machine)
         with parts.troubles.contained("duty", parts.plugin_scan.name):
             await parts.plugin_scan.turn()
         _return_freed_memory()
         parts.site.work_directories.remove_leftovers()
+        parts.heartbeat.home = None if home is None else home.directory
+        if holder is not None and parts.membership.machine.is_same(holder.document.get("host")):
+            parts.heartbeat.earlier_supervisors = list(map(dataclasses.asdict, node_document.supervisors(holder)))
         await self._register(holder)
         parts.duties.start()  # the heartbeat among them: what an earlier life has left may take a while
+        await parts.open_processes(home)
+        parts.stopping.why_not_leave = lambda: None if parts.processes.keeps_runs else _NO_HOME
+        if home is not None and not await self._lock.wait(LOCK_SECONDS):
+            # Of an older process that was just taken over: whatever it still wants to do is refused.
+            log.warning("process %s, which had this id before, still holds %s", self._lock.holder(), self._lock.path)
+        log.info("%s", parts.processes.description)
+        own = await parts.adoption.decide(None if holder is None else holder.age_seconds)
         with parts.troubles.contained("lost runs", "of an earlier life"):
-            await parts.lost_runs.settle_earlier_life(holder)
+            await parts.lost_runs.settle_earlier_life(holder, own)
+            parts.heartbeat.earlier_supervisors = ()
+        if parts.processes.keeps_runs:
+            parts.lost_runs.late = parts.adoption.late
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:
             self._watch = WatchThread(self._store.watch(ends=False), parts.on_change, pace=self._pace)
             self._watch.start()
+            if not self._settings.until_idle:  # such a node wants to know that nothing is left, not that nothing is new
+                parts.claiming.is_told = lambda: self._watch is not None and self._watch.is_listening
 
     async def _work(self) -> None:
         parts = self._parts
@@ -186,8 +220,16 @@ class Node:
             await claiming.wait()
 
     async def _end_children(self, error: BaseException) -> None:
-        """Kill everything that runs here, and record it as far as that is still possible."""
+        """Kill everything that runs here, and record it as far as that is still possible; with a supervisor that
+        outlives the node, it goes on instead."""
         parts = self._parts
+        if parts.processes.keeps_runs:
+            log.error(
+                "an internal error ends this node, and its %d tasks go on: %s", len(parts.runs), type(error).__name__
+            )
+            parts.claiming.stop()
+            parts.runs.hold_back()
+            return
         if parts.runs:
             log.error("an internal error ends this node and its %d tasks: %s", len(parts.runs), type(error).__name__)
         parts.claiming.stop()
@@ -197,14 +239,18 @@ class Node:
         await parts.runs.wait(self._pace.kill_wait_seconds)
         await parts.workers.wait_until_gone(self._pace.kill_wait_seconds)
 
-    async def _stop(self, *, release: bool) -> None:
-        """`release`: the id. Not if anything of this node is left that others have to settle."""
+    async def _stop(self, *, release: bool, leave: bool = False) -> None:
+        """`release`: the id. Not if anything of this node is left that others have to settle. `leave`: the runs go
+        on."""
         parts = self._parts
         if self._watch is not None:
-            await self._watch.stop()
+            self._watch.stop()
         await parts.duties.stop()
         parts.plugin_scan.close()
-        parts.workers.kill()  # there are none, unless an error ends the node
+        if leave:
+            await self._say_away()
+        elif not parts.processes.keeps_runs:
+            parts.workers.kill()  # there are none, unless an error ends the node
         if release:
             try:
                 await parts.claiming.release_all_places()
@@ -214,7 +260,36 @@ class Node:
                 if isinstance(error, StoreLostError):
                     parts.stopping.lose_store()
         await parts.store_thread.stop()
-        parts.processes.close()
+        parts.processes.close(keep=leave)
+        self._lock.release()
+
+    async def _say_away(self) -> None:
+        """Tell the other nodes that the runs of this one are not lost, and for how long."""
+        parts, settings = self._parts, self._settings
+        asked = parts.stopping.leave_asked
+        if parts.stopping.is_handing_over or asked is None:
+            return  # the document is the other process's
+        away, why_not = None, "its document is gone"
+        try:
+            async with asyncio.timeout(self._pace.leave_seconds):
+                away = await parts.heartbeat.leave(asked, settings.away_for_seconds)
+        except TimeoutError:
+            why_not = "the store does not answer"
+        except StoreError as error:
+            why_not = str(error)
+        if away is not None:
+            log.info(
+                "this node leaves (%s): %d tasks run on without it, and other nodes leave them alone until %s",
+                asked.by, parts.runs.programs, local_time.shown(away["until"], "seconds"),
+            )  # fmt: skip
+            return
+        log.error(
+            "this node leaves (%s): %d tasks run on without it; that cannot be told to other nodes (%s), which take it "
+            "for dead after %s unless it is back by then",
+            asked.by, parts.runs.programs, why_not, format_duration(settings.dead_after_seconds),
+        )  # fmt: skip
+        parts.stopping.exit_code = ExitCode.STORE
+        parts.store_thread.hurry()
 
     def _on_callback_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed of which no task awaits the result."""
@@ -241,8 +316,10 @@ class Node:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._read_again)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._parts.stopping.request)
+        stopping = self._parts.stopping
+        loop.add_signal_handler(signal.SIGTERM, stopping.terminate)
+        loop.add_signal_handler(signal.SIGINT, stopping.request)
+        loop.add_signal_handler(signal.SIGUSR2, stopping.leave, Leave(by="SIGUSR2"))
 
     def _read_again(self) -> None:
         """On SIGHUP: read settings and plugins again. Settings that cannot be used change nothing."""
@@ -261,15 +338,21 @@ class Node:
         before = self._settings
         # The id is in every document; the others only matter when a node starts.
         self._settings = settings = dataclasses.replace(
-            wanted, node_id=before.node_id, force=before.force, until_idle=before.until_idle
-        )
+            wanted, node_id=before.node_id, force=before.force, until_idle=before.until_idle,
+            state_directory=before.state_directory, keep_for_seconds=before.keep_for_seconds,
+        )  # fmt: skip
         changed = [
             f"{field.name} is {_in_words(getattr(settings, field.name))}"
             for field in dataclasses.fields(NodeSettings)
             if getattr(settings, field.name) != getattr(before, field.name)
         ]
         log.info("the settings were read again: %s", ", ".join(changed) or "nothing has changed")
-        self._parts.change(_shown(settings), settings.plugins, stop_grace_seconds=settings.stop_grace_seconds)
+        self._parts.change(
+            _shown(settings),
+            settings.plugins,
+            stop_grace_seconds=settings.stop_grace_seconds,
+            on_stop=settings.on_stop,
+        )
 
 
 def _shown(settings: NodeSettings) -> ShownSettings:

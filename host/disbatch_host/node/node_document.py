@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from disbatch_host.decide import placement
+from disbatch_host.decide import placement, readings
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents.changes import PassedOver
-from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
+from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, whole_number
 from disbatch_host.documents.storable import storable
 from disbatch_host.node.compartment import name_of
 from disbatch_host.plugin.classes import Classes
+from disbatch_host.process.leftovers import OtherSupervisor
 
 BROKEN_NAMED_MAX = 20  # broken plugins that a node's document lists
 PASSED_OVER_NAMED_MAX = 20  # reasons for which waiting tasks are passed over
@@ -101,6 +102,15 @@ def in_use(node_id: str, record: NodeRecord | None) -> str:
     )
 
 
+def away_elsewhere(node_id: str, record: NodeRecord) -> str:
+    """The message for a node id whose node is away and has runs on another machine."""
+    name = readings.object_of(record, "host").get("name")
+    return (
+        f"node {node_id} {readings.away_in_words(record)}, and its runs are on machine {name or 'unknown'}; start it "
+        "there, choose another id with --node-id, or take this one over with --force"
+    )
+
+
 def in_use_by_other_program(node_id: str, record: NodeRecord) -> str:
     """The message for a node id that is another program's."""
     version = record.document.get("version")
@@ -109,6 +119,19 @@ def in_use_by_other_program(node_id: str, record: NodeRecord) -> str:
         f"node id {node_id!r} is that of a node of another program{program}, whose tasks carry it; choose another with "
         "--node-id"
     )
+
+
+def supervisors(record: NodeRecord) -> list[OtherSupervisor]:
+    """The supervisors that outlive the node, as its document names them."""
+    named = record.document.get("supervisors")
+    found = []
+    for one in named if isinstance(named, (list, tuple)) else ():
+        if isinstance(one, Mapping) and isinstance(one.get("id"), str) and one["id"]:
+            pid, started = whole_number(one.get("pid")), whole_number(one.get("pid_started"))
+            if pid is not None and pid > 1 and started is not None:
+                directory = str(one.get("directory", ""))
+                found.append(OtherSupervisor(id=one["id"], pid=pid, pid_started=started, directory=directory))
+    return found
 
 
 def who_and_why(request: Mapping[str, Any]) -> tuple[str, str]:

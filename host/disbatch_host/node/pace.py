@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from disbatch_host.process.inline import DRAIN_SECONDS
+from disbatch_host.process.host import DRAIN_SECONDS
 from disbatch_host.run.context import NewsPace
 
 
@@ -19,6 +19,9 @@ class Pace:
     """The intervals of one node."""
 
     refresh_seconds: float = 1.0  # between two reads of all queues: den-1.0 calls it the refresh interval
+    # Between two such reads while the store announces every change, has announced none, and nothing runs here: they
+    # only make sure then. What is due in the store is promoted each second all the same.
+    unchanged_seconds: float = 5.0
     # Before a queue is asked again whose `maxtotal` other nodes have used up: nothing announces when one of their tasks
     # ends, and each question is a trip to the store.
     limited_seconds: float = 0.05
@@ -39,6 +42,7 @@ class Pace:
     )
     # Spent in one go on the tasks that are due, lost, promoted or deleted: heartbeats and claims wait meanwhile.
     piece_seconds: float = 0.2
+    interval_check_seconds: float = 5.0  # until an interval that became shorter counts, at most
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least
@@ -54,9 +58,15 @@ class Pace:
     # enough time to renew it if only a clock jumped, or nobody could reach the store.
     confirm_seconds: float = 4.0
     confirm_heartbeats: int = 3
+    # For the runs of a dead node's supervisor to end in their own way, before they are killed with it.
+    stop_supervisor_seconds: float = 5.0
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
     kill_poll_seconds: float = 0.01  # between two checks whether they are gone
 
+    # Of a node that leaves its runs: for tasks that have not begun to go back, for ends that have come to be recorded,
+    # and for the store to be told. What is left the next node does.
+    leave_seconds: float = 5.0
+    leave_look_seconds: float = 0.02  # between two looks whether that is done
     removal_seconds: float = 10.0  # of a stop, for work directories to be removed; the next node here removes the rest
     lost_store_seconds: float = 10.0  # for a store's file that was moved away to come back, once nothing runs any more
 
@@ -64,7 +74,9 @@ class Pace:
     drain_seconds: float = DRAIN_SECONDS  # how long a background child may hold a program's output
 
     turn_seconds: float = 0.001  # of the store's thread, at least, under load: one commit costs as much as five changes
-    watch_seconds: float = 0.007  # between two checks whether others have written: some 20 µs each, 0.3 % of a core
+    slow_turn_seconds: float = 0.02  # a turn of the store that takes longer is not for the event loop
+    slow_rest_seconds: float = 1.0  # after one, until the event loop takes the turns again
+    watch_seconds: float = 0.001  # between two looks whether others have written, at least; the store says how many
     watcher_seconds: float = 5.0  # for a waiting watcher to check whether it should end, if closing does not wake it
     first_retry_seconds: float = 0.1  # before the second attempt to reach a store that is away; doubled each time
     last_retry_seconds: float = 5.0  # the longest of these pauses: a store that is back is noticed within seconds

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from disbatch_host.clock import Clock, StoreClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import TaskId
+from disbatch_host.errors import NodeIdInUseError
+from disbatch_host.node.adoption import Adoption
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import Due
@@ -33,11 +35,13 @@ from disbatch_host.node.tally import Tally
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.plugin.program import ProgramSite
-from disbatch_host.process.inline import process_host
+from disbatch_host.process.home import SupervisorHome
+from disbatch_host.process.supervised import SupervisedHost, SupervisorRefusedError
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport
 from disbatch_host.run.worker.pool import WorkerPool
+from disbatch_host.settings.values import OnStop
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # a node that needs one of these imports what it takes
@@ -59,13 +63,15 @@ class Parts:
         *,
         on_report: Callable[[Run, RunReport], None] | None = None,
         metrics: Metrics | None = None,
+        may_use_program: bool = True,
     ) -> None:
-        """`directories`: of plugins. `clock` is this machine's."""
+        """`directories`: of plugins. `clock` is this machine's. `may_use_program`: see `SupervisedHost`."""
         self._store = store
         self._pace = pace
+        self._settings = settings
         # Other nodes compare the dates in documents with this clock.
         self.clock: Clock = clock if store.is_clock_local else StoreClock(clock)
-        self.processes = process_host(drain_seconds=pace.drain_seconds)
+        self.processes = SupervisedHost(drain_seconds=pace.drain_seconds, may_use_program=may_use_program)
         self.site = ProgramSite(
             node_id=node_id,
             local_clock=clock,
@@ -91,11 +97,13 @@ class Parts:
         self.runs = runs = Runs(
             self._run_context(settings), thread, classes, troubles, pace, on_report=self._report, metrics=metrics
         )
+        self.adoption = Adoption(self.processes, runs, thread, classes, troubles)
         self.claiming = claiming = Claiming(runs, thread, classes, workers, clock, health, troubles, pace)
         self.stopping = Stopping(runs, claiming, workers, thread, health, pace)
         self.heartbeat = Heartbeat(
             settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )
+        self.heartbeat.supervisor = lambda: self.processes.outliving
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
         self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
@@ -104,15 +112,44 @@ class Parts:
         )  # fmt: skip
         self.change(settings, directories, stop_grace_seconds=None)
 
-    def change(self, settings: ShownSettings, directories: Sequence[Path], *, stop_grace_seconds: float | None) -> None:
+    def change(
+        self,
+        settings: ShownSettings,
+        directories: Sequence[Path],
+        *,
+        stop_grace_seconds: float | None,
+        on_stop: OnStop = OnStop.DRAIN,
+    ) -> None:
         """Use these settings from now on."""
+        self._settings = settings
         self.classes.look_in(directories)
         self.heartbeat.settings = settings
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds
-        self.stopping.grace_seconds = stop_grace_seconds
+        self.stopping.grace_seconds, self.stopping.on_stop = stop_grace_seconds, on_stop
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
         self.runs.context = self._run_context(settings)
         self.on_change()
+
+    async def open_processes(self, home: SupervisorHome | None) -> None:
+        """Have the supervisor of this home, or one that ends with the node; `run` names it from now on. Raises
+        NodeIdInUseError if the one that lives there has runs and is not for this process."""
+
+        def take() -> None:
+            self.runs.context = self._run_context(self._settings)
+
+        def on_change() -> None:
+            take()
+            self.heartbeat.wake.set()  # others have to know it
+
+        self.processes.on_change = on_change
+        self.processes.on_taken_over = self.stopping.hand_over
+        try:
+            await self.processes.open(home)
+        except SupervisorRefusedError as error:
+            raise NodeIdInUseError(str(error)) from error
+        take()
+        if self.processes.keeps_runs:
+            await self.heartbeat.turn()  # before anything is started there
 
     def idle(self) -> Idle:
         """What finds the end of a node with --until-idle. Others need not import what that takes."""
@@ -149,4 +186,5 @@ class Parts:
             news=self._pace.news,
             is_deleted=self._is_deleted,
             extended_json=self._store.extended_json,
+            supervisor=self.processes.facts,
         )

@@ -30,6 +30,7 @@ from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.process.interface import StopReason
+from disbatch_host.run.adopted import Adopted
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport, RunResult
@@ -80,7 +81,8 @@ class Runs:
         self._on_report = on_report
         self._metrics = metrics
         self._listener: PlaceListener | None = None
-        self._runs: dict[Run, asyncio.Task[None]] = {}
+        self._runs: dict[Run, None] = {}  # in the order of their claims
+        self._all_over: asyncio.Future[None] | None = None  # where somebody waits for that
         self._places_taken = 0
         self._running: dict[QueueId, int] = {}  # places, by queue; none of them zero
         self._running_of_class: dict[str, int] = {}
@@ -164,10 +166,21 @@ class Runs:
             return
         if self._is_held_back or plugin.name in self._classes.set_aside:
             run.hold_back()
+        self._begin(run)
+
+    def adopt(self, task: Task, plugin: Plugin, running: Document, adopted: Adopted) -> None:
+        """Go on with a run that an earlier life of the node has started. `running`, `adopted`: see `Run`."""
+        self._begin(
+            Run(task, plugin, self.context, running=running, on_place_free=self._on_place_free, adopted=adopted)
+        )
+
+    def _begin(self, run: Run) -> None:
+        task, plugin = run.task, run.plugin
         self._places_taken += 1
         self._running[task.queue] = self._running.get(task.queue, 0) + 1
         self._running_of_class[plugin.name] = self._running_of_class.get(plugin.name, 0) + 1
-        self._runs[run] = asyncio.get_running_loop().create_task(self._perform(run))
+        self._runs[run] = None
+        run.begin(self._on_done)
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Cancel the runs of these tasks, each as its own request says."""
@@ -177,11 +190,12 @@ class Runs:
             if run is not None and run.task.token == task.token and task.cancel is not None:
                 run.cancel(task.cancel)
 
-    def hold_back(self) -> None:
-        """Start no program from now on; runs whose program has started go on."""
+    def hold_back(self, *, at_once: bool = False) -> None:
+        """Start no program from now on; runs whose program has started go on. `at_once`: nothing is waited for that
+        only a start needs."""
         self._is_held_back = True
         for run in self._runs:
-            run.hold_back()
+            run.hold_back(at_once=at_once)
 
     def stop(self, reason: StopReason) -> None:
         """Stop all runs, each with the grace of its plugin."""
@@ -196,7 +210,8 @@ class Runs:
     async def wait(self, timeout_seconds: float) -> None:
         """Wait until all have ended, or for this long."""
         if self._runs:
-            await asyncio.wait(self._runs.values(), timeout=timeout_seconds)
+            self._all_over = self._all_over or asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_over], timeout=timeout_seconds)
 
     async def verify(self) -> None:
         """Stop the runs whose tasks were given to other nodes while this one was silent; otherwise they would find out
@@ -242,22 +257,22 @@ class Runs:
                 self._report_trouble(task, error)
             await asyncio.sleep(self._pace.rest_seconds)
 
-    async def _perform(self, run: Run) -> None:
-        try:
-            report = await run.perform()
-        except StoreUnreachableError as error:
-            log.error("task %s: its run could not be recorded: %s", run.task.id, error, extra=run.log_ids)
-        except Exception as error:
-            self._report_trouble(run.task, error)
-            self.fail(run.task, error)
+    def _on_done(self, run: Run, result: RunReport | Exception) -> None:
+        if isinstance(result, RunReport):
+            self._count_safely(run, result)
+        elif isinstance(result, StoreUnreachableError):
+            log.error("task %s: its run could not be recorded: %s", run.task.id, result, extra=run.log_ids)
         else:
-            self._count_safely(run, report)
-        finally:
-            del self._runs[run]
-            if run.holds_place:
-                self._leave_place(run)
-            if self._listener is not None:
-                self._listener.on_end()
+            self._report_trouble(run.task, result)
+            self.fail(run.task, result)
+        del self._runs[run]
+        if run.holds_place:
+            self._leave_place(run)
+        if not self._runs and self._all_over is not None:
+            self._all_over.set_result(None)
+            self._all_over = None
+        if self._listener is not None:
+            self._listener.on_end()
 
     def _count_safely(self, run: Run, report: RunReport) -> None:
         """Its end is recorded: nothing that fails in counting it may change that."""

@@ -1,4 +1,4 @@
-"""The items that wait for the store's thread, each with its answer.
+"""The items that wait for the store, each with its answer.
 
 Responsible for: what is handed in, and giving the answers in the event loop. Must not know: when anything is carried
 out.
@@ -7,7 +7,6 @@ out.
 from __future__ import annotations
 
 import asyncio
-import queue
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ class Call:
 
     function: Callable[[Store, Sequence[Place]], Any]
     answer: asyncio.Future[Any] = field(repr=False)
-    after: int  # not before this many records have their answers
+    after: int | None  # not before this many records have their answers; None: whenever it suits
 
 
 def answers_of(batch: Sequence[Record], refused: Set[RunKey]) -> list[tuple[asyncio.Future[Any], Any]]:
@@ -67,27 +66,6 @@ def set_exception(answers: Sequence[asyncio.Future[Any]], error: Exception) -> N
             answer.set_exception(error)
 
 
-def take_in(
-    inbox: queue.SimpleQueue[Record | Call | None],
-    records: deque[Record],
-    calls: deque[Call],
-    *,
-    wait: bool,
-    timeout: float | None = None,
-) -> None:
-    """Take everything out of the inbox; if it is empty and `wait`, wait for the first item."""
-    try:
-        item = inbox.get(wait, timeout)
-        while True:
-            if isinstance(item, Record):
-                records.append(item)
-            elif item is not None:
-                calls.append(item)
-            item = inbox.get_nowait()
-    except queue.Empty:
-        pass
-
-
 def take_batch(records: deque[Record]) -> list[Record]:
     """As many of these as are written together."""
     batch: list[Record] = []
@@ -101,5 +79,5 @@ def take_batch(records: deque[Record]) -> list[Record]:
 
 def freed_late(call: Call, batch: Sequence[Record], answered: int) -> list[Place]:
     """The places that this batch frees by records made after the call. `answered`: records before the batch."""
-    late = batch[max(0, call.after - answered) :]
+    late = batch[max(0, (call.after or 0) - answered) :]
     return [record.frees for record in late if record.frees is not None]

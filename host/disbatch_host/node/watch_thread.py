@@ -19,23 +19,30 @@ class WatchThread:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._is_stopping = threading.Event()
+        self._has_failed = False  # the last wait
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Stopping twice is fine."""
+    @property
+    def is_listening(self) -> bool:
+        """Whether every change is announced to `wake`."""
+        return self._watcher.is_listening and not self._has_failed and not self._is_stopping.is_set()
+
+    def stop(self) -> None:
+        """Wake nobody any more. The thread ends with the server's next answer, for which nobody has to wait. Stopping
+        twice is fine."""
         self._is_stopping.set()
         self._watcher.close()
-        if self._thread.is_alive():
-            await self._loop.run_in_executor(None, self._thread.join)
 
     def _work(self) -> None:
         while not self._is_stopping.is_set():
             try:
                 has_changed = self._watcher.wait(self._pace.watcher_seconds)
-            except Exception:  # the queues are read once a second anyway
+                self._has_failed = False
+            except Exception:  # then the queues are read once a second
+                self._has_failed = True
                 self._is_stopping.wait(self._pace.watcher_seconds)
                 continue
             if has_changed and not self._is_stopping.is_set():

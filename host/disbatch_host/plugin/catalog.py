@@ -42,6 +42,7 @@ class Plugin:
     program: Path  # the file that is executed: command[0], found
     schema: CheckedSchema = field(repr=False)
     warnings: tuple[Fault, ...] = ()
+    source: bytes = field(default=b"", repr=False)  # the manifest as it was read
 
     @property
     def name(self) -> str:
@@ -163,6 +164,7 @@ def _found_by(examination: Examination, checks: Checks) -> Plugin | BrokenPlugin
         program=judged.program,
         schema=checks.schema(judged.manifest.parameters),
         warnings=shown(judged.faults),
+        source=judged.source,
     )
 
 

@@ -279,7 +279,8 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # a Ctrl-C is not meant for it
+            # A Ctrl-C is not meant for it; but in this process's session: `process.inline` reaps children in others.
+            process_group=0,
             cwd="/",
         )
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -125,7 +125,7 @@ def _can_run(kind: _Kind) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,  # in this process's session: `process.inline` reaps children that are in others
             env={},
         )
     except OSError as error:

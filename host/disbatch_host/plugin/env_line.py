@@ -8,11 +8,13 @@ Rule: as in `executable`: where a word depends on anything that is not looked at
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 
 from disbatch_host.plugin.surroundings import Surroundings
+from disbatch_protocol.faults import near_name
 
 Reason = tuple[str, str, str]  # what was expected, what was found, what to do; "in the first line of F" is between
 
@@ -43,6 +45,38 @@ def reason_not_to_run(argument: str, surroundings: Surroundings) -> Reason | Non
 def may_find(program: str, surroundings: Surroundings) -> bool:
     """Whether `env` may find a program of this name."""
     return _has(program, surroundings, surroundings.path)
+
+
+def near_program(wanted: str, surroundings: Surroundings) -> str | None:
+    """The program that was probably meant by a misspelt path or name: one beside it, by its path, else one in PATH, by
+    its name."""
+    directory, name = os.path.split(wanted)
+    if directory and (directory.startswith("/") or not surroundings.is_elsewhere):
+        beside = near_name(name, _programs_in(os.fspath(surroundings.directory / directory)), likeness=_LIKENESS)
+        if beside is not None:
+            return os.path.join(directory, beside)  # noqa: PTH118  (keeps "./")
+    places = [one for one in surroundings.path.split(os.pathsep) if one.startswith("/")]
+    return near_name(name, sorted({one for place in places for one in _programs_in(place)}), likeness=_LIKENESS)
+
+
+_LIKENESS = 0.8  # of a thousand names, one is a little like any other
+
+
+def _programs_in(directory: str) -> tuple[str, ...]:
+    try:
+        return _programs_since(directory, os.stat(directory).st_mtime_ns)  # noqa: PTH116
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=16)  # thousands of plugins may have the same fault
+def _programs_since(directory: str, _changed: int) -> tuple[str, ...]:
+    with os.scandir(directory) as entries:
+        return tuple(sorted(one.name for one in entries if one.name.isprintable() and _may_be_executed(one)))
+
+
+def _may_be_executed(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file() and os.access(entry.path, os.X_OK)
 
 
 # -S, among short options that take no value, or its long form, which may be cut short.
@@ -133,10 +167,12 @@ def _reason_of_words(words: list[str], surroundings: Surroundings) -> Reason | N
         return None
     where = "" if "/" in wanted else f" (PATH is {path})"
     place = "" if "/" in wanted else " in PATH"
+    near = near_program(wanted, surroundings) if path == surroundings.path else None
+    advice = f"did you mean {near}? If not, " if near else "correct its name, or "
     return (
         f"expected the interpreter {surroundings.where(wanted) if '/' in wanted else repr(wanted)}{place}, named",
         ", found none",
-        f"correct its name, or install {os.path.basename(wanted)}{where}",  # noqa: PTH119
+        f"{advice}install {os.path.basename(wanted)}{where}",  # noqa: PTH119
     )
 
 

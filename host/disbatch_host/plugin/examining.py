@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from disbatch_host.plugin import command_hints, environment, executable, faults
@@ -36,6 +36,7 @@ class Judgment:
     directory: Path = field(default_factory=Path)  # real path, no links in it
     manifest: Manifest | None = None
     program: Path | None = None  # command[0], found
+    source: bytes = field(default=b"", repr=False)  # the file
 
     @property
     def is_usable(self) -> bool:
@@ -122,7 +123,7 @@ def _examine(manifest_path: Path, checks: Checks, watched: list[Path]) -> Judgme
     found.extend(parsed.faults)
     if parsed.manifest is None:
         return Judgment(faults=found)
-    return _judged(directory, parsed.manifest, found, watched)
+    return replace(_judged(directory, parsed.manifest, found, watched), source=data)
 
 
 def _judged(directory: Path, manifest: Manifest, found: Sequence[Fault], watched: list[Path]) -> Judgment:

@@ -110,8 +110,11 @@ def _interpreter_fault(file: Path, name: str, interpreter: Path | None, surround
     wanted = f"expected the interpreter {surroundings.where(name)} that {file} names"
     if interpreter is None or not os.path.exists(interpreter):  # noqa: PTH110
         program = os.path.basename(name)  # noqa: PTH119
-        is_elsewhere = env_line.may_find(program, surroundings)
-        hint = f"install it or write #!/usr/bin/env {program}" if is_elsewhere else "correct its name, or install it"
+        if env_line.may_find(program, surroundings):
+            return _fault(f"{wanted}, found nothing there", f"install it or write #!/usr/bin/env {program}")
+        near = env_line.near_program(name, surroundings)
+        line = near if near is None or "/" in near else f"/usr/bin/env {near}"
+        hint = "correct its name, or install it" if line is None else f"did you mean #!{line}? If not, install it"
         return _fault(f"{wanted}, found nothing there", hint)
     if os.path.isdir(interpreter):  # noqa: PTH112
         return _fault(f"{wanted}, found a directory", "name the program itself")

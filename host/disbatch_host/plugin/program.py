@@ -13,11 +13,11 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from disbatch_host.clock import Clock
-from disbatch_host.plugin import environment
+from disbatch_host.plugin import environment, kept_plugin
 from disbatch_host.plugin.accounts import Accounts
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.work_directories import WorkDirectories, text_of
-from disbatch_host.process.interface import Deadlines, Environment, Program, StartError
+from disbatch_host.process.interface import Account, Deadlines, Environment, Program, StartError
 from disbatch_protocol.manifest import Limits, Manifest
 
 
@@ -44,6 +44,7 @@ class Shared:
     program: Program
     deadlines: Deadlines  # of one run
     idle_deadlines: Deadlines  # of a process that has no task
+    of_account: dict[Account, Program] = field(default_factory=dict)  # the program as it runs in each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,11 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
     try:
         # Before the shared part is made: with an account that is unknown now, its environment would stay wrong.
         account = None if manifest.run_as is None else site.accounts.account(manifest.run_as)
-        program = shared_of(plugin, site).program
+        shared = shared_of(plugin, site)
+        program = shared.program
         if account is not None:  # looked up each time: the machine's users may change
-            program = replace(program, account=account)
+            known = shared.of_account.get(account)
+            program = known or shared.of_account.setdefault(account, replace(program, account=account))
         if manifest.cwd == "work":
             work_directory = site.work_directories.make(name, account)
     except OSError as error:
@@ -115,6 +118,8 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
             environment=Environment.of(own),
             limits=rlimits(manifest.limits),
             umask=manifest.umask,
+            max_output_bytes=manifest.max_output_bytes,
+            note=kept_plugin.note_of(plugin),
         ),
         deadlines=_deadlines(manifest, with_time_limits=True),
         idle_deadlines=_deadlines(manifest, with_time_limits=False),

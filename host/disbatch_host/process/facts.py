@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
-_PROC = Path("/proc")
+_STAT_SIZE = 2**12  # bytes of /proc/PID/stat, which has about 300
 _STATUS_SIZE = 2**13  # bytes of /proc/PID/status, which has about 1,500
 
 
 def process_started(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None if there is none, or only its zombie."""
     try:
-        # The name, in parentheses, may contain anything: count from the last closing one. Field 3 is the state, field
-        # 22 the time.
-        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        # The name, in parentheses, may contain anything: count from the last closing one. Field 3 is the state, field
+        # 22 the time.
+        fields = os.read(descriptor, _STAT_SIZE).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 

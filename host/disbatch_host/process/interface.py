@@ -13,7 +13,8 @@ The verbs are messages to and from a process host that may be another program:
     ProcessListener.ended   ←  how it ended
     Process.acknowledge     →  the store has these streams up to these offsets
     Process.forget          →  the store has the end
-    Process.write, close_stdin, stdin_left_bytes, hand_over, limit, stop, kill, usage
+    Process.follow          →  its output is to be told as it comes
+    Process.close_stdin, stdin_left_bytes, hand_over, limit, stop, kill, usage
 
 Rules:
 1. A run is a number, which only rises during the life of a process host. The note of the run tells what the number
@@ -69,7 +70,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEnd:
-    """How a process ended. Exactly one of `exit_code` and `signal` is given."""
+    """How a process ended. Exactly one of `exit_code` and `signal` is given, unless that is not known."""
 
     exit_code: int | None
     signal: int | None
@@ -86,6 +87,10 @@ class ProcessEnd:
     # smaller than the process that started it shows the size of that one.
     peak_memory_bytes: int
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
+    # The supervisor of its runs ended before it: it was killed, and nothing else is known of its end.
+    is_unseen: bool = False
+    seconds: float = 0.0  # from its start, or the last `hand_over`, to the end of its first process
+    age_seconds: float = 0.0  # from that end to this report
 
     @property
     def killed(self) -> bool:
@@ -117,6 +122,11 @@ class StartError(PluginError):
     def is_busy(self) -> bool:
         """Its file is being written at this moment; it may start a moment later."""
         return self._errno == errno.ETXTBSY
+
+    @property
+    def is_too_late(self) -> bool:
+        """It could not be begun before what was known of it was too old (`Trust`)."""
+        return self._errno == errno.ETIME
 
     @property
     def is_machines_fault(self) -> bool:
@@ -168,6 +178,15 @@ class Program:
     limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
     account: Account | None = None
     umask: int = 0o022  # file mode mask
+    max_output_bytes: int = 0  # of each of stdout and stderr, that a process host keeps which outlives its node
+    note: bytes = field(default=b"", repr=False)  # comes back with each `KeptRun`
+
+
+class Trust(NamedTuple):
+    """How long something may still be begun that was somebody's to begin at a moment: it may be another's by then."""
+
+    asked_at: float  # when that was known, in seconds since boot, with the time that the machine was asleep
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +200,7 @@ class Start:
     note: bytes = b""  # rule 1
     stdin: bytes | None = field(default=b"", repr=False)  # the input that it gets at once; None: /dev/null is its stdin
     keeps_stdin_open: bool = False  # more will come; else its stdin ends after that
+    trust: Trust | None = None  # too late, it is not started: `StartError.is_too_late`
 
     @property
     def directory(self) -> Path:
@@ -193,17 +213,44 @@ class Start:
         return self.program.environment.extended(self.variables)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRun:
+    """A run that a process host has from an earlier node. Its note and that of its program are as they were given."""
+
+    run: int
+    note: bytes
+    program_note: bytes
+    pid: int  # 0: it has not been started yet
+    pid_started: int | None
+    age_seconds: float  # since its start
+    has_ended: bool
+    start_note: bytes = b""  # of its start, if `note` is that of the last `hand_over`
+    task_age_seconds: float = 0.0  # since the last `hand_over`
+    task_offsets: tuple[int, int, int] = (0, 0, 0)  # what stdout, stderr and events had said when that was done
+
+
 class ProcessListener(Protocol):
     """Is told what becomes of one process, in the thread of the event loop and in the order of the events."""
 
     def said(self, stream: Stream, offset: int, data: bytes) -> None:
-        """The program wrote `data`, which begins `offset` bytes into the stream."""
+        """The program wrote `data`, which begins `offset` bytes into the stream. Bytes that nobody has kept are left
+        out: then the offset is beyond the end of what was said before, and there may be no data."""
 
     def closed(self, stream: Stream) -> None:
         """The program closed a stream and may run on. Not called for streams that its end closes."""
 
     def ended(self, end: ProcessEnd) -> None:
         """Called once, after everything that it wrote."""
+
+
+class StartListener(ProcessListener, Protocol):
+    """Is told first what becomes of the start: of one of both, once."""
+
+    def begun(self) -> None:
+        """The program runs, and has its pid."""
+
+    def not_started(self, error: StartError) -> None:
+        """Nothing was executed, and nothing is left behind."""
 
 
 class Process(Protocol):
@@ -247,15 +294,16 @@ class Process(Protocol):
         """How many of the bytes for its stdin it has not read by now, or had not when it ended; 0 once this host has
         written all and closed it."""
 
-    def write(self, data: bytes) -> None:
-        """Write to its stdin as fast as it reads. Returns at once."""
+    def follow(self) -> bool:
+        """From now on, have its stdout and stderr told as they come, and not only with its end. Returns whether that
+        makes a difference: whether anything may come that has been there before."""
 
     def close_stdin(self) -> None:
         """Close its stdin once everything that is still to be written has been written."""
 
-    def hand_over(self, note: bytes, data: bytes, deadlines: Deadlines) -> None:
+    def hand_over(self, note: bytes, data: bytes, deadlines: Deadlines, trust: Trust | None = None) -> None:
         """Give a running process something to do: `data` to its stdin, with time limits that start now. CPU time
-        counts from here."""
+        counts from here. Where that is too late (`trust`), it is ended without having been given a byte of it."""
 
     def limit(self, deadlines: Deadlines) -> None:
         """Replace its deadlines by these, counted from now."""
@@ -271,9 +319,11 @@ class Process(Protocol):
     def usage(self) -> Usage:
         """The resources that it uses now."""
 
-    def acknowledge(self, offsets: Mapping[Stream, int]) -> None:
+    def acknowledge(self, offsets: Mapping[Stream, int], *, with_end: bool = False) -> None:
         """The store has everything up to these offsets of the streams: it will not be reported again. A smaller offset
-        than before changes nothing. Raises ValueError for bytes that were never reported."""
+        than before changes nothing. `with_end`: and the end of all tasks that were handed over before that; a process
+        host that outlives this node keeps everything until then, so that another node can begin at the beginning.
+        Raises ValueError for bytes that were never reported."""
 
     def forget(self) -> None:
         """The store has its end, or never will (the task is another node's): it leaves `ProcessHost.runs`. Doing it
@@ -283,11 +333,19 @@ class Process(Protocol):
 class ProcessHost(Protocol):
     """Starts programs, and keeps each until its end is acknowledged. Used in the thread of one event loop."""
 
+    def begin(self, start: Start, listener: StartListener) -> Process:
+        """Have a program started, and return at once; `listener` is told later. Raises StartError for what can be seen
+        at once to be impossible."""
+
     async def start(self, start: Start, listener: ProcessListener) -> Process:
-        """Start a program. Raises StartError, with nothing left behind, if nothing was executed."""
+        """Start a program, and wait until it runs. Raises StartError, with nothing left behind, if nothing was
+        executed."""
 
     def runs(self) -> Sequence[Process]:
         """The runs that are being started, are running, or have ended and were not forgotten; in order of number."""
+
+    def why_not_now(self) -> str | None:
+        """Why nothing should be started now, in words; None if nothing speaks against it."""
 
     def close(self) -> None:
         """Close it once nothing is running. Closing twice is fine."""

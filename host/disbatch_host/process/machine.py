@@ -44,6 +44,15 @@ class Machine:
             and all(document.get(name) == value for name, value in self.document.items())
         )
 
+    def is_earlier_boot(self, document: object) -> bool:
+        """Whether a node's `host` is, by its name, this machine before it was booted again."""
+        return (
+            isinstance(document, dict)
+            and bool(self.boot_id)
+            and document.get("name") == self.name
+            and document.get("boot_id") not in (None, "", self.boot_id)
+        )
+
 
 def pid_namespace() -> str:
     """Names the set of processes whose pids mean the same: containers on one machine each have their own."""

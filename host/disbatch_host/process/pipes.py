@@ -13,8 +13,9 @@ import os
 import struct
 import termios
 
-from disbatch_host.process.interface import Account, Stream
-from disbatch_host.process.poller import Poller
+from disbatch_host.process.frames import Output
+from disbatch_host.process.interface import Account
+from disbatch_host.process.watching import Watching
 
 PIPE_SIZE = 2**16  # bytes that a pipe holds by default
 READ_SIZE = PIPE_SIZE  # bytes per read
@@ -24,24 +25,22 @@ BUSY_PIPE_SIZE = 2**20  # bytes; a stream that keeps its pipe full gets a larger
 class StdinPipe:
     """This host's end of a program's stdin; nothing is written if the descriptor is below 0."""
 
-    def __init__(self, descriptor: int, poller: Poller) -> None:
+    def __init__(self, descriptor: int, watching: Watching) -> None:
         self._descriptor = descriptor
-        self._poller = poller
+        self._watching = watching
         self._to_write = memoryview(b"")
         self._close_when_written = False
         self._is_watched = False
         self._is_refused = False  # the program ended, or closed it, before it had read everything
-        self._total_bytes = 0  # all that was to be written
         self.left_bytes = 0  # of those, not read when it ended or closed its stdin
 
     @property
-    def is_unread(self) -> bool:
-        """See `ProcessEnd.stdin_unread`."""
-        return self._is_refused and self._total_bytes > PIPE_SIZE
+    def is_refused(self) -> bool:
+        """Whether it ended, or closed its stdin, before everything was written to it; a pipe takes some in any case."""
+        return self._is_refused
 
     def write(self, data: bytes, *, close: bool) -> None:
         """Write as the program reads, then close it if asked to. Returns at once."""
-        self._total_bytes += len(data)
         if self._descriptor < 0:
             self._is_refused = self._is_refused or bool(data)
             return
@@ -50,7 +49,12 @@ class StdinPipe:
         self._on_writable()  # most documents fit into the pipe at once
         if self._descriptor >= 0 and self._to_write and not self._is_watched:
             self._is_watched = True
-            self._poller.watch_writable(self._descriptor, self._on_writable)
+            self._watching.writable(self._descriptor, self._on_writable)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the program has to read before the rest can be written."""
+        return bool(self._to_write)
 
     @property
     def unread_bytes(self) -> int:
@@ -86,7 +90,7 @@ class StdinPipe:
     def _forget(self) -> None:
         if self._is_watched:
             self._is_watched = False
-            self._poller.forget(self._descriptor)
+            self._watching.forget(self._descriptor)
 
     def _close(self) -> None:
         self._forget()
@@ -98,13 +102,13 @@ class StdinPipe:
 class OutputPipe:
     """This host's end of one stream that a program writes to."""
 
-    __slots__ = ("_is_large", "acknowledged", "descriptor", "offset", "stream")
+    __slots__ = ("_is_large", "descriptor", "is_watched", "offset", "stream")
 
-    def __init__(self, stream: Stream, descriptor: int) -> None:
+    def __init__(self, stream: Output, descriptor: int) -> None:
         self.stream = stream
         self.descriptor = descriptor  # below 0 once it is closed
         self.offset = 0  # bytes read so far
-        self.acknowledged = 0  # bytes of those that need not be kept any longer
+        self.is_watched = False
         self._is_large = False
 
     def read(self) -> bytes | None:

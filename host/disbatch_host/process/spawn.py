@@ -19,19 +19,25 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
 import os
 import resource
 import signal
+import struct
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from disbatch_host.process.interface import Start, StartError
+from disbatch_host.c_library import c_library
+from disbatch_host.process.frames import FrameError, Has, Plugin, Step
+from disbatch_host.process.framing import unpacked
+from disbatch_host.process.interface import Account
 
 EVENT_DESCRIPTOR = 3
 
@@ -51,16 +57,25 @@ class ThreadMask:
     """
 
     def __init__(self, *, may_be_own: bool = True) -> None:
-        library = _c_library()
+        library = c_library()
         self._is_own = may_be_own and hasattr(library, "unshare") and library.unshare(_CLONE_FS) == 0
         self._current = _mask_of_this_thread()
 
-    def is_now(self, mask: int) -> bool:
-        """Whether programs that are started now get `mask`. False: it can be set only between fork and exec."""
-        if self._is_own and self._current != mask:
-            os.umask(mask)
-            self._current = mask
-        return self._current == mask
+    def can_be(self, mask: int) -> bool:
+        """Whether `set_to` can give programs this mask. False: it can be set only between fork and exec."""
+        return self._is_own or self._current == mask
+
+    @contextlib.contextmanager
+    def set_to(self, mask: int) -> Iterator[None]:
+        """Programs that are started meanwhile get `mask`; the thread's own files afterwards have what they had."""
+        if self._current == mask:
+            yield
+            return
+        before = os.umask(mask)
+        try:
+            yield
+        finally:
+            os.umask(before)
 
 
 def _mask_of_this_thread() -> int | None:
@@ -85,7 +100,7 @@ def _reset_of(number: int) -> Callable[[], object]:
     if action is None:
         return lambda: None
     default = bytes(_OPAQUE_SIZE)  # a struct sigaction of zeros
-    return functools.partial(_c_library().syscall, action, number, default, None, _SIGNAL_BYTES)
+    return functools.partial(c_library().syscall, action, number, default, None, _SIGNAL_BYTES)
 
 
 def _own_status(name: bytes, *, base: int) -> int | None:
@@ -102,44 +117,81 @@ def _own_status(name: bytes, *, base: int) -> int | None:
     return int(rest.split(None, 1)[0], base) if found else None
 
 
-def spawn(start: Start, descriptors: tuple[int, int, int, int], mask: ThreadMask) -> int:
-    """Start `start` with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own. `mask` is the
-    calling thread's.
+class SpawnError(Exception):
+    """A program did not begin to run."""
 
-    Returns the pid; the caller reaps it. Raises StartError if the program did not begin to run: the kernel's
-    answer to exec is waited for. The descriptors stay open in this process.
+    def __init__(self, number: int, step: Step) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything that is the same for all processes of one plugin, as it is handed to the system."""
+
+    argv: list[bytes]
+    directory: bytes
+    environment: list[bytes] = field(repr=False)  # NAME=value
+    limits: Sequence[tuple[int, int, int]] = ()  # resource.RLIMIT_…, soft, hard
+    account: Account | None = None
+    umask: int = 0o022
+    flags: int = 0  # frames.Has
+    stop_signal: int = signal.SIGTERM
+    grace_seconds: float = 10.0
+    drain_seconds: float = 2.0
+
+    @classmethod
+    def of(cls, frame: Plugin) -> Launch:
+        """As a frame has it. Raises FrameError."""
+        try:
+            groups = tuple(one[0] for one in struct.iter_unpack("<I", frame.groups))
+            limits = list(struct.iter_unpack("<IQQ", frame.limits))
+        except struct.error as error:
+            raise FrameError(f"PLUGIN {frame.number}: {error}") from None
+        account = Account(uid=frame.uid, gid=frame.gid, groups=groups) if frame.flags & Has.ACCOUNT else None
+        return cls(
+            argv=unpacked(frame.argv),
+            directory=frame.directory,
+            environment=unpacked(frame.environment),
+            limits=limits,
+            account=account,
+            umask=frame.umask,
+            flags=frame.flags,
+            stop_signal=frame.stop_signal,
+            grace_seconds=frame.grace / 1_000_000,
+            drain_seconds=frame.drain / 1_000_000,
+        )
+
+
+def spawn(
+    launch: Launch,
+    *,
+    directory: bytes,
+    variables: list[bytes],
+    descriptors: tuple[int, int, int, int],
+    mask: ThreadMask,
+) -> int:
+    """Start a program with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own. `variables`:
+    its own, besides those of `launch`; the last one of a name counts. `mask` is the calling thread's.
+
+    Returns the pid; the caller reaps it. Raises SpawnError if the program did not begin to run: the kernel's answer to
+    exec is waited for. The descriptors stay open in this process.
     """
     posix_spawn = _posix_spawn()
-    program = start.program
+    environment = launch.environment + variables
     try:
-        if posix_spawn is None or program.limits or program.account is not None or not mask.is_now(program.umask):
-            return _spawn_by_fork(start, descriptors)
-        return _spawn_by_posix_spawn(posix_spawn, start, descriptors)
+        if posix_spawn is None or launch.limits or launch.account is not None or not mask.can_be(launch.umask):
+            return _spawn_by_fork(launch, directory, environment, descriptors)
+        with mask.set_to(launch.umask):
+            return _spawn_by_posix_spawn(posix_spawn, launch, directory, environment, descriptors)
     except OSError as error:
-        raise StartError(_why_not_started(start, error), errno=error.errno) from error
-    except (ValueError, subprocess.SubprocessError) as error:  # a NUL in argv; a limit that cannot be set
-        raise StartError(f"cannot start {start.program.argv[0]}: {error}") from error
-
-
-def _why_not_started(start: Start, error: OSError) -> str:
-    program = start.program.argv[0]
-    if not start.directory.is_dir():
-        return f"cannot start {program}: its working directory {start.directory} is not there"
-    if error.errno == errno.ENOENT and Path(program).exists():
-        return f"cannot start {program}: the interpreter that it names is not there"
-    if error.errno == errno.ENOEXEC:
-        return f'cannot start {program}: not a program of this machine, and no "#!" line says what runs it'
-    return f"cannot start {program}: {os.strerror(error.errno or 0)}"
-
-
-@lru_cache(maxsize=1)
-def _c_library() -> ctypes.PyDLL:
-    """For calls that return at once. The interpreter's lock is kept during them: under load, each time that it is
-    given away and asked for again costs a change of threads.
-
-    One for all: each library, like each type of array, is a class of its own, which only the garbage collector
-    frees."""
-    return ctypes.PyDLL(None)
+        step = Step.EXEC if Path(os.fsdecode(directory)).is_dir() else Step.DIRECTORY
+        raise SpawnError(error.errno or errno.EIO, step) from error
+    except ValueError as error:  # a NUL byte
+        raise SpawnError(errno.EINVAL, Step.EXEC) from error
+    except subprocess.SubprocessError as error:
+        raise SpawnError(errno.EPERM, Step.LIMITS) from error
 
 
 @lru_cache(maxsize=1)
@@ -159,7 +211,7 @@ _OPAQUE_SIZE = 1024  # bytes; posix_spawnattr_t is 336 and the file actions 80 o
 @lru_cache(maxsize=1)
 def _attributes() -> ctypes.Array[ctypes.c_char]:
     """The attributes of every spawn: own session, no blocked signal, no ignored signal. Never changed afterwards."""
-    library = _c_library()
+    library = c_library()
     attributes = ctypes.create_string_buffer(_OPAQUE_SIZE)
     library.posix_spawnattr_init(attributes)
     library.posix_spawnattr_setsigmask(attributes, bytes(_SIGSET_SIZE))
@@ -170,22 +222,24 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
     return attributes
 
 
-def _spawn_by_posix_spawn(posix_spawn: Callable[..., int], start: Start, descriptors: tuple[int, int, int, int]) -> int:
-    library = _c_library()
+def _spawn_by_posix_spawn(
+    posix_spawn: Callable[..., int],
+    launch: Launch,
+    directory: bytes,
+    environment: Sequence[bytes],
+    descriptors: tuple[int, int, int, int],
+) -> int:
+    library = c_library()
     actions = ctypes.create_string_buffer(_OPAQUE_SIZE)
     library.posix_spawn_file_actions_init(actions)
     try:
         # In this order: a source is never 0, 1 or 2, so none is overwritten before it has been copied; 3 comes last.
         for target, source in enumerate(descriptors):
             library.posix_spawn_file_actions_adddup2(actions, source, target)
-        directory = os.fsencode(start.directory)
         library.posix_spawn_file_actions_addchdir_np(actions, directory)
-        argv = _c_words(tuple(start.program.argv))
-        environment = _c_strings(start.environment.encoded)
+        argv, variables = _c_words(tuple(launch.argv)), _c_strings(environment)
         pid = ctypes.c_int()
-        failure = posix_spawn(
-            ctypes.byref(pid), os.fsencode(start.program.argv[0]), actions, _attributes(), argv, environment
-        )
+        failure = posix_spawn(ctypes.byref(pid), launch.argv[0], actions, _attributes(), argv, variables)
     finally:
         library.posix_spawn_file_actions_destroy(actions)
     if failure:
@@ -194,8 +248,8 @@ def _spawn_by_posix_spawn(posix_spawn: Callable[..., int], start: Start, descrip
 
 
 @lru_cache(maxsize=256)
-def _c_words(words: tuple[str, ...]) -> ctypes.Array[ctypes.c_char_p]:
-    return _c_strings([os.fsencode(word) for word in words])
+def _c_words(words: tuple[bytes, ...]) -> ctypes.Array[ctypes.c_char_p]:
+    return _c_strings(words)
 
 
 def _c_strings(words: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
@@ -209,7 +263,9 @@ def _type_of_strings(count: int) -> type[ctypes.Array[ctypes.c_char_p]]:
     return ctypes.c_char_p * count
 
 
-def _spawn_by_fork(start: Start, descriptors: tuple[int, int, int, int]) -> int:
+def _spawn_by_fork(
+    launch: Launch, directory: bytes, environment: Sequence[bytes], descriptors: tuple[int, int, int, int]
+) -> int:
     stdin, stdout, stderr, events = descriptors
     resets = [_reset_of(number) for number in _ignored_signals()]
 
@@ -218,29 +274,29 @@ def _spawn_by_fork(start: Start, descriptors: tuple[int, int, int, int]) -> int:
         # could have held, so plain system calls only. 3 is open here, since the pipes were made before; it is never
         # Popen's own error pipe for the same reason.
         os.dup2(events, EVENT_DESCRIPTOR)
-        for limit, value in start.program.limits.items():
+        for limit, *wanted in launch.limits:
             _, hard = resource.getrlimit(limit)
-            possible = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(limit, (possible, possible))
+            soft, hard = [value if hard == resource.RLIM_INFINITY else min(value, hard) for value in wanted]
+            resource.setrlimit(limit, (soft, hard))
         for reset in resets:
             reset()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    account = start.program.account
+    account = launch.account
     process = subprocess.Popen(
-        list(start.program.argv),
+        launch.argv,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        cwd=start.directory,
-        env=dict(start.environment.variables),
+        cwd=directory,
+        env=dict(one.split(b"=", 1) for one in environment),
         pass_fds=(EVENT_DESCRIPTOR,),
         start_new_session=True,
         preexec_fn=prepare,  # noqa: PLW1509  (see the comment inside)
         user=account.uid if account is not None else None,
         group=account.gid if account is not None else None,
         extra_groups=list(account.groups) if account is not None else None,
-        umask=start.program.umask,
+        umask=launch.umask,
     )
     process.returncode = 0  # reaped by the caller: keeps Popen from waiting for it or warning about it
     return process.pid

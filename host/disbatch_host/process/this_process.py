@@ -5,12 +5,13 @@ Responsible for: everything that a program could inherit or steal from it. Must 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
-_PR_SET_DUMPABLE = 4  # <sys/prctl.h>
+from disbatch_host.c_library import c_library
+
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36  # <sys/prctl.h>
 
 
 def close_others_on_exec() -> None:
@@ -29,4 +30,10 @@ def hide_from_same_user() -> None:
     """Keep this process's memory, environment and descriptors from other processes of its own user, which the programs
     that it starts usually are: no /proc/PID/environ or mem, no debugger, no core dump. The programs themselves are not
     hidden; root sees everything. Once, at the start."""
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    c_library().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become this process's children from now on, not init's: so nothing that a program
+    leaves behind can hide. They have to be reaped (`family.Orphans`). Once, at the start."""
+    c_library().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -11,16 +11,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from disbatch_host import errors
 from disbatch_host.documents import transitions
-from disbatch_host.documents.changes import Place, RunChange
+from disbatch_host.documents.changes import Place
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError, TaskFaultError
 from disbatch_host.process.interface import StartError
 from disbatch_host.run import ending, starting
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.ending import Ending
+from disbatch_host.run.execution import ExecutionEnd
 from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import Reason
@@ -44,22 +46,43 @@ class Closing:
         """The run is over. It and its close would hold each other, and only the garbage collector would free them."""
         self._on_place_free = None
 
-    def when(self) -> dict[str, Any]:
-        """The times of an end that is now, as `ending` wants them."""
+    def when(self, end: ExecutionEnd | None = None) -> dict[str, Any]:
+        """The times of an end, as `ending` wants them: it is now, unless it says otherwise."""
         clock = self._context.clock
         # The store's clock is only known approximately: an answer of a slow server may set it back while the program
         # runs.
-        now = max(clock.now(), self._state.run["started"])
-        return {"now": now, "seconds": round(clock.monotonic() - self.began, 3), "chance": random.random()}
+        started = self._state.run["started"]
+        now = max(clock.now(), started)
+        when = {"now": now, "seconds": round(clock.monotonic() - self.began, 3), "chance": random.random()}
+        if end is not None and end.seconds is not None:
+            ended = max(now - timedelta(seconds=end.age_seconds), started)
+            when |= {"at": ended, "seconds": round(end.seconds, 3)}
+        return when
+
+    def send(self, found: Ending) -> asyncio.Future[bool]:
+        """Have an end recorded. The next task may be claimed: after this change, which is on its way to the store."""
+        recorder = self._context.recorder
+        if not self.holds_place:
+            return recorder.record(found.change)
+        place = Place(self._state.task.queue, self._state.plugin.name)
+        answer = recorder.record(found.change, frees=place)
+        self.holds_place = False
+        if self._on_place_free is not None:
+            self._on_place_free()
+        return answer
 
     async def record(self, found: Ending) -> RunReport:
         """Record an end; without everything that the run has said if the store refuses that."""
+        return await self.recorded(found, self.send(found))
+
+    async def recorded(self, found: Ending, answer: asyncio.Future[bool]) -> RunReport:
+        """The rest of `record` after `send`."""
         try:
-            accepted = await self._leave_place_with(found.change)
+            accepted = await answer
         except StoreRefusedError as refusal:  # its place has been left all the same
             found = ending.without_what_it_said(self._state, found, str(refusal))
             accepted = await self._context.recorder.record(found.change)
-        return await self._report_of(found, accepted)
+        return await self._answered(found, accepted)
 
     async def record_unstarted(self, error: StartError, *, left: Status) -> RunReport:
         """The program could not be started: the task goes back to its queue."""
@@ -89,8 +112,7 @@ class Closing:
             )
         when = self.when()
         found = ending.ending_by_host_error(state, _why_failed(error), now=when["now"], seconds=when["seconds"])
-        accepted = await self._leave_place_with(found.change)
-        report = await self._report_of(found, accepted)
+        report = await self._answered(found, await self.send(found))
         return report if isinstance(error, TaskFaultError) else report._replace(host_error=error)
 
     def name_work_directory(self, found: Ending, left: str) -> None:
@@ -112,10 +134,14 @@ class Closing:
         except StoreError:
             return False  # only the words depend on it
 
-    async def _report_of(self, found: Ending, accepted: bool) -> RunReport:
-        if not accepted:
-            await self.say_whose("the end of its run here is not recorded")
-            return RunReport(result=RunResult.REFUSED)
+    async def _answered(self, found: Ending, accepted: bool) -> RunReport:
+        if accepted:
+            return self.report(found)
+        await self.say_whose("the end of its run here is not recorded")
+        return RunReport(result=RunResult.REFUSED)
+
+    def report(self, found: Ending) -> RunReport:
+        """This end is recorded."""
         code, message = found.error_texts
         self._report = RunReport(
             result=RunResult.ENDED,
@@ -128,18 +154,6 @@ class Closing:
             secrets=tuple(found.run.get("secrets", ())),
         )
         return self._report
-
-    def _leave_place_with(self, change: RunChange) -> asyncio.Future[bool]:
-        """Record the end. The next task may be claimed: after this change, which is already on its way to the store."""
-        recorder = self._context.recorder
-        if not self.holds_place:
-            return recorder.record(change)
-        place = Place(self._state.task.queue, self._state.plugin.name)
-        answer = recorder.record(change, frees=place)
-        self.holds_place = False
-        if self._on_place_free is not None:
-            self._on_place_free()
-        return answer
 
 
 def _why_failed(error: Exception) -> str:

@@ -6,9 +6,9 @@ Responsible for: everything that a run needs from its host. Must not know: which
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from disbatch_host.clock import Clock
@@ -17,6 +17,7 @@ from disbatch_host.documents.records import Document, TaskId
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.interface import ProcessHost
+from disbatch_host.run.same_delay import SameDelay
 from disbatch_host.run.worker.pool import WorkerPool
 
 
@@ -54,6 +55,8 @@ class RunContext:
     workers: WorkerPool
     trust_seconds: float  # how old "it is ours" may be when a program is started: far less than `dead_after`
     news: NewsPace = NewsPace()
+    supervisor: Mapping[str, Any] = field(default_factory=dict)  # for `run`: where it is started now
     is_deleted: Callable[[TaskId], Awaitable[bool]] | None = None  # whether the store no longer has a task
     extended_json: Callable[[object], object] | None = None  # of types that only the store knows
+    first_news: SameDelay = field(default_factory=SameDelay)  # until the first news of a run are written
     same_fields: WeakKeyDictionary[Plugin, Document] = field(default_factory=WeakKeyDictionary)  # see `starting`

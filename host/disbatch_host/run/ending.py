@@ -54,11 +54,13 @@ def ending_of(
     now: datetime,
     seconds: float,
     chance: float,
+    at: datetime | None = None,
     work_directory: str | None = None,
 ) -> Ending:
     """The end of a run whose program was started and has ended, with everything that it reported.
 
-    `seconds`: since its start (dates may jump). `chance`, from 0 to 1, is for the delay of another attempt.
+    `seconds`: since its start (dates may jump). `chance`, from 0 to 1, is for the delay of another attempt. `at`: when
+    it ended, if that was before `now`.
     `work_directory`: the run's own, which is kept unless the run succeeded; the document names it then.
     """
     run = state.run_with({**ended.facts, **state.events.run_facts()})
@@ -74,11 +76,12 @@ def ending_of(
         state,
         ended.end,
         conclusion,
-        _ended_run(state, run, ended.end, conclusion, now, seconds),
+        _ended_run(state, run, ended.end, conclusion, at or now, seconds),
         left=Status.RUNNING,
-        error=None if is_success or conclusion.outcome is Outcome.SNOOZE else error_of(state, ended),
+        error=_error_of_end(state, ended, conclusion),
         fields=fields,
         follow_ups=_follow_ups(state, now) if is_success else (),
+        now=now,
     )
 
 
@@ -135,6 +138,13 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
     error = {"code": "not_stored", "message": f"disbatch-host: the store refused what it said: {refusal}"}
     (left,) = ending.change.statuses
     return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
+
+
+def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) -> Document | None:
+    if ended.is_unseen:
+        what = "the supervisor of its runs ended while this task ran"
+        return {"code": str(ended.end.reason), "message": transitions.lost_in_words(what, conclusion.outcome)}
+    return None if conclusion.outcome in (Outcome.SUCCESS, Outcome.SNOOZE) else error_of(state, ended)
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
@@ -197,9 +207,11 @@ def _ending(
     error: Document | None,
     fields: Document,
     follow_ups: Sequence[Document] = (),
+    now: datetime | None = None,
 ) -> Ending:
-    """`left`: the status that the task has now. `fields`: output, and the fields that the plugin set."""
-    now, delay = run["ended"], conclusion.delay_seconds
+    """`left`: the status that the task has now. `fields`: output, and the fields that the plugin set. `now`: if that is
+    not when it ended."""
+    ended, delay = run["ended"], conclusion.delay_seconds
     change = transitions.end_change(
         state.task,
         state.key,
@@ -208,8 +220,8 @@ def _ending(
         conclusion=conclusion,
         error=error,
         fields=fields,
-        not_before=None if delay is None else now + timedelta(seconds=delay),
-        now=now,
+        not_before=None if delay is None else ended + timedelta(seconds=delay),
+        now=now or ended,
         creates=follow_ups,
     )
     return Ending(end=end, conclusion=conclusion, run=run, change=change)

@@ -51,7 +51,8 @@ ERRORS_KEPT = 20  # of the lines that were not events
 class EventEffects:
     """Collects events as they come; asked for the changes when it is time to write."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, began: datetime | None = None) -> None:
+        """`began`: of a run that an earlier node has started, and that says again what it has said since then."""
         self._fields: Document = {}
         self._changed: set[str] = set()
         self._log: deque[tuple[int, Any]] = deque()  # (bytes, entry)
@@ -70,7 +71,15 @@ class EventEffects:
         self._bad_lines = 0
         self._bad_kept: list[Document] = []
         self._is_touched = False  # by an event of this run
-        for entry in _entries_of(task.document.get("log")):  # of earlier attempts, and of other programs
+        entries = _entries_of(task.document.get("log"))  # of earlier attempts, and of other programs
+        self._known: Sequence[Any] = ()  # of this run, from the document
+        self._said_again = 0  # the place in these of the next one
+        if began is not None:
+            own = next((place for place, entry in enumerate(entries) if _is_since(entry, began)), len(entries))
+            entries, self._known = entries[:own], entries[own:]
+            dropped = task.run.get("log_dropped")
+            self._said_again = -dropped if isinstance(dropped, int) and not entries else 0
+        for entry in entries:
             self._append(entry)
         self._fields.clear()
         self._changed.clear()
@@ -86,7 +95,7 @@ class EventEffects:
                     progress["message"] = _cut(message)
                 self._set("progress", progress)
             case Log():
-                self._append(_log_entry(event, now))
+                self._append(self._with_first_time(_log_entry(event, now)))
             case OwnStatus(status=status):
                 self._own_status = status or None
                 self._has_said_status = True
@@ -114,6 +123,12 @@ class EventEffects:
                 self._add_fault(message, start)
             case _:  # `ready` and `done` outside of worker mode
                 self._add_fault(f"expected an event, found {type(event).__name__.lower()}, which is for worker mode")
+
+    def miss(self) -> None:
+        """Some are not said again: what the document has of their effects stays."""
+        known, self._known = self._known, ()
+        for entry in known:
+            self._append(entry)
 
     def changed_fields(self) -> Document:
         """Top-level fields with their current values, for those that have changed since the last call."""
@@ -211,6 +226,14 @@ class EventEffects:
         self._set_bytes = total
         self._set(name, value)
 
+    def _with_first_time(self, entry: Document) -> Document:
+        """An entry that an earlier node has written keeps its time."""
+        if not self._known:
+            return entry
+        place, self._said_again = self._said_again, self._said_again + 1
+        known = self._known[place] if 0 <= place < len(self._known) else None
+        return known if isinstance(known, dict) and {**known, "time": entry["time"]} == entry else entry
+
     def _append(self, entry: Any) -> None:
         size = _size(entry)
         self._log.append((size, entry))
@@ -278,6 +301,11 @@ def _entries_of(log: Any) -> Sequence[Any]:
     if log is None or log == "":
         return ()
     return log if isinstance(log, (list, tuple)) else (log,)
+
+
+def _is_since(entry: Any, moment: datetime) -> bool:
+    time = entry.get("time") if isinstance(entry, dict) else None
+    return isinstance(time, datetime) and time.tzinfo is not None and time >= moment
 
 
 def _size(value: Any) -> int:

@@ -3,7 +3,8 @@
 Responsible for: one interface for both modes, so that everything before and after (parameters, durable Running, output,
 conclusion) is the same code; turning a process's end into the end of a run. Must not know: documents, stores, outcomes.
 
-The life of an execution: `start`, then the end that `start` promised, then `settle` once that is durable.
+The life of an execution: `begin`, then `Course.started` and `Course.ended`, then `settle` once the end is durable; or
+`begin`, then `Course.not_started`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from disbatch_host.process.interface import (
     StartError,
     StopReason,
     Stream,
+    Trust,
 )
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.outcome import Reason, RunEnd
@@ -37,6 +39,7 @@ class Assignment(NamedTuple):  # made for each task, at a quarter of what a froz
     queue: str
     attempt: int
     note: bytes  # for the process host: which run this is
+    trust: Trust | None = None  # how long it may be begun
 
 
 class Listener(Protocol):
@@ -45,8 +48,25 @@ class Listener(Protocol):
     def receive(self, stream: Stream, data: bytes) -> None:
         """Bytes of stdout and stderr, and of descriptor 3 as they came."""
 
+    def miss(self, stream: Stream, count: int) -> None:
+        """So many bytes, which come next, were kept by nobody."""
+
     def hear(self, heard: Event | BadLine) -> None:
         """One event, or bad line, from descriptor 3."""
+
+
+class Course(Protocol):
+    """Is told, in the thread of the event loop, how far an execution has come."""
+
+    def started(self) -> None:
+        """The program has the task, or is about to read it."""
+
+    def not_started(self, error: Exception) -> None:
+        """It could not be started (`StartError`), or something failed that nobody expected; nothing is left behind, and
+        nothing more will come."""
+
+    def ended(self, end: ExecutionEnd) -> None:
+        """It has ended, and everything that it wrote was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +79,9 @@ class ExecutionEnd:
     fault: str | None = None  # the host's explanation, if exit code and signal do not tell
     was_not_reached: bool = False  # worker mode: the process was gone before it read the task
     is_process_lost: bool = False  # worker mode: the process ended by itself while it had the task
+    is_unseen: bool = False  # it was not stopped, and nobody saw its end: see `ProcessEnd`
+    seconds: float | None = None  # from its start to its end, if that may have been at another time
+    age_seconds: float = 0.0  # from its end until now
 
 
 class Execution(Protocol):
@@ -77,20 +100,23 @@ class Execution(Protocol):
     def work_directory(self) -> str | None:
         """The run's own directory, if it has one that is kept after a failure."""
 
-    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
-        """Begin with the task. `task_input`: as `starting.input_of` gives it. Raises StartError, with nothing left
-        behind. The future is done when the run has ended."""
+    def begin(self, task_input: bytes | None, listener: Listener, course: Course) -> None:
+        """Begin with the task. `task_input`: as `starting.input_of` gives it. `course` may be told at once. Raises
+        StartError, with nothing left behind, for what can be seen at once to be impossible."""
 
     def stop(self, reason: StopReason) -> None:
-        """Ask it to end, with its grace."""
+        """Ask it to end, with its grace; before its start: as soon as it has started."""
 
     def kill(self, reason: StopReason) -> None:
         """End it now."""
 
+    def follow(self) -> bool:
+        """See `Process.follow`."""
+
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:
         """The store has this many bytes, from the first on, of each of these streams. Events are acknowledged only by
-        `settle`: some of their effects (follow-up tasks, how an error is to be treated) reach the document only with
-        the end."""
+        `settle`, unless there are very many: some of their effects (follow-up tasks, how an error is to be treated)
+        reach the document only with the end."""
 
     def settle(self) -> None:
         """The store has the end of the run, or never will: nothing of it needs to be kept."""
@@ -108,18 +134,20 @@ class HeardSoFar:
 
     __slots__ = ("_ends",)
 
-    def __init__(self) -> None:
-        self._ends = _NOTHING_HEARD.copy()
+    def __init__(self, begins_at: Mapping[Stream, int] = _NOTHING_HEARD) -> None:
+        """`begins_at`: what comes before these offsets counts as heard."""
+        self._ends = dict(begins_at)
 
-    def new_part(self, stream: Stream, offset: int, data: bytes) -> bytes:
-        """The part of `data`, which begins at `offset` of the stream, that is new."""
+    def new_part(self, stream: Stream, offset: int, data: bytes) -> tuple[int, bytes]:
+        """The part of `data`, which begins at `offset` of the stream, that is new; and how many bytes are missing
+        before it."""
         end = self._ends[stream]
         if offset < end:
             data = data[end - offset :]
-        else:
-            end = offset
-        self._ends[stream] = end + len(data)
-        return data
+            self._ends[stream] = end + len(data)
+            return 0, data
+        self._ends[stream] = offset + len(data)
+        return offset - end, data
 
     def offsets(self) -> dict[Stream, int]:
         """The end of the part of each stream that has been read."""
@@ -138,15 +166,24 @@ async def start_program(processes: ProcessHost, start: Start, listener: ProcessL
     raise AssertionError("unreachable: the last try returns or raises")
 
 
+def is_unseen(process_end: ProcessEnd) -> bool:
+    """Whether the task itself is lost. One that was being stopped has ended as it was to."""
+    return process_end.is_unseen and process_end.stopped is None
+
+
 def reason_of(process_end: ProcessEnd, by_exit: Reason) -> Reason:
     """Why a process ended: who stopped it, else its signal, else `by_exit`."""
     if process_end.stopped is not None:
         return Reason(process_end.stopped.value)
+    if process_end.is_unseen:
+        return Reason.LOST
     return by_exit if process_end.signal is None else Reason.SIGNALED
 
 
 def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
     """The facts about the process for `run`."""
+    if process_end.is_unseen:
+        return {}
     facts: dict[str, Any] = {
         "cpu_seconds": round(process_end.cpu_seconds, 6),
         "peak_memory_bytes": process_end.peak_memory_bytes,

@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import PreparedProgram, ProgramSite
 from disbatch_host.plugin.work_directories import text_of
-from disbatch_host.process.interface import Process, ProcessEnd, ProcessHost, Start, StopReason, Stream
+from disbatch_host.process.interface import (
+    Process,
+    ProcessEnd,
+    ProcessHost,
+    Start,
+    StartError,
+    StartListener,
+    StopReason,
+    Stream,
+)
+from disbatch_host.run import notes
 from disbatch_host.run.execution import (
+    BUSY_PROGRAM_SECONDS,
+    BUSY_PROGRAM_TRIES,
     Assignment,
+    Course,
     ExecutionEnd,
     HeardSoFar,
     Listener,
     facts_of,
+    is_unseen,
     reason_of,
-    start_program,
 )
-from disbatch_protocol.events import EventReader
+from disbatch_protocol.events import BadLine, EventReader
 from disbatch_protocol.outcome import Reason, RunEnd
 
 
@@ -39,13 +53,42 @@ class OneshotExecution:
         self._reader = EventReader()
         self._heard = HeardSoFar()
         self._listener: Listener | None = None
+        self._course: Course | None = None
         self._process: Process | None = None
         self._prepared: PreparedProgram | None = None
-        self._end: asyncio.Future[ExecutionEnd] = asyncio.get_running_loop().create_future()
+        self._task_input: bytes | None = None  # until it has started
+        self._tries_left = BUSY_PROGRAM_TRIES
+        self._events_before = 0  # how far they were heard when something was acknowledged last
+        self._has_begun = False
+        self._stop_when_begun: Callable[[Process], None] | None = None
+        self._adopt: Callable[[StartListener], Process] | None = None  # if an earlier node has started it
+
+    @classmethod
+    def going_on(
+        cls,
+        plugin: Plugin,
+        site: ProgramSite,
+        processes: ProcessHost,
+        adopt: Callable[[StartListener], Process],
+        *,
+        work_directory: Path | None,
+    ) -> OneshotExecution:
+        """The execution of a process that an earlier node has started: `adopt` gives it."""
+        one = cls(plugin, site, processes, Assignment(task_id="", queue="", attempt=1, note=b""))
+        one._adopt = adopt
+        one._tries_left = 0
+        one._prepared = PreparedProgram(
+            program=program.shared_of(plugin, site).program,
+            variables={},
+            work_directory=work_directory,
+            work_directories=site.work_directories,
+        )
+        return one
 
     @property
     def process_facts(self) -> dict[str, Any]:
-        return {} if self._process is None else {"pid": self._process.pid}
+        pid = 0 if self._process is None else self._process.pid
+        return {"pid": pid} if pid else {}  # its supervisor may have ended before it could tell
 
     @property
     def pid_started(self) -> int | None:
@@ -56,7 +99,11 @@ class OneshotExecution:
         directory = None if self._prepared is None else self._prepared.work_directory
         return None if directory is None else text_of(directory)
 
-    async def start(self, task_input: bytes | None, listener: Listener) -> asyncio.Future[ExecutionEnd]:
+    def begin(self, task_input: bytes | None, listener: Listener, course: Course) -> None:
+        self._listener, self._course, self._task_input = listener, course, task_input
+        if self._adopt is not None:
+            self._process = self._adopt(self)
+            return
         assignment = self._assignment
         variables = environment.task_environment(
             task_id=assignment.task_id,
@@ -64,61 +111,122 @@ class OneshotExecution:
             attempt=assignment.attempt,
             deadline=program.deadline_of(self._plugin.manifest, self._site),
         )
-        self._listener = listener
-        self._prepared = prepared = program.prepare(
-            self._plugin, self._site, name=assignment.task_id, variables=variables
-        )
-        start = Start(
-            program=prepared.program,
-            variables=prepared.variables,
-            work_directory=prepared.work_directory,
-            deadlines=program.shared_of(self._plugin, self._site).deadlines,
-            note=assignment.note,
-            stdin=task_input,
-        )
+        self._prepared = program.prepare(self._plugin, self._site, name=assignment.task_id, variables=variables)
         try:
-            self._process = await start_program(self._processes, start, self)
+            self._try()
         except BaseException:
             self.clean_up()
+            self._forget_listeners()
             raise
-        return self._end
+
+    def _try(self) -> None:
+        assert self._prepared is not None
+        self._tries_left -= 1
+        directory, note = self._prepared.work_directory, self._assignment.note
+        start = Start(
+            program=self._prepared.program,
+            variables=self._prepared.variables,
+            work_directory=directory,
+            deadlines=program.shared_of(self._plugin, self._site).deadlines,
+            note=note if directory is None else notes.with_facts(note, work_directory=str(directory)),
+            stdin=self._task_input,
+            trust=self._assignment.trust,
+        )
+        self._process = self._processes.begin(start, self)
+
+    def _try_again(self) -> None:
+        try:
+            self._try()
+        except Exception as error:
+            self._give_up(error)
+
+    def begun(self) -> None:
+        assert self._process is not None and self._course is not None
+        self._has_begun, self._task_input = True, None
+        if self._stop_when_begun is not None:
+            self._stop_when_begun(self._process)
+        self._course.started()
+
+    def not_started(self, error: StartError) -> None:
+        if error.is_busy and self._tries_left:
+            asyncio.get_running_loop().call_later(BUSY_PROGRAM_SECONDS, self._try_again)
+        else:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        assert self._course is not None
+        course, self._process = self._course, None
+        self.clean_up()
+        self._forget_listeners()
+        course.not_started(error)
+
+    def _forget_listeners(self) -> None:
+        """They hold this execution as well, and only the garbage collector would free them."""
+        self._listener = self._course = None
 
     def said(self, stream: Stream, offset: int, data: bytes) -> None:
         assert self._listener is not None
-        data = self._heard.new_part(stream, offset, data)
+        missing, data = self._heard.new_part(stream, offset, data)
+        if missing:
+            self._miss(self._listener, stream, missing)
         self._listener.receive(stream, data)
         if stream is Stream.EVENTS:
             for heard in self._reader.feed(data):
                 self._listener.hear(heard)
 
+    def _miss(self, listener: Listener, stream: Stream, count: int) -> None:
+        if stream is Stream.EVENTS:
+            listener.miss(stream, count)
+            listener.hear(BadLine(start=b"", message=f"{count} bytes of descriptor 3 are lost: nobody has kept them"))
+        else:
+            listener.miss(stream, count)
+
     def closed(self, stream: Stream) -> None:
         """Allowed."""
 
     def ended(self, end: ProcessEnd) -> None:
-        assert self._listener is not None
+        assert self._listener is not None and self._course is not None
         for heard in self._reader.finish():
             self._listener.hear(heard)
         run_end = RunEnd(reason=reason_of(end, Reason.EXITED), exit_code=end.exit_code, signal=end.signal)
-        self._end.set_result(
-            ExecutionEnd(end=run_end, facts=facts_of(end), killed_after_seconds=end.killed_after_seconds)
+        self._course.ended(
+            ExecutionEnd(
+                end=run_end,
+                facts=facts_of(end),
+                killed_after_seconds=end.killed_after_seconds,
+                is_unseen=is_unseen(end),
+                seconds=None if self._adopt is None or end.is_unseen else end.seconds,
+                age_seconds=end.age_seconds,
+            )
         )
 
     def stop(self, reason: StopReason) -> None:
-        if self._process is not None:
+        if self._has_begun and self._process is not None:
             self._process.stop(reason)
+        elif self._stop_when_begun is None:
+            self._stop_when_begun = lambda process: process.stop(reason)
 
     def kill(self, reason: StopReason) -> None:
-        if self._process is not None:
+        if self._has_begun and self._process is not None:
             self._process.kill(reason)
+        else:
+            self._stop_when_begun = lambda process: process.kill(reason)
+
+    def follow(self) -> bool:
+        return self._process is not None and self._process.follow()
 
     def acknowledge(self, counts: Mapping[Stream, int]) -> None:
-        if self._process is not None:
-            self._process.acknowledge(counts)
+        if self._process is None:
+            return
+        # What was heard before the last time is in what the store has got since then.
+        self._process.acknowledge({**counts, Stream.EVENTS: self._events_before})
+        self._events_before = self._heard.offsets()[Stream.EVENTS]
 
     def settle(self) -> None:
         if self._process is not None:
             self._process.forget()
-            self._process = None  # each holds the other, which only the garbage collector would free
+            self._process = None
+        self._forget_listeners()
 
     def clean_up(self, on_left: Callable[[str], None] | None = None) -> None:
         if self._prepared is not None:

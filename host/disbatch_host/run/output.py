@@ -48,6 +48,8 @@ class OutputStream:
         self._is_text = encoding is not Encoding.BINARY
         self._decoder: Decoder | None = None  # made with the first byte of text: many programs print nothing
         self._head_left = max_bytes // 2
+        self._head_bytes = max_bytes // 2  # that the head has, once it is full
+        self._is_cut = False  # bytes were missing when they came
         self._tail: Tail | None = None  # made when the head is full
         self._inline = bytearray()  # valid UTF-8
         self._spool: Spool | None = None  # the whole text so far, once it has outgrown the document
@@ -84,6 +86,11 @@ class OutputStream:
         return self._spool_size + len(self._unspooled) - self._taken
 
     @property
+    def inline_size(self) -> int:
+        """Of the part that the document holds, in bytes."""
+        return len(self._inline)
+
+    @property
     def held_bytes(self) -> int:
         """How much its next write may take: the document's part, and the bytes that wait to be taken as pieces."""
         return len(self._inline) + self.pending_chunk_bytes
@@ -117,6 +124,19 @@ class OutputStream:
                 self._tail.append(data)
             except OSError as error:
                 self._lose_spool(error)
+
+    def skip(self, count: int) -> None:
+        """The plugin wrote so many bytes that nobody has kept. What was kept of the tail so far lies before them, and
+        so does the head now."""
+        self.bytes_seen += count
+        self.version += not self._is_text
+        self._is_cut = True
+        if self._head_left:
+            self._head_bytes -= self._head_left
+            self._head_left = 0
+        if self._tail is None:
+            self._tail = Tail(self._max_bytes - self._max_bytes // 2, self._spool_directory)
+        self._tail.skip(count)
 
     def finish(self) -> None:
         """End the stream: everything that waits in the tail and in the decoder belongs to the text now."""
@@ -272,7 +292,7 @@ class OutputStream:
             return blocks
         found = iter(blocks)
         first = next(found, b"")
-        position = self._max_bytes // 2 + self._tail.begins_at
+        position = self._head_bytes + self._tail.begins_at
         rest = self._text_decoder.bytes_before_character(first, position)
         self.dropped_bytes += rest
         return itertools.chain((first[rest:],), found)
@@ -301,6 +321,8 @@ class OutputStream:
     def _why_dropped(self) -> str:
         if self._spool_fault is not None:
             return f"the host could not keep it: {self._spool_fault}"
+        if self._is_cut and self.bytes_seen <= self._max_bytes:
+            return "they could not be kept until the host could read them"
         return f"max_output is {format_size(self._max_bytes)}"
 
     def _line_instead_of_text(self) -> str:

@@ -25,6 +25,7 @@ from disbatch_host.documents.records import Document
 from disbatch_host.process.interface import Stream
 from disbatch_host.run.context import NewsPace, Recorder
 from disbatch_host.run.execution import Execution
+from disbatch_host.run.same_delay import SameDelay, Waiting
 from disbatch_host.run.state import RunState
 from disbatch_protocol.events import BadLine, Event
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the less often
 LARGE_RECORD = 2**15  # bytes of output; a record with more must wait for the write budget, smaller ones go at once
+_TOLD_SECONDS = 0.05  # for a process host to tell what it has kept
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
 CHUNKS_URGENT = 4 * 2**20  # bytes waiting for the output file that are worth a write of their own
 
@@ -57,7 +59,7 @@ def news_of(state: RunState, *, pid_started: int | None = None) -> News:
         state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
     for stream, output in state.streams:
-        if output.version != state.written[stream]:
+        if output.version != state.written[stream] and output.inline_size >= state.least_text[stream]:
             state.written[stream] = output.version
             fields[str(stream)] = output.inline_text()
     chunks = next_chunks(state)
@@ -90,10 +92,12 @@ class Recording:
         clock: Clock,
         *,
         pace: NewsPace,
+        first_news: SameDelay,
         listener: Callable[[Stream, bytes], None] | None,
     ) -> None:
         """`listener` is told everything as well, as it comes."""
         self._pace = pace
+        self._first_news = first_news
         self._state = state
         self._recorder = recorder
         self._clock = clock
@@ -103,7 +107,7 @@ class Recording:
         # the garbage collector would free them.
         self._execution: Execution | None = None
         self._on_lost: Callable[[], Awaitable[None]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | Waiting | None = None
         self._write: asyncio.Task[None] | None = None
         self._fault: Exception | None = None  # why some of its output could not be kept
         self._has_failed = False  # a write: it is no longer known exactly what the store has
@@ -113,7 +117,14 @@ class Recording:
         task is another node's now."""
         self._execution = execution
         self._on_lost = on_lost
-        self._timer = self._loop.call_later(self._pace.first_seconds, self._start_write)
+        self._timer = self._first_news.after(self._pace.first_seconds, self._on_long_enough)
+
+    def _on_long_enough(self) -> None:
+        """It is not a short run: whatever was not told so far is told now, and written when it has come."""
+        if self._execution is not None and self._execution.follow():
+            self._timer = self._loop.call_later(_TOLD_SECONDS, self._start_write)
+        else:
+            self._start_write()
 
     def receive(self, stream: Stream, data: bytes) -> None:
         """The program wrote something."""
@@ -129,6 +140,13 @@ class Recording:
         if output.pending_chunk_bytes >= CHUNKS_URGENT:
             self._start_write()
 
+    def miss(self, stream: Stream, count: int) -> None:
+        """So many bytes, which come next, were kept by nobody."""
+        if stream is Stream.EVENTS:
+            self._state.events.miss()
+        else:
+            (self._state.stdout if stream is Stream.STDOUT else self._state.stderr).skip(count)
+
     def hear(self, heard: Event | BadLine) -> None:
         """The program wrote an event, or a bad line, to descriptor 3."""
         now = self._clock.now()
@@ -137,6 +155,16 @@ class Recording:
         except Exception as error:  # it costs this event, as any other that cannot be taken
             why = f"expected an event that can be recorded, found one that cannot: {errors.in_words(error)}"
             self._state.events.take(BadLine(start=b"", message=why), now=now)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether nothing has to be waited for, and nothing written, before the record of the end."""
+        size = 0
+        for _, output in self._state.streams:
+            size += output.bytes_seen
+            if output.is_in_file:
+                return False
+        return size < LARGE_RECORD and self._write is None and self._fault is None
 
     def stop(self) -> None:
         """Start no further write. Stopping twice is fine."""
@@ -152,6 +180,11 @@ class Recording:
             await self._write
         if self._fault is not None:
             raise self._fault
+        self.finish_small()
+
+    def finish_small(self) -> None:
+        """`finish` for one that `is_small`."""
+        self.stop()
         for _, output in self._state.streams:
             output.finish()
 
@@ -179,8 +212,8 @@ class Recording:
         await self._wait_for_budget()
         pid_started = None
         if not state.is_pid_written:
-            state.is_pid_written = True
             pid_started = execution.pid_started
+            state.is_pid_written = pid_started is not None
         news, accepted = News(fields={}), True
         try:
             news = news_of(state, pid_started=pid_started)

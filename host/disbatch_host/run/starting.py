@@ -1,6 +1,6 @@
 """The start of a run: its fields in the task document, and the input of its program. Pure, but for the clock.
 
-Responsible for: `run` as it is when a run starts, the line that the plugin reads, the note for the process host. Must
+Responsible for: `run` as it is when a run starts, the line that the plugin reads. Must
 not know: how anything is started or recorded.
 """
 
@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.documents.storable import storable
 from disbatch_host.errors import TaskFaultError
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.run import checking, modes
+from disbatch_host.process.interface import Trust
+from disbatch_host.run import checking, modes, notes
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.execution import Assignment
 from disbatch_host.run.worker.process import Worker
@@ -25,7 +24,8 @@ from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
-_NOT_FOR_PLUGINS = ("token", "secrets")  # of `run`: the node's own mark, and a list for commands that show the task
+# Of `run`: the node's own marks, and a list for commands that show the task.
+_NOT_FOR_PLUGINS = ("token", "secrets", "supervisor", "session")
 _ID_BYTES_MAX = 1024  # far above any id that somebody made on purpose, far below what exec takes as one variable
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
@@ -48,6 +48,7 @@ def _same_fields(plugin: Plugin, context: RunContext) -> Document:
     return {
         "node": context.site.node_id,
         "host": context.machine_name,
+        **context.supervisor,
         "plugin": {
             "class": manifest.name,
             "version": storable(manifest.version),
@@ -135,14 +136,15 @@ def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) ->
     return document
 
 
-def assignment_of(task: Task, run: Mapping[str, Any]) -> Assignment:
-    """The part of the task that its execution must know. Raises TaskFaultError if its id, or its queue's, cannot be the
-    value of an environment variable."""
+def assignment_of(task: Task, run: Mapping[str, Any], trust: Trust | None) -> Assignment:
+    """The part of the task that its execution must know. `trust`: that it is this host's. Raises TaskFaultError if its
+    id, or its queue's, cannot be the value of an environment variable."""
     return Assignment(
         task_id=_id_for_programs("id", task.id),
         queue=_id_for_programs("queue", task.queue),
         attempt=run["attempt"],
-        note=note_of(task, run),
+        note=notes.note_of(task, run),
+        trust=trust,
     )
 
 
@@ -161,17 +163,4 @@ def _id_for_programs(what: str, value: object) -> str:
     raise TaskFaultError(
         f"it cannot be handed to a program: expected a task whose {what} is text of at most {_ID_BYTES_MAX} bytes "
         f"without NUL, found {found}"
-    )
-
-
-def note_of(task: Task, run: Mapping[str, Any]) -> bytes:
-    """The note that the process host keeps with the run: which attempt at which task it is."""
-    return orjson.dumps(
-        {
-            "task": str(task.id),
-            "queue": str(task.queue),
-            "token": task.token,
-            "attempt": run["attempt"],
-            "started": run["started"],
-        }
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from disbatch_host import logs
@@ -17,15 +18,28 @@ from disbatch_host.process.interface import Stream
 from disbatch_host.run.events import EventEffects
 from disbatch_host.run.output import OutputStream
 
+_NO_TEXT: Mapping[Stream, int] = MappingProxyType({Stream.STDOUT: 0, Stream.STDERR: 0})
+
 
 class RunState:
     """One attempt at one task."""
 
     __slots__ = (
-        "cancel", "events", "is_pid_written", "key", "plugin", "run", "stderr", "stdout", "streams", "task", "written",
+        "cancel", "events", "is_pid_written", "key", "least_text", "plugin", "run", "stderr", "stdout", "streams",
+        "task", "written",
     )  # fmt: skip
 
-    def __init__(self, task: Task, plugin: Plugin, key: RunKey, run: Document, *, spool_directory: Path) -> None:
+    def __init__(
+        self,
+        task: Task,
+        plugin: Plugin,
+        key: RunKey,
+        run: Document,
+        *,
+        spool_directory: Path,
+        written: Mapping[Stream, int] | None = None,
+    ) -> None:
+        """`written`: of a run that an earlier node has started, how many bytes of text it has written."""
         self.task = task
         self.plugin = plugin
         self.key = key
@@ -35,7 +49,8 @@ class RunState:
         self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory, encoding=encoding.stderr)
         self.streams = (Stream.STDOUT, self.stdout), (Stream.STDERR, self.stderr)
         self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}  # versions of the streams' text in the document
-        self.events = EventEffects(task)
+        self.least_text = _NO_TEXT if written is None else written  # shorter texts are not written
+        self.events = EventEffects(task, began=None if written is None else run.get("started"))
         self.is_pid_written = "pid_started" in run
         self.cancel: Mapping[str, Any] | None = None  # who wants it cancelled, when and why
 

@@ -25,16 +25,17 @@ class Tail:
         self._held = 0  # bytes in _blocks
         self._file: Spool | None = None
         self._total = 0
+        self._skipped_to = 0  # nothing before this position is kept
         self._is_discarding = False
 
     @property
     def begins_at(self) -> int:
         """The position of the first byte that is kept, among those appended."""
-        return max(0, self._total - self._limit)
+        return max(self._skipped_to, self._total - self._limit)
 
     @property
     def missing_bytes(self) -> int:
-        return self._total if self._is_discarding else max(0, self._total - self._limit)
+        return self._total if self._is_discarding else self.begins_at
 
     def append(self, data: bytes) -> None:
         self._total += len(data)
@@ -51,6 +52,13 @@ class Tail:
         if self._held > _TAIL_IN_MEMORY_MAX and self._limit > _TAIL_IN_MEMORY_MAX:
             self._move_to_file()
 
+    def skip(self, count: int) -> None:
+        """So many bytes are missing: only what comes after them is kept."""
+        self._total += count
+        self._skipped_to = self._total
+        self._blocks.clear()
+        self._held = 0
+
     def blocks(self) -> Iterator[bytes]:
         """The bytes that are kept, oldest first."""
         if self._is_discarding:
@@ -59,7 +67,7 @@ class Tail:
             kept = b"".join(self._blocks)
             yield kept[max(0, len(kept) - self._limit) :]
             return
-        position = max(0, self._total - self._limit)
+        position = self.begins_at
         while position < self._total:
             start = position % self._limit
             size = min(_TAIL_BLOCK, self._total - position, self._limit - start)

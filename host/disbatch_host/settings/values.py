@@ -31,6 +31,13 @@ class Source(StrEnum):
     DEFAULT = "default"
 
 
+class OnStop(StrEnum):
+    """What becomes of the runs of a node that is told to stop."""
+
+    DRAIN = "drain"  # they run to their end first
+    KEEP = "keep"  # they go on without it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """The settings of a node. Seconds are floats."""
@@ -46,6 +53,11 @@ class NodeSettings:
     heartbeat_seconds: float = field(default_factory=lambda: float(default_of("heartbeat")))
     dead_after_seconds: float = field(default_factory=lambda: float(default_of("dead_after")))
     until_idle: bool = False
+    may_use_program: bool = True  # disbatch-supervisor, where it is there and works
+    may_keep_runs: bool = True  # with a supervisor in the state directory that outlives the node
+    on_stop: OnStop = OnStop.DRAIN
+    away_for_seconds: float = field(default_factory=lambda: float(default_of("away_for")))
+    keep_for_seconds: float = field(default_factory=lambda: float(default_of("keep_for")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +133,7 @@ def _node_settings(merged: Mapping[str, Any], environ: Mapping[str, str]) -> Nod
     plugins = merged.get("plugins", default_of("plugins"))
     directories = [plugins] if isinstance(plugins, str) else plugins
     node_id = merged.get("node_id")
+    supervisor = _supervisor(environ)
     values: dict[str, Any] = {}
     for name in ("max", "max_total", "force", "until_idle", *DURATIONS):
         if merged.get(name) is not None:
@@ -134,11 +147,27 @@ def _node_settings(merged: Mapping[str, Any], environ: Mapping[str, str]) -> Nod
         plugins=tuple(map(_directory, directories)),
         is_id_given=node_id is not None,
         state_directory=_state_directory(merged.get("state_dir"), environ),
+        may_use_program=supervisor != "no",
+        may_keep_runs=not supervisor,
+        on_stop=OnStop(merged.get("on_stop", default_of("on_stop"))),
         **values,
     )
+    if settings.keep_for_seconds < settings.away_for_seconds:
+        raise UsageError(
+            "--keep-for: expected at least as much as --away-for, else runs are stopped before that is over"
+        )
     if settings.dead_after_seconds <= settings.heartbeat_seconds:
         raise UsageError("--dead-after: expected more than the interval of the heartbeat, else every node looks dead")
     return settings
+
+
+def _supervisor(environ: Mapping[str, str]) -> str:
+    """For tests, and for somebody who is to find out whether the program is at fault (docs/operations.md): "no": none;
+    "connection": one that ends with the node."""
+    value = environ.get("DISBATCH_SUPERVISOR", "")
+    if value not in ("", "no", "connection"):
+        raise UsageError(f"DISBATCH_SUPERVISOR: expected nothing, no or connection, found {value!r}")
+    return value
 
 
 def _state_directory(given: str | None, environ: Mapping[str, str]) -> Path | None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -44,8 +45,24 @@ class Access(StrEnum):
     OR_EMPTY = "or_empty"  # likewise, but a missing file looks like an empty store, and is not created
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look whether others have written has found, and when the next one is due."""
+
+    has_changed: bool  # they may have written since the last look
+    again_seconds: float  # until the next look
+    # A descriptor that is open for reading as long as the store is: once it can be read, a look is due at once. None if
+    # writes are not announced, at least not until the next look.
+    announced_on: int | None = None
+
+
 class Watcher(Protocol):
     """Wakes its own thread when tasks or queues may have changed."""
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether nothing has changed, as far as the store can tell, since a `wait` last returned True. False before
+        the first one, and as long as changes are found only by looking. May be asked in any thread."""
 
     def wait(self, timeout_seconds: float) -> bool:
         """True as soon as something may have changed, False after the timeout. May wake for no reason; never raises:
@@ -88,6 +105,14 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """Release everything. Closing twice is fine."""
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a call normally takes no longer than a commit to a local disk."""
+
+    def be_patient(self, is_patient: bool) -> None:
+        """Whether calls wait for their turn while others write. If not, a call that would have to wait fails as
+        unreachable. Called by the thread that makes the calls, or while none is made."""
 
     def hurry(self) -> None:
         """For any thread: from now on no call waits long for its turn or an answer; a call that would have to wait
@@ -333,13 +358,14 @@ class HotPath(Protocol):
 class Changes(Protocol):
     """Noticing that others have written, without fast polling."""
 
-    def written_by_others(self) -> bool | None:
-        """Whether anybody else has written since the last call: cheap enough for a hundred calls a second. None if the
-        store cannot tell; then `watch` does. Never raises."""
+    def written_by_others(self) -> Look | None:
+        """Whether anybody else has written since the last call: cheap enough for hundreds of calls a second. None if
+        the store cannot tell; then `watch` does. Never raises."""
 
     def watch(self, *, ends: bool = True) -> Watcher:
         """Made here, used by a thread of its own. `ends`: also wakes at the ends of tasks, for callers that wait for
-        them; else only at changes that may give a node something to do."""
+        them; else only at changes that may give a node something to do, and a timeout, or `close`, may be noticed two
+        seconds late."""
 
 
 class Store(Connection, Queues, Tasks, Outputs, Notes, Nodes, HotPath, Changes, Protocol):

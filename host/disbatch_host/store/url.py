@@ -109,6 +109,8 @@ def _server(rest: str) -> str:
     """The part of a server's URL after its scheme."""
     place, question_mark, options = rest.partition("?")
     credentials, at, hosts = place.rpartition("@")
+    if at and "@" in options:  # what follows either may be the hosts, or a part of a secret
+        return HIDDEN
     if at and re.fullmatch(_HOSTS_AFTER_USER, hosts):
         return f"{_user(credentials)}@{hosts}{_options(question_mark, options)}"
     if not at and "@" not in rest:

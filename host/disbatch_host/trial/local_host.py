@@ -25,16 +25,16 @@ from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process import machine
-from disbatch_host.process.inline import process_host
 from disbatch_host.process.interface import (
     Process,
-    ProcessHost,
     ProcessListener,
     Start,
     StartError,
+    StartListener,
     StopReason,
     Stream,
 )
+from disbatch_host.process.supervised import SupervisedHost
 from disbatch_host.process.this_process import close_others_on_exec
 from disbatch_host.run import modes, starting
 from disbatch_host.run.attempt import Run
@@ -112,19 +112,36 @@ class MemoryRecorder:
 
 
 class StoppableHost:
-    """A `ProcessHost` that can be told to start nothing more and to end everything that is running."""
+    """A `ProcessHost` that can be told to start nothing more and to end everything that is running. Its supervisor,
+    which `open` starts, ends with this process, however that ends, and ends what runs."""
 
-    def __init__(self, host: ProcessHost) -> None:
-        self._host = host
+    def __init__(self) -> None:
+        self._host: SupervisedHost | None = None
         self._is_over = False
 
+    async def open(self) -> None:
+        """Twice is fine."""
+        if self._host is None:
+            self._host = SupervisedHost()
+            await self._host.open()
+
+    def begin(self, start: Start, listener: StartListener) -> Process:
+        return self._checked().begin(start, listener)
+
     async def start(self, start: Start, listener: ProcessListener) -> Process:
-        if self._is_over:
+        await self.open()
+        return await self._checked().start(start, listener)
+
+    def _checked(self) -> SupervisedHost:
+        if self._is_over or self._host is None:
             raise StartError("was not started: everything was being stopped")
-        return await self._host.start(start, listener)
+        return self._host
 
     def runs(self) -> Sequence[Process]:
-        return self._host.runs()
+        return () if self._host is None else self._host.runs()
+
+    def why_not_now(self) -> str | None:
+        return None if self._host is None else self._host.why_not_now()
 
     def stop_all(self, reason: StopReason) -> None:
         """Start nothing more, and stop all programs that run or are being started, each with its grace."""
@@ -145,7 +162,8 @@ class StoppableHost:
             process.kill(reason)
 
     def close(self) -> None:
-        self._host.close()
+        if self._host is not None:
+            self._host.close()
 
 
 class LocalHost:
@@ -155,7 +173,7 @@ class LocalHost:
         self.interrupted_by: int | None = None  # the signal that asked it to end
         self._faults: list[str] = []
         self._clock = clock or SystemClock()
-        self.processes = StoppableHost(process_host())
+        self.processes = StoppableHost()
         self.site = ProgramSite(
             node_id=LOCAL_NODE_ID,
             local_clock=self._clock,
@@ -223,6 +241,7 @@ class LocalHost:
         """Run one task to its end, as a node would, but only one attempt: where a node would try again, the document
         says so (status -4 or -2). `limit_seconds`: stop it after that long, whatever its manifest says. `fields`: free
         fields of the task document."""
+        await self.processes.open()
         document = {**self._new_document(parameters), **fields}
         recorder = MemoryRecorder(document)
         run = Run(Task.from_document(document.copy()), plugin, self._context(recorder), listener=listener)

@@ -38,7 +38,7 @@ CLOSED_STDIN_SECONDS = 10.0  # for a program to see that it gets no task at all,
 LARGE = 2**20  # bytes of parameters
 LONG_LINE = 300 * 1024  # characters: more than any line buffer that anybody has
 BUFFERING_SECONDS = 1.0  # a shorter run says nothing of buffering
-BUFFERING_AT_END_SECONDS = 0.1
+BUFFERING_AT_END_SHARE = 0.2  # all output within the last fifth of a run: a program also needs time to end
 STOP_AFTER_SECONDS = 0.3  # for a program to have begun
 STOP_LATER_SECONDS = 1.0  # for one to have begun that starts slowly
 # Text that breaks careless handling: beyond the basic plane, right to left, controls, text like JSON or an option.
@@ -88,7 +88,7 @@ class Torture:
         if seconds is None or await self._silent_until_its_end(parameters) is None:
             return None
         return (
-            f"all of its output came in the last moment of {seconds:.1f} s; if it printed earlier, its "
+            f"all of its output came at the end of its {seconds:.1f} s; if it printed earlier, its "
             "language buffers its output: flush after each line, or nobody can follow it"
         )
 
@@ -101,8 +101,9 @@ class Torture:
         check_ended(result)
         if self._baseline is None:
             self._baseline = result
-        is_late = bool(arrivals) and ended - arrivals[0] < BUFFERING_AT_END_SECONDS
-        return ended - begun if is_late and ended - begun > BUFFERING_SECONDS else None
+        seconds = ended - begun
+        is_late = bool(arrivals) and ended - arrivals[0] < seconds * BUFFERING_AT_END_SHARE
+        return seconds if is_late and seconds > BUFFERING_SECONDS else None
 
     async def _large(self, parameters: Any) -> str | None:
         more: dict[str, Any] = {}

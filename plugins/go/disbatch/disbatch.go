@@ -282,14 +282,67 @@ func send(event object) error {
 	if err := encoder.Encode(event); err != nil {
 		return fmt.Errorf("the %v event cannot be written as JSON: %w", event["type"], err)
 	}
+	written := withFloats(line.Bytes())
 	if events == nil {
-		fmt.Fprint(os.Stderr, "event: ", line.String())
+		fmt.Fprintf(os.Stderr, "event: %s", written)
 		return nil
 	}
-	if _, err := events.Write(line.Bytes()); err != nil {
+	if _, err := events.Write(written); err != nil {
 		fail("an event could not be sent: " + err.Error())
 	}
 	return nil
+}
+
+// withFloats gives floats that encoding/json writes as integers the form of floats: it writes 1e19 with 20 digits, which a
+// host takes for an integer beyond 64 bits and refuses, and -0.0 as -0.
+func withFloats(line []byte) []byte {
+	var out []byte
+	copied := 0
+	for at := 0; at < len(line); {
+		switch c := line[at]; {
+		case c == '"':
+			for at++; line[at] != '"'; at++ {
+				if line[at] == '\\' {
+					at++
+				}
+			}
+			at++
+		case c == '-' || '0' <= c && c <= '9':
+			end := at + 1
+			for end < len(line) && strings.IndexByte("0123456789+-.eE", line[end]) >= 0 {
+				end++
+			}
+			if float := asFloat(string(line[at:end])); float != "" {
+				out = append(append(out, line[copied:at]...), float...)
+				copied = end
+			}
+			at = end
+		default:
+			at++
+		}
+	}
+	if copied == 0 {
+		return line
+	}
+	return append(out, line[copied:]...)
+}
+
+// asFloat is "" for a number that may stay as it is, such as an integer that no float was written as.
+func asFloat(number string) string {
+	if number == "-0" {
+		return "-0.0"
+	}
+	if len(number) < 19 || strings.ContainsAny(number, ".eE") {
+		return ""
+	}
+	if _, err := strconv.ParseInt(number, 10, 64); err == nil {
+		return ""
+	}
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil || strconv.FormatFloat(value, 'f', -1, 64) != number {
+		return ""
+	}
+	return strconv.FormatFloat(value, 'e', -1, 64)
 }
 
 func put(event object, name, text string) {

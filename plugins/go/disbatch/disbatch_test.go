@@ -256,3 +256,31 @@ func TestAnEventOfAnotherGoroutineThatJSONCannotHoldFailsTheTask(t *testing.T) {
 		t.Errorf("expected exit code 1, found %d", exit)
 	}
 }
+
+func TestFloatsAreWrittenAsFloats(t *testing.T) {
+	// Incident: 1e19 was written with 20 digits, which a host takes for an integer beyond 64 bits, and refuses.
+	for _, one := range []struct {
+		value any
+		want  string
+	}{
+		{1e19, "1e+19"},
+		{-1e19, "-1e+19"},
+		{float64(1 << 63), "9.223372036854776e+18"},
+		{float32(1e19), "1e+19"},
+		{math.Copysign(0, -1), "-0.0"},
+		{1e18, "1000000000000000000"},
+		{1e300, "1e+300"},
+		{int64(math.MinInt64), "-9223372036854775808"},
+		{uint64(math.MaxUint64), "18446744073709551615"}, // an integer: the host says that it is too large
+		{`10000000000000000000 "\ -0`, `"10000000000000000000 \"\\ -0"`},
+		{map[string]any{"-0": []any{1e20, "x", 2e20}}, `{"-0":[1e+20,"x",2e+20]}`},
+	} {
+		text, err := json.Marshal(one.value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := string(withFloats(text)); found != one.want {
+			t.Errorf("%v: expected %s, found %s", one.value, one.want, found)
+		}
+	}
+}

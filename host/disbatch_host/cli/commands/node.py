@@ -17,7 +17,7 @@ from disbatch_host.decide.readings import number
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.store.contract import Store
 
-STATES = ("running", "draining", "drained", "stopping")
+STATES = ("running", "draining", "drained", "stopping", "away")
 
 
 @click.group(cls=Subcommands)
@@ -28,8 +28,8 @@ def node() -> None:
 
 @node.command("list")
 @click.option("--class", "class_name", metavar="CLASS", help="Only nodes that have this plugin.")
-@click.option("--alive/--dead", "alive", default=None, help="Only nodes that are alive, or dead.")
-@click.option("--state", type=OneOf(STATES), help="Only nodes that are alive and in this state.")
+@click.option("--alive/--dead", "alive", default=None, help="Only nodes that are alive, or dead (not those away).")
+@click.option("--state", type=OneOf(STATES), help="Only nodes in this state, those that are dead left out.")
 @common_options
 def list_(class_name: str | None, alive: bool | None, state: str | None) -> None:
     """List the nodes of the cluster.
@@ -68,6 +68,7 @@ def show(id: str) -> None:
         facts: list[tuple[str, Any]] = [
             ("node", found.id),
             ("state", life_cell(found)),
+            *_kept_in_words(found),
             *_requests_in_words(found),
             *_why_it_claims_nothing(found),
             ("version", document.get("version")),
@@ -98,7 +99,9 @@ def show(id: str) -> None:
 
 
 def _why_it_claims_nothing(record: NodeRecord) -> list[tuple[str, Any]]:
-    if not readings.is_alive(record):
+    if readings.is_away(record):
+        why = f"nothing: it {readings.away_in_words(record)}; other nodes leave its tasks alone until then"
+    elif not readings.is_alive(record):
         why = f"nothing: {silence_of(record)}; the other nodes settle its tasks"
     elif record.state != "running":
         why = f"nothing: it is {record.state}"
@@ -107,6 +110,15 @@ def _why_it_claims_nothing(record: NodeRecord) -> list[tuple[str, Any]]:
     else:
         return []
     return [("claims", (why, "yellow"))]
+
+
+def _kept_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
+    """The runs that go on without it, as far as its last heartbeat knew."""
+    kept = readings.kept_of(record)
+    if not kept or readings.is_alive(record):
+        return []
+    at = render.moment(readings.object_of(record, "heartbeat").get("datetime"))
+    return [("kept", (f"{kept} run{'' if kept == 1 else 's'} there, as of {at}", "yellow"))]
 
 
 def _requests_in_words(record: NodeRecord) -> list[tuple[str, Any]]:
@@ -168,23 +180,31 @@ def resume(id: str) -> None:
 @click.argument("id")
 @common.reason_option
 @click.option("--wait", "waits", is_flag=True, help="Wait until the node has ended.")
+@click.option("--keep-runs", is_flag=True, help="Let it leave at once; its running tasks go on without it.")
 @common_options
-def stop(id: str, reason: str | None, waits: bool) -> None:
+def stop(id: str, reason: str | None, waits: bool, keep_runs: bool) -> None:
     """Stop a node gracefully, from any machine.
 
     \b
       disbatch-host node stop mig01 --reason upgrade --wait
+      disbatch-host node stop mig01 --reason upgrade --keep-runs --wait
 
     Its running tasks finish, or are stopped after the node's --stop-grace. A second request is like a second Ctrl-C:
     the running tasks are asked to stop; a third kills them.
+
+    With --keep-runs nothing is stopped: the tasks run on under the node's supervisor, and the node goes on with them
+    when it is started again. Other nodes leave them alone for the node's --away-for.
     """
     with common.opened_store() as store:
         nodes = _nodes(store)
-        asked = nodes.stop(id, why=reason)
+        asked = nodes.stop(id, why=reason, keep_runs=keep_runs)
         if waits:
             with bars.waiting(f"until node {id} is stopped"):
                 nodes.wait(asked)
-        _say(store, asked, "has ended" if waits else "is asked to stop")
+        done, begun = (
+            ("has left its runs", "is asked to leave its runs") if keep_runs else ("has ended", "is asked to stop")
+        )
+        _say(store, asked, done if waits else begun)
 
 
 @node.command()

@@ -50,6 +50,8 @@ def run(options: Mapping[str, Any], node_options: Mapping[str, Any], *, pace: Pa
         for what, before, now in (
             ("store", settings.store_url, changed.store_url),
             ("node_id", settings.node.node_id, changed.node.node_id),
+            ("state_dir", settings.node.state_directory, changed.node.state_directory),
+            ("keep_for", settings.node.keep_for_seconds, changed.node.keep_for_seconds),
             ("metrics", settings.metrics, changed.metrics),
         ):
             if before != now:

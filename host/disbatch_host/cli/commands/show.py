@@ -58,7 +58,7 @@ def _show(store: Store, found: Task) -> None:
     if absence is not None:
         facts.append(("node", (absence.sentence.removeprefix("node "), "yellow")))
     facts += [(name, document[name]) for name in ("priority", "unique_key") if name in document]
-    facts += story.told(found, now=store.now(), why=_why(store, found), is_at_work=absence is None)
+    facts += story.told(found, now=store.now(), why=_why(store, found), is_at_work=absence is None or absence.is_away)
     if run.get("attempt"):
         facts += [*_run_facts(run), *_follow_ups(store, found)]
     error = document.get("error")

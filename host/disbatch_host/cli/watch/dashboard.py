@@ -114,7 +114,7 @@ def _sums(overview: Overview, width: int) -> Text:
     alive = sum(one.is_alive for one in overview.nodes)
     failed, orphaned = sum(one.failed for one in queues), sum(one.orphaned for one in queues)
     cancelled = sum(one.cancelled for one in queues)
-    dead = len(overview.nodes) - alive
+    dead, away = (sum(one.state == word for one in overview.nodes) for word in ("dead", "away"))
     parts = [
         (f"{short(sum(one.waiting for one in queues))} waiting", ""),
         (f"{short(sum(one.running for one in queues))} running", "cyan"),
@@ -125,6 +125,7 @@ def _sums(overview: Overview, width: int) -> Text:
         ("-" if overview.per_second is None else f"{_rate(overview.per_second)}/s", "bold"),
         (f"{alive} node{'' if alive == 1 else 's'}", "" if alive else "bold red"),
         *([(f"{dead} dead", "red")] if dead else []),
+        *([(f"{away} away", "yellow")] if away else []),
     ]
     spaced = [piece for index, part in enumerate(parts) for piece in ([(", ", "dim")] if index else []) + [part]]
     return _line(spaced, width)
@@ -219,7 +220,7 @@ def _nodes(nodes: Sequence[NodeFacts], width: int) -> Block:
     ordered = sorted(nodes, key=lambda one: (not one.notes and one.state == "running", -one.running, one.name))
     rows = []
     for one in ordered[:_MEASURED]:
-        style = "red" if not one.is_alive else "green" if one.state == "running" else "yellow"
+        style = "red" if one.state == "dead" else "green" if one.state == "running" else "yellow"
         state = "alive" if one.state == "running" else one.state  # as `node list` says it
         load = f"{one.running} of {one.threads}" + (f", max {one.max_total}" if one.max_total is not None else "")
         age = "-" if one.age_seconds is None else f"{_short_seconds(one.age_seconds)} ago"

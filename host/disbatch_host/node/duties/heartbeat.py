@@ -1,7 +1,8 @@
 """The duty that renews the node's document, and obeys the requests that people put there.
 
-Responsible for: the heartbeat; drain, resume and stop; noticing that the node was silent for too long, or that its id
-belongs to another node. Must not know: how the document is stored, how runs are stopped.
+Responsible for: the heartbeat, and the last one of a node that leaves its runs; drain, resume and stop; noticing that
+the node was silent for too long, or that its id belongs to another node. Must not know: how the document is stored, how
+runs are stopped.
 
 Each part of the document is made and written by itself where that is not possible together: a heartbeat that is not
 written costs the node its tasks.
@@ -12,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host import __version__, logs
@@ -26,6 +28,7 @@ from disbatch_host.node import node_document
 from disbatch_host.node.acceptance import Acceptance
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.leaving import Leave
 from disbatch_host.node.membership import Membership
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.runs import Runs
@@ -76,6 +79,9 @@ class Heartbeat:
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
         self._asked_to_read: str | None = None  # the token of the last request to read the queues
         self._queues_read: str | None = None  # the token of the last one that was carried out
+        self.supervisor: Callable[[], Document | None] = lambda: None  # which outlives this node
+        self.earlier_supervisors: Sequence[Document] = ()  # of an earlier life, until it is settled
+        self.home: Path | None = None  # of the supervisor of runs that go on without this node
         self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
 
     @property
@@ -140,7 +146,11 @@ class Heartbeat:
         if isinstance(stop, Mapping) and stop != self._obeyed_stop:
             self._obeyed_stop = stop
             log.warning("%s wants this node stopped%s", *node_document.who_and_why(stop))
-            self._stopping.request()
+            if stop.get("keep_runs") is True:
+                by, why = stop.get("by"), stop.get("why")
+                self._stopping.leave(Leave(by=str(by or "somebody"), why=why if isinstance(why, str) else None))
+            else:
+                self._stopping.request()
             is_new = True
         return is_new
 
@@ -160,7 +170,11 @@ class Heartbeat:
     async def _reclaim_id(self) -> None:
         """The document is no longer this session's: deleted by a person (write it again), or the id was taken by
         force."""
-        if not await self._acceptance.write(self.document(), self._membership.write_again, in_parts=False):
+        if await self._acceptance.write(self.document(), self._membership.write_again, in_parts=False):
+            return
+        if self._keeps_runs and await self._membership.is_held_here(self.home):
+            self._stopping.hand_over()
+        else:
             log.error("node id %s was taken over by another node; this one stops its tasks and exits", self._node_id)
             self._stopping.lose_id()
 
@@ -173,6 +187,14 @@ class Heartbeat:
                     extra=logs.ids(queue=one.queue),
                 )  # fmt: skip
         self._passed_over = found
+
+    async def leave(self, asked: Leave, away_for_seconds: float) -> Document | None:
+        """The last heartbeat of a node whose runs go on: what it says of that; None if the document is no longer its
+        own. Raises StoreError."""
+        away = asked.document(self._clock.now(), away_for_seconds)
+        fields = {**self._living_fields(), "state": "away", "away": away}
+        beat = await self._acceptance.write(fields, self._membership.beat)
+        return None if beat.requests is None else away
 
     def document(self) -> Document:
         """The whole document of the node, as it is when the node registers."""
@@ -192,6 +214,8 @@ class Heartbeat:
             "state": self._state,
             "settings": asdict(self.settings),
             "queues_read": self._queues_read,
+            "home": str(self.home) if self._keeps_runs else None,
+            "supervisors": self._supervisors(),
         }
         with self._troubles.contained("heartbeat", "plugins"):
             fields |= node_document.plugins(self._classes)
@@ -200,11 +224,18 @@ class Heartbeat:
             heartbeat = node_document.heartbeat(
                 pid=os.getpid(), running=len(self._runs), queues=self._served(), load=self._runs.load
             )
+        if self._keeps_runs:
+            heartbeat["kept"] = self._runs.programs
         fields["heartbeat"] = heartbeat
         with self._troubles.contained("heartbeat", "passed_over"):
             fields["passed_over"] = node_document.passed_over(self._passed_over)
         fields["troubles"] = self._troubles.documents()
         return fields
+
+    def _supervisors(self) -> list[Document]:
+        own = self.supervisor()
+        earlier = [one for one in self.earlier_supervisors if own is None or one["id"] != own["id"]]
+        return earlier if own is None else [own, *earlier]
 
     def _served(self) -> Sequence[Queue]:
         return placement.served(
@@ -213,6 +244,10 @@ class Heartbeat:
             classes=frozenset(self._classes.plugins),
             even_paused=True,
         )
+
+    @property
+    def _keeps_runs(self) -> bool:
+        return self.home is not None and self._stopping.why_not_leave() is None
 
     @property
     def _state(self) -> str:

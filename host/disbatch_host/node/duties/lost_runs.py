@@ -10,7 +10,11 @@ Rules:
    record what the next step does to its processes.
 2. Then the processes, then the tasks: a task is returned only once no process of this machine works on it any more.
 3. Each write is guarded. Two nodes that settle the same dead node do not harm each other.
-4. Each dead node is settled by itself, and each of its tasks where they cannot be settled together: a task that cannot
+4. Of a node that has a home, a Running task whose supervisor is there and does not have its run was certainly not
+   started (`OwnTasks`). An older process of this node may still make one Running later: so each turn looks again.
+5. Where the supervisor of a dead node lives on this machine, its runs go on: once all tasks of the node are fenced, it
+   is ended with them.
+6. Each dead node is settled by itself, and each of its tasks where they cannot be settled together: a task that cannot
    be written is left as it is for a while.
 """
 
@@ -30,6 +34,7 @@ from disbatch_host.decide.membership import HeartbeatWatch
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import NodeRecord, Task, TaskId
+from disbatch_host.node import node_document
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.pieces import Pieces
@@ -43,6 +48,18 @@ log = logging.getLogger(__name__)
 
 _LOST = "task of a lost run"
 _BATCH = 500  # tasks settled in one commit, at most
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTasks:
+    """What a node knows of the tasks with its own id that are Claimed or Running."""
+
+    is_left: Callable[[Task], bool]  # whether it is of an earlier life, and does not go on
+    is_unstarted: Callable[[Task], bool] = lambda _: False  # whether such a Running one was certainly not started
+    supervisor_id: str | None = None  # of the one that has the runs which go on
+
+
+_ALL_ARE_LEFT = OwnTasks(lambda _: True)
 
 
 @dataclass(slots=True)
@@ -101,9 +118,13 @@ class LostRuns:
         self._pace = pace
         self._others = HeartbeatWatch()
         self.unsettled: set[TaskId] = set()  # lost, and the store refuses to record what becomes of them
+        self.late: Callable[[], OwnTasks] | None = None  # rule 4: once this node knows the runs of its earlier lives
 
     async def turn(self) -> None:
         """Look for dead nodes, and settle what they left."""
+        if self.late is not None:
+            with self._troubles.contained("lost runs", "of an earlier life"):
+                await self._settle_late(self.late())
         nodes = await self._store_thread.call(lambda store: store.nodes())
         watched = self._others.look(nodes, at=self._clock.monotonic())
         for node in nodes:
@@ -125,30 +146,62 @@ class LostRuns:
 
     async def _settle_dead(self, node: NodeRecord) -> None:
         is_on_this_machine = self._machine.is_same(node.document.get("host"))
+        if is_on_this_machine:
+            await self._end_supervisors(node)
         settled = await self._settle(node.id, is_on_this_machine)
         if settled:
             log.warning("node %s is dead: of its tasks, %s", node.id, settled, extra=logs.ids(about_node=node.id))
             self._on_settled()
 
-    async def settle_earlier_life(self, record: NodeRecord | None) -> None:
+    async def _settle_late(self, own: OwnTasks) -> None:
+        which = TaskFilter(node=self._node_id, statuses=frozenset({int(Status.RUNNING)}))
+
+        def is_any_left(store: Store) -> bool:
+            found = store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True)
+            return any(task.token is not None and own.is_left(task) for task in found)
+
+        if await self._store_thread.call(is_any_left):
+            settled = await self._settle(self._node_id, True, own)
+            log.warning("of the tasks that an older process of node %s made running, %s", self._node_id, settled)
+            self._on_settled()
+
+    async def settle_earlier_life(self, record: NodeRecord | None, own: OwnTasks = _ALL_ARE_LEFT) -> None:
         """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life left, if any.
         Tasks with this id may be left even without a document; their processes can only be on this machine."""
         is_on_this_machine = record is None or self._machine.is_same(record.document.get("host"))
-        settled = await self._settle(self._node_id, is_on_this_machine)
+        if record is not None and is_on_this_machine:
+            await self._end_supervisors(record, own)
+        settled = await self._settle(self._node_id, is_on_this_machine, own)
         if settled:
             log.warning("of the tasks of an earlier life of node %s, %s", self._node_id, settled)
+
+    async def _end_supervisors(self, node: NodeRecord, own: OwnTasks = _ALL_ARE_LEFT) -> None:
+        """Rule 5."""
+        for supervisor in node_document.supervisors(node):
+            if supervisor.id == own.supervisor_id or not supervisor.is_alive:
+                continue
+            log.warning(
+                "process %d has runs of node %s, which nobody goes on with; it is ended with them",
+                supervisor.pid, node.id, extra=logs.ids(pid=supervisor.pid, about_node=node.id),
+            )  # fmt: skip
+            await self._store_thread.call(lambda store: fence_all(store, node.id, self._troubles, own.is_left))
+            is_gone = await leftovers.end_supervisor(
+                supervisor, stop_seconds=self._pace.stop_supervisor_seconds, kill_seconds=self._pace.kill_wait_seconds
+            )
+            if not is_gone:
+                log.error("not all runs of node %s on this machine can be ended", node.id)
 
     def forget_others(self) -> None:
         """The store was away: earlier observations of other nodes' heartbeats count for nothing."""
         self._others.forget()
 
-    async def _settle(self, node_id: str, is_on_this_machine: bool) -> Settled:
+    async def _settle(self, node_id: str, is_on_this_machine: bool, own: OwnTasks = _ALL_ARE_LEFT) -> Settled:
         settled, pieces = Settled(), Pieces(_BATCH)
         while True:
             some = await self._store_thread.call(
                 lambda store: settle(
                     store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles,
-                    pieces=pieces,
+                    pieces=pieces, own=own,
                 )
             )  # fmt: skip
             settled.add(some)
@@ -165,16 +218,17 @@ def settle(
     pace: Pace = Pace(),
     troubles: Troubles | None = None,
     pieces: Pieces | None = None,
+    own: OwnTasks = _ALL_ARE_LEFT,
 ) -> Settled:
     """Settle the tasks that carry this node's id and a claim of this program, and are Claimed or Running: a node of
     another program may go by the same name. `is_all` says whether there was time for each of them. Called in the
     store's thread. `troubles`: of the node that does it; by default those of this call alone. `pieces`: of all calls
-    for this node."""
+    for this node. `own`: if it is this node's own."""
     troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
     for size in (pieces or Pieces(_BATCH)).sizes(pace.piece_seconds):
-        tasks = _next_of(store, which, troubles, size)
+        tasks = _next_of(store, which, troubles, size, own.is_left)
         if not tasks:
             if not any(store.find_tasks(which, limit=1, with_output=False, with_parameters=False)):
                 store.hold(node_id, {})  # it no longer has anything in hand: its places are free for others
@@ -184,28 +238,53 @@ def settle(
             return settled  # somebody else is doing it; the rest comes with the next look
         if fenced and is_on_this_machine:
             kill_leftovers(node_id, fenced, pace)
-        _write_fates(store, node_id, fenced, settled, troubles)
+        _write_fates(store, node_id, fenced, settled, troubles, own.is_unstarted)
     settled.is_all = False
     return settled
 
 
-def _next_of(store: Store, which: TaskFilter, troubles: Troubles, count: int) -> list[Task]:
+def fence_all(store: Store, node_id: str, troubles: Troubles, is_left: Callable[[Task], bool]) -> None:
+    """Rule 1 for all tasks of a node at once: what follows is not about some of them."""
+    which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
+    found = store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True)
+    tasks = [task for task in found if task.token is not None and is_left(task)]
+    for start in range(0, len(tasks), _BATCH):
+        _fence(store, node_id, tasks[start : start + _BATCH], Settled(), troubles)
+
+
+def _next_of(
+    store: Store, which: TaskFilter, troubles: Troubles, count: int, is_left: Callable[[Task], bool]
+) -> list[Task]:
     """About so many of them, without reading all."""
     limit = count + troubles.resting(_LOST)
     while True:
         found = list(store.find_tasks(which, limit=limit, with_output=False, with_parameters=False, in_any_order=True))
-        ours = [task for task in found if task.token is not None and not troubles.is_resting(_LOST, task.id)]
+        ours = [
+            task
+            for task in found
+            if task.token is not None and is_left(task) and not troubles.is_resting(_LOST, task.id)
+        ]
         if ours or len(found) < limit:
             return ours[:count]
         limit *= 2  # of those so far, each is another program's
 
 
-def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settled, troubles: Troubles) -> None:
+def _write_fates(
+    store: Store,
+    node_id: str,
+    fenced: list[Task],
+    settled: Settled,
+    troubles: Troubles,
+    is_unstarted: Callable[[Task], bool],
+) -> None:
     """Write what becomes of each of these tasks, and count it."""
     fates = []
     for task in fenced:
         with troubles.contained(_LOST, task.id):
-            fates.append((task, transitions.lost_change(task, node=node_id, now=store.now())))
+            if task.status == Status.RUNNING and is_unstarted(task):
+                fates.append((task, transitions.unread_start_change(task, node=node_id, now=store.now())))
+            else:
+                fates.append((task, transitions.lost_change(task, node=node_id, now=store.now())))
     unwritten = set()
 
     def report(change: RunChange, error: Exception) -> None:
@@ -218,7 +297,7 @@ def _write_fates(store: Store, node_id: str, fenced: list[Task], settled: Settle
         if change.key in refused:
             continue  # another node settled it, or its own node is alive and wrote
         settled.done.add(task.id)
-        if task.status == Status.CLAIMED:
+        if task.status == Status.CLAIMED or is_unstarted(task):
             settled.given_back += 1
         elif change.set["status"] == Status.CREATED:
             settled.started_again += 1

@@ -28,7 +28,8 @@ class Duty(Protocol):
 
     @property
     def interval_seconds(self) -> float:
-        """From the start of one turn to the start of the next. It may change at any time."""
+        """From the start of one turn to the start of the next. It may change at any time, which counts within seconds
+        (`Pace.interval_check_seconds`)."""
 
     async def turn(self) -> None:
         """Do it once. May raise StoreError; the next turn tries again."""
@@ -78,7 +79,7 @@ class Rounds:
             last = due
             while not wake.is_set() and (left := last + duty.interval_seconds - self._loop.time()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, self._pace.refresh_seconds)):  # the interval may change
+                    async with asyncio.timeout(min(left, self._pace.interval_check_seconds)):
                         await wake.wait()
             due = self._loop.time() if wake.is_set() else max(last + duty.interval_seconds, self._loop.time())
             wake.clear()

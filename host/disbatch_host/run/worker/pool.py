@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.interface import ProcessHost, StopReason
+from disbatch_host.run.worker.adopted import AdoptedWorker
 from disbatch_host.run.worker.process import Worker
 
 
@@ -55,6 +57,14 @@ class WorkerPool:
             if not worker.is_alive:
                 self._forget(worker)
             raise
+        return worker
+
+    def adopt(self, plugin: Plugin, *, number: int, work_directory: Path | None) -> AdoptedWorker:
+        """A process that an earlier node has started, for the tasks that it has in hand."""
+        worker = AdoptedWorker(
+            plugin, self._site, self._processes, number=number, work_directory=work_directory, on_end=self._forget
+        )
+        self._workers[worker] = None
         return worker
 
     async def acquire_unless(self, stopped: asyncio.Future[Any], plugin: Plugin) -> Worker | None:
@@ -104,6 +114,13 @@ class WorkerPool:
     def size(self) -> int:
         """The number of processes."""
         return len(self._workers)
+
+    def retire_idle(self) -> None:
+        """End those that have no task; the others go on."""
+        self._is_stopping = True
+        for worker in list(self._workers):
+            if worker.is_idle:
+                worker.retire()
 
     async def stop(self) -> None:
         """End all processes: end of file on their stdin, then the stop signal, then SIGKILL, each after the grace."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from disbatch_host.plugin import program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.program import PreparedProgram, ProgramSite
 from disbatch_host.process.interface import Process, ProcessEnd, ProcessHost, Start, StartError, StopReason, Stream
+from disbatch_host.run import notes
 from disbatch_host.run.execution import Assignment, HeardSoFar, Listener, start_program
 from disbatch_host.run.worker.hand import TaskInHand
 from disbatch_protocol.events import BadLine, Done, Ready
@@ -68,7 +70,7 @@ class Worker:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()  # done when the process has ended
         self._in_hand: TaskInHand | None = None
-        self._unsettled = 0  # tasks whose end is not acknowledged
+        self._unsettled: deque[TaskInHand] = deque()  # whose end is not acknowledged, in the order of their output
         self._is_taken = True  # by a run that has not handed over its task yet
         self._is_retiring = False
         self._is_mute = False  # it has closed descriptor 3
@@ -92,6 +94,10 @@ class Worker:
         facts = {"pid": self.pid, "worker": self.number}
         pid_started = self.pid_started
         return facts if pid_started is None else {**facts, "pid_started": pid_started}
+
+    @property
+    def has_task(self) -> bool:
+        return self._in_hand is not None
 
     @property
     def is_alive(self) -> bool:
@@ -135,6 +141,7 @@ class Worker:
             variables=prepared.variables,
             work_directory=prepared.work_directory,
             deadlines=program.shared_of(self.plugin, self._site).idle_deadlines,
+            note=notes.of_process(prepared.work_directory),
             stdin=self._conversation.hello(host=f"disbatch-host {__version__}", number=self.number),
             keeps_stdin_open=True,
         )
@@ -216,15 +223,19 @@ class Worker:
             deadline=program.deadline_of(self.plugin.manifest, self._site),
         )
         self.tasks += 1
-        self._unsettled += 1
-        self._in_hand = task = TaskInHand(self._process, listener, line_size=len(line), begins_at=self._heard.offsets())
-        self._process.hand_over(assignment.note, line, shared.deadlines)
+        begins_at = self._heard.offsets()
+        note = notes.with_facts(assignment.note, line_bytes=len(line), at=list(begins_at.values()))
+        earlier = [one.note for one in self._unsettled if not one.is_settled]
+        self._in_hand = task = TaskInHand(self._process, listener, line_size=len(line), begins_at=begins_at, note=note)
+        self._unsettled.append(task)
+        self._process.hand_over(notes.behind(note, earlier), line, shared.deadlines, assignment.trust)
         return task
 
     def settle(self, task: TaskInHand) -> None:
         """The store has the end of this task, or never will."""
-        task.settle()
-        self._unsettled -= 1
+        task.is_settled = True
+        while self._unsettled and self._unsettled[0].is_settled:
+            self._unsettled.popleft().acknowledge_end()
         self._forget_when_settled()
 
     def _forget_when_settled(self) -> None:
@@ -232,8 +243,10 @@ class Worker:
             self._process.forget()
 
     def said(self, stream: Stream, offset: int, data: bytes) -> None:
-        data = self._heard.new_part(stream, offset, data)
+        missing, data = self._heard.new_part(stream, offset, data)
         if self._in_hand is not None:
+            if missing and stream is not Stream.EVENTS:
+                self._in_hand.listener.miss(stream, missing)
             self._in_hand.listener.receive(stream, data)
         if stream is Stream.EVENTS:
             for heard in self._conversation.receive(data):
@@ -328,6 +341,8 @@ class Worker:
 
 
 def _how(process_end: ProcessEnd) -> str:
+    if process_end.is_unseen:
+        return "was ended with the supervisor of its runs"
     if process_end.signal is not None:
         return f"was ended by signal {process_end.signal}"
     return f"ended with exit code {process_end.exit_code}"

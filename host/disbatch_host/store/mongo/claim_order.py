@@ -6,9 +6,9 @@ It only reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo import errors as driver
@@ -20,6 +20,14 @@ from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
 
 _DAMAGED_MAX = 2000  # read at once beside those whose ids are damaged text
+
+
+class ReadAhead(NamedTuple):
+    """How many may be read at most, and what is asked after each whether the others can be left."""
+
+    most: int
+    is_enough: Callable[[Document], bool]
+
 
 _Chosen = dict[TaskId, Document]  # in the order of the claim
 
@@ -42,13 +50,15 @@ def first_of(
     *,
     passed_over: Sequence[TaskId] = (),
     unreadable: list[TaskId] | None = None,
+    ahead: ReadAhead | None = None,
 ) -> list[Document]:
     """The first `count` of the queue that are free, in the order of `want`, without those that are passed over. Those
-    whose priority is not a number come last. The ids of those that cannot be read are added to `unreadable`."""
+    whose priority is not a number come last. The ids of those that cannot be read are added to `unreadable`. With
+    `ahead` perhaps more, as far as they cost no further query."""
     if count <= 0:
         return []
     waiting = _Waiting(tasks, want.queue, projection, passed_over, [] if unreadable is None else unreadable)
-    return waiting.newest_first(count) if want.newest_first else waiting.oldest_first(count)
+    return waiting.newest_first(count) if want.newest_first else waiting.oldest_first(count, ahead)
 
 
 class _Waiting:
@@ -72,8 +82,11 @@ class _Waiting:
             **forms.usable_id_but(passed_over),
         }
 
-    def oldest_first(self, count: int) -> list[Document]:
-        rows = self._find({}, _BY_PRIORITY, count)
+    def oldest_first(self, count: int, ahead: ReadAhead | None) -> list[Document]:
+        if ahead is None:
+            rows = self._find({}, _BY_PRIORITY, count)
+        else:
+            rows = self._find({}, _BY_PRIORITY, ahead.most, is_enough=ahead.is_enough)
         # Zero, negative numbers and values that are not numbers would come before a missing one. Nearly always there is
         # nothing of that kind among the first, and the order of the index is right.
         if all(forms.is_before_zero_or_missing(row.get("priority")) for row in rows):
@@ -106,7 +119,13 @@ class _Waiting:
         return {row["_id"]: row for row in self._find(priority, order, count - len(chosen))}
 
     def _find(
-        self, priority: Document, order: Sequence[tuple[str, int]], limit: int, projection: Document | None = None
+        self,
+        priority: Document,
+        order: Sequence[tuple[str, int]],
+        limit: int,
+        projection: Document | None = None,
+        *,
+        is_enough: Callable[[Document], bool] | None = None,
     ) -> list[Document]:
         if limit <= 0:  # to the server, 0 means all
             return []
@@ -121,11 +140,11 @@ class _Waiting:
         fields = projection or self._projection
         while True:
             try:
-                documents, unreadable = reading.all_of(by_index, self._tasks, fields)
+                documents, unreadable = reading.all_of(by_index, self._tasks, fields, is_enough=is_enough)
             except driver.OperationFailure as error:
                 if error.code not in driver_errors.NO_SUCH_INDEX:
                     raise
-                documents, unreadable = reading.all_of(find, self._tasks, fields)
+                documents, unreadable = reading.all_of(find, self._tasks, fields, is_enough=is_enough)
             # No condition can name an id whose text is damaged, so as many more are read.
             damaged = sum([forms.is_damaged(one["_id"]) for one in documents])
             if not damaged or len(documents) < limit or len(documents) - damaged >= wanted or limit >= _DAMAGED_MAX:

@@ -32,6 +32,8 @@ from disbatch_host.documents.records import Document, QueueId, Task, TaskId
 from disbatch_host.documents.steps import CLAIM
 from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.mongo import claim_order, forms, reading
+from disbatch_host.store.mongo.ahead import Ahead
+from disbatch_host.store.mongo.claim_order import ReadAhead
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.output_files import OutputFiles
 from disbatch_host.store.mongo.passed_over import PassedOverTasks
@@ -67,6 +69,7 @@ class Claims:
         self._passed_over = passed_over
         self._now = now
         self._clock = clock
+        self._ahead = Ahead(clock)
         self._said_to_wait: Set[QueueId] = frozenset()  # by the last `claimable`
         self._stuck: set[QueueId] = set()  # queues that were said to have waiting tasks, and had none to claim
         self._in_doubt: dict[tuple[str, QueueId], tuple[int, float]] = {}  # how many more, until when (rule 5)
@@ -102,6 +105,8 @@ class Claims:
                     got[place] += [won[one["_id"]] for one in documents if one["_id"] in won]
                 # Everything that was found was won: either that is enough, or nothing more waits.
                 open_places = [place for place in found if any(one["_id"] not in won for one in found[place])]
+                for place in open_places:
+                    self._ahead.throw_away(wanted[place].queue)
                 if refused and refusals < _REFUSALS:
                     refusals += 1
                 else:
@@ -120,6 +125,10 @@ class Claims:
         self._run_changes.write_staged()
         self._limits.hold(node_id, {queue: self._in_hand(node_id, queue, count) for queue, count in in_hand.items()})
 
+    def forget_ahead(self) -> None:
+        """This store has written something that may change which tasks are the next."""
+        self._ahead.throw_all_away()
+
     def claimable(self, waiting: Set[QueueId]) -> set[QueueId]:
         """Those of the queues with waiting tasks that have one which can be claimed, as far as that is known."""
         self._said_to_wait = waiting
@@ -135,17 +144,24 @@ class Claims:
         if self._passed_over.must_rest(want.queue):
             self._stuck.add(want.queue)
             return []
-        found = self._next_of(want, count)
+        if want.newest_first or want.maxtotal is not None or want.rate is not None:  # fewer may be granted
+            found = self._next_of(want, count)
+        else:
+            found = self._ahead.take(
+                want.queue, count, lambda most, is_enough: self._next_of(want, count, ahead=ReadAhead(most, is_enough))
+            )
         if not found and count > 0 and want.queue in self._said_to_wait:
             self._stuck.add(want.queue)
         return found
 
-    def _next_of(self, want: Want, count: int, projection: Document | None = None) -> list[Document]:
+    def _next_of(
+        self, want: Want, count: int, projection: Document | None = None, *, ahead: ReadAhead | None = None
+    ) -> list[Document]:
         passed_over = self._passed_over.ids_of(want.queue)
         while True:
             unreadable: list[TaskId] = []
             found = claim_order.first_of(
-                self._tasks, want, count, projection, passed_over=passed_over, unreadable=unreadable
+                self._tasks, want, count, projection, passed_over=passed_over, unreadable=unreadable, ahead=ahead
             )
             damaged = [one for one in unreadable if forms.is_damaged(one)]
             self._passed_over.see_damaged(want.queue, len(damaged))

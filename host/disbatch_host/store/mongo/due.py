@@ -63,7 +63,7 @@ class Due:
         try:
             documents, _ = reading.all_of(
                 find, self._tasks, {**forms.NO_OUTPUT, **forms.NO_PARAMETERS},
-                is_enough=lambda: self._clock.monotonic() > until,
+                is_enough=lambda _: self._clock.monotonic() > until,
             )  # fmt: skip
         except driver.OperationFailure as error:
             if index is None or error.code not in driver_errors.NO_SUCH_INDEX:

@@ -75,8 +75,12 @@ class FollowUps:
 
     def create_all(self) -> int:
         """Create the tasks that anybody still owes; returns how many."""
+        return self._create(self.owing())
+
+    def owing(self) -> Document:
+        """A condition: that tasks are owed which the server has not refused."""
         passed_over = self._passed_over.ids()
-        return self._create({**forms.OWING, "_id": {"$nin": passed_over}} if passed_over else forms.OWING)
+        return {**forms.OWING, "_id": {"$nin": passed_over}} if passed_over else forms.OWING
 
     def _create(self, which: Document) -> int:
         created = 0

@@ -20,7 +20,7 @@ from bson.objectid import ObjectId
 from pymongo import UpdateOne
 
 from disbatch_host.documents.changes import OutputChunk, RunChange, TaskChange, TaskFilter
-from disbatch_host.documents.records import NOBODY, Document, NodeRecord, QueueId, TaskId
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, QueueId, TaskId, away_seconds_of
 from disbatch_host.errors import StoreRefusedError
 from disbatch_protocol import status
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
@@ -244,6 +244,7 @@ def node_record(document: Document, now: datetime) -> NodeRecord:
         session=session if isinstance(session, str) else None,
         age_seconds=max(0.0, (now - at).total_seconds()) if isinstance(at, datetime) else None,
         document=document,
+        away_seconds=away_seconds_of(document, now),
     )
 
 

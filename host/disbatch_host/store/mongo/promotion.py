@@ -31,7 +31,6 @@ class Promotion:
 
     def carry_out(self, limit: int, now: datetime) -> int:
         """See `Store.promote_due`."""
-        created = self._follow_ups.create_all()
         due: Document = {
             "status": int(PROMOTE.left),
             "not_before": {"$lte": now},
@@ -40,6 +39,11 @@ class Promotion:
         }
         if passed_over := self._passed_over.ids():
             due["_id"] = {"$nin": passed_over}
+        # Nearly always there is nothing of either kind, so one query asks for both.
+        either = {"$or": [due, self._follow_ups.owing()]}
+        if self._tasks.find_one(either, {"_id": 0, "due": 1}) is None:  # none of its fields: any may be damaged
+            return 0
+        created = self._follow_ups.create_all()
         ids = [one["_id"] for one in self._tasks.find(due, {"_id": 1}).sort("not_before").limit(limit)]
         if not ids:
             return created

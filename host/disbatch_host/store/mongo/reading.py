@@ -39,7 +39,7 @@ def all_of(
     collection: Collection[Document],
     projection: Mapping[str, Any] | None,
     *,
-    is_enough: Callable[[], bool] = lambda: False,
+    is_enough: Callable[[Document], bool] | None = None,
 ) -> tuple[list[Document], list[Any]]:
     """The documents that a query finds, in its order, and the ids of those that cannot be read. `is_enough` is asked
     after each document whether the rest can be left to another time."""
@@ -48,7 +48,7 @@ def all_of(
         with find(projection) as cursor:
             for document in cursor:
                 documents.append(document)
-                if is_enough():
+                if is_enough is not None and is_enough(document):
                     break
         return documents, []
     except NOT_DECODED:

@@ -188,6 +188,13 @@ class MongoStore:
             with self._translated():
                 self._run_changes.write_staged()
 
+    @property
+    def answers_at_once(self) -> bool:
+        return False  # a server that has gone is found out by waiting
+
+    def be_patient(self, is_patient: bool) -> None:
+        """Nothing to do: nobody waits for a turn."""
+
     def hurry(self) -> None:
         """Nothing to do: no answer is waited for much longer than SOCKET_SECONDS, twice."""
 
@@ -236,10 +243,12 @@ class MongoStore:
             return []
         new = self.new_ids(len(documents))
         copies = [{"_id": new_id, **document} for new_id, document in zip(new, documents, strict=True)]
+        self._claims.forget_ahead()
         with self._translated():
             return self._creation.insert(copies, again=again)
 
     def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+        self._claims.forget_ahead()
         with self._translated():
             return self._task_changes.carry_out(changes)
 
@@ -338,6 +347,7 @@ class MongoStore:
         self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
     ) -> int:
         deleted = 0
+        self._claims.forget_ahead()
         with self._translated():
             for start in range(0, len(tasks), _IDS_IN_CONDITION):
                 ids = list(tasks[start : start + _IDS_IN_CONDITION])
@@ -496,7 +506,10 @@ class MongoStore:
         now = self.now()
         with self._translated():
             self._passed_over.look()
-            return self._promotion.carry_out(limit, now)
+            promoted = self._promotion.carry_out(limit, now)
+        if promoted:
+            self._claims.forget_ahead()
+        return promoted
 
     def passed_over(self) -> list[PassedOver]:
         return self._passed_over.report()
@@ -534,7 +547,15 @@ class MongoStore:
         return None
 
     def watch(self, *, ends: bool = True) -> MongoWatcher:
-        return MongoWatcher(self._connect, self._database_name, ends=ends)
+        if ends:
+            return MongoWatcher(self._connect, self._database_name, ends=True)
+        # A node's has no client of its own: the threads of one cost more than an idle watcher does.
+        return MongoWatcher(self._opened, self._database_name, ends=False, is_shared=True)
+
+    def _opened(self) -> pymongo.MongoClient[Document]:
+        if self._client is None:
+            raise driver.InvalidOperation("the store is closed")
+        return self._client
 
 
 def _path_of(url: str) -> str | None:

@@ -19,6 +19,9 @@ from disbatch_protocol.status import Status
 log = logging.getLogger(__name__)
 
 FALLBACK_SECONDS = 0.5  # between two wake-ups if the server has no change streams (standalone)
+# The server answers after this long if nothing happens. So soon do people who wait see that it is time to end; a node
+# does not wait for its watcher, and each answer costs it and the server half a millisecond.
+_ANSWER_MS, _NODE_ANSWER_MS = 250, 2000
 _SETTLE_SECONDS = 0.005  # between two wake-ups: under load changes come by the hundred, and one is enough for many
 # Handing out a change of a batch that has arrived takes the driver less; a trip to the server, several times as long.
 _FROM_BATCH_SECONDS = 0.0001
@@ -27,7 +30,8 @@ _FROM_BATCH_SECONDS = 0.0001
 class MongoWatcher:
     """A change stream over tasks that become claimable, queues, and the ends of tasks; used by its own thread."""
 
-    def __init__(self, connect: Any, database_name: str, *, ends: bool) -> None:
+    def __init__(self, connect: Any, database_name: str, *, ends: bool, is_shared: bool = False) -> None:
+        """`is_shared`: what `connect` returns is somebody else's, who closes it."""
         # Things that wake: something to claim, something that ended if that is asked for, a queue that changed. The
         # steps in between, and heartbeats, wake nobody.
         wanted: Any = {"$nin": [None, *forms.IN_HAND]} if ends else int(Status.CREATED)
@@ -47,7 +51,9 @@ class MongoWatcher:
             },
             {"$project": {"_id": 1}},
         )
+        self._answer_ms = _ANSWER_MS if ends else _NODE_ANSWER_MS
         self._connect = connect
+        self._is_shared = is_shared
         self._database_name = database_name
         self._client: pymongo.MongoClient[Document] | None = None
         self._stream: Any = None
@@ -55,6 +61,10 @@ class MongoWatcher:
         self._woke = float("-inf")  # when it did so last, by the monotonic clock
         self._is_closed = threading.Event()
         self._in_use = threading.Lock()
+
+    @property
+    def is_listening(self) -> bool:
+        return self._stream is not None  # one that has just been opened makes `wait` return True
 
     def wait(self, timeout_seconds: float) -> bool:
         with self._in_use:
@@ -105,8 +115,7 @@ class MongoWatcher:
     def _open_stream(self) -> None:
         self._client = self._connect()
         database = self._client[self._database_name]
-        # The server answers after this long if nothing happens: so soon are `close` and a timeout seen.
-        self._stream = database.watch(list(self._pipeline), max_await_time_ms=250)
+        self._stream = database.watch(list(self._pipeline), max_await_time_ms=self._answer_ms)
 
     def _has_change(self) -> bool:
         while True:
@@ -125,6 +134,6 @@ class MongoWatcher:
         with contextlib.suppress(driver.PyMongoError, OSError):  # it is gone in any case
             if self._stream is not None:
                 self._stream.close()
-            if self._client is not None:
+            if self._client is not None and not self._is_shared:
                 self._client.close()
         self._stream = self._client = None

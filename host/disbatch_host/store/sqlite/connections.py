@@ -37,8 +37,10 @@ _OPEN_HINTS = {
 
 def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity | None]:
     """A connection to the file as a caller wants it, and the file's identity; None for one that is only in memory.
-    Raises StoreRefusedError if it must exist and does not, StoreUnwritableError if it cannot be opened or created."""
+    Raises StoreRefusedError if it must exist and does not, or only the files beside it do, StoreUnwritableError if it
+    cannot be opened or created."""
     where = sqlite_url(path)
+    _refuse_leftovers(path, where)
     try:
         if access is Access.CREATE:
             _create(path)
@@ -58,6 +60,28 @@ def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity 
             return _connect_to_same(path, _connect_for_reading)
     hint = _OPEN_HINTS.get(why_not.errno or 0, "name another file")
     raise StoreUnwritableError(f"{where} cannot be opened: {why_not.strerror}; {hint}") from why_not
+
+
+def _refuse_leftovers(path: Path, where: str) -> None:
+    """A new database beside the log of a deleted one would be read through that one's index, and fails with "disk I/O
+    error" or is damaged. The log may hold tasks that are nowhere else, so that it is not removed here."""
+    real = os.path.realpath(path)
+    beside = [name for name in (f"{real}-wal", f"{real}-shm") if os.path.lexists(name)]
+    if not beside:
+        return
+    # In this order: SQLite writes to a new file before it makes those beside it, which another process may do just now.
+    try:
+        is_empty = not os.stat(real).st_size  # noqa: PTH116
+        what = "is empty"
+    except (FileNotFoundError, NotADirectoryError):
+        is_empty, what = True, "is not there"
+    except OSError:
+        return  # the opening says why
+    if is_empty:
+        raise StoreRefusedError(
+            f"{where} {what}, but files of a database that was at its path are left ({', '.join(beside)}): put that "
+            "database back, or stop everything that uses it and move these files away"
+        )
 
 
 def _create(path: Path) -> None:

@@ -30,9 +30,16 @@ _OWN_IDS = frozenset({"UNIQUE constraint failed: tasks.id", "UNIQUE constraint f
 # rolled back the transaction. The words say what to do.
 _MENDABLE = {
     sqlite3.SQLITE_FULL: "the disk is full; make room",
-    sqlite3.SQLITE_READONLY: "the file or its directory is read-only; check permissions and mount",
-    sqlite3.SQLITE_IOERR: "the disk or file system fails; check both",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; check that its directory is there and may be written",
+    sqlite3.SQLITE_READONLY: (
+        "the file, one beside it (-wal, -shm) or its directory is read-only; check permissions and mount"
+    ),
+    sqlite3.SQLITE_IOERR: (
+        "the disk or file system fails, or a file beside it (-wal, -shm) is not its own; check these"
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "it or a file beside it (-wal, -shm) cannot be opened; check that they are files, and that their directory is "
+        "there and may be written"
+    ),
 }
 
 
@@ -70,6 +77,12 @@ def _translation(error: Exception, path: Path, duplicate: str) -> Exception:
             return StoreUnreachableError(
                 f"{where} is locked by another process, which did not end its transaction within "
                 f"{connections.BUSY_SECONDS:.0f} s"
+            )
+        if extended == sqlite3.SQLITE_IOERR_SHORT_READ:
+            return StoreUnwritableError(
+                f"{where} is shorter than the files beside it say, {path}-wal and {path}-shm: they may belong to a "
+                "database that was at its path before; stop everything that uses it, and put that one back or move "
+                f"these two away ({error})"
             )
         if code in _MENDABLE:
             return StoreUnwritableError(f"{where} cannot be written: {_MENDABLE[code]} ({error})")

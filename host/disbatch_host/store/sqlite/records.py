@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task
+from disbatch_host.documents.records import NOBODY, Document, NodeRecord, Queue, QueueId, Task, away_seconds_of
 from disbatch_host.store.sqlite import fields, json_text, moments
 from disbatch_protocol.status import Status
 
@@ -200,7 +200,11 @@ def node_of(row: Sequence[Any], now: datetime) -> NodeRecord:
     except UNREADABLE:
         document = {"_id": node_id}  # not of any program known here
     return NodeRecord(
-        id=node_id, session=session if isinstance(session, str) else None, age_seconds=age_seconds, document=document
+        id=node_id,
+        session=session if isinstance(session, str) else None,
+        age_seconds=age_seconds,
+        document=document,
+        away_seconds=away_seconds_of(document, now),
     )
 
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.store.contract import Access
 from disbatch_host.store.sqlite import connections, driver_errors, layout
+from disbatch_host.store.sqlite.foreign_commits import ForeignCommits, MakeEvents
 from disbatch_host.store.sqlite.same_file import SameFile
 from disbatch_host.store.url import sqlite_url
 
@@ -36,13 +37,16 @@ _TURN_SECONDS = 0.5  # of `connections.BUSY_SECONDS` at a time, so that `hurry` 
 class Session:
     """One connection, used by one thread at a time."""
 
-    def __init__(self, path: Path, access: Access) -> None:
+    def __init__(self, path: Path, access: Access, make_events: MakeEvents) -> None:
         self._path = path
         self._access = access
+        self._make_events = make_events
+        self._foreign_commits = ForeignCommits(path, make_events)
         self._connection: sqlite3.Connection | None = None
         self._same_file: SameFile | None = None  # None for a store that is only in memory
         self._is_together = False  # a transaction is open, and all writes belong to it
         self._is_hurried = threading.Event()
+        self._is_patient = True
 
     @property
     def description(self) -> str:
@@ -55,7 +59,7 @@ class Session:
             connection, opened = connections.open_file(self._path, self._access)
             try:
                 layout.prepare(connection, self.description)
-                connection.execute(f"PRAGMA busy_timeout = {int(_TURN_SECONDS * 1000)}")
+                self._set_turn(connection)
                 self._same_file = None if opened is None else SameFile(self._path, opened)
             except BaseException:
                 connection.close()
@@ -63,6 +67,7 @@ class Session:
             self._connection = connection
 
     def close(self) -> None:
+        self._foreign_commits.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -75,6 +80,21 @@ class Session:
                 yield
             finally:
                 self._is_together = False
+
+    @property
+    def answers_at_once(self) -> bool:
+        return True
+
+    def be_patient(self, is_patient: bool) -> None:
+        if is_patient == self._is_patient:
+            return
+        self._is_patient = is_patient
+        if self._connection is not None:
+            self._set_turn(self._connection)
+
+    def _set_turn(self, connection: sqlite3.Connection) -> None:
+        milliseconds = int(_TURN_SECONDS * 1000) if self._is_patient else 0
+        connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
     def hurry(self) -> None:
         self._is_hurried.set()
@@ -113,10 +133,12 @@ class Session:
         connection = self._opened()
         self._in_turn(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
+            self._foreign_commits.begin_write()
             if self._same_file is not None:
                 self._same_file.check()
             yield
             connection.execute("COMMIT")
+            self._foreign_commits.end_write()
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -129,5 +151,7 @@ class Session:
             try:
                 return statement()
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or self._is_hurried.is_set() or time.monotonic() > deadline:
+                if "locked" not in str(error) or not self._is_patient or self._is_hurried.is_set():
+                    raise
+                if time.monotonic() > deadline:
                     raise

@@ -24,7 +24,7 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
-from disbatch_host.store.contract import Access, OnClaim
+from disbatch_host.store.contract import Access, Look, OnClaim
 from disbatch_host.store.sqlite import (
     claims,
     conditions,
@@ -38,11 +38,13 @@ from disbatch_host.store.sqlite import (
     records,
 )
 from disbatch_host.store.sqlite.claims import Claims
+from disbatch_host.store.sqlite.foreign_commits import WATCH_SECONDS, MakeEvents
 from disbatch_host.store.sqlite.gates import Gates
 from disbatch_host.store.sqlite.ids import IdSource
 from disbatch_host.store.sqlite.passed_over import PassedOverRows
 from disbatch_host.store.sqlite.session import Session
 from disbatch_host.store.sqlite.watcher import SqliteWatcher
+from disbatch_host.store.sqlite.write_events import WriteEvents
 from disbatch_protocol.status import ENDED, Status
 
 # Tasks read in one go: the first page, and the last and largest. SQLite goes through all of a large row.
@@ -53,11 +55,18 @@ _YOUNG_MAX = 100  # ended tasks seen that are too young before all after them co
 class SqliteStore(Session):
     """A store in one file."""
 
-    def __init__(self, path: Path, clock: Clock, access: Access = Access.CREATE) -> None:
-        super().__init__(path, access)
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        access: Access = Access.CREATE,
+        *,
+        make_events: MakeEvents = WriteEvents,
+    ) -> None:
+        """`make_events` may raise OSError where the system does not announce writes."""
+        super().__init__(path, access, make_events)
         self._clock = clock
         self._ids = IdSource(clock)
-        self._seen_version = 0  # changes with the commits of other connections
         self._passed_over = PassedOverRows(records.SELECT)  # by claims
         self._never_due = PassedOverRows(records.SELECT_LIGHT)
         self._gates = Gates()
@@ -477,16 +486,14 @@ class SqliteStore(Session):
         statement = f"SELECT 1 FROM tasks INDEXED BY tasks_due WHERE {delayed} AND not_before <= ? LIMIT 1"
         return bool(self._read(statement, (queue, moments.to_milliseconds(due_before))))
 
-    def written_by_others(self) -> bool:
+    def written_by_others(self) -> Look:
         try:
-            version = int(self._opened().execute("PRAGMA data_version").fetchone()[0])
+            return self._foreign_commits.look(self._opened())
         except (sqlite3.Error, StoreError):
-            return False  # the next read or write finds out why
-        has_changed, self._seen_version = version != self._seen_version, version
-        return has_changed
+            return Look(has_changed=False, again_seconds=WATCH_SECONDS)  # the next read or write finds out why
 
     def watch(self, *, ends: bool = True) -> SqliteWatcher:
-        return SqliteWatcher(self._path)
+        return SqliteWatcher(self._path, self._make_events)
 
 
 def _find_old(

@@ -1,0 +1,80 @@
+"""The plugins that a supervisor knows by number: those that this node has named on a connection, and those that runs of
+an earlier node have.
+
+Responsible for: naming each once, under a number that is free. Must not know: runs, tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+from disbatch_host.process.ends import micro
+from disbatch_host.process.frames import Has, KeptPlugin, Plugin
+from disbatch_host.process.framing import packed
+from disbatch_host.process.interface import Deadlines, Program, StartError
+
+
+class NamedPlugins:
+    """Of one connection."""
+
+    def __init__(self, send: Callable[[Plugin], None], *, drain_seconds: float) -> None:
+        self._send = send
+        self._drain_seconds = drain_seconds
+        self._named: dict[tuple[int, int, float], tuple[int, Program]] = {}
+        self._kept: dict[int, bytes] = {}
+        self._last_number = 0
+
+    def keep(self, frame: KeptPlugin) -> None:
+        """One that runs of an earlier node have."""
+        self._kept[frame.number] = frame.note
+        self._last_number = max(self._last_number, frame.number)
+
+    def note_of(self, number: int) -> bytes:
+        """The note of one of these."""
+        return self._kept.get(number, b"")
+
+    def forget_all(self) -> None:
+        """This is another connection."""
+        self._named.clear()
+        self._kept.clear()
+        self._last_number = 0
+
+    def number_of(self, program: Program, deadlines: Deadlines) -> int:
+        """The number under which it is known, from now on at the latest. Raises StartError, and FrameError for one that
+        no frame can hold."""
+        key = (id(program), int(deadlines.stop_signal), deadlines.kill_grace_seconds)
+        known = self._named.get(key)
+        if known is not None:
+            return known[0]
+        if any("\0" in word for word in (*program.argv, *program.environment.variables.values())):
+            raise nul_error(program)
+        self._last_number = number = self._last_number + 1
+        self._named[key] = (number, program)  # the program too, or another one could get its id
+        account = program.account
+        self._send(
+            Plugin(
+                number=number,
+                stop_signal=deadlines.stop_signal,
+                grace=micro(deadlines.kill_grace_seconds),
+                drain=micro(self._drain_seconds),
+                max_output=program.max_output_bytes,
+                umask=program.umask,
+                uid=0 if account is None else account.uid,
+                gid=0 if account is None else account.gid,
+                flags=Has.LEAVE_RUNNING | (0 if account is None else Has.ACCOUNT),
+                directory=os.fsencode(program.directory),
+                argv=packed([os.fsencode(word) for word in program.argv]),
+                environment=packed(program.environment.encoded),
+                groups=b"" if account is None else struct.pack(f"<{len(account.groups)}I", *account.groups),
+                limits=b"".join([struct.pack("<IQQ", limit, value, value) for limit, value in program.limits.items()]),
+                note=program.note,
+            )
+        )
+        return number
+
+
+def nul_error(program: Program) -> StartError:
+    """A text of a program, or of a start of it, that no program can get."""
+    return StartError(f"cannot start {program.argv[0]}: an argument or environment value holds a NUL byte")

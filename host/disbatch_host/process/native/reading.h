@@ -1,0 +1,31 @@
+/* Reading what a run writes, as it comes and at its end.
+ *
+ * Responsible for: the order in which the three streams are read, which says what was written before an event. Must not
+ * know: what becomes of the bytes.
+ */
+#ifndef DISBATCH_READING_H
+#define DISBATCH_READING_H
+
+#include "supervisor.h"
+
+/* Watch its output from now on. */
+void run_watch(struct run *run);
+
+/* Read what is in its pipes now, but no more than they hold. */
+void run_read_rest(struct run *run);
+
+/* Read again what was not read for want of room. */
+void run_read_on(struct run *run);
+
+/* Whether the node has not taken so much of a stream that the program has to wait. */
+bool run_is_held(const struct run *run);
+
+/* Its first process has ended. */
+void run_read_end(struct run *run);
+
+static inline bool run_is_open(const struct run *run)
+{
+    return run->streams[0].source.fd >= 0 || run->streams[1].source.fd >= 0 || run->streams[2].source.fd >= 0;
+}
+
+#endif
