@@ -26,7 +26,7 @@ from disbatch_protocol.status import Status, is_finished
 from faults.test_kill import lines, marks
 from helpers import forked, supervisors
 from helpers.nodes import QUICK_TO_NOTICE, QUICK_TO_SEE, Cluster
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 from helpers.supervisors import kill_with_supervisor, living_below
 
 pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
@@ -369,7 +369,7 @@ def test_a_task_whose_start_its_supervisor_never_read_was_certainly_not_started(
     (running,) = keeping.push(queue, {})
     node = start(keeping)
     wait_until(lambda: "begun" in keeping.task(running).document["stdout"], 30, "it did not begin")
-    node.send_signal(signal.SIGSTOP)
+    stop(node.pid)
     ((_, supervisor),) = living_below(keeping.directory / "state")
     unread = made_running(keeping, queue, supervisor, 1)
     unknown = made_running(keeping, queue, "0" * 32, 1)

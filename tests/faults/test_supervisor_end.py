@@ -14,7 +14,7 @@ from disbatch_host.process import facts, leftovers
 from disbatch_protocol.status import Status
 from helpers import supervisors
 from helpers.nodes import QUICK_TO_SEE, Cluster
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 from helpers.supervisors import children_of, name_of, supervisor_of
 
 pytestmark = supervisors.usable()
@@ -97,7 +97,7 @@ def test_a_task_that_is_being_stopped_ends_as_stopped_although_its_supervisor_en
     node = cluster.start(pace=QUICK_TO_SEE)
     wait_until_begun(cluster, task_id)
     supervisor = supervisor_of(node)
-    os.kill(supervisor, signal.SIGSTOP)
+    stop(supervisor)
     for said in ("run on to their end", "asked to stop now"):
         node.terminate()
         wait_until(lambda said=said: said in cluster.log(), 20, "the stop was not heard")
@@ -116,7 +116,7 @@ def test_one_that_stands_still_loses_nothing_and_nothing_is_claimed_meanwhile(cl
     cluster.wait_for_status(running, Status.RUNNING)
     supervisor = supervisor_of(node)
     wait_until(lambda: left_of(running), 20, "it did not begin")
-    os.kill(supervisor, signal.SIGSTOP)
+    stop(supervisor)
     try:
         wait_until(lambda: "does not answer" in cluster.log(), 30, "nothing is said")
         shown = cluster.store.get_node("n1")
@@ -145,7 +145,7 @@ def test_a_start_that_is_read_too_late_is_made_again_where_the_task_is_still_the
     node = cluster.start("--heartbeat", "0.3s", "--dead-after", "2s", pace=QUICK_TO_SEE)
     wait_until(lambda: "runs the programs of this node" in cluster.log(), 30)  # its test of itself is over
     supervisor = supervisor_of(node)
-    os.kill(supervisor, signal.SIGSTOP)
+    stop(supervisor)
     try:
         kept, taken = cluster.push(queue, {}, {})
         for task_id in (kept, taken):

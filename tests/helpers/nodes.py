@@ -27,7 +27,7 @@ from disbatch_protocol import schemas
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import plain_document
 from helpers import forked, supervisors
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 
 AnyCluster = TypeVar("AnyCluster", bound="Cluster")
 
@@ -190,10 +190,10 @@ class Cluster:
     def stop_outside_of_a_commit(self, node: forked.Started) -> None:
         """SIGSTOP. On SQLite, a process that is stopped in the middle of a commit keeps everybody else from writing
         until it goes on or is killed; nobody can take over then (docs/guarantees.md)."""
-        node.send_signal(signal.SIGSTOP)
+        stop(node.pid)
         while self._is_file_locked():
             node.send_signal(signal.SIGCONT)
-            node.send_signal(signal.SIGSTOP)
+            stop(node.pid)
 
     def _is_file_locked(self) -> bool:
         if not self.url.startswith("sqlite://"):

@@ -39,9 +39,10 @@ def state_of(pid: int) -> str:
 
 
 def stop(pid: int) -> None:
-    """SIGSTOP. A process that waits in a read may still take what comes before it has really stopped."""
+    """SIGSTOP. Until each of its threads has really stopped, a process may still take and answer what comes."""
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: state_of(pid) == "T", 10, f"process {pid} did not stop")
+    threads = Path(f"/proc/{pid}/task")
+    wait_until(lambda: {state_of(int(one.name)) for one in threads.iterdir()} == {"T"}, 10, f"{pid} did not stop")
 
 
 def wait_until(condition: Callable[[], object], within_seconds: float = 10.0, what: str = "the condition") -> None:

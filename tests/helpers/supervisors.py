@@ -37,7 +37,7 @@ from disbatch_host.process.frames import (
 )
 from disbatch_host.process.framing import packed
 from helpers.forked import Started
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "host/disbatch_host/process/native"
@@ -274,9 +274,7 @@ def kill_with_supervisor(node: Started) -> None:
     """Kill a node and the supervisor of its runs, neither of which can do anything about the other."""
     if os.environ.get("NO_SUPERVISOR") != "1":
         supervisor = supervisor_of(node)
-        node.send_signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{node.pid}/stat")
-        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 20, "the node does not stop")
+        stop(node.pid)
         os.kill(supervisor, signal.SIGKILL)
     node.kill()
     node.wait()

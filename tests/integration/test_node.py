@@ -18,7 +18,7 @@ from disbatch_host.process.facts import process_started
 from disbatch_host.process.machine import Machine
 from disbatch_protocol.status import Status
 from helpers.nodes import QUICK_TO_NOTICE, Cluster, documents
-from helpers.processes import assert_group_is_gone, wait_until
+from helpers.processes import assert_group_is_gone, stop, wait_until
 
 # Appends a line to $TRACE: the task's id, so that every real start can be counted.
 TRACE = 'echo "$DISBATCH_TASK_ID" >>{trace}'
@@ -340,7 +340,7 @@ def test_a_node_that_comes_back_from_a_long_pause_changes_nothing_and_says_so(cl
     (task_id,) = cluster.push(cluster.queue("Unsafe"), {})
     first = cluster.start("--heartbeat", "0.2", "--dead-after", "1")
     wait_until(lambda: cluster.task(task_id).document["stdout"] == "begun\n", 20, "did not begin")
-    first.send_signal(signal.SIGSTOP)
+    stop(first.pid)
     cluster.start(node_id="n2", pace=QUICK_TO_NOTICE)
     cluster.wait_for_status(task_id, Status.ORPHANED)
     before = cluster.task(task_id)

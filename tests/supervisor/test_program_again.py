@@ -18,7 +18,7 @@ from disbatch_host.process.home import SupervisorHome
 from disbatch_host.process.interface import KeptRun, ProcessEnd, Start, StartError, StopReason, Stream
 from disbatch_host.process.supervised import SupervisedHost, SupervisorRefusedError
 from helpers import supervisors
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 from integration.test_process_host import Ear
 from integration.test_process_host import shell as shell_start
 
@@ -291,7 +291,7 @@ def test_one_that_stands_still_is_waited_for_and_never_taken_for_dead(directory:
         finally:
             host.close(keep=True)
 
-    os.kill(supervisor, signal.SIGSTOP)
+    stop(supervisor)
     try:
         asyncio.run(perform())
     finally:

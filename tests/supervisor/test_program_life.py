@@ -48,7 +48,7 @@ from disbatch_host.process.frames import (
 from disbatch_host.process.framing import encode
 from disbatch_host.process.link import LinkClosedError
 from helpers import supervisors
-from helpers.processes import assert_group_is_gone, wait_until
+from helpers.processes import assert_group_is_gone, stop, wait_until
 from helpers.supervisors import MICROSECONDS, Home, Talk, plugin, shell, start
 
 pytestmark = supervisors.usable()
@@ -444,7 +444,7 @@ def test_it_goes_on_when_its_node_ends_and_leaves_a_run(home: Home) -> None:
 def test_it_goes_on_where_the_next_node_has_come_before_it_ends(home: Home) -> None:
     """That node would find its connection closed, and run its programs itself for as long as it lives."""
     node, pid = home.node(session=1), home.pid
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         node.say(NodeBye(Bye.ENDS))
         link, key, _ = connection.connect_in(home.directory)
@@ -571,7 +571,7 @@ def test_a_node_never_waits_for_a_supervisor_that_stands_still(home: Home) -> No
     node.say(shell(1, "cat"))
     node.in_step()
     pid = home.pid
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         for run in range(1, 201):
             node.say(start(run, 1, b"x" * 2**14))
@@ -587,7 +587,7 @@ def test_a_start_that_was_read_too_late_is_not_made(home: Home) -> None:
     node.say(shell(1, "echo ran"))
     node.in_step()
     pid = home.pid
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     asked_at = int(time.clock_gettime(time.CLOCK_BOOTTIME) * MICROSECONDS)
     node.say(start(1, 1, asked_at=asked_at, trusted=MICROSECONDS // 5))
     wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * MICROSECONDS > asked_at + MICROSECONDS // 4)

@@ -14,7 +14,7 @@ import pytest
 from disbatch_host.process import connection
 from disbatch_host.process.frames import End, Events, Input, Plugin, Said, Started, Stop, StopRun, Task
 from helpers import supervisors
-from helpers.processes import wait_until
+from helpers.processes import stop, wait_until
 from helpers.supervisors import MICROSECONDS, Talk, paired, plugin, shell, start
 
 pytestmark = supervisors.usable()
@@ -115,7 +115,7 @@ def test_what_lies_unread_when_its_node_ends_is_not_started(tmp_path: Path) -> N
     talk.hello()
     talk.say(shell(1, f"echo began >>{tmp_path}/began"), start(1, 1, flags=LIVE))
     talk.end(1)
-    os.kill(talk.link.pid, signal.SIGSTOP)
+    stop(talk.link.pid)
     talk.say(start(2, 1, flags=LIVE))
     talk.link.hang_up()
     os.kill(talk.link.pid, signal.SIGCONT)
