@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -33,6 +34,16 @@ from helpers.hosts import each_supervisor  # noqa: F401
 # How long an example takes says nothing on a machine that is busy with the other tests.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+# Each of several processes collects six thousand tests, none of which is garbage before the end.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # nor is it to be looked at again with each collection to come
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

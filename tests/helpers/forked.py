@@ -3,7 +3,7 @@ it, and is copied for each node that a test starts.
 
 A copy is a process like any other: with a session, a working directory, an environment and descriptors of its own. What
 it lacks is its own command line and first environment in /proc, so a test that is about these starts its node afresh,
-as does one that gives it an environment or runs it through another command; with DISBATCH_TESTS_AS_PROCESS=1 all do.
+as does one that runs it through another command; with DISBATCH_TESTS_AS_PROCESS=1 all do.
 """
 
 from __future__ import annotations
@@ -189,6 +189,8 @@ def _be(request: dict[str, Any]) -> int:
 
 def _serve(descriptor: int) -> int:
     # All that a node on either store loads, and nothing that it begins: no thread, no event loop.
+    import jsonschema  # noqa: F401
+
     import disbatch_host.cli.commands.run
     import disbatch_host.node.node
     import disbatch_host.store.mongo.store

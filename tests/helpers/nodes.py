@@ -119,8 +119,9 @@ class Cluster:
             del environment["DISBATCH_SUPERVISOR"]
         process: forked.Started | None = None
         with (self.directory / f"{node_id}.log").open("ab") as log:
-            if not (through or env or is_afresh):
-                process = forked.start_node(options, stdout=log, stderr=log, pace=pace, environment=environment)
+            if not (through or is_afresh):
+                told = {**environment, **(env or {})}
+                process = forked.start_node(options, stdout=log, stderr=log, pace=pace, environment=told)
             if process is None:
                 process = subprocess.Popen(
                     [*through, *command, *options],

@@ -251,10 +251,11 @@ def test_a_full_disk_loses_the_middle_of_an_output_and_says_so(tmp_path: Path) -
         assert len(tail) >= 2**14
 
 
-def test_all_output_together_takes_8_mib_of_memory_at_most(talk: Talk) -> None:
+def test_all_output_together_takes_8_mib_of_memory_at_most(talk: Talk, tmp_path: Path) -> None:
     """200 runs with 60 KiB each."""
-    script = "import os; os.write(1, b'x' * 60000); os.write(2, b'y' * 4000); input()"
-    talk.say(plugin(1, "/usr/bin/env", "python3", "-c", script))
+    (tmp_path / "x").write_bytes(b"x" * 60000)
+    (tmp_path / "y").write_bytes(b"y" * 4000)
+    talk.say(shell(1, f"cat {tmp_path}/x; cat {tmp_path}/y >&2; read line"))
     talk.say(*[start(run, 1, flags=Input.OPEN | Input.TELL) for run in range(1, 201)])
     for _ in range(200):
         talk.hear(Started, 60)
@@ -267,9 +268,10 @@ def test_all_output_together_takes_8_mib_of_memory_at_most(talk: Talk) -> None:
     assert files_without_a_name(supervisor_pid(talk)) > 0
 
 
-def test_a_node_that_does_not_read_costs_no_memory(talk: Talk) -> None:
+def test_a_node_that_does_not_read_costs_no_memory(talk: Talk, tmp_path: Path) -> None:
     """Its socket is full; ENDs are made only when there is room."""
-    talk.say(plugin(1, "/usr/bin/env", "python3", "-c", SAY, "8000"))
+    (tmp_path / "lines").write_bytes(lines(0, 8000))
+    talk.say(shell(1, f"exec cat {tmp_path}/lines"))
     before = talk.link
     for run in range(1, 101):
         before.send(start(run, 1))
