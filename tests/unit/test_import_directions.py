@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import sys
 from pathlib import Path
 
@@ -180,3 +181,14 @@ def test_the_page_about_the_house_shows_this_table() -> None:
     rows = [f"{room} -> {', '.join(sorted(may)) or 'standard library'}" for room, may in MAY_IMPORT.items()]
     page = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
     assert f"```\n{chr(10).join(rows)}\n```" in page, "\n".join(["the table in docs/internals.md is to be:", *rows])
+
+
+def test_the_page_names_each_module_of_the_rooms_that_a_task_goes_through() -> None:
+    page = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
+    tree = page.partition("```\n")[2].partition("\n```")[0]
+    for room in ("documents", "decide", "plugin", "process", "run", "node"):
+        entry = re.split(r"\n  (?=\w)", tree.partition(f"\n  {room}/ ")[2])[0]
+        for module in sorted((HOST / room).glob("[!_]*.py")):
+            assert re.search(rf"\b{module.stem}\b", entry), (
+                f"{room}/{module.name} is not in the tree of docs/internals.md"
+            )

@@ -118,6 +118,10 @@ RUN_CHANGES: dict[str, tuple[RunChange, tuple[int, int] | None]] = {
     "lost, claimed": (transitions.lost_change(CLAIMED, node="n1", now=NOW), (-1, -2)),
     "lost, running": (transitions.lost_change(RUNNING, node="n1", now=NOW), (0, -6)),
     "lost, idempotent": (transitions.lost_change(task(0, run={"idempotent": True}), node="n1", now=NOW), (0, -2)),
+    "lost, not ended": (
+        transitions.lost_change(task(0, run={"idempotent": True}), node="n1", now=NOW, unended="process 7 of it"),
+        (0, -6),
+    ),
     "cancelled claim": (transitions.cancelled_claim_change(CLAIMED, KEY, REQUEST, now=NOW), (-1, -5)),
     "expired claim": (transitions.expired_claim_change(KEY, now=NOW), (-1, -5)),
 }

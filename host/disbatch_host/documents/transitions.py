@@ -141,18 +141,21 @@ def unread_start_change(task: Task, *, node: str, now: datetime) -> RunChange:
     return _change_of_lost(task, key, Reason.START_FAILED, {Outcome.RETURNED: message}, now=now)
 
 
-def lost_change(task: Task, *, node: str, now: datetime) -> RunChange:
+def lost_change(task: Task, *, node: str, now: datetime, unended: str | None = None) -> RunChange:
     """The change of a task that a node left behind (design, "Lost runs").
 
     Claimed: certainly not started, back to Created. Running: perhaps started; run again if the plugin says that this
-    does no harm, else Orphaned, for a person to decide.
+    does no harm, else Orphaned, for a person to decide. `unended`: what of it could not be ended, in words: then two
+    runs might be at work at once, which no plugin has said to be harmless, and it is Orphaned.
     """
     key = RunKey(task.id, node, task.token)
     if task.status == Status.CLAIMED:
         return unclaim_change(key, now=now)
     lost = f"node {node} was lost while this task ran"
     messages = {outcome: lost_in_words(lost, outcome) for outcome in (Outcome.RETURNED, Outcome.ORPHANED)}
-    return _change_of_lost(task, key, Reason.LOST, messages, now=now)
+    if unended is not None:
+        messages[Outcome.ORPHANED] = f"disbatch-host: {lost}; {unended} could not be ended, and may still work on it"
+    return _change_of_lost(task, key, Reason.LOST, messages, now=now, may_run_again=unended is None)
 
 
 def lost_in_words(what: str, outcome: Outcome) -> str:
@@ -166,10 +169,16 @@ def lost_in_words(what: str, outcome: Outcome) -> str:
 
 
 def _change_of_lost(
-    task: Task, key: RunKey, reason: Reason, messages: Mapping[Outcome, str], *, now: datetime
+    task: Task,
+    key: RunKey,
+    reason: Reason,
+    messages: Mapping[Outcome, str],
+    *,
+    now: datetime,
+    may_run_again: bool = True,
 ) -> RunChange:
     """The end of a run that nobody saw end, as `conclude` decides it; `messages` has the sentence for each outcome."""
-    rules = _RecordedRules(idempotent=task.run.get("idempotent") is True)
+    rules = _RecordedRules(idempotent=may_run_again and task.run.get("idempotent") is True)
     # For these reasons, neither the number of the attempt nor chance counts.
     conclusion = conclude(RunEnd(reason=reason), rules, attempt=1, chance=0.0)
     run = {

@@ -9,6 +9,7 @@ Rules:
 1. First a fence: the token of the claim is changed, so that the node, should it be alive after all, can no longer
    record what the next step does to its processes.
 2. Then the processes, then the tasks: a task is returned only once no process of this machine works on it any more.
+   One of which something cannot be ended (another user's, or in uninterruptible sleep) is orphaned, with what that is.
 3. Each write is guarded. Two nodes that settle the same dead node do not harm each other.
 4. Of a node that has a home, a Running task whose supervisor is there and does not have its run was certainly not
    started (`OwnTasks`). An older process of this node may still make one Running later: so each turn looks again.
@@ -26,6 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from disbatch_host import logs
 from disbatch_host.clock import Clock, SystemClock
@@ -146,9 +148,8 @@ class LostRuns:
 
     async def _settle_dead(self, node: NodeRecord) -> None:
         is_on_this_machine = self._machine.is_same(node.document.get("host"))
-        if is_on_this_machine:
-            await self._end_supervisors(node)
-        settled = await self._settle(node.id, is_on_this_machine)
+        unended = await self._end_supervisors(node) if is_on_this_machine else {}
+        settled = await self._settle(node.id, is_on_this_machine, unended=unended)
         if settled:
             log.warning("node %s is dead: of its tasks, %s", node.id, settled, extra=logs.ids(about_node=node.id))
             self._on_settled()
@@ -169,14 +170,16 @@ class LostRuns:
         """Clean up before the first claim (den-1.0, rule 2). `record`: the document that the earlier life left, if any.
         Tasks with this id may be left even without a document; their processes can only be on this machine."""
         is_on_this_machine = record is None or self._machine.is_same(record.document.get("host"))
+        unended: Mapping[str, str] = {}
         if record is not None and is_on_this_machine:
-            await self._end_supervisors(record, own)
-        settled = await self._settle(self._node_id, is_on_this_machine, own)
+            unended = await self._end_supervisors(record, own)
+        settled = await self._settle(self._node_id, is_on_this_machine, own, unended)
         if settled:
             log.warning("of the tasks of an earlier life of node %s, %s", self._node_id, settled)
 
-    async def _end_supervisors(self, node: NodeRecord, own: OwnTasks = _ALL_ARE_LEFT) -> None:
-        """Rule 5."""
+    async def _end_supervisors(self, node: NodeRecord, own: OwnTasks = _ALL_ARE_LEFT) -> dict[str, str]:
+        """Rule 5. Returns the ids of those whose runs could not all be ended, each with words for rule 2."""
+        unended: dict[str, str] = {}
         for supervisor in node_document.supervisors(node):
             if supervisor.id == own.supervisor_id or not supervisor.is_alive:
                 continue
@@ -190,18 +193,26 @@ class LostRuns:
             )
             if not is_gone:
                 log.error("not all runs of node %s on this machine can be ended", node.id)
+                unended[supervisor.id] = f"process {supervisor.pid}, which has its run,"
+        return unended
 
     def forget_others(self) -> None:
         """The store was away: earlier observations of other nodes' heartbeats count for nothing."""
         self._others.forget()
 
-    async def _settle(self, node_id: str, is_on_this_machine: bool, own: OwnTasks = _ALL_ARE_LEFT) -> Settled:
+    async def _settle(
+        self,
+        node_id: str,
+        is_on_this_machine: bool,
+        own: OwnTasks = _ALL_ARE_LEFT,
+        unended: Mapping[str, str] = MappingProxyType({}),
+    ) -> Settled:
         settled, pieces = Settled(), Pieces(_BATCH)
         while True:
             some = await self._store_thread.call(
                 lambda store: settle(
                     store, node_id, is_on_this_machine=is_on_this_machine, pace=self._pace, troubles=self._troubles,
-                    pieces=pieces, own=own,
+                    pieces=pieces, own=own, unended=unended,
                 )
             )  # fmt: skip
             settled.add(some)
@@ -219,11 +230,12 @@ def settle(
     troubles: Troubles | None = None,
     pieces: Pieces | None = None,
     own: OwnTasks = _ALL_ARE_LEFT,
+    unended: Mapping[str, str] = MappingProxyType({}),
 ) -> Settled:
     """Settle the tasks that carry this node's id and a claim of this program, and are Claimed or Running: a node of
     another program may go by the same name. `is_all` says whether there was time for each of them. Called in the
     store's thread. `troubles`: of the node that does it; by default those of this call alone. `pieces`: of all calls
-    for this node. `own`: if it is this node's own."""
+    for this node. `own`: if it is this node's own. `unended`: see `LostRuns._end_supervisors`."""
     troubles = troubles or Troubles(SystemClock(), pace)
     settled = Settled()
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.CLAIMED), int(Status.RUNNING)}))
@@ -236,9 +248,9 @@ def settle(
         fenced = _fence(store, node_id, tasks, settled, troubles)
         if not fenced and not settled.refused.issuperset(task.id for task in tasks):
             return settled  # somebody else is doing it; the rest comes with the next look
-        if fenced and is_on_this_machine:
-            kill_leftovers(node_id, fenced, pace)
-        _write_fates(store, node_id, fenced, settled, troubles, own.is_unstarted)
+        alive = kill_leftovers(node_id, fenced, pace) if fenced and is_on_this_machine else {}
+        still = {task.id: words for task in fenced if (words := _unended(task, unended, alive)) is not None}
+        _write_fates(store, node_id, fenced, settled, troubles, own.is_unstarted, still)
     settled.is_all = False
     return settled
 
@@ -276,15 +288,17 @@ def _write_fates(
     settled: Settled,
     troubles: Troubles,
     is_unstarted: Callable[[Task], bool],
+    unended: Mapping[TaskId, str],
 ) -> None:
-    """Write what becomes of each of these tasks, and count it."""
+    """Write what becomes of each of these tasks, and count it. `unended`: of which something could not be ended."""
     fates = []
     for task in fenced:
         with troubles.contained(_LOST, task.id):
             if task.status == Status.RUNNING and is_unstarted(task):
                 fates.append((task, transitions.unread_start_change(task, node=node_id, now=store.now())))
             else:
-                fates.append((task, transitions.lost_change(task, node=node_id, now=store.now())))
+                change = transitions.lost_change(task, node=node_id, now=store.now(), unended=unended.get(task.id))
+                fates.append((task, change))
     unwritten = set()
 
     def report(change: RunChange, error: Exception) -> None:
@@ -328,19 +342,19 @@ def _fence(store: Store, node_id: str, tasks: list[Task], settled: Settled, trou
     ]
 
 
-def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> None:
+def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> dict[str, int]:
     """Kill the process groups that an earlier life of the node started for these tasks, and wait until they are
-    gone."""
-    running = [task for task in tasks if task.status == Status.RUNNING]
+    gone. Returns those tasks of which a process could not be ended, by their ids as text, and its pid."""
+    running = {str(task.id): task for task in tasks if task.status == Status.RUNNING}
     if not running:
-        return
-    groups = {
-        (pid, started)
-        for task in running
+        return {}
+    known = {
+        (pid, started): name
+        for name, task in running.items()
         if isinstance(pid := task.run.get("pid"), int) and isinstance(started := task.run.get("pid_started"), int)
     }
-    processes = {(pid, started) for pid, started, _ in leftovers.find_runs(node_id, {str(t.id) for t in running})}
-    alive = {(pid, started) for pid, started in groups | processes if leftovers.is_alive(pid, started)}
+    known |= {(pid, started): name for pid, started, name in leftovers.find_runs(node_id, set(running))}
+    alive = {one: name for one, name in known.items() if leftovers.is_alive(*one)}
     for pid, started in alive:
         log.warning(
             "process %d is left from an earlier life of node %s; it is killed", pid, node_id,
@@ -348,5 +362,21 @@ def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> None:
         )  # fmt: skip
         leftovers.kill(pid, started)
     deadline = time.monotonic() + pace.kill_wait_seconds
-    while any(leftovers.is_alive(pid, started) for pid, started in alive) and time.monotonic() < deadline:
+    while (alive := {one: name for one, name in alive.items() if leftovers.is_alive(*one)}) and (
+        time.monotonic() < deadline
+    ):
         time.sleep(pace.kill_poll_seconds)
+    for (pid, _), name in alive.items():
+        log.error(
+            "process %d of task %s of node %s could not be ended", pid, name, node_id,
+            extra=logs.ids(pid=pid, about_node=node_id),
+        )  # fmt: skip
+    return {name: pid for (pid, _), name in alive.items()}
+
+
+def _unended(task: Task, supervisors: Mapping[str, str], processes: Mapping[str, int]) -> str | None:
+    """What of a task that was Running could not be ended, in words."""
+    pid = processes.get(str(task.id))
+    if pid is not None:
+        return f"process {pid} of it"
+    return supervisors.get(str(task.run.get("supervisor")))
