@@ -12,6 +12,7 @@ import pytest
 
 from disbatch_host.client.nodes import Nodes, life_of, to_json
 from disbatch_host.decide import readings
+from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import ExitCode
 from disbatch_host.process import facts
@@ -297,3 +298,59 @@ def test_a_process_that_is_taken_over_by_force_ends_with_5_and_its_runs_go_on(
     second.terminate()
     assert second.wait(30) == 0
     assert "Traceback" not in cluster.log()
+
+
+def test_a_node_whose_id_was_taken_on_another_machine_stops_what_is_not_its_own_any_more(keeping: Cluster) -> None:
+    """Nobody else would: the node that has the id cannot reach the processes here."""
+    cluster = keeping
+    first = start(cluster)
+    lost, kept = running(cluster, 2)
+    pids = {task: int(pid) for task, pid in starts(cluster)}
+    first.kill()
+    first.wait(30)
+    record = node(cluster)
+    elsewhere = {name: f"{value}-2" for name, value in record.document["host"].items()}
+    cluster.store.put_node({**record.document, "session": "another", "host": elsewhere}, replacing=record)
+    claim = {"token": "another", "at": cluster.store.now()}
+    key = RunKey(lost, "n1", cluster.task(lost).token)
+    assert not cluster.store.commit([RunChange(key=key, statuses=(Status.RUNNING,), set={"claim": claim})])
+
+    assert cluster.start("--dead-after", "1h").wait(60) == ExitCode.NODE_ID_IN_USE
+    assert "a task that is not this node's any more; it is stopped" in cluster.log()
+    wait_until(lambda: facts.process_started(pids[str(lost)]) is None, 30, "it was not stopped")
+    assert facts.process_started(pids[str(kept)]) is not None
+    assert cluster.task(lost).document["claim"]["token"] == "another"
+    assert node(cluster).session == "another"
+
+    assert cluster.store.remove_node("n1", "another")
+    start(cluster)
+    assert_all_end_well(cluster, [kept])
+    assert [task for task, _ in starts(cluster)].count(str(lost)) == 1
+
+
+@pytest.mark.parametrize("what", ["lost", "of an older back-up"])
+def test_a_session_that_the_store_has_forgotten_keeps_no_node_from_its_runs(keeping: Cluster, what: str) -> None:
+    cluster = keeping
+
+    def adoptions(ids: list[Any]) -> set[int]:
+        return {len(cluster.task(one).run.get("adopted", ())) for one in ids}
+
+    first = start(cluster)
+    ids = running(cluster, 2)
+    for session in (2, 3):
+        first.kill()
+        first.wait(30)
+        first = start(cluster)
+        wait_until(
+            lambda wanted=session: all(len(cluster.task(one).run.get("adopted", ())) == wanted - 1 for one in ids)
+        )
+    first.kill()
+    first.wait(30)
+    note = cluster.store.read_note("session of node n1")
+    assert note is not None and note["session"] == 3
+    assert cluster.store.write_note("session of node n1", {"session": 0 if what == "lost" else 1}, replacing=note)
+    start(cluster)
+    wait_until(lambda: "the supervisor of the runs has known session 3 of this node" in cluster.log(), 30)
+    assert_all_end_well(cluster, ids)
+    note = cluster.store.read_note("session of node n1")
+    assert note is not None and note["session"] == 4

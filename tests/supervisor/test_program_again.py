@@ -14,9 +14,9 @@ import pytest
 
 from disbatch_host.process import connection, facts
 from disbatch_host.process.frames import Window
-from disbatch_host.process.home import SupervisorHome
+from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
 from disbatch_host.process.interface import KeptRun, ProcessEnd, Start, StartError, StopReason, Stream
-from disbatch_host.process.supervised import SupervisedHost, SupervisorRefusedError
+from disbatch_host.process.supervised import SupervisedHost
 from helpers import supervisors
 from helpers.processes import stop, wait_until
 from integration.test_process_host import Ear

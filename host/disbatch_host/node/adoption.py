@@ -95,7 +95,7 @@ class Adoption:
             return self._own_tasks(frozenset(), frozenset(), is_known=True)
         ids = await self._store_thread.call(lambda store: _running_with(store, self._node_id, of_claim.keys()))
         proven: dict[tuple[str, str], _Proven] = {}
-        for some in _in_pieces(ids):
+        for some in _in_pieces(list(ids.values())):
             found = await self._store_thread.call(partial(_found, ids=some, of_claim=of_claim))
             for one in await asyncio.gather(*[self._prove(one, away_seconds) for one in found]):
                 if one is not None:
@@ -116,6 +116,15 @@ class Adoption:
         await self._dismiss({kept: note for kept, note in read.items() if kept in left})
         is_known = not any(note.is_cut for note in read.values() if note is not None)
         return self._own_tasks(adopted, of_claim.keys(), is_known=is_known)
+
+    async def stop_those_of_others(self) -> None:
+        """This process does not get its id. The runs whose tasks somebody else has by now are stopped; the others go on
+        without a node."""
+        read = {kept: notes.read(kept.note) for kept in self._processes.kept()}
+        claims = {kept: _claims(note) for kept, note in read.items()}
+        known = frozenset(itertools.chain.from_iterable(claims.values()))
+        running = await self._store_thread.call(lambda store: _running_with(store, self._node_id, known))
+        await self._dismiss({kept: note for kept, note in read.items() if running.keys().isdisjoint(claims[kept])})
 
     def _own_tasks(self, adopted: Collection[TaskId], told: Collection[tuple[str, str]], *, is_known: bool) -> OwnTasks:
         """`told`: the claims of all runs that were told; `is_known`: whether that is certain."""
@@ -227,10 +236,17 @@ class Adoption:
                 self._processes.leave_alone(kept)
 
 
-def _running_with(store: Store, node_id: str, claims: Collection[tuple[str, str]]) -> list[TaskId]:
+def _claims(note: Note | None) -> list[tuple[str, str]]:
+    """Of the tasks that a process has or had: each token, with the name of its task."""
+    return [] if note is None else [(one.token, one.task) for one in (*note.before, note)]
+
+
+def _running_with(store: Store, node_id: str, claims: Collection[tuple[str, str]]) -> dict[tuple[str, str], TaskId]:
+    """The tasks of a node that are Running with one of these claims."""
     which = TaskFilter(node=node_id, statuses=frozenset({int(Status.RUNNING)}))
     found = store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True)
-    return [task.id for task in found if task.token is not None and (task.token, notes.name_of(task.id)) in claims]
+    of = {(task.token, notes.name_of(task.id)): task.id for task in found if task.token is not None}
+    return {claim: task_id for claim, task_id in of.items() if claim in claims}
 
 
 def _found(

@@ -8,6 +8,7 @@ Rules:
 1. A supervisor belongs to one store: two stores on one machine never meet in a directory, whatever the node ids. The
    id of a store is made once and never changes.
 2. The session of a node id only rises, and is kept apart from the node's document, which is deleted with its release.
+   Where it was lost, or an older back-up of the store is here, it begins above what the supervisor has known.
 3. Without a home a node works all the same; its runs end with it, and its log says why.
 4. A node does not start in another home than the one where runs of its id go on: it would have to kill them.
 """
@@ -114,14 +115,16 @@ def store_id_of(store: Store) -> bytes:
     return store_id
 
 
-def next_session(store: Store, node_id: str) -> int:
-    """The number of a new session of a node id: higher than every earlier one, even if several ask at once."""
+def next_session(store: Store, node_id: str, *, above: int = 0) -> int:
+    """The number of a new session of a node id: higher than every earlier one, even if several ask at once, and than
+    `above`."""
     name = f"session of node {node_id}"
     while True:
         note = store.read_note(name)
         before = None if note is None else note.get("session")
         # Something that is not a number was written by a person: begin again, as after the note was removed.
         session = before + 1 if isinstance(before, int) and not isinstance(before, bool) and before > 0 else 1
+        session = max(session, above + 1)
         document = {"session": session}
         if store.write_note(name, document, is_new=True) if note is None else _replaced(store, name, note, document):
             return session

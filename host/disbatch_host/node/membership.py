@@ -134,6 +134,11 @@ class Membership:
         log.warning("the document of node %s was gone; it is written again", self._node_id)
         return True
 
+    async def is_held(self) -> bool:
+        """Whether this session holds the id now."""
+        found = await self._store_thread.call(lambda store: store.get_node(self._node_id))
+        return found is not None and found.session == self._session
+
     async def is_held_here(self, home: Path | None) -> bool:
         """Whether another process of this machine holds the id, with the same home."""
         found = await self._store_thread.call(lambda store: store.get_node(self._node_id))

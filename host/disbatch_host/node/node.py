@@ -29,16 +29,17 @@ from typing import TYPE_CHECKING, Any
 from disbatch_host.clock import Clock, StoreClock, SystemClock
 from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord
-from disbatch_host.errors import DisbatchError, ExitCode, StoreError, StoreLostError
+from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreLostError
 from disbatch_host.node import node_document
 from disbatch_host.node.home import LOCK_SECONDS, find_home, require_the_same
-from disbatch_host.node.home_directory import NodeLock
+from disbatch_host.node.home_directory import NodeLock, has_supervisor
 from disbatch_host.node.leaving import Leave
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.parts import Parts
 from disbatch_host.node.watch_thread import WatchThread
 from disbatch_host.plugin.catalog import require_directory
+from disbatch_host.process.home import SupervisorRefusedError
 from disbatch_host.process.interface import StopReason
 from disbatch_host.process.this_process import adopt_orphans, close_others_on_exec, hide_from_same_user
 from disbatch_host.run.attempt import Run
@@ -167,9 +168,14 @@ class Node:
         parts, settings = self._parts, self._settings
         self._listen_to_signals()  # before the id is taken: a signal at just that moment must not leave it behind
         # Before anything is logged: a node that cannot start prints one line.
-        holder = await parts.membership.find_holder(
-            force=settings.force, dead_after_seconds=settings.dead_after_seconds
-        )
+        try:
+            holder = await parts.membership.find_holder(
+                force=settings.force, dead_after_seconds=settings.dead_after_seconds
+            )
+        except NodeIdInUseError:
+            with parts.troubles.contained("an earlier life", "its runs"):
+                await self._stop_runs_of_others()
+            raise
         home = await find_home(settings, parts.store_thread, self._lock, why_no_program=parts.processes.why_class)
         if not settings.force:
             require_the_same(holder, home, parts.membership.machine)
@@ -199,6 +205,22 @@ class Node:
             self._watch.start()
             if not self._settings.until_idle:  # such a node wants to know that nothing is left, not that nothing is new
                 parts.claiming.is_told = lambda: self._watch is not None and self._watch.is_listening
+
+    async def _stop_runs_of_others(self) -> None:
+        """Another process has the id: one on another machine may have been given the tasks of the runs that an earlier
+        life has left here, and nobody else would stop those."""
+        parts, no_program = self._parts, self._parts.processes.why_class
+        try:
+            home = await find_home(
+                self._settings, parts.store_thread, self._lock, why_no_program=no_program, wait_seconds=0.0
+            )
+            if home is None or not has_supervisor(home.directory):
+                return
+            await parts.processes.open(home)
+        except (NodeIdInUseError, SupervisorRefusedError):
+            return  # the process that has the id is here, and so are its runs
+        await parts.adoption.stop_those_of_others()
+        parts.processes.close(keep=True)
 
     async def _work(self) -> None:
         parts = self._parts

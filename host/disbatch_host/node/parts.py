@@ -6,8 +6,10 @@ Must not know: the order in which anything starts or stops.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.duties.plugins import PluginScan
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
+from disbatch_host.node.home import next_session
 from disbatch_host.node.membership import Membership
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
@@ -35,8 +38,8 @@ from disbatch_host.node.tally import Tally
 from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.plugin.program import ProgramSite
-from disbatch_host.process.home import SupervisorHome
-from disbatch_host.process.supervised import SupervisedHost, SupervisorRefusedError
+from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
+from disbatch_host.process.supervised import SupervisedHost
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport
@@ -47,6 +50,8 @@ from disbatch_host.store.contract import Store
 if TYPE_CHECKING:  # a node that needs one of these imports what it takes
     from disbatch_host.metrics.counters import Metrics
     from disbatch_host.node.idle import Idle
+
+log = logging.getLogger(__name__)
 
 
 class Parts:
@@ -66,6 +71,7 @@ class Parts:
         may_use_program: bool = True,
     ) -> None:
         """`directories`: of plugins. `clock` is this machine's. `may_use_program`: see `SupervisedHost`."""
+        self._node_id = node_id
         self._store = store
         self._pace = pace
         self._settings = settings
@@ -132,7 +138,7 @@ class Parts:
 
     async def open_processes(self, home: SupervisorHome | None) -> None:
         """Have the supervisor of this home, or one that ends with the node; `run` names it from now on. Raises
-        NodeIdInUseError if the one that lives there has runs and is not for this process."""
+        NodeIdInUseError if the one that lives there has runs and is not for this process, and StoreError."""
 
         def take() -> None:
             self.runs.context = self._run_context(self._settings)
@@ -144,12 +150,30 @@ class Parts:
         self.processes.on_change = on_change
         self.processes.on_taken_over = self.stopping.hand_over
         try:
-            await self.processes.open(home)
+            try:
+                await self.processes.open(home)
+            except SupervisorRefusedError as error:
+                if home is None or error.session is None:
+                    raise
+                await self.processes.open(await self._above_session(home, error))
         except SupervisorRefusedError as error:
             raise NodeIdInUseError(str(error)) from error
         take()
         if self.processes.keeps_runs:
             await self.heartbeat.turn()  # before anything is started there
+
+    async def _above_session(self, home: SupervisorHome, refused: SupervisorRefusedError) -> SupervisorHome:
+        """The home with a session above the one that the supervisor has known. Raises `refused` if the id is another
+        process's by now: then that one is the later of both."""
+        known = refused.session or 0
+        session = await self.store_thread.call(lambda store: next_session(store, self._node_id, above=known))
+        if not await self.membership.is_held():
+            raise refused
+        log.warning(
+            "the supervisor of the runs has known session %d of this node, and the store had %d; now it is %d",
+            known, home.session, session,
+        )  # fmt: skip
+        return replace(home, session=session)
 
     def idle(self) -> Idle:
         """What finds the end of a node with --until-idle. Others need not import what that takes."""

@@ -29,6 +29,7 @@ from disbatch_host.process.frames import (
     Input,
     KeptPlugin,
     Log,
+    Look,
     NodeBye,
     Ping,
     Pong,
@@ -84,7 +85,7 @@ class FrameHost:
         link: Link,
         *,
         drain_seconds: float,
-        hello: Hello = OF_ITS_OWN,
+        hello: Hello | Look = OF_ITS_OWN,
         numbers: Numbers | None = None,
         on_lost: Callable[[FrameHost, str], None] | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class FrameHost:
         self._pulse = Pulse(lambda number: self.send(Ping(number)), lambda: bool(self._processes))
         self.supervisor_id = b""  # until it has answered
         self.supervisor_started = 0  # in clock ticks since boot
+        self.supervisor_session = 0  # the highest that it has known
         self.bye: SupervisorBye | None = None  # once it has said why it closes the connection
         self._first_run = 0  # the numbers of its runs begin there
         self._is_ready = False  # every run that it had was told
@@ -314,6 +316,7 @@ class FrameHost:
             self._pulse.hear(frame.number)
         elif isinstance(frame, SupervisorHello):
             self.supervisor_id, self.supervisor_started = frame.supervisor_id, frame.started
+            self.supervisor_session = frame.session
             self._first_run = frame.next_run
             self._numbers.begin_at(frame.next_run)
         elif isinstance(frame, KeptPlugin):

@@ -1,7 +1,8 @@
 """The process host of a node: at one supervisor after another, since one may end.
 
-Responsible for: choosing the supervisor, and what follows when it ends: another one at once, what is left of its runs
-killed, and their end told as one that nobody saw. Must not know: tasks, plugins, what a run makes of its end.
+Responsible for: what follows when one ends: another one at once, what is left of its runs killed, and their end told as
+one that nobody saw; when a connection ends: another one. Must not know: how a supervisor is found (`meeting`), tasks,
+plugins, what a run makes of its end.
 
 Rules:
 1. It is a program of its own where that works, else the class in this process.
@@ -19,31 +20,23 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from disbatch_host.process import connection, family
+from disbatch_host.process import family
 from disbatch_host.process.connection import SocketLink, SupervisorError
-from disbatch_host.process.ends import micro
-from disbatch_host.process.frames import VERSION, Bye, FrameError, Hello
-from disbatch_host.process.home import SupervisorHome
-from disbatch_host.process.host import DRAIN_SECONDS, OF_ITS_OWN, FrameHost, Numbers
-from disbatch_host.process.inline import InlineSupervisor
+from disbatch_host.process.frames import Bye, FrameError
+from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
+from disbatch_host.process.host import DRAIN_SECONDS, FrameHost
 from disbatch_host.process.interface import KeptRun, Process, ProcessListener, Start, StartListener
 from disbatch_host.process.link import LinkClosedError
+from disbatch_host.process.meeting import ANSWERS_SECONDS, Meeting
 from disbatch_host.process.remains import kill_remains
 from disbatch_host.process.written_ends import WrittenFile
 
 log = logging.getLogger(__name__)
 
 _REAP_SECONDS = 5.0  # between two looks for orphans that have ended
-_PATIENCE_SECONDS = 30.0  # for one that is there before; the heartbeat goes on meanwhile
-_ANSWERS_SECONDS = 5.0  # from its start; the node does nothing else meanwhile
 _ENDS_MAX, _ENDS_SECONDS = 3, 60.0  # so many ends in so short a time are the program's own fault
 _PAUSE_SECONDS, _PAUSE_MAX_SECONDS = 0.02, 5.0  # before a connection is made again: longer each time
 _FORGOTTEN_SECONDS = 1.0  # between two looks whether the runs of one that has ended are forgotten
-
-
-class SupervisorRefusedError(Exception):
-    """The supervisor in the directory is another node's, or another store's, or does not answer; the message says
-    which."""
 
 
 class SupervisedHost:
@@ -54,15 +47,13 @@ class SupervisedHost:
     ) -> None:
         """`program`: another than the one of this package."""
         self._drain_seconds = drain_seconds
-        self._program = program
         self._loop = asyncio.get_running_loop()
-        self._numbers = Numbers()
-        self.why_class = connection.why_not_usable(program) if may_use_program else "DISBATCH_SUPERVISOR=no"
+        self._meeting = Meeting(
+            drain_seconds=drain_seconds, may_use_program=may_use_program, program=program, on_lost=self._on_lost
+        )
         self._lost: dict[FrameHost, asyncio.Task[None]] = {}
         self._orphans = family.Orphans() if family.is_subreaper() else None
         self._own_session = os.getsid(0)
-        self._home: SupervisorHome | None = None
-        self._link: SocketLink | None = None  # None: the class
         self._ends: list[float] = []  # of programs, by the loop's clock
         self._at: FrameHost | None = None
         self._of_earlier: dict[KeptRun, FrameHost] = {}  # undecided ones, and where they are
@@ -76,8 +67,7 @@ class SupervisedHost:
     async def open(self, home: SupervisorHome | None = None) -> None:
         """Have a supervisor: the one in this home, which is started if none is there; without a home, one that ends
         with this process. Then `kept` has the runs of an earlier node. Raises SupervisorRefusedError."""
-        self._home = home
-        self._at = self._make() if home is None else await self._make_patiently(home)
+        self._at = await self._meeting.first(home)
         self._at.listen()
         if home is not None:
             self._read_written(home)
@@ -85,22 +75,18 @@ class SupervisedHost:
                 self._of_earlier |= dict.fromkeys(host.undecided.runs(), host)
         self._reap_timer = self._loop.call_later(_REAP_SECONDS, self._reap)
 
-    async def _make_patiently(self, home: SupervisorHome) -> FrameHost:
-        """One that lives has the runs of an earlier node, whether it answers at once or not."""
-        until = self._loop.time() + _PATIENCE_SECONDS
-        while True:
-            host = await asyncio.to_thread(self._make)
-            if self._link is not None or not connection.is_inhabited(home.directory):
-                return host
-            host.close()
-            if self._loop.time() >= until:
-                raise SupervisorRefusedError(
-                    f"the supervisor in {home.directory} has the runs of this node and cannot be reached: "
-                    f"{self.why_class}; let it go on (kill -CONT), or end it with them: "
-                    f"disbatch-supervisor --stop {home.directory}"
-                )
-            self.why_class = None
-            await asyncio.sleep(_PAUSE_SECONDS)
+    @property
+    def why_class(self) -> str | None:
+        """Why it is the class in this process, or will be; None if it need not be."""
+        return self._meeting.why_class
+
+    @property
+    def _home(self) -> SupervisorHome | None:
+        return self._meeting.home
+
+    @property
+    def _link(self) -> SocketLink | None:
+        return self._meeting.link  # None: the class
 
     @property
     def _host(self) -> FrameHost:
@@ -143,48 +129,6 @@ class SupervisedHost:
             return f"disbatch-supervisor (process {pid}, {self._home.directory}) runs the programs of this node"
         return f"disbatch-supervisor (process {pid}) runs the programs of this node"
 
-    def _make(self) -> FrameHost:
-        """May wait for a moment; in any thread."""
-        self._link = None
-        if self.why_class is None:
-            try:
-                return self._make_at_home(self._home) if self._home is not None else self._make_at_its_own()
-            except (SupervisorError, LinkClosedError, FrameError, OSError) as error:
-                self.why_class = str(error)
-        host = FrameHost(InlineSupervisor(), drain_seconds=self._drain_seconds, numbers=self._numbers)
-        host.meet(_ANSWERS_SECONDS)
-        return host
-
-    def _make_at_its_own(self) -> FrameHost:
-        return self._met(connection.paired(self._program), OF_ITS_OWN)
-
-    def _make_at_home(self, home: SupervisorHome) -> FrameHost:
-        return self._met_at_home(home, *connection.connect_or_start(home.directory, self._program))
-
-    def _connected(self, home: SupervisorHome) -> FrameHost:
-        return self._met_at_home(home, *connection.connect_in(home.directory))
-
-    def _met_at_home(self, home: SupervisorHome, link: SocketLink, key: bytes, _: int) -> FrameHost:
-        hello = Hello(
-            VERSION, VERSION, session=home.session, keep=micro(home.keep_seconds), store_id=home.store_id,
-            node_id=home.node_id, key=key,
-        )  # fmt: skip
-        return self._met(link, hello)
-
-    def _met(self, link: SocketLink, hello: Hello) -> FrameHost:
-        host = FrameHost(
-            link, drain_seconds=self._drain_seconds, hello=hello, numbers=self._numbers, on_lost=self._on_lost
-        )
-        try:
-            host.meet(_ANSWERS_SECONDS)
-        except Exception as error:
-            host.close()
-            if host.bye is not None and host.bye.reason == Bye.REFUSED:
-                raise SupervisorRefusedError(str(error)) from error
-            raise
-        self._link = link
-        return host
-
     def _read_written(self, home: SupervisorHome) -> None:
         """The ends that an earlier supervisor wrote down."""
         try:
@@ -195,7 +139,7 @@ class SupervisedHost:
         hosts = []
         for life in written.lives:
             host = FrameHost(life, drain_seconds=self._drain_seconds)
-            host.meet(_ANSWERS_SECONDS)
+            host.meet(ANSWERS_SECONDS)
             host.listen()
             hosts.append(host)
         self._written = (written, hosts)
@@ -234,7 +178,7 @@ class SupervisedHost:
         return None if self._at is None else self._at.why_not_now()
 
     def close(self, *, keep: bool = False) -> None:
-        """`keep`: runs that can go on without this process do; else there should be none."""
+        """`keep`: runs that can go on without this process do; else there should be none. Twice is fine."""
         if self._reap_timer is not None:
             self._reap_timer.cancel()
         if self._at is not None and self.keeps_runs:
@@ -249,6 +193,7 @@ class SupervisedHost:
             for host in self._earlier_hosts():
                 host.close()
             self._forget_written()
+            self._at = None
         if self._orphans is not None:
             self._orphans.close()
 
@@ -276,7 +221,7 @@ class SupervisedHost:
         while not link.is_peer_gone:
             await asyncio.sleep(pause_seconds)
             try:
-                met = await asyncio.to_thread(self._connected, home)
+                met = await asyncio.to_thread(self._meeting.again)
             except SupervisorRefusedError as error:
                 log.error("the supervisor of the runs refuses this node: %s", error)
                 self.on_taken_over()
@@ -293,7 +238,7 @@ class SupervisedHost:
             host.close()
             log.warning("the connection to the supervisor of the runs (process %d) is there again", link.pid)
             return
-        self._link = link
+        self._meeting.link = link
         self._replace(host, why)
 
     def _pause_before_connecting(self) -> float:
@@ -311,9 +256,9 @@ class SupervisedHost:
         now = self._loop.time()
         self._ends = [*[at for at in self._ends if now - at < _ENDS_SECONDS], now]
         if len(self._ends) == _ENDS_MAX:
-            self.why_class = f"{_ENDS_MAX} of them ended within a minute ({why})"
+            self._meeting.why_class = f"{_ENDS_MAX} of them ended within a minute ({why})"
         self._of_earlier = {kept: at for kept, at in self._of_earlier.items() if at is not host}
-        self._at = self._make()
+        self._at = self._meeting.next()
         self._at.listen()
         self.on_change()
         log.error(
