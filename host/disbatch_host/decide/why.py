@@ -34,7 +34,7 @@ from disbatch_host.decide.readings import (
     set_aside_of,
 )
 from disbatch_host.decide.words import ago, asked_by, by_whom, error_line, have, it_has, one_line, since, some
-from disbatch_host.documents import local_time
+from disbatch_host.documents import local_time, run_record
 from disbatch_host.documents.records import NodeRecord, Queue, Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
@@ -231,6 +231,11 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
     not_before = task.document.get("not_before")
     if not isinstance(not_before, datetime):
         return Why(Code.HELD, "it is blocked, but its document says neither until when nor for which task")
+    left = run_record.left_over_in_words(task.run)
+    if left is not None and not_before > now:
+        node = task.run.get("node")
+        sentence = f"its last run has left {left} on node {node}, beside which no other begins"
+        return Why(Code.NOT_DUE, sentence)
     reason = task.run.get("outcome")
     which = f" ({_DELAYS[str(reason)]})" if str(reason) in _DELAYS else ""
     if not_before > now:

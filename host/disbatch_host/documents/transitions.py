@@ -85,17 +85,22 @@ def end_change(
     not_before: datetime | None,
     now: datetime,
     creates: Sequence[Document] = (),
+    held_until: datetime | None = None,
 ) -> RunChange:
     """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed if it was
     concluded without being started); `fields` are the output and the fields that the plugin set; `not_before` applies
-    if the conclusion names a delay; `creates` are its follow-up tasks."""
-    changes: Document = {**fields, **entering(conclusion.status, now), "run": dict(run)}
+    if the conclusion names a delay; `creates` are its follow-up tasks. `held_until`: something of it could not be
+    ended, and another attempt would begin beside it."""
+    status = conclusion.status
+    if held_until is not None and status in WAITING:
+        status, not_before = Status.BLOCKED, max(held_until, not_before or held_until)
+    changes: Document = {**fields, **entering(status, now), "run": dict(run)}
     unset = []
     if error is not None:
         changes["error"] = dict(error)
     if conclusion.status in WAITING:
         changes["node"] = NOBODY
-        changes["attempts"] = attempts_with(task, run, error, conclusion.status)
+        changes["attempts"] = attempts_with(task, run, error, status)
         unset.append("claim")
     if not_before is not None:
         changes["not_before"] = not_before
@@ -286,6 +291,19 @@ def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> Ta
         mtime=_mtime_of(task),
         set=fields,
         unset=("claim", "cancel", "not_before", "error", "result", "progress", "expires"),
+    )
+
+
+def hold_change(task: Task, until: datetime) -> TaskChange | None:
+    """The change that keeps a task, as it was read, from another attempt until then, or lets it go on from then; None
+    if it does not wait for a time."""
+    if task.status != Status.BLOCKED or not isinstance(task.document.get("not_before"), datetime):
+        return None
+    return TaskChange(
+        task_id=task.id,
+        statuses=frozenset({int(Status.BLOCKED)}),
+        mtime=_mtime_of(task),
+        set={"not_before": until},
     )
 
 

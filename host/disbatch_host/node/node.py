@@ -198,6 +198,8 @@ class Node:
         with parts.troubles.contained("lost runs", "of an earlier life"):
             await parts.lost_runs.settle_earlier_life(holder, own)
             parts.heartbeat.earlier_supervisors = ()
+        with parts.troubles.contained("what is left over", "of an earlier life"):
+            await parts.left_over.hold_again(parts.processes.left_over())
         if parts.processes.keeps_runs:
             parts.lost_runs.late = parts.adoption.late
         if await parts.store_thread.call(lambda store: store.written_by_others()) is None:

@@ -60,6 +60,7 @@ class Pace:
     confirm_heartbeats: int = 3
     # For the runs of a dead node's supervisor to end in their own way, before they are killed with it.
     stop_supervisor_seconds: float = 5.0
+    left_over_seconds: float = 5.0  # between two looks whether what could not be ended is gone
     kill_wait_seconds: float = 5.0  # for killed processes to be gone; only uninterruptible sleep takes longer
     kill_poll_seconds: float = 0.01  # between two checks whether they are gone
 

@@ -22,6 +22,7 @@ from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.due import Due
 from disbatch_host.node.duties.heartbeat import Heartbeat
+from disbatch_host.node.duties.left_over import LeftOver
 from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.duties.plugins import PluginScan
 from disbatch_host.node.duties.retention import Retention
@@ -111,9 +112,11 @@ class Parts:
         )
         self.heartbeat.supervisor = lambda: self.processes.outliving
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
+        self.left_over = LeftOver(thread, self.clock, troubles, pace)
         self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
-            [self.heartbeat, self.due, self.lost_runs, self.plugin_scan, retention], health, troubles, pace,
+            [self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, retention], health, troubles,
+            pace,
             wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
         )  # fmt: skip
         self.change(settings, directories, stop_grace_seconds=None)
@@ -191,6 +194,8 @@ class Parts:
     def _report(self, run: Run, report: RunReport) -> None:
         """A run has ended, and that is recorded."""
         self.tally.count(report)
+        if report.left_over:
+            self.left_over.hold(run.task, report)
         self.due.on_end(run.task, report.seconds)
         if self._on_report is not None:
             self._on_report(run, report)

@@ -1,6 +1,6 @@
 """The end of a run, and a start that failed, in the words of the seam.
 
-Responsible for: what END and NOT_STARTED say of one run. Must not know: connections, other runs, tasks. Pure.
+Responsible for: what END and NOT_STARTED say of one run. Must not know: connections, other runs, tasks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from disbatch_host.process.facts import process_started
 from disbatch_host.process.frames import ALIVE, End, How, NotStarted, Step, Stop
-from disbatch_host.process.interface import ProcessEnd, Start, StartError, StopReason, Stream
+from disbatch_host.process.framing import unpacked_processes
+from disbatch_host.process.interface import LeftOver, ProcessEnd, Start, StartError, StopReason, Stream
 
 PIPE_SIZE = 2**16  # bytes of stdin that nobody misses: a pipe holds them
 MICRO = 1_000_000
@@ -48,9 +50,15 @@ def end_of(frame: End, *, stdin_left: int, input_bytes: int) -> ProcessEnd:
         cpu_seconds=frame.cpu / MICRO,
         peak_memory_bytes=frame.peak,
         peak_memory_is_bound=bool(frame.flags & How.PEAK_IS_BOUND),
+        left_over=_left_over(frame.left_over) if frame.left_over else (),
         seconds=frame.seconds / MICRO,
         age_seconds=frame.age / MICRO,
     )
+
+
+def _left_over(blob: bytes) -> tuple[LeftOver, ...]:
+    """With the start of each, which tells it from a later process of the same number."""
+    return tuple([LeftOver(one.pid, process_started(one.pid), one.uid, one.name) for one in unpacked_processes(blob)])
 
 
 def rest_in(frame: End) -> list[tuple[Stream, int, bytes]]:
@@ -63,8 +71,8 @@ def rest_in(frame: End) -> list[tuple[Stream, int, bytes]]:
     return [one for one in rest if one[2]]
 
 
-def unseen_end(stopped: StopReason | None) -> ProcessEnd:
-    """Of a run whose supervisor ended before it; nothing of it is left."""
+def unseen_end(stopped: StopReason | None, left_over: tuple[LeftOver, ...] = ()) -> ProcessEnd:
+    """Of a run whose supervisor ended before it. `left_over`: of all runs of that supervisor."""
     return ProcessEnd(
         exit_code=None,
         signal=None,
@@ -77,6 +85,7 @@ def unseen_end(stopped: StopReason | None) -> ProcessEnd:
         peak_memory_bytes=0,
         peak_memory_is_bound=False,
         is_unseen=True,
+        left_over=left_over,
     )
 
 

@@ -43,6 +43,7 @@ from disbatch_host.process.framing import packed
 from disbatch_host.process.hosted import HostedProcess
 from disbatch_host.process.interface import (
     KeptRun,
+    LeftOver,
     Process,
     ProcessListener,
     Start,
@@ -242,10 +243,11 @@ class FrameHost:
         runs = [one for one in self._processes.values() if not one.has_ended]
         return [Member(one.pid, one.pid_started) for one in runs if one.pid and one.pid_started is not None]
 
-    def end_unseen(self) -> None:
-        """Nothing is left of the runs that it had when the supervisor was lost."""
+    def end_unseen(self, left_over: Sequence[Member]) -> None:
+        """Nothing is left of the runs that it had when the supervisor was lost, but for these processes of some."""
+        left = tuple([LeftOver(one.pid, one.started, *one.described()[1:]) for one in left_over])
         for process in list(self._processes.values()):
-            process.end_unseen()
+            process.end_unseen(left)
 
     def say_goodbye(self, reason: Bye) -> None:
         """Tell the supervisor that this node leaves."""

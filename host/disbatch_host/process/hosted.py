@@ -27,6 +27,7 @@ from disbatch_host.process.frames import (
 )
 from disbatch_host.process.interface import (
     Deadlines,
+    LeftOver,
     ProcessEnd,
     ProcessListener,
     Start,
@@ -95,6 +96,7 @@ class HostedProcess:
         self._held: list[Frame] | None = [] if is_held else None  # see `open`
         self._is_abandoned = self._start_has_failed = self._is_lost = False
         self._is_gone = False  # see `end_unseen`
+        self._left_over: tuple[LeftOver, ...] = ()
         self._usage, self._stdin_left = _NO_USAGE, 0
         self._has_limits = True  # as far as it is known
         self._input_bytes = _UNKNOWN_INPUT if start is None else len(start.stdin or b"")
@@ -217,7 +219,7 @@ class HostedProcess:
         for frame in held:
             self.take(frame)
         if self._is_gone:
-            self.end_unseen()
+            self.end_unseen(self._left_over)
 
     def abandon(self) -> None:
         """Nobody waits for its start any more: it is killed as soon as it runs, and forgotten with its end."""
@@ -235,16 +237,17 @@ class HostedProcess:
         """Its supervisor has ended: nothing more is heard of it, and nothing can be asked for it."""
         self._is_lost = True
 
-    def end_unseen(self) -> None:
-        """It was lost, and nothing of it is left."""
+    def end_unseen(self, left_over: tuple[LeftOver, ...] = ()) -> None:
+        """It was lost, and nothing of it is left but, perhaps, some of these."""
         self._is_gone = True
+        self._left_over = left_over
         if self._is_abandoned:
             self._host.forget(self.run)
         elif self._held is not None:
             self._mark_begun(self.pid)  # it may have been started; whoever waits for the start is told of the end
         elif self._end is None:
             self._mark_begun(self.pid)
-            self._end = unseen_end(self._stopped)
+            self._end = unseen_end(self._stopped, left_over)
             self._usage = _NO_USAGE
             self._listener.ended(self._end)
 

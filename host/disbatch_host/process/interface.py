@@ -68,6 +68,15 @@ class Deadlines:
     stop_signal: signal.Signals = signal.SIGTERM
 
 
+class LeftOver(NamedTuple):
+    """A process of a run that could not be ended: another user's, or one in uninterruptible sleep."""
+
+    pid: int
+    pid_started: int | None  # None: it has ended meanwhile
+    uid: int
+    program: str  # its name, as the kernel has it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEnd:
     """How a process ended. Exactly one of `exit_code` and `signal` is given, unless that is not known."""
@@ -89,6 +98,7 @@ class ProcessEnd:
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
     # The supervisor of its runs ended before it: it was killed, and nothing else is known of its end.
     is_unseen: bool = False
+    left_over: tuple[LeftOver, ...] = ()
     seconds: float = 0.0  # from its start, or the last `hand_over`, to the end of its first process
     age_seconds: float = 0.0  # from that end to this report
 

@@ -151,6 +151,10 @@ class SupervisedHost:
         """The runs of an earlier node about which nothing is decided."""
         return list(self._of_earlier)
 
+    def left_over(self) -> Sequence[bytes]:
+        """The notes of runs of an earlier node whose end it has recorded, and of which something could not be ended."""
+        return self._host.undecided.left_over
+
     def adopt(self, kept: KeptRun, listener: StartListener, *, keeps_stdin_open: bool = False) -> Process:
         """Go on with it: the listener is told everything from its beginning on, but nothing before this returns.
         `keeps_stdin_open`: as it was started."""
@@ -268,10 +272,11 @@ class SupervisedHost:
         self._lost[host] = self._loop.create_task(self._clear(host))
 
     async def _clear(self, host: FrameHost) -> None:
-        for member in await kill_remains(host.marks(), host.leaders()):
+        left = await kill_remains(host.marks(), host.leaders())
+        for member in left:
             log.error("process %d of a run whose supervisor has ended cannot be ended", member.pid)
         host.close()
-        host.end_unseen()
+        host.end_unseen(left)
         # Until each of its runs is forgotten it is one of `runs`.
         while host.runs():
             await asyncio.sleep(_FORGOTTEN_SECONDS)

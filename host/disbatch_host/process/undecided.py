@@ -22,6 +22,7 @@ class Undecided:
         self._say = say
         self._note_of = note_of
         self._runs: dict[int, tuple[Run, list[Frame]]] = {}
+        self.left_over: list[bytes] = []  # the notes of runs whose end is recorded, and of which something is there
         self._unwanted: set[int] = set()
         self._stopped: set[int] = set()  # of these
         self._ended_at: dict[int, float] = {}  # when END came, by the monotonic clock
@@ -30,7 +31,9 @@ class Undecided:
         """A frame about a run that this node has not started."""
         number: int = getattr(frame, "run", 0)
         if isinstance(frame, Run):
-            if frame.state != State.LEFT_OVER:  # else GONE follows, and nothing else
+            if frame.state == State.LEFT_OVER:  # GONE follows, and nothing else
+                self.left_over.append(frame.task_note or frame.note)
+            else:
                 self._runs[number] = (frame, [])
         elif number in self._unwanted:
             self._forget_ended(frame)

@@ -152,6 +152,7 @@ class Closing:
             error_code=code,
             error_message=message,
             secrets=tuple(found.run.get("secrets", ())),
+            left_over=found.run.get("left_over", ()),
         )
         return self._report
 

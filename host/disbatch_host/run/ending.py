@@ -24,6 +24,9 @@ from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reas
 from disbatch_protocol.quantities import format_size
 from disbatch_protocol.status import Status
 
+# What could not be ended is looked at again before that, and the time is set again as long as it is there; a node that
+# ends meanwhile and does not come back holds a task no longer.
+HOLD_SECONDS = 60.0
 # Ends brought about by this host: an error that the plugin reported before is not why it ended.
 _ENDED_BY_HOST = frozenset({Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.CANCELLED, Reason.SHUTDOWN, Reason.LOST})
 
@@ -82,6 +85,7 @@ def ending_of(
         fields=fields,
         follow_ups=_follow_ups(state, now) if is_success else (),
         now=now,
+        held_until=now + timedelta(seconds=HOLD_SECONDS) if "left_over" in ended.facts else None,
     )
 
 
@@ -143,8 +147,16 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
 def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) -> Document | None:
     if ended.is_unseen:
         what = "the supervisor of its runs ended while this task ran"
-        return {"code": str(ended.end.reason), "message": transitions.lost_in_words(what, conclusion.outcome)}
-    return None if conclusion.outcome in (Outcome.SUCCESS, Outcome.SNOOZE) else error_of(state, ended)
+        error: Document = {"code": str(ended.end.reason)}
+        error["message"] = transitions.lost_in_words(what, conclusion.outcome)
+    elif conclusion.outcome in (Outcome.SUCCESS, Outcome.SNOOZE):
+        return None
+    else:
+        error = error_of(state, ended)
+    left = run_record.left_over_in_words(ended.facts)
+    if left is None:
+        return error
+    return {**error, "message": f"{error['message']}\ndisbatch-host: {left} could not be ended"}
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
@@ -208,9 +220,10 @@ def _ending(
     fields: Document,
     follow_ups: Sequence[Document] = (),
     now: datetime | None = None,
+    held_until: datetime | None = None,
 ) -> Ending:
     """`left`: the status that the task has now. `fields`: output, and the fields that the plugin set. `now`: if that is
-    not when it ended."""
+    not when it ended. `held_until`: no other attempt begins before that."""
     ended, delay = run["ended"], conclusion.delay_seconds
     change = transitions.end_change(
         state.task,
@@ -221,6 +234,7 @@ def _ending(
         error=error,
         fields=fields,
         not_before=None if delay is None else ended + timedelta(seconds=delay),
+        held_until=held_until,
         now=now or ended,
         creates=follow_ups,
     )

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from disbatch_host.documents.storable import storable
 from disbatch_host.process.interface import (
+    LeftOver,
     Process,
     ProcessEnd,
     ProcessHost,
@@ -182,9 +185,11 @@ def reason_of(process_end: ProcessEnd, by_exit: Reason) -> Reason:
 
 def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
     """The facts about the process for `run`."""
+    left = {"left_over": [_described(one) for one in process_end.left_over]} if process_end.left_over else {}
     if process_end.is_unseen:
-        return {}
+        return left
     facts: dict[str, Any] = {
+        **left,
         "cpu_seconds": round(process_end.cpu_seconds, 6),
         "peak_memory_bytes": process_end.peak_memory_bytes,
     }
@@ -193,6 +198,15 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
         if getattr(process_end, name):
             facts[name] = True
     return facts
+
+
+def _described(process: LeftOver) -> dict[str, Any]:
+    try:
+        user = pwd.getpwuid(process.uid).pw_name
+    except KeyError:
+        user = str(process.uid)
+    started = {} if process.pid_started is None else {"pid_started": process.pid_started}
+    return {"pid": process.pid, **started, "user": user, "program": storable(process.program)}
 
 
 def without_unread_stdin(process_end: ProcessEnd) -> ProcessEnd:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from disbatch_host.documents.records import Document
 from disbatch_protocol.outcome import Conclusion, Reason
 
 
@@ -29,6 +31,7 @@ class RunReport(NamedTuple):  # made for each task, at a quarter of what a froze
     error_code: str | None = None  # `error.code`, if it failed
     error_message: str | None = None  # `error.message`; it may quote secrets of the task
     secrets: tuple[str, ...] = ()  # JSON pointers to these
+    left_over: Sequence[Document] = ()  # processes of it that could not be ended, as `run.left_over` has them
     why_not_started: str | None = None
     is_machines_fault: bool = False  # it could not be started for want of descriptors, processes, memory or room
     why_process_lost: str | None = None  # worker mode: its process ended by itself while it had the task

@@ -14,6 +14,7 @@ from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.words import parts_of_error
+from disbatch_host.documents import run_record
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
@@ -113,6 +114,8 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         memory = f", {format_size(run['peak_memory_bytes'])} memory at its peak" if is_known else ""
         facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU{memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
+    if (left := run_record.left_over_in_words(run)) is not None:
+        notes.append(f"{left} could not be ended")
     if "work_directory" in run:
         notes.append(f"its work directory was kept: {run['work_directory']}")
     snooze = run.get("snooze")
