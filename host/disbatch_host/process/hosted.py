@@ -95,8 +95,7 @@ class HostedProcess:
         self._on_failed: Callable[[StartError], None] | None = on_failed
         self._held: list[Frame] | None = [] if is_held else None  # see `open`
         self._is_abandoned = self._start_has_failed = self._is_lost = False
-        self._is_gone = False  # see `end_unseen`
-        self._left_over: tuple[LeftOver, ...] = ()
+        self._gone: tuple[LeftOver, ...] | None = None  # see `end_unseen`
         self._usage, self._stdin_left = _NO_USAGE, 0
         self._has_limits = True  # as far as it is known
         self._input_bytes = _UNKNOWN_INPUT if start is None else len(start.stdin or b"")
@@ -218,15 +217,15 @@ class HostedProcess:
         held, self._held = self._held or (), None
         for frame in held:
             self.take(frame)
-        if self._is_gone:
-            self.end_unseen(self._left_over)
+        if self._gone is not None:
+            self.end_unseen(self._gone)
 
     def abandon(self) -> None:
         """Nobody waits for its start any more: it is killed as soon as it runs, and forgotten with its end."""
         if self._start_has_failed:
             return
         self._is_abandoned = True
-        if self._is_gone:
+        if self._gone is not None:
             self._host.forget(self.run)
             return
         self._host.send(self._told.kill(self.run, StopReason.LOST))
@@ -239,8 +238,7 @@ class HostedProcess:
 
     def end_unseen(self, left_over: tuple[LeftOver, ...] = ()) -> None:
         """It was lost, and nothing of it is left but, perhaps, some of these."""
-        self._is_gone = True
-        self._left_over = left_over
+        self._gone = left_over
         if self._is_abandoned:
             self._host.forget(self.run)
         elif self._held is not None:
