@@ -145,6 +145,7 @@ class Manifest:
     cwd: Cwd = Cwd.PLUGIN
     umask: int = UMASK_DEFAULT
     stdin: Stdin = field(default_factory=Stdin)
+    leave_running: bool = False
     encoding: OutputEncodings = field(default_factory=OutputEncodings)
     limits: Limits = field(default_factory=Limits)
     run_as: RunAs | None = None
@@ -221,7 +222,7 @@ def _manifest_of(document: dict[str, Any], directory_name: str) -> Manifest:
             **texts, mode=Mode, exit_codes=exit_rules, timeout_seconds=parse_duration,
             idle_timeout_seconds=parse_duration, kill_grace_seconds=parse_duration, stop_signal=_signal_of,
             idempotent=bool, concurrency=int, max_output_bytes=parse_size, env=dict, env_pass=tuple, cwd=Cwd,
-            umask=_mask, stdin=_stdin, encoding=_encodings, run_as=_run_as, requires=tuple,
+            umask=_mask, stdin=_stdin, leave_running=bool, encoding=_encodings, run_as=_run_as, requires=tuple,
             parameters=lambda schema: schema,
         ),
     )  # fmt: skip

@@ -157,10 +157,22 @@ def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:
         if mode == "worker":
             message = 'expected "task": a worker process gets its tasks on stdin'
             yield error_at("/stdin", message, 'remove it, or write "mode": "oneshot"')
-        if document.get("protocol") == 1:
-            message = f'expected 2, since "stdin" is more than protocol 1 has, found {kind_of(document["protocol"])}'
-            yield error_at("/protocol", message, 'write "protocol": 2')
+        yield from _protocol_faults(document, "stdin")
         yield from _unknown_parameter_faults(document)
+    if document.get("leave_running") is True:
+        yield from _protocol_faults(document, "leave_running")
+        if mode == "worker":
+            message = "expected false: a worker process serves many tasks, and what it starts ends with it"
+            yield error_at("/leave_running", message, 'remove it, or write "mode": "oneshot"')
+        if document.get("cwd") == "work":
+            message = 'expected false: what goes on would lose its directory, which "cwd": "work" makes for each run'
+            yield error_at("/leave_running", message, 'remove it, or write "cwd": "plugin"')
+
+
+def _protocol_faults(document: dict[str, Any], field: str) -> Iterator[Fault]:
+    if document.get("protocol") == 1:
+        message = f'expected 2, since "{field}" is more than protocol 1 has, found {kind_of(document["protocol"])}'
+        yield error_at("/protocol", message, 'write "protocol": 2')
 
 
 def _unknown_parameter_faults(document: dict[str, Any]) -> Iterator[Fault]:

@@ -68,6 +68,7 @@ def run(
     keeps_stdin_open: bool = False,
     umask: int = 0o022,
     account: Account | None = None,
+    leave_running: bool = False,
     limits: dict[int, int] | None = None,
     deadlines: Deadlines | None = None,
     when: Callable[[Process, Stream, bytes], None] | None = None,
@@ -96,7 +97,7 @@ def run(
         processes = host_under_test(drain_seconds=drain_seconds)
         program = Program(
             argv=argv, directory=directory, environment=Environment.of(ENVIRONMENT), limits=limits or {}, umask=umask,
-            account=account,
+            account=account, leave_running=leave_running,
         )  # fmt: skip
         start = Start(
             program=program, deadlines=deadlines or Deadlines(), stdin=stdin, keeps_stdin_open=keeps_stdin_open

@@ -133,6 +133,24 @@ def test_each_process_gets_the_stop_signal_once(number: str, wrapper: str) -> No
     assert said in (b"ready\nterm\n", *passed_on)
 
 
+@pytest.mark.parametrize("how", ["setsid sleep {n}", "setsid sh -c 'sleep {n} & exit'"])
+def test_what_a_run_has_left_is_ended_and_named_unless_its_plugin_wants_it_to_go_on(number: str, how: str) -> None:
+    script = f"{how} >/dev/null 2>&1 3>&- & sleep 0.3"
+    seen = sh(script, number)
+    assert [one.program for one in seen.end.ended_with_it] == ["sleep"] and seen.end.left_running == 0
+    assert seen.end.exit_code == 0 and not left(number)
+    seen = sh(script, number, leave_running=True)
+    assert (seen.end.ended_with_it, seen.end.left_running, seen.end.exit_code) == ((), 1, 0)
+    (pid,) = left(number)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_what_may_go_on_is_ended_by_a_stop(number: str) -> None:
+    script = "setsid sleep {n} >/dev/null 2>&1 3>&- & sleep 60"
+    seen = sh(script, number, leave_running=True, deadlines=Deadlines(timeout_seconds=0.5, kill_grace_seconds=20))
+    assert seen.end.stopped is StopReason.TIMEOUT and seen.end.left_running == 0 and not left(number)
+
+
 def test_the_environment_marks_the_run() -> None:
     seen = run("/usr/bin/env")
     marks = [line for line in seen.output[Stream.STDOUT].splitlines() if line.startswith(b"DISBATCH_RUN=")]

@@ -68,7 +68,7 @@ def test_manifest_vector(case: dict[str, Any]) -> None:
         {"encoding": "UTF-8"},
         {"arguments": []},
         {"env_parameters": {}},
-        {"leave_running": False},
+        {"leave_running": "no"},
         {"protocol": 3},
     ],
     ids=str,

@@ -231,7 +231,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
     not_before = task.document.get("not_before")
     if not isinstance(not_before, datetime):
         return Why(Code.HELD, "it is blocked, but its document says neither until when nor for which task")
-    left = run_record.left_over_in_words(task.run)
+    left = run_record.processes_in_words(task.run, "left_over")
     if left is not None and not_before > now:
         node = task.run.get("node")
         sentence = f"its last run has left {left} on node {node}, beside which no other begins"

@@ -118,6 +118,7 @@ def _shared(plugin: Plugin, site: ProgramSite) -> Shared:
             environment=Environment.of(own),
             limits=rlimits(manifest.limits),
             umask=manifest.umask,
+            leave_running=manifest.leave_running,
             max_output_bytes=manifest.max_output_bytes,
             note=kept_plugin.note_of(plugin),
         ),

@@ -305,6 +305,7 @@ class Child:
             stdin_left=self._stdin.left_bytes + self._input_left,
             seconds=_micro(ended_at - self._began),
             age=_micro(now - ended_at),
+            left_running=self._clearing.left_running,
             stdout_at=ends.stdout,
             stdout_end=ends.stdout,
             stderr_at=ends.stderr,

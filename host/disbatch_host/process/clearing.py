@@ -52,6 +52,7 @@ class Clearing:
         """`on_clear` is called once: with what is left over, after `leader_ended` and when nothing else is left, or
         without that if not even the leader could be ended."""
         self.ended: list[Left] = []  # told to end by rule 2
+        self.left_running = 0  # let alone by rule 2
         self.stopped_at: float | None = None
         self.killed_at: float | None = None  # when SIGKILL was decided on, before the leader had ended
         self._leader = leader
@@ -121,7 +122,8 @@ class Clearing:
             return []
         left = self._members()
         if self._launch.flags & Has.LEAVE_RUNNING and self.stopped_at is None:
-            return [one for one in left if family.session_of(one.pid) == self._leader]
+            members, left = left, [one for one in left if family.session_of(one.pid) == self._leader]
+            self.left_running = len(members) - len(left)
         return left
 
     def _members(self) -> list[family.Member]:

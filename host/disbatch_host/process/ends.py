@@ -13,11 +13,12 @@ from types import MappingProxyType
 
 from disbatch_host.process.facts import process_started
 from disbatch_host.process.frames import ALIVE, End, How, NotStarted, Step, Stop
-from disbatch_host.process.framing import unpacked_processes
+from disbatch_host.process.framing import packed, unpacked_processes
 from disbatch_host.process.interface import LeftOver, ProcessEnd, Start, StartError, StopReason, Stream
 
 PIPE_SIZE = 2**16  # bytes of stdin that nobody misses: a pipe holds them
 MICRO = 1_000_000
+_NOBODY = packed([])
 
 STOPS: Mapping[StopReason, Stop] = MappingProxyType(
     {
@@ -50,14 +51,18 @@ def end_of(frame: End, *, stdin_left: int, input_bytes: int) -> ProcessEnd:
         cpu_seconds=frame.cpu / MICRO,
         peak_memory_bytes=frame.peak,
         peak_memory_is_bound=bool(frame.flags & How.PEAK_IS_BOUND),
-        left_over=_left_over(frame.left_over) if frame.left_over else (),
+        left_over=_processes(frame.left_over),
+        ended_with_it=_processes(frame.ended),
+        left_running=frame.left_running,
         seconds=frame.seconds / MICRO,
         age_seconds=frame.age / MICRO,
     )
 
 
-def _left_over(blob: bytes) -> tuple[LeftOver, ...]:
-    """With the start of each, which tells it from a later process of the same number."""
+def _processes(blob: bytes) -> tuple[LeftOver, ...]:
+    """With the start of each that is there, which tells it from a later process of the same number."""
+    if blob == _NOBODY:
+        return ()
     return tuple([LeftOver(one.pid, process_started(one.pid), one.uid, one.name) for one in unpacked_processes(blob)])
 
 

@@ -354,6 +354,7 @@ class End(NamedTuple):
     stdin_left: int
     seconds: int  # from its start, or the last task given to it, to the end of its first process
     age: int  # since then
+    left_running: int  # how many processes of it go on, since its plugin wants that
     stdout_at: int
     stdout_end: int
     stderr_at: int

@@ -136,7 +136,7 @@ _FORMS = {
     Said: _Form(135, Said, "QBQ", (PART_MAX,)),
     Events: _Form(136, Events, "QQQQBQQQQ", (PART_MAX,)),
     Closed: _Form(137, Closed, "QB"),
-    End: _Form(138, End, "QIQiBBqQQQQQQQQQQQ", (PART_MAX, PART_MAX, PART_MAX, _LEFT_MAX, _LEFT_MAX)),
+    End: _Form(138, End, "QIQiBBqQQQQQIQQQQQQ", (PART_MAX, PART_MAX, PART_MAX, _LEFT_MAX, _LEFT_MAX)),
     Gone: _Form(139, Gone, "Q"),
     Pong: _Form(140, Pong, "Q"),
     SupervisorBye: _Form(141, SupervisorBye, "B", (_WORDS_MAX,)),

@@ -69,7 +69,7 @@ class Deadlines:
 
 
 class LeftOver(NamedTuple):
-    """A process of a run that could not be ended: another user's, or one in uninterruptible sleep."""
+    """A process of a run that was there when its first one had ended."""
 
     pid: int
     pid_started: int | None  # None: it has ended meanwhile
@@ -98,7 +98,9 @@ class ProcessEnd:
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
     # The supervisor of its runs ended before it: it was killed, and nothing else is known of its end.
     is_unseen: bool = False
-    left_over: tuple[LeftOver, ...] = ()
+    left_over: tuple[LeftOver, ...] = ()  # that could not be ended: another user's, or in uninterruptible sleep
+    ended_with_it: tuple[LeftOver, ...] = ()  # what it had left, and was asked to end after its first process
+    left_running: int = 0  # processes of it that go on (`Program.leave_running`)
     seconds: float = 0.0  # from its start, or the last `hand_over`, to the end of its first process
     age_seconds: float = 0.0  # from that end to this report
 
@@ -188,6 +190,7 @@ class Program:
     limits: Mapping[int, int] = field(default_factory=dict)  # resource.RLIMIT_… → value, soft and hard alike
     account: Account | None = None
     umask: int = 0o022  # file mode mask
+    leave_running: bool = False  # after an end that nobody asked for, what has left its session may go on
     max_output_bytes: int = 0  # of each of stdout and stderr, that a process host keeps which outlives its node
     note: bytes = field(default=b"", repr=False)  # comes back with each `KeptRun`
 

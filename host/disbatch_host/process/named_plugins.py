@@ -63,7 +63,7 @@ class NamedPlugins:
                 umask=program.umask,
                 uid=0 if account is None else account.uid,
                 gid=0 if account is None else account.gid,
-                flags=Has.LEAVE_RUNNING | (0 if account is None else Has.ACCOUNT),
+                flags=(Has.LEAVE_RUNNING if program.leave_running else 0) | (0 if account is None else Has.ACCOUNT),
                 directory=os.fsencode(program.directory),
                 argv=packed([os.fsencode(word) for word in program.argv]),
                 environment=packed(program.environment.encoded),

@@ -153,7 +153,7 @@ def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) 
         return None
     else:
         error = error_of(state, ended)
-    left = run_record.left_over_in_words(ended.facts)
+    left = run_record.processes_in_words(ended.facts, "left_over")
     if left is None:
         return error
     return {**error, "message": f"{error['message']}\ndisbatch-host: {left} could not be ended"}

@@ -32,6 +32,7 @@ from disbatch_host.process.interface import (
 from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.outcome import Reason, RunEnd
 
+_NAMED_MAX = 20  # processes that ended with their run; those that did not are all named
 BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does
 
 
@@ -185,7 +186,13 @@ def reason_of(process_end: ProcessEnd, by_exit: Reason) -> Reason:
 
 def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
     """The facts about the process for `run`."""
-    left = {"left_over": [_described(one) for one in process_end.left_over]} if process_end.left_over else {}
+    left: dict[str, Any] = {}
+    if process_end.left_over:
+        left["left_over"] = [_described(one) for one in process_end.left_over]
+    if process_end.ended_with_it:
+        left["ended_with_it"] = [_described(one) for one in process_end.ended_with_it[:_NAMED_MAX]]
+    if process_end.left_running:
+        left["left_running"] = process_end.left_running
     if process_end.is_unseen:
         return left
     facts: dict[str, Any] = {

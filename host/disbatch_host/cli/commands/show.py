@@ -114,8 +114,12 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         memory = f", {format_size(run['peak_memory_bytes'])} memory at its peak" if is_known else ""
         facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU{memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
-    if (left := run_record.left_over_in_words(run)) is not None:
+    if (left := run_record.processes_in_words(run, "left_over")) is not None:
         notes.append(f"{left} could not be ended")
+    if (left := run_record.processes_in_words(run, "ended_with_it")) is not None:
+        notes.append(f"{left}, which it had left, was ended with it")
+    if isinstance(count := run.get("left_running"), int):
+        notes.append(f"{count} process{'' if count == 1 else 'es'} of it went on after it, as its plugin wants")
     if "work_directory" in run:
         notes.append(f"its work directory was kept: {run['work_directory']}")
     snooze = run.get("snooze")

@@ -81,7 +81,7 @@ struct blob {
 #define END_FIELDS(N, B)                                                                                               \
     N(uint64_t, run) N(uint32_t, pid) N(uint64_t, pid_started) N(int32_t, status) N(uint8_t, stopped)                  \
     N(uint8_t, flags) N(int64_t, killed_after) N(uint64_t, cpu) N(uint64_t, peak) N(uint64_t, stdin_left)              \
-    N(uint64_t, seconds) N(uint64_t, age)                                                                              \
+    N(uint64_t, seconds) N(uint64_t, age) N(uint32_t, left_running)                                                    \
     N(uint64_t, out_at) N(uint64_t, out_end) N(uint64_t, err_at) N(uint64_t, err_end)                                  \
     N(uint64_t, events_at) N(uint64_t, events_end)                                                                     \
     B(out, PART_MAX) B(err, PART_MAX) B(events, PART_MAX) B(left_over, LEFT_MAX) B(ended, LEFT_MAX)

@@ -184,6 +184,7 @@ static void find_rest(struct run *run, struct processes *rest)
         else
             runs_may_go_on(run->all, run->number);
     }
+    run->left_running = (uint32_t)(rest->count - count);
     rest->count = count;
 }
 

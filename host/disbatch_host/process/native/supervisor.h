@@ -135,6 +135,7 @@ struct run {
     size_t signalled_count;
     struct buffer ended;    /* lists for END */
     struct buffer left_over;
+    uint32_t left_running;  /* processes that go on, since its plugin wants that */
     uint64_t memory_now;    /* last looked at, for EVENTS */
     uint64_t memory_peak;
     uint64_t memory_at;

@@ -295,6 +295,7 @@ static void tell_end(struct run *run)
         .cpu = cpu_of_task(run, run->cpu),
         .peak = run->peak, .stdin_left = run->input.left,
         .seconds = run->ended_at > from ? run->ended_at - from : 0, .age = all->loop.now - run->ended_at,
+        .left_running = run->left_running,
         .out_end = run->streams[0].read, .err_end = run->streams[1].read, .events_end = run->streams[2].read,
         .left_over = list_of(&run->left_over), .ended = list_of(&run->ended),
     };
