@@ -123,6 +123,18 @@ def test_a_program_that_becomes_deaf_at_its_work_is_found_out(terminal: Terminal
     assert found[1] == "failed" and "while it worked" in found[2]
 
 
+def test_torture_says_what_a_program_leaves_behind(terminal: Terminal, plugin: Callable[..., Path]) -> None:
+    left = "setsid sleep 7 >/dev/null 2>&1 3>&- & sleep 0.2"
+    for name, more in {"Leaves": {}, "Wants": {"protocol": 2, "leave_running": True}}.items():
+        plugin(name, left, **more)
+        messages = trial_messages(terminal, name, "--torture")
+        ((_, verdict, message),) = [one for one in messages if one[0] == "ends by itself"]
+        if more:
+            assert (verdict, message) == ("passed", "")
+        else:
+            assert verdict == "hint" and "(sleep, of user" in message and 'write "leave_running": true' in message
+
+
 def test_check_says_why_a_worker_was_replaced(terminal: Terminal, plugin: Callable[..., Path]) -> None:
     """Incidents: `was ended by signal KILL` of a wrong done, and nothing of one that was said twice."""
     examples = [

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from disbatch_host.documents import run_record
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import Process, ProcessEnd, Start, StopReason, Stream
@@ -84,13 +85,21 @@ class Torture:
 
     async def _ends(self, parameters: Any) -> str | None:
         seconds = await self._silent_until_its_end(parameters)
+        assert self._baseline is not None
+        hints = []
+        left = run_record.processes_in_words(self._baseline.run, "ended_with_it")
+        if left is not None:
+            hints.append(
+                f"{left} was still there when it had ended, and was ended with it: let it wait for what it starts, or, "
+                'if that is to go on, write "leave_running": true (with "protocol": 2)'
+            )
         # A machine that was busy at the first run makes no hint.
-        if seconds is None or await self._silent_until_its_end(parameters) is None:
-            return None
-        return (
-            f"all of its output came at the end of its {seconds:.1f} s; if it printed earlier, its "
-            "language buffers its output: flush after each line, or nobody can follow it"
-        )
+        if seconds is not None and await self._silent_until_its_end(parameters) is not None:
+            hints.append(
+                f"all of its output came at the end of its {seconds:.1f} s; if it printed earlier, its "
+                "language buffers its output: flush after each line, or nobody can follow it"
+            )
+        return "; ".join(hints) or None
 
     async def _silent_until_its_end(self, parameters: Any) -> float | None:
         """How long a run took if it was long and all of its output came at its end. The first run is the baseline."""
@@ -99,6 +108,7 @@ class Torture:
         result = await self._runner.run(parameters, listener=lambda stream, _: _record_arrival(stream, arrivals))
         ended = time.monotonic()
         check_ended(result)
+        _check_nothing_left_over(result)
         if self._baseline is None:
             self._baseline = result
         seconds = ended - begun
@@ -189,6 +199,7 @@ class Torture:
 
         result = await self._runner.run(parameters, listener=receive)
         timer.cancel()
+        _check_nothing_left_over(result)
         self._check_not_killed(bool(result.run.get("killed")), "while it worked")
         return result.run.get("reason") == Reason.CANCELLED
 
@@ -273,6 +284,15 @@ class Torture:
         if expected != found:
             more = f"; {hint}" if hint else ""
             raise TrialFailed(f"expected the same end {when} ({expected}), found that it {found}{more}", result)
+
+
+def _check_nothing_left_over(result: LocalResult) -> None:
+    left = run_record.processes_in_words(result.run, "left_over")
+    if left is not None:
+        raise TrialFailed(
+            f"expected that nothing is left of it, found {left}, which this user may not end: a node of another user "
+            "than root cannot stop what sudo starts", result,
+        )  # fmt: skip
 
 
 class _Process:
