@@ -167,6 +167,11 @@ class EventReader:
         self._rest = bytearray()  # of an incomplete line
         self._skipped = 0  # bytes of an overlong line, beyond the kept part
 
+    @property
+    def incomplete_bytes(self) -> int:
+        """How many bytes it has of a line that is not whole yet."""
+        return len(self._rest) + self._skipped
+
     def feed(self, data: bytes) -> list[Event | BadLine]:
         """Take more bytes; the events that they complete."""
         if b"\n" not in data:

@@ -16,10 +16,21 @@ from disbatch_host.plugin import kept_plugin
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.process.interface import Stream
 from disbatch_host.run import notes
-from disbatch_host.run.events import EventEffects
+from disbatch_host.run.events import EventEffects, pending_bytes
 from disbatch_host.run.execution import HeardSoFar
 from disbatch_host.run.output import OutputStream
-from disbatch_protocol.events import Log, LogLevel, Progress
+from disbatch_protocol.events import (
+    BadLine,
+    ErrorSaid,
+    FollowUp,
+    FollowUps,
+    Log,
+    LogLevel,
+    OwnStatus,
+    Progress,
+    Result,
+    Snooze,
+)
 from helpers.nodes import write_plugin
 
 KIB = 2**10
@@ -71,6 +82,40 @@ def test_entries_that_are_not_said_again_stay() -> None:
     again.miss()
     again.take(a_log("new"), now=BEGAN + timedelta(hours=1))
     assert [entry["message"] for entry in again.all_fields()["log"]] == ["of an earlier attempt", "lost", "new"]
+
+
+def test_what_events_do_at_the_end_is_known_from_the_document_where_they_are_not_said_again() -> None:
+    first = EventEffects(task_with())
+    events = [
+        a_log("one"),
+        FollowUps(tasks=(FollowUp(queue="q", parameters={"n": 1}),), faults=("a fault",)),
+        ErrorSaid(code="odd", message="it is odd", detail=None, retry=False),
+        Snooze(seconds=5.0, message="tired"),
+        OwnStatus(status=12),
+        Result(value=1, status=13),
+        BadLine(start=b"x", message="no event"),
+    ]
+    for event in events:
+        first.take(event, now=BEGAN)
+    written, pending = first.changed_fields(), first.pending(1000)
+    again = EventEffects(task_with(**written, run=first.run_facts()), began=BEGAN)
+    again.restore(pending)
+    assert (again.said, again.error, again.follow_ups) == (first.said, first.error, first.follow_ups)
+    assert again.run_facts() == first.run_facts() and again.pending(1000) == pending
+    assert pending_bytes({"pending": pending}) == 1000
+    assert again.all_fields()["log"] == written["log"]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
+def test_what_somebody_else_wrote_there_is_left_out(value: Any) -> None:
+    names = EventEffects(task_with()).pending(0)
+    again = EventEffects(task_with(), began=BEGAN)
+    again.restore(dict.fromkeys(names, value))
+    again.restore({name: dict.fromkeys(("seconds", "code", "own", "queue"), value) for name in names})
+    again.restore({name: [{"queue": value, "parameters": value}] for name in names})
+    again.take(a_log("new"), now=BEGAN)
+    assert again.all_fields()["log"] and isinstance(again.said.error, bool)
+    again.run_facts()
 
 
 @given(st.binary(max_size=4 * KIB), st.integers(0, 4 * KIB), st.integers(0, 4 * KIB))

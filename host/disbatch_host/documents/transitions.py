@@ -187,7 +187,7 @@ def _change_of_lost(
     # For these reasons, neither the number of the attempt nor chance counts.
     conclusion = conclude(RunEnd(reason=reason), rules, attempt=1, chance=0.0)
     run = {
-        **task.run,
+        **{name: value for name, value in task.run.items() if name != "pending"},
         "ended": now,
         "reason": str(reason),
         "outcome": str(conclusion.outcome),

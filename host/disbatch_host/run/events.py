@@ -15,13 +15,13 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
-from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_protocol.document import PROTECTED
 from disbatch_protocol.events import (
     BadLine,
@@ -37,6 +37,8 @@ from disbatch_protocol.events import (
     Snooze,
 )
 from disbatch_protocol.outcome import Said
+
+_Kind = TypeVar("_Kind")
 
 LOG_ENTRIES_MAX = 1000  # newest ones; as many as a person can read, and as may be rewritten each second
 LOG_BYTES_MAX = 2**18
@@ -129,6 +131,44 @@ class EventEffects:
         known, self._known = self._known, ()
         for entry in known:
             self._append(entry)
+
+    def pending(self, event_bytes: int) -> Document:
+        """What the events so far do at the end, and the document does not show otherwise: for a node that goes on with
+        this run, to which they are not told again. `event_bytes`: of descriptor 3, which they were."""
+        error, snooze = self._error, self._snooze
+        return {
+            "event_bytes": event_bytes,
+            "follow_ups": [{"queue": one.queue, "parameters": dict(one.parameters)} for one in self._follow_ups],
+            "follow_ups_refused": self._follow_ups_refused,
+            "error": None if error is None else {name: getattr(error, name) for name in (*_TEXTS_OF_ERROR, "retry")},
+            "snooze": None if snooze is None else {"seconds": snooze.seconds, "message": snooze.message},
+            "status": {"was_said": self._has_said_status, "own": self._own_status, "of_result": self._result_status},
+            "log_dropped": self._log_dropped,
+            "bad_lines": self._bad_lines,
+            "bad_kept": list(self._bad_kept),
+        }
+
+    def restore(self, pending: Mapping[str, Any]) -> None:
+        """Go on from there. What cannot be read was written by somebody else, and is left out."""
+        self.miss()
+        self._is_touched = True
+        self._log_dropped = whole_number(pending.get("log_dropped")) or 0
+        self._bad_lines = whole_number(pending.get("bad_lines")) or 0
+        self._bad_kept = [one for one in _entries_of(pending.get("bad_kept")) if isinstance(one, dict)]
+        self._follow_ups_refused = whole_number(pending.get("follow_ups_refused")) or 0
+        for one in _entries_of(pending.get("follow_ups")):
+            if isinstance(one, dict) and isinstance(one.get("queue"), str) and isinstance(one.get("parameters"), dict):
+                self._follow(FollowUp(queue=one["queue"], parameters=one["parameters"]))
+        error, snooze, status = pending.get("error"), pending.get("snooze"), pending.get("status")
+        if isinstance(error, dict):
+            code, message, detail = (_only(str, error.get(name)) for name in _TEXTS_OF_ERROR)
+            retry = _only(bool, error.get("retry"))
+            self._error = ErrorSaid(code=code, message=message, detail=detail, retry=retry)
+        if isinstance(snooze, dict) and isinstance(snooze.get("seconds"), (int, float)):
+            self._snooze = Snooze(seconds=float(snooze["seconds"]), message=_only(str, snooze.get("message")))
+        if isinstance(status, dict):
+            self._has_said_status = status.get("was_said") is True
+            self._own_status, self._result_status = (whole_number(status.get(name)) for name in ("own", "of_result"))
 
     def changed_fields(self) -> Document:
         """Top-level fields with their current values, for those that have changed since the last call."""
@@ -267,6 +307,22 @@ class EventEffects:
 
 
 _NOTHING_SAID = Said()
+_TEXTS_OF_ERROR = ("code", "message", "detail")
+
+
+def _only(kind: type[_Kind], value: object) -> _Kind | None:
+    return value if isinstance(value, kind) else None
+
+
+def pending_bytes(run: Mapping[str, Any]) -> int:
+    """How many bytes of descriptor 3 are in `run.pending` (`EventEffects.pending`)."""
+    pending = run.get("pending")
+    return (whole_number(pending.get("event_bytes")) or 0) if isinstance(pending, Mapping) else 0
+
+
+def without_pending(run: Document) -> Document:
+    """`run` as it is at its end."""
+    return {name: value for name, value in run.items() if name != "pending"} if "pending" in run else run
 
 
 def _log_entry(event: Log, now: datetime) -> Document:

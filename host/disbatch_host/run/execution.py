@@ -104,6 +104,11 @@ class Execution(Protocol):
     def work_directory(self) -> str | None:
         """The run's own directory, if it has one that is kept after a failure."""
 
+    @property
+    def event_bytes(self) -> int:
+        """How many bytes of descriptor 3 were heard, up to the end of the last whole line; 0 where a process host never
+        forgets any of them before the end is stored."""
+
     def begin(self, task_input: bytes | None, listener: Listener, course: Course) -> None:
         """Begin with the task. `task_input`: as `starting.input_of` gives it. `course` may be told at once. Raises
         StartError, with nothing left behind, for what can be seen at once to be impossible."""
@@ -152,6 +157,10 @@ class HeardSoFar:
             return 0, data
         self._ends[stream] = offset + len(data)
         return offset - end, data
+
+    def end(self, stream: Stream) -> int:
+        """The end of the part of a stream that has been read."""
+        return self._ends[stream]
 
     def offsets(self) -> dict[Stream, int]:
         """The end of the part of each stream that has been read."""

@@ -11,6 +11,7 @@ from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import KeptRun, Stream
 from disbatch_host.run import notes
 from disbatch_host.run.context import RunContext
+from disbatch_host.run.events import pending_bytes
 from disbatch_host.run.execution import Assignment, Execution
 from disbatch_host.run.notes import Note
 from disbatch_host.run.oneshot import OneshotExecution
@@ -52,8 +53,9 @@ def execution_going_on(
     everything from its beginning on."""
     if worker is None:
         return OneshotExecution.going_on(
-            plugin, context.site, context.processes, adopt, work_directory=note.work_directory
-        )
+            plugin, context.site, context.processes, adopt, work_directory=note.work_directory,
+            event_bytes=pending_bytes(task.run),
+        )  # fmt: skip
     begins_at = dict(zip(Stream, note.at, strict=True))
     return WorkerExecution.going_on(
         plugin, context.workers, worker, adopt, task_id=str(task.id), line_size=note.line_bytes, begins_at=begins_at,

@@ -72,9 +72,12 @@ class OneshotExecution:
         adopt: Callable[[StartListener], Process],
         *,
         work_directory: Path | None,
+        event_bytes: int,
     ) -> OneshotExecution:
-        """The execution of a process that an earlier node has started: `adopt` gives it."""
+        """The execution of a process that an earlier node has started: `adopt` gives it. `event_bytes`: of descriptor
+        3, whose effects the document has, so that they are not heard again."""
         one = cls(plugin, site, processes, Assignment(task_id="", queue="", attempt=1, note=b""))
+        one._heard = HeardSoFar({**dict.fromkeys(Stream, 0), Stream.EVENTS: event_bytes})
         one._adopt = adopt
         one._tries_left = 0
         one._prepared = PreparedProgram(
@@ -93,6 +96,10 @@ class OneshotExecution:
     @property
     def pid_started(self) -> int | None:
         return None if self._process is None else self._process.pid_started
+
+    @property
+    def event_bytes(self) -> int:
+        return self._heard.end(Stream.EVENTS) - self._reader.incomplete_bytes
 
     @property
     def work_directory(self) -> str | None:
@@ -220,7 +227,7 @@ class OneshotExecution:
             return
         # What was heard before the last time is in what the store has got since then.
         self._process.acknowledge({**counts, Stream.EVENTS: self._events_before})
-        self._events_before = self._heard.offsets()[Stream.EVENTS]
+        self._events_before = self.event_bytes
 
     def settle(self) -> None:
         if self._process is not None:

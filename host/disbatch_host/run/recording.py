@@ -32,6 +32,7 @@ from disbatch_protocol.events import BadLine, Event
 log = logging.getLogger(__name__)
 
 NEWS_BYTES_PER_SECOND = 2**18  # of text written again and again into the document: the more there is, the less often
+PENDING_FROM = 2**23  # bytes of events, from which on `run.pending` has what they do at the end
 LARGE_RECORD = 2**15  # bytes of output; a record with more must wait for the write budget, smaller ones go at once
 _TOLD_SECONDS = 0.05  # for a process host to tell what it has kept
 CHUNKS_AT_ONCE = 8 * 2**20  # bytes of an output file handed over in one go
@@ -47,9 +48,9 @@ class News:
     counts: Mapping[Stream, int] = field(default_factory=dict)  # bytes of each stream that the store then has
 
 
-def news_of(state: RunState, *, pid_started: int | None = None) -> News:
+def news_of(state: RunState, *, pid_started: int | None = None, event_bytes: int = 0) -> News:
     """The fields that new output and events change; each change is returned once. `pid_started`: of its process, if
-    that is known by now and not yet written."""
+    that is known by now and not yet written. `event_bytes`: see `Execution`."""
     fields = state.events.changed_fields()
     facts = state.events.run_facts()
     if pid_started is not None:
@@ -58,6 +59,8 @@ def news_of(state: RunState, *, pid_started: int | None = None) -> News:
     if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
         state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
+    if event_bytes >= PENDING_FROM:  # a process host does not keep all of them
+        fields["run"] = {**state.run, "pending": state.events.pending(event_bytes)}
     for stream, output in state.streams:
         if output.version != state.written[stream] and output.inline_size >= state.least_text[stream]:
             state.written[stream] = output.version
@@ -216,7 +219,7 @@ class Recording:
             state.is_pid_written = pid_started is not None
         news, accepted = News(fields={}), True
         try:
-            news = news_of(state, pid_started=pid_started)
+            news = news_of(state, pid_started=pid_started, event_bytes=execution.event_bytes)
             if news.fields:
                 change = transitions.progress_change(state.key, news.fields)
                 accepted = await self._recorder.record(change, news.chunks)

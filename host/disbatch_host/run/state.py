@@ -15,7 +15,7 @@ from disbatch_host.documents.changes import RunKey
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import Stream
-from disbatch_host.run.events import EventEffects
+from disbatch_host.run.events import EventEffects, pending_bytes, without_pending
 from disbatch_host.run.output import OutputStream
 
 _NO_TEXT: Mapping[Stream, int] = MappingProxyType({Stream.STDOUT: 0, Stream.STDERR: 0})
@@ -43,7 +43,7 @@ class RunState:
         self.task = task
         self.plugin = plugin
         self.key = key
-        self.run = run  # as it is in the document, or is about to
+        self.run = without_pending(run)  # as it is in the document, or is about to
         max_bytes, encoding = plugin.manifest.max_output_bytes, plugin.manifest.encoding
         self.stdout = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory, encoding=encoding.stdout)
         self.stderr = OutputStream(max_bytes=max_bytes, spool_directory=spool_directory, encoding=encoding.stderr)
@@ -51,6 +51,8 @@ class RunState:
         self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}  # versions of the streams' text in the document
         self.least_text = _NO_TEXT if written is None else written  # shorter texts are not written
         self.events = EventEffects(task, began=None if written is None else run.get("started"))
+        if written is not None and pending_bytes(run):
+            self.events.restore(run["pending"])
         self.is_pid_written = "pid_started" in run
         self.cancel: Mapping[str, Any] | None = None  # who wants it cancelled, when and why
 

@@ -62,6 +62,10 @@ class WorkerExecution:
         return None if self._worker is None else self._worker.pid_started
 
     @property
+    def event_bytes(self) -> int:
+        return 0
+
+    @property
     def work_directory(self) -> str | None:
         return None  # it belongs to the process, which other tasks share
 
