@@ -338,9 +338,8 @@ class Closed(NamedTuple):
 
 class End(NamedTuple):
     """Its end; nothing of it is left but what `left_over` names. `status`: as wait(2) has it, or ALIVE. The offsets are
-    those of the rest of each stream, which comes with the end as far as it is no more than PART_MAX bytes of each; the
-    node asks for more by Window. `stdout_end` and so on: all that it wrote. `left_over` and `ended`: lists of `<II>`
-    and a name: pid and uid."""
+    those of the rest of each stream, of which PART_MAX bytes come with the end; the node asks for more by Window.
+    `stdout_end` and so on: all that it wrote. `left_over` and `ended`: lists of `<II>` (pid and uid) and a name."""
 
     run: int
     pid: int
