@@ -169,7 +169,7 @@ class EventReader:
 
     @property
     def incomplete_bytes(self) -> int:
-        """How many bytes it has of a line that is not whole yet."""
+        """Bytes of a line that is not whole yet."""
         return len(self._rest) + self._skipped
 
     def feed(self, data: bytes) -> list[Event | BadLine]:
@@ -202,9 +202,8 @@ class EventReader:
         self._skipped += max(0, len(data) - room)
 
     def _take_line(self, found: list[Event | BadLine]) -> None:
-        line, skipped = bytes(self._rest), self._skipped
+        line, skipped, self._skipped = bytes(self._rest), self._skipped, 0
         self._rest.clear()
-        self._skipped = 0
         self._add(found, line, skipped)
 
     def _add(self, found: list[Event | BadLine], line: bytes, skipped: int = 0) -> None:
