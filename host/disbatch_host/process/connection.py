@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from disbatch_host.process.frames import Frame, SupervisorBye
+from disbatch_host.process.frames import Frame, SupervisorBye, SupervisorHello
 from disbatch_host.process.framing import FrameReader, encode
 from disbatch_host.process.link import LinkClosedError
 
@@ -162,6 +162,13 @@ def fingerprint(program: Path | None = None) -> bytes:
     """What a program inherits from this process now, to be compared with `SupervisorHello.fingerprint`; in the same
     words, since the program says it of itself as well. Raises SupervisorError."""
     return _run(program_path() if program is None else program, "--fingerprint")
+
+
+def is_as_now(hello: SupervisorHello, program: Path | None = None) -> bool:
+    """Whether a supervisor is this program, and what it inherited is what this process has now. Raises
+    SupervisorError."""
+    own = _run(program_path() if program is None else program, "--version")
+    return own.split()[-1:] == [hello.program_hash] and fingerprint(program) == hello.fingerprint
 
 
 def paired(program: Path | None = None, *, environment: Mapping[str, str] | None = None) -> SocketLink:

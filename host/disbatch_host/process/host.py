@@ -99,7 +99,7 @@ class FrameHost:
         self._pulse = Pulse(lambda number: self.send(Ping(number)), lambda: bool(self._processes))
         self.supervisor_id = b""  # until it has answered
         self.supervisor_started = 0  # in clock ticks since boot
-        self.supervisor_session = 0  # the highest that it has known
+        self.hello: SupervisorHello | None = None
         self.bye: SupervisorBye | None = None  # once it has said why it closes the connection
         self._first_run = 0  # the numbers of its runs begin there
         self._is_ready = False  # every run that it had was told
@@ -317,8 +317,8 @@ class FrameHost:
         if isinstance(frame, Pong):
             self._pulse.hear(frame.number)
         elif isinstance(frame, SupervisorHello):
+            self.hello = frame
             self.supervisor_id, self.supervisor_started = frame.supervisor_id, frame.started
-            self.supervisor_session = frame.session
             self._first_run = frame.next_run
             self._numbers.begin_at(frame.next_run)
         elif isinstance(frame, KeptPlugin):
@@ -331,6 +331,7 @@ class FrameHost:
             log.log(frame.level, "supervisor: %s", frame.words.decode("utf-8", "replace"))
         elif isinstance(frame, Gone):  # the last of what an ended run had left over; there is nothing to record
             self.send(Ack(frame.run, 0, 0, 0, Acknowledged.GONE))
+            self.undecided.left_over.pop(frame.run, None)
         else:
             self.undecided.take(frame)
 

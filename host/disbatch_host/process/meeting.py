@@ -45,6 +45,7 @@ class Meeting:
         self.why_class = connection.why_not_usable(program) if may_use_program else "DISBATCH_SUPERVISOR=no"
         self.home: SupervisorHome | None = None  # without one, a supervisor ends with this process
         self.link: SocketLink | None = None  # None: the class
+        self.is_outdated = False  # it is another program than this package's, or was started in other surroundings
         self._program = program
         self._drain_seconds = drain_seconds
         self._numbers = Numbers()
@@ -63,6 +64,7 @@ class Meeting:
             tries += 1
             is_inhabited = connection.is_inhabited(home.directory)
             if self.link is not None or (not is_inhabited and tries == _TRIES):
+                self.is_outdated = not host.undecided.is_over and not await asyncio.to_thread(self._is_as_now, host)
                 return host
             host.close()
             if is_inhabited and time.monotonic() >= until:
@@ -77,7 +79,7 @@ class Meeting:
     def next(self) -> FrameHost:
         """The one that is there, or another: in the same home, if there is one. May wait for a moment; in any thread.
         Raises SupervisorRefusedError."""
-        self.link = None
+        self.link, self.is_outdated = None, False
         if self.why_class is None:
             try:
                 if self.home is None:
@@ -106,6 +108,13 @@ class Meeting:
             known = self._known_session(home)
             raise SupervisorRefusedError(str(error), session=known if known >= home.session else None) from error
 
+    def _is_as_now(self, host: FrameHost) -> bool:
+        try:
+            return host.hello is None or connection.is_as_now(host.hello, self._program)
+        except SupervisorError as error:
+            log.debug("it cannot be told whether a supervisor is as one would be now: %s", error)
+            return True
+
     def _known_session(self, home: SupervisorHome) -> int:
         """The highest session that the supervisor has known; 0 if it does not even say that."""
         try:
@@ -118,7 +127,7 @@ class Meeting:
         except _FAILURES as error:
             log.debug("the supervisor does not say which session it has known: %s", error)
             return 0
-        return looking.supervisor_session
+        return 0 if looking.hello is None else looking.hello.session
 
     def _met(self, link: SocketLink, hello: Hello) -> FrameHost:
         host = FrameHost(

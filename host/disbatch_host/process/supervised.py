@@ -10,6 +10,8 @@ Rules:
 3. One that does not answer is not taken for ended, and never killed. Nor is one that outlives this process when the
    connection to it ends: only its process tells. The connection is made again, and the runs go on with it.
 4. Where another process has taken it over, nothing more is said to it, and nothing is killed.
+5. One of an earlier version of the program, or with earlier limits and rights, goes on with what it has, and takes what
+   is started meanwhile; as soon as it has nothing, another takes its place.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +37,7 @@ from disbatch_host.process.written_ends import WrittenFile
 log = logging.getLogger(__name__)
 
 _REAP_SECONDS = 5.0  # between two looks for orphans that have ended
+_RENEWED_SECONDS = 1.0  # for a supervisor that has nothing to do to end
 _ENDS_MAX, _ENDS_SECONDS = 3, 60.0  # so many ends in so short a time are the program's own fault
 _PAUSE_SECONDS, _PAUSE_MAX_SECONDS = 0.02, 5.0  # before a connection is made again: longer each time
 _FORGOTTEN_SECONDS = 1.0  # between two looks whether the runs of one that has ended are forgotten
@@ -153,7 +157,7 @@ class SupervisedHost:
 
     def left_over(self) -> Sequence[bytes]:
         """The notes of runs of an earlier node whose end it has recorded, and of which something could not be ended."""
-        return self._host.undecided.left_over
+        return list(self._host.undecided.left_over.values())
 
     def adopt(self, kept: KeptRun, listener: StartListener, *, keeps_stdin_open: bool = False) -> Process:
         """Go on with it: the listener is told everything from its beginning on, but nothing before this returns.
@@ -282,11 +286,31 @@ class SupervisedHost:
             await asyncio.sleep(_FORGOTTEN_SECONDS)
         del self._lost[host]
 
+    def _renew(self) -> None:
+        """Have another supervisor in place of one of an earlier version, or of other surroundings, that has nothing to
+        do (rule 5)."""
+        host, link = self._host, self._link
+        if not self._meeting.is_outdated or link is None or host.runs() or not host.undecided.is_over:
+            return
+        host.say_goodbye(Bye.ENDS)
+        until = time.monotonic() + _RENEWED_SECONDS
+        while not link.is_peer_gone:  # milliseconds
+            if time.monotonic() > until:
+                return  # the end of its connection is heard, and dealt with as any other
+            time.sleep(_PAUSE_SECONDS / 4)
+        pid = link.pid
+        host.close()
+        self._at = self._meeting.next()
+        self._at.listen()
+        self.on_change()
+        log.info("the supervisor of earlier runs (process %d) is not needed any more; %s", pid, self.description)
+
     def _reap(self) -> None:
         """What comes to this process as the subreaper of its descendants: of runs whose supervisor has ended, and, in a
         container, of whatever else. The class reaps itself."""
         self._reap_timer = self._loop.call_later(_REAP_SECONDS, self._reap)
         self._forget_written()
+        self._renew()
         if self._orphans is not None and self._link is not None:
             for pid in self._orphans.pids(()) or ():
                 if family.session_of(pid) not in (self._own_session, 0):

@@ -22,7 +22,7 @@ class Undecided:
         self._say = say
         self._note_of = note_of
         self._runs: dict[int, tuple[Run, list[Frame]]] = {}
-        self.left_over: list[bytes] = []  # the notes of runs whose end is recorded, and of which something is there
+        self.left_over: dict[int, bytes] = {}  # the notes of runs whose end is recorded, of which something is there
         self._unwanted: set[int] = set()
         self._stopped: set[int] = set()  # of these
         self._ended_at: dict[int, float] = {}  # when END came, by the monotonic clock
@@ -32,7 +32,7 @@ class Undecided:
         number: int = getattr(frame, "run", 0)
         if isinstance(frame, Run):
             if frame.state == State.LEFT_OVER:  # GONE follows, and nothing else
-                self.left_over.append(frame.task_note or frame.note)
+                self.left_over[number] = frame.task_note or frame.note
             else:
                 self._runs[number] = (frame, [])
         elif number in self._unwanted:
@@ -41,6 +41,11 @@ class Undecided:
             if isinstance(frame, End):
                 self._ended_at[number] = time.monotonic()
             self._runs[number][1].append(frame)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of them is there any more."""
+        return not (self._runs or self._unwanted or self.left_over)
 
     def runs(self) -> list[KeptRun]:
         """Those about which nothing is decided."""
