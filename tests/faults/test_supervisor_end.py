@@ -59,7 +59,8 @@ def test_what_runs_when_it_is_killed_is_lost_and_the_node_goes_on(cluster: Clust
     node = cluster.start(pace=QUICK_TO_SEE)
     daemon = cluster.directory / "daemon"
     leaves = f"setsid sh -c 'echo $$ >{daemon}; exec sleep 600' >/dev/null 2>&1 3>&- </dev/null &"
-    cluster.plugin("Daemon", f"{leaves} while ! [ -s {daemon} ]; do sleep 0.01; done")
+    waits = f"{leaves} while ! [ -s {daemon} ]; do sleep 0.01; done"
+    cluster.plugin("Daemon", waits, protocol=2, leave_running=True)
     (over,) = cluster.push(cluster.queue("Daemon"), {})
     cluster.wait_for_status(over, Status.CONCLUDED)
     wait_until_begun(cluster, once, again, held)

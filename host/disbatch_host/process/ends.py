@@ -76,8 +76,8 @@ def rest_in(frame: End) -> list[tuple[Stream, int, bytes]]:
     return [one for one in rest if one[2]]
 
 
-def unseen_end(stopped: StopReason | None, left_over: tuple[LeftOver, ...] = ()) -> ProcessEnd:
-    """Of a run whose supervisor ended before it. `left_over`: of all runs of that supervisor."""
+def unseen_end(stopped: StopReason | None, left_over: tuple[LeftOver, ...], why: str) -> ProcessEnd:
+    """Of a run whose supervisor ended before it, and why that did. `left_over`: of all runs of that supervisor."""
     return ProcessEnd(
         exit_code=None,
         signal=None,
@@ -90,6 +90,7 @@ def unseen_end(stopped: StopReason | None, left_over: tuple[LeftOver, ...] = ())
         peak_memory_bytes=0,
         peak_memory_is_bound=False,
         is_unseen=True,
+        why_unseen=why,
         left_over=left_over,
     )
 

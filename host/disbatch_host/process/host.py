@@ -243,11 +243,11 @@ class FrameHost:
         runs = [one for one in self._processes.values() if not one.has_ended]
         return [Member(one.pid, one.pid_started) for one in runs if one.pid and one.pid_started is not None]
 
-    def end_unseen(self, left_over: Sequence[Member]) -> None:
+    def end_unseen(self, left_over: Sequence[Member], why: str) -> None:
         """Nothing is left of the runs that it had when the supervisor was lost, but for these processes of some."""
         left = tuple([LeftOver(one.pid, one.started, *one.described()[1:]) for one in left_over])
         for process in list(self._processes.values()):
-            process.end_unseen(left)
+            process.end_unseen(left, why)
 
     def say_goodbye(self, reason: Bye) -> None:
         """Tell the supervisor that this node leaves."""

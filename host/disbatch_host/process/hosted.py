@@ -95,7 +95,7 @@ class HostedProcess:
         self._on_failed: Callable[[StartError], None] | None = on_failed
         self._held: list[Frame] | None = [] if is_held else None  # see `open`
         self._is_abandoned = self._start_has_failed = self._is_lost = False
-        self._gone: tuple[LeftOver, ...] | None = None  # see `end_unseen`
+        self._gone: tuple[tuple[LeftOver, ...], str] | None = None  # see `end_unseen`
         self._usage, self._stdin_left = _NO_USAGE, 0
         self._has_limits = True  # as far as it is known
         self._input_bytes = _UNKNOWN_INPUT if start is None else len(start.stdin or b"")
@@ -218,7 +218,7 @@ class HostedProcess:
         for frame in held:
             self.take(frame)
         if self._gone is not None:
-            self.end_unseen(self._gone)
+            self.end_unseen(*self._gone)
 
     def abandon(self) -> None:
         """Nobody waits for its start any more: it is killed as soon as it runs, and forgotten with its end."""
@@ -236,16 +236,16 @@ class HostedProcess:
         """Its supervisor has ended: nothing more is heard of it, and nothing can be asked for it."""
         self._is_lost = True
 
-    def end_unseen(self, left_over: tuple[LeftOver, ...] = ()) -> None:
-        """It was lost, and nothing of it is left but, perhaps, some of these."""
-        self._gone = left_over
+    def end_unseen(self, left_over: tuple[LeftOver, ...] = (), why: str = "") -> None:
+        """It was lost, and nothing of it is left but, perhaps, some of these. `why`: its supervisor has ended."""
+        self._gone = left_over, why
         if self._is_abandoned:
             self._host.forget(self.run)
         elif self._held is not None:
             self._mark_begun(self.pid)  # it may have been started; whoever waits for the start is told of the end
         elif self._end is None:
             self._mark_begun(self.pid)
-            self._end = unseen_end(self._stopped, left_over)
+            self._end = unseen_end(self._stopped, left_over, why)
             self._usage = _NO_USAGE
             self._listener.ended(self._end)
 

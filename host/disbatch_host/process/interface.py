@@ -98,6 +98,7 @@ class ProcessEnd:
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
     # The supervisor of its runs ended before it: it was killed, and nothing else is known of its end.
     is_unseen: bool = False
+    why_unseen: str = ""  # what is known of the end of its supervisor
     left_over: tuple[LeftOver, ...] = ()  # that could not be ended: another user's, or in uninterruptible sleep
     ended_with_it: tuple[LeftOver, ...] = ()  # what it had left, and was asked to end after its first process
     left_running: int = 0  # processes of it that go on (`Program.leave_running`)

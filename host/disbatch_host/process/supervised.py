@@ -31,6 +31,7 @@ from disbatch_host.process.host import DRAIN_SECONDS, FrameHost
 from disbatch_host.process.interface import KeptRun, Process, ProcessListener, Start, StartListener
 from disbatch_host.process.link import LinkClosedError
 from disbatch_host.process.meeting import ANSWERS_SECONDS, Meeting
+from disbatch_host.process.memory_kills import memory_kills
 from disbatch_host.process.remains import kill_remains
 from disbatch_host.process.written_ends import WrittenFile
 
@@ -59,6 +60,7 @@ class SupervisedHost:
         self._orphans = family.Orphans() if family.is_subreaper() else None
         self._own_session = os.getsid(0)
         self._ends: list[float] = []  # of programs, by the loop's clock
+        self._memory_kills = 0  # before the last of them
         self._at: FrameHost | None = None
         self._of_earlier: dict[KeptRun, FrameHost] = {}  # undecided ones, and where they are
         self._written: tuple[WrittenFile, list[FrameHost]] | None = None
@@ -72,6 +74,7 @@ class SupervisedHost:
         """Have a supervisor: the one in this home, which is started if none is there; without a home, one that ends
         with this process. Then `kept` has the runs of an earlier node. Raises SupervisorRefusedError."""
         self._at = await self._meeting.first(home)
+        self._memory_kills = memory_kills()
         self._at.listen()
         if home is not None:
             self._read_written(home)
@@ -258,7 +261,10 @@ class SupervisedHost:
     def _replace(self, host: FrameHost, why: str) -> None:
         """The supervisor of this host has ended."""
         assert self._link is not None
-        pid = self._link.pid
+        pid, before, known = self._link.pid, self._memory_kills, ""
+        self._memory_kills = memory_kills()
+        if self._memory_kills > before:
+            why = known = "the kernel killed processes of its control group for want of memory"
         self._link.hang_up()
         host.give_up()
         now = self._loop.time()
@@ -273,14 +279,14 @@ class SupervisedHost:
             "the supervisor of the runs (process %d) has ended: %s; what is left of its %d runs is killed; %s",
             pid, why, len(host.runs()), self.description,
         )  # fmt: skip
-        self._lost[host] = self._loop.create_task(self._clear(host))
+        self._lost[host] = self._loop.create_task(self._clear(host, known))
 
-    async def _clear(self, host: FrameHost) -> None:
+    async def _clear(self, host: FrameHost, why: str) -> None:
         left = await kill_remains(host.marks(), host.leaders())
         for member in left:
             log.error("process %d of a run whose supervisor has ended cannot be ended", member.pid)
         host.close()
-        host.end_unseen(left)
+        host.end_unseen(left, why)
         # Until each of its runs is forgotten it is one of `runs`.
         while host.runs():
             await asyncio.sleep(_FORGOTTEN_SECONDS)

@@ -147,6 +147,7 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
 def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) -> Document | None:
     if ended.is_unseen:
         what = "the supervisor of its runs ended while this task ran"
+        what += f" ({ended.why_unseen})" if ended.why_unseen else ""
         error: Document = {"code": str(ended.end.reason)}
         error["message"] = transitions.lost_in_words(what, conclusion.outcome)
     elif conclusion.outcome in (Outcome.SUCCESS, Outcome.SNOOZE):

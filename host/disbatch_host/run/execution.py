@@ -84,6 +84,7 @@ class ExecutionEnd:
     was_not_reached: bool = False  # worker mode: the process was gone before it read the task
     is_process_lost: bool = False  # worker mode: the process ended by itself while it had the task
     is_unseen: bool = False  # it was not stopped, and nobody saw its end: see `ProcessEnd`
+    why_unseen: str = ""
     seconds: float | None = None  # from its start to its end, if that may have been at another time
     age_seconds: float = 0.0  # from its end until now
 

@@ -202,6 +202,7 @@ class OneshotExecution:
                 facts=facts_of(end),
                 killed_after_seconds=end.killed_after_seconds,
                 is_unseen=is_unseen(end),
+                why_unseen=end.why_unseen,
                 seconds=None if self._adopt is None or end.is_unseen else end.seconds,
                 age_seconds=end.age_seconds,
             )

@@ -79,6 +79,7 @@ class TaskInHand:
                 was_not_reached=was_not_reached,
                 is_process_lost=process_end.stopped in (None, StopReason.REPLACED) and not process_end.is_unseen,
                 is_unseen=reason is Reason.LOST and is_unseen(process_end),
+                why_unseen=process_end.why_unseen,
             )
         )
 
