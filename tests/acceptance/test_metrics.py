@@ -120,6 +120,8 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     wait_for(url, "disbatch_tasks", 2, queue="q4", status="running")
     now = wait_for(url, "disbatch_node_runs", 2)
     assert now.get("disbatch_node_running", queue="q4") == 2 and now.get("disbatch_node_state", state="running") == 1
+    assert now.get("disbatch_supervisor_processes", state="running") >= 2
+    assert now.get("disbatch_runs_adopted_total") == 0
     assert now.get("disbatch_node_limit", queue="q4") == 2 and now.get("disbatch_node_limit_total") == 20
 
     def ended(queue: str, class_name: str, outcome: str, reason: str) -> float | None:
@@ -346,6 +348,20 @@ def test_the_number_of_labels_is_bounded() -> None:
     assert found.get("disbatch_runs_ended_total", **labels) == 2 * QUEUES_MAX
     assert found.get("disbatch_task_wait_seconds_count", queue=OTHER) == 2 * QUEUES_MAX
     assert found.get("disbatch_task_wait_seconds_sum", queue="q1") == 5
+
+
+def test_runs_that_go_on_are_counted_and_ended_ones_until_they_are_stored() -> None:
+    class Supervisor:
+        def counts(self) -> tuple[int, int]:
+            return 3, 2
+
+    metrics = Metrics("n1", store_kind="sqlite")
+    metrics.watch_supervisor(Supervisor())
+    metrics.count_adopted()
+    found = Scrape(metrics.exposition("", None)[0].decode())
+    assert found.get("disbatch_runs_adopted_total") == 1
+    processes = [found.get("disbatch_supervisor_processes", state=state) for state in ("running", "ended")]
+    assert processes == [3, 2]
 
 
 def test_odd_names_of_queues_are_told_as_they_are() -> None:

@@ -27,7 +27,7 @@ from disbatch_host import __version__
 from disbatch_host.documents.records import Task
 from disbatch_host.metrics import exposition
 from disbatch_host.metrics.census import Census
-from disbatch_host.metrics.exposition import OTHER, Labels, StoreHealthView, StoreThreadView
+from disbatch_host.metrics.exposition import OTHER, Labels, StoreHealthView, StoreThreadView, SupervisorView
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 
 RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
@@ -49,6 +49,7 @@ class Metrics:
         self._reached_at: float | None = None  # monotonic; when a heartbeat was last written
         self._store_thread: StoreThreadView | None = None
         self._health: StoreHealthView | None = None
+        self._supervisor: SupervisorView | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)  # a collector is anything that has `collect`
@@ -56,6 +57,11 @@ class Metrics:
             "disbatch_runs_ended",
             "Runs that ended on this node, by how they ended.",
             ("queue", "class", "outcome", "reason"),
+            registry=self._registry,
+        )
+        self._adopted = Counter(
+            "disbatch_runs_adopted",
+            "Runs of an earlier life of this node that it went on with.",
             registry=self._registry,
         )
         self._seconds = Histogram(
@@ -122,6 +128,10 @@ class Metrics:
         if reason not in _NEVER_STARTED:
             lasted.observe(seconds)
 
+    def count_adopted(self) -> None:
+        """A run of an earlier life goes on."""
+        self._adopted.inc()
+
     def observe_write(self, seconds: float) -> None:
         """A batch of changes was written. Called in the store's thread."""
         self._writes.observe(seconds)
@@ -136,6 +146,10 @@ class Metrics:
     def watch_store_thread(self, store_thread: StoreThreadView) -> None:
         """Set the view of the store thread for scrapes to read."""
         self._store_thread = store_thread
+
+    def watch_supervisor(self, supervisor: SupervisorView) -> None:
+        """Set the view of the supervisor for scrapes to read."""
+        self._supervisor = supervisor
 
     def watch_store_health(self, health: StoreHealthView) -> None:
         """Set the view of the store's health for `loss`."""
@@ -176,5 +190,6 @@ class Metrics:
         )
         yield from exposition.of_store(self._store_thread, self.silent_seconds)
         yield from exposition.of_node(self._living, self._labels)
+        yield from exposition.of_supervisor(self._supervisor)
         if self._census is not None:
             yield from exposition.of_census(self._census, self._labels)

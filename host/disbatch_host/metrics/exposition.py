@@ -39,6 +39,13 @@ class StoreHealthView(Protocol):
     def loss(self) -> str | None: ...
 
 
+class SupervisorView(Protocol):
+    """The view of the supervisor of a node's runs, from any thread."""
+
+    def counts(self) -> tuple[int, int]:
+        """Of the processes that it has: how many have not ended, and how many have, and their end is not stored."""
+
+
 class LabelNames:
     """A bounded set of names."""
 
@@ -104,6 +111,18 @@ def of_node(living: Mapping[str, Any], labels: Labels) -> Iterable[Metric]:
     yield _gauge("disbatch_plugins", "Plugins of this node, by what it can do with them.", "state", plugins)
     aside = {labels.classes.of(one["class"]): 1 for one in living["set_aside"]}
     yield _gauge("disbatch_plugin_set_aside", "1 for each class that this node does not run.", "class", aside)
+
+
+def of_supervisor(view: SupervisorView | None) -> Iterable[Metric]:
+    """The processes of the node's supervisor."""
+    if view is None:
+        return
+    running, ended = view.counts()
+    counts = {"running": running, "ended": ended}
+    yield _gauge(
+        "disbatch_supervisor_processes",
+        "Processes at the supervisor of this node; ended ones until their end is stored.", "state", counts,
+    )  # fmt: skip
 
 
 def of_census(census: Census, labels: Labels) -> Iterable[Metric]:

@@ -99,6 +99,7 @@ class Parts:
         self._health = health = StoreHealth(self.lost_runs.forget_others, troubles)
         if metrics is not None:
             metrics.watch_store_health(health)
+            metrics.watch_supervisor(self.processes)
         self._on_report = on_report
         self.tally = Tally()
         self.runs = runs = Runs(

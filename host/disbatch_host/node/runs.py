@@ -170,6 +170,8 @@ class Runs:
 
     def adopt(self, task: Task, plugin: Plugin, running: Document, adopted: Adopted) -> None:
         """Go on with a run that an earlier life of the node has started. `running`, `adopted`: see `Run`."""
+        if self._metrics is not None:
+            self._metrics.count_adopted()
         self._begin(
             Run(task, plugin, self.context, running=running, on_place_free=self._on_place_free, adopted=adopted)
         )

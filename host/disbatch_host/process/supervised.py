@@ -185,6 +185,12 @@ class SupervisedHost:
         hosts = [] if self._at is None else [*self._lost, *self._earlier_hosts()]
         return [run for host in hosts for run in host.runs()]
 
+    def counts(self) -> tuple[int, int]:
+        """How many of its runs have not ended, and how many have, and were not forgotten. In any thread."""
+        runs = self.runs()
+        ended = sum(run.has_ended for run in runs)
+        return len(runs) - ended, ended
+
     def why_not_now(self) -> str | None:
         return None if self._at is None else self._at.why_not_now()
 
