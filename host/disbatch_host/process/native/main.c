@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "connection.h"
 #include "daemon.h"
+#include "init.h"
 #include "life.h"
 #include "machine.h"
 #include "visit.h"
@@ -72,7 +73,7 @@ static int print_fingerprint(void)
 static int usage(void)
 {
     (void)fputs("usage: disbatch-supervisor --directory DIR | --connection FD | --list DIR | --stop DIR |\n"
-                "                           --self-test | --version | --fingerprint\n",
+                "                           --init -- COMMAND... | --self-test | --version | --fingerprint\n",
                 stderr);
     return 2;
 }
@@ -94,5 +95,7 @@ int main(int count, char **arguments)
         return visit_list(arguments[2]);
     if (count == 3 && strcmp(command, "--stop") == 0)
         return visit_stop(arguments[2]);
+    if (count > 3 && strcmp(command, "--init") == 0 && strcmp(arguments[2], "--") == 0)
+        return init_run(arguments + 3);
     return usage();
 }
