@@ -90,8 +90,8 @@ class Torture:
         left = run_record.processes_in_words(self._baseline.run, "ended_with_it")
         if left is not None:
             hints.append(
-                f"{left} was still there when it had ended, and was ended with it: let it wait for what it starts, or, "
-                'if that is to go on, write "leave_running": true (with "protocol": 2)'
+                f"what it had started was still there when it had ended, and was ended with it ({left}): let it wait "
+                'for that or, if that is to go on, write "leave_running": true, with "protocol": 2'
             )
         # A machine that was busy at the first run makes no hint.
         if seconds is not None and await self._silent_until_its_end(parameters) is not None:

@@ -115,9 +115,9 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU{memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
     if (left := run_record.processes_in_words(run, "left_over")) is not None:
-        notes.append(f"{left} could not be ended")
+        notes.append(f"not all of it could be ended: {left}")
     if (left := run_record.processes_in_words(run, "ended_with_it")) is not None:
-        notes.append(f"{left}, which it had left, was ended with it")
+        notes.append(f"what it had left was ended with it: {left}")
     if isinstance(count := run.get("left_running"), int):
         notes.append(f"{count} process{'' if count == 1 else 'es'} of it went on after it, as its plugin wants")
     if "work_directory" in run:
