@@ -120,11 +120,18 @@ class Adoption:
     async def stop_those_of_others(self) -> None:
         """This process does not get its id. The runs whose tasks somebody else has by now are stopped; the others go on
         without a node."""
-        read = {kept: notes.read(kept.note) for kept in self._processes.kept()}
+        await self._dismiss(await self._of_others(self._processes.kept()))
+
+    async def are_any_of_others(self, kept: Sequence[KeptRun]) -> bool:
+        """Whether there is anything for `stop_those_of_others` to stop."""
+        return bool(await self._of_others(kept))
+
+    async def _of_others(self, every: Sequence[KeptRun]) -> dict[KeptRun, Note | None]:
+        read = {kept: notes.read(kept.note) for kept in every}
         claims = {kept: _claims(note) for kept, note in read.items()}
         known = frozenset(itertools.chain.from_iterable(claims.values()))
         running = await self._store_thread.call(lambda store: _running_with(store, self._node_id, known))
-        await self._dismiss({kept: note for kept, note in read.items() if running.keys().isdisjoint(claims[kept])})
+        return {kept: note for kept, note in read.items() if running.keys().isdisjoint(claims[kept])}
 
     def _own_tasks(self, adopted: Collection[TaskId], told: Collection[tuple[str, str]], *, is_known: bool) -> OwnTasks:
         """`told`: the claims of all runs that were told; `is_known`: whether that is certain."""

@@ -218,6 +218,8 @@ class Node:
             )
             if home is None or not has_supervisor(home.directory):
                 return
+            if not await parts.adoption.are_any_of_others(await parts.processes.look(home)):
+                return
             await parts.processes.open(home)
         except (NodeIdInUseError, SupervisorRefusedError):
             return  # the process that has the id is here, and so are its runs

@@ -15,6 +15,7 @@ from typing import Any
 from disbatch_host.documents.changes import OutputChunk, Place, RunChange, RunKey
 from disbatch_host.store.contract import Store
 
+_PENDING_SIZE = 2**20  # bytes: it may have more, and is not for the event loop
 _BATCH_MAX = 1000  # changes in one batch: far from the limits of both stores, and a pause of some 100 ms at most
 _BATCH_CHUNK_BYTES_MAX = 16 * 2**20  # of output pieces in one batch, for the same reason
 
@@ -49,7 +50,11 @@ def answers_of(batch: Sequence[Record], refused: Set[RunKey]) -> list[tuple[asyn
 
 def text_size(change: RunChange | None) -> int:
     """About how many bytes a change holds: everything else in it is small, or bounded by the run."""
-    return 0 if change is None else sum([len(value) for value in change.set.values() if isinstance(value, str)])
+    if change is None:
+        return 0
+    size = sum([len(value) for value in change.set.values() if isinstance(value, str)])
+    run = change.set.get("run")
+    return size + _PENDING_SIZE if run is not None and "pending" in run else size
 
 
 def set_results(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:

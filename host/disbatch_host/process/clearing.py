@@ -142,11 +142,16 @@ class Clearing:
 
     def _give_up(self) -> None:
         if self._on_clear is not None:
-            self._finish(self._members())
+            self._finish(self._to_be_ended())
+
+    def _to_be_ended(self) -> list[family.Member]:
+        """What has not left the session, at an end that nobody asked for (rule 2)."""
+        is_its_own_end = self._is_settling and self.stopped_at is None and self.killed_at is None
+        return self._left() if is_its_own_end else self._members()
 
     def _signal_all(self, number: int) -> int:
         """Each process gets it once. Returns how many there were."""
-        members = self._members()
+        members = self._to_be_ended()
         others = [one for one in members if family.group_of(one.pid) != self._leader]
         # The group in one call: a process that is forked at this moment is not left out.
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from disbatch_host.process.facts import process_started
+from disbatch_host.process.family import Member
 from disbatch_host.process.frames import ALIVE, End, How, NotStarted, Step, Stop
-from disbatch_host.process.framing import packed, unpacked_processes
+from disbatch_host.process.framing import Left, packed, unpacked_processes
 from disbatch_host.process.interface import LeftOver, ProcessEnd, Start, StartError, StopReason, Stream
 
 PIPE_SIZE = 2**16  # bytes of stdin that nobody misses: a pipe holds them
@@ -63,7 +64,13 @@ def _processes(blob: bytes) -> tuple[LeftOver, ...]:
     """With the start of each that is there, which tells it from a later process of the same number."""
     if blob == _NOBODY:
         return ()
-    return tuple([LeftOver(one.pid, process_started(one.pid), one.uid, one.name) for one in unpacked_processes(blob)])
+    return tuple([LeftOver(one.pid, _started_of(one), one.uid, one.name) for one in unpacked_processes(blob)])
+
+
+def _started_of(left: Left) -> int | None:
+    """None if it has ended: END may have waited for long, and the number may be another's by now."""
+    started = process_started(left.pid)
+    return started if started is not None and Member(left.pid, started).described() == left else None
 
 
 def rest_in(frame: End) -> list[tuple[Stream, int, bytes]]:

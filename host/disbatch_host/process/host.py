@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from disbatch_host.process import family
-from disbatch_host.process.ends import micro
-from disbatch_host.process.family import Member
 from disbatch_host.process.frames import (
     PART_MAX,
     VERSION,
@@ -26,7 +23,6 @@ from disbatch_host.process.frames import (
     FrameError,
     Gone,
     Hello,
-    Input,
     KeptPlugin,
     Log,
     Look,
@@ -38,8 +34,6 @@ from disbatch_host.process.frames import (
     SupervisorBye,
     SupervisorHello,
 )
-from disbatch_host.process.frames import Start as StartFrame
-from disbatch_host.process.framing import packed
 from disbatch_host.process.hosted import HostedProcess
 from disbatch_host.process.interface import (
     KeptRun,
@@ -51,8 +45,9 @@ from disbatch_host.process.interface import (
     StartListener,
 )
 from disbatch_host.process.link import Link, LinkClosedError
-from disbatch_host.process.named_plugins import NamedPlugins, nul_error
+from disbatch_host.process.named_plugins import NamedPlugins, nul_error, start_frame
 from disbatch_host.process.pulse import Pulse
+from disbatch_host.process.remains import LostRun
 from disbatch_host.process.undecided import Undecided
 
 log = logging.getLogger(__name__)
@@ -95,14 +90,14 @@ class FrameHost:
         self._link = link
         self._numbers = Numbers() if numbers is None else numbers
         self._on_lost = on_lost
-        self._is_lost = False
+        self.is_lost = False
         self._pulse = Pulse(lambda number: self.send(Ping(number)), lambda: bool(self._processes))
         self.supervisor_id = b""  # until it has answered
-        self.supervisor_started = 0  # in clock ticks since boot
         self.hello: SupervisorHello | None = None
         self.bye: SupervisorBye | None = None  # once it has said why it closes the connection
         self._first_run = 0  # the numbers of its runs begin there
         self._is_ready = False  # every run that it had was told
+        self._left_over: set[int] = set()  # runs of this node whose end is stored, and of which something is there
         self._plugins = NamedPlugins(link.send, drain_seconds=drain_seconds)
         self.undecided = Undecided(self.send, self._plugins.note_of)
         self._processes: dict[int, HostedProcess] = {}
@@ -132,7 +127,7 @@ class FrameHost:
 
     def listen(self) -> None:
         """Hear the supervisor from now on, in the event loop that runs. A start does it as well."""
-        if self._loop is None and not self._is_lost:
+        if self._loop is None and not self.is_lost:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._link.fileno(), self.receive)
 
@@ -183,7 +178,7 @@ class FrameHost:
         return process
 
     def _send_start(self, run: int, start: Start, plugin: int) -> None:
-        self.send(_start_frame(run, start, plugin, is_live=not self.keeps_output))
+        self.send(start_frame(run, start, plugin, is_live=not self.keeps_output))
         self.send_input(run, (start.stdin or b"")[PART_MAX:])
 
     def adopt(self, kept: KeptRun, listener: StartListener, *, keeps_stdin_open: bool) -> Process:
@@ -227,31 +222,29 @@ class FrameHost:
         return list(self._processes.values())
 
     def why_not_now(self) -> str | None:
-        if self._is_lost:
+        if self.is_lost:
             return "the connection to the supervisor of its runs is lost, and is made again"
         if self._pulse.is_silent:
             return "the supervisor of its runs does not answer; nothing is lost, and nothing is claimed until it does"
         return None
 
-    def marks(self) -> list[bytes]:
-        """By which the processes of those of its runs are found that have not ended."""
+    def unended(self) -> dict[int, LostRun]:
+        """Those of its runs that have not ended, by number: by what their processes are found."""
         start = f"{family.RUN_VARIABLE}={self.supervisor_id.hex()}"
-        return [f"{start}-{run}".encode() for run, one in self._processes.items() if not one.has_ended]
+        return {
+            run: LostRun(f"{start}-{run}".encode(), one.pid, one.pid_started)
+            for run, one in self._processes.items()
+            if not one.has_ended
+        }
 
-    def leaders(self) -> list[Member]:
-        """The first processes of these, as far as they are known."""
-        runs = [one for one in self._processes.values() if not one.has_ended]
-        return [Member(one.pid, one.pid_started) for one in runs if one.pid and one.pid_started is not None]
-
-    def end_unseen(self, left_over: Sequence[Member], why: str) -> None:
+    def end_unseen(self, left_over: Mapping[int, tuple[LeftOver, ...]], why: str) -> None:
         """Nothing is left of the runs that it had when the supervisor was lost, but for these processes of some."""
-        left = tuple([LeftOver(one.pid, one.started, *one.described()[1:]) for one in left_over])
-        for process in list(self._processes.values()):
-            process.end_unseen(left, why)
+        for run, process in list(self._processes.items()):
+            process.end_unseen(left_over.get(run, ()), why)
 
     def say_goodbye(self, reason: Bye) -> None:
         """Tell the supervisor that this node leaves."""
-        if not self._is_lost:
+        if not self.is_lost:
             self._link.send(NodeBye(reason))
             self._link.flush()
 
@@ -269,7 +262,7 @@ class FrameHost:
 
     def send(self, frame: Frame) -> None:
         """For a process of this host; with everything else that is said in this turn of the event loop."""
-        if self._is_lost:
+        if self.is_lost:
             return
         self._link.send(frame)
         if not self._is_flush_due and self._loop is not None:
@@ -291,9 +284,16 @@ class FrameHost:
         """See `Pulse.after_answer`."""
         self._pulse.after_answer(callback)
 
-    def forget(self, run: int) -> None:
-        """A process of this host is over."""
+    def forget(self, run: int, *, is_anything_left: bool = False) -> None:
+        """A process of this host is over. `is_anything_left`: of its run."""
         self._processes.pop(run, None)
+        if is_anything_left:
+            self._left_over.add(run)
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether its supervisor has nothing to do, and may be replaced by another."""
+        return not (self.is_lost or self._processes or self._left_over) and self.undecided.is_over
 
     def receive(self) -> None:
         """Take what the supervisor says, and do what is due."""
@@ -318,7 +318,7 @@ class FrameHost:
             self._pulse.hear(frame.number)
         elif isinstance(frame, SupervisorHello):
             self.hello = frame
-            self.supervisor_id, self.supervisor_started = frame.supervisor_id, frame.started
+            self.supervisor_id = frame.supervisor_id
             self._first_run = frame.next_run
             self._numbers.begin_at(frame.next_run)
         elif isinstance(frame, KeptPlugin):
@@ -332,16 +332,17 @@ class FrameHost:
         elif isinstance(frame, Gone):  # the last of what an ended run had left over; there is nothing to record
             self.send(Ack(frame.run, 0, 0, 0, Acknowledged.GONE))
             self.undecided.left_over.pop(frame.run, None)
+            self._left_over.discard(frame.run)
         else:
             self.undecided.take(frame)
 
     def _lose(self, error: Exception) -> None:
         """Raises the error if nobody else is to deal with it."""
-        if self._is_lost:
+        if self.is_lost:
             return
         if self._on_lost is None:
             raise error
-        self._is_lost = True
+        self.is_lost = True
         self._leave_loop()
         self._on_lost(self, str(error))
 
@@ -372,24 +373,3 @@ class FrameHost:
     def _on_time(self) -> None:
         self._timer = None
         self.receive()
-
-
-def _start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartFrame:
-    stdin = start.stdin or b""
-    return StartFrame(
-        run=run,
-        plugin=plugin,
-        timeout=micro(start.deadlines.timeout_seconds),
-        idle_timeout=micro(start.deadlines.idle_timeout_seconds),
-        asked_at=0 if start.trust is None else micro(start.trust.asked_at),
-        trusted=0 if start.trust is None else micro(start.trust.seconds),
-        total=len(stdin),
-        flags=Input.TELL
-        | Input.LIVE * is_live
-        | Input.NULL * (start.stdin is None)
-        | Input.OPEN * start.keeps_stdin_open,
-        note=start.note,
-        environment=packed([os.fsencode(f"{name}={value}") for name, value in start.variables.items()]),
-        work_directory=b"" if start.work_directory is None else os.fsencode(start.work_directory),
-        stdin=stdin[:PART_MAX],
-    )

@@ -62,7 +62,7 @@ class Sender(Protocol):
     def after_answer(self, callback: Callable[[], None]) -> None:
         """See `Pulse.after_answer`."""
 
-    def forget(self, run: int) -> None:
+    def forget(self, run: int, *, is_anything_left: bool = False) -> None:
         """The run is over."""
 
 
@@ -302,7 +302,7 @@ class HostedProcess:
         if self._end is None:
             raise ValueError(f"run {self.run} has not ended; it cannot be forgotten")
         self._host.send(self._told.end_ack(self.run))
-        self._host.forget(self.run)
+        self._host.forget(self.run, is_anything_left=bool(self._end.left_over) and not self._is_lost)
 
     def stop(self, reason: StopReason) -> None:
         if self._stopped is None and self._end is None:

@@ -19,6 +19,7 @@ from disbatch_host.process.frames import VERSION, Bye, FrameError, Hello, Look
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
 from disbatch_host.process.host import OF_ITS_OWN, FrameHost, Numbers
 from disbatch_host.process.inline import InlineSupervisor
+from disbatch_host.process.interface import KeptRun
 from disbatch_host.process.link import LinkClosedError
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,9 @@ class Meeting:
         until, tries = time.monotonic() + _PATIENCE_SECONDS, 0
         while True:
             host = await asyncio.to_thread(self.next)
-            tries += 1
             is_inhabited = connection.is_inhabited(home.directory)
-            if self.link is not None or (not is_inhabited and tries == _TRIES):
+            tries += not is_inhabited
+            if self.link is not None or tries >= _TRIES:
                 self.is_outdated = not host.undecided.is_over and not await asyncio.to_thread(self._is_as_now, host)
                 return host
             host.close()
@@ -75,6 +76,15 @@ class Meeting:
                 )
             self.why_class = None
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    def look(self, home: SupervisorHome) -> list[KeptRun]:
+        """The runs of the supervisor in a home, without taking over anything: the time for which they may go on without
+        a node does not begin again. Empty if it does not say."""
+        try:
+            return self._looked(home).undecided.runs()
+        except _FAILURES as error:
+            log.debug("the supervisor does not say what it has: %s", error)
+            return []
 
     def next(self) -> FrameHost:
         """The one that is there, or another: in the same home, if there is one. May wait for a moment; in any thread.
@@ -118,16 +128,21 @@ class Meeting:
     def _known_session(self, home: SupervisorHome) -> int:
         """The highest session that the supervisor has known; 0 if it does not even say that."""
         try:
-            link, key, _ = connection.connect_in(home.directory)
-            looking = FrameHost(link, drain_seconds=self._drain_seconds, hello=Look(key))
-            try:
-                looking.meet(ANSWERS_SECONDS)
-            finally:
-                looking.close()
+            hello = self._looked(home).hello
         except _FAILURES as error:
             log.debug("the supervisor does not say which session it has known: %s", error)
             return 0
-        return 0 if looking.hello is None else looking.hello.session
+        return 0 if hello is None else hello.session
+
+    def _looked(self, home: SupervisorHome) -> FrameHost:
+        """Closed by then."""
+        link, key, _ = connection.connect_in(home.directory)
+        looking = FrameHost(link, drain_seconds=self._drain_seconds, hello=Look(key))
+        try:
+            looking.meet(ANSWERS_SECONDS)
+        finally:
+            looking.close()
+        return looking
 
     def _met(self, link: SocketLink, hello: Hello) -> FrameHost:
         host = FrameHost(

@@ -1,7 +1,8 @@
 """The plugins that a supervisor knows by number: those that this node has named on a connection, and those that runs of
 an earlier node have.
 
-Responsible for: naming each once, under a number that is free. Must not know: runs, tasks.
+Responsible for: naming each once, under a number that is free; what a start says of a process of one. Must not know:
+what becomes of a run, tasks.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import struct
 from collections.abc import Callable
 
 from disbatch_host.process.ends import micro
-from disbatch_host.process.frames import Has, KeptPlugin, Plugin
+from disbatch_host.process.frames import PART_MAX, Has, Input, KeptPlugin, Plugin
+from disbatch_host.process.frames import Start as StartFrame
 from disbatch_host.process.framing import packed
-from disbatch_host.process.interface import Deadlines, Program, StartError
+from disbatch_host.process.interface import Deadlines, Program, Start, StartError
 
 
 class NamedPlugins:
@@ -78,3 +80,25 @@ class NamedPlugins:
 def nul_error(program: Program) -> StartError:
     """A text of a program, or of a start of it, that no program can get."""
     return StartError(f"cannot start {program.argv[0]}: an argument or environment value holds a NUL byte")
+
+
+def start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartFrame:
+    """START for one process of such a program."""
+    stdin = start.stdin or b""
+    return StartFrame(
+        run=run,
+        plugin=plugin,
+        timeout=micro(start.deadlines.timeout_seconds),
+        idle_timeout=micro(start.deadlines.idle_timeout_seconds),
+        asked_at=0 if start.trust is None else micro(start.trust.asked_at),
+        trusted=0 if start.trust is None else micro(start.trust.seconds),
+        total=len(stdin),
+        flags=Input.TELL
+        | Input.LIVE * is_live
+        | Input.NULL * (start.stdin is None)
+        | Input.OPEN * start.keeps_stdin_open,
+        note=start.note,
+        environment=packed([os.fsencode(f"{name}={value}") for name, value in start.variables.items()]),
+        work_directory=b"" if start.work_directory is None else os.fsencode(start.work_directory),
+        stdin=stdin[:PART_MAX],
+    )

@@ -11,27 +11,42 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from disbatch_host.process import family
 from disbatch_host.process.family import Member, Processes
+from disbatch_host.process.interface import LeftOver
 
 _PASS_SECONDS = 0.02  # between two looks
 _LONGEST_SECONDS = 5.0  # what is then alive is in uninterruptible sleep, or another user's
 _EMPTY_LOOKS = 2  # in a row: a process that forks may hide its child from one
 
 
-async def kill_remains(marks: Collection[bytes], leaders: Collection[Member]) -> list[Member]:
-    """Kill every process of the runs with these marks, of which `leaders` are the first processes as far as they are
-    known. Returns those that could not be ended."""
+class LostRun(NamedTuple):
+    """By what the processes of a run are found."""
+
+    mark: bytes  # `DISBATCH_RUN=…` in their environment
+    pid: int  # of the first one; 0 if that is not known
+    pid_started: int | None
+
+    @property
+    def leaders(self) -> list[Member]:
+        return [Member(self.pid, self.pid_started)] if self.pid and self.pid_started is not None else []
+
+
+async def kill_remains(runs: Mapping[int, LostRun]) -> dict[int, tuple[LeftOver, ...]]:
+    """Kill every process of these runs, by number. Returns those that could not be ended, by run; of which it is not
+    known whose they are, with each."""
     loop = asyncio.get_running_loop()
-    numbers = frozenset(int(mark.rpartition(b"-")[2]) for mark in marks)
+    marks = [run.mark for run in runs.values()]
+    leaders = [leader for run in runs.values() for leader in run.leaders]
     orphans = family.Orphans() if family.is_subreaper() else None
     until, empty_looks = loop.time() + _LONGEST_SECONDS, 0
     killed: dict[int, Member] = {one.pid: one for one in leaders}
     while True:
         adopted = () if orphans is None else orphans.pids(()) or ()
-        found = Processes().of_runs(marks, leaders, [pid for pid in adopted if family.number_marked(pid) in numbers])
+        found = Processes().of_runs(marks, leaders, [pid for pid in adopted if family.number_marked(pid) in runs])
         for member in found:
             member.send(signal.SIGKILL)
             killed[member.pid] = member
@@ -43,4 +58,15 @@ async def kill_remains(marks: Collection[bytes], leaders: Collection[Member]) ->
         await asyncio.sleep(_PASS_SECONDS)
     if orphans is not None:
         orphans.close()
-    return found
+    return _by_run(found, runs) if found else {}
+
+
+def _by_run(found: Collection[Member], runs: Mapping[int, LostRun]) -> dict[int, tuple[LeftOver, ...]]:
+    left = {one.pid: LeftOver(one.pid, one.started, *one.described()[1:]) for one in found}
+    processes = Processes()
+    of = {number: {one.pid for one in processes.of_runs([run.mark], run.leaders)} for number, run in runs.items()}
+    known = set().union(*of.values())
+    return {
+        number: tuple([one for pid, one in left.items() if pid in pids or pid not in known])
+        for number, pids in of.items()
+    }

@@ -112,12 +112,13 @@ class SupervisedHost:
     @property
     def outliving(self) -> dict[str, str | int] | None:
         """What identifies the supervisor if it outlives this process, for others on this machine."""
-        if self._at is None or self._home is None or self._link is None:
+        hello = None if self._at is None else self._at.hello
+        if hello is None or self._home is None or self._link is None:
             return None
         return {
-            "id": self._at.supervisor_id.hex(),
+            "id": hello.supervisor_id.hex(),
             "pid": self._link.pid,
-            "pid_started": self._at.supervisor_started,
+            "pid_started": hello.started,
             "directory": str(self._home.directory),
         }
 
@@ -153,6 +154,10 @@ class SupervisedHost:
 
     def _earlier_hosts(self) -> list[FrameHost]:
         return [self._host, *(self._written[1] if self._written is not None else ())]
+
+    async def look(self, home: SupervisorHome) -> Sequence[KeptRun]:
+        """What the supervisor in a home has, before it is opened."""
+        return await asyncio.to_thread(self._meeting.look, home)
 
     def kept(self) -> Sequence[KeptRun]:
         """The runs of an earlier node about which nothing is decided."""
@@ -270,7 +275,8 @@ class SupervisedHost:
         pid, before, known = self._link.pid, self._memory_kills, ""
         self._memory_kills = memory_kills()
         if self._memory_kills > before:
-            why = known = "the kernel killed processes of its control group for want of memory"
+            known = "the kernel killed processes of its control group for want of memory"
+            why = f"{why}; {known}"
         self._link.hang_up()
         host.give_up()
         now = self._loop.time()
@@ -288,9 +294,9 @@ class SupervisedHost:
         self._lost[host] = self._loop.create_task(self._clear(host, known))
 
     async def _clear(self, host: FrameHost, why: str) -> None:
-        left = await kill_remains(host.marks(), host.leaders())
-        for member in left:
-            log.error("process %d of a run whose supervisor has ended cannot be ended", member.pid)
+        left = await kill_remains(host.unended())
+        for pid in {one.pid for some in left.values() for one in some}:
+            log.error("process %d of a run whose supervisor has ended cannot be ended", pid)
         host.close()
         host.end_unseen(left, why)
         # Until each of its runs is forgotten it is one of `runs`.
@@ -302,7 +308,7 @@ class SupervisedHost:
         """Have another supervisor in place of one of an earlier version, or of other surroundings, that has nothing to
         do (rule 5)."""
         host, link = self._host, self._link
-        if not self._meeting.is_outdated or link is None or host.runs() or not host.undecided.is_over:
+        if not self._meeting.is_outdated or link is None or not host.has_nothing:
             return
         host.say_goodbye(Bye.ENDS)
         until = time.monotonic() + _RENEWED_SECONDS
@@ -312,7 +318,11 @@ class SupervisedHost:
             time.sleep(_PAUSE_SECONDS / 4)
         pid = link.pid
         host.close()
-        self._at = self._meeting.next()
+        try:
+            self._at = self._meeting.next()
+        except SupervisorRefusedError:
+            self.on_taken_over()  # in just that moment
+            return
         self._at.listen()
         self.on_change()
         log.info("the supervisor of earlier runs (process %d) is not needed any more; %s", pid, self.description)
@@ -323,6 +333,8 @@ class SupervisedHost:
         self._reap_timer = self._loop.call_later(_REAP_SECONDS, self._reap)
         self._forget_written()
         self._renew()
+        if self._at is not None and not self._at.is_lost:
+            self._memory_kills = memory_kills()  # those of a program have not ended the supervisor
         if self._orphans is not None and self._link is not None:
             for pid in self._orphans.pids(()) or ():
                 if family.session_of(pid) not in (self._own_session, 0):

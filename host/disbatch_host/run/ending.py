@@ -85,7 +85,6 @@ def ending_of(
         fields=fields,
         follow_ups=_follow_ups(state, now) if is_success else (),
         now=now,
-        held_until=now + timedelta(seconds=HOLD_SECONDS) if "left_over" in ended.facts else None,
     )
 
 
@@ -221,11 +220,11 @@ def _ending(
     fields: Document,
     follow_ups: Sequence[Document] = (),
     now: datetime | None = None,
-    held_until: datetime | None = None,
 ) -> Ending:
     """`left`: the status that the task has now. `fields`: output, and the fields that the plugin set. `now`: if that is
-    not when it ended. `held_until`: no other attempt begins before that."""
+    not when it ended."""
     ended, delay = run["ended"], conclusion.delay_seconds
+    now = now or ended
     change = transitions.end_change(
         state.task,
         state.key,
@@ -235,8 +234,8 @@ def _ending(
         error=error,
         fields=fields,
         not_before=None if delay is None else ended + timedelta(seconds=delay),
-        held_until=held_until,
-        now=now or ended,
+        held_until=now + timedelta(seconds=HOLD_SECONDS) if "left_over" in run else None,
+        now=now,
         creates=follow_ups,
     )
     return Ending(end=end, conclusion=conclusion, run=run, change=change)

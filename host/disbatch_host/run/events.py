@@ -24,6 +24,7 @@ import orjson
 from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_protocol.document import PROTECTED
 from disbatch_protocol.events import (
+    SNOOZE_MAX_SECONDS,
     BadLine,
     ErrorSaid,
     Event,
@@ -68,7 +69,7 @@ class EventEffects:
         self._has_said_status = False
         self._result_status: int | None = None
         self._follow_ups: list[FollowUp] = []
-        self._follow_up_bytes = 0
+        self.follow_up_bytes = 0  # of their queues and parameters
         self._follow_ups_refused = 0
         self._bad_lines = 0
         self._bad_kept: list[Document] = []
@@ -164,8 +165,10 @@ class EventEffects:
             code, message, detail = (_only(str, error.get(name)) for name in _TEXTS_OF_ERROR)
             retry = _only(bool, error.get("retry"))
             self._error = ErrorSaid(code=code, message=message, detail=detail, retry=retry)
-        if isinstance(snooze, dict) and isinstance(snooze.get("seconds"), (int, float)):
-            self._snooze = Snooze(seconds=float(snooze["seconds"]), message=_only(str, snooze.get("message")))
+        snooze = snooze if isinstance(snooze, dict) else {}
+        seconds = _only(float, snooze.get("seconds"))
+        if seconds is not None and 0 <= seconds <= SNOOZE_MAX_SECONDS:
+            self._snooze = Snooze(seconds=seconds, message=_only(str, snooze.get("message")))
         if isinstance(status, dict):
             self._has_said_status = status.get("was_said") is True
             self._own_status, self._result_status = (whole_number(status.get(name)) for name in ("own", "of_result"))
@@ -285,12 +288,12 @@ class EventEffects:
 
     def _follow(self, task: FollowUp) -> None:
         size = len(task.queue) + _size(task.parameters)
-        if len(self._follow_ups) >= FOLLOW_UPS_MAX or self._follow_up_bytes + size > FOLLOW_UP_BYTES_MAX:
+        if len(self._follow_ups) >= FOLLOW_UPS_MAX or self.follow_up_bytes + size > FOLLOW_UP_BYTES_MAX:
             self._follow_ups_refused += 1
             if self._follow_ups_refused == 1:
                 self._add_fault(f"more follow-up tasks than one run may create: {FOLLOW_UPS_MAX}")
             return
-        self._follow_up_bytes += size
+        self.follow_up_bytes += size
         self._follow_ups.append(task)
 
     def _add_faults(self, messages: Sequence[str]) -> None:

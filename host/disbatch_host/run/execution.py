@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -218,12 +219,18 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
 
 
 def _described(process: LeftOver) -> dict[str, Any]:
-    try:
-        user = pwd.getpwuid(process.uid).pw_name
-    except KeyError:
-        user = str(process.uid)
     started = {} if process.pid_started is None else {"pid_started": process.pid_started}
-    return {"pid": process.pid, **started, "user": user, "program": storable(process.program)}
+    return {
+        "pid": process.pid, **started, "user": _user_name(process.uid), "program": storable(process.program),
+    }  # fmt: skip
+
+
+@functools.cache  # a directory service may take its time
+def _user_name(uid: int) -> str:
+    try:
+        return str(storable(pwd.getpwuid(uid).pw_name))
+    except KeyError:
+        return str(uid)
 
 
 def without_unread_stdin(process_end: ProcessEnd) -> ProcessEnd:

@@ -22,6 +22,7 @@ from disbatch_host.clock import Clock
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OutputChunk
 from disbatch_host.documents.records import Document
+from disbatch_host.errors import StoreRefusedError
 from disbatch_host.process.interface import Stream
 from disbatch_host.run.context import NewsPace, Recorder
 from disbatch_host.run.execution import Execution
@@ -59,8 +60,10 @@ def news_of(state: RunState, *, pid_started: int | None = None, event_bytes: int
     if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
         state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
-    if event_bytes >= PENDING_FROM:  # a process host does not keep all of them
+    # A process host does not keep all of them.
+    if event_bytes >= PENDING_FROM and state.keeps_pending and ("run" in fields or event_bytes > state.pending_bytes):
         fields["run"] = {**state.run, "pending": state.events.pending(event_bytes)}
+        state.pending_bytes = event_bytes
     for stream, output in state.streams:
         if output.version != state.written[stream] and output.inline_size >= state.least_text[stream]:
             state.written[stream] = output.version
@@ -82,6 +85,8 @@ def next_chunks(state: RunState) -> list[OutputChunk]:
 def pause_seconds(state: RunState, news: News, least: float) -> float:
     """How long to wait until the next write: `least` or longer (rule 3)."""
     size = sum([len(news.fields.get(stream, "")) for stream, _ in state.streams]) + state.events.size
+    if state.pending_bytes:
+        size += state.events.follow_up_bytes
     return max(least, size / NEWS_BYTES_PER_SECOND)
 
 
@@ -221,8 +226,7 @@ class Recording:
         try:
             news = news_of(state, pid_started=pid_started, event_bytes=execution.event_bytes)
             if news.fields:
-                change = transitions.progress_change(state.key, news.fields)
-                accepted = await self._recorder.record(change, news.chunks)
+                accepted = await self._record(news)
             elif news.chunks:
                 accepted = await self._recorder.record(None, news.chunks)
         except Exception as error:  # if it lasts, the end of the run will meet it as well
@@ -244,6 +248,20 @@ class Recording:
             self._start_write()
         else:
             self._timer = self._loop.call_later(pause_seconds(state, news, self._pace.seconds), self._start_write)
+
+    async def _record(self, news: News) -> bool:
+        """Without `run.pending` where the store refuses it: then another node does not know what earlier events do at
+        the end, and everything else goes on."""
+        state = self._state
+        try:
+            return await self._recorder.record(transitions.progress_change(state.key, news.fields), news.chunks)
+        except StoreRefusedError as refusal:
+            if "pending" not in news.fields.get("run", ()):
+                raise
+            log.warning("task %s: run.pending is not kept: %s", state.task.id, refusal, extra=state.log_ids)
+            state.keeps_pending = False
+            fields = {**news.fields, "run": dict(state.run)}
+            return await self._recorder.record(transitions.progress_change(state.key, fields), news.chunks)
 
     async def _wait_for_budget(self) -> None:
         """Wait until the news to be written now may be held in memory a second time, on their way into the store."""

@@ -34,13 +34,16 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
+_HOLD = timedelta(seconds=HOLD_SECONDS)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class _Held:
     task_id: TaskId
     token: str  # of the run that has left something
     processes: Sequence[tuple[object, object]]  # pid and start, as the document has them
     free_from: datetime  # when it may be tried again, once nothing is left
+    until: datetime  # as it was set last
 
     @property
     def is_anything_there(self) -> bool:
@@ -66,9 +69,10 @@ class LeftOver:
             task.id, len(report.left_over), report.left_over[0].get("pid"), extra=logs.ids(task=task.id),
         )  # fmt: skip
         delay = None if report.conclusion is None else report.conclusion.delay_seconds
-        free_from = self._clock.now() + timedelta(seconds=delay or 0.0)
+        now = self._clock.now()
+        free_from = now + timedelta(seconds=delay or 0.0)
         if task.token is not None:
-            self._held.append(_Held(task.id, task.token, _processes(report.left_over), free_from))
+            self._held.append(_Held(task.id, task.token, _processes(report.left_over), free_from, now + _HOLD))
 
     async def hold_again(self, left: Sequence[bytes]) -> None:
         """The same for runs of an earlier life, by their notes."""
@@ -76,16 +80,20 @@ class LeftOver:
         for note in read:
             task = await self._store_thread.call(partial(_task_of_note, note=note))
             if task is not None and _is_of(task, note.token):
-                free_from = self._clock.now()
-                self._held.append(_Held(task.id, note.token, _processes(task.run.get("left_over")), free_from))
+                now, until = self._clock.now(), task.document.get("not_before")
+                is_later = isinstance(until, datetime) and until > now + _HOLD  # it waits for something else as well
+                free_from = until if isinstance(until, datetime) and is_later else now
+                self._held.append(_Held(task.id, note.token, _processes(task.run.get("left_over")), free_from, now))
 
     async def turn(self) -> None:
         """Set the time of each again, or let it go."""
         for held in list(self._held):
             with self._troubles.contained("what is left over of task", held.task_id):
-                is_there = held.is_anything_there
-                until = self._clock.now() + timedelta(seconds=HOLD_SECONDS) if is_there else held.free_from
-                is_waiting = await self._store_thread.call(partial(_set_time, held=held, until=until))
+                is_there, now = held.is_anything_there, self._clock.now()
+                if is_there and held.until > now + _HOLD / 2:
+                    continue
+                held.until = max(now + _HOLD, held.free_from) if is_there else held.free_from
+                is_waiting = await self._store_thread.call(partial(_set_time, held=held, until=held.until))
                 if not is_there:
                     ids = logs.ids(task=held.task_id)
                     log.info("task %s: nothing of its last run is left", held.task_id, extra=ids)

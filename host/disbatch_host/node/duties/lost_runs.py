@@ -120,6 +120,7 @@ class LostRuns:
         self._pace = pace
         self._others = HeartbeatWatch()
         self.unsettled: set[TaskId] = set()  # lost, and the store refuses to record what becomes of them
+        self._unended: dict[str, dict[str, str]] = {}  # by node, until its tasks are settled: see `_end_supervisors`
         self.late: Callable[[], OwnTasks] | None = None  # rule 4: once this node knows the runs of its earlier lives
 
     async def turn(self) -> None:
@@ -148,8 +149,11 @@ class LostRuns:
 
     async def _settle_dead(self, node: NodeRecord) -> None:
         is_on_this_machine = self._machine.is_same(node.document.get("host"))
-        unended = await self._end_supervisors(node) if is_on_this_machine else {}
+        unended = self._unended.setdefault(node.id, {})
+        if is_on_this_machine:
+            unended |= await self._end_supervisors(node)
         settled = await self._settle(node.id, is_on_this_machine, unended=unended)
+        del self._unended[node.id]
         if settled:
             log.warning("node %s is dead: of its tasks, %s", node.id, settled, extra=logs.ids(about_node=node.id))
             self._on_settled()

@@ -60,14 +60,15 @@ static void reap(struct kept *kept)
         }
 }
 
-static void take(struct kept *kept, int number)
+/* A terminal's signals go to the command as well, which is in the same process group: twice would be another request. */
+static void take(struct kept *kept, int number, bool is_of_terminal)
 {
     if (number == SIGCHLD) {
         reap(kept);
         return;
     }
     kept->is_asked = kept->is_asked || number == SIGTERM || number == SIGINT;
-    if (kept->pid > 0)
+    if (kept->pid > 0 && !is_of_terminal)
         (void)kill(kept->pid, number);
 }
 
@@ -80,9 +81,10 @@ static void wait_for(struct kept *kept, const sigset_t *set, time_t seconds)
     time_t until = now.tv_sec + seconds;
     while (is_there ? kept->pid > 0 : now.tv_sec < until && !kept->is_asked) {
         struct timespec left = {until - now.tv_sec, 0};
-        int number = is_there ? sigwaitinfo(set, NULL) : sigtimedwait(set, NULL, &left);
+        siginfo_t info = {0};
+        int number = is_there ? sigwaitinfo(set, &info) : sigtimedwait(set, &info, &left);
         if (number > 0)
-            take(kept, number);
+            take(kept, number, info.si_code == SI_KERNEL);
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
     }
 }
@@ -100,7 +102,7 @@ static bool is_final(const struct kept *kept)
 
 int init_run(char **command)
 {
-    struct kept kept = {.command = command};
+    struct kept kept = {.command = command, .status = NOT_FOUND << 8};
     sigset_t set = all_signals();
     sigset_t before;
     (void)sigprocmask(SIG_BLOCK, &set, &before);
@@ -110,15 +112,18 @@ int init_run(char **command)
         struct timespec began;
         struct timespec ended;
         (void)clock_gettime(CLOCK_MONOTONIC, &began);
-        if (!start(&kept, &before))
-            return complain("start a process", strerror(errno));
-        wait_for(&kept, &set, 0);
-        if (is_final(&kept))
-            return code_of(kept.status);
-        (void)clock_gettime(CLOCK_MONOTONIC, &ended);
-        pause = ended.tv_sec - began.tv_sec >= LIVED_WELL ? FIRST_PAUSE : pause;
-        (void)fprintf(stderr, "disbatch-supervisor: %s ended with %d; it is started again in %d s\n", command[0],
-                      code_of(kept.status), (int)pause);
+        if (start(&kept, &before)) {
+            wait_for(&kept, &set, 0);
+            if (is_final(&kept))
+                return code_of(kept.status);
+            (void)clock_gettime(CLOCK_MONOTONIC, &ended);
+            pause = ended.tv_sec - began.tv_sec >= LIVED_WELL ? FIRST_PAUSE : pause;
+            (void)fprintf(stderr, "disbatch-supervisor: %s ended with %d; it is started again in %d s\n", command[0],
+                          code_of(kept.status), (int)pause);
+        } else { /* runs of an earlier life may take up all that there is: they are not to end with this process */
+            kept.pid = 0;
+            (void)complain("start the command now", strerror(errno));
+        }
         wait_for(&kept, &set, pause);
         if (kept.is_asked)
             return code_of(kept.status);
