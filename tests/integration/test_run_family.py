@@ -145,6 +145,18 @@ def test_what_a_run_has_left_is_ended_and_named_unless_its_plugin_wants_it_to_go
     os.kill(pid, signal.SIGKILL)
 
 
+def test_what_is_still_in_the_session_is_killed_alone_although_it_ignores_the_signal(number: str) -> None:
+    daemon = f"5{number}"
+    script = (
+        "(trap '' TERM; while :; do sleep 0.05; done) >/dev/null 2>&1 3>&- & "
+        f"setsid sleep {daemon} >/dev/null 2>&1 3>&- & sleep 0.3"
+    )
+    seen = sh(script, number, leave_running=True, deadlines=Deadlines(kill_grace_seconds=0.3))
+    assert seen.end.left_running == 1 and seen.end.exit_code == 0 and not seen.end.left_over
+    (pid,) = left(daemon)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_what_may_go_on_is_ended_by_a_stop(number: str) -> None:
     script = "setsid sleep {n} >/dev/null 2>&1 3>&- & sleep 60"
     seen = sh(script, number, leave_running=True, deadlines=Deadlines(timeout_seconds=0.5, kill_grace_seconds=20))

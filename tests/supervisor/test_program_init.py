@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -60,6 +61,27 @@ def test_a_stop_goes_to_the_command_and_is_the_end(tmp_path: Path, number: signa
     wait_until((tmp_path / "ready").exists, 20)
     process.send_signal(number)
     assert ended(process) == (7, "", "")
+
+
+def test_an_interrupt_of_a_terminal_reaches_the_command_once() -> None:
+    """To a node, the second one means that its runs are to stop now."""
+    script = (
+        "import signal, time; heard = []; signal.signal(signal.SIGINT, lambda *_: heard.append(1)); print('ready')\n"
+        "while not heard: time.sleep(0.01)\n"
+        "time.sleep(0.3); print('heard', len(heard))"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(supervisors.program(), ["init", "--init", "--", sys.executable, "-uc", script])
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 100)
+    os.write(terminal, b"\x03")
+    while b"heard" not in said or not said.endswith(b"\n"):
+        said += os.read(terminal, 100)
+    assert b"heard 1" in said
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(terminal)
 
 
 def test_another_signal_goes_to_the_command_which_goes_on(tmp_path: Path) -> None:
