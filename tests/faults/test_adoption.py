@@ -438,7 +438,9 @@ def test_a_node_that_settles_a_dead_one_on_its_machine_ends_its_supervisor_with_
     """What has left the run's session and environment is found by the supervisor alone."""
     leaves = 'setsid env -i sh -c "echo \\$\\$ >$DISBATCH_PLUGIN_DIR/left-$DISBATCH_NODE; exec sleep 600"'
     deaf = "" if ends_by_itself else "trap '' TERM; "
-    program = f"{deaf}{BEGIN}; {leaves} & echo begun on $DISBATCH_NODE; {GO}; kill $(cat $DISBATCH_PLUGIN_DIR/left-n2)"
+    program = (
+        f"{deaf}{BEGIN}; {leaves} & echo begun on $DISBATCH_NODE; {GO}; kill -9 $(cat $DISBATCH_PLUGIN_DIR/left-n2)"
+    )
     for name, idempotent in (("Once", False), ("Again", True)):
         keeping.plugin(name, program, idempotent=idempotent, kill_grace="60s")
         keeping.push(keeping.queue(name), {})

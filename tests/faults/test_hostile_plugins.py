@@ -287,8 +287,8 @@ def test_a_plugin_whose_schema_refers_to_itself_without_end_is_left_out_and_its_
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("holds_output", [True, False])
 def test_a_daemon_that_a_plugin_leaves_behind_does_not_hold_its_run_open(cluster: Cluster, holds_output: bool) -> None:
-    """It has left session and group on purpose, as a plugin that starts a service does: it is not killed. Where it
-    holds the output, the run ends two seconds after its first process, and says so."""
+    """It has left session and group on purpose, and its plugin says so: it is not killed. Where it holds the output,
+    the run ends two seconds after its first process, and says so."""
     closing = "" if holds_output else "for fd in range(4):\n    os.close(fd)\n"
     program = (
         f"{PYTHON}import os, time\nprint('begun', flush=True)\nif os.fork():\n    time.sleep(0.1)\n    os._exit(0)\n"
@@ -297,7 +297,7 @@ def test_a_daemon_that_a_plugin_leaves_behind_does_not_hold_its_run_open(cluster
         f"os.rename('{cluster.directory}/daemon.new', '{cluster.directory}/daemon')\n{closing}"
         "time.sleep(600)\n"
     )
-    cluster.plugin("Daemon", program)
+    cluster.plugin("Daemon", program, protocol=2, leave_running=True)
     with beside_witnesses(cluster):
         (task_id,) = cluster.push(cluster.queue("Daemon"), {})
         task = cluster.wait_for_status(task_id, Status.CONCLUDED)

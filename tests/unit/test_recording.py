@@ -20,10 +20,10 @@ from disbatch_host.process.interface import StopReason, Stream
 from disbatch_host.run.context import NewsPace
 from disbatch_host.run.execution import ExecutionEnd, HeardSoFar, Listener
 from disbatch_host.run.output import OutputStream
-from disbatch_host.run.recording import NEWS_BYTES_PER_SECOND, News, Recording, news_of, pause_seconds
+from disbatch_host.run.recording import NEWS_BYTES_PER_SECOND, PENDING_FROM, News, Recording, news_of, pause_seconds
 from disbatch_host.run.same_delay import SameDelay
 from disbatch_host.run.state import RunState
-from disbatch_protocol.events import Progress
+from disbatch_protocol.events import FollowUp, FollowUps, Progress
 from helpers.nodes import write_plugin
 
 OUT, ERR, EVENTS = Stream.STDOUT, Stream.STDERR, Stream.EVENTS
@@ -78,6 +78,7 @@ class Running:
 
     pid_started = 42
     work_directory = None
+    event_bytes = 0
 
     def __init__(self) -> None:
         self.process_facts: dict[str, Any] = {}
@@ -99,6 +100,26 @@ class Running:
     def settle(self) -> None: ...
 
     def clean_up(self) -> None: ...
+
+
+def test_what_many_events_do_at_the_end_is_written_where_another_node_may_go_on_and_only_when_it_changes(
+    state: RunState,
+) -> None:
+    def fields(event_bytes: int) -> Any:
+        return news_of(state, event_bytes=event_bytes).fields
+
+    state.events.take(FollowUps(tasks=(FollowUp(queue="q", parameters={}),), faults=()), now=SystemClock().now())
+    assert fields(PENDING_FROM) == {}, "its runs end with its node"
+    state.run = {**state.run, "session": 1}
+    assert fields(PENDING_FROM - 1) == {}
+    pending = fields(PENDING_FROM)["run"]["pending"]
+    assert (pending["event_bytes"], pending["follow_ups"]) == (PENDING_FROM, [{"queue": "q", "parameters": {}}])
+    assert fields(PENDING_FROM) == {}
+    assert fields(PENDING_FROM + 1)["run"]["pending"]["event_bytes"] == PENDING_FROM + 1
+    assert "pending" in news_of(state, pid_started=7, event_bytes=PENDING_FROM + 1).fields["run"], "it would be lost"
+    assert "pending" not in state.run
+    state.is_pending_refused = True
+    assert fields(PENDING_FROM + 2) == {}
 
 
 def test_news_hold_what_is_new_and_each_of_it_once(state: RunState) -> None:

@@ -34,7 +34,7 @@ from disbatch_host.decide.readings import (
     set_aside_of,
 )
 from disbatch_host.decide.words import ago, asked_by, by_whom, error_line, have, it_has, one_line, since, some
-from disbatch_host.documents import local_time, run_record
+from disbatch_host.documents import local_time, run_processes
 from disbatch_host.documents.records import NodeRecord, Queue, Task, TaskId
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
@@ -231,7 +231,7 @@ def _waits_for(snapshot: Snapshot) -> Why | None:
     not_before = task.document.get("not_before")
     if not isinstance(not_before, datetime):
         return Why(Code.HELD, "it is blocked, but its document says neither until when nor for which task")
-    left = run_record.processes_in_words(task.run, "left_over")
+    left = run_processes.processes_in_words(task.run, "left_over")
     if left is not None and not_before > now:
         node = task.run.get("node")
         sentence = f"its last run has left {left} on node {node}, beside which no other begins"

@@ -16,7 +16,7 @@ def memory_kills(own: Path = _OWN, groups: Path = _GROUPS) -> int:
     """How many processes it has killed so far; 0 where nothing tells."""
     for file in _files(own, groups):
         try:
-            lines = file.read_text(encoding="ascii", errors="replace").splitlines()
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             continue
         for line in lines:

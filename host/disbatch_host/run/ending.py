@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from disbatch_host.documents import records, requests, run_record, transitions
+from disbatch_host.documents import records, requests, run_processes, run_record, transitions
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document
 from disbatch_host.documents.storable import storable
@@ -153,7 +153,7 @@ def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) 
         return None
     else:
         error = error_of(state, ended)
-    left = run_record.processes_in_words(ended.facts, "left_over")
+    left = run_processes.processes_in_words(ended.facts, "left_over")
     if left is None:
         return error
     return {**error, "message": f"{error['message']}\ndisbatch-host: {left} could not be ended"}

@@ -60,8 +60,9 @@ def news_of(state: RunState, *, pid_started: int | None = None, event_bytes: int
     if pid_started is not None or any(state.run.get(name) != value for name, value in facts.items()):
         state.run = state.run_with(facts)
         fields["run"] = dict(state.run)
-    # A process host does not keep all of them.
-    if event_bytes >= PENDING_FROM and state.keeps_pending and ("run" in fields or event_bytes > state.pending_bytes):
+    # A process host does not keep all of them, and, with a session, another node may go on with the run.
+    is_many = event_bytes >= PENDING_FROM and "session" in state.run and not state.is_pending_refused
+    if is_many and ("run" in fields or event_bytes > state.pending_bytes):
         fields["run"] = {**state.run, "pending": state.events.pending(event_bytes)}
         state.pending_bytes = event_bytes
     for stream, output in state.streams:
@@ -259,7 +260,7 @@ class Recording:
             if "pending" not in news.fields.get("run", ()):
                 raise
             log.warning("task %s: run.pending is not kept: %s", state.task.id, refusal, extra=state.log_ids)
-            state.keeps_pending = False
+            state.is_pending_refused = True
             fields = {**news.fields, "run": dict(state.run)}
             return await self._recorder.record(transitions.progress_change(state.key, fields), news.chunks)
 

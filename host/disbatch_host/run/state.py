@@ -25,8 +25,8 @@ class RunState:
     """One attempt at one task."""
 
     __slots__ = (
-        "cancel", "events", "is_pid_written", "keeps_pending", "key", "least_text", "pending_bytes", "plugin", "run",
-        "stderr", "stdout", "streams", "task", "written",
+        "cancel", "events", "is_pending_refused", "is_pid_written", "key", "least_text", "pending_bytes", "plugin",
+        "run", "stderr", "stdout", "streams", "task", "written",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +54,7 @@ class RunState:
         if written is not None and pending_bytes(run):
             self.events.restore(run["pending"])
         self.is_pid_written = "pid_started" in run
-        self.keeps_pending = "session" in run  # another node may go on with it
+        self.is_pending_refused = False  # by the store
         self.pending_bytes = pending_bytes(run)  # `run.pending` as it was written last
         self.cancel: Mapping[str, Any] | None = None  # who wants it cancelled, when and why
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from disbatch_host.documents import run_record
+from disbatch_host.documents import run_processes
 from disbatch_host.plugin import environment, program
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import Process, ProcessEnd, Start, StopReason, Stream
@@ -87,7 +87,7 @@ class Torture:
         seconds = await self._silent_until_its_end(parameters)
         assert self._baseline is not None
         hints = []
-        left = run_record.processes_in_words(self._baseline.run, "ended_with_it")
+        left = run_processes.processes_in_words(self._baseline.run, "ended_with_it")
         if left is not None:
             hints.append(
                 f"what it had started was still there when it had ended, and was ended with it ({left}): let it wait "
@@ -287,7 +287,7 @@ class Torture:
 
 
 def _check_nothing_left_over(result: LocalResult) -> None:
-    left = run_record.processes_in_words(result.run, "left_over")
+    left = run_processes.processes_in_words(result.run, "left_over")
     if left is not None:
         raise TrialFailed(
             f"expected that nothing is left of it, found {left}, which this user may not end: a node of another user "

@@ -14,7 +14,7 @@ from disbatch_host.client.finding import find_task
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.words import parts_of_error
-from disbatch_host.documents import run_record
+from disbatch_host.documents import run_processes
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
@@ -114,9 +114,9 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         memory = f", {format_size(run['peak_memory_bytes'])} memory at its peak" if is_known else ""
         facts.append(("used", f"{render.duration(run['cpu_seconds'])} CPU{memory}"))
     notes = [text for name, text in _NOTES.items() if run.get(name)]
-    if (left := run_record.processes_in_words(run, "left_over")) is not None:
+    if (left := run_processes.processes_in_words(run, "left_over")) is not None:
         notes.append(f"not all of it could be ended: {left}")
-    if (left := run_record.processes_in_words(run, "ended_with_it")) is not None:
+    if (left := run_processes.processes_in_words(run, "ended_with_it")) is not None:
         notes.append(f"what it had left was ended with it: {left}")
     if isinstance(count := run.get("left_running"), int):
         notes.append(f"{count} process{'' if count == 1 else 'es'} of it went on after it, as its plugin wants")
