@@ -77,7 +77,15 @@ def wait_for_the_second_start(home: Path, pid: int, started: int) -> None:
     wait_until(is_there, 60, "it is not tried again")
 
 
-@pytest.mark.parametrize("supervisor", [pytest.param("connection", marks=supervisors.usable()), "no"])
+@pytest.mark.parametrize(
+    ("store_url", "supervisor"),
+    [
+        pytest.param("sqlite", "connection", marks=supervisors.usable()),
+        pytest.param("mongodb", "connection", marks=[supervisors.usable(), pytest.mark.mongodb]),
+        ("sqlite", "no"),
+    ],
+    indirect=["store_url"],
+)
 def test_no_attempt_begins_beside_what_is_left_of_the_one_before(cluster: Cluster, supervisor: str) -> None:
     task_id, home = leave_something(cluster, retry={"max": 3, "delay": "100ms"})
     cluster.start(through=WITHOUT_KILL, env={"DISBATCH_SUPERVISOR": supervisor}, pace=PACE)
@@ -97,6 +105,7 @@ def test_no_attempt_begins_beside_what_is_left_of_the_one_before(cluster: Cluste
     assert "nothing of its last run is left" in cluster.log()
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_a_run_that_is_not_tried_again_ends_at_once_and_names_what_is_left(cluster: Cluster) -> None:
     task_id, home = leave_something(cluster)
     cluster.start(through=WITHOUT_KILL, pace=PACE)

@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 from disbatch_host.process.facts import process_started
 from disbatch_protocol.status import Status
 from helpers.nodes import COMMAND, Cluster
+
+pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 LEAVES = """
 setsid sleep 600 >/dev/null 2>&1 3>&- &

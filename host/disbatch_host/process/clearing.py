@@ -27,7 +27,7 @@ from disbatch_host.process.spawn import Launch
 from disbatch_host.process.watching import Timer, Watching
 
 _LOOK_SECONDS = 0.02  # between two looks at what a run has left
-_PASS_SECONDS = 0.01  # between two passes of SIGKILL
+_PASS_SECONDS, _PASS_MAX_SECONDS = 0.01, 0.2  # between two passes of SIGKILL: longer each time
 _KILLING_SECONDS = 5.0
 _PASSES = 2  # that find nobody, until it counts as over
 
@@ -64,6 +64,7 @@ class Clearing:
         self._has_leader = True
         self._is_settling = False
         self._passes = 0  # that have found nobody
+        self._pass_seconds = _PASS_SECONDS
         self._grace: Timer | None = None
         self._look: Timer | None = None
         self._pass: Timer | None = None
@@ -138,7 +139,8 @@ class Clearing:
         if self._is_settling and self._passes >= _PASSES:
             self._finish([])
         else:
-            self._pass = self._watching.after(_PASS_SECONDS, self._kill_pass)
+            self._pass = self._watching.after(self._pass_seconds, self._kill_pass)
+            self._pass_seconds = min(_PASS_MAX_SECONDS, self._pass_seconds * 1.2)
 
     def _give_up(self) -> None:
         if self._on_clear is not None:
