@@ -251,13 +251,13 @@ class Node:
         parts = self._parts
         if parts.processes.keeps_runs:
             log.error(
-                "an internal error ends this node, and its %d tasks go on: %s", len(parts.runs), type(error).__name__
+                "an internal error ends this node, and its tasks (%d) go on: %s", len(parts.runs), type(error).__name__
             )
             parts.claiming.stop()
             parts.runs.hold_back()
             return
         if parts.runs:
-            log.error("an internal error ends this node and its %d tasks: %s", len(parts.runs), type(error).__name__)
+            log.error("an internal error ends this node and its tasks (%d): %s", len(parts.runs), type(error).__name__)
         parts.claiming.stop()
         parts.runs.hold_back()
         parts.runs.kill(StopReason.SHUTDOWN)

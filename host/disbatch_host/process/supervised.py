@@ -288,7 +288,7 @@ class SupervisedHost:
         self._at.listen()
         self.on_change()
         log.error(
-            "the supervisor of the runs (process %d) has ended: %s; what is left of its %d runs is killed; %s",
+            "the supervisor of the runs (process %d) has ended: %s; what is left of its runs (%d) is killed; %s",
             pid, why, len(host.runs()), self.description,
         )  # fmt: skip
         self._lost[host] = self._loop.create_task(self._clear(host, known))
