@@ -31,7 +31,8 @@ def run(place: Place, table: Table, rounds: int) -> None:
                     supervisor = node.supervisor_pid
                     pids = [one for one in (node.pid, supervisor, server) if one is not None]
                     found = dict(zip(pids, _percents(pids, seconds), strict=True))
-            table.add("idle", f"{kind}, node with {QUEUES} queues", found[node.pid], "% of a core", targets=[TARGETS[kind]])
+            what = f"{kind}, node with {QUEUES} queues"
+            table.add("idle", what, found[node.pid], "% of a core", targets=[TARGETS[kind]])
             if supervisor is not None:
                 what, target = f"{kind}, its supervisor", SUPERVISOR_TARGET
                 table.add("idle", what, found[supervisor], "% of a core", targets=[target])
