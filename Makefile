@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 # More than one per core: many tests wait for a grace or a heartbeat of a real node, and others compute meanwhile. A
 # worker that has nothing left takes tests from the others; until then it keeps to its own files, whose nodes it shares.
-JOBS   ?= 9
+JOBS   ?= 7
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test lint check schemas soak bench compare wheels clean
