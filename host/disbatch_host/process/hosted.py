@@ -242,7 +242,7 @@ class HostedProcess:
         if self._is_abandoned:
             self._host.forget(self.run)
         elif self._held is not None:
-            self._mark_begun(self.pid)  # it may have been started; whoever waits for the start is told of the end
+            self._mark_begun(self.pid)  # it may have been started: who waits for that is told of its end
         elif self._end is None:
             self._mark_begun(self.pid)
             self._end = unseen_end(self._stopped, left_over, why)

@@ -3,9 +3,9 @@
 Responsible for: looking whether it is still there, and setting the time before which no attempt begins. Must not know:
 how anything is ended.
 
-Rule: the end of such a run is recorded at once, and its place is free. A task that is to be tried again is Blocked,
-with a `not_before` that this duty sets anew as long as any of the processes is there (`run.left_over`). So a node that
-ends, and does not come back, holds it no longer than `HOLD_SECONDS`.
+Rule: the end of such a run is recorded at once, and its place is free. A task that will be tried again is Blocked; this
+duty keeps moving its `not_before` while any of the processes (`run.left_over`) is alive. So a node that ends and does
+not come back holds the task for `HOLD_SECONDS` at most.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class ForeignCommits:
             self._events.stop()
 
     def close(self) -> None:
-        """Nobody may be waiting for the descriptor. Closing twice is fine; a look begins anew."""
+        """Nobody may be waiting for the descriptor. Closing twice is fine; the next look opens it again."""
         if self._events is not None:
             self._events.close()
         self._events, self._tried_at, self._seen = None, float("-inf"), None
