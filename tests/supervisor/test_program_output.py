@@ -133,6 +133,17 @@ def test_said_keeps_to_the_window_and_events_come_whatever_it_says(talk: Talk) -
     talk.say(KillRun(1, Stop.CANCELLED))
 
 
+def test_small_pieces_that_follow_each_other_are_told_together(talk: Talk) -> None:
+    """A node that heard each of them alone would do nothing else."""
+    count = 2000
+    say = f"import os, time; [(os.write(1, b'%07d\\n' % n), time.sleep(0.0001)) for n in range({count})]"
+    talk.say(plugin(1, "/usr/bin/env", "python3", "-c", say), start(1, 1), Window(1, 1, 0, 2**40))
+    end = talk.hear(End)
+    told = [one for one in talk.kept if isinstance(one, Said)]
+    assert len(told) <= end.seconds / 5000 + 10
+    assert b"".join(one.data for one in told) + end.stdout == lines(0, count)
+
+
 def test_a_new_window_does_not_pass_a_gap_in_silence(talk: Talk) -> None:
     talk.say(plugin(1, "/usr/bin/env", "python3", "-c", SAY, "20000", max_output=2000), start(1, 1))
     end = talk.hear(End)

@@ -243,7 +243,7 @@ def test_an_orphan_that_carries_no_mark_is_named_and_killed_once_no_run_is_activ
 
 def test_cpu_time_counts_the_orphans_that_were_reaped(talk: Talk) -> None:
     burn = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
-    talk.say(shell(1, f'(setsid python3 -c "{burn}" &) ; :'), start(1, 1))
+    talk.say(shell(1, f'(setsid python3 -c "{burn}" &) ; :', drain=30 * MICROSECONDS), start(1, 1))
     assert talk.end(1).cpu >= 250_000
 
 

@@ -8,6 +8,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+static const uint64_t SOON = 10 * MILLISECOND; /* pieces that are less apart come one after the other */
+static const uint64_t BUSY_FOR = SECOND;
+
 enum {
     BUSY_PIPE_SIZE = 1 << 20,        /* a stream that keeps its pipe full gets a larger one (the limit for users) */
     LAST_RESORT = STREAM_MEMORY_MAX / 2, /* bytes of the end that are kept where no file can be written */
@@ -40,6 +43,22 @@ ssize_t stream_read(struct loop *loop, struct stream *stream, uint8_t *block, si
         (void)fcntl(stream->source.fd, F_SETPIPE_SZ, BUSY_PIPE_SIZE);
     }
     return size;
+}
+
+bool stream_may_rest(struct stream *stream, size_t size, uint64_t now)
+{
+    bool is_soon = stream->read_at > 0 && now - stream->read_at < SOON;
+    stream->read_at = now;
+    if (!is_soon || now < stream->busy_until || stream->source.fd < 0)
+        return false;
+    if (stream->busy_size == 0) {
+        int pipe_size = fcntl(stream->source.fd, F_GETPIPE_SZ);
+        stream->busy_size = pipe_size > 0 ? (uint32_t)pipe_size / 2 : 1;
+    }
+    if (size < stream->busy_size)
+        return true;
+    stream->busy_until = now + BUSY_FOR; /* a program that is faster would have to wait for room in its pipe */
+    return false;
 }
 
 size_t stream_waiting(const struct stream *stream)

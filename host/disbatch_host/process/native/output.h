@@ -29,13 +29,17 @@ struct stream {
     uint64_t told;        /* this connection was told up to here */
     uint64_t window;      /* the node takes it up to here */
     uint64_t task_at;     /* `read` when the task was given */
+    uint64_t read_at;     /* when something was last read of it */
+    uint64_t busy_until;  /* so much was read at once that it is not to be kept waiting */
     uint64_t half;        /* bytes kept at each end */
     uint32_t memory_max;
+    uint32_t busy_size;   /* half of its pipe; 0: not known yet */
     struct spool head;
     struct spool tail;
     bool is_head_full;    /* what comes goes to the tail */
     bool is_large;        /* its pipe was enlarged */
     bool is_closed_told;
+    bool is_resting;      /* not watched for a moment, since it comes in small pieces */
 };
 
 /* What was read of stdout and stderr when a block of events had been read. */
@@ -65,6 +69,10 @@ ssize_t stream_read(struct loop *loop, struct stream *stream, uint8_t *block, si
 
 /* Keep what was read. False: it is lost, since no file can be written. */
 bool stream_keep(struct spools *all, struct stream *stream, const uint8_t *data, size_t size);
+
+/* Whether the next read can wait for a moment, in which the small pieces that come one after the other become one; `now`
+ * is when `size` bytes of it were read. */
+bool stream_may_rest(struct stream *stream, size_t size, uint64_t now);
 
 /* How many bytes its pipe holds now. */
 size_t stream_waiting(const struct stream *stream);

@@ -16,6 +16,10 @@ static const uint64_t CLOSED_AFTER = 10 * MILLISECOND; /* an exit closes the str
 /* A process that ends closes its output a moment before it is gone: it is given that moment. */
 static const uint64_t SETTLES_WITHIN = 20 * MILLISECOND;
 
+/* What is written piece by piece is read so often at most, and told: a node that heard each line alone would do nothing
+ * else. */
+static const uint64_t RESTS_FOR = 5 * MILLISECOND;
+
 enum {
     READS_MAX = (1 << 20) / READ_SIZE + 1, /* of the largest pipe: a busy background process must not keep us */
     EVENTS = STREAM_EVENTS - 1,
@@ -41,6 +45,17 @@ bool run_is_held(const struct run *run)
     return is_held(run, 0) || is_held(run, 1) || is_held(run, EVENTS);
 }
 
+static void rest(struct run *run, int number)
+{
+    struct supervisor *all = run->all;
+    run->streams[number].is_resting = true;
+    source_forget(&all->loop, &run->streams[number].source);
+    if (run->read_on_at != NEVER)
+        return;
+    run->read_on_at = all->loop.now + RESTS_FOR;
+    run_schedule(run);
+}
+
 /* A block of stdout or stderr. False: there is no more now. */
 static bool read_output(struct run *run, int number, size_t most)
 {
@@ -58,6 +73,8 @@ static bool read_output(struct run *run, int number, size_t most)
         run_has_news(run);
     if (is_held(run, number))
         source_forget(&all->loop, &stream->source);
+    else if (stream_may_rest(stream, (size_t)size, all->loop.now) && !run->is_live && all->loop.now < run->drain_at)
+        rest(run, number);
     return true;
 }
 
@@ -151,9 +168,21 @@ void run_read_on(struct run *run)
 {
     for (int i = 0; i < STREAMS && run->is_watched; i++) {
         struct source *source = &run->streams[i].source;
-        if (source->fd >= 0 && !source->is_watched && !is_held(run, i))
+        if (source->fd >= 0 && !source->is_watched && !run->streams[i].is_resting && !is_held(run, i))
             (void)source_watch(&run->all->loop, source, EPOLLIN);
     }
+}
+
+void run_rest_is_over(struct run *run)
+{
+    run->read_on_at = NEVER;
+    for (int i = 0; i < EVENTS; i++) {
+        if (!run->streams[i].is_resting)
+            continue;
+        run->streams[i].is_resting = false;
+        (void)read_output(run, i, READ_SIZE); /* it may rest again */
+    }
+    run_read_on(run);
 }
 
 void run_read_rest(struct run *run)

@@ -17,6 +17,9 @@ void run_read_rest(struct run *run);
 /* Read again what was not read for want of room. */
 void run_read_on(struct run *run);
 
+/* What rested is read now. */
+void run_rest_is_over(struct run *run);
+
 /* Whether the node has not taken so much of a stream that the program has to wait. */
 bool run_is_held(const struct run *run);
 

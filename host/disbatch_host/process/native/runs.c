@@ -132,10 +132,18 @@ static void start_is_slow(struct run *run)
                  (unsigned long long)run->number, run->plugin->argv[0], atomic_load(&launch->step));
 }
 
+static bool end_is_due(const struct run *run)
+{
+    uint64_t kill_at = run->is_killed ? run->pass_at : run->kill_at;
+    return !run_is_open(run) || run->all->loop.now >= earlier(run->drain_at, kill_at);
+}
+
 static void on_due(void *owner)
 {
     struct run *run = owner;
     uint64_t now = run->all->loop.now;
+    if (now >= run->read_on_at)
+        run_rest_is_over(run);
     if (run->phase == RUN_STARTING) {
         start_is_slow(run);
     } else if (run->phase == RUN_RUNNING) {
@@ -155,7 +163,7 @@ static void on_due(void *owner)
             run_kill_pass(run);
         if (run->exit.fd >= 0 && !run->exit.is_watched)
             look_at_end(run);
-    } else if (run->phase == RUN_ENDING) {
+    } else if (run->phase == RUN_ENDING && end_is_due(run)) {
         run_end_rest(run);
     }
     if (run_is_active(run))
@@ -181,7 +189,7 @@ struct run *run_new(struct supervisor *all, uint64_t number, struct plugin *plug
     stream_init(&run->streams[1], plugin->half);
     stream_init(&run->streams[2], UINT64_MAX);
     run->kill_at = run->pass_at = run->drain_at = run->timeout_at = run->watch_at = NEVER;
-    run->tell_started_at = run->closed_at = NEVER;
+    run->tell_started_at = run->closed_at = run->read_on_at = NEVER;
     grow_table(all);
     run->next_in_bucket = all->buckets[number % all->bucket_count];
     all->buckets[number % all->bucket_count] = run;
@@ -332,7 +340,7 @@ void run_schedule(struct run *run)
     uint64_t due = NEVER;
     uint64_t now = run->all->loop.now;
     if (run->phase == RUN_RUNNING) {
-        due = earlier(due, run->is_watched ? NEVER : run->watch_at);
+        due = earlier(due, run->is_watched ? run->read_on_at : run->watch_at);
         due = earlier(due, run->tell_started_at > now ? run->tell_started_at : NEVER); /* else it is in the queue */
         due = earlier(due, run->closed_at > now ? run->closed_at : NEVER);
         if (run->stopped == STOP_NOT)
@@ -343,6 +351,7 @@ void run_schedule(struct run *run)
     } else if (run->phase == RUN_ENDING) {
         due = earlier(run->is_killed ? run->pass_at : run->kill_at,
                       run->drain_at > now ? run->drain_at : NEVER);
+        due = earlier(due, run->read_on_at);
     } else if (run->phase == RUN_STARTING) {
         uint64_t slow_at = run->launch->queued_at + WATCH_AFTER;
         due = slow_at > now ? slow_at : run->launch->queued_at + HANGS_AFTER;

@@ -102,6 +102,7 @@ struct run {
     uint64_t task_given_at;
     uint64_t active_at;     /* the last output */
     uint64_t watch_at;      /* its output is watched from then on */
+    uint64_t read_on_at;    /* and what rests then is read again */
     uint64_t tell_started_at;
     uint64_t closed_at;     /* a closed stream is told then, if it still runs */
     uint64_t timeout_at;
