@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 7
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint check schemas soak bench compare wheels clean
+.PHONY: help demo test sanitize lint check schemas soak bench compare wheels clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,10 @@ demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled p
 	@$(BIN)/disbatch-host demo
 
 test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
-	$(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+sanitize: $(VENV)/.test ## the tests of disbatch-supervisor once more, built with the sanitizers of the compiler (ASan, UBSan); a minute
+	$(BIN)/python -m pytest -m sanitized --numprocesses 2 $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -31,8 +34,8 @@ schemas: $(VENV)/.run ## write schemas/config.json and README's table again from
 	$(BIN)/python -m disbatch_host.settings.written .
 
 soak: $(VENV)/.test ## the long tests (an hour of random documents for each store, or DISBATCH_RANDOM_SECONDS), and each command of the acceptance tests as a process of its own
-	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)
+	$(BIN)/python -m pytest -m "soak or sanitized" $(ARGS)
 
 bench: $(VENV)/.test ## speed, as ratios against something run beside it
 	$(BIN)/python bench/run.py $(ARGS)

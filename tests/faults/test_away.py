@@ -354,27 +354,3 @@ def test_a_session_that_the_store_has_forgotten_keeps_no_node_from_its_runs(keep
     assert_all_end_well(cluster, ids)
     note = cluster.store.read_note("session of node n1")
     assert note is not None and note["session"] == 4
-
-
-def test_a_supervisor_with_earlier_limits_is_replaced_once_it_has_nothing_to_do(keeping: Cluster) -> None:
-    """What it has goes on, and what is started until then has its limits."""
-    cluster = keeping
-    fewer = ("sh", "-c", 'ulimit -n 700; exec "$@"', "sh")
-    first = cluster.start(*QUICK, through=fewer, pace=PACE)
-    ids = running(cluster)
-    first.kill()
-    first.wait(30)
-    cluster.plugin("Limits", "ulimit -Hn")
-    start(cluster)
-    queue = cluster.queue("Limits")
-    (meanwhile,) = cluster.push(queue, {})
-    assert cluster.wait_for_status(meanwhile, Status.CONCLUDED, within_seconds=60).document["stdout"] == "700\n"
-    before = supervisors.living_below(cluster.directory / "state")
-    assert_all_end_well(cluster, ids)
-    wait_until(lambda: "is not needed any more; disbatch-supervisor" in cluster.log(), 30, "it stays")
-    after = supervisors.living_below(cluster.directory / "state")
-    assert len(before) == len(after) == 1 and before != after
-    (later,) = cluster.push(queue, {})
-    task = cluster.wait_for_status(later, Status.CONCLUDED, within_seconds=60)
-    assert task.document["stdout"].strip() != "700"
-    assert task.run["supervisor"] == after[0][1]

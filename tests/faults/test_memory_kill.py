@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from disbatch_host.process.memory_kills import memory_kills
+from disbatch_host.process.memory_kills import kills_together, memory_kills
 from disbatch_protocol.status import Status
 from helpers import supervisors
 from helpers.nodes import QUICK_TO_SEE, Cluster
@@ -90,3 +90,16 @@ def test_the_count_of_kills_is_read_of_either_version(
     (tmp_path / "groups" / file).write_text(text)
     assert memory_kills(tmp_path / "own", tmp_path / "groups") == expected
     assert memory_kills(tmp_path / "none", tmp_path / "groups") == 0
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [("a.slice/x.service", "a.slice/x.service"), ("a.slice/x.service/below", "a.slice/x.service"), ("b.slice", None)],
+)
+def test_a_group_in_which_all_are_killed_together_is_found(tmp_path: Path, group: str, expected: str | None) -> None:
+    (tmp_path / "own").write_text(f"0::/{group}\n")
+    for name, value in (("a.slice", "0"), ("a.slice/x.service", "1"), ("b.slice", "0")):
+        (tmp_path / "groups" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name / "memory.oom.group").write_text(f"{value}\n")
+    found = None if expected is None else tmp_path / "groups" / expected / "memory.oom.group"
+    assert kills_together(tmp_path / "own", tmp_path / "groups") == found

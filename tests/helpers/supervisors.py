@@ -283,7 +283,7 @@ def kill_with_supervisor(node: Started) -> None:
 def living_below(state: Path) -> list[tuple[int, str]]:
     """The supervisors in the homes below a state directory: pid and id of each."""
     found = []
-    for description in state.glob("*/supervisor.json"):
+    for description in state.rglob("supervisor.json"):
         described = json.loads(description.read_text())
         if facts.process_started(described["pid"]) == described["started"]:
             found.append((described["pid"], described["id"]))

@@ -19,6 +19,7 @@ from disbatch_host.process.machine import Machine
 from disbatch_protocol.status import Status
 from helpers.nodes import QUICK_TO_NOTICE, Cluster, documents
 from helpers.processes import assert_group_is_gone, stop, wait_until
+from helpers.stores import on_sqlite
 
 # Appends a line to $TRACE: the task's id, so that every real start can be counted.
 TRACE = 'echo "$DISBATCH_TASK_ID" >>{trace}'
@@ -448,9 +449,10 @@ def test_a_claim_whose_answer_was_lost_is_given_back(cluster: Cluster) -> None:
     assert [cluster.task(one).status for one in (mine, other)] == [Status.CLAIMED, Status.CREATED]
 
 
+@on_sqlite
 def test_a_machine_without_descriptors_is_no_fault_of_the_plugin(cluster: Cluster) -> None:
     cluster.plugin("Echo", "sleep 0.3")
-    ids = cluster.push(cluster.queue("Echo", maxthreads=40), *({} for _ in range(40)))
+    ids = cluster.push(cluster.queue("Echo", maxthreads=20), *({} for _ in range(20)))
     fewer = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
     log = cluster.run(through=fewer, pace={"shortage_seconds": 0.5}, timeout_seconds=90)
     assert "this machine is short of something" in log and "set aside" not in log

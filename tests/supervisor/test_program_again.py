@@ -85,7 +85,7 @@ async def until(condition: Callable[[], object]) -> None:
 def break_a_rule(host: SupervisedHost) -> None:
     """The supervisor closes the connection at that."""
     assert host._at is not None
-    host._at.send(Window(1, 9, 0, 0))
+    host._at.host.send(Window(1, 9, 0, 0))
 
 
 def test_a_run_goes_on_although_the_connection_is_lost(directory: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +300,17 @@ def test_a_program_is_killed_for_want_of_memory_as_soon_as_the_process_that_has_
     assert talk.end(1).stdout.decode() == Path("/proc/self/oom_score_adj").read_text()
 
 
+def test_programs_of_a_protected_supervisor_are_killed_for_want_of_memory_before_it(tmp_path: Path) -> None:
+    wrapper = tmp_path / "protected"
+    wrapper.write_text(f'#!/bin/sh\necho -400 >/proc/self/oom_score_adj || exit 9\nexec {supervisors.program()} "$@"\n')
+    wrapper.chmod(0o755)
+    if subprocess.run([wrapper, "--version"], capture_output=True, check=False).returncode == 9:
+        pytest.skip("no process may be protected here")
+    with paired(wrapper) as talk:
+        talk.say(shell(1, "cat /proc/self/oom_score_adj"), start(1, 1))
+        assert talk.end(1).stdout == b"-300\n"
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "step"),
     [
@@ -370,7 +382,6 @@ def test_five_hundred_short_runs_end_truly(talk: Talk) -> None:
 def test_what_it_may_not_signal_is_left_over_until_it_is_gone(tmp_path: Path) -> None:
     """A set-user-id program that a supervisor without rights cannot end: the end is told, then that it has gone."""
     import shutil
-    import subprocess
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:

@@ -15,6 +15,7 @@ import pytest
 
 from helpers import supervisors
 
+pytestmark = pytest.mark.sanitized
 HERE = Path(__file__).parent
 # Not those that measure memory, of which a sanitizer takes its own, or that run as a user who may not read the build.
 LEFT_OUT = (

@@ -18,7 +18,7 @@ import pytest
 
 from disbatch_host.errors import NodeIdInUseError
 from disbatch_host.node.home import find_home, store_id_of
-from disbatch_host.node.home_directory import HomeUnusableError, NodeLock, file_system_of, has_supervisor, made_usable
+from disbatch_host.node.home_directory import HomeUnusableError, NodeLock, file_system_of, made_usable, supervisors_in
 from disbatch_host.process.facts import process_started
 from disbatch_host.process.home import SupervisorHome
 from disbatch_host.settings.values import NodeSettings, resolve
@@ -266,16 +266,16 @@ def test_a_node_that_is_away_keeps_its_id_from_other_machines(tmp_path: Path) ->
 
 def test_a_supervisor_is_there_as_long_as_it_holds_its_lock(tmp_path: Path) -> None:
     directory = made_usable(tmp_path, "home")
-    assert not has_supervisor(directory) and not has_supervisor(tmp_path / "missing")
+    assert not supervisors_in(directory) and not supervisors_in(tmp_path / "missing")
     lock = directory / "supervisor.lock"
     lock.touch()
-    assert not has_supervisor(directory)
+    assert not supervisors_in(directory)
     with lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert has_supervisor(directory)
-    assert not has_supervisor(directory)
+        assert supervisors_in(directory) == [directory]
+    assert not supervisors_in(directory)
     lock.unlink()
     os.mkfifo(lock)  # nobody waits for a writer
-    assert not has_supervisor(directory)
+    assert not supervisors_in(directory)
     for odd in ("a\0b", "x" * 5000, "\ud800"):
-        assert not has_supervisor(Path(odd))
+        assert not supervisors_in(Path(odd))

@@ -9,7 +9,7 @@ Rules:
 2. A run whose task somebody else has, or that has ended in another way, is stopped.
 3. A run whose task the store does not have is another store's, or somebody has deleted it: it is left alone, and told
    in the log.
-4. Of the tasks that are left, one that was to be started at this very supervisor, which does not have its run, was
+4. Of the tasks that are left, one that was to be started at a supervisor that is there and does not have its run, was
    certainly not started.
 5. One run about which that cannot be decided costs no other.
 """
@@ -138,10 +138,9 @@ class Adoption:
 
         def is_unstarted(task: Task) -> bool:
             is_told = (task.run.get("token"), notes.name_of(task.id)) in told
-            return is_known and not is_told and self._was_for_this_supervisor(task)
+            return is_known and not is_told and self._was_for_these_supervisors(task)
 
-        supervisor_id = str(self._processes.facts.get("supervisor"))
-        return OwnTasks(lambda task: task.id not in adopted, is_unstarted, supervisor_id)
+        return OwnTasks(lambda task: task.id not in adopted, is_unstarted, self._processes.ids)
 
     def late(self) -> OwnTasks:
         """The same for tasks that an older process of this node may have made Running only now: its connection to the
@@ -151,10 +150,10 @@ class Adoption:
         def is_left(task: Task) -> bool:
             return task.status == Status.RUNNING and task.run.get("session") != session and task.id not in known
 
-        return OwnTasks(is_left, self._was_for_this_supervisor)
+        return OwnTasks(is_left, self._was_for_these_supervisors, self._processes.ids)
 
-    def _was_for_this_supervisor(self, task: Task) -> bool:
-        return task.run.get("supervisor") == self._processes.facts.get("supervisor")
+    def _was_for_these_supervisors(self, task: Task) -> bool:
+        return task.run.get("supervisor") in self._processes.ids
 
     async def _prove(self, found: _Found, away_seconds: float | None) -> _Proven | None:
         """Rule 1. None: it does not go on."""

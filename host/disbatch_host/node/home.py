@@ -25,7 +25,7 @@ from typing import Any
 from disbatch_host.decide import readings
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import NodeIdInUseError
-from disbatch_host.node.home_directory import HomeUnusableError, NodeLock, has_supervisor, made_usable
+from disbatch_host.node.home_directory import HomeUnusableError, NodeLock, made_usable, supervisors_in
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.process.home import SupervisorHome
 from disbatch_host.process.machine import Machine
@@ -93,12 +93,15 @@ def require_the_same(holder: NodeRecord | None, home: SupervisorHome | None, mac
     if holder is None or not isinstance(left, str) or not machine.is_same(holder.document.get("host")):
         return
     kept = readings.kept_of(holder)
-    if not kept or (home is not None and str(home.directory) == left) or not has_supervisor(Path(left)):
+    if not kept or (home is not None and str(home.directory) == left):
+        return
+    inhabited = supervisors_in(Path(left))
+    if not inhabited:
         return
     raise NodeIdInUseError(
         f"node {holder.id} has {kept} run{'' if kept == 1 else 's'} in {left}, which this one cannot go on with (its "
         f"runs {'end with it' if home is None else f'are in {home.directory}'}); start it as before, end them with "
-        f"disbatch-supervisor --stop {left}, or give them up with --force"
+        f"disbatch-supervisor --stop {inhabited[0]}, or give them up with --force"
     )
 
 

@@ -21,6 +21,8 @@ import stat
 import time
 from pathlib import Path
 
+from disbatch_host.process.home import directories
+
 LOCK = "node.lock"
 SUPERVISOR_LOCK = "supervisor.lock"  # see docs/supervisor.md
 
@@ -64,9 +66,13 @@ def made_usable(parent: Path, name: str) -> Path:
     return directory
 
 
-def has_supervisor(directory: Path) -> bool:
-    """Whether a supervisor lives there, which holds its own lock, or may live there: one of another user cannot be
-    seen. The directory may be anything that somebody has written."""
+def supervisors_in(home: Path) -> list[Path]:
+    """Where in a home supervisors live, or may live. It may be anything that somebody has written."""
+    return [directory for directory in directories(home) if _has_supervisor(directory)]
+
+
+def _has_supervisor(directory: Path) -> bool:
+    """Whether one lives there, which holds its own lock, or may live there: one of another user cannot be seen."""
     try:
         lock = os.open(directory / SUPERVISOR_LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:

@@ -32,7 +32,7 @@ from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import DisbatchError, ExitCode, NodeIdInUseError, StoreError, StoreLostError
 from disbatch_host.node import node_document
 from disbatch_host.node.home import LOCK_SECONDS, find_home, require_the_same
-from disbatch_host.node.home_directory import NodeLock, has_supervisor
+from disbatch_host.node.home_directory import NodeLock, supervisors_in
 from disbatch_host.node.leaving import Leave
 from disbatch_host.node.node_document import ShownSettings
 from disbatch_host.node.pace import Pace
@@ -216,7 +216,7 @@ class Node:
             home = await find_home(
                 self._settings, parts.store_thread, self._lock, why_no_program=no_program, wait_seconds=0.0
             )
-            if home is None or not has_supervisor(home.directory):
+            if home is None or not supervisors_in(home.directory):
                 return
             if not await parts.adoption.are_any_of_others(await parts.processes.look(home)):
                 return

@@ -29,7 +29,8 @@ from disbatch_host.process.framing import Left
 _PROC = Path("/proc")
 _PR_GET_CHILD_SUBREAPER = 37  # <sys/prctl.h>
 RUN_VARIABLE = "DISBATCH_RUN"
-_MARKS = 2**48  # so many numbers of runs there are; a mark is one of them above a multiple of that
+_MARK_BITS = 40  # of the number of a run in a mark; above them, bits of the supervisor's id, and the highest bit
+_MARK_LEVEL_MIN = _MARK_BITS + 9
 
 
 def is_subreaper() -> bool:
@@ -109,10 +110,18 @@ class Processes:
         return self._members(self._with_descendants(roots))
 
     def of_supervisor(self, supervisor_id: str) -> list[Member]:
-        """The living processes of all runs of a supervisor that carry its mark, and what descends from them."""
+        """The living processes of all runs of a supervisor, by what they carry of it, and what descends from them."""
         start = f"{RUN_VARIABLE}={supervisor_id}-".encode()
         roots = [pid for mark, pids in self._by_mark().items() if mark.startswith(start) for pid in pids]
+        with contextlib.suppress(ValueError):  # another program's id
+            roots += self.numbered(bytes.fromhex(supervisor_id))
         return self._members(self._with_descendants(roots))
+
+    def numbered(self, supervisor_id: bytes) -> dict[int, int]:
+        """The processes of runs of a supervisor, whatever they have shed, each with the number of its run. None for the
+        class, whose runs have no such mark."""
+        found = {pid: _number_marked(pid, supervisor_id) for pid in self._started}
+        return {pid: number for pid, number in found.items() if number is not None}
 
     def _with_descendants(self, roots: list[int]) -> set[int]:
         found: set[int] = set()
@@ -203,20 +212,19 @@ def mark_of(pid: int) -> bytes | None:
     return next((one for one in environment.split(b"\0") if one.startswith(start)), None)
 
 
-def number_marked(pid: int) -> int | None:
-    """The number of the run that a process carries as a mark which it cannot remove; None if it has none but that of
-    this process. At which supervisor the run is, the mark does not say."""
-    hard = _mark_or_none(pid)
-    return None if hard is None or hard == _mark_or_none(os.getpid()) else hard % _MARKS
-
-
-def _mark_or_none(pid: int) -> int | None:
+def _number_marked(pid: int, supervisor_id: bytes) -> int | None:
+    """The number of its run at this supervisor, which a process carries as a mark that it cannot remove: see
+    docs/supervisor.md, Starting, rule 6."""
     try:
         lines = (_PROC / str(pid) / "limits").read_bytes().splitlines()
     except OSError:
         return None
     hard = next((line.split()[4] for line in lines if line.startswith(b"Max realtime timeout")), b"")
-    return int(hard) if hard.isdigit() and int(hard) > _MARKS else None
+    level = int(hard).bit_length() - 1 if hard.isdigit() else 0
+    if level < _MARK_LEVEL_MIN:
+        return None
+    of_id, number = divmod(int(hard) - (1 << level), 1 << _MARK_BITS)
+    return number if of_id == int.from_bytes(supervisor_id[:8]) % (1 << level - _MARK_BITS) else None
 
 
 def session_of(pid: int) -> int:

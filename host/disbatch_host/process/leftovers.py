@@ -61,6 +61,14 @@ def find_runs(node_id: str, task_ids: Collection[str]) -> Iterator[tuple[int, in
             yield int(entry.name), started, str(task_id)
 
 
+def find_of_supervisors(supervisor_ids: Collection[str]) -> Iterator[tuple[int, int, str]]:
+    """What is left of the runs of supervisors that are dead, whatever it has shed: (pid, started, id)."""
+    processes = Processes()
+    for supervisor_id in supervisor_ids:
+        for member in processes.of_supervisor(supervisor_id):
+            yield member.pid, member.started, supervisor_id
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherSupervisor:
     """The supervisor of another node on this machine, as that node's document names it."""

@@ -1,4 +1,4 @@
-"""How often the kernel has killed something for want of memory.
+"""What the kernel does for want of memory: how often it has killed something, and whether all at once.
 
 Responsible for: reading that of this process's control group, which its supervisor and programs share. Must not know:
 who was killed.
@@ -24,6 +24,19 @@ def memory_kills(own: Path = _OWN, groups: Path = _GROUPS) -> int:
             if name == "oom_kill" and value.isdecimal():
                 return int(value)
     return 0
+
+
+def kills_together(own: Path = _OWN, groups: Path = _GROUPS) -> Path | None:
+    """The file that tells the kernel to kill everything in the group at once, or in one above it; None if none does."""
+    for file in _files(own, groups):
+        for above in file.relative_to(groups).parents:
+            together = groups / above / "memory.oom.group"
+            try:
+                if together.read_text(encoding="ascii", errors="replace").strip() == "1":
+                    return together
+            except OSError:
+                continue
+    return None
 
 
 def _files(own: Path, groups: Path) -> list[Path]:

@@ -3,8 +3,7 @@
 Responsible for: finding it by the marks of the runs, and by their first processes. Must not know: why the
 supervisor ended, what becomes of the runs.
 
-What has shed the environment, the session and the parents of its run comes to this process, if that is the subreaper:
-there the mark that no process can remove tells. Elsewhere it does not, since another supervisor may use the same.
+What has shed the environment, the session and the parents of its run is found by the mark that no process can remove.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ class LostRun(NamedTuple):
         return [Member(self.pid, self.pid_started)] if self.pid and self.pid_started is not None else []
 
 
-async def kill_remains(runs: Mapping[int, LostRun]) -> dict[int, tuple[LeftOver, ...]]:
-    """Kill every process of these runs, by number. Returns those that could not be ended, by run; of which it is not
-    known whose they are, with each."""
+async def kill_remains(runs: Mapping[int, LostRun], supervisor_id: bytes) -> dict[int, tuple[LeftOver, ...]]:
+    """Kill every process of these runs of a supervisor, by number. Returns those that could not be ended, by run; of
+    which it is not known whose they are, with each."""
     loop = asyncio.get_running_loop()
     marks = [run.mark for run in runs.values()]
     leaders = [leader for run in runs.values() for leader in run.leaders]
-    orphans = family.Orphans() if family.is_subreaper() else None
     until, empty_looks = loop.time() + _LONGEST_SECONDS, 0
     killed: dict[int, Member] = {one.pid: one for one in leaders}
     while True:
-        adopted = () if orphans is None else orphans.pids(()) or ()
-        found = Processes().of_runs(marks, leaders, [pid for pid in adopted if family.number_marked(pid) in runs])
+        processes = Processes()
+        others = [pid for pid, number in processes.numbered(supervisor_id).items() if number in runs]
+        found = processes.of_runs(marks, leaders, others)
         for member in found:
             member.send(signal.SIGKILL)
             killed[member.pid] = member
@@ -56,15 +55,22 @@ async def kill_remains(runs: Mapping[int, LostRun]) -> dict[int, tuple[LeftOver,
         if empty_looks == _EMPTY_LOOKS or loop.time() >= until:
             break
         await asyncio.sleep(_PASS_SECONDS)
-    if orphans is not None:
-        orphans.close()
-    return _by_run(found, runs) if found else {}
+    return _by_run(found, runs, supervisor_id) if found else {}
 
 
-def _by_run(found: Collection[Member], runs: Mapping[int, LostRun]) -> dict[int, tuple[LeftOver, ...]]:
+def _by_run(
+    found: Collection[Member], runs: Mapping[int, LostRun], supervisor_id: bytes
+) -> dict[int, tuple[LeftOver, ...]]:
     left = {one.pid: LeftOver(one.pid, one.started, *one.described()[1:]) for one in found}
     processes = Processes()
-    of = {number: {one.pid for one in processes.of_runs([run.mark], run.leaders)} for number, run in runs.items()}
+    numbered = processes.numbered(supervisor_id)
+    of = {
+        number: {
+            one.pid
+            for one in processes.of_runs([run.mark], run.leaders, [pid for pid, of in numbered.items() if of == number])
+        }
+        for number, run in runs.items()
+    }
     known = set().union(*of.values())
     return {
         number: tuple([one for pid, one in left.items() if pid in pids or pid not in known])

@@ -79,9 +79,9 @@ class Heartbeat:
         self._obeyed_stop: object = None  # the last request to stop that was obeyed
         self._asked_to_read: str | None = None  # the token of the last request to read the queues
         self._queues_read: str | None = None  # the token of the last one that was carried out
-        self.supervisor: Callable[[], Document | None] = lambda: None  # which outlives this node
+        self.own_supervisors: Callable[[], Sequence[Document]] = lambda: ()  # which outlive this node
         self.earlier_supervisors: Sequence[Document] = ()  # of an earlier life, until it is settled
-        self.home: Path | None = None  # of the supervisor of runs that go on without this node
+        self.home: Path | None = None  # of the supervisors of runs that go on without this node
         self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
 
     @property
@@ -233,9 +233,9 @@ class Heartbeat:
         return fields
 
     def _supervisors(self) -> list[Document]:
-        own = self.supervisor()
-        earlier = [one for one in self.earlier_supervisors if own is None or one["id"] != own["id"]]
-        return earlier if own is None else [own, *earlier]
+        own = self.own_supervisors()
+        known = {one["id"] for one in own}
+        return [*own, *(one for one in self.earlier_supervisors if one["id"] not in known)]
 
     def _served(self) -> Sequence[Queue]:
         return placement.served(

@@ -14,7 +14,7 @@ Rules:
 4. Of a node that has a home, a Running task whose supervisor is there and does not have its run was certainly not
    started (`OwnTasks`). An older process of this node may still make one Running later: so each turn looks again.
 5. Where the supervisor of a dead node lives on this machine, its runs go on: once all tasks of the node are fenced, it
-   is ended with them.
+   is ended with them. What is left of the runs of one that is dead as well is found by its id, which `run` has.
 6. Each dead node is settled by itself, and each of its tasks where they cannot be settled together: a task that cannot
    be written is left as it is for a while.
 """
@@ -25,7 +25,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -58,7 +58,7 @@ class OwnTasks:
 
     is_left: Callable[[Task], bool]  # whether it is of an earlier life, and does not go on
     is_unstarted: Callable[[Task], bool] = lambda _: False  # whether such a Running one was certainly not started
-    supervisor_id: str | None = None  # of the one that has the runs which go on
+    supervisor_ids: frozenset[str] = frozenset()  # of those that have the runs which go on
 
 
 _ALL_ARE_LEFT = OwnTasks(lambda _: True)
@@ -121,6 +121,7 @@ class LostRuns:
         self._others = HeartbeatWatch()
         self.unsettled: set[TaskId] = set()  # lost, and the store refuses to record what becomes of them
         self._unended: dict[str, dict[str, str]] = {}  # by node, until its tasks are settled: see `_end_supervisors`
+        self._ended: set[str] = set()  # supervisors of which nothing is left, though they may take a while to end
         self.late: Callable[[], OwnTasks] | None = None  # rule 4: once this node knows the runs of its earlier lives
 
     async def turn(self) -> None:
@@ -185,7 +186,7 @@ class LostRuns:
         """Rule 5. Returns the ids of those whose runs could not all be ended, each with words for rule 2."""
         unended: dict[str, str] = {}
         for supervisor in node_document.supervisors(node):
-            if supervisor.id == own.supervisor_id or not supervisor.is_alive:
+            if supervisor.id in self._ended | own.supervisor_ids or not supervisor.is_alive:
                 continue
             log.warning(
                 "process %d has runs of node %s, which nobody goes on with; it is ended with them",
@@ -195,7 +196,9 @@ class LostRuns:
             is_gone = await leftovers.end_supervisor(
                 supervisor, stop_seconds=self._pace.stop_supervisor_seconds, kill_seconds=self._pace.kill_wait_seconds
             )
-            if not is_gone:
+            if is_gone:
+                self._ended.add(supervisor.id)
+            else:
                 log.error("not all runs of node %s on this machine can be ended", node.id)
                 unended[supervisor.id] = f"process {supervisor.pid}, which has its run,"
         return unended
@@ -252,7 +255,7 @@ def settle(
         fenced = _fence(store, node_id, tasks, settled, troubles)
         if not fenced and not settled.refused.issuperset(task.id for task in tasks):
             return settled  # somebody else is doing it; the rest comes with the next look
-        alive = kill_leftovers(node_id, fenced, pace) if fenced and is_on_this_machine else {}
+        alive = kill_leftovers(node_id, fenced, pace, own.supervisor_ids) if fenced and is_on_this_machine else {}
         still = {task.id: words for task in fenced if (words := _unended(task, unended, alive)) is not None}
         _write_fates(store, node_id, fenced, settled, troubles, own.is_unstarted, still)
     settled.is_all = False
@@ -346,9 +349,12 @@ def _fence(store: Store, node_id: str, tasks: list[Task], settled: Settled, trou
     ]
 
 
-def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> dict[str, int]:
-    """Kill the process groups that an earlier life of the node started for these tasks, and wait until they are
-    gone. Returns those tasks of which a process could not be ended, by their ids as text, and its pid."""
+def kill_leftovers(
+    node_id: str, tasks: list[Task], pace: Pace, own_supervisors: Collection[str] = frozenset()
+) -> dict[str, int]:
+    """Kill what an earlier life of the node started for these tasks, with everything else that is left of the runs of
+    their supervisors, and wait until it is gone. Returns those tasks of which a process could not be ended, by their
+    ids as text, and its pid. `own_supervisors`: whose runs go on."""
     running = {str(task.id): task for task in tasks if task.status == Status.RUNNING}
     if not running:
         return {}
@@ -358,6 +364,11 @@ def kill_leftovers(node_id: str, tasks: list[Task], pace: Pace) -> dict[str, int
         if isinstance(pid := task.run.get("pid"), int) and isinstance(started := task.run.get("pid_started"), int)
     }
     known |= {(pid, started): name for pid, started, name in leftovers.find_runs(node_id, set(running))}
+    of = {
+        supervisor: name for name, task in running.items() if isinstance(supervisor := task.run.get("supervisor"), str)
+    }
+    found = leftovers.find_of_supervisors(of.keys() - own_supervisors)
+    known = {(pid, started): of[supervisor] for pid, started, supervisor in found} | known
     alive = {one: name for one, name in known.items() if leftovers.is_alive(*one)}
     for pid, started in alive:
         log.warning(

@@ -240,8 +240,7 @@ static void take_over(struct connection *connection, const struct hello_frame *h
     tell_everything(all);
     char names[DIFFERENCES];
     if (connection->pid > 0 && machine_differs(all->fingerprint, connection->pid, names, sizeof(names)))
-        tell_log(all, LOG_WARNING, "programs still get what was set before this node started, in: %s; what is set now "
-                 "holds once this supervisor has ended, which it does when a node stops and nothing runs", names);
+        tell_log(all, LOG_WARNING, "its programs have what was set before this node started, in: %s", names);
 }
 
 struct connection *connection_to_nobody(struct supervisor *all)

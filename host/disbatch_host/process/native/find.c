@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 static const uint64_t MARKS = UINT64_C(1) << RUN_MARK_BITS; /* as many numbers of runs there are */
-static const uint64_t LOWEST_BASE = UINT64_C(1) << (RUN_MARK_BITS + 1);
+static const uint64_t LOWEST_LEVEL = UINT64_C(1) << (RUN_MARK_BITS + 8); /* with less, ids would look alike */
 
 enum {
     PATH_SIZE = 64,
@@ -119,15 +119,20 @@ static uint64_t hard_limit_of(pid_t pid)
     return line != NULL && sscanf(line, "Max realtime timeout %*s %llu", &hard) == 1 ? hard : 0;
 }
 
-uint64_t mark_base(void)
+uint64_t mark_base(const uint8_t id[SUPERVISOR_ID_SIZE])
 {
     struct rlimit limit;
     if (syscall(SYS_prlimit64, 0, RLIMIT_RTTIME, NULL, &limit) < 0)
         return 0;
-    uint64_t base = UINT64_C(1) << 62;
-    while (base > LOWEST_BASE && base + MARKS > limit.rlim_max)
-        base >>= 1; /* this supervisor runs in a run of another one */
-    return base > LOWEST_BASE ? base : 0; /* 0: somebody limits the time to less than a mark */
+    uint64_t level = UINT64_C(1) << 62;
+    while (level > LOWEST_LEVEL && 2 * level > limit.rlim_max)
+        level >>= 1; /* this supervisor runs in a run of another one */
+    if (level <= LOWEST_LEVEL)
+        return 0; /* somebody limits the time to less than a mark */
+    uint64_t first = 0;
+    for (size_t i = 0; i < sizeof(first); i++)
+        first = first << 8 | id[i];
+    return level + (first % (level >> RUN_MARK_BITS) << RUN_MARK_BITS);
 }
 
 /* The number behind "DISBATCH_RUN=<id>-" in the environment; 0: it is not there, or cannot be read. */

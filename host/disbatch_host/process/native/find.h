@@ -47,8 +47,9 @@ void reap_orphans(struct supervisor *all);
 /* The run of an orphan; NULL: none that there is. `number` is that of its mark, 0 without one. */
 struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number);
 
-/* Where the marks of this supervisor's runs begin: below those that it carries itself. 0: it cannot have any. */
-uint64_t mark_base(void);
+/* Where the marks of the runs of the supervisor with this id begin: no other has the same, and they are below those that
+ * it carries itself. 0: it cannot have any. */
+uint64_t mark_base(const uint8_t id[SUPERVISOR_ID_SIZE]);
 
 /* CPU time (microseconds) and memory (bytes) of a process. */
 uint64_t process_cpu(pid_t pid);

@@ -154,10 +154,11 @@ bool life_open(struct supervisor *all)
     all->flush_at = NEVER;
     all->pid = getpid();
     all->pid_started = process_read(all->pid, &self) ? self.started : 0;
-    all->mark_base = mark_base();
     all->spools.memory_max = SPOOLS_MEMORY_MAX;
+    machine_program_protection(all->oom_score, sizeof(all->oom_score));
     if (!loop_open(&all->loop) || !machine_random(all->id, sizeof(all->id)))
         return false;
+    all->mark_base = mark_base(all->id);
     machine_mark_name(all->mark_name, all->id);
     timer_init(&all->keep_timer, on_kept_long_enough, all);
     timer_init(&all->end_timer, on_lingered, all);

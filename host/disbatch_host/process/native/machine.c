@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SIGNALS = 64, SIGNAL_BYTES = 8 };
+enum { SIGNALS = 64, SIGNAL_BYTES = 8, LESS_PROTECTED = 100 };
 
 bool machine_random(uint8_t *bytes, size_t size)
 {
@@ -31,6 +31,18 @@ void machine_mark_name(char *to, const uint8_t id[SUPERVISOR_ID_SIZE])
     for (int i = 0; i < SUPERVISOR_ID_SIZE; i++)
         at += sprintf(at, "%02x", id[i]);
     (void)strcpy(at, "-");
+}
+
+void machine_program_protection(char *to, size_t size)
+{
+    int score = 0;
+    FILE *file = fopen("/proc/self/oom_score_adj", "re");
+    *to = '\0';
+    if (file == NULL)
+        return;
+    if (fscanf(file, "%d", &score) == 1 && score < 0)
+        (void)snprintf(to, size, "%d", score + LESS_PROTECTED);
+    (void)fclose(file);
 }
 
 uint64_t machine_mount_namespace(void)

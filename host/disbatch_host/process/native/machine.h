@@ -17,6 +17,9 @@ bool machine_random(uint8_t *bytes, size_t size);
 void machine_mark_name(char *to, const uint8_t id[SUPERVISOR_ID_SIZE]);
 uint64_t machine_mount_namespace(void);
 
+/* What programs write to oom_score_adj: less protection than this process has; empty where it has none. */
+void machine_program_protection(char *to, size_t size);
+
 /* What a program that is started here inherits, as lines of text of at most WORDS_MAX bytes. */
 char *machine_fingerprint(size_t *size);
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -53,6 +54,19 @@ static bool set_limits(const struct launch *launch)
     return set_limit(RLIMIT_RTTIME, &(struct rlimit){.rlim_cur = mark, .rlim_max = mark});
 }
 
+/* Where the supervisor is protected from the kernel's killer, its programs are less so. A failure only leaves them as
+ * protected. */
+static void lower_protection(const struct supervisor *all)
+{
+    if (all->oom_score[0] == '\0')
+        return;
+    int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (file < 0)
+        return;
+    (void)!write(file, all->oom_score, strlen(all->oom_score));
+    (void)close(file);
+}
+
 static bool set_account(const struct plugin *plugin)
 {
     /* Not by the C library, which would change all threads of this process. */
@@ -76,6 +90,7 @@ static bool become_program(struct launch *launch, const int ends[4])
     if (chdir(launch->directory) < 0)
         return false;
     atomic_store(&launch->step, STEP_LIMITS);
+    lower_protection(launch->all);
     if (!set_limits(launch))
         return false;
     atomic_store(&launch->step, STEP_ACCOUNT);

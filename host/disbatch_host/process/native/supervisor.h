@@ -20,7 +20,7 @@ struct supervisor;
 
 enum {
     SUPERVISOR_ID_SIZE = 16,
-    RUN_MARK_BITS = 48,     /* numbers of runs are below 2^48 */
+    RUN_MARK_BITS = 40,     /* numbers of runs are below 2^40 */
     BUCKETS_MIN = 64,
 };
 
@@ -171,6 +171,7 @@ struct supervisor {
     uint64_t pid_started;
     uint64_t mark_base;     /* of RLIMIT_RTTIME; 0: it cannot be used */
     struct rlimit files;    /* as it was before */
+    char oom_score[8];      /* of programs, in words; empty: as it is */
     uint32_t capacity;
     char *fingerprint;
     size_t fingerprint_size;
