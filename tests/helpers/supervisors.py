@@ -85,6 +85,7 @@ class Talk:
     def __init__(self, link: SocketLink) -> None:
         self.link = link
         self.kept: list[Frame] = []
+        self.supervisor_id = b""  # once it has answered
 
     def say(self, *frames: Frame) -> None:
         for frame in frames:
@@ -112,6 +113,7 @@ class Talk:
         fields = {"store_id": b"store", "node_id": b"node", "version_min": 1, "version_max": 1, **more}
         self.say(Hello(session=session, keep=int(keep * MICROSECONDS), key=key, **fields))
         answer = self.hear(SupervisorHello)
+        self.supervisor_id = answer.supervisor_id
         self.hear(Ready)
         return answer
 
@@ -245,6 +247,11 @@ class Home:
             return False
         link.close()
         return True
+
+
+def mark_of(supervisor_id: bytes, run: int, level: int = 62) -> int:
+    """What every process of a run carries as a limit. `level`: lower in a run of another supervisor."""
+    return 2**level + int.from_bytes(supervisor_id[:8]) % 2 ** (level - 40) * 2**40 + run
 
 
 def supervisor_of(node: Started) -> int:

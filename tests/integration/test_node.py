@@ -182,8 +182,7 @@ def test_an_id_that_a_living_node_holds_is_refused_in_one_line_and_force_takes_i
     third = cluster.start("--force")
     assert first.wait(20) == 5
     assert_group_is_gone(pid)
-    assert cluster.task(task_id).status == Status.ORPHANED
-    assert cluster.task(task_id).run["token"] == running.token
+    assert cluster.wait_for_status(task_id, Status.ORPHANED).run["token"] == running.token
     third.terminate()
     assert third.wait(20) == 0
 

@@ -35,11 +35,10 @@ from disbatch_host.process.frames import (
 from disbatch_host.process.framing import packed, unpacked
 from helpers import supervisors
 from helpers.processes import wait_until
-from helpers.supervisors import MICROSECONDS, Talk, paired, plugin, shell, start
+from helpers.supervisors import MICROSECONDS, Talk, mark_of, paired, plugin, shell, start
 
 pytestmark = supervisors.usable()
 NOBODY = 65534
-MARK = 2**62
 Over = End | NotStarted
 OWN = os.getpid() << 16  # numbers of runs that no other test uses, where several run at once
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -71,7 +70,7 @@ def named(blob: bytes) -> list[tuple[int, int, str]]:
 
 def test_a_process_carries_a_mark_that_it_cannot_remove(talk: Talk) -> None:
     talk.say(shell(1, "env -i setsid -w /bin/sh -c 'grep realtime.timeout /proc/self/limits'"), start(41, 1))
-    assert talk.end(41).stdout.split()[3:5] == [str(MARK + 41).encode()] * 2
+    assert talk.end(41).stdout.split()[3:5] == [str(mark_of(talk.supervisor_id, 41)).encode()] * 2
 
 
 def test_a_supervisor_in_a_run_of_another_marks_below_it(talk: Talk) -> None:
@@ -82,13 +81,14 @@ from pathlib import Path
 from helpers.supervisors import paired, shell, start
 with paired() as talk:
     talk.say(shell(1, "grep realtime.timeout /proc/self/limits"), start(5, 1))
-    print(talk.end(5).stdout.decode().split()[3])
+    print(talk.supervisor_id.hex(), talk.end(5).stdout.decode().split()[3])
 """
     path = ":".join(one for one in sys.path if one)
     more = packed([f"PYTHONPATH={path}".encode()])
     talk.say(plugin(1, sys.executable, "-c", inner), start(9, 1, environment=more))
     end = talk.end(9, 60)
-    assert end.stdout.decode().split() == [str(2**61 + 5)], end.stderr
+    identity, mark = end.stdout.decode().split()
+    assert int(mark) == mark_of(bytes.fromhex(identity), 5, level=61), end.stderr
 
 
 def test_the_orphan_of_an_escaped_shell_is_ended_and_named(talk: Talk, tmp_path: Path) -> None:
@@ -181,20 +181,21 @@ while True:
     (tmp_path / "storm.py").write_text(storm)
     talk.say(shell(1, f"python3 {tmp_path}/storm.py & exec sleep 60"), start(OWN, 1, flags=Input.TELL))
     talk.hear(Started)
-    wait_until(lambda: marked(OWN) > 30, 20)
+    mark = mark_of(talk.supervisor_id, OWN)
+    wait_until(lambda: marked(mark) > 30, 20)
     talk.say(KillRun(OWN, Stop.CANCELLED))
     end = talk.end(OWN)
     assert (end.status, end.killed_after, end.left_over) == (signal.SIGKILL, 0, packed([]))
-    assert marked(OWN) == 0
+    assert marked(mark) == 0
 
 
-def marked(run: int) -> int:
+def marked(mark: int) -> int:
     """How many living processes carry the mark of a run."""
     found = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and is_running(int(entry.name)):
             try:
-                found += str(MARK + run) in (entry / "limits").read_text()
+                found += str(mark) in (entry / "limits").read_text()
             except OSError:
                 continue
     return found

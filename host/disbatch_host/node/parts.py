@@ -40,7 +40,6 @@ from disbatch_host.plugin import environment
 from disbatch_host.plugin.classes import Classes
 from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
-from disbatch_host.process.memory_kills import kills_together
 from disbatch_host.process.supervised import SupervisedHost
 from disbatch_host.run.attempt import Run
 from disbatch_host.run.context import RunContext
@@ -166,11 +165,6 @@ class Parts:
         take()
         if self.processes.keeps_runs:
             await self.heartbeat.turn()  # before anything is started there
-        if (together := kills_together()) is not None:
-            log.warning(
-                "where one program takes too much memory, the kernel ends everything with it, also this node: %s is 1; "
-                "let the unit say OOMPolicy=continue, or write 0 there", together,
-            )  # fmt: skip
 
     async def _above_session(self, home: SupervisorHome, refused: SupervisorRefusedError) -> SupervisorHome:
         """The home with a session above the one that the supervisor has known. Raises `refused` if the id is another

@@ -27,7 +27,7 @@ from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError, a
 from disbatch_host.process.host import DRAIN_SECONDS, FrameHost
 from disbatch_host.process.interface import KeptRun, Process, ProcessListener, Start, StartListener
 from disbatch_host.process.meeting import ANSWERS_SECONDS, Means
-from disbatch_host.process.memory_kills import memory_kills
+from disbatch_host.process.memory_kills import kills_together, memory_kills
 from disbatch_host.process.remains import kill_remains
 from disbatch_host.process.seat import Seat
 from disbatch_host.process.written_ends import WrittenFile
@@ -77,6 +77,11 @@ class SupervisedHost:
             raise
         self._older = [seat for seat in seats if seat is not self._at]
         self._memory_kills = memory_kills()
+        if home is not None and (together := kills_together()) is not None:
+            log.warning(
+                "where one program takes too much memory, the kernel ends all others with it, and this node: %s is 1; "
+                "let the unit say OOMPolicy=continue, or write 0 there", together,
+            )  # fmt: skip
         if home is not None:
             for directory in directories(home.directory):
                 self._read_written(directory)

@@ -9,6 +9,7 @@
 #include "tell.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -334,6 +335,13 @@ static size_t handle_frames(struct connection *connection)
     return 0;
 }
 
+/* Nothing is carried out for a node that has ended where its runs end with it: by now a task may be another node's. */
+static bool has_ended(const struct connection *connection)
+{
+    struct pollfd state = {.fd = connection->source.fd};
+    return connection->all->home == NULL && poll(&state, 1, 0) > 0 && (state.revents & POLLHUP) != 0;
+}
+
 static void receive(struct connection *connection)
 {
     size_t room = RECEIVED;
@@ -344,7 +352,7 @@ static void receive(struct connection *connection)
     ssize_t got = recv(connection->source.fd, connection->in.data + connection->in.end, room, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got <= 0) {
+    if (got <= 0 || has_ended(connection)) { /* it may have ended since the round began, which may be long ago */
         connection_close(connection);
         return;
     }
@@ -360,7 +368,6 @@ static void on_ready(void *owner, uint32_t events)
 {
     struct connection *connection = owner;
     if ((events & EPOLLHUP) != 0 && connection->all->home == NULL) {
-        /* Nothing that lies unread is started: by now the task may be another node's. */
         connection_close(connection);
         return;
     }
