@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from disbatch_host.plugin.checking import CHECK_SECONDS
 from disbatch_host.process.host import DRAIN_SECONDS
 from disbatch_host.run.context import NewsPace
 
@@ -44,6 +45,7 @@ class Pace:
     piece_seconds: float = 0.2
     interval_check_seconds: float = 5.0  # until an interval that became shorter counts, at most
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
+    check_seconds: float = CHECK_SECONDS  # of CPU time for the check of a task's parameters
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least
     silent_client_seconds: float = 5.0  # until a connection for the metrics that says nothing is closed

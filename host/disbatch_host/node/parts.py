@@ -85,7 +85,7 @@ class Parts:
             host_environment=environment.host_environment(),
             temporary_directory=Path(tempfile.gettempdir()),
         )
-        self.classes = classes = Classes(directories)
+        self.classes = classes = Classes(directories, check_seconds=pace.check_seconds)
         self.workers = workers = WorkerPool(self.site, self.processes)
         on_written = metrics.observe_write if metrics is not None else None
         self.store_thread = thread = StoreThread(store, on_change=self.on_change, on_written=on_written, pace=pace)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from disbatch_host.errors import UsageError
 from disbatch_host.plugin import environment, examining, faults
-from disbatch_host.plugin.checking import CheckedSchema, Checks
+from disbatch_host.plugin.checking import CHECK_SECONDS, CheckedSchema, Checks
 from disbatch_host.plugin.examining import Examination
 from disbatch_host.plugin.finding import ManifestFinder
 from disbatch_host.plugin.texts import printable, shown
@@ -99,8 +99,9 @@ class PluginScanner:
     """Follows plugin directories. `scan()` is cheap enough to be called every few seconds: it looks at names and
     times, and reads only what has changed since the last call. It may be called in any thread, by one at a time."""
 
-    def __init__(self, directories: Sequence[Path]) -> None:
-        self.checks = Checks()
+    def __init__(self, directories: Sequence[Path], *, check_seconds: float = CHECK_SECONDS) -> None:
+        """`check_seconds`: see `Checks`."""
+        self.checks = Checks(seconds=check_seconds)
         self._finder = ManifestFinder()
         self._directories = [Path(directory) for directory in directories]
         self._seen: dict[Path, _Known] = {}

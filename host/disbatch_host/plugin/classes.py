@@ -15,6 +15,7 @@ from pathlib import Path
 
 from disbatch_host import logs
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, PluginScanner
+from disbatch_host.plugin.checking import CHECK_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,9 @@ class SetAside:
 class Classes:
     """The classes of a node. Empty until the first `scan`; a class has the name of its plugin."""
 
-    def __init__(self, directories: Sequence[Path]) -> None:
-        self._scanner = PluginScanner(directories)
+    def __init__(self, directories: Sequence[Path], *, check_seconds: float = CHECK_SECONDS) -> None:
+        """`check_seconds`: see `checking.Checks`."""
+        self._scanner = PluginScanner(directories, check_seconds=check_seconds)
         self._catalog = Catalog()
         self._set_aside: dict[str, SetAside] = {}
         self._failures: Counter[str] = Counter()  # in a row
