@@ -194,7 +194,7 @@ file=$(field file)
 case "$(field do)" in
     sleep) echo begun; sleep 600 & sleep 600 ;;
     deaf) trap '' TERM; echo begun; while :; do sleep 0.1; done ;;
-    until) echo begun; while [ ! -e "$file" ]; do sleep 0.05; done ;;
+    until) echo begun; while [ ! -e "$file" ]; do sleep 0.1; done ;;
     exists) [ -e "$file" ] || { echo "no $file" >&2; exit 3; } ;;
     count) echo + >> "$file"; sleep 0.3; echo - >> "$file" ;;
     fail) echo "it broke" >&2; exit 3 ;;

@@ -105,7 +105,7 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     cluster.plugin("Fine", "exit 0")
     cluster.plugin("Fails", "exit 3", retry={"max": 1, "delay": 0})
     cluster.plugin("Slow", "exec sleep 60", timeout=0.2)
-    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.02; done")
+    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.1; done")
     (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Broken", "exit 0", timeout="nonsense")
     cluster.push(cluster.queue("Fine", "q1"), *({} for _ in range(50)))

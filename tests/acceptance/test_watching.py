@@ -231,7 +231,7 @@ def test_status_json_says_how_long_the_oldest_waits_and_why(on_store: Terminal) 
 @on_sqlite
 def test_wait_shows_a_bar_that_counts_those_that_failed(on_store: Terminal, plugin: Plugin) -> None:
     gate = on_store.directory / "gate"
-    plugin("mixed", 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done; case $task in *bad*) exit 3;; esac',
+    plugin("mixed", 'read task; while [ ! -e "$GATE" ]; do sleep 0.1; done; case $task in *bad*) exit 3;; esac',
            env={"GATE": str(gate)})  # fmt: skip
     plugin("bad", "exit 3")
     on_store.fine("queue", "create", "q", "--class", "mixed")
@@ -250,7 +250,7 @@ def test_wait_for_a_queue_waits_for_all_of_it_and_names_what_has_failed(on_store
     gate = on_store.directory / "gate"
     program = """
         read task
-        while [ ! -e "$GATE" ]; do sleep 0.05; done
+        while [ ! -e "$GATE" ]; do sleep 0.1; done
         case $task in *bad*) echo no space >&2; exit 3;; esac
     """
     plugin("mixed", program, env={"GATE": str(gate)})
@@ -294,7 +294,7 @@ def test_wait_takes_very_many_ids_from_stdin(on_store: Terminal) -> None:
 
 def test_follow_shows_output_within_about_a_second_and_ends_on_ctrl_c(on_store: Terminal, plugin: Plugin) -> None:
     gate = on_store.directory / "gate"
-    plugin("talks", 'echo first; while [ ! -e "$GATE" ]; do sleep 0.02; done; echo second; exec sleep 600',
+    plugin("talks", 'echo first; while [ ! -e "$GATE" ]; do sleep 0.1; done; echo second; exec sleep 600',
            env={"GATE": str(gate)})  # fmt: skip
     on_store.fine("queue", "create", "q", "--class", "talks")
     task_id = on_store.fine("task", "push", "q").out.strip()

@@ -90,7 +90,7 @@ def asker(cluster: Cluster, terminal: Terminal) -> Asker:
 def busy_task(asker: Asker, queue: str, **fields: Any) -> Iterator[Any]:
     """A task that runs until the end of the block."""
     gate = asker.cluster.directory / f"gate-{queue}"
-    asker.cluster.plugin("gated", 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done', env={"GATE": str(gate)})
+    asker.cluster.plugin("gated", 'read task; while [ ! -e "$GATE" ]; do sleep 0.1; done', env={"GATE": str(gate)})
     asker.cluster.queue("gated", queue, **fields)
     (task_id,) = asker.cluster.push(queue, {})
     wait_until(lambda: asker.cluster.task(task_id).status == Status.RUNNING, 20)
@@ -239,7 +239,7 @@ def test_the_max_total_of_the_node_is_reached_by_another_queue(asker: Asker) -> 
 @on_sqlite
 def test_the_concurrency_of_the_plugin_is_reached_by_another_queue(asker: Asker) -> None:
     gate = asker.cluster.directory / "gate"
-    program = 'read task; while [ ! -e "$GATE" ]; do sleep 0.05; done'
+    program = 'read task; while [ ! -e "$GATE" ]; do sleep 0.1; done'
     asker.cluster.plugin("single", program, concurrency=1, env={"GATE": str(gate)})
     for name in ("a", "b"):
         asker.cluster.queue("single", name)

@@ -33,11 +33,11 @@ pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
 
 # Each says that it has started, and again what it has come to: in a file, since the node may not be there to be told.
 BEGIN = 'echo "$DISBATCH_TASK_ID $$" >>"$DISBATCH_PLUGIN_DIR/starts"'
-WAIT = 'while ! [ -e "$DISBATCH_PLUGIN_DIR/../{0}" ]; do sleep 0.05; done'
+WAIT = 'while ! [ -e "$DISBATCH_PLUGIN_DIR/../{0}" ]; do sleep 0.1; done'
 SPEAK, GO = WAIT.format("speak"), WAIT.format("go")
 STREAMS = f"""{BEGIN}
 i=0
-while ! [ -e "$DISBATCH_PLUGIN_DIR/../go" ]; do echo "line $i"; i=$((i+1)); sleep 0.05; done
+while ! [ -e "$DISBATCH_PLUGIN_DIR/../go" ]; do echo "line $i"; i=$((i+1)); sleep 0.1; done
 echo "said $i"
 """
 LIMITED = f"{BEGIN}; echo begun; exec sleep 600"

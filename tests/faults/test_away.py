@@ -24,7 +24,7 @@ from helpers.processes import wait_until
 pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
 
 BEGIN = 'echo "$DISBATCH_TASK_ID $$" >>"$DISBATCH_PLUGIN_DIR/starts"'
-UNTIL_GO = 'while ! [ -e "$DISBATCH_PLUGIN_DIR/../go" ]; do sleep 0.05; done'
+UNTIL_GO = 'while ! [ -e "$DISBATCH_PLUGIN_DIR/../go" ]; do sleep 0.1; done'
 HOLD = f"{BEGIN}; echo begun; {UNTIL_GO}; echo done"
 WORKER = r"""#!/usr/bin/env python3
 import json, os, sys, time

@@ -15,7 +15,7 @@ from helpers.nodes import Cluster
 from helpers.odd_clocks import OddClock, start_node
 from helpers.processes import assert_group_is_gone, wait_until
 
-HOLD = "echo begun; while ! test -e {gate}; do sleep 0.02; done; echo ended"
+HOLD = "echo begun; while ! test -e {gate}; do sleep 0.1; done; echo ended"
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from helpers import nodes
 from helpers.disks import CannotMount, SmallDisk, small_disk
 from helpers.processes import assert_group_is_gone, wait_until
 
-HOLD = "echo begun; while ! test -e {gate}; do sleep 0.02; done; echo said meanwhile; echo $DISBATCH_TASK_ID >>{trace}"
+HOLD = "echo begun; while ! test -e {gate}; do sleep 0.1; done; echo said meanwhile; echo $DISBATCH_TASK_ID >>{trace}"
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_full_temporary_directory_loses_the_middle_of_large_outputs_and_says_s
 ) -> None:
     size = 3 * 2**20
     gate = cluster.directory / "gate"
-    waits = f"echo begun; while ! test -e {gate}; do sleep 0.02; done"
+    waits = f"echo begun; while ! test -e {gate}; do sleep 0.1; done"
     cluster.plugin("Large", f"{waits}; head -c {size} /dev/zero | tr '\\0' x; echo; echo the end; exit 3")
     cluster.plugin("Small", f"{waits}; echo fits into the document")
     (large,) = cluster.push(cluster.queue("Large"), {})

@@ -17,7 +17,7 @@ from helpers import nodes
 from helpers.lost_files import delete_all, move_directory, replace
 from helpers.processes import assert_group_is_gone, wait_until
 
-HOLD = 'echo begun; while ! test -e {gate}; do sleep 0.02; done; echo "$DISBATCH_TASK_ID" >>{trace}'
+HOLD = 'echo begun; while ! test -e {gate}; do sleep 0.1; done; echo "$DISBATCH_TASK_ID" >>{trace}'
 
 
 @pytest.fixture

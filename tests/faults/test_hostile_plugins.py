@@ -316,7 +316,7 @@ def test_a_daemon_that_a_plugin_leaves_behind_does_not_hold_its_run_open(cluster
 def test_a_plugin_that_changes_its_own_manifest_is_run_by_the_old_one_to_its_end(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
     home = cluster.plugin(
-        "Mutant", f'cp new "$DISBATCH_PLUGIN_DIR/plugin.json"; while ! test -e {gate}; do sleep 0.02; done'
+        "Mutant", f'cp new "$DISBATCH_PLUGIN_DIR/plugin.json"; while ! test -e {gate}; do sleep 0.1; done'
     )
     changed = {"protocol": 1, "command": ["./run.sh"], "name": "Mutant", "version": "2", "timeout": 0.1}
     (home / "new").write_text(json.dumps({**changed, "exit_codes": {"0": "permanent"}}))
@@ -333,7 +333,7 @@ def test_a_plugin_that_changes_its_own_manifest_is_run_by_the_old_one_to_its_end
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_a_plugin_that_deletes_its_own_directory_runs_to_its_end_and_its_queue_waits(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
-    program = f'rm -r "$DISBATCH_PLUGIN_DIR"; while ! test -e {gate}; do sleep 0.02; done; echo to the end'
+    program = f'rm -r "$DISBATCH_PLUGIN_DIR"; while ! test -e {gate}; do sleep 0.1; done; echo to the end'
     cluster.plugin("Suicide", program)
     with beside_witnesses(cluster):
         (task_id,) = cluster.push(cluster.queue("Suicide", maxthreads=1), {})

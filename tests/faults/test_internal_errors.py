@@ -68,7 +68,7 @@ def test_the_runs_of_a_node_that_has_a_home_go_on_and_it_finds_them_again(
     cluster: Cluster, tmp_path: Path, place: str
 ) -> None:
     cluster.keep_runs()
-    cluster.plugin("Once", 'echo on; while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.05; done; echo off')
+    cluster.plugin("Once", 'echo on; while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.1; done; echo off')
     (once,) = cluster.push(cluster.queue("Once"), {})
     node = start_node(cluster, "n1", tmp_path / "trigger", place)
     wait_until(lambda: cluster.task(once).document["stdout"] == "on\n", 30, "it does not run")

@@ -69,7 +69,7 @@ class Load:
         cluster.plugin("Step", f"{start}; echo out $DISBATCH_TASK_ID; {follow_up}; {end}")
         cluster.plugin("Next", f"{start}; cat; {end}")
         cluster.plugin("Big", f"{start}; seq {MANY_LINES}; {end}")
-        talk = f"i=0; while ! test -e {self.gate}; do echo $i; i=$((i + 1)); sleep 0.05; done; echo last $i"
+        talk = f"i=0; while ! test -e {self.gate}; do echo $i; i=$((i + 1)); sleep 0.1; done; echo last $i"
         cluster.plugin("Talk", f"{start}; {talk}; {end}")
         cluster.queue("Step", maxthreads=4)
         cluster.queue("Next", maxthreads=2)

@@ -95,7 +95,7 @@ def start_quietly(cluster: Cluster, *prefix: str, **more: Any) -> subprocess.Pop
 def spy_on(cluster: Cluster, process: subprocess.Popen[str]) -> dict[str, Any]:
     """What the spy has found while another task of the same plugin directory, with a secret parameter, runs."""
     gate = cluster.plugins.parent / "gate"
-    cluster.plugin("Other", f"read -r line; echo begun; while ! test -e {gate}; do sleep 0.02; done")
+    cluster.plugin("Other", f"read -r line; echo begun; while ! test -e {gate}; do sleep 0.1; done")
     (other,) = cluster.push(cluster.queue("Other"), {"password": OF_ANOTHER_TASK})
     wait_until(lambda: cluster.task(other).document["stdout"] == "begun\n", 20, "did not begin")
     secrets = ["secret-address", OF_ANOTHER_TASK, OF_THE_HOST]
@@ -155,7 +155,7 @@ def look_into_each_others_directories(cluster: Cluster, public: Path) -> None:
     temporary.chmod(0o1777)
     gate = public / "gate"
     kept = 'umask 0; echo mine >private; stat -c "%a %U" .; pwd'
-    cluster.plugin("Mine", f"{kept}; while ! test -e {gate}; do sleep 0.02; done; exit 1", cwd="work", run_as="daemon")
+    cluster.plugin("Mine", f"{kept}; while ! test -e {gate}; do sleep 0.1; done; exit 1", cwd="work", run_as="daemon")
     cluster.plugin("Thief", f"cat {temporary}/*/private {temporary}/*/*", run_as="nobody")
     (mine,) = cluster.push(cluster.queue("Mine"), {})
     process = cluster.start(env={"TMPDIR": str(temporary)})
@@ -177,7 +177,7 @@ def test_spools_have_no_name_and_the_database_is_its_owners_alone(cluster: Clust
     temporary.mkdir()
     gate = cluster.directory / "gate"
     large = "head -c 3000000 /dev/zero | tr '\\0' x"
-    cluster.plugin("Large", f"{large}; echo; while ! test -e {gate}; do sleep 0.02; done")
+    cluster.plugin("Large", f"{large}; echo; while ! test -e {gate}; do sleep 0.1; done")
     (task_id,) = cluster.push(cluster.queue("Large"), {})
     other = cluster.directory / "open" / "other.db"
     process = subprocess.Popen(

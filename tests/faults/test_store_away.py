@@ -42,7 +42,7 @@ def test_running_tasks_go_on_and_what_they_say_is_written_when_it_is_back(
 ) -> None:
     gate = cluster.directory / "gate"
     trace = cluster.directory / "trace"
-    program = f"echo begun; while ! test -e {gate}; do sleep 0.02; done; echo said while it was away; echo x >>{trace}"
+    program = f"echo begun; while ! test -e {gate}; do sleep 0.1; done; echo said while it was away; echo x >>{trace}"
     cluster.plugin("Hold", program)
     (running,) = cluster.push(cluster.queue("Hold", maxthreads=1), {})
     (waiting,) = cluster.push("Hold", {})
@@ -99,7 +99,7 @@ def test_a_node_leaves_its_runs_while_the_database_is_away(cluster: nodes.Cluste
     """It cannot say that it is away, and says that; the next one goes on with them all the same."""
     cluster.keep_runs()
     gate = cluster.directory / "gate"
-    cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.02; done; echo done")
+    cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.1; done; echo done")
     (task_id,) = cluster.push(cluster.queue("Hold"), {})
     options = ("--dead-after", "10m", "--away-for", "10m")
     process = cluster.start("--heartbeat", "0.5", *options)

@@ -59,7 +59,7 @@ def test_what_runs_when_it_is_killed_is_lost_and_the_node_goes_on(cluster: Clust
     node = cluster.start(pace=QUICK_TO_SEE)
     daemon = cluster.directory / "daemon"
     leaves = f"setsid sh -c 'echo $$ >{daemon}; exec sleep 600' >/dev/null 2>&1 3>&- </dev/null &"
-    waits = f"{leaves} while ! [ -s {daemon} ]; do sleep 0.01; done"
+    waits = f"{leaves} while ! [ -s {daemon} ]; do sleep 0.1; done"
     cluster.plugin("Daemon", waits, protocol=2, leave_running=True)
     (over,) = cluster.push(cluster.queue("Daemon"), {})
     cluster.wait_for_status(over, Status.CONCLUDED)
@@ -109,7 +109,7 @@ def test_a_task_that_is_being_stopped_ends_as_stopped_although_its_supervisor_en
 
 
 def test_one_that_stands_still_loses_nothing_and_nothing_is_claimed_meanwhile(cluster: Cluster) -> None:
-    cluster.plugin("Waits", 'while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.05; done; echo begun')
+    cluster.plugin("Waits", 'while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.1; done; echo begun')
     cluster.plugin("Quick", "echo ran")
     queue = cluster.queue("Waits", maxthreads=2)
     (running,) = cluster.push(queue, {})

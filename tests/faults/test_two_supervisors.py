@@ -21,7 +21,7 @@ pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
 HOLD = """
 echo "$DISBATCH_TASK_ID" >>"$DISBATCH_PLUGIN_DIR/starts"
 echo begun; ulimit -Hn
-while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.05; done
+while ! [ -e "$DISBATCH_PLUGIN_DIR/go" ]; do sleep 0.1; done
 echo done
 """
 PACE = {**QUICK_TO_SEE, **QUICK_TO_NOTICE}

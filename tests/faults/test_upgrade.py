@@ -17,7 +17,7 @@ from disbatch_protocol.status import Status
 from helpers.nodes import Cluster, cluster_on_sqlite, write_plugin
 from helpers.processes import assert_group_is_gone, catches, wait_until
 
-HOLD = "echo begun; while ! test -e {gate}; do sleep 0.02; done; echo ended"
+HOLD = "echo begun; while ! test -e {gate}; do sleep 0.1; done; echo ended"
 
 
 def test_hangup_reads_the_configuration_again(cluster: Cluster) -> None:

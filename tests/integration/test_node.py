@@ -127,7 +127,7 @@ def test_a_plugin_that_goes_while_a_node_runs_leaves_its_queue_waiting_and_its_r
     cluster: Cluster,
 ) -> None:
     gate = cluster.directory / "gate"
-    home = cluster.plugin("Going", f"echo begun; while ! test -e {gate}; do sleep 0.05; done; echo ended")
+    home = cluster.plugin("Going", f"echo begun; while ! test -e {gate}; do sleep 0.1; done; echo ended")
     queue = cluster.queue("Going")
     (running,) = cluster.push(queue, {})
     cluster.start("--heartbeat", "0.1", pace={"plugin_scan_seconds": 0.2})
@@ -144,7 +144,7 @@ def test_a_plugin_that_goes_while_a_node_runs_leaves_its_queue_waiting_and_its_r
 
 def test_the_nodes_document_is_what_den_1_0_describes(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
-    cluster.plugin("Hello", f"while ! test -e {gate}; do sleep 0.05; done", version="1.1a")
+    cluster.plugin("Hello", f"while ! test -e {gate}; do sleep 0.1; done", version="1.1a")
     (task_id,) = cluster.push(cluster.queue("Hello", "insight1", maxthreads=50), {})
     process = cluster.start("--heartbeat", "0.1")
     cluster.wait_for_status(task_id, Status.RUNNING)
@@ -169,7 +169,7 @@ def test_the_nodes_document_is_what_den_1_0_describes(cluster: Cluster) -> None:
 
 def test_an_id_that_a_living_node_holds_is_refused_in_one_line_and_force_takes_it(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
-    cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.05; done")
+    cluster.plugin("Hold", f"echo begun; while ! test -e {gate}; do sleep 0.1; done")
     (task_id,) = cluster.push(cluster.queue("Hold"), {})
     first = cluster.start("--heartbeat", "0.1")
     running = cluster.wait_for_status(task_id, Status.RUNNING)
@@ -218,7 +218,7 @@ def test_an_orderly_stop_sees_running_tasks_through_and_gives_the_others_back(
     cluster: Cluster, number: signal.Signals
 ) -> None:
     gate = cluster.directory / "gate"
-    cluster.plugin("Slow", f"echo begun; while ! test -e {gate}; do sleep 0.02; done")
+    cluster.plugin("Slow", f"echo begun; while ! test -e {gate}; do sleep 0.1; done")
     ids = cluster.push(cluster.queue("Slow", maxthreads=2), *({} for _ in range(4)))
     process = cluster.start()
     for task_id in ids[:2]:
@@ -275,7 +275,7 @@ def test_a_second_signal_stops_running_tasks_and_a_third_kills_them(cluster: Clu
 def test_after_a_crash_every_task_is_accounted_for(cluster: Cluster) -> None:
     """Running ones of a plugin that may run twice run again, the others are orphaned; nothing runs beside them."""
     trace, gate = cluster.directory / "trace", cluster.directory / "gate"
-    program = f"{TRACE.format(trace=trace)}; echo begun; while ! test -e {gate}; do sleep 0.02; done; echo done"
+    program = f"{TRACE.format(trace=trace)}; echo begun; while ! test -e {gate}; do sleep 0.1; done; echo done"
     cluster.plugin("Safe", program, idempotent=True)
     cluster.plugin("Unsafe", program)
     (safe,) = cluster.push(cluster.queue("Safe", maxthreads=1), {})
@@ -316,7 +316,7 @@ def test_a_claimed_task_of_an_earlier_life_goes_back_whatever_its_plugin_says(cl
 def test_another_node_settles_what_a_dead_one_has_left(cluster: Cluster) -> None:
     trace = cluster.directory / "trace"
     gate = cluster.directory / "gate"
-    program = f"{TRACE.format(trace=trace)}; while ! test -e {gate}; do sleep 0.02; done"
+    program = f"{TRACE.format(trace=trace)}; while ! test -e {gate}; do sleep 0.1; done"
     cluster.plugin("Safe", program, idempotent=True)
     cluster.plugin("Unsafe", program)
     (safe,) = cluster.push(cluster.queue("Safe"), {})
@@ -370,7 +370,7 @@ def test_tasks_of_a_living_node_or_of_another_program_are_not_touched(cluster: C
 @pytest.mark.parametrize("count", [600, pytest.param(2000, marks=pytest.mark.soak)])
 def test_two_nodes_share_very_many_tasks_and_none_is_started_twice(cluster: Cluster, count: int) -> None:
     trace, gate = cluster.directory / "trace", cluster.directory / "gate"
-    cluster.plugin("Quick", f"{TRACE.format(trace=trace)}; while ! test -e {gate}; do sleep 0.05; done")
+    cluster.plugin("Quick", f"{TRACE.format(trace=trace)}; while ! test -e {gate}; do sleep 0.1; done")
     ids = cluster.push(cluster.queue("Quick", maxthreads=8), *({"n": number} for number in range(count)))
     nodes = [cluster.start("--until-idle", node_id=name) for name in ("n1", "n2")]
     wait_until(lambda: len(starts(trace)) == 16, 30, "not both of them run as many as they may")
@@ -385,7 +385,7 @@ def test_two_nodes_share_very_many_tasks_and_none_is_started_twice(cluster: Clus
 def test_until_idle_waits_for_what_is_due_later_and_for_other_nodes(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
     cluster.plugin("Again", 'test "$DISBATCH_ATTEMPT" = 2', retry={"max": 1, "delay": 1, "jitter": 0})
-    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.02; done")
+    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.1; done")
     (held,) = cluster.push(cluster.queue("Hold", nodes_ignore=[]), {})
     other = cluster.start(node_id="n2")
     cluster.wait_for_status(held, Status.RUNNING)

@@ -287,7 +287,7 @@ def test_run_as_changes_user_groups_and_home_and_its_pipes_can_be_opened(cluster
 
 def test_output_grows_in_the_document_while_the_task_runs(living: Living) -> None:
     gate = living.directory / "gate-of-grow"
-    living.plugin("Grow", f"echo first; while ! test -e {gate}; do sleep 0.05; done; echo last")
+    living.plugin("Grow", f"echo first; while ! test -e {gate}; do sleep 0.1; done; echo last")
     (task_id,) = living.push(living.queue("Grow"), {})
     wait_until(lambda: living.task(task_id).document["stdout"] == "first\n", 20, "the first line was not seen")
     task = living.task(task_id)
@@ -298,7 +298,7 @@ def test_output_grows_in_the_document_while_the_task_runs(living: Living) -> Non
 
 def test_a_long_output_grows_in_its_file_while_the_task_runs(living: Living) -> None:
     gate = living.directory / "gate-of-grow2"
-    program = f"head -c 2000000 /dev/zero | tr '\\0' x; while ! test -e {gate}; do sleep 0.05; done; echo last"
+    program = f"head -c 2000000 /dev/zero | tr '\\0' x; while ! test -e {gate}; do sleep 0.1; done; echo last"
     living.plugin("Grow2", program)
     (task_id,) = living.push(living.queue("Grow2"), {})
     token = living.wait_for_status(task_id, Status.RUNNING).token

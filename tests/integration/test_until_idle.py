@@ -149,7 +149,7 @@ def test_each_step_of_a_chain_follows_at_once(cluster: Cluster) -> None:
 
 def test_a_follower_that_comes_while_its_task_runs_follows_soon(cluster: Cluster) -> None:
     gate = cluster.directory / "gate"
-    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.01; done")
+    cluster.plugin("Hold", f"while ! test -e {gate}; do sleep 0.1; done")
     queue = cluster.queue("Hold")
     node = cluster.start()
     (first,) = cluster.push(queue, {})

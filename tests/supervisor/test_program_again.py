@@ -90,7 +90,7 @@ def break_a_rule(host: SupervisedHost) -> None:
 
 def test_a_run_goes_on_although_the_connection_is_lost(directory: Path, tmp_path: Path) -> None:
     """Also one that is started, and one that is stopped, while there is none."""
-    script = f"echo one; while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; echo two; seq 100000; exit 4"
+    script = f"echo one; while ! [ -e {tmp_path}/go ]; do sleep 0.1; done; echo two; seq 100000; exit 4"
 
     async def test(host: SupervisedHost) -> None:
         ear, meanwhile, deaf = Ear(), Adopter(), Ear()
@@ -142,7 +142,7 @@ def test_an_end_that_was_acknowledged_into_a_lost_connection_is_acknowledged_aga
 
 
 def test_another_process_of_the_same_home_goes_on_with_the_runs(directory: Path, tmp_path: Path) -> None:
-    script = f"echo one; while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; echo two; exit 4"
+    script = f"echo one; while ! [ -e {tmp_path}/go ]; do sleep 0.1; done; echo two; exit 4"
     pids: list[int] = []
 
     async def begin(host: SupervisedHost) -> None:
@@ -184,7 +184,7 @@ def test_another_process_of_the_same_home_goes_on_with_the_runs(directory: Path,
 
 
 def test_what_nobody_wants_is_forgotten_with_its_end(directory: Path, tmp_path: Path) -> None:
-    wait = f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    wait = f"while ! [ -e {tmp_path}/go ]; do sleep 0.1; done"
 
     async def begin(host: SupervisedHost) -> None:
         for number in range(3):

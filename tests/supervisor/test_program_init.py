@@ -85,7 +85,7 @@ def test_an_interrupt_of_a_terminal_reaches_the_command_once() -> None:
 
 
 def test_another_signal_goes_to_the_command_which_goes_on(tmp_path: Path) -> None:
-    script = "trap ': >hup' HUP; : >ready; while ! [ -e hup ]; do sleep 0.02; done; echo heard"
+    script = "trap ': >hup' HUP; : >ready; while ! [ -e hup ]; do sleep 0.1; done; echo heard"
     process = init("sh", "-c", script, directory=tmp_path)
     wait_until((tmp_path / "ready").exists, 20)
     process.send_signal(signal.SIGHUP)
@@ -101,7 +101,7 @@ def test_a_stop_during_the_pause_is_the_end(tmp_path: Path) -> None:
 
 
 def test_what_comes_to_it_is_reaped(tmp_path: Path) -> None:
-    script = "(sh -c 'echo $$ >pid' &); while ! [ -e go ]; do sleep 0.02; done"
+    script = "(sh -c 'echo $$ >pid' &); while ! [ -e go ]; do sleep 0.1; done"
     process = init("sh", "-c", script, directory=tmp_path)
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20)
     pid = int((tmp_path / "pid").read_text())
@@ -135,7 +135,7 @@ def test_in_a_container_runs_outlive_a_node_that_is_killed(cluster: Cluster, req
         skip_or_fail("no right to make a PID namespace")
     cluster.keep_runs()
     go = cluster.directory / "go"
-    cluster.plugin("Hold", f"echo begun; while ! [ -e {go} ]; do sleep 0.05; done; echo done")
+    cluster.plugin("Hold", f"echo begun; while ! [ -e {go} ]; do sleep 0.1; done; echo done")
     (task_id,) = cluster.push(cluster.queue("Hold"), {})
     outer = cluster.start(through=(*space, str(supervisors.program()), "--init", "--"), pace=QUICK_TO_SEE)
     wait_until(lambda: "begun" in cluster.task(task_id).document.get("stdout", ""), 60, cluster.log())

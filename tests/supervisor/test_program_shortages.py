@@ -140,7 +140,7 @@ def test_an_input_that_a_small_pipe_does_not_take_comes_whole_and_is_counted() -
         wrapper.chmod(0o755)
         text = b"%07d\n" * 5000 % tuple(range(5000))
         with paired(wrapper) as talk:
-            talk.say(shell(1, f"while ! [ -e {directory}/go ]; do sleep 0.05; done; exec cat"))
+            talk.say(shell(1, f"while ! [ -e {directory}/go ]; do sleep 0.1; done; exec cat"))
             talk.say(start(1, 1, text, flags=Input.TELL))
             assert pipe_size(talk.hear(Started).pid) < len(text)
             (Path(directory) / "go").touch()

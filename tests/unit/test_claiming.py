@@ -204,7 +204,7 @@ def test_while_the_machine_is_short_of_something_no_more_run_than_it_could(tmp_p
 
     async def test(bench: Bench) -> None:
         claiming, runs = bench.parts.claiming, bench.parts.runs
-        (first,) = bench.push(bench.queue("First", f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"))
+        (first,) = bench.push(bench.queue("First", f"while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"))
         bench.push(bench.queue("Long", "exec sleep 60"))
         await claiming.turn()
         await bench.until(lambda: runs.programs == 2, "they do not run")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from disbatch_host.process.ends import MICRO
 from disbatch_host.process.frames import Ack, Acknowledged, End, Frame, NotStarted, Run, State, Stop, StopRun
+from disbatch_host.process.framing import unpacked_processes
 from disbatch_host.process.interface import KeptRun
 
 
@@ -23,7 +24,7 @@ class Undecided:
         self._note_of = note_of
         self._runs: dict[int, tuple[Run, list[Frame]]] = {}
         self.left_over: dict[int, bytes] = {}  # the notes of runs whose end is recorded, of which something is there
-        self._unwanted: set[int] = set()
+        self._unwanted: dict[int, bytes] = {}  # their notes
         self._stopped: set[int] = set()  # of these
         self._ended_at: dict[int, float] = {}  # when END came, by the monotonic clock
 
@@ -87,14 +88,16 @@ class Undecided:
 
     def leave_alone(self, number: int) -> None:
         """It may run on, and is to be forgotten with its end."""
-        _, frames = self._runs.pop(number)
-        self._unwanted.add(number)
+        kept, frames = self._runs.pop(number)
+        self._unwanted[number] = kept.task_note or kept.note
         for frame in frames:
             self._forget_ended(frame)
 
     def _forget_ended(self, frame: Frame) -> None:
         if isinstance(frame, End):
             self._say(Ack(frame.run, 0, 0, 0, Acknowledged.END))
+            if unpacked_processes(frame.left_over):  # GONE follows
+                self.left_over[frame.run] = self._unwanted[frame.run]
         if isinstance(frame, End | NotStarted):
-            self._unwanted.discard(frame.run)
+            del self._unwanted[frame.run]
             self._stopped.discard(frame.run)
