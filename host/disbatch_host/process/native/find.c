@@ -310,6 +310,11 @@ void reap_orphans(struct supervisor *all)
     if (all->reaped_round == all->loop.round)
         return;
     all->reaped_round = all->loop.round;
+    reap_orphans_now(all);
+}
+
+void reap_orphans_now(struct supervisor *all)
+{
     for (;;) {
         siginfo_t info = {0};
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WNOTHREAD) < 0) {

@@ -41,8 +41,10 @@ void processes_free(struct processes *processes);
 /* 0, or the error that the kernel gave; ESRCH: it has ended. */
 int process_signal(const struct process *process, int number);
 
-/* Reap the orphans that have ended, and count what they used for their runs. */
+/* Reap the orphans that have ended, and count what they used for their runs; once a round, which is enough where more of
+ * them may end at any moment. */
 void reap_orphans(struct supervisor *all);
+void reap_orphans_now(struct supervisor *all);
 
 /* The run of an orphan; NULL: none that there is. `number` is that of its mark, 0 without one. */
 struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number);

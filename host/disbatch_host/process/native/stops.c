@@ -237,6 +237,8 @@ void run_end_rest(struct run *run)
         run->empty_passes = 0;
         end_processes(run, &rest);
     } else if (rest.count == 0 && !(is_open && is_waiting) && is_certain(run)) {
+        if (all->has_orphans)
+            reap_orphans_now(all); /* what has ended since then is a part of its CPU time as well */
         finish_with(run, &rest);
     }
     processes_free(&rest);
