@@ -359,17 +359,19 @@ def kill_leftovers(
     if not running:
         return {}
     known = {
-        (pid, started): name
+        (pid, started): [name]
         for name, task in running.items()
         if isinstance(pid := task.run.get("pid"), int) and isinstance(started := task.run.get("pid_started"), int)
     }
-    known |= {(pid, started): name for pid, started, name in leftovers.find_runs(node_id, set(running))}
-    of = {
-        supervisor: name for name, task in running.items() if isinstance(supervisor := task.run.get("supervisor"), str)
-    }
+    known |= {(pid, started): [name] for pid, started, name in leftovers.find_runs(node_id, set(running))}
+    of: dict[str, list[str]] = {}
+    for name, task in running.items():
+        if isinstance(supervisor := task.run.get("supervisor"), str):
+            of.setdefault(supervisor, []).append(name)
     found = leftovers.find_of_supervisors(of.keys() - own_supervisors)
+    # Whose it is, its supervisor alone could say: it may be any of them.
     known = {(pid, started): of[supervisor] for pid, started, supervisor in found} | known
-    alive = {one: name for one, name in known.items() if leftovers.is_alive(*one)}
+    alive = {one: names for one, names in known.items() if leftovers.is_alive(*one)}
     for pid, started in alive:
         log.warning(
             "process %d is left from an earlier life of node %s; it is killed", pid, node_id,
@@ -377,16 +379,16 @@ def kill_leftovers(
         )  # fmt: skip
         leftovers.kill(pid, started)
     deadline = time.monotonic() + pace.kill_wait_seconds
-    while (alive := {one: name for one, name in alive.items() if leftovers.is_alive(*one)}) and (
+    while (alive := {one: names for one, names in alive.items() if leftovers.is_alive(*one)}) and (
         time.monotonic() < deadline
     ):
         time.sleep(pace.kill_poll_seconds)
-    for (pid, _), name in alive.items():
+    for (pid, _), names in alive.items():
         log.error(
-            "process %d of task %s of node %s could not be ended", pid, name, node_id,
+            "process %d of task %s of node %s could not be ended", pid, " or ".join(names), node_id,
             extra=logs.ids(pid=pid, about_node=node_id),
         )  # fmt: skip
-    return {name: pid for (pid, _), name in alive.items()}
+    return {name: pid for (pid, _), names in alive.items() for name in names}
 
 
 def _unended(task: Task, supervisors: Mapping[str, str], processes: Mapping[str, int]) -> str | None:
