@@ -13,7 +13,7 @@ from pathlib import Path
 from acceptance.conftest import PROGRAM, Terminal
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.store.contract import Access
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers.processes import wait_until

@@ -19,7 +19,7 @@ import pytest
 from disbatch_host.clock import SystemClock
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
-from disbatch_host.store.contract import Look
+from disbatch_host.store.contract.answers import Look
 from disbatch_host.store.sqlite import SqliteStore
 from disbatch_host.store.sqlite.foreign_commits import WATCH_SECONDS
 from disbatch_host.store.sqlite.watcher import SqliteWatcher

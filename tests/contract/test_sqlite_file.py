@@ -13,7 +13,7 @@ import pytest
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import StoreLostError, StoreRefusedError, StoreUnwritableError
-from disbatch_host.store.contract import Access
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.sqlite import SqliteStore
 from helpers.lost_files import delete_all, move_directory, replace
 from helpers.stores import push, rounds_until

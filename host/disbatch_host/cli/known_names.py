@@ -23,7 +23,8 @@ from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.settings.values import Settings, resolve
-from disbatch_host.store.contract import Access, Store
+from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.open import open_store
 from disbatch_protocol import status as statuses
 

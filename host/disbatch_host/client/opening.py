@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from disbatch_host.clock import SystemClock
 from disbatch_host.settings.values import Settings
-from disbatch_host.store.contract import Access, Store
+from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.open import open_store
 
 if TYPE_CHECKING:  # reading manifests takes longer than most commands do

@@ -39,6 +39,7 @@ class TaskFilter:
     error_code: str | None = None  # `error.code`
     after: TaskId | None = None  # those that wait for this task
     parent: str | None = None  # those that the run of this task created
+    batch: str | None = None  # those of this batch
 
     def covers(self, status: int) -> bool:
         """Whether the filter accepts this status; its other fields are left aside."""

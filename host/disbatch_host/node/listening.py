@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from disbatch_host.node.pace import Pace
-from disbatch_host.store.contract import Look, Store
+from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Look
 
 # Calls something with the store, soon, and perhaps before it returns.
 CallQuickly = Callable[[Callable[[Store], Look | None]], "asyncio.Future[Look | None]"]

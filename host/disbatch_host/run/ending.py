@@ -271,7 +271,10 @@ def _ended_run(
 
 
 def _follow_ups(state: RunState, now: datetime) -> list[Document]:
+    """They belong to the batch of the task that creates them."""
+    batch = state.task.document.get("batch")
+    more = {"batch": batch} if isinstance(batch, str) else {}
     return [
-        records.new_task(one.queue, dict(one.parameters), now=now, parent=str(state.task.id))
+        records.new_task(one.queue, dict(one.parameters), now=now, parent=str(state.task.id), **more)
         for one in state.events.follow_ups
     ]

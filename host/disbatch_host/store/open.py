@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from disbatch_host.clock import Clock
 from disbatch_host.errors import UsageError
-from disbatch_host.store.contract import Access, Store
+from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.url import HIDDEN, redact, sqlite_url
 
 _EXPECTED = "expected sqlite:///path/to/file.db or mongodb://host/database"

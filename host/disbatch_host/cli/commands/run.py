@@ -19,7 +19,8 @@ from disbatch_host.plugin.catalog import require_directory
 from disbatch_host.settings.forms import lacks_unit
 from disbatch_host.settings.table import BY_NAME, DURATIONS
 from disbatch_host.settings.values import NodeSettings, Settings, Source, resolve
-from disbatch_host.store.contract import Access, Store
+from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.open import open_store
 from disbatch_protocol.quantities import format_duration, parse_duration
 

@@ -159,6 +159,7 @@ def condition(which: TaskFilter) -> Document:
         "error.code": which.error_code,
         "after": which.after,
         "parent": which.parent,
+        "batch": which.batch,
     }
     condition: Document = {name: value for name, value in same.items() if value is not None}
     if which.ids is not None:

@@ -35,6 +35,9 @@ BY_CANCEL = (("status", ASCENDING), ("node", ASCENDING))
 BY_AWAITED = (("awaited", ASCENDING), ("status", ASCENDING))
 BY_EXPIRY = (("status", ASCENDING), ("expires", ASCENDING))
 
+# The tasks of a batch; no others are in it.
+BY_BATCH = (("batch", ASCENDING), ("status", ASCENDING))
+
 # (keys, options) of `tasks`; see rule 2.
 _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     # The claim (equality, equality, then its order), queues with waiting tasks, counts by queue and status.
@@ -50,6 +53,7 @@ _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     (BY_CANCEL, {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
     (BY_AWAITED, {"partialFilterExpression": {"awaited": True}}),
     (BY_EXPIRY, {"partialFilterExpression": {"expires": {"$exists": True}}}),
+    (BY_BATCH, {"partialFilterExpression": {"batch": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
 )

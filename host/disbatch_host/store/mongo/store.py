@@ -42,7 +42,9 @@ from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, 
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import OnClaim
+from disbatch_host.store.contract.answers import BatchCounts
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
+from disbatch_host.store.mongo.batches import Batches
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
 from disbatch_host.store.mongo.due import Due
@@ -143,6 +145,7 @@ class MongoStore:
         database, tasks = self._database, self._tasks
         self._keys = Keys(database["disbatch_keys"], tasks, self.now)
         self._queues = Queues(database["queues"])
+        self._batches = Batches(database["batches"], tasks)
         self._nodes = Nodes(database["nodes"])
         self._output = OutputFiles(database, self.now)
         self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
@@ -349,6 +352,7 @@ class MongoStore:
         deleted = 0
         self._claims.forget_ahead()
         with self._translated():
+            undone = self._batches.undone()
             for start in range(0, len(tasks), _IDS_IN_CONDITION):
                 ids = list(tasks[start : start + _IDS_IN_CONDITION])
                 keyed = self._tasks.find(
@@ -356,7 +360,7 @@ class MongoStore:
                 )
                 keys = {one["_id"]: key for one in keyed if (key := forms.key_of(one)) is not None}
                 locks = self._keys.locks_of(keys)  # as they are before anybody can know that the task is gone
-                free = {"awaited": {"$ne": True}, **forms.NOT_OWING}
+                free = {"awaited": {"$ne": True}, **forms.NOT_OWING, **undone}
                 which = {"_id": {"$in": ids}, **free, **forms.status_condition(statuses, or_failed)}
                 deleted += self._tasks.delete_many(which).deleted_count
                 # Things that go with them go afterwards, also for those that an earlier try deleted.
@@ -368,13 +372,14 @@ class MongoStore:
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
         # Nothing ended before it was created, and an id tells when that was: the index has the old ones together.
-        which = {
+        which: Document = {
             "queue": {"$eq": queue},
             "_id": {"$lt": ObjectId.from_datetime(moment)},
             "mtime": {"$lt": moment},
             **forms.NOT_OWING,
         }
         with self._translated():
+            which |= self._batches.undone()
             for status in (*({"$eq": int(one)} for one in sorted(ENDED)), {"$gt": int(Status.FAILED)}):
                 # Followers of a failed task may still wait for it to be run again.
                 free = {"$ne": True} if status == {"$eq": int(Status.CONCLUDED)} else {"$exists": False}
@@ -451,6 +456,48 @@ class MongoStore:
     def delete_output(self, task: TaskId, token: str) -> None:
         with self._translated():
             self._output.delete(task, token)
+
+    def insert_batch(self, document: Document) -> bool:
+        with self._translated():
+            return self._batches.insert(document)
+
+    def get_batch(self, batch_id: str) -> Document | None:
+        with self._translated():
+            return self._batches.get(batch_id)
+
+    def find_batches(
+        self,
+        *,
+        states: Collection[str] | None = None,
+        prefix: str = "",
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Document]:
+        with self._translated():
+            return self._batches.find(states, prefix, limit, newest_first=newest_first)
+
+    def change_batch(
+        self,
+        batch_id: str,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any],
+    ) -> bool:
+        with self._translated():
+            return self._batches.change(batch_id, set, unset, only_if)
+
+    def delete_batch(self, batch_id: str, *, only_if: Mapping[str, Any]) -> bool:
+        with self._translated():
+            return self._batches.delete(batch_id, only_if)
+
+    def count_batch(self, batch_id: str, *, budget_seconds: float | None = None) -> BatchCounts:
+        with self._translated():
+            return self._batches.counts(batch_id, budget_seconds)
+
+    def is_batch_unfinished(self, batch_id: str) -> bool:
+        with self._translated():
+            return self._batches.is_unfinished(batch_id)
 
     def nodes(self) -> list[NodeRecord]:
         with self._translated():

@@ -54,6 +54,7 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
     for condition, value in (
         ("unique_key = ?", which.unique_key),
         ("parent = ?", which.parent),
+        ("batch = ?", which.batch),
         ("seq IN (SELECT follower FROM followers WHERE task = ?)", which.after),
         ("CASE WHEN rest != '{}' AND json_valid(rest) THEN json_extract(rest, '$.error.code') END = ?",
          which.error_code),

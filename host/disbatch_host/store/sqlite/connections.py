@@ -16,7 +16,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
-from disbatch_host.store.contract import Access
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.sqlite.same_file import Identity, identity_of
 from disbatch_host.store.url import sqlite_url
 

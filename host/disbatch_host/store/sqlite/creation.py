@@ -15,7 +15,7 @@ from typing import Any
 
 from disbatch_host.documents.records import NOBODY, Document, TaskId
 from disbatch_host.errors import StoreRefusedError
-from disbatch_host.store.sqlite import conditions, fields, json_text, moments, records
+from disbatch_host.store.sqlite import conditions, fields, json_text, moments
 from disbatch_host.store.sqlite.ids import IdSource
 from disbatch_protocol.status import Status
 
@@ -24,12 +24,16 @@ DOCUMENT_MAX = 16 * 2**20  # bytes of a task's JSON, as in MongoDB: a task that 
 FIND_HOLDER = f"""SELECT id FROM tasks
     WHERE unique_key = ? AND queue = ? AND status IN ({conditions.UNFINISHED_SQL}) AND id IS NOT ? LIMIT 1"""
 
-_INSERT_TASK = f"INSERT INTO tasks ({records.SELECT}) VALUES ({', '.join('?' * len(fields.COLUMNS))})"
 # For most new tasks: all other columns are NULL, and binding a NULL costs the driver more than a value.
 _PLAIN_COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "parameters", "stdout", "stderr", "rest",
 )  # fmt: skip
-_INSERT_PLAIN_TASK = f"INSERT INTO tasks ({', '.join(_PLAIN_COLUMNS)}) VALUES ({', '.join('?' * len(_PLAIN_COLUMNS))})"
+# Likewise, for those of a batch.
+_BATCH_COLUMNS = (*_PLAIN_COLUMNS, "batch")
+_INSERT_TASK = {
+    len(columns): f"INSERT INTO tasks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    for columns in (_PLAIN_COLUMNS, _BATCH_COLUMNS, fields.COLUMNS)
+}
 _AGAIN = " ON CONFLICT (id) DO NOTHING"
 
 _NEW_PLAIN_ROW: Mapping[str, Any] = {
@@ -43,12 +47,13 @@ _NEW_PLAIN_ROW: Mapping[str, Any] = {
     "rest": "{}",
 }
 _NEW_ROW: Mapping[str, Any] = {**dict.fromkeys(fields.COLUMNS), **_NEW_PLAIN_ROW}
-_ROW_ORDER, _PLAIN_ROW_ORDER = operator.itemgetter(*fields.COLUMNS), operator.itemgetter(*_PLAIN_COLUMNS)
+_ROW_ORDER = operator.itemgetter(*fields.COLUMNS)
+_PLAIN_ROW_ORDER, _BATCH_ROW_ORDER = operator.itemgetter(*_PLAIN_COLUMNS), operator.itemgetter(*_BATCH_COLUMNS)
 _ID_AT, _QUEUE_AT, _AFTER_AT, _UNIQUE_KEY_AT = (
     fields.COLUMNS.index(name) for name in ("id", "queue", "after", "unique_key")
 )
-# With one of these, a new task has a column that is not among the plain ones.
-_RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_PLAIN_COLUMNS}
+# With one of these, a new task has a column that is not among the plain ones, nor the batch.
+_RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_BATCH_COLUMNS}
 
 
 def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list[tuple[Any, ...]]:
@@ -73,7 +78,10 @@ def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list
                 f"expected a task document of at most {DOCUMENT_MAX} bytes, found {size}; "
                 "put large data into a file and its path into the parameters"
             )
-        rows.append(_PLAIN_ROW_ORDER(values) if is_plain else _ROW_ORDER(values))
+        if not is_plain:
+            rows.append(_ROW_ORDER(values))
+        else:
+            rows.append(_BATCH_ROW_ORDER(values) if "batch" in values else _PLAIN_ROW_ORDER(values))
     return rows
 
 
@@ -81,15 +89,15 @@ def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, a
     """Insert new tasks, in this order, except those whose key is held; returns the ids as `Store.insert_tasks` does."""
     ids: list[TaskId] = []
     after: list[str] = []
-    for (is_plain, has_key), group in itertools.groupby(rows, key=_kind_of_row):
+    for (length, has_key), group in itertools.groupby(rows, key=_kind_of_row):
         batch = list(group)
-        statement = f"{_INSERT_PLAIN_TASK if is_plain else _INSERT_TASK}{_AGAIN if again else ''}"
+        statement = f"{_INSERT_TASK[length]}{_AGAIN if again else ''}"
         if has_key:
             ids += [_insert_with_key(connection, statement, row, again=again) for row in batch]
         else:
             connection.executemany(statement, batch)
             ids += [row[_ID_AT] for row in batch]
-        if not is_plain:
+        if length == len(fields.COLUMNS):
             after += [row[_AFTER_AT] for row in batch if row[_AFTER_AT] is not None]
     if after:  # the trigger does this too, but not for tasks that come later in these rows
         waited_for = "SELECT one.value FROM json_each(?) AS list, json_each(list.value) AS one"
@@ -99,10 +107,9 @@ def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, a
     return ids
 
 
-def _kind_of_row(row: tuple[Any, ...]) -> tuple[bool, bool]:
-    if len(row) == len(_PLAIN_COLUMNS):
-        return True, False
-    return False, row[_UNIQUE_KEY_AT] is not None
+def _kind_of_row(row: tuple[Any, ...]) -> tuple[int, bool]:
+    """How many columns it has, and whether it has a unique key."""
+    return len(row), len(row) == len(fields.COLUMNS) and row[_UNIQUE_KEY_AT] is not None
 
 
 def _insert_with_key(connection: sqlite3.Connection, statement: str, row: tuple[Any, ...], *, again: bool) -> TaskId:

@@ -17,7 +17,8 @@ from disbatch_protocol.faults import kind_of
 # In the order in which rows are read and written.
 COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim_token", "claimed_at",
-    "parameters", "stdout", "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent", "rest",
+    "parameters", "stdout", "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent", "batch",
+    "rest",
 )  # fmt: skip
 
 
@@ -101,6 +102,7 @@ _FIELD_WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "cancel": _object_column,
     "awaited": _flag_column,
     "parent": _optional_text_column("parent"),
+    "batch": _optional_text_column("batch"),
 }
 IN_COLUMNS = frozenset({*_FIELD_WRITERS, "claim", "_id"})
 EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
@@ -108,5 +110,5 @@ EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "not_before": {"not_before": None},
     "priority": {"priority": 0},
     "run": {"run": None},
-    **{name: {name: None} for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent")},
+    **{name: {name: None} for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent", "batch")},
 }

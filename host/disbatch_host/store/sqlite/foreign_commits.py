@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from disbatch_host.store.contract import Look
+from disbatch_host.store.contract.answers import Look
 from disbatch_host.store.sqlite.write_events import WriteEvents
 from disbatch_host.store.url import sqlite_url
 

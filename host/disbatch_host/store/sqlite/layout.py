@@ -62,6 +62,22 @@ CREATE TABLE notes (
     document TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+# What this layout has gained without changing what was there: a file that lacks it gets it, and older programs, which
+# do not know it, go on with the file. By an object that each part creates, to see which are there.
+_ADDITIONS: Mapping[str, Sequence[str]] = {
+    "batches_by_state": (
+        "ALTER TABLE tasks ADD COLUMN batch TEXT",
+        """UPDATE tasks SET batch = json_extract(rest, '$.batch'), rest = json_remove(rest, '$.batch')
+           WHERE CASE WHEN rest != '{}' AND json_valid(rest) THEN json_type(rest, '$.batch') = 'text' END""",
+        "CREATE INDEX tasks_batch ON tasks (batch, status) WHERE batch IS NOT NULL",
+        """CREATE TABLE batches (
+               id TEXT PRIMARY KEY NOT NULL,
+               state TEXT,
+               document TEXT NOT NULL
+           ) WITHOUT ROWID""",
+        "CREATE INDEX batches_by_state ON batches (state, id)",
+    ),
+}
 _CONTROL_COLUMNS = (
     "after TEXT", "unique_key TEXT", "expires INTEGER", "cancel TEXT", "awaited INTEGER", "parent TEXT",
 )  # fmt: skip
@@ -145,11 +161,18 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
     """Set up a connection, and the file if it is new or has an older layout. Raises StoreTooNewError, and
     StoreRefusedError if the file is another program's."""
     _check_version(connection, where)
-    if _version(connection) == SCHEMA_VERSION and connection.execute("PRAGMA query_only").fetchone()[0]:
+    can_only_read = connection.execute("PRAGMA query_only").fetchone()[0]
+    is_whole = _version(connection) == SCHEMA_VERSION and not _lacking(connection)
+    if can_only_read and is_whole:
         return
+    if can_only_read:
+        raise StoreRefusedError(
+            f"{where} has the layout of an older version, and cannot be written here; run a command of this version "
+            "once where it can, such as `disbatch-host status`"
+        )
     _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
     connection.execute("PRAGMA synchronous = FULL")
-    if _version(connection) == SCHEMA_VERSION:
+    if is_whole:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -164,6 +187,9 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
                 for statement in _MIGRATIONS[older]:
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for name in _lacking(connection):
+            for statement in _ADDITIONS[name]:
+                connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -178,6 +204,13 @@ def _check_version(connection: sqlite3.Connection, where: str) -> None:
         raise StoreTooNewError(
             f"{where} has layout {version}, this program knows {SCHEMA_VERSION} at most; install a newer disbatch-host"
         )
+
+
+def _lacking(connection: sqlite3.Connection) -> list[str]:
+    """The parts of `_ADDITIONS` that the file does not have."""
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+    there = {name for (name,) in rows}
+    return [name for name in _ADDITIONS if name not in there]
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -62,9 +62,9 @@ def document_of(row: Sequence[Any]) -> Document:
     """The document of a row. Raises one of `UNREADABLE` if a column holds something invalid."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
-        run, after, unique_key, expires, cancel, awaited, parent, rest,
+        run, after, unique_key, expires, cancel, awaited, parent, batch, rest,
     ) = row  # fmt: skip
-    optional = (node, token, stdout, stderr, unique_key, parent)
+    optional = (node, token, stdout, stderr, unique_key, parent, batch)
     if not (type(task_id) is type(queue) is str and _TEXTS.issuperset(map(type, optional))):
         for text in (task_id, queue):
             _text(text)
@@ -106,6 +106,8 @@ def document_of(row: Sequence[Any]) -> Document:
         document["awaited"] = bool(awaited)
     if parent is not None:
         document["parent"] = parent
+    if batch is not None:
+        document["batch"] = batch
     return {**document, **_without_columns(json_text.decode(rest))} if rest != "{}" else document
 
 
@@ -149,7 +151,7 @@ def _is_object(value: Any) -> None:
 
 
 _DATE_COLUMNS = ("ctime", "mtime", "not_before", "claimed_at", "expires")
-_TEXT_COLUMNS = ("id", "queue", "node", "claim_token", "stdout", "stderr", "unique_key", "parent")
+_TEXT_COLUMNS = ("id", "queue", "node", "claim_token", "stdout", "stderr", "unique_key", "parent", "batch")
 # What raises one of `UNREADABLE` for a column that is damaged.
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
     **dict.fromkeys(_TEXT_COLUMNS, _text),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from disbatch_host.errors import StoreUnreachableError
-from disbatch_host.store.contract import Access
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.sqlite import connections, driver_errors, layout
 from disbatch_host.store.sqlite.foreign_commits import ForeignCommits, MakeEvents
 from disbatch_host.store.sqlite.same_file import SameFile

@@ -24,8 +24,10 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
-from disbatch_host.store.contract import Access, Look, OnClaim
+from disbatch_host.store.contract import OnClaim
+from disbatch_host.store.contract.answers import Access, BatchCounts, Look
 from disbatch_host.store.sqlite import (
+    batches,
     claims,
     conditions,
     creation,
@@ -215,7 +217,9 @@ class SqliteStore(Session):
                 (task,)
                 for task in tasks
                 if connection.execute(
-                    f"DELETE FROM tasks WHERE id = ? AND awaited IS NOT 1 {condition}", (task,)
+                    f"DELETE FROM tasks WHERE id = ? AND awaited IS NOT 1 AND {batches.NOT_OF_UNFINISHED_BATCH} "
+                    f"{condition}",
+                    (task,),
                 ).rowcount
             ]
             connection.executemany("DELETE FROM output WHERE task = ?", deleted)
@@ -233,7 +237,7 @@ class SqliteStore(Session):
             is_free = "awaited IS NOT 1" if status == Status.CONCLUDED else "awaited IS NULL"
             statement = f"""SELECT id, ctime, mtime, {is_free} FROM tasks
                 WHERE queue = ? AND status = ? AND typeof(ctime) = 'integer' AND typeof(mtime) = 'integer'
-                AND typeof(id) = 'text' ORDER BY seq"""
+                AND typeof(id) = 'text' AND {batches.NOT_OF_UNFINISHED_BATCH} ORDER BY seq"""
             find_old = partial(_find_old, statement, (queue, int(status)), before, limit - len(ids))
             ids += self._look(find_old)
         return ids
@@ -315,6 +319,41 @@ class SqliteStore(Session):
 
     def delete_output(self, task: TaskId, token: str) -> None:
         self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
+
+    def insert_batch(self, document: Document) -> bool:
+        return self._write(lambda connection: batches.insert(connection, document))
+
+    def get_batch(self, batch_id: str) -> Document | None:
+        return self._look(lambda connection: batches.get(connection, batch_id))
+
+    def find_batches(
+        self,
+        *,
+        states: Collection[str] | None = None,
+        prefix: str = "",
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Document]:
+        return self._look(lambda one: batches.find(one, states, prefix, limit, newest_first=newest_first))
+
+    def change_batch(
+        self,
+        batch_id: str,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any],
+    ) -> bool:
+        return self._write(lambda connection: batches.change(connection, batch_id, set, unset, only_if))
+
+    def delete_batch(self, batch_id: str, *, only_if: Mapping[str, Any]) -> bool:
+        return self._write(lambda connection: batches.delete(connection, batch_id, only_if))
+
+    def count_batch(self, batch_id: str, *, budget_seconds: float | None = None) -> BatchCounts:
+        return self._look(lambda connection: batches.counts(connection, batch_id, budget_seconds))
+
+    def is_batch_unfinished(self, batch_id: str) -> bool:
+        return self._look(lambda connection: batches.is_unfinished(connection, batch_id))
 
     def nodes(self) -> list[NodeRecord]:
         rows = self._read("SELECT id, session, heartbeat_at, document FROM nodes ORDER BY id")

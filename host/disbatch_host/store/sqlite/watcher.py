@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from disbatch_host.store.contract import Look
+from disbatch_host.store.contract.answers import Look
 from disbatch_host.store.sqlite import connections
 from disbatch_host.store.sqlite.foreign_commits import ForeignCommits, MakeEvents
 from disbatch_host.store.sqlite.write_events import WriteEvents

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Protocol
 
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
+from disbatch_host.store.contract.answers import BatchCounts, Look
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
 # What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those
@@ -35,25 +34,6 @@ SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found
 DUE_SECONDS = 0.03
 
 OnClaim = Callable[[Task], RunChange | None]  # returns the change to write with the claim of a task, if any
-
-
-class Access(StrEnum):
-    """How a store that is a file may be opened. A server makes no difference between them."""
-
-    CREATE = "create"  # a missing file is created
-    EXISTING = "existing"  # the file must exist; a file that is only readable can be read
-    OR_EMPTY = "or_empty"  # likewise, but a missing file looks like an empty store, and is not created
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a look whether others have written has found, and when the next one is due."""
-
-    has_changed: bool  # they may have written since the last look
-    again_seconds: float  # until the next look
-    # A descriptor that is open for reading as long as the store is: once it can be read, a look is due at once. None if
-    # writes are not announced, at least not until the next look.
-    announced_on: int | None = None
 
 
 class Watcher(Protocol):
@@ -209,12 +189,13 @@ class Tasks(Protocol):
     ) -> int:
         """Delete tasks and their output files; returns how many there were. `statuses` (and `or_failed`, see
         `TaskFilter`): only those that still have one of these. A task that others wait for (`awaited: true`) is not
-        deleted, nor one that still owes follow-up tasks."""
+        deleted, nor one that still owes follow-up tasks, nor one of a batch that is not done."""
 
     def ended_before(self, queue: QueueId, moment: datetime, limit: int) -> list[TaskId]:
         """Some of the queue's tasks that have ended (Orphaned has not), were last changed before this moment, and that
-        no task waits for (`awaited: true`). Cost: by the number of ended tasks that were created before the moment.
-        Tasks whose ids other programs made in their own way may be left out."""
+        no task waits for (`awaited: true`), without those of batches that are not done. Cost: by the number of ended
+        tasks that were created before the moment. Tasks whose ids other programs made in their own way may be left
+        out."""
 
     def oldest_waiting(self) -> dict[QueueId, datetime]:
         """The `ctime` of the earliest created task that is Created, for each queue that has any. Cost: by the number of
@@ -252,6 +233,48 @@ class Notes(Protocol):
         """Write the whole note; None removes it. `is_new`: only if there is none with this name; of several callers
         that do so at the same moment, one succeeds. `replacing`: only if there is one that has these values at that
         moment. Returns whether it was written, or removed."""
+
+
+class Batches(Protocol):
+    """The documents of batches (`documents.batch`), and counts of their tasks (`batch`)."""
+
+    def insert_batch(self, document: Document) -> bool:
+        """Create a batch; False if its `_id`, a text, exists."""
+
+    def get_batch(self, batch_id: str) -> Document | None:
+        """A document that cannot be read comes with `fault`, the reason."""
+
+    def find_batches(
+        self,
+        *,
+        states: Collection[str] | None = None,
+        prefix: str = "",
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Document]:
+        """Those with one of these states whose ids begin so, in the order in which they were created."""
+
+    def change_batch(
+        self,
+        batch_id: str,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any],
+    ) -> bool:
+        """Change top-level fields if others have these values (None: missing) at that moment; returns whether they
+        had."""
+
+    def delete_batch(self, batch_id: str, *, only_if: Mapping[str, Any]) -> bool:
+        """Delete the document alone, likewise."""
+
+    def count_batch(self, batch_id: str, *, budget_seconds: float | None = None) -> BatchCounts:
+        """How many tasks of a batch have each status. Without a budget, all are counted, as they are at one moment.
+        Cost: by the number of its tasks, which the index on batch and status has together."""
+
+    def is_batch_unfinished(self, batch_id: str) -> bool:
+        """Whether any of its tasks is Blocked, Created, Claimed or Running, or still owes follow-up tasks. A task that
+        changes meanwhile may be missed. Cost: none that grows."""
 
 
 class Nodes(Protocol):
@@ -368,5 +391,5 @@ class Changes(Protocol):
         seconds late."""
 
 
-class Store(Connection, Queues, Tasks, Outputs, Notes, Nodes, HotPath, Changes, Protocol):
+class Store(Connection, Queues, Tasks, Outputs, Notes, Batches, Nodes, HotPath, Changes, Protocol):
     """A place for the documents of den-1.0: all of the protocols above, and nothing else."""
