@@ -29,6 +29,7 @@ def ids(
     *,
     task: object = None,
     queue: object = None,
+    batch: str | None = None,
     class_name: str | None = None,
     attempt: int | None = None,
     pid: int | None = None,

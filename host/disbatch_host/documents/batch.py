@@ -13,7 +13,8 @@ Rules:
 1. Tasks name their batch (`batch`); its document has no counters.
 2. Each change of state is guarded by the state and the `round` that it leaves. A retry of a batch that is done begins
    another round, so what was seen of the one before decides nothing.
-3. `on_done` creates its task together with the change to done: once, unless a person arms it again.
+3. Nodes look at a batch for as long as it is `watched`: something may have to be done with it without anybody asking.
+4. `on_done` creates its task together with the change to done: once, unless a person arms it again.
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ class Batch:
         return self.on_done is not None and self.on_done.get("task") is None
 
     @property
+    def owes_task(self) -> bool:
+        """Whether the task of `on_done` may not exist yet."""
+        return self.on_done is not None and self.on_done.get("owed") is True
+
+    @property
     def is_stopping(self) -> bool:
         """Whether `stop_after` has stopped it, and tasks that wait may not all be cancelled yet."""
         return self.stopped is not None and self.stopped.get("cancelled") is None
@@ -126,7 +132,7 @@ def new_batch(
     if on_done is not None:
         document["on_done"] = dict(on_done)
     if stop_after is not None:
-        document["stop_after"] = stop_after
+        document |= {"stop_after": stop_after, "watched": True}
     return document
 
 
@@ -144,28 +150,30 @@ def close_change(by: str, *, now: datetime, total: int | None = None) -> BatchCh
     counted = {} if total is None else {"total": total}
     return BatchChange(
         only_if={"state": str(BatchState.OPEN)},
-        set={"state": str(BatchState.CLOSED), "closed": {"at": now, "by": by}, **counted},
+        set={"state": str(BatchState.CLOSED), "closed": {"at": now, "by": by}, "watched": True, **counted},
     )
 
 
 def done_change(batch: Batch, summary: Mapping[str, Any], *, now: datetime, task_id: Any = None) -> BatchChange:
     """Closed → done. `task_id`: the id of the task that `on_done` creates with this change, if it is armed. It is owed
     until `paid_change`."""
-    fields: Document = {"state": str(BatchState.DONE), "done": now, "summary": dict(summary)}
+    fields: Document = {"state": str(BatchState.DONE), "done": now, "summary": dict(summary), "watched": False}
     if batch.is_armed and batch.on_done is not None:
-        fields["on_done"] = {**batch.on_done, "task": task_id, "owed": True}
+        fields |= {"on_done": {**batch.on_done, "task": task_id, "owed": True}, "watched": True}
     return BatchChange(only_if={"state": str(BatchState.CLOSED), "round": batch.round}, set=fields)
 
 
 def paid_change(batch: Batch) -> BatchChange:
     """The task of `on_done` exists."""
     fields = {name: value for name, value in (batch.on_done or {}).items() if name != "owed"}
-    return BatchChange(only_if={"round": batch.round, "on_done": batch.on_done}, set={"on_done": fields})
+    return BatchChange(
+        only_if={"round": batch.round, "on_done": batch.on_done}, set={"on_done": fields, "watched": False}
+    )
 
 
 def reopened_change(batch: Batch, *, arms: bool) -> BatchChange:
     """Done → closed, since tasks of it run again. `arms`: once it is done again, `on_done` creates another task."""
-    fields: Document = {"state": str(BatchState.CLOSED), "round": batch.round + 1}
+    fields: Document = {"state": str(BatchState.CLOSED), "round": batch.round + 1, "watched": True}
     if arms and batch.on_done is not None:
         fields["on_done"] = {name: value for name, value in batch.on_done.items() if name not in ("task", "owed")}
     return BatchChange(
@@ -173,6 +181,11 @@ def reopened_change(batch: Batch, *, arms: bool) -> BatchChange:
         set=fields,
         unset=("done", "stopped"),
     )
+
+
+def touched_change(batch: Batch) -> BatchChange:
+    """Tasks of a closed batch run again: what was counted before decides nothing."""
+    return BatchChange(only_if={"state": str(BatchState.CLOSED), "round": batch.round}, set={"round": batch.round + 1})
 
 
 def stopped_change(batch: Batch, failed: int, *, now: datetime) -> BatchChange:

@@ -24,6 +24,7 @@ from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
 from disbatch_host.errors import StoreError
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.duties.batches import settle_batches
 from disbatch_host.node.duties.due import settle_due
 from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.pace import Pace
@@ -86,11 +87,16 @@ class Idle:
         soon = store.now() + timedelta(seconds=self._pace.idle_wait_seconds)
         if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
             return True
+        # A batch that is done may have a task to create.
+        are_batches_settled = settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
+        if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
+            return True
         settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
-        self._looks_in_vain = 0 if settled.changed or settled.is_all else self._looks_in_vain + 1
+        is_all = settled.is_all and are_batches_settled
+        self._looks_in_vain = 0 if settled.changed or is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person
-        return None if settled.changed or not settled.is_all else False
+        return None if settled.changed or not is_all else False
 
     async def log_what_is_left(self) -> None:
         """Name the waiting tasks that are left: "nothing is left" must not suggest that no task waits."""

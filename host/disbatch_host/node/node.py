@@ -134,6 +134,7 @@ class Node:
         self._lock = NodeLock()
         self._watch: WatchThread | None = None  # for a store whose changes the store's thread cannot see
         parts.stopping.grace_seconds, parts.stopping.on_stop = settings.stop_grace_seconds, settings.on_stop
+        parts.retention.keep_batches_seconds = settings.keep_batches_seconds
 
     async def run(self) -> int:
         """Run from the registration to the release of the id; returns the exit code. Whatever is raised has ended the
@@ -378,6 +379,7 @@ class Node:
             settings.plugins,
             stop_grace_seconds=settings.stop_grace_seconds,
             on_stop=settings.on_stop,
+            keep_batches_seconds=settings.keep_batches_seconds,
         )
 
 

@@ -49,6 +49,8 @@ class Pace:
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
     census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least
     silent_client_seconds: float = 5.0  # until a connection for the metrics that says nothing is closed
+    batch_seconds: float = 5.0  # between two looks whether a batch is done, if nothing has changed
+    batch_after_change_seconds: float = 0.5  # likewise, since a task of one has ended, or others have written
     retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
 
     # A culprit (`compartment`) is not tried again for so long: one that still fails costs little, one that somebody has

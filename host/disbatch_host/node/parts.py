@@ -20,6 +20,7 @@ from disbatch_host.errors import NodeIdInUseError
 from disbatch_host.node.adoption import Adoption
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.duties.batches import Batches
 from disbatch_host.node.duties.due import Due
 from disbatch_host.node.duties.heartbeat import Heartbeat
 from disbatch_host.node.duties.left_over import LeftOver
@@ -114,11 +115,13 @@ class Parts:
         self.heartbeat.own_supervisors = lambda: self.processes.outliving
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
         self.left_over = LeftOver(thread, self.clock, troubles, pace)
-        self.due, retention = Due(thread, runs, claiming, troubles, pace), Retention(thread, claiming, troubles, pace)
+        self.due = Due(thread, runs, claiming, troubles, pace)
+        self.batches = Batches(thread, node_id, troubles, pace)
+        self.retention = Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
-            [self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, retention], health, troubles,
-            pace,
-            wakes={self.heartbeat: self.heartbeat.wake, self.due: self.due.wake},
+            [self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, self.batches,
+             self.retention], health, troubles, pace,
+            wakes={one: one.wake for one in (self.heartbeat, self.due, self.batches)},
         )  # fmt: skip
         self.change(settings, directories, stop_grace_seconds=None)
 
@@ -129,12 +132,15 @@ class Parts:
         *,
         stop_grace_seconds: float | None,
         on_stop: OnStop = OnStop.DRAIN,
+        keep_batches_seconds: float | None = None,
     ) -> None:
         """Use these settings from now on."""
         self._settings = settings
         self.classes.look_in(directories)
         self.heartbeat.settings = settings
         self.lost_runs.dead_after_seconds = settings.dead_after_seconds
+        if keep_batches_seconds is not None:
+            self.retention.keep_batches_seconds = keep_batches_seconds
         self.stopping.grace_seconds, self.stopping.on_stop = stop_grace_seconds, on_stop
         self.runs.limit(max_per_queue=settings.max, max_total=settings.max_total)
         self.runs.context = self._run_context(settings)
@@ -191,6 +197,7 @@ class Parts:
         """Something may have changed in the store."""
         self.claiming.on_change()
         self.due.on_change()
+        self.batches.on_change()
 
     def _report(self, run: Run, report: RunReport) -> None:
         """A run has ended, and that is recorded."""
@@ -198,6 +205,7 @@ class Parts:
         if report.left_over:
             self.left_over.hold(run.task, report)
         self.due.on_end(run.task, report.seconds)
+        self.batches.on_end(run.task)
         if self._on_report is not None:
             self._on_report(run, report)
 

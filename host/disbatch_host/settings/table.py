@@ -157,6 +157,14 @@ SETTINGS: tuple[Setting, ...] = (
         default="24h",
     ),
     Setting(
+        name="keep_batches",
+        kind=Kind.DURATION,
+        metavar="S",
+        help="How long the documents of batches that are done are kept (90d).",
+        description="How long the documents of batches that are done are kept.",
+        default="90d",
+    ),
+    Setting(
         name="heartbeat",
         kind=Kind.DURATION,
         metavar="S",

@@ -58,6 +58,7 @@ class NodeSettings:
     on_stop: OnStop = OnStop.DRAIN
     away_for_seconds: float = field(default_factory=lambda: float(default_of("away_for")))
     keep_for_seconds: float = field(default_factory=lambda: float(default_of("keep_for")))
+    keep_batches_seconds: float = field(default_factory=lambda: float(default_of("keep_batches")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

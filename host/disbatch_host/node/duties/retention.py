@@ -1,4 +1,4 @@
-"""The duty that deletes ended tasks which their queue no longer keeps (`keep`).
+"""The duty that deletes what is no longer kept: ended tasks (`keep` of their queue), and the documents of batches.
 
 Responsible for: finding and deleting them in bounded pieces, since the store's thread has others to serve. Any node
 does it; all of them may do it at once.
@@ -12,12 +12,14 @@ from collections.abc import Sequence, Set
 from datetime import timedelta
 
 from disbatch_host import logs
+from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.records import Queue, TaskId
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.pieces import Pieces
 from disbatch_host.node.store_thread import StoreThread
+from disbatch_host.settings.table import default_of
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _ENDED_TASK = "ended task"
 _DELETED = 500  # ended tasks deleted in one write, at most
+_BATCHES = 500  # looked at in one turn, the oldest
 _ENDED = frozenset(int(status) for status in statuses.ENDED)
 
 
@@ -39,13 +42,16 @@ class Retention:
         self._claiming = claiming
         self._pace = pace
         self.interval_seconds = pace.retention_seconds
+        self.keep_batches_seconds = float(default_of("keep_batches"))
 
     async def turn(self) -> None:
-        """One look at each queue that keeps its tasks for a limited time."""
+        """One look at each queue that keeps its tasks for a limited time, and at the oldest batches."""
         for queue in self._claiming.queues:
             if queue.keep_seconds is not None:
                 with self._troubles.contained("retention of queue", queue.id):
                     await self._delete_ended(queue, queue.keep_seconds)
+        keep_seconds = self.keep_batches_seconds
+        await self._store_thread.call(lambda store: delete_batches(store, keep_seconds))
 
     async def _delete_ended(self, queue: Queue, keep_seconds: float) -> None:
         deleted, is_all, pieces = 0, False, Pieces(_DELETED)
@@ -61,6 +67,20 @@ class Retention:
                 queue.id, deleted, format_duration(keep_seconds),
                 extra=logs.ids(queue=queue.id),
             )  # fmt: skip
+
+
+def delete_batches(store: Store, keep_seconds: float) -> int:
+    """Delete the documents of batches that were done longer ago than that; return how many. Their tasks stay for as
+    long as their queues keep them. Called in the store's thread."""
+    before = store.now() - timedelta(seconds=keep_seconds)
+    deleted = 0
+    for document in store.find_batches(states={BatchState.DONE}, limit=_BATCHES):
+        batch = Batch.from_document(document)
+        if batch.done_at is not None and batch.done_at < before:
+            deleted += store.delete_batch(batch.id, only_if={"done": batch.done_at})
+    if deleted:
+        log.info("%d batches that were done more than %s ago were deleted", deleted, format_duration(keep_seconds))
+    return deleted
 
 
 def delete_ended(

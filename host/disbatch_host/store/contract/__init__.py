@@ -254,6 +254,9 @@ class Batches(Protocol):
     ) -> list[Document]:
         """Those with one of these states whose ids begin so, in the order in which they were created."""
 
+    def watched_batches(self, limit: int) -> list[Document]:
+        """Some of those with `watched: true`. Cost: by their number."""
+
     def change_batch(
         self,
         batch_id: str,

@@ -60,6 +60,13 @@ class Batches:
         documents, unreadable = reading.all_of(find, self._batches, None)
         return [*documents, *({"_id": one, "fault": reading.FAULT} for one in unreadable)]
 
+    def watched(self, limit: int) -> list[Document]:
+        def find(fields: Any, more: Document | None = None) -> Any:
+            return self._batches.find({"watched": True, **(more or {})}, fields, limit=limit)
+
+        documents, _ = reading.all_of(find, self._batches, None)
+        return [one for one in documents if isinstance(one["_id"], str)]
+
     def get(self, batch_id: str) -> Document | None:
         try:
             return self._batches.find_one({"_id": batch_id})

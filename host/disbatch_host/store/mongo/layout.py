@@ -89,11 +89,12 @@ def check(database: Database[Document], where: str) -> None:
 def create_indexes(database: Database[Document]) -> None:
     """Create missing indexes."""
     tasks, files, chunks = database["tasks"], database["tasks.files"], database["tasks.chunks"]
-    gridfs: Sequence[tuple[Any, Any, dict[str, Any]]] = (
+    others: Sequence[tuple[Any, Any, dict[str, Any]]] = (
         (chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver creates it
         (files, (("metadata.task_id", ASCENDING),), {}),  # to delete a task's output with it
+        (database["batches"], (("watched", ASCENDING),), {"partialFilterExpression": {"watched": True}}),
     )
-    for collection, keys, options in (*((tasks, *index) for index in _INDEXES), *gridfs):
+    for collection, keys, options in (*((tasks, *index) for index in _INDEXES), *others):
         try:
             with driver_errors.only_looking("indexes are not created"):
                 collection.create_index(list(keys), **options)

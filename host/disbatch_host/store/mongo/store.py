@@ -476,6 +476,10 @@ class MongoStore:
         with self._translated():
             return self._batches.find(states, prefix, limit, newest_first=newest_first)
 
+    def watched_batches(self, limit: int) -> list[Document]:
+        with self._translated():
+            return self._batches.watched(limit)
+
     def change_batch(
         self,
         batch_id: str,

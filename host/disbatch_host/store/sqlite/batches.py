@@ -26,8 +26,8 @@ _STEPS = 10_000  # of SQLite's machine between two looks at the clock
 
 
 def insert(connection: sqlite3.Connection, document: Document) -> bool:
-    values = (document["_id"], document.get("state"), json_text.encode(document))
-    statement = "INSERT OR IGNORE INTO batches (id, state, document) VALUES (?, ?, ?)"
+    values = (document["_id"], *_columns(document))
+    statement = "INSERT OR IGNORE INTO batches (id, state, watched, document) VALUES (?, ?, ?, ?)"
     return connection.execute(statement, values).rowcount > 0
 
 
@@ -52,6 +52,11 @@ def find(
     return documents[:limit]
 
 
+def watched(connection: sqlite3.Connection, limit: int) -> list[Document]:
+    statement = "SELECT id, document FROM batches INDEXED BY batches_watched WHERE watched = 1 LIMIT ?"
+    return [_document_of(*row) for row in connection.execute(statement, (limit,)).fetchall()]
+
+
 def get(connection: sqlite3.Connection, batch_id: str) -> Document | None:
     row = connection.execute("SELECT id, document FROM batches WHERE id = ?", (batch_id,)).fetchone()
     return None if row is None else _document_of(*row)
@@ -70,8 +75,8 @@ def change(
     if "fault" in before:
         raise StoreRefusedError(f"batch {batch_id!r} cannot be changed: {before['fault']}; delete its row")
     document = {name: value for name, value in {**before, **set}.items() if name not in unset}
-    values = (document.get("state"), json_text.encode(document), batch_id)
-    connection.execute("UPDATE batches SET state = ?, document = ? WHERE id = ?", values)
+    statement = "UPDATE batches SET state = ?, watched = ?, document = ? WHERE id = ?"
+    connection.execute(statement, (*_columns(document), batch_id))
     return True
 
 
@@ -126,6 +131,11 @@ def delete(connection: sqlite3.Connection, batch_id: str, only_if: Mapping[str, 
     if before is None or any(before.get(name) != value for name, value in only_if.items()):
         return False
     return connection.execute("DELETE FROM batches WHERE id = ?", (batch_id,)).rowcount > 0
+
+
+def _columns(document: Document) -> tuple[Any, int, str]:
+    state = document.get("state")
+    return state if isinstance(state, str) else None, document.get("watched") is True, json_text.encode(document)
 
 
 def _document_of(batch_id: Any, encoded: Any) -> Document:

@@ -65,7 +65,7 @@ CREATE TABLE notes (
 # What this layout has gained without changing what was there: a file that lacks it gets it, and older programs, which
 # do not know it, go on with the file. By an object that each part creates, to see which are there.
 _ADDITIONS: Mapping[str, Sequence[str]] = {
-    "batches_by_state": (
+    "batches_watched": (
         "ALTER TABLE tasks ADD COLUMN batch TEXT",
         """UPDATE tasks SET batch = json_extract(rest, '$.batch'), rest = json_remove(rest, '$.batch')
            WHERE CASE WHEN rest != '{}' AND json_valid(rest) THEN json_type(rest, '$.batch') = 'text' END""",
@@ -73,9 +73,10 @@ _ADDITIONS: Mapping[str, Sequence[str]] = {
         """CREATE TABLE batches (
                id TEXT PRIMARY KEY NOT NULL,
                state TEXT,
+               watched INTEGER,
                document TEXT NOT NULL
            ) WITHOUT ROWID""",
-        "CREATE INDEX batches_by_state ON batches (state, id)",
+        "CREATE INDEX batches_watched ON batches (id) WHERE watched = 1",
     ),
 }
 _CONTROL_COLUMNS = (

@@ -336,6 +336,9 @@ class SqliteStore(Session):
     ) -> list[Document]:
         return self._look(lambda one: batches.find(one, states, prefix, limit, newest_first=newest_first))
 
+    def watched_batches(self, limit: int) -> list[Document]:
+        return self._look(lambda connection: batches.watched(connection, limit))
+
     def change_batch(
         self,
         batch_id: str,
