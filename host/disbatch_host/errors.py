@@ -68,8 +68,12 @@ class TaskFaultError(DisbatchError):
     costs that task alone, which is concluded as failed."""
 
 
+class BatchClosedError(UsageError):
+    """A batch that is not open, or has stopped, takes no more tasks."""
+
+
 class NotFoundError(DisbatchError):
-    """No such queue, task, node or plugin."""
+    """No such queue, task, batch, node or plugin."""
 
     exit_code = ExitCode.NOT_FOUND
 

@@ -291,7 +291,7 @@ def test_ids_that_are_not_there_are_named_before_anything_is_changed(client: Cli
 
 def test_a_verb_that_changes_tasks_wants_a_queue(client: Client) -> None:
     for verb in (client.cancel, client.retry):
-        with pytest.raises(UsageError, match="a selection that names a queue, found a selection without one"):
+        with pytest.raises(UsageError, match="names a queue or a batch, found a selection without one"):
             verb(Selection(error="exit_3"))
     with pytest.raises(UsageError, match="a selection that names a queue"):
         client.delete(Selection(status="failed"))

@@ -1,5 +1,5 @@
-"""What nodes do with batches, on both stores: they mark them as done, create the task of `on_done`, and stop one that has
-failed too often."""
+"""What nodes do with batches, on both stores: they mark them as done, create the task of `on_done`, and stop one that
+has failed too often."""
 
 from __future__ import annotations
 

@@ -93,6 +93,11 @@ def _tasks(settings: Settings) -> Iterator[Item]:
         yield str(task.id), f"{task.queue}, {statuses.name(task.status)}"
 
 
+def _batches(settings: Settings) -> Iterator[Item]:
+    for document in _stored(settings).find_batches(limit=TASKS_OFFERED, newest_first=True):
+        yield str(document["_id"]), str(document.get("state"))
+
+
 def _nodes(settings: Settings) -> Iterator[Item]:
     for record in _stored(settings).nodes():
         yield record.id, "alive" if readings.is_alive(record) else "away" if readings.is_away(record) else "not alive"
@@ -125,6 +130,8 @@ _Finder = Callable[[Settings], Iterator[Item]]
 _ANYWHERE: Mapping[str, _Finder] = {
     "queue": _queues,
     "queue_name": _queues,
+    "on_done": _queues,
+    "batch": _batches,
     "class_name": _classes,
     "pin": _nodes,
     "ignore": _nodes,
@@ -138,6 +145,7 @@ _OF_COMMAND: Mapping[tuple[str | None, str], _Finder] = {
     ("queue", "ids"): _queues,
     ("task", "id"): _tasks,
     ("task", "ids"): _tasks,
+    ("batch", "id"): _batches,
     ("node", "id"): _nodes,
     ("node", "ids"): _nodes,
     ("exec", "plugin"): _plugins,

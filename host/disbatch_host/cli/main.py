@@ -36,12 +36,13 @@ _COMMANDS = {
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
     "queue": ("queue", "queue", "Create, list, show, change, pause and delete queues."),
     "task": ("task", "task", "Push, list, show, cancel, retry and delete tasks, and wait for them."),
+    "batch": ("batch", "batch", "List, show, wait for, retry, cancel and delete batches of tasks."),
     "node": ("node", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
     "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
 
-_GROUPS = ("task", "queue", "node")
+_GROUPS = ("task", "queue", "batch", "node")
 
 
 class _Commands(click.Group):

@@ -70,6 +70,7 @@ _WORDS: Words = {
     Outcome.AWAITED: lambda _: "is not deleted: another task waits for it; cancel or release that one first",
     Outcome.REFUSED: lambda _: "is not run again: somebody has just changed it",
     Outcome.STORE_REFUSED: lambda one: f"is not changed: {one.why}",
+    Outcome.IN_BATCH: lambda one: f"is not deleted: its batch {one.task.document.get('batch')} is not done",
     Outcome.OWES: lambda _: "is not deleted yet: a node has still to create its follow-up tasks",
     Outcome.GONE: lambda _: "has just been deleted",
 }

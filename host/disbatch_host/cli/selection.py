@@ -42,6 +42,7 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _FILTERS = {
     "queue": click.option("--queue", metavar="Q", help="Only tasks of this queue."),
+    "batch": click.option("--batch", metavar="B", help="Only tasks of this batch: its id, or the beginning of it."),
     "failed": click.option(
         "--failed", is_flag=True, help="Only tasks that failed: the program said so, or they were terminated."
     ),
@@ -73,14 +74,22 @@ def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
     """Whether tasks are named, not filtered. Raises UsageError for both or neither: a command that changes
-    tasks needs at least a queue. `more`: other filters that were given."""
+    tasks needs at least a queue or a batch. `more`: other filters that were given."""
     given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value not in (None, (), False)]
     given += more
     if ids and given:
         raise UsageError(f"expected either task ids or {given[0]}, found both")
-    if not ids and filters["queue"] is None:
-        raise UsageError("expected task ids, or --queue Q and filters; `disbatch-host task list` shows tasks")
+    if not ids and filters["queue"] is None and filters["batch"] is None:
+        raise UsageError(
+            "expected task ids, or --queue Q or --batch B, and filters; `disbatch-host task list` shows tasks"
+        )
     return bool(ids)
+
+
+def of_what(filters: Mapping[str, Any]) -> str:
+    """The queue, the batch, or both, that the filters name."""
+    named = [f"{name} {filters[name]}" for name in ("queue", "batch") if filters[name] is not None]
+    return f"of {' and '.join(named)}"
 
 
 def confirm(question: str, count: int, *, yes: bool, is_explicit: bool) -> None:

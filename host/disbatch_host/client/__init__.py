@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from disbatch_host.client.batch_members import NewBatch
     from disbatch_host.client.client import Client
     from disbatch_host.client.finding import Selection
     from disbatch_host.client.importing.importer import Rules
 
-__all__ = ["Client", "Rules", "Selection"]
+__all__ = ["Client", "NewBatch", "Rules", "Selection"]
 
-_HOMES = {"Client": "client", "Rules": "importing.importer", "Selection": "finding"}
+_HOMES = {"Client": "client", "NewBatch": "batch_members", "Rules": "importing.importer", "Selection": "finding"}
 
 
 def __getattr__(name: str) -> Any:

@@ -72,7 +72,9 @@ def deletable(store: Store, selection: Selection, older: timedelta | None = None
 
 
 def _filter_of(store: Store, selection: Selection, default: tuple[str, ...]) -> TaskFilter:
-    if selection.queue is None:
-        raise UsageError("expected ids of tasks, or a selection that names a queue, found a selection without one")
+    if selection.queue is None and selection.batch is None:
+        raise UsageError(
+            "expected ids of tasks, or a selection that names a queue or a batch, found a selection without one"
+        )
     words = default if selection.status == () else selection.status
     return finding.filter_of(store, replace(selection, status=words))

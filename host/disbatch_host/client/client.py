@@ -28,8 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
-from disbatch_host.client import allowed, control, finding, history, parameters, times, waiting
+from disbatch_host.client import allowed, control, deleting, finding, history, parameters, times, waiting
 from disbatch_host.client import why as reasons
+from disbatch_host.client.batch_members import Member, NewBatch, begin
+from disbatch_host.client.batches import Batches
 from disbatch_host.client.control import Changes
 from disbatch_host.client.failures import FAILURES_MAX, Failures, find_failures
 from disbatch_host.client.finding import Selection
@@ -69,6 +71,7 @@ class Client:
         self.by = by
         self.queues = Queues(store, by)
         self.nodes = Nodes(store, by)
+        self.batches = Batches(store, by, catalog)
         self._catalog = catalog
         self._is_own_store = False
 
@@ -103,16 +106,29 @@ class Client:
     ) -> None:
         self.close()
 
-    def push(self, queue: str, values: Mapping[str, Any], *, checks: bool = True, **plan: Unpack[Timing]) -> Pushed:
+    def push(
+        self,
+        queue: str,
+        values: Mapping[str, Any],
+        *,
+        checks: bool = True,
+        batch: str | NewBatch | None = None,
+        **plan: Unpack[Timing],
+    ) -> Pushed:
         """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. If an
-        unfinished task already has the unique key, its id is returned and `is_new` is False.
+        unfinished task already has the unique key, its id is returned and `is_new` is False. `batch`: the name of the
+        batch that it belongs to, which is made if there is none.
 
-        Raises NotFoundError and UsageError; ParametersError is one, raised if `checks` is set and a plugin known here
-        rejects the parameters."""
+        Raises NotFoundError and UsageError; of these ParametersError if `checks` is set and a plugin known here rejects
+        the parameters, BatchClosedError if the batch takes no more tasks."""
         pusher = self._pusher(queue, checks, plan)
         checked = parameters.checked(values)
         pusher.check(checked)
-        return pusher.create([checked])[0]
+        member = pusher.batch = self._member(batch, checks)
+        pushed = pusher.create([checked])[0]
+        if member is not None:
+            member.close(1)
+        return pushed
 
     def push_many(
         self,
@@ -122,19 +138,24 @@ class Client:
         checks: bool = True,
         key_of: Callable[[Mapping[str, Any]], str] | None = None,
         on_progress: Callable[[int], object] | None = None,
+        batch: str | NewBatch | None = None,
         **plan: Unpack[Timing],
     ) -> list[Pushed]:
         """Create a task from each row of parameters, in batches; results are in the order of the rows, without
         their documents. `rows` may be a generator of any length. `key_of` returns a row's unique key. `on_progress`
-        gets the number of rows done so far, which are on disk.
+        gets the number of rows done so far, which are on disk. `batch`: as of `push`; `NewBatch()` is one of its own,
+        closed at the end.
 
         Raises as `push` does. A row that does not fit stops it: earlier batches are created, the row's own is not."""
         pusher = self._pusher(queue, checks, plan)
+        member = pusher.batch = self._member(batch, checks)
         pushed: list[Pushed] = []
-        for batch in pusher.create_all(map(parameters.checked, rows), key_of):
-            pushed += (Pushed(id=one.id, is_new=one.is_new) for one in batch)
+        for some in pusher.create_all(map(parameters.checked, rows), key_of):
+            pushed += (Pushed(id=one.id, is_new=one.is_new) for one in some)
             if on_progress is not None:
                 on_progress(len(pushed))
+        if member is not None:
+            member.close(len(pushed))
         return pushed
 
     def find(
@@ -221,7 +242,7 @@ class Client:
         if age is not None and not isinstance(tasks, Selection):
             raise UsageError("older is for a selection, found task ids")
         which = self._meant(tasks, lambda store, selection: allowed.deletable(store, selection, age))
-        return Changes.of(control.delete(self.store, which), on_progress)
+        return Changes.of(deleting.delete(self.store, which), on_progress)
 
     def why(self, task_id: TaskId) -> Why:
         """Why a task has not started: a code from a closed list, and a sentence. Raises NotFoundError."""
@@ -272,12 +293,13 @@ class Client:
         form: str | None = None,
         delimiter: str | None = None,
         begins_again: bool = False,
+        batch: NewBatch | None = None,
         listeners: Listeners | None = None,
         **timing: Unpack[Timing],
     ) -> Imported:
         """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`; by
         default the name or the first bytes decide), plain or compressed. After a kill, the same call resumes the
-        import, unless `begins_again` is set.
+        import, unless `begins_again` is set. The tasks are a batch, of their own unless `batch` names another one.
 
         Raises RowsRefusedError if rows do not fit and the rules stop at them, UsageError for anything wrong that shows
         before the first row, NotFoundError."""
@@ -285,7 +307,7 @@ class Client:
 
         return from_source.import_file(
             self.store, self._catalog, finding.find_queue(self.store, queue), source, rules or importer.Rules(), timing,
-            listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again,
+            listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again, batch=batch, by=self.by,
         )  # fmt: skip
 
     def import_collection(
@@ -295,6 +317,7 @@ class Client:
         rules: Rules,
         *,
         condition: Mapping[str, Any] | None = None,
+        batch: NewBatch | None = None,
         listeners: Listeners | None = None,
         **timing: Unpack[Timing],
     ) -> Imported:
@@ -304,7 +327,7 @@ class Client:
 
         return from_source.import_collection(
             self.store, self._catalog, finding.find_queue(self.store, queue), collection, condition or {}, rules,
-            timing, listeners or {},
+            timing, listeners or {}, batch=batch, by=self.by,
         )  # fmt: skip
 
     def export(
@@ -331,6 +354,12 @@ class Client:
         found = finding.find_queue(self.store, queue)
         plugin = plugin_of(found, self._catalog)
         return Pusher(self.store, found, plugin, Plan.of(self.store, **plan), is_checking=checks)
+
+    def _member(self, batch: str | NewBatch | None, checks: bool) -> Member | None:
+        if batch is None:
+            return None
+        new = batch if isinstance(batch, NewBatch) else NewBatch(name=batch)
+        return begin(self.store, new, self.by, source={"kind": "tasks"}, catalog=self._catalog, checks=checks)
 
     def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
         return finding.filter_of(self.store, which) if isinstance(which, Selection) else which

@@ -1,4 +1,4 @@
-"""What people do to existing tasks: cancel, retry, release, change and delete them.
+"""What people do to existing tasks: cancel, retry, release and change them; `deleting` deletes them.
 
 Responsible for: which tasks a verb applies to, retrying changes that lost a race, processing millions of tasks
 in batches, and the result for each task. Must not know: how results are shown, whether anyone is asked first.
@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from disbatch_host.client import times
+from disbatch_host.client.batch_rounds import tasks_run_again
 from disbatch_host.client.pushing import check_priority
 from disbatch_host.decide import readings
 from disbatch_host.decide.absence import absence_of_node
@@ -61,6 +62,7 @@ class Outcome(StrEnum):
     AWAITED = "awaited"  # another task waits for it
     REFUSED = "refused"  # others keep changing it
     STORE_REFUSED = "store_refused"  # the store does not take the change: an index or a validator of another program
+    IN_BATCH = "in_batch"  # of a batch that is not done
     OWES = "owes"  # its follow-up tasks are still to be created
     GONE = "gone"  # deleted meanwhile
 
@@ -118,7 +120,7 @@ def cancel(store: Store, which: TaskFilter | Sequence[Task], request: Document) 
     cancelled."""
     had_their_turn: set[TaskId] = set()
     is_meant = _is_meant(which)
-    for batch in _batches(store, which, lambda one: one.id in had_their_turn):
+    for batch in in_batches(store, which, lambda one: one.id in had_their_turn):
         results = _cancelled(store, batch, request, is_meant)
         had_their_turn.update(one.task.id for one in results if one.outcome is not Outcome.CANCELLED)
         yield results
@@ -130,10 +132,10 @@ def _cancelled(
     now = store.now()
     changed = change(store, tasks, lambda one: transitions.cancel_change(one, request, now=now), is_meant)
     return [
-        *_results(Outcome.CANCELLED, [one for one in changed.done if one.status != Status.RUNNING]),
-        *_results(Outcome.ASKED, [one for one in changed.done if one.status == Status.RUNNING]),
-        *_results(Outcome.ENDED, [*changed.unfit, *changed.refused]),
-        *_results(Outcome.GONE, changed.gone),
+        *results_of(Outcome.CANCELLED, [one for one in changed.done if one.status != Status.RUNNING]),
+        *results_of(Outcome.ASKED, [one for one in changed.done if one.status == Status.RUNNING]),
+        *results_of(Outcome.ENDED, [*changed.unfit, *changed.refused]),
+        *results_of(Outcome.GONE, changed.gone),
         *changed.by_store,
     ]
 
@@ -174,8 +176,9 @@ def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -
         return is_ours or task.id in refused
 
     is_meant = _is_meant(which)
-    for batch in _batches(store, which, has_had_its_turn):
+    for batch in in_batches(store, which, has_had_its_turn):
         results = _retried(store, batch, request, is_meant)
+        tasks_run_again(store, [one.task for one in results if one.is_done])
         refused.update(one.task.id for one in results if not one.is_done)
         yield results
 
@@ -184,10 +187,10 @@ def _retried(store: Store, tasks: Sequence[Task], request: Document, is_meant: C
     now = store.now()
     changed = change(store, tasks, lambda one: transitions.retry_change(one, request, now=now), is_meant)
     results = [
-        *_results(Outcome.RETRIED, changed.done),
-        *_results(Outcome.GONE, changed.gone),
+        *results_of(Outcome.RETRIED, changed.done),
+        *results_of(Outcome.GONE, changed.gone),
         *changed.by_store,
-        *_results(Outcome.NOT_ENDED, changed.unfit),
+        *results_of(Outcome.NOT_ENDED, changed.unfit),
     ]
     for one in changed.refused:
         other = _holder_of_key(store, one)
@@ -208,7 +211,7 @@ def _holder_of_key(store: Store, task: Task) -> Task | None:
 
 def release(store: Store, tasks: Sequence[Task]) -> Iterator[list[Result]]:
     """Let blocked tasks run now, regardless of the time or tasks they wait for."""
-    for batch in _batches(store, tasks, lambda _: False):
+    for batch in in_batches(store, tasks, lambda _: False):
         yield _released(store, batch)
 
 
@@ -216,10 +219,10 @@ def _released(store: Store, tasks: Sequence[Task]) -> list[Result]:
     now = store.now()
     changed = change(store, tasks, lambda one: transitions.release_change(one, now=now))
     return [
-        *_results(Outcome.RELEASED, changed.done),
-        *_results(Outcome.GONE, changed.gone),
+        *results_of(Outcome.RELEASED, changed.done),
+        *results_of(Outcome.GONE, changed.gone),
         *changed.by_store,
-        *_results(Outcome.NOT_BLOCKED, [*changed.unfit, *changed.refused]),
+        *results_of(Outcome.NOT_BLOCKED, [*changed.unfit, *changed.refused]),
     ]
 
 
@@ -235,7 +238,7 @@ def set_fields(store: Store, tasks: Sequence[Task], values: Mapping[str, Any]) -
     """Change `priority` or `expires` of waiting tasks; None removes the field. Raises UsageError at once."""
     now = store.now()
     fields = {name: _value_of(name, value, now) for name, value in values.items()}
-    return (_fields_set(store, batch, fields) for batch in _batches(store, tasks, lambda _: False))
+    return (_fields_set(store, batch, fields) for batch in in_batches(store, tasks, lambda _: False))
 
 
 def _value_of(name: str, value: Any, now: datetime) -> Any:
@@ -261,55 +264,15 @@ def _fields_set(store: Store, tasks: Sequence[Task], fields: Mapping[str, Any]) 
 
     changed = change(store, tasks, change_of)
     return [
-        *_results(Outcome.SET, changed.done),
-        *_results(Outcome.GONE, changed.gone),
+        *results_of(Outcome.SET, changed.done),
+        *results_of(Outcome.GONE, changed.gone),
         *changed.by_store,
-        *_results(Outcome.NOT_WAITING, [*changed.unfit, *changed.refused]),
+        *results_of(Outcome.NOT_WAITING, [*changed.unfit, *changed.refused]),
     ]
 
 
-def delete(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Result]]:
-    """Delete ended tasks with their output, unless another task waits for them."""
-    kept: set[TaskId] = set()
-    for batch in _batches(store, which, lambda one: one.id in kept):
-        results = _deleted(store, batch)
-        kept.update(one.task.id for one in results if not one.is_done)
-        yield results
-
-
-def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
-    owing: list[Task] = []
-    unfinished = [one for one in tasks if not statuses.is_finished(one.status)]
-    awaited = [one for one in tasks if statuses.is_finished(one.status) and _is_awaited(store, one)]
-    kept = {one.id for one in (*awaited, *unfinished)}
-    deleted = [one for one in tasks if one.id not in kept]
-    by_status = {one.id: one.status for one in deleted}
-    if deleted:
-        count = store.delete_tasks(list(by_status), statuses=frozenset(by_status.values()))
-        if count != len(deleted):  # somebody else was faster
-            found = store.find_tasks(TaskFilter(ids=list(by_status)), with_output=False)
-            left = {one.id: one for one in found}
-            deleted = [one for one in deleted if one.id not in left]
-            owing = [one for one in left.values() if statuses.is_finished(one.status) and "follow_ups" in one.document]
-            awaited += [one for one in left.values() if statuses.is_finished(one.status) and one not in owing]
-            unfinished += [one for one in left.values() if not statuses.is_finished(one.status)]
-    return [
-        *_results(Outcome.DELETED, deleted),
-        *_results(Outcome.AWAITED, awaited),
-        *_results(Outcome.OWES, owing),
-        *_results(Outcome.NOT_ENDED, unfinished),
-    ]
-
-
-def _is_awaited(store: Store, task: Task) -> bool:
-    """Whether other tasks wait for it to end or, if it failed, to be run again."""
-    if "awaited" not in task.document:
-        return False
-    which = TaskFilter(after=task.id, statuses=frozenset({int(Status.BLOCKED)}))
-    return next(iter(store.find_tasks(which, limit=1, with_output=False)), None) is not None
-
-
-def _results(outcome: Outcome, tasks: Sequence[Task]) -> list[Result]:
+def results_of(outcome: Outcome, tasks: Sequence[Task]) -> list[Result]:
+    """The same result for each of them."""
     return [Result(task=one, outcome=outcome) for one in tasks]
 
 
@@ -371,7 +334,7 @@ def _has_changed(before: Task, after: Task) -> bool:
     return (before.status, before.document.get("mtime")) != (after.status, after.document.get("mtime"))
 
 
-def _batches(
+def in_batches(
     store: Store, which: TaskFilter | Sequence[Task], has_had_its_turn: Callable[[Task], bool]
 ) -> Iterator[Sequence[Task]]:
     """The tasks in batches, to bound memory. Processing a batch may change which of its tasks match the

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from disbatch_host.client import times
+from disbatch_host.client.batch_finding import batch_id_of
 from disbatch_host.client.times import Duration, Moment
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
@@ -35,6 +36,7 @@ class Selection:
     before: Moment | Duration | None = None  # created before this time, or longer ago than this
     error: str | None = None  # error code
     unique_key: str | None = None
+    batch: str | None = None  # the id of a batch, or the beginning of it
 
 
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
@@ -51,6 +53,7 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
         created_before=_gone_by("before", before, now),
         error_code=selection.error,
         unique_key=selection.unique_key,
+        batch=None if selection.batch is None else batch_id_of(store, selection.batch),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from disbatch_host.client import times
 from disbatch_host.client.finding import find_task, ids_of
@@ -157,17 +157,35 @@ class Pushed:
         return {"_id": self.id, **self.document, "parameters": parameters}
 
 
+class Joined(Protocol):
+    """The batch that new tasks belong to (`batch_members.Member`)."""
+
+    @property
+    def id(self) -> str: ...
+
+    def check(self) -> None:
+        """Raises BatchClosedError if it takes no more tasks."""
+
+
 class Pusher:
     """Creates tasks of one queue. `plugin`, if known, decides which parameters fit and which are secret."""
 
     def __init__(
-        self, store: Store, queue: Queue, plugin: Plugin | None, plan: Plan, *, is_checking: bool = True
+        self,
+        store: Store,
+        queue: Queue,
+        plugin: Plugin | None,
+        plan: Plan,
+        *,
+        is_checking: bool = True,
+        batch: Joined | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._plugin = plugin
         self._plan = plan
         self._is_checking = is_checking
+        self.batch = batch  # may be set before the first task is created
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Raises ParametersError if the parameters do not fit the plugin."""
@@ -188,7 +206,12 @@ class Pusher:
         if has_key:  # only with an id of its own does the caller notice that the store returned another one
             named = self._store.new_ids(len(documents))
             documents = [{"_id": one, **document} for one, document in zip(named, documents, strict=True)]
-        ids = self._store.insert_tasks(documents)
+        if self.batch is None:
+            ids = self._store.insert_tasks(documents)
+        else:  # together: somebody may close it just now
+            with self._store.together():
+                self.batch.check()
+                ids = self._store.insert_tasks(documents)
         return [
             Pushed(id=one, is_new=document.get("_id", one) == one, document=document)
             for one, document in zip(ids, documents, strict=True)
@@ -208,4 +231,5 @@ class Pusher:
     def _document(self, values: Mapping[str, Any], now: datetime) -> Document:
         places = () if self._plugin is None else self._plugin.schema.secrets(values)
         secrets = {"secrets": list(places)} if places else {}
-        return new_task(self._queue.id, values, now=now, **secrets, **self._plan.fields)
+        batch = {} if self.batch is None else {"batch": self.batch.id}
+        return new_task(self._queue.id, values, now=now, **secrets, **batch, **self._plan.fields)

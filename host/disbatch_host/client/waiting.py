@@ -104,7 +104,7 @@ def wait_for_tasks(
     """Wait until all of them have ended, or the monotonic clock has reached the deadline.
 
     Raises NotFoundError for the first that does not exist, and if one is deleted meanwhile."""
-    return _wait(store, _Tasks(store, ids), deadline, on_progress, on_still)
+    return wait_for(store, _Tasks(store, ids), deadline, on_progress, on_still)
 
 
 def wait_for_queue(
@@ -117,7 +117,7 @@ def wait_for_queue(
 ) -> Waited:
     """Wait until the queue has no unfinished tasks, including any that are created meanwhile. Counts the tasks that
     end during the wait; if none is unfinished when it begins, `before` says what had ended."""
-    return _wait(store, _TasksOfQueue(store, queue), deadline, on_progress, on_still)
+    return wait_for(store, _TasksOfQueue(store, queue), deadline, on_progress, on_still)
 
 
 def wait_for_ends(
@@ -161,8 +161,8 @@ def _in_pieces(ids: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
     return (ids[start : start + _IDS_IN_LOOK] for start in range(0, len(ids), _IDS_IN_LOOK))
 
 
-class _Waiting(Protocol):
-    """The tasks that are waited for."""
+class Waiting(Protocol):
+    """The tasks that are waited for: by id, of a queue, or of a batch (`batch_waiting`)."""
 
     @property
     def done(self) -> int:
@@ -177,9 +177,10 @@ class _Waiting(Protocol):
     def waited(self, seconds: float) -> Waited: ...
 
 
-def _wait(
-    store: Store, tasks: _Waiting, deadline: float | None, on_progress: OnProgress | None, on_still: OnStill | None
+def wait_for(
+    store: Store, tasks: Waiting, deadline: float | None, on_progress: OnProgress | None, on_still: OnStill | None
 ) -> Waited:
+    """Wait until all of them have ended, or the monotonic clock has reached the deadline."""
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
     standstill = Standstill(store, tasks.first_in_the_way, on_still)
@@ -215,7 +216,7 @@ def _look_until(store: Store, deadline: float | None, has_ended: Callable[[], bo
         watcher.close()
 
 
-def _failed_task(task: Task) -> FailedTask:
+def failed_task(task: Task) -> FailedTask:
     return FailedTask(id=task.id, status=task.status, reason=reason_in_short(task))
 
 
@@ -302,7 +303,7 @@ class _Tasks:
                 continue
             self._ended[task.status] += 1
             if task.status != Status.CONCLUDED and len(self._first_failed) < NAMED_MAX:
-                self._first_failed.append(_failed_task(task))
+                self._first_failed.append(failed_task(task))
             if statuses.is_failed(task.status) and self._codes.total() < CODES_MAX:
                 self._codes[code_of_error(task)] += 1
         return found
@@ -362,7 +363,7 @@ class _TasksOfQueue:
             unfinished=self._left,
             seconds=seconds,
             codes=dict(codes.most_common()),
-            first_failed=tuple(map(_failed_task, found[:NAMED_MAX])),
+            first_failed=tuple(map(failed_task, found[:NAMED_MAX])),
             first_unfinished=tuple(task.id for task in unfinished),
             before=self._before if not self.done else None,
         )

@@ -183,6 +183,14 @@ def reopened_change(batch: Batch, *, arms: bool) -> BatchChange:
     )
 
 
+def armed_change(batch: Batch) -> BatchChange:
+    """Once it is done, `on_done` creates another task."""
+    fields = {name: value for name, value in (batch.on_done or {}).items() if name not in ("task", "owed")}
+    return BatchChange(
+        only_if={"state": str(batch.state), "round": batch.round, "on_done": batch.on_done}, set={"on_done": fields}
+    )
+
+
 def touched_change(batch: Batch) -> BatchChange:
     """Tasks of a closed batch run again: what was counted before decides nothing."""
     return BatchChange(only_if={"state": str(BatchState.CLOSED), "round": batch.round}, set={"round": batch.round + 1})

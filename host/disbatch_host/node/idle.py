@@ -88,15 +88,13 @@ class Idle:
         if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
             return True
         # A batch that is done may have a task to create.
-        are_batches_settled = settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
-        if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
-            return True
+        batches = settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
-        is_all = settled.is_all and are_batches_settled
-        self._looks_in_vain = 0 if settled.changed or is_all else self._looks_in_vain + 1
+        has_changed, is_all = bool(settled.changed or batches.created), settled.is_all and batches.is_all
+        self._looks_in_vain = 0 if has_changed or is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person
-        return None if settled.changed or not is_all else False
+        return None if has_changed or not is_all else False
 
     async def log_what_is_left(self) -> None:
         """Name the waiting tasks that are left: "nothing is left" must not suggest that no task waits."""

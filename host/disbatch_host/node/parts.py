@@ -116,7 +116,7 @@ class Parts:
         self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
         self.left_over = LeftOver(thread, self.clock, troubles, pace)
         self.due = Due(thread, runs, claiming, troubles, pace)
-        self.batches = Batches(thread, node_id, troubles, pace)
+        self.batches = Batches(thread, node_id, troubles, pace, on_created=claiming.on_change)
         self.retention = Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
             [self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, self.batches,

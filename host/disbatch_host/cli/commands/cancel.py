@@ -74,7 +74,7 @@ class _Canceller:
     def cancel_selected(self, filters: Mapping[str, Any], *, yes: bool) -> int:
         which = selection.filter_of(self._store, {**filters, "status": filters["status"] or ("unfinished",)})
         total = self._store.count_tasks(which)
-        question = f"cancel {common.count_of(total, 'task')} of queue {filters['queue']}?"
+        question = f"cancel {common.count_of(total, 'task')} {selection.of_what(filters)}?"
         selection.confirm(question, total, yes=yes, is_explicit=bool(filters["status"]))
         cancelled = 0
         with bars.progress("cancelling tasks", total=total) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
-from disbatch_host.client import allowed, control, times
+from disbatch_host.client import allowed, deleting, times
 from disbatch_host.client.control import Outcome
 from disbatch_host.client.finding import find_named
 from disbatch_host.documents.changes import TaskFilter
@@ -51,7 +52,7 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
         if age is not None:
             which = dataclasses.replace(which, changed_before=store.now() - age)
         total = store.count_tasks(which)
-        question = f"delete {common.count_of(total, 'task')} of queue {filters['queue']}?"
+        question = f"delete {common.count_of(total, 'task')} {selection.of_what(filters)}?"
         selection.confirm(question, total, yes=yes, is_explicit=False)
         _delete_selected(store, which, total, as_json=as_json)
         return ExitCode.DONE
@@ -64,7 +65,7 @@ _WORDS: results.Words = {
 
 def _delete_named(store: Store, tasks: Sequence[Task], *, as_json: bool) -> int:
     code = ExitCode.DONE
-    for batch in control.delete(store, tasks):
+    for batch in deleting.delete(store, tasks):
         results.say(store, batch, _WORDS, as_json=as_json)
         if not all(one.is_done for one in batch):
             code = ExitCode.FAILED
@@ -72,20 +73,30 @@ def _delete_named(store: Store, tasks: Sequence[Task], *, as_json: bool) -> int:
 
 
 def _delete_selected(store: Store, which: TaskFilter, total: int, *, as_json: bool) -> None:
-    deleted = kept = owing = 0
+    deleted = kept = 0
+    left: Counter[Outcome] = Counter()
     with bars.progress("deleting tasks", total=total) as advance:
-        for batch in control.delete(store, which):
+        for batch in deleting.delete(store, which):
             if as_json:
                 results.say(store, batch, _WORDS, as_json=True)
             done = sum(one.is_done for one in batch)
-            still_owing = sum(one.outcome is Outcome.OWES for one in batch)
-            deleted, owing, kept = deleted + done, owing + still_owing, kept + len(batch) - done - still_owing
+            left.update(one.outcome for one in batch if one.outcome in _WHY_KEPT)
+            deleted, kept = (
+                deleted + done,
+                kept + sum(not one.is_done and one.outcome not in _WHY_KEPT for one in batch),
+            )
             advance(len(batch))
     if not as_json:
         click.echo(f"{common.count_of(deleted, 'task')} deleted")
         if kept:
             others = "another task waits for it" if kept == 1 else "others wait for them"
             click.echo(f"{common.count_of(kept, 'task')} kept, because {others}", err=True)
-        if owing:
-            why = "a node has still to create follow-up tasks"
-            click.echo(f"{common.count_of(owing, 'task')} kept, because {why}", err=True)
+        for outcome, why in _WHY_KEPT.items():
+            if left[outcome]:
+                click.echo(f"{common.count_of(left[outcome], 'task')} kept, because {why}", err=True)
+
+
+_WHY_KEPT = {
+    Outcome.OWES: "a node has still to create follow-up tasks",
+    Outcome.IN_BATCH: "their batch is not done (`disbatch-host batch list`)",
+}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, parameters, render, when
+from disbatch_host.cli import bars, batch_options, common, parameters, render, when
 from disbatch_host.cli.commands.push import known_plugin
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import OneOf, Whole
@@ -65,6 +65,7 @@ _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
 @click.option("--expires", metavar="DURATION|TIME", help="Cancel each task that has not started by then.")
 @click.option("--priority", type=Whole(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
+@batch_options.batch_options
 @common_options
 def import_(**given: Any) -> int:
     """Create a task for each row of a file: CSV with a header line, or NDJSON; plain or .gz; '-' reads stdin.
@@ -77,6 +78,9 @@ def import_(**given: Any) -> int:
 
     If a row does not fit, nothing is created (--on-error stop) or all the others are (skip). An import that was
     killed resumes when the same command is given again: no task is created twice, none is missing.
+
+    The tasks are a batch: its id is in the last line, and it is closed at the end. With --batch NAME, the batch of that
+    name is made or joined, and stays open (--close, or batch close).
     """
     options = _Options(**given)
     _check_options(options)
@@ -113,6 +117,7 @@ class _Options:
     delay: str | None
     at: str | None
     expires: str | None
+    for_batch: Mapping[str, Any]
 
     @property
     def stops(self) -> bool:
@@ -132,6 +137,8 @@ class _Options:
         """The identity of this import among others of the same rows: the options that change the resulting tasks. One
         that stopped at a row goes on if it is told to skip it."""
         left_out = {"queue", "file", "report", "dry_run", "begins_again", "format_", "delimiter", "on_error"}
+        if not batch_options.is_given(self.for_batch):
+            left_out.add("for_batch")  # as programs without batches named the same import
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
@@ -276,6 +283,9 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
         ),
         plugin=plugin,
         file=file,
+        batch=batch_options.new_batch(store, options.for_batch),
+        by=common.who(),
+        catalog=None if options.no_check else common.catalog(),
         identity=options.identity,
         on_fault=faults.add,
         on_progress=show,
@@ -339,7 +349,8 @@ def _print_summary(result: Imported) -> None:
     if common.wants_json():
         render.print_json(result.to_json())
     elif result.import_id is not None:
-        said = [f"{common.count_of(result.created, 'task')} created in queue {result.queue}"]
+        of_batch = "" if result.batch is None else f", batch {render.printable(result.batch)}"
+        said = [f"{common.count_of(result.created, 'task')} created in queue {result.queue}{of_batch}"]
         if result.existing:
             said.append(f"{result.existing} not created: an unfinished task has the unique key")
         if result.skipped:

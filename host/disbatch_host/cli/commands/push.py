@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from disbatch_host.cli import bars, common, parameters, render, when
+from disbatch_host.cli import bars, batch_options, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import Whole
+from disbatch_host.client import batch_members
+from disbatch_host.client.batch_members import Member
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
 from disbatch_host.client.pushing import (
@@ -46,14 +50,23 @@ if TYPE_CHECKING:
 @click.option("--expires", metavar="DURATION|TIME", help="Cancel the task if it has not started by then.")
 @click.option("--priority", type=Whole(-PRIORITY_MAX, PRIORITY_MAX), metavar="N", help="Higher first (0).")
 @click.option("--unique-key", metavar="K", help="Only if no unfinished task of the queue has this key.")
+@batch_options.batch_options
 @common_options
-def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: bool, **timing: Any) -> None:
+def push(
+    queue: str,
+    words: tuple[str, ...],
+    pairs: tuple[str, ...],
+    no_check: bool,
+    for_batch: Mapping[str, Any],
+    **timing: Any,
+) -> None:
     """Create tasks and print the id of each.
 
     \b
       disbatch-host task push mail '{"user": "matt"}'
       disbatch-host task push mail -p user=matt -p tries:=3 -p body=@letter.txt
       disbatch-host task push mail - < users.ndjson
+      disbatch-host task push mail - --on-done notify --on-done-p to=ann@example.com < users.ndjson
       disbatch-host task push mail -p user=matt --at 22:30 --expires 2h --priority 5
       disbatch-host task push report --after 5f0c… --after 5f0d…
       disbatch-host task push sync -p user=matt --unique-key matt
@@ -62,6 +75,9 @@ def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: b
     as typed (1.10, 01067); else as JSON if it is valid JSON, else as a string. KEY:=VALUE is always JSON; KEY=@FILE
     reads a file. '-' reads one JSON object per line from stdin; the options apply to every line. Once an id is printed,
     its task is on disk.
+
+    What '-' reads is a batch: its id is the first line on stderr, and it is closed at the end. With --batch NAME, also
+    for a single task, the batch of that name is made or joined, and stays open (--close, or batch close).
 
     A task whose --after failed stays blocked, with the reason, until that task is run again (task retry) and
     concludes. If an unfinished task already has the --unique-key, its id is printed and nothing is created.
@@ -76,13 +92,27 @@ def push(queue: str, words: tuple[str, ...], pairs: tuple[str, ...], no_check: b
         plugin = known_plugin(found, no_check=no_check)
         schema = None if plugin is None else plugin.schema
         pusher = _Pusher(store, found, plugin, planned, is_checking=not no_check, as_json=as_json)
+        if is_from_stdin or batch_options.is_given(for_batch):
+            new = batch_options.new_batch(store, for_batch)
+            if new.name is None and not is_from_stdin:
+                raise UsageError("a single task needs --batch NAME for --on-done and --stop-after")
+            pusher.says_batch = is_from_stdin
+            pusher.begins = functools.partial(
+                batch_members.begin, store, new, common.who(), source=_source_of(queue, is_from_stdin=is_from_stdin),
+                catalog=None if no_check else common.catalog(), checks=not no_check,
+            )  # fmt: skip
         if is_from_stdin:
             _push_lines(pusher)
         else:
             values = parameters.parameters_of(parameters.one_text(words, schema), pairs, schema)
             pusher.check(values, "")
             pusher.create([values])
+        pusher.close_batch()
         pusher.say_what_was_not_created()
+
+
+def _source_of(queue: str, *, is_from_stdin: bool) -> Mapping[str, Any]:
+    return {"kind": "push" if is_from_stdin else "tasks", "name": "stdin" if is_from_stdin else "", "queue": queue}
 
 
 def known_plugin(queue: Queue, *, no_check: bool) -> Plugin | None:
@@ -128,7 +158,7 @@ def _push_lines(pusher: _Pusher) -> None:
         except UsageError as error:
             flush()
             tasks = f"{common.count_of(created, 'task')} from the lines before it {'was' if created == 1 else 'were'}"
-            raise UsageError(f"{error}; {tasks} created") from error
+            raise UsageError(f"{error}; {tasks} created{pusher.how_to_go_on()}") from error
         flush()
 
 
@@ -145,6 +175,10 @@ class _Pusher:
         self._as_json = as_json
         self._schema = plugin.schema if plugin is not None and is_checking else None
         self._names: set[str] = set()  # of parameters, in all tasks so far
+        self.says_batch = False  # its id, before anything else
+        self._member: Member | None = None
+        self._created = 0
+        self.begins: Callable[[], Member] | None = None  # makes or joins the batch, with the first task
         self._others: dict[TaskId, int] = {}  # tasks that already have the unique key, and how often each was met
 
     def check(self, values: Mapping[str, Any], where: str) -> None:
@@ -160,6 +194,10 @@ class _Pusher:
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""
+        if self.begins is not None and self._member is None:
+            self._member = self._pusher.batch = self.begins()
+            if self.says_batch:
+                click.echo(f"batch {render.printable(self._member.id)}", err=True)
         try:
             pushed = self._pusher.create(batch)
         except StoreRefusedError as error:
@@ -169,6 +207,7 @@ class _Pusher:
                 else:
                     click.echo(str(task_id))
             raise
+        self._created += sum(one.is_new for one in pushed)
         for one in pushed:
             if not one.is_new:
                 self._others[one.id] = self._others.get(one.id, 0) + 1
@@ -187,6 +226,18 @@ class _Pusher:
                 f"the output cannot be written: {error.strerror}; {created} created nevertheless, "
                 "`disbatch-host task list` shows the newest"
             ) from error
+
+    def close_batch(self) -> None:
+        """Everything is created."""
+        if self._member is not None:
+            self._member.close(self._created)
+
+    def how_to_go_on(self) -> str:
+        """What to do with the batch if not everything could be created; empty if there is none."""
+        if self._member is None:
+            return ""
+        name = shlex.quote(self._member.id)
+        return f"; its batch is open: push the rest with --batch {name} --close, or `disbatch-host batch close {name}`"
 
     def say_what_was_not_created(self) -> None:
         """One line on stderr for each task that is in the way."""

@@ -49,7 +49,7 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
             return _say_all(store, batches, as_json=as_json)
         which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
-        question = f"run {common.count_of(total, 'task')} of queue {filters['queue']} again?"
+        question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         return _retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
 

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -51,12 +51,12 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
     with common.opened_store() as store:
         if queue_name is not None:
             queue = find_queue(store, queue_name)
-            with _bar() as shown:
+            with bar() as shown:
                 waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown, on_still=results.say_still)
             documents: list[dict[str, Any]] = [_document_of(queue, waited)]
         else:
             named = list(_ids(ids))
-            with _bar() as shown:
+            with bar() as shown:
                 waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown, on_still=results.say_still)
             documents = [
                 {"_id": task_id, "status": status, "status_name": statuses.name(status)}
@@ -64,10 +64,11 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
             ]
         for document in documents if as_json else ():
             render.print_json(document, store.extended_json)
-        _say_failed(waited, queue_name)
-        if waited.unfinished:
-            _say_unfinished(waited, limit_seconds or 0.0)
-        _say_what_came_of_it(waited, queue_name)
+        if waited.before is not None:
+            _say_what_came_before(waited.before, str(queue_name))
+        else:
+            of_queue = "" if queue_name is None else f" --queue {shlex.quote(queue_name)}"
+            say_what_came_of_it(waited, limit_seconds, of_queue)
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
 
@@ -81,8 +82,13 @@ def _ids(given: Sequence[str]) -> Iterator[str]:
 
 
 def _document_of(queue: Queue, waited: Waited) -> dict[str, Any]:
+    before = None if waited.before is None else {name: waited.before[name] for name in _ENDS}
+    return {"queue": queue.id, **document_of(waited), "ended_before": before}
+
+
+def document_of(waited: Waited) -> dict[str, Any]:
+    """What came of many tasks, for --json."""
     return {
-        "queue": queue.id,
         "ended": waited.done,
         "concluded": waited.concluded,
         "failed": waited.failed,
@@ -90,21 +96,34 @@ def _document_of(queue: Queue, waited: Waited) -> dict[str, Any]:
         "orphaned": waited.orphaned,
         "unfinished": waited.unfinished,
         "error_codes": dict(waited.codes),
-        "ended_before": None if waited.before is None else {name: waited.before[name] for name in _ENDS},
     }
 
 
 _ENDS = ("concluded", "failed", "cancelled", "orphaned")
 
 
-def _say_failed(waited: Waited, queue_name: str | None) -> None:
+def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: str) -> None:
+    """On stderr: the first that did not conclude, what is unfinished, and as the last line what came of all. `of_what`:
+    the options of `task list` that show them."""
+    _say_failed(waited, of_what)
+    if waited.unfinished:
+        _say_unfinished(waited, limit_seconds or 0.0)
+    words = tally.ends_in_words(
+        concluded=waited.concluded, failed=waited.failed, cancelled=waited.cancelled, orphaned=waited.orphaned,
+        codes=waited.codes,
+    )  # fmt: skip
+    unfinished = f"; {waited.unfinished} unfinished" if waited.unfinished else ""
+    took = render.duration(round(waited.seconds) if waited.seconds >= 1 else round(waited.seconds, 1))
+    click.echo(f"{waited.done} ended in {took}: {words}{unfinished}", err=True)
+
+
+def _say_failed(waited: Waited, of_what: str) -> None:
     for one in waited.first_failed:
         text = f"task {one.id} {statuses.name(one.status)}: {one.reason or 'no reason given'}"
         click.echo(render.printable(text), err=True)
     if (more := waited.not_concluded - len(waited.first_failed)) > 0:
-        of_queue = "" if queue_name is None else f" --queue {shlex.quote(queue_name)}"
-        shows = f"; `disbatch-host task list --failed{of_queue}` shows those that failed" if waited.failed else ""
-        click.echo(f"and {more} more{shows}", err=True)
+        shows = f"; `disbatch-host task list --failed{of_what}` shows those that failed" if waited.failed else ""
+        click.echo(render.printable(f"and {more} more{shows}"), err=True)
 
 
 def _say_unfinished(waited: Waited, limit_seconds: float) -> None:
@@ -115,27 +134,16 @@ def _say_unfinished(waited: Waited, limit_seconds: float) -> None:
     click.echo(f"{count} {have} not ended{within}: {names}", err=True)
 
 
-def _say_what_came_of_it(waited: Waited, queue_name: str | None) -> None:
-    if waited.before is not None:
-        ended = waited.before
-        words = tally.ends_in_words(
-            concluded=ended["concluded"], failed=ended["failed"],
-            cancelled=ended["cancelled"], orphaned=ended["orphaned"],
-        )  # fmt: skip
-        before = words if any(ended[name] for name in _ENDS) else "none"
-        click.echo(f"nothing to wait for: queue {queue_name} has no unfinished task; ended before: {before}", err=True)
-        return
-    ended_words = tally.ends_in_words(
-        concluded=waited.concluded, failed=waited.failed, cancelled=waited.cancelled, orphaned=waited.orphaned,
-        codes=waited.codes,
-    )  # fmt: skip
-    unfinished = f"; {waited.unfinished} unfinished" if waited.unfinished else ""
-    took = render.duration(round(waited.seconds) if waited.seconds >= 1 else round(waited.seconds, 1))
-    click.echo(f"{waited.done} ended in {took}: {ended_words}{unfinished}", err=True)
+def _say_what_came_before(ended: Mapping[str, int], queue_name: str) -> None:
+    words = tally.ends_in_words(
+        concluded=ended["concluded"], failed=ended["failed"], cancelled=ended["cancelled"], orphaned=ended["orphaned"]
+    )
+    before = words if any(ended[name] for name in _ENDS) else "none"
+    click.echo(f"nothing to wait for: queue {queue_name} has no unfinished task; ended before: {before}", err=True)
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[OnProgress]:
+def bar() -> Iterator[OnProgress]:
     """On a terminal, for more than one: how many have ended, how many failed, how fast, and the remaining
     time."""
     with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, TypedDict
 
+from disbatch_host.client.batch_members import NewBatch
 from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import kept, opened, rows_of
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules
@@ -45,14 +46,19 @@ def import_file(
     form: str | None = None,
     delimiter: str | None = None,
     begins_again: bool = False,
+    batch: NewBatch | None = None,
+    by: str,
 ) -> Imported:
     """A task for each row of a file, or of a stream, which is spooled first."""
-    rules, identity = _settled(store, rules, timing)
+    rules, identity = _settled(store, rules, timing, batch)
     opening = opened(source) if isinstance(source, (str, os.PathLike)) else kept(source, "stream")
     with opening as file:
         rows = rows_of(file, form=form, delimiter=delimiter)
         plugin = plugin_of(queue, catalog)
-        one = Import(store, queue, rows, rules, plugin=plugin, file=file, identity=identity, **listeners)
+        one = Import(
+            store, queue, rows, rules, plugin=plugin, file=file, identity=identity, batch=batch or NewBatch(), by=by,
+            catalog=catalog, **listeners,
+        )  # fmt: skip
         return one.perform(begins_again=begins_again)
 
 
@@ -65,14 +71,20 @@ def import_collection(
     rules: Rules,
     timing: Timing,
     listeners: Listeners,
+    *,
+    batch: NewBatch | None = None,
+    by: str,
 ) -> Imported:
     """A task for each document of a collection that matches a MongoDB condition."""
-    rules, _ = _settled(store, rules, timing)
+    rules, _ = _settled(store, rules, timing, batch)
     rows = DocumentRows(store, collection, dict(condition))
-    return Import(store, queue, rows, rules, plugin=plugin_of(queue, catalog), **listeners).perform()
+    return Import(
+        store, queue, rows, rules, plugin=plugin_of(queue, catalog), batch=batch or NewBatch(), by=by, catalog=catalog,
+        **listeners,
+    ).perform()  # fmt: skip
 
 
-def _settled(store: Store, rules: Rules, timing: Timing) -> tuple[Rules, dict[str, Any]]:
+def _settled(store: Store, rules: Rules, timing: Timing, batch: NewBatch | None) -> tuple[Rules, dict[str, Any]]:
     """The rules with the fields of the plan, and the identity of the import. The identity is the request, not its
     present result: the same call with a delay of an hour is the same import a minute later."""
     if timing.get("unique_key") is not None:
@@ -80,4 +92,6 @@ def _settled(store: Store, rules: Rules, timing: Timing) -> tuple[Rules, dict[st
     if "after" in timing:
         timing = {**timing, "after": [str(one) for one in timing["after"]]}
     identity = {"rules": dataclasses.asdict(rules), "timing": timing}
+    if batch is not None:
+        identity["batch"] = dataclasses.asdict(batch)
     return dataclasses.replace(rules, fields={**rules.fields, **Plan.of(store, **timing).fields}), identity

@@ -20,6 +20,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from disbatch_host.client import batch_members
+from disbatch_host.client.batch_members import Member, NewBatch
 from disbatch_host.client.importing import advice, mapping
 from disbatch_host.client.importing.files import OpenFile
 from disbatch_host.client.importing.passes import Counts, check_rows, create_rows
@@ -33,7 +35,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 
 if TYPE_CHECKING:
-    from disbatch_host.plugin.catalog import Plugin
+    from disbatch_host.plugin.catalog import Catalog, Plugin
 
 FIRST_SHOWN = 3  # tasks of a preview
 
@@ -100,6 +102,7 @@ class Imported:
     skipped: int  # of these, those left out while the others were created
     empty: int  # rows of nothing, which become no task
     import_id: str | None  # None: creation has not begun
+    batch: str | None  # the batch of its tasks; None: likewise, or it was begun by a program without batches
     is_resumed: bool
     is_whole: bool  # False: not finished, or another process importing the same rows finished them
 
@@ -112,12 +115,14 @@ class Imported:
             "faults": self.faults,
             "empty": self.empty,
             "import_id": self.import_id,
+            "batch": self.batch,
             "resumed": self.is_resumed,
         }
 
 
 class Import:
-    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection.
+    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks;
+    `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
     `identity` tells this import from others of the same file: everything that changes the tasks made from it, as
     requested (a relative delay as such, not the resulting moment).
 
@@ -135,6 +140,9 @@ class Import:
         *,
         plugin: Plugin | None = None,
         file: OpenFile | None = None,
+        batch: NewBatch,
+        by: str,
+        catalog: Catalog | None = None,
         identity: Mapping[str, Any] | None = None,
         on_fault: Callable[[RowFault], object] = lambda _: None,
         on_progress: Callable[[Progress], object] = lambda _: None,
@@ -146,6 +154,10 @@ class Import:
         self._rows = rows
         self._rules = rules
         self._file = file
+        self._batch = batch
+        self._by = by
+        self._catalog = catalog
+        self._member: Member | None = None
         self._identity = identity or {}
         self._on_fault = on_fault
         self._on_progress = on_progress
@@ -172,6 +184,7 @@ class Import:
             skipped=0 if self._rules.stops else counts.faults,
             empty=counts.empty,
             import_id=None if self._record is None else self._record.first_id,
+            batch=None if self._member is None else self._member.id,
             is_resumed=self._is_resumed,
             is_whole=self._is_whole,
         )
@@ -274,14 +287,33 @@ class Import:
         return f"import {hashlib.sha256(text.encode()).hexdigest()[:40]}"
 
     def _begin(self, name: str | None, *, begins_again: bool) -> None:
-        fields = self._rules.fields
+        fields, in_batch = self._rules.fields, self._batch.name
         if name is None:
-            first_id = str(self._store.new_ids(1)[0])
-            self._record = Record(first_id=first_id, begun=self._store.now(), fields=fields)
-            return
-        self._record, self._is_resumed = begin(self._store, name, fields, begins_again=begins_again)
+            self._record = Record.new(self._store, fields, in_batch)
+        else:
+            if self._batch.name is not None and (begins_again or self._store.read_note(name) is None):
+                self._join(is_resumed=False)  # a batch that is closed is said before anything is written
+            self._record, self._is_resumed = begin(self._store, name, fields, in_batch, begins_again=begins_again)
         if self._is_resumed:
             self._on_resumed(Resumed(begun=self._record.begun, rows=self._record.rows))
+        if self._member is None and "batch" in self._record.fields:  # not if it was begun by a program without batches
+            self._join(is_resumed=self._is_resumed)
+
+    def _join(self, *, is_resumed: bool) -> None:
+        if self._file is not None:
+            source = {"kind": "import", "name": self._rows.name, "sha256": self._file.content_digest().hex()}
+        else:
+            source = {"kind": "collection", "name": self._rows.name}
+        self._member = batch_members.begin(
+            self._store,
+            self._batch,
+            self._by,
+            source={**source, "queue": str(self._queue.id)},
+            catalog=self._catalog,
+            default_id=None if self._record is None else str(self._record.fields["batch"]),
+            is_resumed=is_resumed,
+            checks=self._rules.is_checking,
+        )
 
     def _create(self, name: str | None, total: int | None) -> bool:
         assert self._record is not None
@@ -298,6 +330,7 @@ class Import:
             on_fault=self._on_fault,
             advance=self._advance_of(Step.CREATING, total),
             is_unchanged=lambda: self._file is None or not self._file.source.has_changed(),
+            member=self._member,
         )
 
     def _advance_of(self, step: Step, total: int | None) -> Callable[[int], None]:

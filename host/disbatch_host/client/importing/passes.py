@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from disbatch_host.client.batch_members import Member
 from disbatch_host.client.importing.mapping import RowError
 from disbatch_host.client.importing.record import Record, is_ours
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
 from disbatch_host.documents.records import Document, TaskId
-from disbatch_host.errors import StoreRefusedError, UsageError
+from disbatch_host.errors import BatchClosedError, StoreRefusedError, UsageError
 from disbatch_host.store.contract import Store
 
 BATCH_ROWS = 2000  # per commit: enough to make the fsync cheap; a kill repeats no more than these
@@ -80,13 +81,15 @@ def create_rows(
     on_fault: OnFault,
     advance: Advance,
     is_unchanged: Callable[[], bool],
+    member: Member | None = None,
 ) -> bool:
     """Create a task for each row that fits and is not done according to the record, then remove the record.
 
     `note` is its name; None: there is no record, and a kill loses the progress. `is_checked`: all rows fit.
     `stops`: at a row that does not fit, after creating those before it; at one whose task the store refuses, by the
     store's exception. Returns False if it did, or if another process finished the same import meanwhile. `counts` is
-    correct after each batch, even if an exception ends it. Raises UsageError if `is_unchanged` returns False.
+    correct after each batch, even if an exception ends it. Raises UsageError if `is_unchanged` returns False, and
+    BatchClosedError if `member`, the batch of the tasks, takes no more; at the end it is closed if that was wanted.
     """
     counts.created, counts.existing = record.created, record.existing
     for batch in _batches(rows, maker, record, is_checked=is_checked, stops=stops):
@@ -101,6 +104,8 @@ def create_rows(
             with store.together():
                 if note is not None and not is_ours(store.read_note(note), record):
                     return False
+                if member is not None and batch.made and not _is_open(store, member, note, batch):
+                    return False
                 _create(store, batch, maker, record, counts, on_refused=None if stops else on_fault)
                 record = dataclasses.replace(record, rows=batch.end, created=counts.created, existing=counts.existing)
                 # Without a single commit, another process may have finished while these were created.
@@ -109,8 +114,25 @@ def create_rows(
         advance(batch.size)
         if batch.is_last:
             return False
-    if note is not None:
-        store.write_note(note, None, replacing=record.identity)
+    with store.together():
+        # Closed first: a process that is killed before the record is removed leaves that to the next one.
+        if member is not None:
+            member.close(counts.created)
+        if note is not None:
+            store.write_note(note, None, replacing=record.identity)
+    return True
+
+
+def _is_open(store: Store, member: Member, note: str | None, batch: _Batch) -> bool:
+    """False if another process that imports the same rows has finished them, and closed their batch. Raises
+    BatchClosedError if it was closed by anybody else."""
+    try:
+        member.check()
+    except BatchClosedError:
+        found = None if note is None else store.read_note(note)
+        if note is not None and (found is None or found.get("rows", 0) >= batch.end):
+            return False
+        raise
     return True
 
 

@@ -34,6 +34,12 @@ class Record:
     created: int = 0
     existing: int = 0
 
+    @classmethod
+    def new(cls, store: Store, fields: Mapping[str, Any], batch: str | None) -> Record:
+        """A record of nothing yet. `batch`: the name of the batch of its tasks; None: one of its own."""
+        first_id = str(store.new_ids(1)[0])
+        return cls(first_id=first_id, begun=store.now(), fields={**fields, "batch": batch or first_id})
+
     def id_of(self, number: int) -> str:
         """The task id of a row, by its number from 0. When the last three bytes overflow, the count carries into those
         before: the order stays, and nobody else's id has the same prefix."""
@@ -52,7 +58,9 @@ class Record:
         return cls(**{one.name: document[one.name] for one in dataclasses.fields(cls)})
 
 
-def begin(store: Store, name: str, fields: Mapping[str, Any], *, begins_again: bool) -> tuple[Record, bool]:
+def begin(
+    store: Store, name: str, fields: Mapping[str, Any], batch: str | None, *, begins_again: bool
+) -> tuple[Record, bool]:
     """The record of an import, and whether it existed: if so, the import was begun but not finished. With
     `begins_again` an existing record is discarded."""
     while True:
@@ -61,7 +69,7 @@ def begin(store: Store, name: str, fields: Mapping[str, Any], *, begins_again: b
             return Record.from_document(found), True
         if found is not None:
             store.write_note(name, None)
-        record = Record(first_id=str(store.new_ids(1)[0]), begun=store.now(), fields=fields)
+        record = Record.new(store, fields, batch)
         if store.write_note(name, record.to_document(), is_new=True):
             return record, False
         begins_again = False  # another process was faster, and its record is new

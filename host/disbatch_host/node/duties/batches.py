@@ -18,7 +18,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host import logs
@@ -46,15 +47,33 @@ _FAILED, _ = statuses.parse("failed")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The result of one look."""
+
+    created: int = 0  # tasks
+    is_all: bool = True  # nothing is left for another look
+
+
 class Batches:
     """See `rounds.Duty`."""
 
-    def __init__(self, store_thread: StoreThread, node_id: str, troubles: Troubles, pace: Pace) -> None:
+    def __init__(
+        self,
+        store_thread: StoreThread,
+        node_id: str,
+        troubles: Troubles,
+        pace: Pace,
+        *,
+        on_created: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_created` is called when there is a new task."""
         self.name = "batches"
         self._store_thread = store_thread
         self._node_id = node_id
         self._troubles = troubles
         self._pace = pace
+        self._on_created = on_created
         self._loop = asyncio.get_running_loop()
         self._looked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -81,67 +100,69 @@ class Batches:
     async def turn(self) -> None:
         """One look. The rest comes with the next."""
         self._looked_at = self._loop.time()
-        is_all = await self._store_thread.call(
+        settled = await self._store_thread.call(
             lambda store: settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
         )
-        if not is_all:
+        if settled.created:
+            self._on_created()
+        if not settled.is_all:
             self._look_soon()
 
 
-def settle_batches(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> bool:
-    """Do what has to be done with batches, as far as there is time; returns whether that was all. Called in the store's
-    thread."""
+def settle_batches(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> Settled:
+    """Do what has to be done with batches, as far as there is time. Called in the store's thread."""
     found = store.watched_batches(_LOOKED_AT)
     deadline = time.monotonic() + seconds
-    is_all = len(found) < _LOOKED_AT
+    created, is_all = 0, len(found) < _LOOKED_AT
     # Not always the same ones first, where there is no time for all.
     start = int(deadline * 1000) % len(found) if len(found) > 1 else 0
     for number, document in enumerate([*found[start:], *found[:start]]):
         if number and time.monotonic() > deadline:
-            return False
+            return Settled(created=created, is_all=False)
         batch = Batch.from_document(document)
         if batch.fault is not None:
             troubles.report(_BATCH, batch.id, batch.fault)
         elif not troubles.is_resting(_BATCH, batch.id):
             with troubles.contained(_BATCH, batch.id):
-                is_all &= _settle(store, batch, node_id, troubles, deadline)
-    return is_all
+                one = _settle(store, batch, node_id, troubles, deadline)
+                created, is_all = created + one.created, is_all and one.is_all
+    return Settled(created=created, is_all=is_all)
 
 
-def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadline: float) -> bool:
-    if batch.owes_task:
-        _pay(store, batch)
+def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadline: float) -> Settled:
+    created = int(batch.owes_task and _pay(store, batch))
     if batch.stop_after is not None and batch.stopped is None and batch.state is not BatchState.DONE:
         batch = _stopped_if_reached(store, batch, batch.stop_after)
     if batch.is_stopping and not _cancel_waiting(store, batch, node_id, troubles, deadline):
-        return False
+        return Settled(created=created, is_all=False)
     if batch.state is BatchState.CLOSED and not store.is_batch_unfinished(batch.id):
-        _finish(store, batch)
-    return True
+        created += _finish(store, batch)
+    return Settled(created=created)
 
 
-def _finish(store: Store, batch: Batch) -> None:
+def _finish(store: Store, batch: Batch) -> bool:
+    """Mark it as done, if it is; returns whether a task was created."""
     now = store.now()
     counted = store.count_batch(batch.id).by_status
     if any(counted.get(status) for status in _UNFINISHED) or store.is_batch_unfinished(batch.id):
-        return
+        return False
     summary = _summary(store, batch, counted, seconds=(now - batch.ctime).total_seconds() if batch.ctime else 0.0)
     task_id = store.new_ids(1)[0] if batch.is_armed else None
     with store.together():
         if not _apply(store, batch, batches.done_change(batch, summary, now=now, task_id=task_id)):
-            return  # another node was faster, or tasks of it run again
+            return False  # another node was faster, or tasks of it run again
         done = _read(store, batch.id)
-        if done is not None and done.owes_task:
-            _pay(store, done)
+        is_created = done is not None and done.owes_task and _pay(store, done)
     log.info(
         "batch %s is done: %d tasks, %d concluded, %d failed",
         batch.id, summary["total"], summary["concluded"], summary["failed"],
         extra=logs.ids(batch=batch.id),
     )  # fmt: skip
+    return is_created
 
 
-def _pay(store: Store, batch: Batch) -> None:
-    """Create the task that it owes."""
+def _pay(store: Store, batch: Batch) -> bool:
+    """Create the task that it owes; False if another node was faster."""
     on_done, summary = batch.on_done or {}, batch.summary or {}
     queue = store.find_queue(str(on_done["queue"]))
     given = on_done.get("parameters")
@@ -158,9 +179,10 @@ def _pay(store: Store, batch: Batch) -> None:
     # Read once more: a process that stood still since it was read finds the debt paid, and perhaps the task deleted.
     now = _read(store, batch.id)
     if now is None or not now.owes_task or now.on_done != batch.on_done:
-        return
+        return False
     store.insert_tasks([{"_id": on_done["task"], **document, **more}], again=True)
     _apply(store, batch, batches.paid_change(batch))
+    return True
 
 
 _TOLD = ("total", "concluded", "failed", "cancelled", "orphaned", "seconds", "causes")

@@ -1,0 +1,347 @@
+"""`disbatch-host batch …`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from disbatch_host.cli import bars, common, render, results, selection
+from disbatch_host.cli.commands import wait as waits
+from disbatch_host.cli.frame import Subcommands, common_options
+from disbatch_host.cli.kinds import OneOf, Whole
+from disbatch_host.client import control
+from disbatch_host.client.batch_progress import BatchProgress
+from disbatch_host.client.batches import Batches, shown
+from disbatch_host.client.control import Outcome
+from disbatch_host.decide import counts
+from disbatch_host.documents.batch import Batch, BatchState
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.errors import ExitCode, UsageError
+from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
+from disbatch_protocol.quantities import parse_duration
+
+_LIST_LIMIT = 20
+_FAILED, _ = statuses.parse("failed")
+_UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
+_STATES = {BatchState.OPEN: "cyan", BatchState.CLOSED: "default", BatchState.DONE: "green"}
+
+
+@click.group(cls=Subcommands)
+@common_options
+def batch() -> None:
+    """List, show, close, wait for, retry, cancel and delete batches: tasks that were created together.
+
+    Every import and every `task push QUEUE -` is a batch; --batch NAME makes or joins one. A batch is named by its id,
+    the beginning of it (6 characters or more), or @last: the newest that you made on this machine.
+    """
+
+
+def _batches(store: Store) -> Batches:
+    return Batches(store, common.who())
+
+
+@batch.command("list")
+@click.option(
+    "--state", "states", multiple=True, type=OneOf([str(one) for one in BatchState]), help="Only those in this state."
+)
+@click.option(
+    "--limit", type=Whole(1), default=_LIST_LIMIT, show_default=True, metavar="N", help="Show at most this many."
+)
+@common_options
+def list_(states: tuple[str, ...], limit: int) -> None:
+    """List batches, the newest first.
+
+    \b
+      disbatch-host batch list --state open --state closed
+
+    open: tasks may be added; closed: nobody adds any, and some may be unfinished; done: all have ended.
+    """
+    with common.opened_store() as store:
+        found = _batches(store).list(states=states or None, limit=limit + 1)
+        if common.wants_json():
+            for one in found[:limit]:
+                render.print_json(shown(one), store.extended_json)
+        else:
+            now = store.now()
+            rows = [
+                (
+                    one.id,
+                    (str(one.state), _STATES[one.state]),
+                    _of_summary(one, "total") or one.total or "-",
+                    _of_summary(one, "failed") if one.summary else "-",
+                    one.by or "-",
+                    render.age(one.ctime, now),
+                    one.fault or _source_in_words(one),
+                )
+                for one in found[:limit]
+            ]
+            render.print_table(("batch", "state", "tasks", "failed", "by", "created", "source"), rows, right=(2, 3))
+        if len(found) > limit:
+            click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
+
+
+def _of_summary(one: Batch, name: str) -> Any:
+    return (one.summary or {}).get(name)
+
+
+def _source_in_words(one: Batch) -> str:
+    kind, name, queue = (one.source.get(field) for field in ("kind", "name", "queue"))
+    words = f"{kind or 'tasks'} {name}".strip() if name else str(kind or "tasks")
+    return f"{words} into queue {queue}" if queue else words
+
+
+@batch.command()
+@click.argument("id")
+@common_options
+def show(id: str) -> None:
+    """Show how far a batch has come: counts, rate, remaining time, causes of failures, its slowest tasks.
+
+    \b
+      disbatch-host batch show @last
+      disbatch-host batch show 65f0c1 --json | jq .progress.percent
+    """
+    with common.opened_store() as store:
+        progress = _batches(store).progress(id)
+        if common.wants_json():
+            document = {**shown(progress.batch), "progress": progress.to_json()}
+            render.print_json(document, store.extended_json)
+        else:
+            render.print_facts(_facts(store, progress))
+
+
+def _facts(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
+    one, words = progress.batch, progress.by_word
+    now = store.now()
+    facts: list[tuple[str, Any]] = [
+        ("batch", one.id),
+        ("state", (_state_in_words(one, progress), _STATES[one.state])),
+        ("created", f"{render.moment(one.ctime)} ({render.age(one.ctime, now)}) by {one.by or '-'}"),
+        ("source", _source_in_words(one)),
+    ]
+    if isinstance(digest := one.source.get("sha256"), str):
+        facts.append(("sha256", digest))
+    about = "" if progress.is_counted else "about "
+    percent = "" if progress.percent is None else f", {about}{progress.percent:.3g} % ended"
+    facts.append(("tasks", f"{about}{progress.total}{percent}"))
+    facts += [(name, words[name]) for name in counts.COLUMNS if words[name] and name != "terminated"]
+    if progress.behind_failure:
+        text = f"{progress.behind_failure} wait for tasks that failed, and keep the batch from being done"
+        facts.append(("blocked", (text, "yellow")))
+    if progress.per_second is not None:
+        left = "" if progress.left_seconds is None else f", about {render.duration(round(progress.left_seconds))} left"
+        facts.append(("rate", f"{progress.per_second:.3g} a second since the first start{left}"))
+    if progress.looked_at:
+        facts.append(("attempts", f"{progress.attempts} for {progress.looked_at} ended tasks"))
+    for task_id, seconds in progress.slowest:
+        facts.append(("slowest", f"{task_id} took {render.duration(seconds)}"))
+    for cause in (one.summary or {}).get("causes") or ():
+        if isinstance(cause, Mapping):
+            facts.append(("cause", f"{cause.get('count')} x {cause.get('text')}"))
+    if one.stop_after is not None:
+        facts.append(("stop after", _stop_in_words(one)))
+    if one.on_done is not None:
+        facts.append(("on done", _on_done_in_words(one)))
+    if one.fault is not None:
+        facts.append(("fault", (one.fault, "red")))
+    return facts
+
+
+def _state_in_words(one: Batch, progress: BatchProgress) -> str:
+    if one.state is BatchState.DONE:
+        return f"done at {render.moment(one.done_at)}"
+    if one.state is BatchState.OPEN:
+        return f"open: tasks may be added; `disbatch-host batch close {shlex.quote(one.id)}` closes it"
+    closed = one.closed or {}
+    words = f"closed at {render.moment(closed.get('at'))} by {closed.get('by') or '-'}"
+    is_over = progress.is_counted and progress.ended == progress.total
+    return f"{words}; all tasks have ended, and a node marks it as done" if is_over else words
+
+
+def _stop_in_words(one: Batch) -> str:
+    if one.stopped is None:
+        return f"{one.stop_after} failures"
+    cancelled = one.stopped.get("cancelled")
+    rest = "; tasks that wait are being cancelled" if cancelled is None else f"; {cancelled} tasks were cancelled"
+    return f"{one.stop_after} failures: stopped at {render.moment(one.stopped.get('at'))}{rest}"
+
+
+def _on_done_in_words(one: Batch) -> str:
+    on_done = one.on_done or {}
+    task = on_done.get("task")
+    return f"a task in queue {on_done.get('queue')}{'' if task is None else f': task {task}'}"
+
+
+@batch.command()
+@click.argument("id")
+@common_options
+def close(id: str) -> None:
+    """Close a batch: nobody adds tasks any more. It is done once all of its tasks have ended.
+
+    \b
+      disbatch-host batch close march
+    """
+    with common.opened_store() as store:
+        found, is_new = _batches(store).close(id)
+        if common.wants_json():
+            render.print_json(shown(found), store.extended_json)
+        elif is_new:
+            click.echo(f"batch {render.printable(found.id)} is closed")
+        else:
+            click.echo(f"batch {render.printable(found.id)} was {found.state} already")
+
+
+@batch.command()
+@click.argument("id")
+@click.option("--timeout", metavar="S", help="Give up after this long.")
+@common_options
+def wait(id: str, timeout: str | None) -> int:
+    """Wait until a batch is done; exit 0 if all of its tasks concluded, whenever they did, else 1.
+
+    \b
+      disbatch-host batch wait @last && echo fine
+      disbatch-host batch wait 65f0c1 --timeout 2h
+
+    An open batch is waited for until somebody closes it. The last line on stderr says what came of the tasks.
+    """
+    try:
+        limit_seconds = None if timeout is None else parse_duration(timeout)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+    with common.opened_store() as store:
+        batches = _batches(store)
+        found = batches.get(id)
+        with waits.bar() as told:
+            waited = batches.wait(
+                found.id, timeout_seconds=limit_seconds, on_progress=told, on_still=results.say_still,
+                on_open=_say_open,
+            )  # fmt: skip
+        if common.wants_json():
+            render.print_json({"batch": found.id, **waits.document_of(waited)}, store.extended_json)
+        waits.say_what_came_of_it(waited, limit_seconds, f" --batch {shlex.quote(found.id)}")
+        return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
+
+
+def _say_open(found: Batch) -> None:
+    name = render.printable(shlex.quote(found.id))
+    text = f"batch {name} has no unfinished task, but it is open; `disbatch-host batch close {name}` closes it"
+    click.echo(text, err=True)
+
+
+@batch.command()
+@click.argument("id")
+@click.option("--again", is_flag=True, help="Have --on-done create its task once more, when all have ended.")
+@common.reason_option
+@selection.YES
+@common_options
+def retry(id: str, again: bool, reason: str | None, yes: bool) -> int:
+    """Run the failed tasks of a batch again, at once.
+
+    \b
+      disbatch-host batch retry @last --reason 'server is back'
+
+    At a terminal, more than one task is retried only after a question.
+    """
+    with common.opened_store() as store:
+        found = _batches(store).get(id)
+        which = TaskFilter(batch=found.id, statuses=_FAILED, or_failed=True)
+        total = store.count_tasks(which)
+        question = f"run {common.count_of(total, 'task')} of batch {render.printable(found.id)} again?"
+        selection.confirm(question, total, yes=yes, is_explicit=True)
+        retried = refused = 0
+        with bars.progress("running tasks again", total=total) as advance:
+            for some in control.retry(store, which, common.request(reason, store.now())):
+                results.say(store, [one for one in some if common.wants_json() or not one.is_done],
+                            as_json=common.wants_json())  # fmt: skip
+                done = sum(one.is_done for one in some)
+                retried, refused = retried + done, refused + len(some) - done
+                advance(len(some))
+        if again and not _batches(store).arm(found.id):
+            click.echo(
+                f"batch {render.printable(found.id)} was made without --on-done, so --again does nothing", err=True
+            )
+        if not common.wants_json():
+            others = f", {refused} will not" if refused else ""
+            click.echo(f"{common.count_of(retried, 'task')} will be run again{others}")
+        return ExitCode.FAILED if refused else ExitCode.DONE
+
+
+@batch.command()
+@click.argument("id")
+@common.reason_option
+@selection.YES
+@common_options
+def cancel(id: str, reason: str | None, yes: bool) -> int:
+    """Cancel the unfinished tasks of a batch: waiting ones at once; for running ones, ask their nodes to stop them.
+
+    \b
+      disbatch-host batch cancel @last --reason 'wrong file'
+
+    At a terminal, more than one task is cancelled only after a question. A script always needs --yes.
+    """
+    with common.opened_store() as store:
+        found = _batches(store).get(id)
+        which = TaskFilter(batch=found.id, statuses=_UNFINISHED)
+        total = store.count_tasks(which)
+        question = f"cancel {common.count_of(total, 'task')} of batch {render.printable(found.id)}?"
+        selection.confirm(question, total, yes=yes, is_explicit=False)
+        cancelled, asked = 0, dict[Any, str]()
+        with bars.progress("cancelling tasks", total=total) as advance:
+            for some in control.cancel(store, which, common.request(reason, store.now())):
+                if common.wants_json():
+                    results.say(store, [one for one in some if one.is_done], as_json=True)
+                cancelled += sum(one.outcome is Outcome.CANCELLED for one in some)
+                asked |= {one.task.id: str(one.task.node) for one in some if one.outcome is Outcome.ASKED}
+                advance(len(some))
+        if not common.wants_json():
+            stopping = f", {common.count_of(len(asked), 'running task')} being stopped" if asked else ""
+            click.echo(f"{common.count_of(cancelled, 'task')} cancelled{stopping}")
+        for node in control.unreachable_nodes(store, asked.values()):
+            click.echo(render.printable(f"node {node.id} {node.why}"), err=True)
+        return ExitCode.DONE
+
+
+@batch.command()
+@click.argument("id")
+@selection.YES
+@common_options
+def delete(id: str, yes: bool) -> int:
+    """Delete a batch that is done, with its tasks and their output. This cannot be undone.
+
+    \b
+      disbatch-host batch delete 65f0c1 --yes
+
+    Tasks that others wait for are kept, and with them the batch. A script needs --yes.
+    """
+    with common.opened_store() as store:
+        batches = _batches(store)
+        found = batches.get(id)
+        total = store.count_tasks(TaskFilter(batch=found.id))
+        question = f"delete batch {render.printable(found.id)} and its {common.count_of(total, 'task')}?"
+        if not yes:
+            _ask(question)
+        with bars.progress("deleting tasks", total=total) as advance:
+            told = 0
+
+            def tell(count: int) -> None:
+                nonlocal told
+                advance(count - told)
+                told = count
+
+            changes = batches.delete(found.id, on_progress=tell)
+        if common.wants_json():
+            render.print_json({"batch": found.id, "deleted": changes.done, "kept": len(changes.left)})
+        else:
+            click.echo(f"{common.count_of(changes.done, 'task')} deleted")
+            if changes.left:
+                kept = common.count_of(len(changes.left), "task")
+                click.echo(f"{kept} kept, and the batch with them: others wait for them", err=True)
+        return ExitCode.FAILED if changes.left else ExitCode.DONE
+
+
+def _ask(question: str) -> None:
+    """Always, since a batch is one thing. Raises Abort, and UsageError where nobody can be asked."""
+    selection.confirm(question, 2, yes=False, is_explicit=False)
