@@ -66,7 +66,7 @@ def perform(store: Store, queue: Queue, tmp_path: Path) -> Performed:
         path.write_text(text)
         rules = more.pop("rules", Rules())
         with opened(path) as file:
-            one = Import(store, queue, rows_of(file), rules, file=file, **more)
+            one = Import(store, queue, rows_of(file), rules, file=file, **more, by="me@here")
             return one.perform(begins_again=begins_again)
 
     return perform
@@ -142,7 +142,9 @@ def test_a_look_creates_nothing_and_shows_the_first_tasks_without_secrets(
 ) -> None:
     text = b"".join(b'{"user": "u%d", "pin": "1234"}\n' % number for number in range(5)) + b'{"user": 1}\n'
     with kept(io.BytesIO(text), "stdin") as file:
-        looked = Import(store, queue, rows_of(file), Rules(fields={"priority": 1}), plugin=plugin, file=file).look()
+        looked = Import(
+            store, queue, rows_of(file), Rules(fields={"priority": 1}), plugin=plugin, file=file, by="me@here"
+        ).look()
     assert (looked.rows, looked.fit, looked.faults) == (6, 5, 1)
     assert [one["parameters"] for one in looked.tasks] == [{"user": f"u{n}", "pin": MASK} for n in range(3)]
     assert looked.tasks[0]["priority"] == 1
@@ -200,7 +202,7 @@ def test_an_import_that_another_process_has_finished_does_not_bring_its_record_b
     path.write_text("n\n" + "".join(f"{number}\n" for number in range(2 * BATCH_ROWS)))
     overtaken: Any = Overtaken(store)
     with opened(path) as file:
-        result = Import(overtaken, queue, rows_of(file), Rules(), file=file).perform()
+        result = Import(overtaken, queue, rows_of(file), Rules(), file=file, by="me@here").perform()
     assert not result.is_whole and len(tasks(store)) == BATCH_ROWS
     assert overtaken.name and store.read_note(overtaken.name) is None
 
@@ -231,7 +233,7 @@ def test_a_file_that_changes_meanwhile_ends_the_import(store: Store, queue: Queu
             path.write_text("n\n1\n2\n")
 
     with opened(path) as file:
-        one = Import(store, queue, rows_of(file), Rules(), file=file, on_progress=write)
+        one = Import(store, queue, rows_of(file), Rules(), file=file, on_progress=write, by="me@here")
         with pytest.raises(UsageError, match="changed while it was being imported"):
             one.perform()
     assert (one.result.created, one.result.is_whole) == (0, False)
@@ -262,7 +264,7 @@ def test_documents_of_a_collection_become_tasks(store: Store, queue: Queue) -> N
         store.insert_queue({"_id": name, "class": "user"})
     rows = DocumentRows(store, "queues", {"class": "user"})
     rules = Rules(constants={"user": "document._id", "body": "hello"})
-    result = Import(store, queue, rows, rules).perform()
+    result = Import(store, queue, rows, rules, by="me@here").perform()
     assert (result.created, result.is_resumed, result.import_id is None) == (2, False, False)
     assert sorted(one["user"] for one in parameters(store)) == ["ann", "ben"]
     assert {one["body"] for one in parameters(store)} == {"hello"}
@@ -271,7 +273,9 @@ def test_documents_of_a_collection_become_tasks(store: Store, queue: Queue) -> N
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_a_store_without_collections_says_so(store: Store, queue: Queue) -> None:
     with pytest.raises(StoreRefusedError):
-        Import(store, queue, DocumentRows(store, "users", {}), Rules(constants={"a": "document.b"})).perform()
+        Import(
+            store, queue, DocumentRows(store, "users", {}), Rules(constants={"a": "document.b"}), by="me@here"
+        ).perform()
 
 
 def test_a_report_holds_one_object_for_each_row_that_does_not_fit(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ class _TasksOfBatch:
             cancelled=ended["cancelled"],
             orphaned=ended["orphaned"],
             unfinished=unfinished,
+            is_open=self._batch.state is BatchState.OPEN,
             seconds=seconds,
             codes=dict(codes.most_common()),
             first_failed=tuple(map(failed_task, bad[:NAMED_MAX])),

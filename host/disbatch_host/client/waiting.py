@@ -80,6 +80,7 @@ class Waited:
     first_failed: tuple[FailedTask, ...] = ()  # some of those that did not conclude, at most 20
     first_unfinished: tuple[TaskId, ...] = ()
     statuses: Mapping[TaskId, int] = field(default_factory=dict, repr=False)  # of tasks named by id, ended ones first
+    is_open: bool = False  # of a batch: more tasks may be added to it
     before: Mapping[str, int] | None = None  # a queue had no unfinished task: those that had ended, by `counts.COLUMNS`
 
     @property
@@ -89,8 +90,9 @@ class Waited:
 
     @property
     def all_concluded(self) -> bool:
-        """False also if a queue had nothing to wait for: its tasks may all have failed before."""
-        return not self.not_concluded and not self.unfinished and self.before is None
+        """False also if a queue had nothing to wait for, since its tasks may all have failed before, and of an open
+        batch."""
+        return not self.not_concluded and not self.unfinished and self.before is None and not self.is_open
 
 
 def wait_for_tasks(

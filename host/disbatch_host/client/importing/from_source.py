@@ -56,7 +56,7 @@ def import_file(
         rows = rows_of(file, form=form, delimiter=delimiter)
         plugin = plugin_of(queue, catalog)
         one = Import(
-            store, queue, rows, rules, plugin=plugin, file=file, identity=identity, batch=batch or NewBatch(), by=by,
+            store, queue, rows, rules, plugin=plugin, file=file, identity=identity, batch=batch, by=by,
             catalog=catalog, **listeners,
         )  # fmt: skip
         return one.perform(begins_again=begins_again)
@@ -79,7 +79,7 @@ def import_collection(
     rules, _ = _settled(store, rules, timing, batch)
     rows = DocumentRows(store, collection, dict(condition))
     return Import(
-        store, queue, rows, rules, plugin=plugin_of(queue, catalog), batch=batch or NewBatch(), by=by, catalog=catalog,
+        store, queue, rows, rules, plugin=plugin_of(queue, catalog), batch=batch, by=by, catalog=catalog,
         **listeners,
     ).perform()  # fmt: skip
 

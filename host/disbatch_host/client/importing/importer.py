@@ -121,8 +121,8 @@ class Imported:
 
 
 class Import:
-    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks;
-    `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
+    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks, one
+    of its own by default; `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
     `identity` tells this import from others of the same file: everything that changes the tasks made from it, as
     requested (a relative delay as such, not the resulting moment).
 
@@ -140,7 +140,7 @@ class Import:
         *,
         plugin: Plugin | None = None,
         file: OpenFile | None = None,
-        batch: NewBatch,
+        batch: NewBatch | None = None,
         by: str,
         catalog: Catalog | None = None,
         identity: Mapping[str, Any] | None = None,
@@ -154,7 +154,7 @@ class Import:
         self._rows = rows
         self._rules = rules
         self._file = file
-        self._batch = batch
+        self._batch = batch or NewBatch()
         self._by = by
         self._catalog = catalog
         self._member: Member | None = None

@@ -1,0 +1,139 @@
+"""The verbs of `Client` that create tasks.
+
+Responsible for: giving each what it needs: the store, the plugins known here, the person who asks. The modules beside
+this one do the work. Must not know: any front end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, TYPE_CHECKING, Any, Unpack
+
+from disbatch_host.client import finding, parameters
+from disbatch_host.client.batch_members import Member, NewBatch, begin
+from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing, plugin_of
+from disbatch_host.store.contract import Store
+
+if TYPE_CHECKING:  # most programs need no import
+    from disbatch_host.client.importing.from_source import Listeners
+    from disbatch_host.client.importing.importer import Imported, Rules
+    from disbatch_host.plugin.catalog import Catalog
+
+
+class Creating:
+    """See `client.Client`."""
+
+    def __init__(self, store: Store, catalog: Catalog | None, by: str) -> None:
+        self.store = store
+        self.by = by
+        self._catalog = catalog
+
+    def push(
+        self,
+        queue: str,
+        values: Mapping[str, Any],
+        *,
+        checks: bool = True,
+        batch: str | NewBatch | None = None,
+        **plan: Unpack[Timing],
+    ) -> Pushed:
+        """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. If an
+        unfinished task already has the unique key, its id is returned and `is_new` is False. `batch`: the name of the
+        batch that it belongs to, which is made if there is none.
+
+        Raises NotFoundError and UsageError; of these ParametersError if `checks` is set and a plugin known here rejects
+        the parameters, BatchClosedError if the batch takes no more tasks."""
+        pusher = self._pusher(queue, checks, plan)
+        checked = parameters.checked(values)
+        pusher.check(checked)
+        member = pusher.batch = self._member(batch, checks)
+        pushed = pusher.create([checked])[0]
+        if member is not None:
+            member.close(1)
+        return pushed
+
+    def push_many(
+        self,
+        queue: str,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        checks: bool = True,
+        key_of: Callable[[Mapping[str, Any]], str] | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        batch: str | NewBatch | None = None,
+        **plan: Unpack[Timing],
+    ) -> list[Pushed]:
+        """Create a task from each row of parameters, in batches; results are in the order of the rows, without
+        their documents. `rows` may be a generator of any length. `key_of` returns a row's unique key. `on_progress`
+        gets the number of rows done so far, which are on disk. `batch`: as of `push`; `NewBatch()` is one of its own,
+        closed at the end.
+
+        Raises as `push` does. A row that does not fit stops it: earlier batches are created, the row's own is not."""
+        pusher = self._pusher(queue, checks, plan)
+        member = pusher.batch = self._member(batch, checks)
+        pushed: list[Pushed] = []
+        for some in pusher.create_all(map(parameters.checked, rows), key_of):
+            pushed += (Pushed(id=one.id, is_new=one.is_new) for one in some)
+            if on_progress is not None:
+                on_progress(len(pushed))
+        if member is not None:
+            member.close(len(pushed))
+        return pushed
+
+    def import_file(
+        self,
+        queue: str,
+        source: str | os.PathLike[str] | IO[bytes],
+        rules: Rules | None = None,
+        *,
+        form: str | None = None,
+        delimiter: str | None = None,
+        begins_again: bool = False,
+        batch: NewBatch | None = None,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each row of a file: CSV with a header line, or NDJSON (`form` is `csv` or `ndjson`; by
+        default the name or the first bytes decide), plain or compressed. After a kill, the same call resumes the
+        import, unless `begins_again` is set. The tasks are a batch, of their own unless `batch` names another one.
+
+        Raises RowsRefusedError if rows do not fit and the rules stop at them, UsageError for anything wrong that shows
+        before the first row, NotFoundError."""
+        from disbatch_host.client.importing import from_source, importer  # noqa: PLC0415
+
+        return from_source.import_file(
+            self.store, self._catalog, finding.find_queue(self.store, queue), source, rules or importer.Rules(), timing,
+            listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again, batch=batch, by=self.by,
+        )  # fmt: skip
+
+    def import_collection(
+        self,
+        queue: str,
+        collection: str,
+        rules: Rules,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        batch: NewBatch | None = None,
+        listeners: Listeners | None = None,
+        **timing: Unpack[Timing],
+    ) -> Imported:
+        """Create a task for each document of a MongoDB collection that matches the condition. It cannot resume. Raises
+        as `import_file` does, and StoreRefusedError if the store has no collections."""
+        from disbatch_host.client.importing import from_source  # noqa: PLC0415
+
+        return from_source.import_collection(
+            self.store, self._catalog, finding.find_queue(self.store, queue), collection, condition or {}, rules,
+            timing, listeners or {}, batch=batch, by=self.by,
+        )  # fmt: skip
+
+    def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
+        found = finding.find_queue(self.store, queue)
+        plugin = plugin_of(found, self._catalog)
+        return Pusher(self.store, found, plugin, Plan.of(self.store, **plan), is_checking=checks)
+
+    def _member(self, batch: str | NewBatch | None, checks: bool) -> Member | None:
+        if batch is None:
+            return None
+        new = batch if isinstance(batch, NewBatch) else NewBatch(name=batch)
+        return begin(self.store, new, self.by, source={"kind": "tasks"}, catalog=self._catalog, checks=checks)
