@@ -121,8 +121,8 @@ class Imported:
 
 
 class Import:
-    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks, one
-    of its own by default; `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
+    """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks,
+    by default one of its own; `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
     `identity` tells this import from others of the same file: everything that changes the tasks made from it, as
     requested (a relative delay as such, not the resulting moment).
 
