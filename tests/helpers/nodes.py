@@ -179,6 +179,8 @@ class Cluster:
         for task in self.tasks():
             if "run" in task.document:
                 self._check("task", task.document)
+        for batch in self.store.find_batches():
+            self._check("batch", batch)
         for node in self.store.nodes():
             if node.is_ours and node.session is not None and "queuetypes" in node.document:
                 self._check("node", node.document)

@@ -82,7 +82,7 @@ def test_a_debt_is_paid_by_the_next_node(cluster: Cluster) -> None:
     begin(cluster, "b", on_done={"queue": str(tell), "parameters": {}})
     close(cluster, "b")
     (task_id,) = cluster.store.new_ids(1)
-    summary = {"total": 0, "concluded": 0}
+    summary = {"total": 0, "concluded": 0, "failed": 0, "cancelled": 0, "orphaned": 0, "seconds": 1.0, "causes": []}
     wanted = batches.done_change(batch(cluster, "b"), summary, now=datetime.now(UTC), task_id=task_id)
     assert cluster.store.change_batch("b", wanted.set, only_if=wanted.only_if)
     cluster.run()
