@@ -72,6 +72,10 @@ class BatchClosedError(UsageError):
     """A batch that is not open, or has stopped, takes no more tasks."""
 
 
+class ChangedMeanwhileError(DisbatchError):
+    """Somebody else has changed what was to be changed, since it was read; nothing was written."""
+
+
 class NotFoundError(DisbatchError):
     """No such queue, task, batch, node or plugin."""
 

@@ -9,7 +9,7 @@ import pytest
 from client.documents import put_task
 from disbatch_host.client import Client
 from disbatch_host.client.queues import LIMIT_MAX
-from disbatch_host.errors import DuplicateIdError, FieldError, NotFoundError, UsageError
+from disbatch_host.errors import ChangedMeanwhileError, DuplicateIdError, FieldError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
@@ -60,6 +60,26 @@ def test_fields_are_set_and_removed(client: Client) -> None:
     found = client.queues.get("mail")
     assert found.document == changed.document
     assert (found.class_name, found.maxthreads, found.description, found.nodes_pin) == ("Letter", 0, "", ("n1",))
+
+
+def test_what_somebody_else_has_changed_meanwhile_is_told_and_not_overwritten(client: Client, store: Store) -> None:
+    client.queues.create("mail", "Mail", maxthreads=3, nodes_pin=["n1"])
+    read = client.queues.get("mail").document
+    store.update_queue("mail", {"maxthreads": 5})
+    for values in ({"maxthreads": 4}, {"maxthreads": None, "rate": "5/s"}):
+        with pytest.raises(
+            ChangedMeanwhileError, match=r"queue mail was changed.*: maxthreads is 5, was 3; look"
+        ) as told:
+            client.queues.set("mail", only_if={name: read.get(name) for name in values}, **values)
+        assert told.value.exit_code == 1
+    assert (client.queues.get("mail").maxthreads, client.queues.get("mail").rate) == (5, None)
+    changed = client.queues.set("mail", only_if={"nodes_pin": ["n1"]}, nodes_pin=["n2"])
+    assert (changed.maxthreads, changed.nodes_pin) == (5, ("n2",)), "what nobody else has changed is"
+    already = client.queues.set("mail", only_if={"nodes_pin": ["n1"]}, nodes_pin=["n2"])
+    assert already.nodes_pin == ("n2",), "it says so already: nobody loses anything"
+    store.delete_queue("mail")
+    with pytest.raises(NotFoundError):
+        client.queues.set("mail", only_if={"maxthreads": 5}, maxthreads=6)
 
 
 def test_a_pause_names_who_and_why(client: Client, store: Store) -> None:
@@ -134,8 +154,7 @@ def test_a_queue_that_is_deleted_meanwhile_is_not_made_again(client: Client, sto
             return getattr(store, name)
 
         def find_queue(self, text: str) -> Any:
-            store.delete_queue(queue.id)
-            return queue
+            return queue if store.delete_queue(queue.id) else store.find_queue(text)
 
     deleting: Any = Deleting()
     with pytest.raises(NotFoundError, match="no queue 'mail' any more; somebody has just deleted it"):

@@ -16,6 +16,7 @@ import pytest
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.changes import RunKey, TaskFilter, Want
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError, UsageError
+from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.mongo import MongoStore
 from disbatch_protocol.status import Status
 from helpers.mongod import Mongod
@@ -130,6 +131,26 @@ def test_who_may_only_read_can_look_and_is_told_when_writing(standalone: Mongod)
         push(store, {})
     assert "s3cret" not in str(caught.value)
     store.close()
+
+
+def test_what_a_login_may_not_do_is_found_without_doing_it(standalone: Mongod) -> None:
+    opened(standalone.database_url("x", login="node:s3cret")).close()
+    conditions = {}
+    for user in ("node", "guest"):
+        looking = MongoStore(standalone.database_url("x", login=f"{user}:s3cret"), SystemClock(), Access.LOOK)
+        looking.open()
+        conditions[user] = looking.condition()
+        looking.close()
+    node, guest = conditions["node"], conditions["guest"]
+    assert (node.why_not_write, node.why_not_index, node.missing_indexes) == (None, None, ())
+    assert (node.form, node.announces) == ("standalone server", False)
+    assert str(guest.why_not_write).startswith("this user lacks insert, update, remove on x.tasks; ")
+    assert str(guest.why_not_index).startswith("this user lacks createIndex on x.tasks; ")
+    nobody = MongoStore(standalone.database_url("x"), SystemClock(), Access.LOOK)
+    with pytest.raises(StoreRefusedError):
+        nobody.open()
+        nobody.condition()
+    nobody.close()
 
 
 def test_who_may_not_even_read_is_told_so(standalone: Mongod) -> None:

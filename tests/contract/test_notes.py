@@ -64,3 +64,16 @@ def test_a_note_is_as_it_was_written_last_until_it_is_removed(store: Store, seco
     store.write_note("chore", None)
     store.write_note("chore", None)
     assert second_store.read_note("chore") is None and store.read_note("other") == {"n": 1}
+
+
+def test_names_of_notes_are_found_by_how_they_begin(store: Store, second_store: Store) -> None:
+    names = ["plugin:A:1", "plugin:A:2", "plugin:A::B:1", "plugin:", "plugin", "pluginx", "plugin:\U0001f600", "q%_["]
+    for name in names:
+        store.write_note(name, {"n": 1})
+    assert second_store.note_names("plugin:") == sorted(
+        ["plugin:", *(one for one in names if one[:7] == "plugin:")][1:]
+    )
+    assert second_store.note_names("plugin:A:") == ["plugin:A:1", "plugin:A:2", "plugin:A::B:1"]
+    assert second_store.note_names("plugin:", 2) == ["plugin:", "plugin:A:1"]
+    assert second_store.note_names("q%") == ["q%_["] and second_store.note_names("none") == []
+    assert set(names) <= set(second_store.note_names(""))

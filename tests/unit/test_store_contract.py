@@ -15,7 +15,10 @@ MOST = 12
 PARTS = [
     one
     for name, one in vars(contract).items()
-    if inspect.isclass(one) and one.__module__ == contract.__name__ and Protocol in one.__bases__ and name != "Store"
+    if inspect.isclass(one)
+    and one.__module__.startswith(contract.__name__)
+    and Protocol in one.__bases__
+    and name != "Store"
 ]
 
 

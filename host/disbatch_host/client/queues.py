@@ -8,6 +8,8 @@ Rules:
 2. Deleting a queue leaves its tasks; they wait until a queue with that id exists again.
 3. Where a change lets fewer tasks start (a pause, a lower limit, another pin), nothing is claimed against it once the
    call has returned: it waits until all living nodes follow it, a few seconds at most (`handshake`).
+4. A field is set only where it still says what it said when it was read. A pause, which has to work whatever else
+   happens, overwrites another one.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from disbatch_host.decide import counts
 from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, NodeRecord, Queue
-from disbatch_host.errors import DuplicateIdError, FieldError, NotFoundError, UsageError
+from disbatch_host.errors import ChangedMeanwhileError, DuplicateIdError, FieldError, NotFoundError, UsageError
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -135,13 +137,18 @@ class Queues:
             raise DuplicateIdError(self._why_not_created(queue_id, class_name) or str(error)) from error
         return self._as_stored(Queue.from_document(document))
 
-    def set(self, queue_id: str, **values: Any) -> Queue:
+    def set(self, queue_id: str, *, only_if: Mapping[str, Any] | None = None, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
         None removes one. Nodes follow before this returns (rule 3).
 
-        Raises UsageError, FieldError among them, and NotFoundError."""
+        Nothing is overwritten that somebody else has written meanwhile (rule 4): `only_if` has fields as the caller has
+        read them, None for one that was not there; by default those that are changed, as they are now.
+
+        Raises ChangedMeanwhileError; UsageError, FieldError among them; and NotFoundError."""
         fields, removed = changes_of(values)
-        changed = self._update(self.get(queue_id), fields, removed)
+        found = self.get(queue_id)
+        guard = {name: found.document.get(name) for name in values} if only_if is None else only_if
+        changed = self._update(found, fields, removed, guard)
         if not _OF_CLAIMS.isdisjoint(values):
             self._wait_until_read(is_seen_by_claims=_SEEN_BY_CLAIMS.issuperset(_OF_CLAIMS.intersection(values)))
         return changed
@@ -196,15 +203,47 @@ class Queues:
         if unread:
             self._on_unread(unread)
 
-    def _update(self, queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> Queue:
-        if not self._store.update_queue(queue.id, fields, removed):
-            raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
+    def _update(
+        self,
+        queue: Queue,
+        fields: Mapping[str, Any],
+        removed: Sequence[str],
+        only_if: Mapping[str, Any] | None = None,
+    ) -> Queue:
+        if not self._store.update_queue(queue.id, fields, removed, only_if=only_if):
+            now = self._store.find_queue(str(queue.id))
+            if now is None:
+                raise NotFoundError(f"no queue {str(queue.id)!r} any more; somebody has just deleted it")
+            if not _is_as_wanted(now, fields, removed):
+                raise ChangedMeanwhileError(_changed_meanwhile(now, only_if or {}))
+            return now
         left = {name: value for name, value in queue.document.items() if name not in removed}
         return self._as_stored(Queue.from_document({**left, **fields}))
 
     def _as_stored(self, queue: Queue) -> Queue:
         """With the fields that the store adds, which are for other programs; as it is if it was deleted meanwhile."""
         return self._store.find_queue(str(queue.id)) or queue
+
+
+def _is_as_wanted(queue: Queue, fields: Mapping[str, Any], removed: Sequence[str]) -> bool:
+    """Whether it says already what was to be written: by somebody else, or by a write whose answer was lost."""
+    document = queue.document
+    return all(document.get(name) == value for name, value in fields.items()) and document.keys().isdisjoint(removed)
+
+
+def _changed_meanwhile(now: Queue, only_if: Mapping[str, Any]) -> str:
+    others = [f"{name} is {_shown(now.document.get(name))}, was {_shown(was)}" for name, was in only_if.items()
+              if now.document.get(name) != was]  # fmt: skip
+    queue_id = shlex.quote(str(now.id))
+    what = "; ".join(others) or "it was changed, and changed back"
+    return (
+        f"queue {now.id} was changed by somebody else meanwhile, so nothing was written: {what}; "
+        f"look at it with `disbatch-host queue show {queue_id}`, then set it again"
+    )
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else f"{value!r:.80}"
 
 
 def _log_unread(nodes: Sequence[str]) -> None:

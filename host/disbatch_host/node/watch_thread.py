@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from disbatch_host.node.pace import Pace
-from disbatch_host.store.contract import Watcher
+from disbatch_host.store.contract.looking import Watcher
 
 
 class WatchThread:

@@ -31,7 +31,7 @@ def open_store(url: str, clock: Clock, access: Access = Access.CREATE) -> Store:
     if scheme in ("mongodb", "mongodb+srv") and separator:
         from disbatch_host.store.mongo import MongoStore  # noqa: PLC0415
 
-        return MongoStore(url, clock)
+        return MongoStore(url, clock, access)
     raise UsageError(f"{_EXPECTED}, found the store {redact(url)!r}{_hint(url)}")
 
 

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 from disbatch_host.store.contract.answers import BatchCounts, Look
+from disbatch_host.store.contract.looking import Examined, Watcher
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
 # What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those
@@ -34,22 +35,6 @@ SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found
 DUE_SECONDS = 0.03
 
 OnClaim = Callable[[Task], RunChange | None]  # returns the change to write with the claim of a task, if any
-
-
-class Watcher(Protocol):
-    """Wakes its own thread when tasks or queues may have changed."""
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether nothing has changed, as far as the store can tell, since a `wait` last returned True. False before
-        the first one, and as long as changes are found only by looking. May be asked in any thread."""
-
-    def wait(self, timeout_seconds: float) -> bool:
-        """True as soon as something may have changed, False after the timeout. May wake for no reason; never raises:
-        a watcher that cannot watch sleeps for the timeout."""
-
-    def close(self) -> None:
-        """Soon ends a `wait` in another thread. Closing twice is fine."""
 
 
 class Connection(Protocol):
@@ -117,8 +102,18 @@ class Queues(Protocol):
     def insert_queue(self, document: Document) -> QueueId:
         """Create a queue; without `_id` one is generated. Raises DuplicateIdError."""
 
-    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
-        """Change fields of a queue; False if it is gone."""
+    def update_queue(
+        self,
+        queue: QueueId,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Change fields of a queue. `only_if`: only while these top-level fields have these values, as they were read;
+        None stands for a field that is missing or null. False, and nothing is changed, if the queue is gone or has
+        other values; so a guarded change that was carried out and is made again may be refused: its caller can see in
+        the queue whether it was carried out."""
 
     def delete_queue(self, queue: QueueId) -> bool:
         """Delete the queue document; its tasks stay. False if it was gone."""
@@ -221,6 +216,9 @@ class Notes(Protocol):
     """Small documents of this program that belong to no task, queue or node."""
 
     def read_note(self, name: str) -> Document | None: ...
+
+    def note_names(self, prefix: str, limit: int = 1000) -> list[str]:
+        """The names of the notes that begin with this text, in order, at most so many. Cost: by their number."""
 
     def write_note(
         self,
@@ -394,5 +392,5 @@ class Changes(Protocol):
         seconds late."""
 
 
-class Store(Connection, Queues, Tasks, Outputs, Notes, Batches, Nodes, HotPath, Changes, Protocol):
+class Store(Connection, Queues, Tasks, Outputs, Notes, Batches, Nodes, HotPath, Changes, Examined, Protocol):
     """A place for the documents of den-1.0: all of the protocols above, and nothing else."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar
 
 
 class Access(StrEnum):
-    """How a store that is a file may be opened. A server makes no difference between them."""
+    """How a store may be opened. A server makes no difference between the first three."""
 
     CREATE = "create"  # a missing file is created
     EXISTING = "existing"  # the file must exist; a file that is only readable can be read
     OR_EMPTY = "or_empty"  # likewise, but a missing file looks like an empty store, and is not created
+    # Nothing at all is created, written or brought up to date, on a server either, and nothing is waited for long; such
+    # a store is only for calls that read. A layout of another version is not refused: see `StoreCondition`.
+    LOOK = "look"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,18 @@ class BatchCounts:
 
     by_status: Mapping[int, int]
     is_whole: bool  # False: the time was over; a count of SEEN_MAX is "at least"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCondition:
+    """What a store says about itself, to somebody who changes nothing in it."""
+
+    product: str  # with its version: MongoDB 6.0.5
+    form: str  # how it is set up: replica set rs0; standalone server; file
+    layout: int | None  # the version of this program's layout; None: nobody has used it yet
+    missing_indexes: tuple[str, ...] | None = ()  # of a layout of this version; None: this user may not see them
+    why_not_write: str | None = None  # None: writing is allowed, as far as that can be seen without doing it
+    why_not_index: str | None = None  # likewise, of creating indexes
+    announces: bool = True  # others are told of changes by the store itself; else they look for them
+    answer_seconds: float  # from a question to its answer
+    file: Path | None = None  # of a store that is a file

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo import errors as driver
+from pymongo.collection import Collection
 from pymongo.database import Database
 
 from disbatch_host.documents.records import Document, whole_number
@@ -86,15 +87,42 @@ def check(database: Database[Document], where: str) -> None:
         )
 
 
+def version_of(database: Database[Document]) -> int | None:
+    """The version of the layout that a database has; None if nobody has used it yet, 0 if somebody has changed it to
+    something else."""
+    found = database[LAYOUT_COLLECTION].find_one({"_id": "layout"})
+    return None if found is None else whole_number(found.get("version")) or 0
+
+
+def missing_indexes(database: Database[Document]) -> tuple[str, ...]:
+    """The indexes of this layout that are not there, in words."""
+    missing = []
+    known: dict[str, set[Keys]] = {}
+    for collection, keys, _ in _all_indexes(database):
+        if collection.name not in known:
+            known[collection.name] = {_in_tuples(one["key"]) for one in collection.index_information().values()}
+        if _in_tuples(keys) not in known[collection.name]:
+            missing.append(f"{collection.name} ({', '.join(field for field, _ in keys)})")
+    return tuple(missing)
+
+
+def _in_tuples(keys: Any) -> Keys:
+    """Shells write directions as doubles."""
+    return tuple((field, int(way) if isinstance(way, float) else way) for field, way in keys)
+
+
+def _all_indexes(database: Database[Document]) -> Iterator[tuple[Collection[Document], Keys, dict[str, Any]]]:
+    tasks, files, chunks = database["tasks"], database["tasks.files"], database["tasks.chunks"]
+    yield from ((tasks, *index) for index in _INDEXES)
+    # As every driver creates it; then, to delete a task's output with it.
+    yield chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}
+    yield files, (("metadata.task_id", ASCENDING),), {}
+    yield database["batches"], (("watched", ASCENDING),), {"partialFilterExpression": {"watched": True}}
+
+
 def create_indexes(database: Database[Document]) -> None:
     """Create missing indexes."""
-    tasks, files, chunks = database["tasks"], database["tasks.files"], database["tasks.chunks"]
-    others: Sequence[tuple[Any, Any, dict[str, Any]]] = (
-        (chunks, (("files_id", ASCENDING), ("n", ASCENDING)), {"unique": True}),  # as every driver creates it
-        (files, (("metadata.task_id", ASCENDING),), {}),  # to delete a task's output with it
-        (database["batches"], (("watched", ASCENDING),), {"partialFilterExpression": {"watched": True}}),
-    )
-    for collection, keys, options in (*((tasks, *index) for index in _INDEXES), *others):
+    for collection, keys, options in _all_indexes(database):
         try:
             with driver_errors.only_looking("indexes are not created"):
                 collection.create_index(list(keys), **options)

@@ -47,9 +47,19 @@ class Queues:
             new |= {"name": str(new["_id"]), "plugin": new["class"], "threads": 0}
         return self._queues.insert_one(new).inserted_id
 
-    def update(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str]) -> bool:
+    def update(
+        self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str], only_if: Mapping[str, Any] | None
+    ) -> bool:
         also = {"plugin": set["class"]} if "class" in set else {}
-        return self._queues.update_one({"_id": queue}, forms.update({**set, **also}, unset)).matched_count > 0
+        which: Document = {"_id": queue}
+        if only_if:
+            # As an expression: a condition on a field would be met by a list that holds the value, too.
+            which["$expr"] = {
+                "$and": [
+                    {"$eq": [{"$ifNull": [f"${name}", None]}, {"$literal": value}]} for name, value in only_if.items()
+                ]
+            }
+        return self._queues.update_one(which, forms.update({**set, **also}, unset)).matched_count > 0
 
     def delete(self, queue: QueueId) -> bool:
         return self._queues.delete_one({"_id": queue}).deleted_count > 0

@@ -42,8 +42,8 @@ from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, 
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import OnClaim
-from disbatch_host.store.contract.answers import BatchCounts
-from disbatch_host.store.mongo import driver_errors, forms, layout, reading
+from disbatch_host.store.contract.answers import Access, BatchCounts, StoreCondition
+from disbatch_host.store.mongo import conditions, driver_errors, forms, layout, reading
 from disbatch_host.store.mongo.batches import Batches
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -67,6 +67,7 @@ from disbatch_protocol.status import ENDED, Status
 DEFAULT_DATABASE = "disbatch"
 SELECT_SECONDS = 3.5  # for a server to be found; contract: an unreachable MongoDB is reported within 5 s
 SOCKET_SECONDS = 20.0  # for one answer; a server that hangs must not hold up a node forever
+LOOK_SECONDS = 3.0  # likewise, where somebody only looks at the store
 _PAGE = 500  # documents that a cursor gets in one trip
 # The same without parameters, and of followers, which wait for their turn in a call of 0.2 s: the server reads the
 # parameters all the same, and ten of 8 MiB take 30 ms.
@@ -77,7 +78,8 @@ _IDS_IN_CONDITION = 10_000  # a condition is a document of 16 MB at most
 class MongoStore:
     """A store in a database of a MongoDB server, replica set or sharded cluster."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, access: Access = Access.CREATE) -> None:
+        self._only_looks = access is Access.LOOK
         self._url = url
         self._clock = clock
         self._description = redact(url)
@@ -134,8 +136,9 @@ class MongoStore:
                 self._tasks = self._database["tasks"]
                 self._notes = self._database[layout.LAYOUT_COLLECTION]
                 self._make_parts()
-                layout.check(self._database, self.description)
-                layout.create_indexes(self._database)
+                if not self._only_looks:
+                    layout.check(self._database, self.description)
+                    layout.create_indexes(self._database)
                 self._server_clock.follow()
             except BaseException:
                 self.close()
@@ -163,7 +166,7 @@ class MongoStore:
             "appname": f"disbatch-host {__version__}",
             "serverSelectionTimeoutMS": int(SELECT_SECONDS * 1000),
             "connectTimeoutMS": int(SELECT_SECONDS * 1000),
-            "socketTimeoutMS": int(SOCKET_SECONDS * 1000),
+            "socketTimeoutMS": int((LOOK_SECONDS if self._only_looks else SOCKET_SECONDS) * 1000),
         }
         # The driver prefers these to the URL's options; people expect the opposite.
         given = parse_qsl(self._url.rpartition("?")[2])
@@ -205,6 +208,11 @@ class MongoStore:
         with self._translated():
             return to_milliseconds(self._server_clock.now())
 
+    def condition(self) -> StoreCondition:
+        assert self._client is not None
+        with self._translated():
+            return conditions.condition_of(self._client, self._database)
+
     def _ask_clock(self) -> datetime:
         assert self._client is not None
         at: datetime = self._client.admin.command("hello")["localTime"]
@@ -229,9 +237,16 @@ class MongoStore:
         with self._translated(duplicate=f"queue {document.get('_id')!r} exists already; choose another id"):
             return self._queues.insert(document)
 
-    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
+    def update_queue(
+        self,
+        queue: QueueId,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any] | None = None,
+    ) -> bool:
         with self._translated():
-            return self._queues.update(queue, set, unset)
+            return self._queues.update(queue, set, unset, only_if)
 
     def delete_queue(self, queue: QueueId) -> bool:
         with self._translated():
@@ -422,6 +437,13 @@ class MongoStore:
         with self._translated():
             found = self._notes.find_one({"_id": forms.note_id(name)})
         return None if found is None else found.get("document")
+
+    def note_names(self, prefix: str, limit: int = 1000) -> list[str]:
+        first = forms.note_id(prefix)
+        which = {"_id": {"$gte": first, "$lt": f"{first}{chr(0x10FFFF)}"}}
+        with self._translated():
+            found = self._notes.find(which, {"_id": 1}).sort("_id", ASCENDING).limit(limit)
+            return [one["_id"].removeprefix(forms.note_id("")) for one in found]
 
     def write_note(
         self,

@@ -23,6 +23,8 @@ from disbatch_host.store.url import sqlite_url
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 30.0  # how long a writer waits for its turn; a commit of the largest batch takes well under one
+LOOK_SECONDS = 2.0  # likewise, of somebody who only looks at the store
+MAKE_IT = "check the path, or make it with `disbatch-host queue create`"
 _OPENINGS = 10  # of a file that is just being replaced; a layer of a container replaces one when it is first written
 _OPEN_HINTS = {
     errno.EACCES: "check its permissions and those of its directory, or name another file",
@@ -41,16 +43,16 @@ def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity 
     cannot be opened or created."""
     where = sqlite_url(path)
     _refuse_leftovers(path, where)
+    if access is Access.LOOK:
+        return _look_at(path, where)
     try:
         if access is Access.CREATE:
             _create(path)
         elif not path.exists():
             if access is Access.OR_EMPTY:
                 return connect(Path(":memory:")), None
-            raise StoreRefusedError(
-                f"{where} is not there; check the path, or make it with `disbatch-host queue create`"
-            )
-        why_not = _why_not_writable(path)
+            raise StoreRefusedError(f"{where} is not there; {MAKE_IT}")
+        why_not = why_not_writable(path)
     except OSError as error:
         why_not = error
     if why_not is None:
@@ -60,6 +62,25 @@ def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity 
             return _connect_to_same(path, _connect_for_reading)
     hint = _OPEN_HINTS.get(why_not.errno or 0, "name another file")
     raise StoreUnwritableError(f"{where} cannot be opened: {why_not.strerror}; {hint}") from why_not
+
+
+def _look_at(path: Path, where: str) -> tuple[sqlite3.Connection, Identity | None]:
+    """A connection that can only read, and for which not even the files beside it are made."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.stat().st_size:  # nobody has used it yet
+            return connect(Path(":memory:")), None
+    except FileNotFoundError:
+        raise StoreRefusedError(f"{where} is not there; {MAKE_IT}") from None
+    except OSError as error:
+        hint = _OPEN_HINTS.get(error.errno or 0, "name another file")
+        raise StoreUnwritableError(f"{where} cannot be opened: {error.strerror}; {hint}") from None
+    # Of a file that some process uses both are there. Where one is missing, nobody uses it, and SQLite would make it.
+    real = os.path.realpath(path)
+    is_used = all(os.path.exists(f"{real}-{name}") for name in ("wal", "shm"))  # noqa: PTH110
+    mode = "mode=ro" if is_used else "mode=ro&immutable=1"
+    return _connect_to_same(path, lambda path: _connect_in_mode(path, mode, LOOK_SECONDS))
 
 
 def _refuse_leftovers(path: Path, where: str) -> None:
@@ -95,7 +116,8 @@ def _create(path: Path) -> None:
         os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _why_not_writable(path: Path) -> OSError | None:
+def why_not_writable(path: Path) -> OSError | None:
+    """Why the file cannot be written by this user; None if it can, as far as that shows without doing it."""
     if path.is_dir():
         return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if os.access(path, os.R_OK | os.W_OK, effective_ids=True):
@@ -143,20 +165,26 @@ def _connect_for_reading(path: Path) -> sqlite3.Connection:
     # If there is no journal and none can be made, no other process has the file open: SQLite would have made one.
     modes = ["mode=ro"] if Path(f"{path}-wal").exists() else ["mode=ro", "mode=ro&immutable=1"]
     for is_last, mode in ((mode is modes[-1], mode) for mode in modes):
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None,
-            check_same_thread=False,
-        )  # fmt: skip
         try:
-            connection.execute("PRAGMA query_only = ON")
-            connection.execute("SELECT count(*) FROM sqlite_master")
+            return _connect_in_mode(path, mode, BUSY_SECONDS)
         except sqlite3.OperationalError:
-            connection.close()
             if is_last:
                 raise
-        else:
-            return connection
     raise AssertionError("unreachable: the last mode returns or raises")
+
+
+def _connect_in_mode(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
+    """A connection that can only read. Raises the driver's exceptions if not even that is possible."""
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _text_or_bytes(data: bytes) -> str | bytes:

@@ -39,6 +39,13 @@ def as_object(value: Any) -> Document:
     return value
 
 
+def is_same(found: Any, value: Any) -> bool:
+    """Whether a value that was read is this one: 10 is 10.0, and neither 1 nor a text is `true`."""
+    if isinstance(found, bool) or isinstance(value, bool):
+        return found is value
+    return bool(found == (list(value) if isinstance(value, tuple) else value))
+
+
 def _encoded_quickly(value: Any) -> str | None:
     """The same as the careful way, in one call; None if the result does not prove that it is the same: a null may have
     been a number that JSON does not have, and a "$" may need one more."""

@@ -199,6 +199,32 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
     _check_version(connection, where)
 
 
+def version_of(connection: sqlite3.Connection, where: str) -> int | None:
+    """The version of the layout that a file has; None for an empty one. Raises StoreRefusedError if the file is
+    another program's."""
+    version = _version(connection)
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise StoreRefusedError(f"{where} is a database of some other program; name another file")
+    return version or None
+
+
+def missing_parts(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The tables, indexes and triggers of this layout that somebody has removed from a file."""
+    fresh = sqlite3.connect(":memory:")
+    try:
+        for statement in _LAYOUT.split(";\n"):
+            fresh.execute(statement)
+        wanted = _named_parts(fresh)
+    finally:
+        fresh.close()
+    return tuple(sorted(wanted - _named_parts(connection)))
+
+
+def _named_parts(connection: sqlite3.Connection) -> set[str]:
+    found = connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'")
+    return {str(name) for (name,) in found}
+
+
 def _check_version(connection: sqlite3.Connection, where: str) -> None:
     version = _version(connection)
     if version > SCHEMA_VERSION:

@@ -58,8 +58,11 @@ class Session:
         with driver_errors.translated(self._path):
             connection, opened = connections.open_file(self._path, self._access)
             try:
-                layout.prepare(connection, self.description)
-                self._set_turn(connection)
+                if self._access is Access.LOOK:
+                    self._is_hurried.set()
+                else:
+                    layout.prepare(connection, self.description)
+                    self._set_turn(connection)
                 self._same_file = None if opened is None else SameFile(self._path, opened)
             except BaseException:
                 connection.close()

@@ -11,8 +11,11 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -24,17 +27,19 @@ from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
-from disbatch_host.store.contract import OnClaim
-from disbatch_host.store.contract.answers import Access, BatchCounts, Look
+from disbatch_host.store.contract import SCHEMA_VERSION, OnClaim
+from disbatch_host.store.contract.answers import Access, BatchCounts, Look, StoreCondition
 from disbatch_host.store.sqlite import (
     batches,
     claims,
     conditions,
+    connections,
     creation,
     due,
     fields,
     guarded_changes,
     json_text,
+    layout,
     moments,
     promotion,
     records,
@@ -96,6 +101,21 @@ class SqliteStore(Session):
     def parse_id(self, text: str) -> TaskId | None:
         return text or None
 
+    def condition(self) -> StoreCondition:
+        began = time.monotonic()
+        version = self._look(lambda connection: layout.version_of(connection, self.description))
+        answer_seconds = time.monotonic() - began
+        is_known = version == SCHEMA_VERSION
+        why_not = connections.why_not_writable(self._path)
+        if why_not is None and not os.access(self._path.parent, os.W_OK | os.X_OK, effective_ids=True):
+            why_not = PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)} in its directory")
+        refused = None if why_not is None else f"{self._path}: {why_not.strerror}"
+        return StoreCondition(
+            product=f"SQLite {sqlite3.sqlite_version}", form="file", layout=version,
+            missing_indexes=self._look(layout.missing_parts) if is_known else (),
+            why_not_write=refused, why_not_index=refused, answer_seconds=answer_seconds, file=self._path,
+        )  # fmt: skip
+
     def extended_json(self, value: object) -> object:
         raise TypeError(f"no value of this store is a {type(value).__name__}")
 
@@ -117,17 +137,27 @@ class SqliteStore(Session):
         self._gates.forget()
         return self._write(insert, duplicate=f"queue {queue_id!r} exists already; choose another id")
 
-    def update_queue(self, queue: QueueId, set: Mapping[str, Any], unset: Sequence[str] = ()) -> bool:
+    def update_queue(
+        self,
+        queue: QueueId,
+        set: Mapping[str, Any],
+        unset: Sequence[str] = (),
+        *,
+        only_if: Mapping[str, Any] | None = None,
+    ) -> bool:
         def update(connection: sqlite3.Connection) -> bool:
             row = connection.execute("SELECT document FROM queues WHERE id = ?", (queue,)).fetchone()
             if row is None:
                 return False
             try:
-                document = {**json_text.as_object(json_text.decode(row[0])), **set}
+                before = json_text.as_object(json_text.decode(row[0]))
             except records.UNREADABLE as error:
                 raise StoreRefusedError(
                     f"queue {queue!r} cannot be changed: {records.why_unreadable(error)}; delete it and create it again"
                 ) from error
+            if not all(json_text.is_same(before.get(name), value) for name, value in (only_if or {}).items()):
+                return False
+            document = {**before, **set}
             for name in unset:
                 document.pop(name, None)
             connection.execute("UPDATE queues SET document = ? WHERE id = ?", (json_text.encode(document), queue))
@@ -283,6 +313,13 @@ class SqliteStore(Session):
                 f'the note "{name}" in {self.description} cannot be read: {records.why_unreadable(error)}; '
                 "delete its row"
             ) from error
+
+    def note_names(self, prefix: str, limit: int = 1000) -> list[str]:
+        statement = (
+            "SELECT name FROM notes WHERE name >= ? AND name < ? AND typeof(name) = 'text' ORDER BY name LIMIT ?"
+        )
+        rows = self._read(statement, (prefix, f"{prefix}{chr(0x10FFFF)}", limit))
+        return [name for (name,) in rows if isinstance(name, str)]
 
     def write_note(
         self,
