@@ -16,7 +16,7 @@ from disbatch_host.cli import common, parameters
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.client.batch_members import NewBatch
 from disbatch_host.client.finding import find_queue
-from disbatch_host.client.pushing import plugin_of
+from disbatch_host.client.published import known_plugin
 from disbatch_host.errors import DisbatchError, UsageError
 from disbatch_host.store.contract import Store
 
@@ -82,7 +82,8 @@ def new_batch(store: Store, for_batch: Mapping[str, Any]) -> NewBatch:
 
 def _schema_of(store: Store, queue_name: str) -> ParameterSchema | None:
     queue = find_queue(store, queue_name)
-    with contextlib.suppress(DisbatchError):  # without a directory of plugins nothing can be checked
-        plugin = plugin_of(queue, common.catalog())
-        return None if plugin is None else plugin.schema
-    return None
+    here = None
+    with contextlib.suppress(DisbatchError):  # without a directory of plugins, by what nodes publish
+        here = common.catalog()
+    plugin = known_plugin(store, here, queue.class_name)
+    return None if plugin is None else plugin.schema

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from disbatch_host.client import parameters
 from disbatch_host.client.batch_finding import find_batch
 from disbatch_host.client.finding import find_queue
-from disbatch_host.client.pushing import ParametersError, plugin_of
+from disbatch_host.client.published import known_plugin
+from disbatch_host.client.pushing import ParametersError
 from disbatch_host.client.requests import check_text
 from disbatch_host.documents import batch as batches
 from disbatch_host.documents.batch import Batch, BatchState
@@ -133,7 +134,7 @@ def _on_done(store: Store, new: NewBatch, catalog: Catalog | None, *, checks: bo
         return None
     queue = find_queue(store, new.on_done)
     given = parameters.checked(new.on_done_parameters)
-    plugin = plugin_of(queue, catalog)
+    plugin = known_plugin(store, catalog, queue.class_name)
     on_done: Document = {"queue": str(queue.id), "parameters": dict(given)}
     if plugin is None:
         return on_done

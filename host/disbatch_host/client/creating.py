@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, Unpack
 
 from disbatch_host.client import finding, parameters
 from disbatch_host.client.batch_members import Member, NewBatch, begin
-from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing, plugin_of
+from disbatch_host.client.published import known_plugin
+from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most programs need no import
@@ -129,7 +130,7 @@ class Creating:
 
     def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
         found = finding.find_queue(self.store, queue)
-        plugin = plugin_of(found, self._catalog)
+        plugin = known_plugin(self.store, self._catalog, found.class_name)
         return Pusher(self.store, found, plugin, Plan.of(self.store, **plan), is_checking=checks)
 
     def _member(self, batch: str | NewBatch | None, checks: bool) -> Member | None:

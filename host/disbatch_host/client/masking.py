@@ -1,7 +1,7 @@
 """Task documents that are safe to show: the secrets in the parameters are masked.
 
 Responsible for: deciding which parameters are secret, from every source: the document, as of its creation and
-of its run, and the plugins in a catalog. Must not know: where tasks are shown.
+of its run, the plugins in a catalog, and what nodes publish about all others. Must not know: where tasks are shown.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from disbatch_host.client.published import schemas_of
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 
 if TYPE_CHECKING:  # a command that shows no parameters starts without manifests
     from disbatch_host.plugin.catalog import Catalog
+    from disbatch_host.plugin.checking import CheckedSchema
 
 
 class Masker:
-    """Masks secret parameters of tasks; plugins that are not in the catalog cannot contribute. Queues are read once."""
+    """Masks secret parameters of tasks. Queues are read once, and what is published about a class once as well."""
 
     def __init__(self, store: Store, catalog: Catalog | None) -> None:
+        self._store = store
+        self._published: dict[str, list[CheckedSchema]] = {}  # by class; of every version
         self._classes = {queue.id: queue.class_name for queue in store.queues()}
         self._plugins = {} if catalog is None else catalog.plugins
 
@@ -30,9 +34,16 @@ class Masker:
             return {**found.document, "parameters": None, "fault": found.fault}
         places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
         for name in {self._classes.get(found.queue, ""), _class_that_ran(found)}:
-            if name in self._plugins:
-                places.update(self._plugins[name].schema.secrets(found.parameters))
+            for schema in self._schemas(name) if found.parameters else ():
+                places.update(schema.secrets(found.parameters))
         return {**found.document, "parameters": masked_at(found.parameters, places)}
+
+    def _schemas(self, class_name: str) -> list[CheckedSchema]:
+        if class_name in self._plugins:
+            return [self._plugins[class_name].schema]
+        if class_name not in self._published:
+            self._published[class_name] = schemas_of(self._store, class_name)
+        return self._published[class_name]
 
 
 def _class_that_ran(found: Task) -> str:

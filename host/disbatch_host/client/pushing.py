@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from disbatch_host.client import times
 from disbatch_host.client.finding import find_task, ids_of
+from disbatch_host.client.published import origin_of
 from disbatch_host.client.requests import check_text
 from disbatch_host.client.times import Duration, Moment
 from disbatch_host.clock import SystemClock, to_milliseconds
@@ -31,7 +32,8 @@ from disbatch_protocol.status import Status
 if TYPE_CHECKING:  # reading manifests takes longer than pushing a task of a queue whose plugin is unknown here
     from datetime import datetime
 
-    from disbatch_host.plugin.catalog import Catalog, Plugin
+    from disbatch_host.client.published import AnyPlugin
+    from disbatch_host.plugin.catalog import Catalog
 
 PRIORITY_MAX = 2**31 - 1  # the most that every program that reads the database can hold
 BATCH = 1000  # tasks created at once
@@ -128,11 +130,6 @@ def check_key(key: str) -> str:
     return key
 
 
-def plugin_of(queue: Queue, catalog: Catalog | None) -> Plugin | None:
-    """The plugin that runs a queue's tasks, if it is known here."""
-    return None if catalog is None else catalog.plugins.get(queue.class_name)
-
-
 def is_broken_here(queue: Queue, catalog: Catalog | None) -> bool:
     """Whether the plugin of a queue is here but unusable, so that nothing can be checked against it."""
     return catalog is not None and any(one.known_as == queue.class_name for one in catalog.broken)
@@ -174,7 +171,7 @@ class Pusher:
         self,
         store: Store,
         queue: Queue,
-        plugin: Plugin | None,
+        plugin: AnyPlugin | None,
         plan: Plan,
         *,
         is_checking: bool = True,
@@ -193,7 +190,9 @@ class Pusher:
             return
         if faults := self._plugin.schema.check(values):
             text = "; ".join(str(fault) for fault in faults)
-            raise ParametersError(f"the parameters do not fit plugin {self._plugin.name}: {text}")
+            origin = origin_of(self._plugin)
+            as_published = f", {origin}" if origin else ""
+            raise ParametersError(f"the parameters do not fit plugin {self._plugin.name}{as_published}: {text}")
 
     def create(self, batch: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[Pushed]:
         """Create a task for each of these parameters, all at once, unchecked. `keys`: the unique key of each,

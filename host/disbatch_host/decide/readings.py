@@ -30,6 +30,20 @@ def classes_of(node: NodeRecord) -> frozenset[str]:
     return frozenset(str(one.get("class")) for one in records_of(node.document.get("queuetypes")))
 
 
+def digests_of(node: NodeRecord) -> dict[str, str]:
+    """The classes about which it publishes something, with the digest of that."""
+    return {
+        str(one.get("class")): one["digest"]
+        for one in records_of(node.document.get("queuetypes"))
+        if isinstance(one.get("digest"), str)
+    }
+
+
+def versions_of(node: NodeRecord) -> dict[str, str]:
+    """The classes that it has a plugin for, each with its version; empty if it has none."""
+    return {str(one.get("class")): str(one.get("version") or "") for one in records_of(node.document.get("queuetypes"))}
+
+
 def set_aside_of(node: NodeRecord) -> dict[str, str]:
     """The classes that it is not running for now, and why."""
     return {str(one.get("class")): str(one.get("reason")) for one in records_of(node.document.get("set_aside"))}

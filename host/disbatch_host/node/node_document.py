@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from disbatch_host.decide import placement, readings
@@ -32,14 +33,16 @@ class ShownSettings:
     max_total: int | None
 
 
-def plugins(classes: Classes) -> Document:
-    """The plugins that it can run, those that it does not run for now, and those that it cannot use."""
+def plugins(classes: Classes, digests: Mapping[str, str] = MappingProxyType({})) -> Document:
+    """The plugins that it can run, those that it does not run for now, and those that it cannot use. `digests`: by
+    class, of what it has published about them."""
     return {
         "queuetypes": [
             {
                 "class": name,
                 "version": storable(plugin.manifest.version),
                 **({} if plugin.manifest.concurrency is None else {"concurrency": plugin.manifest.concurrency}),
+                **({"digest": digests[name]} if name in digests else {}),
             }
             for name, plugin in classes.plugins.items()
         ],

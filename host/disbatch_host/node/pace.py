@@ -47,6 +47,8 @@ class Pace:
     sweep_seconds: float = 5.0  # between two looks for dead nodes; small compared with `dead_after`
     check_seconds: float = CHECK_SECONDS  # of CPU time for the check of a task's parameters
     plugin_scan_seconds: float = 2.0  # plugin contract: a change takes effect within a few seconds
+    # Between two looks through what nodes have published about plugins: what nobody names any more costs a little room.
+    publishing_seconds: float = 600.0
     census_seconds: float = 5.0  # between two counts of the whole store for the metrics, at least
     silent_client_seconds: float = 5.0  # until a connection for the metrics that says nothing is closed
     batch_seconds: float = 5.0  # between two looks whether a batch is done, if nothing has changed

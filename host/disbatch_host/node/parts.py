@@ -26,6 +26,7 @@ from disbatch_host.node.duties.heartbeat import Heartbeat
 from disbatch_host.node.duties.left_over import LeftOver
 from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.duties.plugins import PluginScan
+from disbatch_host.node.duties.publishing import Publishing
 from disbatch_host.node.duties.retention import Retention
 from disbatch_host.node.duties.rounds import Rounds
 from disbatch_host.node.home import next_session
@@ -113,15 +114,20 @@ class Parts:
             settings, self.membership, runs, claiming, classes, self.stopping, health, troubles, self.clock, metrics
         )
         self.heartbeat.own_supervisors = lambda: self.processes.outliving
-        self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace)
+        self.publishing = Publishing(thread, classes, troubles, pace, on_published=self.heartbeat.wake.set)
+        self.heartbeat.digests = lambda: self.publishing.digests
+        self.plugin_scan = PluginScan(classes, workers, runs, claiming, pace, on_change=self.publishing.wake.set)
         self.left_over = LeftOver(thread, self.clock, troubles, pace)
         self.due = Due(thread, runs, claiming, troubles, pace)
         self.batches = Batches(thread, node_id, troubles, pace, on_created=claiming.on_change)
         self.retention = Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
-            [self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, self.batches,
-             self.retention], health, troubles, pace,
-            wakes={one: one.wake for one in (self.heartbeat, self.due, self.batches)},
+            [
+                self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, self.publishing,
+                self.batches, self.retention,
+            ],
+            health, troubles, pace,
+            wakes={one: one.wake for one in (self.heartbeat, self.due, self.batches, self.publishing)},
         )  # fmt: skip
         self.change(settings, directories, stop_grace_seconds=None)
 

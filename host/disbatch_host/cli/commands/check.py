@@ -1,4 +1,4 @@
-"""`disbatch-host check` and `disbatch-host plugins`: the plugins here, and the results of trying them."""
+"""`disbatch-host check`: the plugins here, and the results of trying them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from xml.etree import ElementTree
 
 import click
 
-from disbatch_host.cli import bars, common, render
+from disbatch_host.cli import bars, common, plugin_facts, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import NewFile
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.plugin.new import scaffold
-from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.trial import trials
 from disbatch_host.trial.findings import Finding, Verdict
 from disbatch_protocol.faults import Fault, Severity, near_name
-from disbatch_protocol.quantities import format_duration
 
 
 @click.command()
@@ -53,7 +51,7 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
     with bars.current("trying") as show:
         for one in found:
 
-            def tell(trial: str, name: str = _name_of(one)) -> None:
+            def tell(trial: str, name: str = plugin_facts.name_of(one)) -> None:
                 show(f"{name}: {trial}")
 
             findings = _trials_of(one, tell, wants_run=wants_run or torture, wants_torture=torture)
@@ -63,7 +61,12 @@ def check(names: tuple[str, ...], wants_run: bool, torture: bool, junit: str | N
     if common.wants_json():
         for report in reports:
             render.print_json(
-                {**_document_of(report.plugin), "ok": report.is_fine, "hints": report.hints, **_trial_documents(report)}
+                {
+                    **plugin_facts.document_of(report.plugin),
+                    "ok": report.is_fine,
+                    "hints": report.hints,
+                    **_trial_documents(report),
+                }
             )
     else:
         _print_reports(reports)
@@ -80,7 +83,7 @@ class Report:
 
     @property
     def name(self) -> str:
-        return _name_of(self.plugin)
+        return plugin_facts.name_of(self.plugin)
 
     @property
     def is_fine(self) -> bool:
@@ -119,7 +122,7 @@ def _print_reports(reports: Sequence[Report]) -> None:
         render.print_table(("plugin", "trial", "result", "time"), results, right=(3,))
     for report in reports:
         where = render.printable(common.in_here(report.plugin.manifest_path))
-        for fault in _faults_of(report.plugin):
+        for fault in plugin_facts.faults_of(report.plugin):
             style = "red" if fault.severity is Severity.ERROR else "yellow"
             separator = " " if fault.pointer else ": "
             click.echo(f"{render.style(str(fault.severity), style)}: {where}{separator}{render.printable(str(fault))}")
@@ -149,7 +152,7 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
     UsageError if the file cannot be written."""
     root = ElementTree.Element("testsuites", name="disbatch-host check")
     for report in reports:
-        errors = [fault for fault in _faults_of(report.plugin) if fault.severity is Severity.ERROR]
+        errors = [fault for fault in plugin_facts.faults_of(report.plugin) if fault.severity is Severity.ERROR]
         failed = [one for one in report.findings if one.verdict is Verdict.FAILED]
         suite = ElementTree.SubElement(
             root,
@@ -192,42 +195,6 @@ def _xml_text(text: str) -> str:
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
-@click.command()
-@common_options
-def plugins() -> None:
-    """Show the plugins that a node here would serve.
-
-    \b
-      disbatch-host plugins
-      disbatch-host --plugins /opt/disbatch/plugins plugins --json
-    """
-    catalog = load_plugins(common.settings().plugins)
-    usable = sorted(catalog.plugins.values(), key=lambda one: one.name)
-    if common.wants_json():
-        for one in usable:
-            render.print_json(_document_of(one))
-        return
-    if not usable:
-        click.echo("no usable plugin; `disbatch-host check` says why")
-    else:
-        rows = [
-            (
-                one.name,
-                one.manifest.version,
-                one.manifest.mode,
-                format_duration(one.manifest.timeout_seconds) if one.manifest.timeout_seconds else "-",
-                one.manifest.retry.max or "-",
-                one.manifest.concurrency,
-                one.manifest.description,
-            )
-            for one in usable
-        ]
-        columns = ("class", "version", "mode", "timeout", "retries", "at once", "description")
-        render.print_table(columns, rows, right=(4, 5))
-    if catalog.broken:
-        click.echo(f"{len(catalog.broken)} left out; `disbatch-host check` says why", err=True)
-
-
 def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
     """The plugins with these names or directories; all if none is given. Raises UsageError for a name that none has."""
     if not names:
@@ -240,7 +207,7 @@ def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
         if path.is_dir():
             matches = _all_of(load_plugins([path]))
         else:
-            matches = [one for one in _all_of(common.known_plugins()) if _name_of(one) == name]
+            matches = [one for one in _all_of(common.known_plugins()) if plugin_facts.name_of(one) == name]
         if not matches:
             raise UsageError(_not_found(name))
         found.update({one.manifest_path: one for one in matches})
@@ -249,7 +216,7 @@ def _find(names: Sequence[str]) -> list[Plugin | BrokenPlugin]:
 
 def _not_found(name: str) -> str:
     where = ", ".join(str(one) for one in common.settings().plugins)
-    near = near_name(name, [_name_of(one) for one in _all_of(common.known_plugins())])
+    near = near_name(name, [plugin_facts.name_of(one) for one in _all_of(common.known_plugins())])
     hint = f"did you mean {near!r}?" if near else "name a directory with --plugins DIR"
     return f"no plugin {name!r} found below {where}; {hint}"
 
@@ -258,25 +225,14 @@ def _all_of(catalog: Catalog) -> list[Plugin | BrokenPlugin]:
     return sorted([*catalog.plugins.values(), *catalog.broken], key=lambda one: one.manifest_path)
 
 
-def _name_of(one: Plugin | BrokenPlugin) -> str:
-    return one.known_as if isinstance(one, BrokenPlugin) else one.name
-
-
-def _faults_of(one: Plugin | BrokenPlugin) -> tuple[Fault, ...]:
-    if isinstance(one, BrokenPlugin):
-        return one.faults
-    outdated = outdated_build(one)
-    return one.warnings if outdated is None else (*one.warnings, outdated)
-
-
 def _result_cell(report: Report) -> tuple[str, str]:
     if isinstance(report.plugin, BrokenPlugin):
-        return _severities(_faults_of(report.plugin)), "red"
+        return _severities(plugin_facts.faults_of(report.plugin)), "red"
     failed = sum(one.verdict is Verdict.FAILED for one in report.findings)
     if failed:
         return f"{failed} of {common.count_of(len(report.findings), 'trial')} failed", "red"
     hints = len(report.hints) + sum(one.verdict is Verdict.HINT for one in report.findings)
-    but = [_severities(_faults_of(report.plugin)), common.count_of(hints, "hint") if hints else ""]
+    but = [_severities(plugin_facts.faults_of(report.plugin)), common.count_of(hints, "hint") if hints else ""]
     return (", ".join(["fine", *filter(None, but)]), "yellow") if any(but) else ("fine", "green")
 
 
@@ -284,27 +240,3 @@ def _severities(faults: Sequence[Fault]) -> str:
     """How many errors and warnings, in the words of the lines that name them."""
     counts = [(one, sum(fault.severity is one for fault in faults)) for one in Severity]
     return ", ".join(common.count_of(count, str(severity)) for severity, count in counts if count)
-
-
-def _document_of(one: Plugin | BrokenPlugin) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "name": _name_of(one),
-        "manifest": str(one.manifest_path),
-        "ok": isinstance(one, Plugin),
-    }
-    if isinstance(one, Plugin):
-        manifest = one.manifest
-        document |= {
-            "version": manifest.version,
-            "description": manifest.description,
-            "mode": str(manifest.mode),
-            "command": one.argv,
-            "idempotent": manifest.idempotent,
-            "concurrency": manifest.concurrency,
-            "timeout_seconds": manifest.timeout_seconds,
-        }
-    document["faults"] = [
-        {"severity": str(f.severity), "pointer": f.pointer, "message": f.message, "hint": f.hint}
-        for f in _faults_of(one)
-    ]
-    return document

@@ -246,7 +246,7 @@ class _Faults:
 
 def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _Faults, bar: _Bar) -> Import:
     queue = find_queue(store, options.queue)
-    plugin = known_plugin(queue, no_check=options.no_check)
+    plugin = known_plugin(store, queue, no_check=options.no_check)
     rows: Rows
     if file is None:
         rows = DocumentRows(store, str(options.collection), _condition_of(options.condition))

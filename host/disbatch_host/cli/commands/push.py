@@ -17,6 +17,7 @@ from disbatch_host.client import batch_members
 from disbatch_host.client.batch_members import Member
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
+from disbatch_host.client.published import newest_of
 from disbatch_host.client.pushing import (
     BATCH,
     PRIORITY_MAX,
@@ -25,7 +26,6 @@ from disbatch_host.client.pushing import (
     Pushed,
     Pusher,
     is_broken_here,
-    plugin_of,
 )
 from disbatch_host.documents.records import Queue, TaskId
 from disbatch_host.errors import DisbatchError, OutputError, StoreRefusedError, UsageError
@@ -33,7 +33,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
 if TYPE_CHECKING:
-    from disbatch_host.plugin.catalog import Plugin
+    from disbatch_host.client.published import AnyPlugin
 
 
 @click.command()
@@ -89,7 +89,7 @@ def push(
     with common.opened_store() as store:
         found = find_queue(store, queue)
         planned = when.plan_of(store, **timing)
-        plugin = known_plugin(found, no_check=no_check)
+        plugin = known_plugin(store, found, no_check=no_check)
         schema = None if plugin is None else plugin.schema
         pusher = _Pusher(store, found, plugin, planned, is_checking=not no_check, as_json=as_json)
         if is_from_stdin or batch_options.is_given(for_batch):
@@ -115,21 +115,32 @@ def _source_of(queue: str, *, is_from_stdin: bool) -> Mapping[str, Any]:
     return {"kind": "push" if is_from_stdin else "tasks", "name": "stdin" if is_from_stdin else "", "queue": queue}
 
 
-def known_plugin(queue: Queue, *, no_check: bool) -> Plugin | None:
-    """The plugin of the queue, if it is known here. Warns if it is here but unusable for checks."""
+def known_plugin(store: Store, queue: Queue, *, no_check: bool) -> AnyPlugin | None:
+    """The plugin of the queue: of a directory here, else as nodes publish it. Warns if it is here but unusable and
+    nothing is published, and if nodes differ."""
+    name = queue.class_name
+    catalog = None
     try:
         catalog = common.catalog()
     except DisbatchError:
-        if no_check:  # a missing directory does not matter then
-            return None
-        raise
-    if is_broken_here(queue, catalog) and not no_check:
-        click.echo(
-            f"the parameters are not checked: plugin {queue.class_name} cannot be used here; "
-            f"`disbatch-host check {queue.class_name}` says why",
-            err=True,
+        if not no_check:  # else a missing directory does not matter
+            raise
+    if catalog is not None and name in catalog.plugins:
+        return catalog.plugins[name]
+    published = newest_of(store, name)
+    if no_check:
+        return published.newest
+    notes = list(published.faults)
+    if published.newest is None and is_broken_here(queue, catalog):
+        notes.append(
+            f"the parameters are not checked: plugin {name} cannot be used here; `disbatch-host check {name}` says why"
         )
-    return plugin_of(queue, catalog)
+    elif published.newest is not None and published.differing is not None:
+        version = published.newest.version or "the newest"
+        notes.append(f"nodes have different parameters of {name} ({published.differing}); checked by {version}")
+    for one in notes:
+        click.echo(render.printable(one), err=True)
+    return published.newest
 
 
 def _push_lines(pusher: _Pusher) -> None:
@@ -166,7 +177,7 @@ class _Pusher:
     """Creates tasks of one queue and prints their ids."""
 
     def __init__(
-        self, store: Store, queue: Queue, plugin: Plugin | None, plan: Plan, *, is_checking: bool, as_json: bool
+        self, store: Store, queue: Queue, plugin: AnyPlugin | None, plan: Plan, *, is_checking: bool, as_json: bool
     ) -> None:
         self._store = store
         self._queue = queue

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from disbatch_host.cli import common, render, terminal
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client.classes import unknown_class
+from disbatch_host.client.published import is_published
 from disbatch_host.client.queues import (
     LIMIT_MAX,
     LIMITS,
@@ -28,10 +29,13 @@ from disbatch_host.client.queues import (
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import Queue, Sort
-from disbatch_host.errors import DisbatchError, UsageError
+from disbatch_host.errors import DisbatchError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import format_duration
+
+if TYPE_CHECKING:  # most commands need no manifest
+    from disbatch_host.client.plugin_help import PluginHelp
 
 
 @click.group(cls=Subcommands)
@@ -168,10 +172,13 @@ def show(id: str) -> None:
     with common.opened_store() as store:
         state = Queues(store, common.who()).state(id)
         found, by_status = state.queue, state.by_status
+        taken = _taken_by(store, found)
         if common.wants_json():
             tasks = {str(status): count for status, count in sorted(by_status.items())}
             causes = [{"reason": str(one.code), "sentence": one.sentence} for one in state.causes]
-            render.print_json({**found.document, "tasks": tasks, "waits": causes}, store.extended_json)
+            plugin = None if taken is None else taken.to_json()
+            shown = {**found.document, "tasks": tasks, "waits": causes, "plugin": plugin}
+            render.print_json(shown, store.extended_json)
             return
         facts: list[tuple[str, Any]] = [
             ("queue", found.id),
@@ -197,6 +204,27 @@ def show(id: str) -> None:
         facts.append(("tasks", ends or "none"))
         facts += [("waits", (render.printable(words), "yellow")) for words in _waits_in_words(state)]
         render.print_facts(facts)
+        if taken is not None:
+            from disbatch_host.cli import parameter_table  # noqa: PLC0415
+
+            if taken.manifest is not None:
+                parameter_table.print_parameters(taken.rows, is_open=taken.manifest.parameters is None)
+            parameter_table.say_what_differs(taken)
+
+
+def _taken_by(store: Store, queue: Queue) -> PluginHelp | None:
+    """What its plugin takes, as far as a directory here or a node says it."""
+    here = None
+    with contextlib.suppress(DisbatchError):  # a missing plugin directory is not this command's concern
+        here = common.catalog()
+    if not is_published(store, queue.class_name) and (here is None or queue.class_name not in here.plugins):
+        return None
+    from disbatch_host.client.plugin_help import plugin_help  # noqa: PLC0415
+
+    try:
+        return plugin_help(store, here, queue.class_name)
+    except NotFoundError:
+        return None
 
 
 @queue.command("set")
@@ -222,7 +250,7 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
     with common.opened_store() as store:
         queues = Queues(store, common.who(), on_unread=_say_unread)
         before = queues.get(id)
-        changed = queues.set(id, **values)
+        changed = queues.set(id, only_if={name: before.document.get(name) for name in values}, **values)
         if "class" in values:
             _say_unknown_class(store, changed, "changed")
         if changed.class_name != before.class_name and (left := queues.unfinished(id)):

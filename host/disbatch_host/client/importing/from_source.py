@@ -16,7 +16,8 @@ from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import kept, opened, rows_of
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules
 from disbatch_host.client.importing.task_maker import RowFault
-from disbatch_host.client.pushing import Plan, Timing, plugin_of
+from disbatch_host.client.published import known_plugin
+from disbatch_host.client.pushing import Plan, Timing
 from disbatch_host.documents.records import Queue
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
@@ -54,7 +55,7 @@ def import_file(
     opening = opened(source) if isinstance(source, (str, os.PathLike)) else kept(source, "stream")
     with opening as file:
         rows = rows_of(file, form=form, delimiter=delimiter)
-        plugin = plugin_of(queue, catalog)
+        plugin = known_plugin(store, catalog, queue.class_name)
         one = Import(
             store, queue, rows, rules, plugin=plugin, file=file, identity=identity, batch=batch, by=by,
             catalog=catalog, **listeners,
@@ -78,8 +79,9 @@ def import_collection(
     """A task for each document of a collection that matches a MongoDB condition."""
     rules, _ = _settled(store, rules, timing, batch)
     rows = DocumentRows(store, collection, dict(condition))
+    plugin = known_plugin(store, catalog, queue.class_name)
     return Import(
-        store, queue, rows, rules, plugin=plugin_of(queue, catalog), batch=batch, by=by, catalog=catalog,
+        store, queue, rows, rules, plugin=plugin, batch=batch, by=by, catalog=catalog,
         **listeners,
     ).perform()  # fmt: skip
 

@@ -35,7 +35,8 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
 
 if TYPE_CHECKING:
-    from disbatch_host.plugin.catalog import Catalog, Plugin
+    from disbatch_host.client.published import AnyPlugin
+    from disbatch_host.plugin.catalog import Catalog
 
 FIRST_SHOWN = 3  # tasks of a preview
 
@@ -138,7 +139,7 @@ class Import:
         rows: Rows,
         rules: Rules,
         *,
-        plugin: Plugin | None = None,
+        plugin: AnyPlugin | None = None,
         file: OpenFile | None = None,
         batch: NewBatch | None = None,
         by: str,
@@ -241,7 +242,7 @@ class Import:
         if (note := misspelt_note(names, schema)) is not None:
             self._on_notice(note)
 
-    def _maker_of(self, plugin: Plugin | None) -> TaskMaker:
+    def _maker_of(self, plugin: AnyPlugin | None) -> TaskMaker:
         rules, columns = self._rules, self._rows.columns
         schema = None if plugin is None else plugin.schema
         has_map = bool(rules.maps)

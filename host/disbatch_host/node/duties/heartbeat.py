@@ -80,6 +80,7 @@ class Heartbeat:
         self._asked_to_read: str | None = None  # the token of the last request to read the queues
         self._queues_read: str | None = None  # the token of the last one that was carried out
         self.own_supervisors: Callable[[], Sequence[Document]] = lambda: ()  # which outlive this node
+        self.digests: Callable[[], Mapping[str, str]] = dict  # of what is published about its plugins, by class
         self.earlier_supervisors: Sequence[Document] = ()  # of an earlier life, until it is settled
         self.home: Path | None = None  # of the supervisors of runs that go on without this node
         self.wake = asyncio.Event()  # set when the next heartbeat should come at once: somebody waits for an answer
@@ -218,7 +219,7 @@ class Heartbeat:
             "supervisors": self._supervisors(),
         }
         with self._troubles.contained("heartbeat", "plugins"):
-            fields |= node_document.plugins(self._classes)
+            fields |= node_document.plugins(self._classes, self.digests())
         heartbeat = {"pid": os.getpid(), "running": len(self._runs), "queues": []}
         with self._troubles.contained("heartbeat", "queues"):
             heartbeat = node_document.heartbeat(

@@ -24,7 +24,18 @@ _REST = 50  # times as long as a scan took is the least until the next: 2 % of a
 class PluginScan:
     """See `rounds.Duty`."""
 
-    def __init__(self, classes: Classes, workers: WorkerPool, runs: Runs, claiming: Claiming, pace: Pace) -> None:
+    def __init__(
+        self,
+        classes: Classes,
+        workers: WorkerPool,
+        runs: Runs,
+        claiming: Claiming,
+        pace: Pace,
+        *,
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_change` is called when the classes have changed."""
+        self._on_change = on_change
         self.name = "plugin scan"
         self._classes = classes
         self._workers = workers
@@ -71,6 +82,7 @@ class PluginScan:
             self._workers.keep_only(set(self._classes.plugins.values()))
             self._runs.on_plugins_read()
             self._claiming.on_change()
+            self._on_change()
 
     def _read(self) -> Catalog:
         began = time.thread_time()

@@ -1,0 +1,131 @@
+"""What is published of a plugin: everything that people need, and nothing that is the machine's or secret."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disbatch_host.plugin import published, published_names
+from disbatch_host.plugin.catalog import Plugin, load_plugins
+from disbatch_host.plugin.checking import Checks
+from disbatch_protocol.masks import MASK
+from helpers.nodes import write_plugin
+
+SECRET = "hunter2-of-the-machine"
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["user", "pin", "token", "key"],
+    "properties": {
+        "user": {"type": "string", "default": "matt", "examples": ["ann"]},
+        "pin": {"type": "string", "writeOnly": True, "examples": [SECRET]},
+        "token": {"type": "string", "writeOnly": True, "default": SECRET},
+        "key": {"$ref": "#/$defs/key"},
+        "login": {"type": "object", "writeOnly": True, "properties": {"word": {"default": SECRET}}},
+    },
+    "$defs": {"key": {"type": "string", "writeOnly": True, "default": SECRET}},
+}
+
+
+def plugin_of(directory: Path, name: str = "Mail::Move", **manifest: Any) -> Plugin:
+    write_plugin(directory, name, "exit 0", **manifest)
+    return load_plugins([directory]).plugins[name]
+
+
+def read(one: published.Publication) -> published.ReadPublication:
+    found = published.read_publication(one.class_name, one.document, Checks())
+    assert not isinstance(found, str), found
+    return found
+
+
+def test_what_people_need_is_published_and_reads_back(tmp_path: Path) -> None:
+    plugin = plugin_of(
+        tmp_path, version="1.2", description="moves", timeout="10m", retry={"max": 3}, exit_codes={"3": "permanent"},
+        parameters=SCHEMA, concurrency=4, limits={"memory": "1G"}, idempotent=True,
+    )  # fmt: skip
+    (plugin.directory / "README.md").write_text("# Moves\n")
+    one = published.publication_of(plugin)
+    found = read(one)
+    for name in ("version", "description", "timeout_seconds", "retry", "exit_codes", "concurrency", "limits"):
+        assert getattr(found.manifest, name) == getattr(plugin.manifest, name), name
+    assert (found.manifest.name, found.readme, found.readme_is_cut) == ("Mail::Move", "# Moves\n", False)
+    good = {"user": "ann", "pin": "1", "login": {"word": "x"}}
+    assert found.schema.check(good) == () and [one.pointer for one in found.schema.check({"user": 1})] != []
+    assert found.schema.secrets({**good, "key": "k"}) == plugin.schema.secrets({**good, "key": "k"})
+    name = published_names.note_name(one.class_name, one.digest)
+    assert published_names.named_by(name) == ("Mail::Move", one.digest) and name.startswith(
+        published_names.notes_prefix("Mail::Move")
+    )
+    assert published_names.named_by("store id") is None and published_names.named_by("plugin:Mail:12") is None
+
+
+def test_nothing_of_the_machine_and_no_secret_is_published(tmp_path: Path) -> None:
+    example = {"name": "plain", "parameters": {"user": "ann", "pin": SECRET, "token": SECRET, "key": SECRET}}
+    more = {"run_as": "root"} if os.geteuid() == 0 else {}  # only root may become somebody else
+    plugin = plugin_of(
+        tmp_path, parameters=SCHEMA, env={"WORD": SECRET, "OTHER": "/opt/private"}, examples=[example],
+        command=["./run.sh", "--word", SECRET], **more, **{"x-note": SECRET},
+    )  # fmt: skip
+    one = published.publication_of(plugin)
+    text = json.dumps(dict(one.document))
+    assert SECRET not in text and "private" not in text and str(tmp_path) not in text and "run_as" not in text
+    document = json.loads(one.document["manifest"])
+    assert document["examples"][0]["parameters"] == {"user": "ann", "pin": MASK, "token": MASK, "key": MASK}
+    assert document["parameters"]["required"] == ["user", "pin"], "what has a secret default need not be given"
+    assert document["parameters"]["properties"]["user"]["default"] == "matt"
+    assert plugin.manifest.parameters == SCHEMA, "the plugin's own is as it was"
+
+
+def test_the_digest_follows_what_is_published_and_nothing_else(tmp_path: Path) -> None:
+    digests = []
+    for number, more in enumerate(
+        ({}, {"env": {"A": "1"}}, {"env": {"A": "2"}}, {"version": "2"}, {"parameters": {"type": "object"}})
+    ):
+        digests.append(published.publication_of(plugin_of(tmp_path / str(number), "P", **more)).digest)
+    assert digests[0] == digests[1] == digests[2] and len(set(digests)) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "is_cut"),
+    [
+        (lambda path: path.write_bytes(b"\xff ok"), "\ufffd ok", False),
+        (lambda path: path.write_text("x" * (published.README_MAX + 1)), "x" * published.README_MAX, True),
+        (lambda path: path.symlink_to("/etc/passwd"), "", False),
+        (os.mkfifo, "", False),
+        (lambda path: path.mkdir(), "", False),
+    ],
+    ids=["bytes", "long", "link", "fifo", "directory"],
+)
+def test_a_readme_of_any_kind_costs_nothing_else(tmp_path: Path, make: Any, text: str, is_cut: bool) -> None:
+    plugin = plugin_of(tmp_path, "P")
+    make(plugin.directory / "README.md")
+    document = published.publication_of(plugin).document
+    assert (document.get("readme", ""), document.get("readme_is_cut", False)) == (text, is_cut)
+
+
+def test_too_much_to_publish_is_said(tmp_path: Path) -> None:
+    plugin = plugin_of(tmp_path, "P", description="x" * (published.MANIFEST_MAX + 1))
+    with pytest.raises(published.NotPublishableError, match="not published"):
+        published.publication_of(plugin)
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        ({}, "expected a manifest as a text"),
+        ({"manifest": {"name": "P"}}, "expected a manifest as a text"),
+        ({"manifest": "{"}, "not valid JSON"),
+        ({"manifest": "[1]"}, "JSON object"),
+        ({"manifest": "\ud800"}, "JSON"),
+        ({"manifest": '{"protocol": 1, "name": "Q"}'}, "found that of Q"),
+        ({"manifest": '{"protocol": 1, "name": "P", "timeout": []}'}, "timeout"),
+        ({"manifest": '{"protocol": 1, "name": "P", "parameters": {"$ref": "http://x/"}}'}, "nothing is fetched"),
+        ({"manifest": '{"protocol": 1, "name": "P", "parameters": {"type": "objekt"}}'}, "not a valid JSON Schema"),
+    ],
+)
+def test_what_anybody_has_written_in_place_of_a_publication_is_a_sentence(note: dict[str, Any], words: str) -> None:
+    found = published.read_publication("P", note, Checks())
+    assert isinstance(found, str) and words in found
