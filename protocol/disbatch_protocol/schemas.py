@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import orjson
 
-NAMES = ("manifest", "task", "queue", "batch", "node", "event", "worker", "config")
+NAMES = ("manifest", "task", "queue", "batch", "node", "event", "worker", "config", "doctor")
 
 
 @functools.lru_cache(maxsize=len(NAMES))

@@ -269,6 +269,8 @@ def test_the_role_on_the_page_is_enough_for_a_node_and_for_every_change(
         process = cluster.start()
         assert terminal.fine("task", "wait", done).code == 0
         assert len(terminal.fine("task", "output", done).out) == 3000000
+        by_name = {one["name"]: one for one in terminal.fine("doctor", "--json").json[0]["checks"]}
+        assert {by_name[name]["verdict"] for name in ("store", "layout", "rights", "indexes", "queues")} == {"ok"}
         terminal.fine("node", "drain", "n1", "--wait")
         terminal.fine("node", "stop", "n1", "--wait")
         assert process.wait(30) == 0

@@ -33,8 +33,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *GROUND,
     },
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
+    "cli.commands.doctor": {"doctor", "settings", "cli", *GROUND},
     "cli.commands.exec": {"trial", "client", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
+    "doctor": {
+        "decide", "documents", "settings", "store.contract", "store.open", "plugin", "node.home_directory",
+        "process.connection", "process.machine", "process.memory_kills", *GROUND,
+    },
     "settings": {"documents.records", "store.url", "errors"},
     "metrics": {"documents", "store.contract", "errors"},
     "trial": {

@@ -30,7 +30,7 @@ from disbatch_host.store.url import without_passwords
 # Where each command lives: name → (module, attribute, one line for --help).
 _COMMANDS = {
     "check": ("check", "check", "Validate plugins."),
-    "plugins": ("check", "plugins", "Show the plugins that a node here would serve."),
+    "plugins": ("plugins", "plugins", "Show the plugins that a node here would serve, or what one takes."),
     "new": ("new", "new", "Write a new plugin, in the language of your choice."),
     "exec": ("exec", "exec_", "Run one task of a plugin, without a node or a database."),
     "demo": ("demo", "demo", "Show the whole thing on a temporary store with the bundled plugins."),
@@ -39,6 +39,7 @@ _COMMANDS = {
     "batch": ("batch", "batch", "List, show, wait for, retry, cancel and delete batches of tasks."),
     "node": ("node", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
+    "doctor": ("doctor", "doctor", "Look at this machine and its store, and say what to do about what is wrong."),
     "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
 

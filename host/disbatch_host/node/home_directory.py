@@ -28,7 +28,7 @@ SUPERVISOR_LOCK = "supervisor.lock"  # see docs/supervisor.md
 
 _LOOK_SECONDS = 0.05  # between two attempts to take the lock
 # File systems that several machines share: a process id, a lock or a socket there says nothing about this machine.
-_SHARED = frozenset(
+SHARED_FILE_SYSTEMS = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "gpfs", "lustre", "nfs", "nfs4",
      "ocfs2", "smb3", "smbfs"}
 )  # fmt: skip
@@ -56,7 +56,7 @@ def made_usable(parent: Path, name: str) -> Path:
                 f"mode {stat.S_IMODE(status.st_mode):04o}; remove it"
             )
         kind = file_system_of(status.st_dev)
-        if kind in _SHARED:
+        if kind in SHARED_FILE_SYSTEMS:
             raise HomeUnusableError(
                 f"{directory} is on a file system that machines share ({kind}); name a local directory with --state-dir"
             )
