@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from disbatch_host.client import Client, Selection, control
+from disbatch_host.client import Client, Selection
 from disbatch_host.client.control import Changes, Outcome
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import new_task
@@ -41,10 +41,10 @@ def test_a_task_that_owes_follow_ups_is_said_not_to_be_deleted_yet(client: Clien
     owing, free = push(mongo, {}, {}, status=1)
     raw["tasks"].update_one({"_id": owing}, {"$set": {"follow_ups": owed}})
     for which in (TaskFilter(queue="q"), [task_of(mongo, owing)]):
-        changes = Changes.of(control.delete(mongo, which))
+        changes = Changes.of(deleting.delete(mongo, which))
         assert [(one.task.id, one.outcome) for one in changes.left] == [(owing, Outcome.OWES)]
     mongo.promote_due()
-    assert Changes.of(control.delete(mongo, [task_of(mongo, owing)])).counts == {Outcome.DELETED: 1}
+    assert Changes.of(deleting.delete(mongo, [task_of(mongo, owing)])).counts == {Outcome.DELETED: 1}
     assert mongo.get_task(free) is None
 
 
