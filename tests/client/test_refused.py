@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from disbatch_host.client import Client, Selection
+from disbatch_host.client import Client, Selection, deleting
 from disbatch_host.client.control import Changes, Outcome
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import new_task
