@@ -19,9 +19,10 @@ _BUFFER = 2**18
 
 
 @contextlib.contextmanager
-def complete_file(name: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file, open for the length of the block, compressed if its name ends in `.gz`. It gets its name when the
-    block succeeds; until then it has a temporary one beside it. Pipes and devices are written directly.
+def complete_file(name: str | os.PathLike[str], *, packs: bool = True) -> Iterator[IO[bytes]]:
+    """A file, open for the length of the block, compressed if its name ends in `.gz`, unless `packs` is False. It gets
+    its name when the block succeeds; until then it has a temporary one beside it. Pipes and devices are written
+    directly.
 
     Raises UsageError for a directory, OutputError if the file cannot be written."""
     name = os.fspath(name)
@@ -36,7 +37,7 @@ def complete_file(name: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb", buffering=_BUFFER) as plain:
-                if name.endswith(".gz"):
+                if packs and name.endswith(".gz"):
                     import gzip  # noqa: PLC0415
 
                     with gzip.GzipFile(filename="", mode="wb", fileobj=plain, compresslevel=6) as packed:

@@ -19,6 +19,7 @@ from disbatch_protocol.status import IN_HAND, Status
 _LIST_LIMIT = 50
 
 _ELSEWHERE = {
+    "bundle": "bundle.bundle",
     "cancel": "cancel.cancel",
     "delete": "delete.delete",
     "export": "export.export",
