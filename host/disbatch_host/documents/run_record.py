@@ -6,7 +6,7 @@ processes, stores, the event loop.
 Rules:
 1. `run` describes the current or the last attempt in full; `attempts` every earlier one in short.
 2. A finished task tells any reader what ran, how it ended and why, without this program: `reason` is a closed list,
-   `error.message` is a sentence or the plugin's own last lines.
+   `error.message` is a sentence or a line of the plugin's own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import Any
 
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.documents.requests import cancelled_in_words
+from disbatch_protocol.last_words import meaningful_line
 from disbatch_protocol.manifest import Manifest
 from disbatch_protocol.outcome import Reason, RunEnd, Said, is_failure_by_itself
 from disbatch_protocol.quantities import format_duration
 
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
-STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error; a traceback's useful line is the last
-STDERR_BYTES = 4096
+STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error's detail
+STDERR_BYTES = 4096  # also of the one line that becomes its message
+SEARCHED_LINES, SEARCHED_BYTES = 200, 16 * 1024  # the end of stderr in which that line is looked for
 _EARLY_SECONDS, _LATE_SECONDS = 0.01, 0.25  # that a timer may be off on a busy machine
 
 _FROM_RUN_TO_ATTEMPT = (
@@ -37,7 +39,7 @@ def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] |
     entry = {name: run[name] for name in _FROM_RUN_TO_ATTEMPT if name in run}
     entry["status"] = status
     if error is not None:
-        entry["error"] = {name: error[name] for name in ("code", "message") if name in error}
+        entry["error"] = {name: error[name] for name in ("code", "message", "group") if name in error}
     return [*task.attempts, entry][-ATTEMPTS_MAX:]
 
 
@@ -45,14 +47,15 @@ def error_of(
     end: RunEnd,
     *,
     manifest: Manifest,
+    line: str,
     stderr: str,
     killed_after_seconds: float | None,
     said: Said,
     fault: str | None = None,
     cancel: Mapping[str, Any] | None = None,
 ) -> Document:
-    """The `error` of a run whose plugin did not say why: made from how the run ended and the last lines of its stderr.
-    `said` is the plugin's word that turned an otherwise successful end into a failure, `fault` what the host has to say
+    """The `error` of a run whose plugin did not say why: made from how the run ended, the `line` of its stderr that says
+    why (`why_of`), and its last lines. `said` is the plugin's word that turned an otherwise successful end into a failure, `fault` what the host has to say
     beyond exit code and signal, `cancel` the request to cancel it."""
     killed = _killed_in_words(killed_after_seconds, manifest.kill_grace_seconds)
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
@@ -78,10 +81,18 @@ def error_of(
                 code, sentence = "error", "the plugin reported an error without saying which, and nothing on stderr"
             elif said.status is not None:
                 code, sentence = f"status_{said.status}", f"the plugin reported status {said.status}"
-        return {"code": code, "message": stderr or f"disbatch-host: {sentence}"}
+        error = {"code": code, "message": line or f"disbatch-host: {sentence}"}
+        if stderr == line:
+            return error
     if stderr:
         error["detail"] = stderr
     return error
+
+
+def why_of(stderr: str) -> str:
+    """The line of the end of stderr that says why, from its beginning on, STDERR_BYTES at most."""
+    line = meaningful_line(stderr)
+    return line if len(line) <= STDERR_BYTES // 4 else line.encode()[:STDERR_BYTES].decode(errors="ignore").rstrip()
 
 
 def _killed_in_words(after_seconds: float | None, grace_seconds: float) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.documents.causes import with_group
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
 from disbatch_host.documents.records import NOBODY, Document, Task
 from disbatch_host.documents.requests import cancelled_in_words, with_cancel
@@ -97,7 +98,9 @@ def end_change(
     changes: Document = {**fields, **entering(status, now), "run": dict(run)}
     unset = []
     if error is not None:
-        changes["error"] = dict(error)
+        # A cancellation is not a failure, and so has no cause to be counted.
+        error = dict(error) if conclusion.outcome is Outcome.CANCELLED else with_group(error)
+        changes["error"] = error
     if conclusion.status in WAITING:
         changes["node"] = NOBODY
         changes["attempts"] = attempts_with(task, run, error, status)
@@ -127,7 +130,7 @@ def host_error_change(task: Task, key: RunKey, message: str, *, now: datetime) -
         set={
             **entering(conclusion.status, now),
             "run": run,
-            "error": {"code": str(Reason.HOST_ERROR), "message": f"disbatch-host: {message}"},
+            "error": with_group({"code": str(Reason.HOST_ERROR), "message": f"disbatch-host: {message}"}),
         },
     )
 
@@ -240,7 +243,7 @@ def expire_change(task: Task, *, now: datetime) -> TaskChange:
     """A waiting task whose `expires` has passed: Cancelled, by nobody; unless it has changed since it was read."""
     message = "it expired while it waited for its next attempt" if task.run.get("attempt") else _EXPIRED
     change = _unstarted_end_change(task, code="expired", message=message, more={}, now=now)
-    return replace(change, mtime=_mtime_of(task))
+    return replace(change, mtime=_mtime_of(task), set={**change.set, "error": with_group(change.set["error"])})
 
 
 def _unstarted_end_change(task: Task, *, code: str, message: str, more: Mapping[str, Any], now: datetime) -> TaskChange:
@@ -263,7 +266,7 @@ def cancelled_claim_change(task: Task, key: RunKey, request: Mapping[str, Any], 
 
 def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
     """Claimed → Cancelled: it expired before anybody could start it."""
-    error = {"code": "expired", "message": f"disbatch-host: {_EXPIRED}"}
+    error = with_group({"code": "expired", "message": f"disbatch-host: {_EXPIRED}"})
     fields = {**entering(Status.CANCELLED, now), "node": NOBODY, "error": error}
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
 

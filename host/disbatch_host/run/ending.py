@@ -160,7 +160,7 @@ def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) 
 
 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
-    """Why it failed: the plugin's own words, else the way it ended and the last lines of its stderr."""
+    """Why it failed: the plugin's own words, else the way it ended and what its stderr says at its end."""
     said = state.events.error
     is_why = ended.end.reason not in _ENDED_BY_HOST
     if said is not None and is_why and "message" in said:
@@ -168,6 +168,7 @@ def error_of(state: RunState, ended: ExecutionEnd) -> Document:
     error = run_record.error_of(
         ended.end,
         manifest=state.plugin.manifest,
+        line=run_record.why_of(state.stderr.last_lines(run_record.SEARCHED_LINES, run_record.SEARCHED_BYTES)),
         stderr=state.stderr.last_lines(run_record.STDERR_LINES, run_record.STDERR_BYTES),
         killed_after_seconds=ended.killed_after_seconds,
         said=state.events.said,

@@ -168,16 +168,20 @@ class OutputStream:
         return self._inline.decode("utf-8")
 
     def last_lines(self, lines: int, max_bytes: int) -> str:
-        """The last lines that are at hand, for an error message. Before `finish`, only of the document's part."""
+        """The last lines that are at hand, for an error message; none is cut at its beginning, unless it is the only
+        one. Before `finish`, only of the document's part."""
         if not self._is_text:
             return ""
         if self._spool is not None:
             size = self._spool_size + len(self._unspooled)
             recent = self._read_spool(max_bytes, max(0, size - max_bytes))
         else:
+            size = len(self._inline)
             recent = bytes(self._inline[-max_bytes:])
-        text = recent.decode("utf-8", "ignore")
-        return "\n".join(text.rstrip().splitlines()[-lines:])
+        found = recent.decode("utf-8", "ignore").rstrip().splitlines()
+        if size > max_bytes and len(found) > 1:
+            del found[0]
+        return "\n".join(found[-lines:])
 
     def take_chunks(self, max_bytes: int) -> list[tuple[int, bytes]]:
         """The next pieces (number, data) of up to `max_bytes` together; each is handed out once. Only whole pieces

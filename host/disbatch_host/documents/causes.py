@@ -1,0 +1,30 @@
+"""The cause of a failure in a task's `error`: `error.group` (schemas/task.json). Pure.
+
+Responsible for: which errors have one. Must not know: how its text is made (`disbatch_protocol.groups`), who counts.
+
+Rule: every error of a failure has one: of a run, of a lost one, of a task that expired. A cancellation that somebody
+asked for is not a failure, nor is waiting for another task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from disbatch_host.documents.records import Document
+from disbatch_protocol.groups import group_of_error
+
+
+def with_group(error: Mapping[str, Any]) -> Document:
+    """The error with its group."""
+    return {**error, "group": group_of_error(error).to_document()}
+
+
+def group_in(document: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The text and the key of the group of a task or attempt; None where it has none that can be used."""
+    error = document.get("error")
+    group = error.get("group") if isinstance(error, Mapping) else None
+    if not isinstance(group, Mapping):
+        return None
+    text, key = group.get("text"), group.get("key")
+    return (text, key) if isinstance(text, str) and isinstance(key, str) and key else None
