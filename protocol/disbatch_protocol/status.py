@@ -51,6 +51,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
     }
 )
 
+# What counts as a failure, and beside it what nobody knows. FAILED stands for every status of 2 and above.
+FAILURES = frozenset({Status.FAILED, Status.TERMINATED, Status.ORPHANED})
+
 WAITING = frozenset({Status.BLOCKED, Status.CREATED})
 IN_HAND = frozenset({Status.CLAIMED, Status.RUNNING})  # of a node
 UNFINISHED = WAITING | IN_HAND

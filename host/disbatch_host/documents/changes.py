@@ -37,6 +37,9 @@ class TaskFilter:
     changed_before: datetime | None = None
     unique_key: str | None = None
     error_code: str | None = None  # `error.code`
+    failure: str | None = None  # `error.group.key`
+    class_name: str | None = None  # of the plugin that ran it, or runs it
+    version: str | None = None  # of that plugin
     after: TaskId | None = None  # those that wait for this task
     parent: str | None = None  # those that the run of this task created
     batch: str | None = None  # those of this batch

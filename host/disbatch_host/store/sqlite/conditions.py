@@ -25,13 +25,25 @@ UNFINISHED_SQL, WAITING_SQL, IN_HAND_SQL = (
 )
 WAITS_FOR_TIME = f"status = {int(PROMOTE.left)} AND not_before IS NOT NULL AND (after IS NULL OR after = '[]')"
 NOBODY_SQL = f"(node IS NULL OR node = '{NOBODY}')"
+# Of tasks with a cause of failure. The first is cheap: it is asked of every task that is written. Compared as it stands
+# here, the second is read from the index.
+HAS_GROUP = """instr(rest, '"group"') > 0"""
+GROUP_KEY = "CASE WHEN json_valid(rest) THEN json_extract(rest, '$.error.group.key') END"
+RAN_CLASS, RAN_VERSION = (
+    f"CASE WHEN json_valid(run) THEN json_extract(run, '$.plugin.{name}') END" for name in ("class", "version")
+)
 
 
-def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]:
-    """The condition, and the values of its placeholders. `status` as "+status": no index is chosen for it."""
+def where(which: TaskFilter, *, status: str = "status", is_of_group: bool = False) -> tuple[str, list[Any]]:
+    """The condition, and the values of its placeholders. `status` as "+status": no index is chosen for it.
+    `is_of_group`: only tasks with a cause of failure, found by it, as always where one is named."""
     conditions, values = ["1"], []
+    queue, is_of_group = "queue", is_of_group or which.failure is not None
+    if is_of_group:
+        conditions.append(HAS_GROUP)
+        status, queue = "+status", "+queue"  # the other index has more tasks in it
     if which.queue is not None:
-        conditions.append("queue = ?")
+        conditions.append(f"{queue} = ?")
         values.append(which.queue)
     if which.node is not None:
         conditions.append("node = ?")
@@ -58,6 +70,9 @@ def where(which: TaskFilter, *, status: str = "status") -> tuple[str, list[Any]]
         ("seq IN (SELECT follower FROM followers WHERE task = ?)", which.after),
         ("CASE WHEN rest != '{}' AND json_valid(rest) THEN json_extract(rest, '$.error.code') END = ?",
          which.error_code),
+        (f"{GROUP_KEY} = ?", which.failure),
+        (f"{RAN_CLASS} = ?", which.class_name),
+        (f"{RAN_VERSION} = ?", which.version),
     ):  # fmt: skip
         if value is not None:
             conditions.append(condition)

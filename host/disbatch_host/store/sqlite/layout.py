@@ -78,6 +78,11 @@ _ADDITIONS: Mapping[str, Sequence[str]] = {
            ) WITHOUT ROWID""",
         "CREATE INDEX batches_watched ON batches (id) WHERE watched = 1",
     ),
+    # Tasks that failed, by their cause, with all that is counted; by their number within each, as they are listed.
+    "tasks_failure": (
+        f"""CREATE INDEX tasks_failure ON tasks ({conditions.GROUP_KEY}, seq, mtime, queue, status, node, batch,
+            {conditions.RAN_CLASS}, {conditions.RAN_VERSION}) WHERE {conditions.HAS_GROUP}""",
+    ),
 }
 _CONTROL_COLUMNS = (
     "after TEXT", "unique_key TEXT", "expires INTEGER", "cancel TEXT", "awaited INTEGER", "parent TEXT",

@@ -25,6 +25,7 @@ from typing import Any
 from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.store.contract import SCHEMA_VERSION, OnClaim
@@ -36,6 +37,7 @@ from disbatch_host.store.sqlite import (
     connections,
     creation,
     due,
+    failures,
     fields,
     guarded_changes,
     json_text,
@@ -236,6 +238,9 @@ class SqliteStore(Session):
             of_queue = counts.setdefault(records.shown_id(queue), {})
             of_queue[status] = of_queue.get(status, 0) + count
         return counts
+
+    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
+        return self._look(lambda connection: failures.count(connection, which, seconds))
 
     def delete_tasks(
         self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
