@@ -95,49 +95,74 @@ _CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 _NAMES = ("date", "email", "host", "ip", "n", "path", "text", "url", "uuid")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"
 _DAY = "(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? )?"
-_TIME = r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?(?: ?(?:Z\b|UTC\b|GMT\b|[+-][0-9]{2}:?[0-9]{2}\b))?"
+_ZONE = r"(?: ?(?:Z\b|UTC\b|GMT\b|[+-][0-9]{2}:?[0-9]{2}\b))?"
+_TIME = rf"[0-9]{{1,2}}:[0-9]{{2}}:[0-9]{{2}}(?:[.,][0-9]{{1,9}})?{_ZONE}"
 _WORD = "[A-Za-z0-9_]"
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _PATH_CHARACTER = r"[^\s\"'`<>()\[\]{}|,;:=*?!\\]"
-_UNIT = "(?: ?(?:[KMGTP]i?B|bytes?)|ns|us|µs|ms|s|m|h|d|k|K|M|G|%)"
-_HOSTS = frozenset(
+_UNIT = "(?: ?(?:[KMGTP]i?B|bytes?)|ns|us|\u00b5s|ms|s|m|h|d|k|K|M|G|%)"
+_HEX4 = "[0-9A-Fa-f]{1,4}"
+_NO_LETTER_BEFORE, _NO_LETTER_AFTER = "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])"
+_HOSTS = (
     "com net org edu gov mil info biz io dev app cloud local lan internal intranet home corp localdomain example test"
-    " invalid eu de uk us fr nl ch pl cz se dk fi ie pt ru cn jp kr br mx ca au nz za".split()
+    " invalid eu de uk us fr nl ch pl cz se dk fi ie pt ru cn jp kr br mx ca au nz za"
 )
-_FILES = frozenset(
+_FILES = (
     "txt csv tsv json ndjson xml yml yaml toml ini conf cfg log gz bz2 xz zst zip tar tgz 7z jpg jpeg png gif webp svg"
-    " tif tiff bmp pdf doc docx xls xlsx ppt pptx odt ods eps ps html htm css js mjs cjs ts py pl pm rb go rs c h cc cpp"
-    " hpp java php sh bash lua sql db sqlite mbox eml msg mp3 mp4 mkv avi mov wav flac ogg opus webm m4a m4v aac iso"
-    " img bin dat bak tmp part lock pid sock key pem crt cer p12 md rst tex parquet orc avro".split()
+    " tif tiff bmp pdf doc docx xls xlsx ppt pptx odt ods eps ps html htm css js mjs cjs ts py pl pm rb go rs c h cc"
+    " cpp hpp java php sh bash lua sql db sqlite mbox eml msg mp3 mp4 mkv avi mov wav flac ogg opus webm m4a m4v aac"
+    " iso img bin dat bak tmp part lock pid sock key pem crt cer p12 md rst tex parquet orc avro"
 )
 
 # At each place the first that fits counts. All repetitions are bounded (rule 2).
 _PATTERNS: tuple[tuple[str, str], ...] = (
     ("kept", "<(?:" + "|".join(_NAMES) + ")>"),
     # Numbers that say what is wrong, not with what.
-    ("kept", rf"(?<!{_WORD})(?:code|errno|Errno|signal|status|HTTP(?:/[0-9](?:\.[0-9])?)?)[ :=#(]{{1,2}}-?[0-9]{{1,3}}(?!{_WORD})"),
+    (
+        "kept",
+        rf"(?<!{_WORD})(?:code|errno|Errno|signal|status|HTTP(?:/[0-9](?:\.[0-9])?)?)"
+        rf"[ :=#(]{{1,2}}-?[0-9]{{1,3}}(?!{_WORD})",
+    ),
     ("kept", "(?<![^ ])(?:[a-z]{1,7}|[a-z]{0,40}[g-z][a-z]{0,40})(?![^ ])"),  # most words, for speed
-    ("url", r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'`<>]{1,900}"),
+    ("url", rf"{_NO_LETTER_BEFORE}[A-Za-z][A-Za-z0-9+.-]{{1,20}}://[^\s\"'`<>]{{1,900}}"),
     ("email", rf"[A-Za-z0-9._%+-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{0,8}}"),
     ("text", rf"(?<!{_WORD})[bBfFrRuU]?\"(?:[^\"\\]|\\.){{0,900}}\""),
     ("text", rf"(?<!{_WORD})[bBfFrRuU]?'(?:[^'\\]|\\.|(?<={_WORD})'(?={_WORD})){{0,900}}'(?!{_WORD})"),
-    ("text", r"`[^`']{0,900}[`']|“[^”]{0,900}”|„[^“”]{0,900}[“”]|‘[^’]{0,900}’|«[^»]{0,900}»"),
-    ("uuid", r"(?<![A-Za-z0-9])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![A-Za-z0-9])"),
-    ("date", rf"(?<![0-9])[0-9]{{4}}[-/][0-9]{{2}}[-/][0-9]{{2}}(?:[T _]{_TIME}|[T _][0-9]{{2}}:[0-9]{{2}})?(?![0-9])"),
+    ("text", "`[^`']{0,900}[`']"),
+    ("text", "\u201c[^\u201d]{0,900}\u201d|\u201e[^\u201c\u201d]{0,900}[\u201c\u201d]"),
+    ("text", "\u2018[^\u2019]{0,900}\u2019|\u00ab[^\u00bb]{0,900}\u00bb"),
+    ("uuid", rf"{_NO_LETTER_BEFORE}[0-9A-Fa-f]{{8}}-(?:[0-9A-Fa-f]{{4}}-){{3}}[0-9A-Fa-f]{{12}}{_NO_LETTER_AFTER}"),
+    ("date", rf"(?<![0-9])[0-9]{{4}}[-/][0-9]{{2}}[-/][0-9]{{2}}(?:[T _](?:{_TIME}|[0-9]{{2}}:[0-9]{{2}}))?(?![0-9])"),
     ("date", rf"(?<![0-9])[0-9]{{1,2}}[/ -]{_MONTH}[/ -][0-9]{{4}}(?:[: ]{_TIME})?"),
-    ("date", rf"(?<!{_WORD}){_DAY}{_MONTH} {{1,2}}[0-9]{{1,2}}(?:,? [0-9]{{4}})?(?: {_TIME}(?: [0-9]{{4}})?)?(?!{_WORD})"),
+    (
+        "date",
+        rf"(?<!{_WORD}){_DAY}{_MONTH} {{1,2}}[0-9]{{1,2}}(?:,? [0-9]{{4}})?(?: {_TIME}(?: [0-9]{{4}})?)?(?!{_WORD})",
+    ),
     ("date", rf"(?<![0-9:]){_TIME}(?![0-9:])"),
     ("ip", r"(?<![0-9.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?::[0-9]{1,5}|/[0-9]{1,2})?(?![0-9.]*[0-9])"),
-    ("ip", r"(?<![A-Za-z0-9:])\[?(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}\]?(?::[0-9]{1,5})?(?![A-Za-z0-9:])"),
-    ("ip", r"(?<![A-Za-z0-9:])\[?(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6}\]?(?::[0-9]{1,5})?(?![A-Za-z0-9:])"),
-    ("ip", r"(?<![A-Za-z0-9:])\[?::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})\]?(?::[0-9]{1,5})?(?![A-Za-z0-9:])"),
-    ("path", r"(?<![A-Za-z0-9])[A-Za-z]:\\[^\s\"'`<>|:,;]{0,900}"),
+    *(
+        ("ip", rf"(?<![A-Za-z0-9:])\[?{address}\]?(?::[0-9]{{1,5}})?(?![A-Za-z0-9:])")
+        for address in (
+            rf"(?:{_HEX4}:){{7}}{_HEX4}",
+            rf"(?:{_HEX4}:){{1,6}}(?::{_HEX4}){{1,6}}",
+            rf"::(?:{_HEX4}(?::{_HEX4}){{0,6}})",
+        )
+    ),
+    ("path", rf"{_NO_LETTER_BEFORE}[A-Za-z]:\\[^\s\"'`<>|:,;]{{0,900}}"),
     ("slashes", rf"(?<!{_PATH_CHARACTER}){_PATH_CHARACTER}{{0,255}}/{_PATH_CHARACTER}{{0,900}}"),
-    ("dots", rf"(?<![A-Za-z0-9_.-])(?![0-9.,]{{1,300}}(?![A-Za-z0-9_-])){_LABEL}(?:\.{_LABEL}){{1,8}}(?::[0-9]{{1,5}}(?![0-9]))?"),
-    ("n", r"(?<![A-Za-z0-9])0[xX][0-9A-Fa-f]{1,64}(?![A-Za-z0-9])"),
-    ("n", r"(?<![A-Za-z0-9])[0-9A-Fa-f]{8,900}(?![A-Za-z0-9])"),
-    ("n", rf"(?:(?<![A-Za-z0-9_)\]>.-])[+-])?[0-9]{{1,400}}(?:[.,][0-9]{{1,400}}){{0,100}}(?:[eE][+-]?[0-9]{{1,4}}(?![A-Za-z0-9]))?(?:{_UNIT}(?![A-Za-z]))?"),
-)  # fmt: skip
+    (
+        "dots",
+        rf"(?<![A-Za-z0-9_.-])(?![0-9.,]{{1,300}}(?![A-Za-z0-9_-]))"
+        rf"{_LABEL}(?:\.{_LABEL}){{1,8}}(?::[0-9]{{1,5}}(?![0-9]))?",
+    ),
+    ("n", rf"{_NO_LETTER_BEFORE}0[xX][0-9A-Fa-f]{{1,64}}{_NO_LETTER_AFTER}"),
+    ("n", rf"{_NO_LETTER_BEFORE}[0-9A-Fa-f]{{8,900}}{_NO_LETTER_AFTER}"),
+    (
+        "n",
+        r"(?:(?<![A-Za-z0-9_)\]>.-])[+-])?[0-9]{1,400}(?:[.,][0-9]{1,400}){0,100}"
+        rf"(?:[eE][+-]?[0-9]{{1,4}}{_NO_LETTER_AFTER})?(?:{_UNIT}(?![A-Za-z]))?",
+    ),
+)
 
 
 def _lazily(make: Callable[[], re.Pattern[str]]) -> Callable[[], re.Pattern[str]]:
@@ -145,12 +170,11 @@ def _lazily(make: Callable[[], re.Pattern[str]]) -> Callable[[], re.Pattern[str]
     return functools.cache(make)
 
 
-_PARTS = _lazily(
-    lambda: re.compile("|".join(f"(?P<{kind}{at}>{one})" for at, (kind, one) in enumerate(_PATTERNS)))
-)
+_PARTS = _lazily(lambda: re.compile("|".join(f"(?P<{kind}{at}>{one})" for at, (kind, one) in enumerate(_PATTERNS))))
 _PLACEHOLDER = _lazily(lambda: re.compile("<(?:" + "|".join(_NAMES) + ")>"))
+# A list of things of one kind is as one of them, however long it is.
 _REPEATED = _lazily(
-    lambda: re.compile("(<(?:" + "|".join(_NAMES) + r")>)(?:(?:[,;:/.x×-]? ?|, ?(?:and|or) | (?:and|or|to) )\1){1,500}")
+    lambda: re.compile("(<(?:" + "|".join(_NAMES) + r")>)(?:(?:[,;:/.x-]? ?|, ?(?:and|or) | (?:and|or|to) )\1){1,500}")
 )
 _COLOR = _lazily(lambda: re.compile("\x1b\\[[0-9;?]{0,20}[A-Za-z]"))
 
@@ -177,11 +201,16 @@ def _name(kind: str, whole: str) -> str:
         return whole if is_word else f"<path>{end}"
     name, _, port = kept.partition(":")
     last = name.rpartition(".")[2]
-    if last.lower() in _FILES:
+    if last.lower() in _words(_FILES):
         return f"<path>{f':{port}' if port else ''}{end}"
-    if last in _HOSTS and name.islower():
+    if last in _words(_HOSTS) and name.islower():
         return f"<host>{end}"
     return _DIGITS().sub("<n>", whole)
+
+
+@functools.cache
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 _DIGITS = _lazily(lambda: re.compile(r"[0-9]{1,400}(?:\.[0-9]{1,400}){0,100}"))

@@ -58,9 +58,20 @@ _FILTERS = {
     "node": click.option("--node", metavar="ID", help="Only tasks claimed by this node, now or earlier."),
     "since": click.option("--since", metavar="DURATION|TIME", help="Created at or after this, or within this long."),
     "before": click.option("--before", metavar="DURATION|TIME", help="Created before this, or longer ago than this."),
+    "ended_since": click.option(
+        "--ended-since", metavar="DURATION|TIME", help="Ended at or after this, or within this long."
+    ),
+    "failure": click.option(
+        "--failure", metavar="KEY", help="Only tasks that failed for this cause; `task failures` shows the keys."
+    ),
     "error": click.option("--error", metavar="CODE", help="Only tasks with this error code."),
+    "class_name": click.option("--class", "class_name", metavar="CLASS", help="Only tasks that this plugin ran."),
+    "version": click.option("--version", metavar="V", help="Only tasks that this version of their plugin ran."),
     "unique_key": click.option("--unique-key", metavar="K", help="Only tasks with this unique key."),
 }
+
+_OPTIONS = {"class_name": "class", "unique_key": "unique-key", "ended_since": "ended-since"}
+_NARROW = ("queue", "batch", "failure")  # each is enough for a command that changes tasks
 
 NAMES = click.argument("ids", nargs=-1, metavar="[ID...]")
 YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script needs this, see above.")
@@ -68,27 +79,28 @@ YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script nee
 
 def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     """The filter for the options. Raises UsageError, and NotFoundError for an unknown queue."""
-    with common.options_named():
+    with common.options_named(class_name="class"):
         return finding.filter_of(store, Selection(**{name: one for name, one in filters.items() if name != "failed"}))
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
     """Whether tasks are named, not filtered. Raises UsageError for both or neither: a command that changes
-    tasks needs at least a queue or a batch. `more`: other filters that were given."""
-    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value not in (None, (), False)]
+    tasks needs at least a queue, a batch or a cause of failure. `more`: other filters that were given."""
+    given = [f"--{_OPTIONS.get(name, name)}" for name, value in filters.items() if value not in (None, (), False)]
     given += more
     if ids and given:
         raise UsageError(f"expected either task ids or {given[0]}, found both")
-    if not ids and filters["queue"] is None and filters["batch"] is None:
+    if not ids and all(filters[name] is None for name in _NARROW):
         raise UsageError(
-            "expected task ids, or --queue Q or --batch B, and filters; `disbatch-host task list` shows tasks"
+            "expected task ids, or --queue Q, --batch B or --failure KEY, and filters; `disbatch-host task list` shows "
+            "tasks"
         )
     return bool(ids)
 
 
 def of_what(filters: Mapping[str, Any]) -> str:
-    """The queue, the batch, or both, that the filters name."""
-    named = [f"{name} {filters[name]}" for name in ("queue", "batch") if filters[name] is not None]
+    """The queue, the batch and the cause of failure that the filters name."""
+    named = [f"{name} {filters[name]}" for name in _NARROW if filters[name] is not None]
     return f"of {' and '.join(named)}"
 
 

@@ -21,6 +21,8 @@ from disbatch_protocol.status import Status, may_become
 Words = str | int | Sequence[str | int]
 
 FAILED = ("failed",)  # retried by default; terminated ones are among them
+# Of one cause of failure: whoever names it means them all. None of it concluded.
+FAILED_SOMEHOW = ("failed", "orphaned", "cancelled")
 
 
 def check_cancellable(words: Words) -> None:
@@ -58,21 +60,21 @@ def cancellable(store: Store, selection: Selection) -> TaskFilter:
 def retriable(store: Store, selection: Selection) -> TaskFilter:
     """The tasks that `retry` takes from a selection: without a status, failed and terminated ones. Raises likewise."""
     check_retriable(selection.status)
-    return _filter_of(store, selection, FAILED)
+    return _filter_of(store, selection, FAILED if selection.failure is None else FAILED_SOMEHOW)
 
 
 def deletable(store: Store, selection: Selection, older: timedelta | None = None) -> TaskFilter:
     """The tasks that `delete` takes from a selection. `older`: only tasks that ended longer ago than this. Raises
-    likewise, and if no status is named."""
-    if selection.status == ():
+    likewise, and if neither a status nor a cause of failure is named."""
+    if selection.status == () and selection.failure is None:
         raise FieldError("status", "expected a status, such as 'concluded', found none")
     check_deletable(selection.status)
-    which = _filter_of(store, selection, ())
+    which = _filter_of(store, selection, () if selection.failure is None else FAILED_SOMEHOW)
     return which if older is None else replace(which, changed_before=store.now() - older)
 
 
 def _filter_of(store: Store, selection: Selection, default: tuple[str, ...]) -> TaskFilter:
-    if selection.queue is None and selection.batch is None:
+    if selection.queue is None and selection.batch is None and selection.failure is None:
         raise UsageError(
             "expected ids of tasks, or a selection that names a queue or a batch, found a selection without one"
         )

@@ -33,7 +33,7 @@ from disbatch_host.client import why as reasons
 from disbatch_host.client.batches import Batches
 from disbatch_host.client.control import Changes
 from disbatch_host.client.creating import Creating
-from disbatch_host.client.failures import FAILURES_MAX, Failures, find_failures
+from disbatch_host.client.failures import GROUPS_MAX, SECONDS, Failures, find_failures
 from disbatch_host.client.finding import Selection
 from disbatch_host.client.history import Event
 from disbatch_host.client.masking import Masker
@@ -221,11 +221,18 @@ class Client(Creating):
 
         return Observer(self.store, SystemClock())
 
-    def failures(self, queue: str | None = None, *, limit: int = FAILURES_MAX) -> Failures:
-        """Why the newest failed tasks failed, of all queues or of one: by error code, with count, queues, and one of
-        them. `limit` is the approximate number of tasks to read. Raises NotFoundError for an unknown queue."""
-        queue_id = None if queue is None else finding.queue_id(self.store, queue)
-        return find_failures(self.store, queue=queue_id, limit=limit)
+    def failures(
+        self,
+        which: Selection | str | None = None,
+        *,
+        limit: int = GROUPS_MAX,
+        seconds: float = SECONDS,
+    ) -> Failures:
+        """Why tasks failed, of all queues, of one, or of a selection: by cause, the most frequent first, with count,
+        first and last, queues, nodes, versions of plugins, and some of the tasks. `limit`: at most so many causes.
+        Where there are more than can be counted in `seconds`, `is_complete` is False. Raises as `find` does."""
+        selection = which if isinstance(which, Selection) else Selection(queue=which)
+        return find_failures(self.store, finding.filter_of(self.store, selection), limit=limit, seconds=seconds)
 
     def export(
         self,

@@ -1,26 +1,40 @@
-"""Why tasks failed: the newest failures, grouped by error code.
+"""Why tasks failed: grouped by cause, the most frequent first.
 
-Responsible for: finding them among millions of other tasks without reading those, and grouping them. Must not know:
-how they are shown.
+Responsible for: the groups that people see, everywhere the same, from what the store counts. Must not know: how they
+are shown.
+
+Rules:
+1. A cause is `error.group`, as the host that saw the failure wrote it. Tasks of earlier versions and other programs
+   have none; they are grouped by `error.code`, and have no key.
+2. A group has what was counted; its text and message are those of its newest tasks.
 """
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from disbatch_host.client.history import code_of_error
 from disbatch_host.decide.words import error_in_short
+from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import QueueId, Task
+from disbatch_host.documents.failure_counts import FailureCount
+from disbatch_host.documents.records import QueueId, Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
+from disbatch_protocol.document import rfc3339
+from disbatch_protocol.status import FAILURES, Status
 
-FAILURES_MAX = 500  # newest failed tasks whose reasons are counted
-_PLACES_MAX = 25  # pairs of queue and status searched for failures, those with the most first
+GROUPS_MAX = 1000  # groups that are told apart; the others are counted as one
+SECONDS = 5.0  # for the count of all failures
+TASKS_MAX = 3  # of each group that are named
+_PLAIN_MAX = 500  # newest failures without a group that are read for examples of their codes
+_PLACES_MAX = 25  # pairs of queue and status searched for these, those with the most first
 
 Places = Mapping[tuple[QueueId, int], int]  # failed tasks per pair of queue and status
 
@@ -30,73 +44,243 @@ class FailureFacts:
     """One reason why tasks failed."""
 
     code: str
-    count: int
+    count: int  # failed tasks, terminated ones among them
     queues: tuple[str, ...]  # the most frequent first
-    message: str  # of the newest one
-    example: str = ""  # the id of that task
+    message: str  # of the newest one, on one line
+    text: str = ""  # of its group; the code for tasks without one
+    key: str | None = None  # of its group
+    orphaned: int = 0  # nobody knows whether these have failed
+    expired: int = 0  # not started in time
+    first: datetime | None = None  # when the earliest of them ended
+    last: datetime | None = None
+    versions: tuple[str, ...] = ()  # of the plugin
+    nodes: tuple[str, ...] = ()
+    tasks: tuple[TaskId, ...] = ()  # up to three, the newest first
+
+    @property
+    def example(self) -> str:
+        """The id of the newest task; empty if none is there any more."""
+        return str(self.tasks[0]) if self.tasks else ""
+
+    @property
+    def total(self) -> int:
+        return self.count + self.orphaned + self.expired
+
+    @property
+    def cause(self) -> str:
+        """What its tasks have in common, without the code; the newest message where it is not known."""
+        return (
+            self.text.removeprefix(f"{self.code}: ")
+            if self.key is not None and self.text != self.code
+            else self.message
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"code": self.code, "count": self.count, "queues": list(self.queues), "message": self.message}
+        return {
+            "key": self.key,
+            "text": self.text,
+            "code": self.code,
+            "count": self.count,
+            "orphaned": self.orphaned,
+            "expired": self.expired,
+            "first": self.first,
+            "last": self.last,
+            "queues": list(self.queues),
+            "versions": list(self.versions),
+            "nodes": list(self.nodes),
+            "message": self.message,
+            "tasks": [str(one) for one in self.tasks],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """The reasons of the newest failures, the most frequent first."""
+    """Why tasks failed, the most frequent reason first."""
 
     reasons: Sequence[FailureFacts] = ()
-    seen: int = 0  # tasks that were read for the reasons
-    total: int = 0  # all failed tasks
+    total: int = 0  # failed tasks, in groups that are not among `reasons` as well
+    orphaned: int = 0
+    expired: int = 0
+    other_groups: int = 0  # that are not among `reasons`
+    other_total: int = 0  # tasks of these
+    is_complete: bool = True  # False: there was no time to count all of them
 
 
-def find_failures(store: Store, *, queue: QueueId | None = None, limit: int = FAILURES_MAX) -> Failures:
-    """The reasons of the newest failures, of one queue or of all; reads about `limit` tasks. Raises StoreError."""
-    by_status = store.count_by_status()
-    if queue is not None:
-        by_status = {queue_id: counts for queue_id, counts in by_status.items() if queue_id == queue}
-    return failures_in(store, places_of(by_status), limit=limit)
+def find_failures(
+    store: Store, which: TaskFilter | None = None, *, limit: int = GROUPS_MAX, seconds: float = SECONDS
+) -> Failures:
+    """Why the tasks of a selection failed, in about so many seconds; the `limit` most frequent reasons. Raises
+    StoreError."""
+    which = which or TaskFilter()
+    deadline = time.monotonic() + seconds
+    found = store.count_failures(which, seconds=seconds)
+    groups = _groups_of(found.rows)
+    ordered = sorted(groups.values(), key=lambda one: (-one.total, one.key or "", one.code))
+    kept = ordered[: min(limit, GROUPS_MAX)]
+    plain = _Plain(store, which, [row for row in found.rows if row.key is None])
+    reasons: list[FailureFacts] = []
+    for one in kept:
+        if reasons and time.monotonic() > deadline + seconds:
+            break
+        reasons.append(one.facts(_newest(store, which, one.key) if one.key is not None else plain.of(one.code)))
+    others = ordered[len(reasons) :]
+    return Failures(
+        reasons=sorted(reasons, key=lambda one: (-one.total, one.code, one.text)),
+        total=sum(one.failed for one in ordered),
+        orphaned=sum(one.orphaned for one in ordered),
+        expired=sum(one.expired for one in ordered),
+        other_groups=len(others),
+        other_total=sum(one.total for one in others),
+        is_complete=found.is_complete,
+    )
 
 
 def places_of(by_status: Mapping[QueueId, Mapping[int, int]]) -> Places:
-    """Where failed tasks are, terminated ones among them. Orphaned ones have no reason of their own: they were lost."""
+    """Where failed tasks are, terminated and orphaned ones among them."""
     return {
         (queue_id, status): count
         for queue_id, counts in by_status.items()
         for status, count in counts.items()
-        if count and statuses.is_failed(status)
+        if count and (statuses.is_failed(status) or status in FAILURES)
     }
 
 
-def failures_in(store: Store, places: Places, *, limit: int = FAILURES_MAX) -> Failures:
-    """The reasons of the newest failures in these places. Each place is queried by itself, to match the store's index:
-    this never searches for a few failed tasks among millions of others."""
-    most = sorted(places, key=lambda place: places[place], reverse=True)[:_PLACES_MAX]
-    found: list[Task] = []
-    for queue_id, status in most:
-        which = TaskFilter(queue=queue_id, statuses=frozenset({status}))
-        share = max(1, limit // len(most))
-        found += store.find_tasks(which, limit=share, newest_first=True, with_output=False)
-    return Failures(reasons=failures_of(found), seen=len(found), total=sum(places.values()))
+def retry_command(reason: FailureFacts, which: TaskFilter) -> str:
+    """The command that runs just these tasks again, as somebody types it in a shell."""
+    words = ["disbatch-host", "task", "retry"]
+    if reason.key is not None:
+        words += ["--failure", reason.key]
+    else:
+        words += ["--error", reason.code, "--status", "failed,orphaned" if reason.orphaned else "failed"]
+    queue = which.queue if which.queue is not None else reason.queues[0] if len(reason.queues) == 1 else None
+    given = {
+        "--queue": queue,
+        "--batch": which.batch,
+        "--class": which.class_name,
+        "--version": which.version,
+        "--node": which.node,
+        "--ended-since": None if which.changed_since is None else rfc3339(which.changed_since),
+    }
+    for option, value in given.items():
+        words += [] if value is None else [option, str(value)]
+    return shlex.join(words)
 
 
-def failures_of(tasks: Sequence[Task]) -> tuple[FailureFacts, ...]:
-    """The reasons of failed tasks, the most frequent first."""
-    by_code: dict[str, list[Task]] = {}
-    for task in tasks:
-        by_code.setdefault(code_of_error(task), []).append(task)
-    return tuple(
-        _facts_of(code, ones) for code, ones in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+@dataclass(slots=True)
+class _Group:
+    """What the rows of one group come to."""
+
+    key: str | None
+    code: str
+    failed: int = 0
+    orphaned: int = 0
+    expired: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    queues: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    nodes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return self.failed + self.orphaned + self.expired
+
+    def add(self, row: FailureCount) -> None:
+        if row.status == Status.ORPHANED:
+            self.orphaned += row.count
+        elif row.status == Status.CANCELLED:
+            self.expired += row.count
+        else:
+            self.failed += row.count
+        self.first = min((one for one in (self.first, row.first) if one is not None), default=None)
+        self.last = max((one for one in (self.last, row.last) if one is not None), default=None)
+        self.queues[str(row.queue)] += row.count
+        if row.version:
+            self.versions[row.version] += row.count
+        if row.node is not None:
+            self.nodes[row.node] += row.count
+
+    def facts(self, tasks: Sequence[Task]) -> FailureFacts:
+        newest = tasks[0] if tasks else None
+        group = None if newest is None else group_in(newest.document)
+        code = self.code if newest is None else code_of_error(newest)
+        return FailureFacts(
+            code=code,
+            count=self.failed,
+            queues=_by_count(self.queues),
+            message="" if newest is None else error_in_short(newest.document),
+            text=code if group is None else group[0],
+            key=self.key,
+            orphaned=self.orphaned,
+            expired=self.expired,
+            first=self.first,
+            last=self.last,
+            versions=_by_count(self.versions),
+            nodes=_by_count(self.nodes),
+            tasks=tuple(one.id for one in tasks[:TASKS_MAX]),
+        )
+
+
+def _by_count(counts: Counter[str]) -> tuple[str, ...]:
+    return tuple(name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _groups_of(rows: Iterable[FailureCount]) -> dict[tuple[str | None, str], _Group]:
+    groups: dict[tuple[str | None, str], _Group] = {}
+    for row in rows:
+        code = _code_of(row)
+        groups.setdefault((row.key, code), _Group(row.key, code)).add(row)
+    return groups
+
+
+def _code_of(row: FailureCount) -> str:
+    """Of a task without a group: its code, else the name of its status, as `code_of_error` has it."""
+    return "" if row.key is not None else row.code or statuses.name(row.status)
+
+
+def _newest(store: Store, which: TaskFilter, key: str) -> list[Task]:
+    """Some tasks of a group, those created last."""
+    if which.statuses is None:
+        which = replace(which, statuses=_ENDS, or_failed=True)
+    found = store.find_tasks(
+        replace(which, failure=key), limit=TASKS_MAX, newest_first=True, with_output=False, with_parameters=False
     )
+    return list(found)
 
 
-def _facts_of(code: str, tasks: Sequence[Task]) -> FailureFacts:
-    newest = max(tasks, key=_when)
-    return FailureFacts(
-        code=code,
-        count=len(tasks),
-        queues=tuple(name for name, _ in Counter(str(one.queue) for one in tasks).most_common()),
-        message=error_in_short(newest.document),
-        example=str(newest.id),
-    )
+_ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))
+
+
+class _Plain:
+    """Examples of failures without a group, found when the first is asked for. Each place is queried by itself, to
+    match the store's index: this never searches for a few failed tasks among millions of others."""
+
+    def __init__(self, store: Store, which: TaskFilter, rows: Sequence[FailureCount]) -> None:
+        self._store = store
+        self._which = which
+        self._places: Counter[tuple[QueueId, int]] = Counter()
+        for row in rows:
+            self._places[row.queue, row.status] += row.count
+        self._by_code: dict[str, list[Task]] | None = None
+
+    def of(self, code: str) -> list[Task]:
+        if self._by_code is None:
+            self._by_code = {}
+            for task in sorted(self._read(), key=_when, reverse=True):
+                self._by_code.setdefault(code_of_error(task), []).append(task)
+        return self._by_code.get(code, [])
+
+    def _read(self) -> list[Task]:
+        found: list[Task] = []
+        most = self._places.most_common(_PLACES_MAX)
+        for (queue_id, status), _ in most:
+            which = replace(self._which, queue=queue_id, statuses=frozenset({status}), or_failed=False)
+            share = max(1, _PLAIN_MAX // len(most))
+            tasks = self._store.find_tasks(
+                which, limit=share, newest_first=True, with_output=False, with_parameters=False
+            )
+            found += (one for one in tasks if group_in(one.document) is None)
+        return found
 
 
 def _when(task: Task) -> float:

@@ -20,6 +20,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
+KEY_DIGITS = 8  # of `disbatch_protocol.groups`, whose patterns a selection does not need
 _NAMED_IN_QUERY = 1000
 
 
@@ -34,7 +35,11 @@ class Selection:
     node: str | None = None  # claimed by this node, now or earlier
     since: Moment | Duration | None = None  # created at or after this time, or within this long
     before: Moment | Duration | None = None  # created before this time, or longer ago than this
+    ended_since: Moment | Duration | None = None  # ended, or last changed, at or after this time
     error: str | None = None  # error code
+    failure: str | None = None  # the key of a cause of failure
+    class_name: str | None = None  # of the plugin that ran it
+    version: str | None = None  # of that plugin
     unique_key: str | None = None
     batch: str | None = None  # the id of a batch, or the beginning of it
 
@@ -42,8 +47,8 @@ class Selection:
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
     """The filter for a selection at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
     values, or_failed = statuses_of(selection.status)
-    since, before = selection.since, selection.before
-    now = store.now() if since is not None or before is not None else None
+    since, before, ended_since = selection.since, selection.before, selection.ended_since
+    now = store.now() if any(one is not None for one in (since, before, ended_since)) else None
     return TaskFilter(
         queue=None if selection.queue is None else queue_id(store, selection.queue),
         statuses=values,
@@ -51,10 +56,23 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
         node=selection.node,
         created_since=_gone_by("since", since, now),
         created_before=_gone_by("before", before, now),
+        changed_since=_gone_by("ended_since", ended_since, now),
         error_code=selection.error,
+        failure=None if selection.failure is None else failure_key(selection.failure),
+        class_name=selection.class_name,
+        version=selection.version,
         unique_key=selection.unique_key,
         batch=None if selection.batch is None else batch_id_of(store, selection.batch),
     )
+
+
+def failure_key(text: str) -> str:
+    """The key of a cause of failure, as a person types it. Raises FieldError."""
+    key = text.strip().lower()
+    if len(key) != KEY_DIGITS or not set(key) <= set("0123456789abcdef"):
+        hint = "`disbatch-host task failures` shows them"
+        raise FieldError("failure", f"expected a key of {KEY_DIGITS} hexadecimal digits, found {text!r:.60}; {hint}")
+    return key
 
 
 def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] | None, bool]:

@@ -26,6 +26,8 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.status import IN_HAND, Status
 
 RUNNING_MAX = 500  # running tasks that are read
+REASONS_MAX = 50  # of failures
+_FAILURES_SECONDS = 0.5  # for counting them
 _NODES_ASKED_MAX = 50  # nodes whose running tasks are read
 
 
@@ -168,7 +170,7 @@ class Overview:
     queues: Sequence[QueueFacts] = ()
     nodes: Sequence[NodeFacts] = ()
     failures: Sequence[FailureFacts] = ()  # the most frequent first
-    failures_seen: int = 0  # tasks that were read for the reasons
+    failures_seen: int = 0  # failed tasks that were counted for the reasons
     running: Sequence[RunningFacts] = ()  # the longest first
     took_seconds: float = 0.0  # for the queries
 
@@ -254,16 +256,17 @@ class Observer:
             queues=queues,
             nodes=[_node_facts(record) for record in found.nodes],
             failures=failed.reasons,
-            failures_seen=failed.seen,
+            failures_seen=failed.total + failed.orphaned + failed.expired,
             running=running,
             took_seconds=self._clock.monotonic() - began,
         )
 
     def _look_at_failures(self, found: Summary) -> Failures:
-        """The reasons of the newest failures; the previous ones if the number of failures has not changed."""
+        """The most frequent reasons; the previous ones if the number of failures has not changed."""
         places = failures.places_of({one.id: one.by_status for one in found.queues})
         if places != self._places:
-            self._places, self._failures = places, failures.failures_in(self._store, places)
+            self._places = places
+            self._failures = failures.find_failures(self._store, limit=REASONS_MAX, seconds=_FAILURES_SECONDS)
         return self._failures
 
 

@@ -54,9 +54,9 @@ def error_of(
     fault: str | None = None,
     cancel: Mapping[str, Any] | None = None,
 ) -> Document:
-    """The `error` of a run whose plugin did not say why: made from how the run ended, the `line` of its stderr that says
-    why (`why_of`), and its last lines. `said` is the plugin's word that turned an otherwise successful end into a failure, `fault` what the host has to say
-    beyond exit code and signal, `cancel` the request to cancel it."""
+    """The `error` of a run whose plugin did not say why: made from how the run ended, the `line` of its stderr that
+    says why (`why_of`), and its last lines. `said` is the plugin's word that turned an otherwise successful end into a
+    failure, `fault` what the host has to say beyond exit code and signal, `cancel` the request to cancel it."""
     killed = _killed_in_words(killed_after_seconds, manifest.kill_grace_seconds)
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
     sentences = {

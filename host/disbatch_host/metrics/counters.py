@@ -6,7 +6,7 @@ fetched, stores, processes.
 Rules:
 1. The `count_…` and `observe_…` methods are called in the hot path: a few microseconds each, nothing that waits.
 2. Labels are bounded: the first `QUEUES_MAX` queues that are seen have their own, all others are `other`; classes and
-   nodes likewise. No task id, no parameter, no message is ever a label.
+   nodes likewise, causes of failures by their keys (`failures`). No task id, no parameter, no message is ever a label.
 3. A registry of its own: nothing global.
 4. An unknown value is left out; a number is never older than it looks (`disbatch_census_timestamp_seconds`).
 """
@@ -28,6 +28,7 @@ from disbatch_host.documents.records import Task
 from disbatch_host.metrics import exposition
 from disbatch_host.metrics.census import Census
 from disbatch_host.metrics.exposition import OTHER, Labels, StoreHealthView, StoreThreadView, SupervisorView
+from disbatch_host.metrics.failures import FailureCounts
 from disbatch_protocol.outcome import Conclusion, Outcome, Reason
 
 RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
@@ -59,6 +60,7 @@ class Metrics:
             ("queue", "class", "outcome", "reason"),
             registry=self._registry,
         )
+        self._failures = FailureCounts()
         self._adopted = Counter(
             "disbatch_runs_adopted",
             "Runs of an earlier life of this node that it went on with.",
@@ -128,6 +130,10 @@ class Metrics:
         if reason not in _NEVER_STARTED:
             lasted.observe(seconds)
 
+    def count_failure(self, class_name: str, code: str, key: str) -> None:
+        """A task failed for good, with this code and the key of this cause."""
+        self._failures.count(self._labels.classes.of(class_name), code, key)
+
     def count_adopted(self) -> None:
         """A run of an earlier life goes on."""
         self._adopted.inc()
@@ -188,6 +194,7 @@ class Metrics:
                 "python": ".".join(map(str, sys.version_info[:3])),
             },
         )
+        yield self._failures.family()
         yield from exposition.of_store(self._store_thread, self.silent_seconds)
         yield from exposition.of_node(self._living, self._labels)
         yield from exposition.of_supervisor(self._supervisor)

@@ -36,6 +36,7 @@ from disbatch_host.run.context import RunContext
 from disbatch_host.run.report import RunReport, RunResult
 from disbatch_host.run.worker.process import Worker
 from disbatch_protocol.outcome import Reason
+from disbatch_protocol.status import is_failed
 
 if TYPE_CHECKING:  # a node that serves no metrics need not import what they take
     from disbatch_host.metrics.counters import Metrics
@@ -305,6 +306,8 @@ class Runs:
         end_log.log_end(run, report, self.context.site.host_environment)
         if self._metrics is not None:
             self._metrics.count_end(run.task.queue, run.plugin.name, report.conclusion, report.reason, report.seconds)
+            if report.conclusion is not None and report.error_group and is_failed(report.conclusion.status):
+                self._metrics.count_failure(run.plugin.name, report.error_code or "", report.error_group)
         if self._on_report is not None:
             self._on_report(run, report)
 

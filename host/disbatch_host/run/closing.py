@@ -151,6 +151,7 @@ class Closing:
             how=ending.in_short(found.end),
             error_code=code,
             error_message=message,
+            error_group=found.error_group,
             secrets=tuple(found.run.get("secrets", ())),
             left_over=found.run.get("left_over", ()),
         )

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from disbatch_host.documents import records, requests, run_processes, run_record, transitions
+from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document
 from disbatch_host.documents.storable import storable
@@ -48,6 +49,12 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
             return None, None
         code, message = error.get("code"), error.get("message")
         return code if isinstance(code, str) else None, message if isinstance(message, str) else None
+
+    @property
+    def error_group(self) -> str | None:
+        """The key of the cause, if it failed."""
+        group = group_in(self.change.set)
+        return None if group is None else group[1]
 
 
 def ending_of(

@@ -30,6 +30,7 @@ class RunReport(NamedTuple):  # made for each task, at a quarter of what a froze
     how: str = ""  # it ended: exit code, signal or reason, in short; nothing that the plugin said
     error_code: str | None = None  # `error.code`, if it failed
     error_message: str | None = None  # `error.message`; it may quote secrets of the task
+    error_group: str | None = None  # the key of `error.group`
     secrets: tuple[str, ...] = ()  # JSON pointers to these
     left_over: Sequence[Document] = ()  # processes of it that could not be ended, as `run.left_over` has them
     why_not_started: str | None = None

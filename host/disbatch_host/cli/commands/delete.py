@@ -39,6 +39,8 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
     At a terminal, more than one task of a queue is deleted only after a question. A script always needs --yes.
     """
     is_named = selection.is_named(ids, filters, *(["--older"] if older is not None else []))
+    if filters["failure"] is not None and not filters["status"]:
+        filters = {**filters, "status": allowed.FAILED_SOMEHOW}
     if not is_named and not filters["status"]:
         raise UsageError("expected --status with --queue, such as --status concluded, found none")
     with common.options_named():

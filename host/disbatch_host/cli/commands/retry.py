@@ -30,14 +30,17 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
       disbatch-host task retry --failed --queue mail
       disbatch-host task retry --failed --queue mail --error timeout
       disbatch-host task retry --status orphaned --queue mail
+      disbatch-host task retry --failure 1a00ac14
 
     Each gets as many attempts as a new task, and starts as soon as a node has room, whatever --delay, --at or --after
     it was pushed with. Exit 1 if one has not ended, or if another unfinished task has its unique key.
 
-    At a terminal, more than one task of a queue is retried only after a question. A script is not asked, since --failed
-    or --status says which ones.
+    At a terminal, more than one task of a queue is retried only after a question. A script is not asked, since
+    --failed, --status or --failure says which ones.
     """
     is_named = selection.is_named(ids, filters)
+    if filters["failure"] is not None and not filters["status"]:
+        filters = {**filters, "status": allowed.FAILED_SOMEHOW}
     if not is_named and not filters["status"]:
         raise UsageError("expected either --failed or --status with --queue, found neither")
     with common.options_named():

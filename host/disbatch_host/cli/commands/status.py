@@ -9,6 +9,7 @@ import click
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.node_table import NONE_YET, print_nodes
+from disbatch_host.client.failures import Failures, find_failures
 from disbatch_host.client.overview import QueueSummary, summary
 from disbatch_host.decide import readings
 from disbatch_host.documents.records import NodeRecord
@@ -57,6 +58,8 @@ def status(watch: bool, interval: str | None) -> None:
             _print_troubles(found.nodes)
         else:
             click.echo(NONE_YET)
+        if any(one.counts[name] for one in found.queues for name in ("failed", "orphaned")):
+            _print_causes(find_failures(store, limit=_CAUSES_MAX, seconds=_CAUSES_SECONDS))
 
 
 def _interval(watch: bool, text: str | None) -> float:
@@ -85,6 +88,21 @@ def _note(one: QueueSummary) -> tuple[str, str]:
     elif one.queue is not None and one.queue.rate is not None and one.counts["waiting"]:
         notes.append(f"at most {one.queue.document['rate']}")
     return "; ".join(notes), "yellow"
+
+
+def _print_causes(found: Failures) -> None:
+    """The most frequent causes of failures."""
+    if not found.reasons:
+        return
+    click.echo()
+    rows = [(one.total, render.printable(one.text), "" if one.key is None else one.key) for one in found.reasons]
+    render.print_table(("failed", "cause", "key"), [(str(count), text, key) for count, text, key in rows], right=(0,))
+    rest = f"; {common.count_of(found.other_groups, 'cause')} more" if found.other_groups else ""
+    click.echo(f"`disbatch-host task failures` shows them with their tasks, and how to run them again{rest}")
+
+
+_CAUSES_MAX = 3
+_CAUSES_SECONDS = 0.5  # for counting them
 
 
 def _print_unusable(records: Sequence[NodeRecord]) -> None:

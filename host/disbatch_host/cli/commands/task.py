@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "cancel": "cancel.cancel",
     "delete": "delete.delete",
     "export": "export.export",
+    "failures": "failures.failures",
     "import": "import_.import_",
     "output": "output.output",
     "push": "push.push",

@@ -247,18 +247,18 @@ def _failures(overview: Overview, width: int) -> Block | None:
         return None
 
     def row(one: FailureFacts) -> list[tuple[str, str]]:
-        share_of = 100 * one.count / max(1, overview.failures_seen)
+        share_of = 100 * one.total / max(1, overview.failures_seen)
         queues = one.queues[0] + (f" +{len(one.queues) - 1}" if len(one.queues) > 1 else "")
         return [
             (one.code, "red"),
-            (short(one.count), ""),
+            (short(one.total), ""),
             (f"{share_of:.0f} %", "dim"),
             (queues, ""),
-            (one.message, ""),
+            (one.cause, ""),
         ]
 
     rows = [row(one) for one in overview.failures[:_MEASURED]]
-    name = f"failed, by reason, of the newest {short(overview.failures_seen)}"
+    name = f"failed, by cause, of {short(overview.failures_seen)}"
     _, things = _table("", ("count", "share", "queue", "message"), rows, len(rows), width, cuts_middle=True)
 
     def title(shown: int) -> Text:

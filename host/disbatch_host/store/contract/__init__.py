@@ -25,9 +25,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId
 from disbatch_host.store.contract.answers import BatchCounts, Look
+from disbatch_host.store.contract.failures import Failures
 from disbatch_host.store.contract.looking import Examined, Watcher
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
@@ -200,19 +200,6 @@ class Tasks(Protocol):
     def documents_of(self, collection: str, condition: Document, limit: int | None = None) -> Iterator[Document]:
         """The documents of any collection of the database that match a condition in MongoDB's query language, in its
         Extended JSON form. Raises StoreRefusedError if the store has no collections."""
-
-
-class Failures(Protocol):
-    """Why tasks failed."""
-
-    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
-        """How many tasks failed for which cause (`error.group.key`), in which queue, with which status, on which node
-        and with which version of their plugin. Without `which.statuses`: failed, terminated and orphaned tasks, and
-        those of them that have a cause although they are cancelled (they expired). Tasks that have failed and name no
-        cause, of earlier versions and other programs, are told apart by `error.code`.
-
-        Cost: by the number of failures, in an index that holds nothing else. Where all of them would take longer than
-        `seconds`, a part of them is counted, and `is_complete` is False; a little longer it may take."""
 
 
 class Outputs(Protocol):
@@ -406,7 +393,5 @@ class Changes(Protocol):
         seconds late."""
 
 
-class Store(
-    Connection, Queues, Tasks, Failures, Outputs, Notes, Batches, Nodes, HotPath, Changes, Examined, Protocol
-):
+class Store(Connection, Queues, Tasks, Failures, Outputs, Notes, Batches, Nodes, HotPath, Changes, Examined, Protocol):
     """A place for the documents of den-1.0: all of the protocols above, and nothing else."""

@@ -39,6 +39,14 @@ BY_EXPIRY = (("status", ASCENDING), ("expires", ASCENDING))
 # The tasks of a batch; no others are in it.
 BY_BATCH = (("batch", ASCENDING), ("status", ASCENDING))
 
+# Tasks that failed, by their cause and in the order of creation, with all that is counted; no others are in it.
+BY_FAILURE = tuple(
+    (name, ASCENDING)
+    for name in (
+        "error.group.key", "_id", "mtime", "queue", "status", "node", "batch", "run.plugin.class", "run.plugin.version",
+    )
+)  # fmt: skip
+
 # (keys, options) of `tasks`; see rule 2.
 _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     # The claim (equality, equality, then its order), queues with waiting tasks, counts by queue and status.
@@ -54,6 +62,7 @@ _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     (BY_CANCEL, {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
     (BY_AWAITED, {"partialFilterExpression": {"awaited": True}}),
     (BY_EXPIRY, {"partialFilterExpression": {"expires": {"$exists": True}}}),
+    (BY_FAILURE, {"partialFilterExpression": {"error.group.key": {"$exists": True}}}),
     (BY_BATCH, {"partialFilterExpression": {"batch": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),

@@ -39,6 +39,7 @@ from pymongo.read_preferences import ReadPreference
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
+from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store.contract import OnClaim
@@ -48,6 +49,7 @@ from disbatch_host.store.mongo.batches import Batches
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
 from disbatch_host.store.mongo.due import Due
+from disbatch_host.store.mongo.failures import Failures
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.ids import IdSource
 from disbatch_host.store.mongo.limits import Limits
@@ -153,6 +155,7 @@ class MongoStore:
         self._output = OutputFiles(database, self.now)
         self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
         self._due = Due(tasks, self._clock)
+        self._failures = Failures(tasks)
         follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id, self._clock)
         self._creation = Creation(tasks, self._keys, self._clock)
         self._task_changes = TaskChanges(tasks, self._keys, passed_over)
@@ -360,6 +363,10 @@ class MongoStore:
                     of_queue = counts.setdefault(key.get("queue"), {})
                     of_queue[status] = of_queue.get(status, 0) + group["count"]
         return counts
+
+    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
+        with self._translated():
+            return self._failures.count(which, seconds)
 
     def delete_tasks(
         self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False

@@ -38,15 +38,16 @@ def where(which: TaskFilter, *, status: str = "status", is_of_group: bool = Fals
     """The condition, and the values of its placeholders. `status` as "+status": no index is chosen for it.
     `is_of_group`: only tasks with a cause of failure, found by it, as always where one is named."""
     conditions, values = ["1"], []
-    queue, is_of_group = "queue", is_of_group or which.failure is not None
-    if is_of_group:
+    queue, batch, node = "queue", "batch", "node"
+    if is_of_group or which.failure is not None:
         conditions.append(HAS_GROUP)
-        status, queue = "+status", "+queue"  # the other index has more tasks in it
+        # The indexes on these have more tasks in them.
+        status, queue, batch, node = "+status", "+queue", "+batch", "+node"
     if which.queue is not None:
         conditions.append(f"{queue} = ?")
         values.append(which.queue)
     if which.node is not None:
-        conditions.append("node = ?")
+        conditions.append(f"{node} = ?")
         values.append(which.node)
     if which.ids is not None:
         # One value for any number of ids: SQLite limits how many a statement may have.
@@ -66,7 +67,7 @@ def where(which: TaskFilter, *, status: str = "status", is_of_group: bool = Fals
     for condition, value in (
         ("unique_key = ?", which.unique_key),
         ("parent = ?", which.parent),
-        ("batch = ?", which.batch),
+        (f"{batch} = ?", which.batch),
         ("seq IN (SELECT follower FROM followers WHERE task = ?)", which.after),
         ("CASE WHEN rest != '{}' AND json_valid(rest) THEN json_extract(rest, '$.error.code') END = ?",
          which.error_code),

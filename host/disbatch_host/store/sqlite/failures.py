@@ -58,7 +58,9 @@ def _plain_tasks(which: TaskFilter, fields: str) -> Statement:
     """Failed tasks without a group, queue by queue and status by status, as the index has them."""
     statuses, values = sorted(which.statuses or ()), []
     parts = []
-    for condition_of_status in (conditions.status_is(frozenset(statuses), or_failed=False), _ABOVE)[: 1 + which.or_failed]:
+    for condition_of_status in (conditions.status_is(frozenset(statuses), or_failed=False), _ABOVE)[
+        : 1 + which.or_failed
+    ]:
         rest, more = conditions.where(replace(which, statuses=None, or_failed=False))
         queues = "" if which.queue is not None else f"queue IN ({_QUEUES}) AND"
         parts.append(
@@ -85,10 +87,11 @@ def _has_others(connection: sqlite3.Connection, which: TaskFilter, deadline: flo
     queue = [] if which.queue is None else [which.queue]
     queues = "queue = ?" if queue else f"queue IN ({_QUEUES})"
     failed = conditions.status_is(_FAILED, or_failed=False)
+    is_failed = conditions.status_is(_FAILED, or_failed=True, status="+status")
     statement = f"""SELECT (SELECT count(*) FROM tasks WHERE {queues} AND {failed})
         + (SELECT count(*) FROM tasks WHERE {queues} AND {_ABOVE})
         > (SELECT count(*) FROM tasks WHERE {conditions.HAS_GROUP} AND {conditions.GROUP_KEY} >= ''
-            {"AND +queue = ?" if queue else ""} AND {conditions.status_is(_FAILED, or_failed=True, status="+status")})"""
+            {"AND +queue = ?" if queue else ""} AND {is_failed})"""
     with _TimeLimit(connection, deadline) as limit:
         try:
             return bool(connection.execute(statement, queue * 3).fetchone()[0])
@@ -104,12 +107,12 @@ def _in_time(connection: sqlite3.Connection, statement: Statement, deadline: flo
     # With a limit of its own the inner statement stands alone, and takes everything from the index.
     with _TimeLimit(connection, deadline) as limit:
         try:
-            rows = connection.execute(text.format(limit="LIMIT -1"), values).fetchall()
+            rows = connection.execute(text.replace("{limit}", "LIMIT -1"), values).fetchall()
             return FailureCounts(rows=list(_counts_of(rows[:ROWS_MAX])), is_complete=len(rows) <= ROWS_MAX)
         except sqlite3.OperationalError:
             if not limit.is_over:
                 raise
-    rows = connection.execute(text.format(limit=f"LIMIT {SAMPLE}"), values).fetchall()
+    rows = connection.execute(text.replace("{limit}", f"LIMIT {SAMPLE}"), values).fetchall()
     return FailureCounts(rows=list(_counts_of(rows)), is_complete=False)
 
 

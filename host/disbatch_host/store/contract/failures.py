@@ -1,0 +1,24 @@
+"""What a store can tell about failures.
+
+Responsible for: this one promise. Must not know: any driver, what a group means.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.failure_counts import FailureCounts
+
+
+class Failures(Protocol):
+    """Why tasks failed."""
+
+    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
+        """How many tasks failed for which cause (`error.group.key`), in which queue, with which status, on which node
+        and with which version of their plugin. Without `which.statuses`: failed, terminated and orphaned tasks, and
+        cancelled ones that have a cause all the same (they expired). Tasks that have failed and name no cause, of
+        earlier versions and other programs, are told apart by `error.code`; they are left out where `which` names one.
+
+        Cost: by the number of failures, in an index that holds nothing else. Where all of them would take longer than
+        `seconds`, a part of them is counted, and `is_complete` is False; it may take a little longer."""

@@ -1,0 +1,153 @@
+"""Counting failures by their cause, in the index that holds only tasks with a cause.
+
+Responsible for: these queries, and the time that they may take. Must not know: what a group means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pymongo import errors as driver
+from pymongo.collection import Collection
+
+from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.failure_counts import ROWS_MAX, SAMPLE, FailureCount, FailureCounts
+from disbatch_host.documents.records import NOBODY, Document, whole_number
+from disbatch_host.store.mongo import driver_errors, forms, layout, reading
+from disbatch_protocol.status import FAILURES, Status
+
+_IS_OVER = frozenset({50, 262})  # the time that a query was given
+_ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
+_FAILED = frozenset(int(one) for one in FAILURES)
+_FIELDS = {"queue": 1, "status": 1, "node": 1, "mtime": 1, "version": "$run.plugin.version", "_id": 0}
+# A text, which is in the index as it is; `$exists` would have the server read each document.
+HAS_GROUP: Document = {"error.group.key": {"$gte": ""}}
+_HAS_NO_GROUP: Document = {"error.group.key": {"$not": {"$type": "string"}}}
+
+
+class Failures:
+    def __init__(self, tasks: Collection[Document]) -> None:
+        self._tasks = tasks
+
+    def count(self, which: TaskFilter, seconds: float) -> FailureCounts:
+        deadline = time.monotonic() + seconds
+        grouped = self._in_time(_with_group(which), "key", {"key": "$error.group.key"}, layout.BY_FAILURE, deadline)
+        plain = FailureCounts()
+        if which.failure is None and self._has_others(which, deadline):
+            if which.statuses is None:
+                which = replace(which, statuses=_FAILED, or_failed=True)
+            condition = _both(forms.condition(which), _HAS_NO_GROUP)
+            plain = self._in_time(condition, "code", {"code": "$error.code"}, layout.BY_STATUS, deadline)
+        return FailureCounts(rows=[*grouped.rows, *plain.rows], is_complete=grouped.is_complete and plain.is_complete)
+
+    def _has_others(self, which: TaskFilter, deadline: float) -> bool:
+        """Whether there are failed tasks without a group: both counts need nothing but an index."""
+        failed = TaskFilter(queue=which.queue, statuses=_FAILED, or_failed=True)
+        try:
+            grouped = self._count(_with_group(failed), layout.BY_FAILURE, deadline)
+            return self._count(forms.condition(failed), layout.BY_STATUS, deadline) > grouped
+        except driver.OperationFailure as error:
+            if error.code not in _IS_OVER:
+                raise
+            return True
+
+    def _count(self, condition: Document, index: layout.Keys, deadline: float) -> int:
+        def count(**options: Any) -> int:
+            return self._tasks.count_documents(condition, maxTimeMS=_left(deadline), **options)
+
+        return int(_hinted(count, index))
+
+    def _in_time(
+        self, condition: Document, name: str, field: Document, index: layout.Keys, deadline: float
+    ) -> FailureCounts:
+        """All of them, else some."""
+
+        def counts(limit: Sequence[Document], **options: Any) -> list[Document]:
+            names = (name, "queue", "status", "node", "version")
+            pipeline: list[Document] = [
+                {"$match": condition},
+                *limit,
+                {"$project": {**_FIELDS, **field}},
+                {
+                    "$group": {
+                        "_id": {one: f"${one}" for one in names},
+                        "count": {"$sum": 1},
+                        "first": {"$min": "$mtime"},
+                        "last": {"$max": "$mtime"},
+                    }
+                },
+                {"$limit": ROWS_MAX + 1},
+            ]
+            read: list[Document] = _hinted(lambda **more: self._read(pipeline, **options, **more), index)
+            return read
+
+        try:
+            found = counts((), maxTimeMS=_left(deadline))
+            return FailureCounts(rows=list(_counts_of(found[:ROWS_MAX])), is_complete=len(found) <= ROWS_MAX)
+        except driver.OperationFailure as error:
+            if error.code not in _IS_OVER:
+                raise
+        return FailureCounts(rows=list(_counts_of(counts([{"$limit": SAMPLE}]))), is_complete=False)
+
+    def _read(self, pipeline: Sequence[Document], **options: Any) -> list[Document]:
+        try:
+            return list(self._tasks.aggregate(pipeline, **options))
+        except reading.NOT_DECODED:  # a queue that no queue's id can be
+            return list(self._tasks.aggregate([forms.HAS_READABLE_QUEUE, *pipeline], **options))
+
+
+def _with_group(which: TaskFilter) -> Document:
+    if which.statuses is None:
+        which = replace(which, statuses=_ENDS, or_failed=True)
+    condition = forms.condition(which)
+    return condition if which.failure is not None else _both(condition, HAS_GROUP)
+
+
+def _both(one: Document, other: Document) -> Document:
+    return {**one, **other} if one.keys().isdisjoint(other) else {"$and": [one, other]}
+
+
+def _left(deadline: float) -> int:
+    """Milliseconds; to the server, 0 means for ever."""
+    return max(1, int((deadline - time.monotonic()) * 1000))
+
+
+def _hinted(query: Any, index: layout.Keys) -> Any:
+    """The answer to a query that uses this index, if it is there: somebody may have dropped it."""
+    try:
+        return query(hint=dict(index))
+    except driver.OperationFailure as error:
+        if error.code not in driver_errors.NO_SUCH_INDEX:
+            raise
+        return query()
+
+
+def _counts_of(groups: Sequence[Document]) -> Iterator[FailureCount]:
+    for group in groups:
+        of, node = group["_id"], group["_id"].get("node")
+        status = whole_number(of.get("status"))
+        if status is None or not forms.is_usable(of.get("queue")):
+            continue  # of a program that knows other documents
+        yield FailureCount(
+            key=_text(of.get("key")),
+            code=_text(of.get("code")),
+            queue=of["queue"],
+            status=status,
+            node=None if node in (None, NOBODY) else str(node),
+            version=_text(of.get("version")),
+            count=group["count"],
+            first=_moment(group["first"]),
+            last=_moment(group["last"]),
+        )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _moment(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
