@@ -59,10 +59,13 @@ def line_of(message: str) -> str:
     ours: list[str] = []
     for line in message[-_LINES_MAX:].split("\n"):
         (ours if line.startswith(_OURS) else own).append(line)
-    if words := meaningful_line("\n".join(own)):
-        return words
-    # How a run that was stopped took that is not why it was stopped.
-    return ours[0].removeprefix(_OURS).partition(", and killed ")[0] if ours else ""
+    words = meaningful_line("\n".join(own))
+    if not words and ours:
+        # How a run that was stopped took that is not why it was stopped.
+        words = ours[0].partition(", and killed ")[0]
+    while words.startswith(_OURS):
+        words = words.removeprefix(_OURS).strip()
+    return words
 
 
 def normalized(line: str) -> str:
@@ -101,6 +104,7 @@ _WORD = "[A-Za-z0-9_]"
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _PATH_CHARACTER = r"[^\s\"'`<>()\[\]{}|,;:=*?!\\]"
 _UNIT = "(?: ?(?:[KMGTP]i?B|bytes?)|ns|us|\u00b5s|ms|s|m|h|d|k|K|M|G|%)"
+_NUMBER = rf"[0-9]{{1,400}}(?:[.,][0-9]{{1,400}}){{0,100}}(?:[eE][+-]?[0-9]{{1,4}}(?![0-9]))?(?:{_UNIT}(?![A-Za-z]))?"
 _HEX4 = "[0-9A-Fa-f]{1,4}"
 _NO_LETTER_BEFORE, _NO_LETTER_AFTER = "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])"
 _HOSTS = (
@@ -152,16 +156,12 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("slashes", rf"(?<!{_PATH_CHARACTER}){_PATH_CHARACTER}{{0,255}}/{_PATH_CHARACTER}{{0,900}}"),
     (
         "dots",
-        rf"(?<![A-Za-z0-9_.-])(?![0-9.,]{{1,300}}(?![A-Za-z0-9_-]))"
+        rf"(?<![A-Za-z0-9_.-])(?![-_]|{_NUMBER}(?![A-Za-z0-9_-]))"
         rf"{_LABEL}(?:\.{_LABEL}){{1,8}}(?::[0-9]{{1,5}}(?![0-9]))?",
     ),
     ("n", rf"{_NO_LETTER_BEFORE}0[xX][0-9A-Fa-f]{{1,64}}{_NO_LETTER_AFTER}"),
     ("n", rf"{_NO_LETTER_BEFORE}[0-9A-Fa-f]{{8,900}}{_NO_LETTER_AFTER}"),
-    (
-        "n",
-        r"(?:(?<![A-Za-z0-9_)\]>.-])[+-])?[0-9]{1,400}(?:[.,][0-9]{1,400}){0,100}"
-        rf"(?:[eE][+-]?[0-9]{{1,4}}{_NO_LETTER_AFTER})?(?:{_UNIT}(?![A-Za-z]))?",
-    ),
+    ("n", rf"(?:(?<![A-Za-z0-9_)\]>.-])[+-])?{_NUMBER}"),
 )
 
 

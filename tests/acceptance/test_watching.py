@@ -135,7 +135,7 @@ def test_status_watch_shows_what_matters_at_80_columns_and_leaves_on_q(on_store:
     busy_cluster(on_store, plugin)
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "status", "--watch", "--interval", "0.2") as watched:
         frame = watched.wait_for_picture(
-            "25 % a quarter", "of the newest 3", r"^n1 +alive +2 of 4", r"^migration +1 +2 +0 +0 ",
+            "25 % a quarter", "failed, by cause, of 3", r"^n1 +alive +2 of 4", r"^migration +1 +2 +0 +0 ",
             r"^media +0 +0 +0 +3 ", r"^exit_3 +3 +100 % +media +no space left on device"
         )  # fmt: skip
         assert len(frame) == 24 and all(len(line) == 80 for line in frame), frame
@@ -191,9 +191,9 @@ def test_status_watch_without_a_terminal_says_so_or_gives_documents(on_store: Te
                 break
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
-    assert document["failures"] == [
-        {"code": "exit_3", "count": 3, "queues": ["media"], "message": "no space left on device"}
-    ]
+    (failure,) = document["failures"]
+    assert (failure["code"], failure["count"], failure["queues"]) == ("exit_3", 3, ["media"])
+    assert failure["text"] == "exit_3: no space left on device" and len(failure["tasks"]) == 3
     queues = {one["queue"]: one for one in document["queues"]}
     assert queues["media"]["failed"] == 3 and queues["migration"]["running"] == 2
     assert queues["stuck-with-a-rather-long-name"]["reasons"] == ["no_plugin"]

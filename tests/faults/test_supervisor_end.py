@@ -13,6 +13,7 @@ from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.process import facts, leftovers
 from disbatch_protocol.status import Status
 from helpers import supervisors
+from helpers.errors import plain
 from helpers.nodes import QUICK_TO_SEE, Cluster
 from helpers.processes import stop, wait_until
 from helpers.supervisors import children_of, name_of, supervisor_of
@@ -68,7 +69,7 @@ def test_what_runs_when_it_is_killed_is_lost_and_the_node_goes_on(cluster: Clust
     os.kill(supervisor, signal.SIGKILL)
 
     lost = cluster.wait_for_status(once, Status.ORPHANED)
-    assert lost.document["error"] == {
+    assert plain(lost.document["error"]) == {
         "code": "lost",
         "message": "disbatch-host: the supervisor of its runs ended while this task ran; it is not known whether it "
         "did its work, and its plugin does not say that running it twice does no harm",

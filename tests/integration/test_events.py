@@ -16,6 +16,7 @@ from disbatch_host.run.events import EventEffects
 from disbatch_host.trial.local_host import MemoryRecorder, run_once
 from disbatch_protocol.events import parse_line
 from disbatch_protocol.status import Status
+from helpers.errors import plain
 from helpers.languages import EVENT_PROGRAMS, write_sayer
 from helpers.nodes import Living, write_plugin
 from helpers.processes import wait_until
@@ -45,7 +46,11 @@ def test_every_event_from_every_language_by_the_contract_alone(
     assert "error" not in document and "event_errors" not in document["run"]
 
     assert living.task(status).run["own_status"] == 7
-    assert living.task(error).document["error"] == {"code": "auth_failed", "message": "no such user", "retry": False}
+    assert plain(living.task(error).document["error"]) == {
+        "code": "auth_failed",
+        "message": "no such user",
+        "retry": False,
+    }
     assert living.task(error).run["outcome"] == "permanent"
 
     asleep = living.task(snoozed)
@@ -78,7 +83,7 @@ def test_events_show_in_the_document_while_the_task_runs(living: Living) -> None
             and document.get("progress") == {"value": 0.1}
             and document.get("phase") == "one"
             and document.get("result") == 1
-            and document.get("error") == {"code": "error", "message": "so far"}
+            and plain(document.get("error")) == {"code": "error", "message": "so far"}
             and [entry["message"] for entry in document.get("log", ())] == ["begun"]
             and document["run"].get("own_status") == 5
         )
@@ -222,7 +227,7 @@ def test_what_is_left_out_of_an_event_is_noted(living: Living) -> None:
     living.plugin("Clumsy2", program)
     task = living.run_one(living.queue("Clumsy2"))
     assert (task.status, task.document["good"]) == (2, 2)
-    assert task.document["error"] == {"code": "error", "message": "m"}
+    assert plain(task.document["error"]) == {"code": "error", "message": "m"}
     messages = [one["message"] for one in task.run["event_errors"]["first"]]
     assert messages[0] == 'expected "code" of error to be a string, found the number 5; it is left out'
     assert "expected a field name" in messages[1] and "U+0000" in messages[2]

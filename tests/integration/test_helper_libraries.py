@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from helpers.errors import plain
 from helpers.nodes import Cluster, write_plugin
 from helpers.stores import one_store_each
 
@@ -289,7 +290,7 @@ def test_the_shell_library_says_every_event(cluster: Cluster, shell: str) -> Non
     assert document["log"][0]["message"] == f'about "{odd}"' and document["log"][0]["fields"]["a b"] == "c\nd"
     assert "event_errors" not in document["run"]
     assert [task.document["parameters"] for task in cluster.tasks(queue="next")] == [{"name": odd}, {"n": 1}, {}]
-    assert cluster.task(nobody).document["error"] == {
+    assert plain(cluster.task(nobody).document["error"]) == {
         "code": "auth_failed", "message": "no such user", "retry": False, "detail": "long\ttext \x01",
     }  # fmt: skip
     assert 'expected a parameter "name"' in cluster.task(missing).document["stderr"]

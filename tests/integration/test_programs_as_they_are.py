@@ -11,6 +11,7 @@ import pytest
 
 from disbatch_host.client.output import follow_output, output_pieces
 from disbatch_protocol.status import Status
+from helpers.errors import plain
 from helpers.nodes import Cluster, Living
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite
@@ -121,7 +122,7 @@ def test_output_in_another_encoding_is_text(living: Living, encoding: str, data:
     task = living.run_one(queue)
     assert (task.document["stdout"], task.document["stderr"]) == (text, text)
     assert task.run["output"]["stdout"] == {"bytes": len(data), "in_file": False, "encoding": encoding}
-    assert task.document["error"] == {"code": "exit_3", "message": text.rstrip()}
+    assert plain(task.document["error"]) == {"code": "exit_3", "message": text.rstrip()}
 
 
 @pytest.mark.parametrize("size", [1, 1234, 3 * 2**20 + 5])

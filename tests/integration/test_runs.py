@@ -13,6 +13,7 @@ import pytest
 
 from disbatch_host.documents.records import NOBODY
 from disbatch_protocol.status import Status
+from helpers.errors import plain
 from helpers.nodes import QUICK_TO_SEE, UNKNOWN_FORMAT, Cluster, Living, public_plugins
 from helpers.processes import wait_until
 from helpers.stores import living_on_sqlite, on_sqlite, one_store_each
@@ -38,7 +39,9 @@ def test_a_failure_is_told_by_exit_code_and_the_last_lines_of_stderr(living: Liv
     assert (task.status, task.run["exit_code"], task.run["reason"]) == (Status.FAILED, 3, "exited")
     error = task.document["error"]
     assert error["code"] == "exit_3"
-    assert error["message"].splitlines() == [f"line {number}" for number in range(81, 101)]
+    assert error["message"] == "line 100"
+    assert error["detail"].splitlines() == [f"line {number}" for number in range(81, 101)]
+    assert error["group"]["text"] == "exit_3: line <n>"
 
 
 @living_on_sqlite
@@ -167,7 +170,7 @@ def test_timeout_is_terminated_and_says_so(living: Living) -> None:
     task = living.run_one(living.queue("Slow"))
     assert (task.status, task.run["reason"], task.run["signal"]) == (Status.TERMINATED, "timeout", "TERM")
     assert task.document["stdout"] == "begun\n"
-    assert task.document["error"] == {
+    assert plain(task.document["error"]) == {
         "code": "timeout",
         "message": "disbatch-host: it ran longer than its timeout of 0.5 s",
     }

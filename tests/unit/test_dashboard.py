@@ -66,7 +66,7 @@ def test_every_section_is_there_with_its_facts() -> None:
     assert shown.index(next(line for line in shown if line.startswith("mig02"))) < shown.index(
         next(line for line in shown if line.startswith("mig01"))
     )
-    assert "failed, by reason, of the newest 10" in text
+    assert "failed, by cause, of 10" in text
     assert "exit_3" in text and "80 %" in text and "mail +1" in text and "no space left on device" in text
     assert "6b066cc838b0000246adfe38" in text and "50 % 1 of 2" in text and "61s" in text
 

@@ -18,6 +18,7 @@ from disbatch_host.run.state import RunState
 from disbatch_protocol.events import ErrorSaid, FollowUp, FollowUps, Progress, Result, Snooze
 from disbatch_protocol.outcome import Outcome, Reason, RunEnd
 from disbatch_protocol.status import Status
+from helpers.errors import plain
 from helpers.nodes import write_plugin
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -79,7 +80,9 @@ def test_a_failure_keeps_its_work_directory_and_tells_the_last_lines_of_stderr(t
     finished(state, b"", b"first\nlast words\n")
     found = ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=3)), work_directory="/work", **WHEN)
     assert found.run["work_directory"] == "/work" and found.conclusion.status == Status.FAILED
-    assert found.change.set["error"] == {"code": "exit_3", "message": "first\nlast words"}
+    said = {"code": "exit_3", "message": "last words", "detail": "first\nlast words"}
+    assert plain(found.change.set["error"]) == said
+    assert found.change.set["error"]["group"]["text"] == "exit_3: last words" and found.error_group is not None
 
 
 def test_a_retry_goes_back_to_its_queue_after_the_delay(tmp_path: Path) -> None:
@@ -96,7 +99,10 @@ def test_what_the_plugin_said_of_an_error_is_why_unless_the_host_ended_it(tmp_pa
     state.events.take(ErrorSaid(code="quota", message="the disk is full", detail=None, retry=None), now=NOW)
     finished(state)
     said = {"code": "quota", "message": "the disk is full"}
-    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), **WHEN).change.set["error"] == said
+    assert ending_of(state, ended(RunEnd(reason=Reason.EXITED, exit_code=1)), **WHEN).error_texts == (
+        "quota",
+        "the disk is full",
+    )
     by_signal = RunEnd(reason=Reason.TIMEOUT, signal=signal.SIGTERM)
     error = ending_of(state, ended(by_signal), **WHEN).change.set["error"]
     assert error["code"] == "timeout" and error["said"] == said
@@ -110,6 +116,7 @@ def test_who_cancelled_it_stands_in_the_run_only_where_that_ended_it(tmp_path: P
     found = ending_of(state, ended(RunEnd(reason=Reason.CANCELLED, signal=signal.SIGTERM)), **WHEN)
     assert found.run["cancelled"] == {"by": "kim@desk", "why": "wrong list"} and found.run["signal"] == "TERM"
     assert found.change.set["error"]["message"].endswith("kim@desk: wrong list")
+    assert "group" not in found.change.set["error"], "nobody failed"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,7 @@ def test_an_end_without_a_start_says_why_and_has_no_output(
     state = a_state(tmp_path)
     change = ending_without_start(state, reason, "no such file", left=left, **WHEN).change
     assert change.statuses == (left,) and change.set["status"] == status
-    assert change.set["error"] == {"code": code, "message": "disbatch-host: no such file"}
+    assert plain(change.set["error"]) == {"code": code, "message": "disbatch-host: no such file"}
     assert (change.set["stdout"], change.set["stderr"], change.set["run"]["reason"]) == ("", "", str(reason))
 
 

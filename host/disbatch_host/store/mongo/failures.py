@@ -23,7 +23,7 @@ from disbatch_protocol.status import FAILURES, Status
 _IS_OVER = frozenset({50, 262})  # the time that a query was given
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
-_FIELDS = {"queue": 1, "status": 1, "node": 1, "mtime": 1, "version": "$run.plugin.version", "_id": 0}
+_FIELDS = {**dict.fromkeys(("queue", "status", "node", "mtime"), 1), "version": "$run.plugin.version", "_id": 0}
 # A text, which is in the index as it is; `$exists` would have the server read each document.
 HAS_GROUP: Document = {"error.group.key": {"$gte": ""}}
 _HAS_NO_GROUP: Document = {"error.group.key": {"$not": {"$type": "string"}}}

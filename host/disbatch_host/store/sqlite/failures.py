@@ -65,7 +65,7 @@ def _plain_tasks(which: TaskFilter, fields: str) -> Statement:
         queues = "" if which.queue is not None else f"queue IN ({_QUEUES}) AND"
         parts.append(
             f"SELECT {fields} FROM tasks WHERE {queues} {condition_of_status} AND {rest}"
-            f" AND NOT ({conditions.HAS_GROUP} AND {conditions.GROUP_KEY} IS NOT NULL)"
+            f" AND ({conditions.HAS_GROUP} AND typeof({conditions.GROUP_KEY}) = 'text') IS NOT 1"
         )
         values += more
     return f"SELECT * FROM ({' UNION ALL '.join(parts)}) {{limit}}", values
