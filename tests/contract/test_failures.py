@@ -1,5 +1,5 @@
-"""Failures by cause, on SQLite and on the real MongoDB: found by the key of their group, and counted by it, at a cost that
-depends on the failures alone."""
+"""Failures by cause, on SQLite and on the real MongoDB: found by the key of their group, and counted by it, at a cost
+that depends on the failures alone."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_each_filter_narrows_what_is_counted_and_what_is_found(store: Store) -> 
         assert by_cause == (len(wanted) if which.failure == key else 3)
 
 
-def test_a_task_that_waits_for_another_attempt_is_found_by_its_cause_and_one_that_runs_again_is_not(
+def test_a_task_that_waits_for_another_attempt_is_found_by_its_cause(
     store: Store,
 ) -> None:
     waiting = failed(store, "no room", status=int(Status.BLOCKED))

@@ -1,5 +1,5 @@
-"""The cause of a failure in short: the vectors, and that no message takes long, comes out too long, or differently when it
-goes through again."""
+"""The cause of a failure in short: the vectors, and that no message takes long, comes out too long, or differently when
+it goes through again."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from disbatch_protocol.last_words import meaningful_line
 VECTORS = json.loads((Path(__file__).parents[2] / "protocol" / "vectors" / "groups.json").read_text())["cases"]
 # What the patterns look for, and what nearly is that.
 PARTS = st.sampled_from(
-    ["'", '"', "`", " ", "/", ".", "@", ":", "1", "a", "<n>", "<path>", "<", ">", "b'", "\\", "://", "Nov 28", "12:34:56",
-     "-", "code ", "0x", "deadbeef", ",", "com", "“", "”", "(", "[", " and ", "http", "é", "\n", "\r", "disbatch-host: "]
+    ["'", '"', "`", " ", "/", ".", "@", ":", "1", "a", "<n>", "<path>", "<", ">", "b'", "\\", "://", "Nov 28",
+     "12:34:56", "-", "code ", "0x", "deadbeef", ",", "com", "“", "”", "(", "[", " and ", "http", "é", "\n", "\r",
+     "disbatch-host: "]
 )  # fmt: skip
 REPEATED = (
-    "a", "'", "1 ", "/", "a.", '"\\', "<n>", "a@", "\n", "a:", "x\r", "1:", "'a", "1-", "Mon ", "0x", "{}", "` ", "at x(",
+    "a", "'", "1 ", "/", "a.", '"\\', "<n>", "a@", "\n", "a:", "x\r", "1:", "'a", "1-", "Mon ", "0x", "{}", "` ",
+    "at x(",
     "\n+ ", "::", "ab/", "\x1b[3", "\n  x", "Jan 1 ", "12:3", "1.1.1.1", "\\", "é", "\ud800",
 )  # fmt: skip
 
@@ -78,8 +80,8 @@ def test_messages_of_a_megabyte_take_no_longer_than_short_ones() -> None:
         ("10%\r20%\rout of quota", "out of quota"),
         ("no such user\n+ exit 3\n", "no such user"),
         ("make: Entering directory '/x'\nx.c:3: error: no\nmake: *** [Makefile:2: x] Error 1\n", "x.c:3: error: no"),
-        ('Traceback (most recent call last):\n  File "x.py", line 3, in <module>\n    go()\nx.Bad: 2 errors\n  field a\n'
-         "For further information see the manual\n", "x.Bad: 2 errors"),
+        ('Traceback (most recent call last):\n  File "x.py", line 3, in <module>\n    go()\nx.Bad: 2 errors\n  field a'
+         "\nFor further information see the manual\n", "x.Bad: 2 errors"),
         ("Traceback (most recent call last):\n  a\nKeyError: 1\n\nDuring handling of the above exception, another "
          "exception occurred:\n\nTraceback (most recent call last):\n  b\nValueError: 2\n", "ValueError: 2"),
         ("/x/y.js:3\nthrow new Error('boom')\n^\n\nError: boom\n    at Object.<anonymous> (/x/y.js:3:7)\n"
@@ -91,8 +93,8 @@ def test_messages_of_a_megabyte_take_no_longer_than_short_ones() -> None:
         ("x.rb:1:in `go': boom (RuntimeError)\n\tfrom x.rb:4:in `<main>'\n", "x.rb:1:in `go': boom (RuntimeError)"),
         ("Exception in thread \"main\" java.lang.X: a\n\tat A.b(A.java:1)\nCaused by: java.io.Y: c\n\t... 3 more\n",
          "Caused by: java.io.Y: c"),
-        ("PHP Fatal error:  Uncaught Exception: boom in /x.php:3\nStack trace:\n#0 {main}\n  thrown in /x.php on line 3\n",
-         "PHP Fatal error:  Uncaught Exception: boom in /x.php:3"),
+        ("PHP Fatal error:  Uncaught Exception: boom in /x.php:3\nStack trace:\n#0 {main}\n  thrown in /x.php on line"
+         " 3\n", "PHP Fatal error:  Uncaught Exception: boom in /x.php:3"),
         ("-----\n=====\n", "====="),
     ],
 )  # fmt: skip
