@@ -88,8 +88,8 @@ def test_an_observer_compares_with_its_last_look(store: Store) -> None:
         1,
         1,
     )  # 4 in 4 seconds
-    assert {one.code: one.count for one in second.failures} == {"failed": 1}
-    assert second.failures_seen == 1
+    assert {one.code: (one.count, one.orphaned) for one in second.failures} == {"failed": (1, 0), "orphaned": (0, 1)}
+    assert second.failures_seen == 2
     third = observer.look()
     assert (third.queues[0].per_second, third.queues[0].failed_more) == (0.0, 0)
     assert third.failures == second.failures
