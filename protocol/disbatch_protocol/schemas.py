@@ -1,4 +1,4 @@
-"""The JSON Schemas that come with the package: manifest, task, queue, batch, node, event, worker, config.
+"""The JSON Schemas that come with the package: manifest, task, queue, batch, node, event, worker, config, failures.
 
 They are beside this module in the wheel, and in the `schemas/` directory of a checkout; the same files.
 """
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import orjson
 
-NAMES = ("manifest", "task", "queue", "batch", "node", "event", "worker", "config", "doctor")
+NAMES = ("manifest", "task", "queue", "batch", "node", "event", "worker", "config", "doctor", "failures")
 
 
 @functools.lru_cache(maxsize=len(NAMES))
