@@ -1,4 +1,5 @@
-"""The JSON Schemas that come with the package: manifest, task, queue, batch, node, event, worker, config, failures.
+"""The JSON Schemas that come with the package: manifest, task, queue, batch, node, event, worker, config,
+doctor, failures.
 
 They are beside this module in the wheel, and in the `schemas/` directory of a checkout; the same files.
 """

@@ -10,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from conftest import opened
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.causes import with_group
 from disbatch_host.documents.changes import TaskFilter
@@ -163,6 +166,26 @@ def test_counting_in_a_file_reads_the_index_of_failures_alone(tmp_path: Path) ->
         assert used, plan
         assert all("tasks_failure" in step or "COVERING INDEX tasks_status" in step for step in used), (statement, plan)
     store.close()
+
+
+@pytest.mark.mongodb
+def test_counting_on_a_server_reads_the_index_of_failures_alone(mongo_url: str) -> None:
+    """A choice between two conditions on the status had it read each document."""
+    with opened(mongo_url) as store:
+        for number in range(20):
+            failed(store, "no room", status=2 + number % 3)
+        database = store._database
+        database.command("profile", 2)
+        try:
+            assert counted(store) == {key_of("no room"): 20}
+            assert counted(store, TaskFilter(queue="q", node="n1", version="1", class_name="C"))
+            seen = list(database["system.profile"].find({"ns": f"{database.name}.tasks", "op": "command"}))
+        finally:
+            database.command("profile", 0)
+            database["system.profile"].drop()
+        assert len(seen) >= 4
+        for one in seen:
+            assert one.get("docsExamined", 0) == 0 and one.get("keysExamined", 0) <= 50, one
 
 
 def test_a_file_of_before_gets_the_index_and_an_older_program_goes_on_with_it(tmp_path: Path) -> None:

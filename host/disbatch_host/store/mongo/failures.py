@@ -24,6 +24,7 @@ _IS_OVER = frozenset({50, 262})  # the time that a query was given
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
 _FIELDS = {**dict.fromkeys(("queue", "status", "node", "mtime"), 1), "version": "$run.plugin.version", "_id": 0}
+_ABOVE: Document = {"status": {"$gt": int(Status.FAILED)}}
 # A text, which is in the index as it is; `$exists` would have the server read each document.
 HAS_GROUP: Document = {"error.group.key": {"$gte": ""}}
 _HAS_NO_GROUP: Document = {"error.group.key": {"$not": {"$type": "string"}}}
@@ -35,21 +36,28 @@ class Failures:
 
     def count(self, which: TaskFilter, seconds: float) -> FailureCounts:
         deadline = time.monotonic() + seconds
-        grouped = self._in_time(_with_group(which), "key", {"key": "$error.group.key"}, layout.BY_FAILURE, deadline)
-        plain = FailureCounts()
+        counted = [self._in_time(_with_group(which), "key", {"key": "$error.group.key"}, layout.BY_FAILURE, deadline)]
         if which.failure is None and self._has_others(which, deadline):
-            if which.statuses is None:
-                which = replace(which, statuses=_FAILED, or_failed=True)
-            condition = _both(forms.condition(which), _HAS_NO_GROUP)
-            plain = self._in_time(condition, "code", {"code": "$error.code"}, layout.BY_STATUS, deadline)
-        return FailureCounts(rows=[*grouped.rows, *plain.rows], is_complete=grouped.is_complete and plain.is_complete)
+            failed = which if which.statuses is not None else replace(which, statuses=_FAILED, or_failed=True)
+            for part in _by_status(failed):
+                condition = _both(part, _HAS_NO_GROUP)
+                counted.append(self._in_time(condition, "code", {"code": "$error.code"}, layout.BY_STATUS, deadline))
+        wanted = which if which.statuses is not None else replace(which, statuses=_ENDS, or_failed=True)
+        return FailureCounts(
+            rows=[row for one in counted for row in one.rows if wanted.covers(row.status)],
+            is_complete=all(one.is_complete for one in counted),
+        )
 
     def _has_others(self, which: TaskFilter, deadline: float) -> bool:
         """Whether there are failed tasks without a group: both counts need nothing but an index."""
         failed = TaskFilter(queue=which.queue, statuses=_FAILED, or_failed=True)
+        pipeline: list[Document] = [{"$match": _with_group(failed)}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
         try:
-            grouped = self._count(_with_group(failed), layout.BY_FAILURE, deadline)
-            return self._count(forms.condition(failed), layout.BY_STATUS, deadline) > grouped
+            found = _hinted(lambda **more: self._read(pipeline, maxTimeMS=_left(deadline), **more), layout.BY_FAILURE)
+            by_status = {whole_number(one["_id"]): one["n"] for one in found}
+            grouped = sum(n for status, n in by_status.items() if status is not None and failed.covers(status))
+            every = sum(self._count(part, layout.BY_STATUS, deadline) for part in _by_status(failed))
+            return bool(every > grouped)
         except driver.OperationFailure as error:
             if error.code not in _IS_OVER:
                 raise
@@ -101,10 +109,17 @@ class Failures:
 
 
 def _with_group(which: TaskFilter) -> Document:
-    if which.statuses is None:
-        which = replace(which, statuses=_ENDS, or_failed=True)
-    condition = forms.condition(which)
+    """Of tasks with any status, which is in the answer: for a choice of several conditions on it, the server would read
+    each document."""
+    condition = forms.condition(replace(which, statuses=None, or_failed=False))
     return condition if which.failure is not None else _both(condition, HAS_GROUP)
+
+
+def _by_status(which: TaskFilter) -> list[Document]:
+    """The condition in parts, each of which the server looks up in the index on statuses."""
+    rest = forms.condition(replace(which, statuses=None, or_failed=False))
+    exact = {"status": {"$in": sorted(which.statuses or ())}}
+    return [{**rest, one: value} for part in (exact, _ABOVE)[: 1 + which.or_failed] for one, value in part.items()]
 
 
 def _both(one: Document, other: Document) -> Document:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pymongo
 from pymongo import ASCENDING, DESCENDING
 from pymongo import errors as driver
 from pymongo.collection import Collection
@@ -24,6 +25,7 @@ from disbatch_protocol.status import Status
 
 log = logging.getLogger(__name__)
 
+BUILD_SECONDS = 3600.0  # 5 s for a million tasks, on a machine that is not idle; others go on meanwhile
 LAYOUT_COLLECTION = "disbatch_host"
 
 Keys = Sequence[tuple[str, int]]
@@ -62,7 +64,7 @@ _INDEXES: Sequence[tuple[Keys, dict[str, Any]]] = (
     (BY_CANCEL, {"partialFilterExpression": {"cancel.at": {"$exists": True}}}),
     (BY_AWAITED, {"partialFilterExpression": {"awaited": True}}),
     (BY_EXPIRY, {"partialFilterExpression": {"expires": {"$exists": True}}}),
-    (BY_FAILURE, {"partialFilterExpression": {"error.group.key": {"$exists": True}}}),
+    (BY_FAILURE, {"name": "tasks_failure", "partialFilterExpression": {"error.group.key": {"$exists": True}}}),
     (BY_BATCH, {"partialFilterExpression": {"batch": {"$exists": True}}}),
     # Conclusions whose follow-up tasks are not all there yet: nearly always none.
     ((("follow_ups._id", ASCENDING),), {"partialFilterExpression": {"follow_ups._id": {"$exists": True}}}),
@@ -109,10 +111,14 @@ def missing_indexes(database: Database[Document]) -> tuple[str, ...]:
     known: dict[str, set[Keys]] = {}
     for collection, keys, _ in _all_indexes(database):
         if collection.name not in known:
-            known[collection.name] = {_in_tuples(one["key"]) for one in collection.index_information().values()}
+            known[collection.name] = _known(collection)
         if _in_tuples(keys) not in known[collection.name]:
             missing.append(f"{collection.name} ({', '.join(field for field, _ in keys)})")
     return tuple(missing)
+
+
+def _known(collection: Collection[Document]) -> set[Keys]:
+    return {_in_tuples(one["key"]) for one in collection.index_information().values()}
 
 
 def _in_tuples(keys: Any) -> Keys:
@@ -131,9 +137,16 @@ def _all_indexes(database: Database[Document]) -> Iterator[tuple[Collection[Docu
 
 def create_indexes(database: Database[Document]) -> None:
     """Create missing indexes."""
+    tasks = database["tasks"]
+    known: set[Keys] | None = None
+    with contextlib.suppress(driver.OperationFailure):  # not everybody who may read may list them
+        known = _known(tasks)
     for collection, keys, options in _all_indexes(database):
         try:
-            with driver_errors.only_looking("indexes are not created"):
+            # The server answers when the index is there, and a store of before may hold millions of tasks.
+            is_long = collection.name == tasks.name and known is not None and _in_tuples(keys) not in known
+            patience = pymongo.timeout(BUILD_SECONDS) if is_long else contextlib.nullcontext()
+            with driver_errors.only_looking("indexes are not created"), patience:
                 collection.create_index(list(keys), **options)
         except driver.OperationFailure as error:
             if error.code not in driver_errors.INDEX_CONFLICTS:
