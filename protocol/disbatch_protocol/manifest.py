@@ -22,6 +22,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from disbatch_protocol.command_line import CommandLine
+from disbatch_protocol.command_line_faults import command_line_of
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.exit_codes import exit_rules
 from disbatch_protocol.faults import Fault, Severity, error_at, value_at
@@ -145,6 +147,7 @@ class Manifest:
     cwd: Cwd = Cwd.PLUGIN
     umask: int = UMASK_DEFAULT
     stdin: Stdin = field(default_factory=Stdin)
+    command_line: CommandLine | None = None  # `arguments` and `env_parameters`
     leave_running: bool = False
     encoding: OutputEncodings = field(default_factory=OutputEncodings)
     limits: Limits = field(default_factory=Limits)
@@ -199,6 +202,7 @@ def _manifest_of(document: dict[str, Any], directory_name: str) -> Manifest:
     return Manifest(
         name=document.get("name", directory_name),
         command=tuple(document["command"]),
+        command_line=command_line_of(document),
         retry=RetryPolicy(
             **given(
                 "retry", max=int, delay_seconds=parse_duration, backoff=float,

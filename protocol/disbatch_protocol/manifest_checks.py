@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from disbatch_protocol.command_line_faults import FIELDS, command_line_faults
 from disbatch_protocol.exit_codes import example_end_faults, exit_code_faults
 from disbatch_protocol.faults import Fault, Severity, error_at, kind_of, near_name, pointer_to, value_at
 from disbatch_protocol.parameter_schema import schema_faults, schema_warnings
@@ -41,6 +42,9 @@ def beyond_the_schema(document: dict[str, Any], wrong: set[str], check_parameter
     if fits("parameters") and isinstance(document.get("parameters"), (dict, bool)):
         faults += check_parameters(document["parameters"], document.get("examples") if fits("examples") else None)
     faults += _contradictions(document)
+    if any(field in document for field in FIELDS):
+        errors = {fault.pointer for fault in faults if fault.severity is Severity.ERROR}
+        faults += command_line_faults(document, wrong | errors)
     return faults
 
 
@@ -159,6 +163,12 @@ def _contradictions(document: dict[str, Any]) -> Iterator[Fault]:
             yield error_at("/stdin", message, 'remove it, or write "mode": "oneshot"')
         yield from _protocol_faults(document, "stdin")
         yield from _unknown_parameter_faults(document)
+    for field in FIELDS:
+        if field in document:
+            if mode == "worker":
+                message = f'expected no "{field}": a worker process gets its tasks on stdin, one after the other'
+                yield error_at(f"/{field}", message, 'remove it, or write "mode": "oneshot"')
+            yield from _protocol_faults(document, field)
     if document.get("leave_running") is True:
         yield from _protocol_faults(document, "leave_running")
         if mode == "worker":

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from disbatch_protocol.faults import pointer_to
@@ -45,6 +45,28 @@ def secrets_in(schema: Any, parameters: Any) -> tuple[str, ...]:
             for index, one in enumerate(value):
                 rest.extend((applied, one, f"{at}/{index}") for applied in _parts_for_index(part, index))
     return tuple(sorted(found))
+
+
+def may_be_secret(schema: Any, path: Sequence[str]) -> bool:
+    """Whether a parameter at this path of names can be secret, or hold one, whatever the values are."""
+    parts = _with_same_place(schema, [schema])
+    for name in path:
+        parts = _with_same_place(schema, [one for part in parts for one in _parts_for_name(part, name)])
+        if any(part.get("writeOnly") is True for part in parts):
+            return True
+    items = [one for part in parts for one in (*(part.get("prefixItems") or ()), *map(part.get, _IN_LISTS[1:]))]
+    return any(map(mentions_secret, (*parts, *_with_same_place(schema, items))))
+
+
+def _with_same_place(whole: Any, parts: Iterable[Any]) -> list[Mapping[str, Any]]:
+    found: dict[int, Mapping[str, Any]] = {}
+    rest = list(parts)
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Mapping) and id(part) not in found:
+            found[id(part)] = part
+            rest += _same_place(whole, part)
+    return list(found.values())
 
 
 def mentions_secret(schema: Any) -> bool:

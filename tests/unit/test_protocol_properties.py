@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from disbatch_host.documents.records import Task
 from disbatch_host.run.events import EventEffects
-from disbatch_protocol import schemas
+from disbatch_protocol import schemas, templates
+from disbatch_protocol.command_line import WORD_MAX, CommandLine
 from disbatch_protocol.document import stdin_line
 from disbatch_protocol.events import EventReader, parse_line
 from disbatch_protocol.faults import Severity
@@ -55,6 +56,51 @@ def test_any_value_in_any_field_is_taken_or_refused_at_its_place(name: str, valu
         assert fault.message and "\n" not in fault.message[:1]
     if parsed.manifest is None:
         assert any(fault.pointer.split("/")[1:2] == [name] or fault.pointer == "" for fault in parsed.faults)
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="{}\0"), max_size=8)
+braced = st.lists(st.sampled_from(["{{", "}}", "{a}", "{b.c}", "{", "}", "{}", "-", "x", "ü"]), max_size=6).map("".join)
+argument = st.one_of(
+    braced,
+    st.lists(braced, min_size=1, max_size=3),
+    st.fixed_dictionaries({"if": st.just("f"), "then": st.lists(braced, max_size=2)}),
+    st.fixed_dictionaries({"each": st.sampled_from(["l", "a"]), "words": st.lists(braced, min_size=1, max_size=2)}),
+    st.fixed_dictionaries({"word": braced, "dash": st.booleans()}),
+)
+
+
+def command_line(*arguments: Any, **fields: Any) -> CommandLine | None:
+    document = {"protocol": 2, "command": ["./x"], "arguments": arguments, **fields}
+    manifest = parse_manifest(json.dumps(document).encode(), directory_name="x").manifest
+    return None if manifest is None else manifest.command_line
+
+
+@given(st.lists(argument, max_size=3), st.dictionaries(st.sampled_from("abfl"), json_values))
+def test_any_arguments_and_parameters_make_words_that_exec_takes_or_faults(
+    arguments: list[Any], parameters: Any
+) -> None:
+    """And no parameter makes an option of a word that its manifest does not let be one."""
+    line = command_line(*arguments)
+    if line is None:
+        return
+    made = line.made_of(parameters)
+    if made.faults:
+        assert all(fault.pointer.startswith("/") for fault in made.faults)
+        return
+    for word in made.words:
+        assert "\0" not in word and len(word.encode()) <= WORD_MAX
+    starts = {part.value[:1] for one in arguments for part in templates.parts_of(one)}
+    if "-" not in starts and not any(isinstance(one, dict) and one.get("dash") for one in arguments):
+        assert not any(word.startswith("-") for word in made.words)
+
+
+@given(texts, texts, texts)
+def test_a_text_is_one_word_whatever_its_parameter_holds(before: str, value: str, after: str) -> None:
+    line = command_line(before + "={a}" + after, {"each": "l", "words": ["x{}"]})
+    assert line is not None
+    made = line.made_of({"a": value, "l": [value, value]})
+    assert made.words == (f"{before}={value}{after}", f"x{value}", f"x{value}")
+    assert command_line(templates.source_of(line.arguments[0])) == command_line(before + "={a}" + after)  # type: ignore[arg-type]
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6), st.text(max_size=20))

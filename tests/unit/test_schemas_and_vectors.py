@@ -66,8 +66,11 @@ def test_manifest_vector(case: dict[str, Any]) -> None:
         {"stdin": None},
         {"stdin": {"parameter": ""}},
         {"encoding": "UTF-8"},
-        {"arguments": []},
-        {"env_parameters": {}},
+        {"arguments": [["x", ["y"]]]},
+        {"arguments": [{"word": "x", "dsah": True}]},
+        {"arguments": [{"if": "x", "then": [], "words": []}]},
+        {"env_parameters": {"A": 1}},
+        {"env_parameters": {"A B": "a"}},
         {"leave_running": "no"},
         {"protocol": 3},
     ],
@@ -142,6 +145,22 @@ def test_input_vector(case: dict[str, Any]) -> None:
     stored = json_util.loads(json.dumps(case["parameters"]), json_options=options)
     extended = MongoStore("mongodb://localhost", None).extended_json  # type: ignore[arg-type]
     assert document.parameter_input(stored, case["parameter"], other=extended).decode() == case["input"]
+
+
+@pytest.mark.parametrize("case", vectors("arguments"))
+def test_arguments_vector(case: dict[str, Any]) -> None:
+    fields = {name: case[name] for name in ("arguments", "env_parameters") if name in case}
+    manifest = parse_manifest(
+        json.dumps({"protocol": 2, "command": ["x"], **fields}).encode(), directory_name="x"
+    ).manifest
+    assert manifest is not None and manifest.command_line is not None
+    options = json_util.JSONOptions(json_mode=json_util.JSONMode.RELAXED, tz_aware=True)
+    stored = json_util.loads(json.dumps(case["parameters"]), json_options=options)
+    made = manifest.command_line.made_of(ParameterSchema(case.get("schema")).with_defaults(stored))
+    assert sorted(fault.pointer for fault in made.faults) == sorted(case.get("faults", []))
+    if not made.faults:
+        assert list(made.words) == case["words"]
+        assert made.variables == case.get("variables", {})
 
 
 @pytest.mark.parametrize("case", vectors("quantities"))

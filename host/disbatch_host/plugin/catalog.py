@@ -163,7 +163,7 @@ def _found_by(examination: Examination, checks: Checks) -> Plugin | BrokenPlugin
         manifest_path=examination.manifest_path.absolute(),
         directory=judged.directory,
         program=judged.program,
-        schema=checks.schema(judged.manifest.parameters),
+        schema=checks.schema(judged.manifest.parameters, judged.manifest.command_line),
         warnings=shown(judged.faults),
         source=judged.source,
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import select
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.plugin.checking_frames import HEADER, TimedOut
+from disbatch_protocol.command_line import CommandLine, Made
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest_checks import example_parameters, schema_faults_in, value_faults_in
 from disbatch_protocol.parameters import ParameterSchema
@@ -63,6 +65,8 @@ class Examined:
 
 
 _NOTHING = Examined()
+_NO_WORDS = Made()
+_COMMAND_LINE_MAX = 6 * 2**20  # Linux's own bound, however large the stack of a program may be
 
 
 class Checks:
@@ -78,9 +82,10 @@ class Checks:
         self._manifests = _Lane()
         self._count = itertools.count(1)
 
-    def schema(self, schema: Any) -> CheckedSchema:
-        """The `parameters` of a manifest, for checks."""
-        return CheckedSchema(schema, self)
+    def schema(self, schema: Any, command_line: CommandLine | None = None) -> CheckedSchema:
+        """The `parameters` of a manifest, for checks: whether they fit it, and whether `command_line` can be made of
+        them."""
+        return CheckedSchema(schema, self, command_line)
 
     def manifest_faults(self, schema: Any, examples: Any) -> Sequence[Fault]:
         """See `manifest_checks.parameters_faults`; a check that takes too long is a fault of the manifest."""
@@ -116,19 +121,27 @@ class Checks:
         return self._slow if is_slow else self._ordinary
 
 
+@functools.lru_cache(maxsize=1)
+def _command_line_max() -> int:
+    """Bytes of a command line that certainly is too large for the system. With its variables it takes a little less,
+    which only the start shows."""
+    return min(os.sysconf("SC_ARG_MAX"), _COMMAND_LINE_MAX)
+
+
 class CheckedSchema(ParameterSchema):
     """A schema whose checks end. Made by `Checks`."""
 
-    def __init__(self, schema: Any, checks: Checks) -> None:
+    def __init__(self, schema: Any, checks: Checks, command_line: CommandLine | None) -> None:
         super().__init__(schema)
         self._checks = checks
+        self._command_line = command_line
         self._number = checks.next_number()
         self._was_slow = False
 
     def check(self, parameters: Any) -> tuple[Fault, ...]:
         """All faults of the parameters, after filling in defaults; none if they fit."""
         if self.is_quick_for(parameters):
-            return super().check(parameters)
+            return super().check(parameters) or self._faults_of_words(parameters, None)
         return self._waited_for(parameters).faults
 
     def secrets(self, parameters: Any) -> tuple[str, ...]:
@@ -139,12 +152,14 @@ class CheckedSchema(ParameterSchema):
 
     def examined_at_once(self, parameters: Any) -> Examined | None:
         """Both, found without waiting; None if that may take long."""
-        if self._schema is None:
+        if self._schema is None and self._command_line is None:
             return _NOTHING
         if not self.is_quick_for(parameters):
             return None
         faults = super().check(parameters)
         secrets = super().secrets(parameters) if self.has_secrets else ()
+        if self._command_line is not None and not faults:
+            faults = self._faults_of_words(parameters, secrets)
         return Examined(faults=faults, secrets=secrets) if faults or secrets else _NOTHING
 
     async def examined(self, parameters: Any) -> Examined:
@@ -158,6 +173,21 @@ class CheckedSchema(ParameterSchema):
             found = await asyncio.wrap_future(lane.threads.submit(self._ask_unless_slow, parameters, is_slow=is_slow))
             if found is not None:
                 return found
+
+    def made_of(self, parameters: Any, secrets: Sequence[str] = ()) -> Made:
+        """The words and variables of a program with these parameters, of which those at `secrets` are secret. Empty
+        where the manifest wants none."""
+        if self._command_line is None:
+            return _NO_WORDS
+        return self._command_line.made_of(self.with_defaults(parameters), secrets=secrets, size_max=_command_line_max())
+
+    def _faults_of_words(self, parameters: Any, secrets: Sequence[str] | None) -> tuple[Fault, ...]:
+        """Of parameters that fit the schema. `secrets`: None if they are not known, and can be found in a moment."""
+        if self._command_line is None:
+            return ()
+        if secrets is None:
+            secrets = super().secrets(parameters) if self.has_secrets else ()
+        return self.made_of(parameters, secrets).faults
 
     def _waited_for(self, parameters: Any) -> Examined:
         try:
@@ -181,6 +211,7 @@ class CheckedSchema(ParameterSchema):
             self._was_slow = True
             return self._not_examined(answer, seconds)
         faults, secrets = answer
+        faults = faults or self._faults_of_words(parameters, secrets)
         return Examined(faults=faults, secrets=secrets)
 
     def _not_examined(self, answer: TimedOut | Exception, seconds: float) -> Examined:
