@@ -113,7 +113,7 @@ class Talk:
         fields = {"store_id": b"store", "node_id": b"node", "version_min": 1, "version_max": 1, **more}
         self.say(Hello(session=session, keep=int(keep * MICROSECONDS), key=key, **fields))
         answer = self.hear(SupervisorHello)
-        self.supervisor_id = answer.supervisor_id
+        self.supervisor_id, self.answer = answer.supervisor_id, answer
         self.hear(Ready)
         return answer
 

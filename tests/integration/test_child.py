@@ -64,6 +64,7 @@ def no_descriptor_leaks() -> Iterator[None]:
 
 def run(
     *argv: str,
+    words: tuple[bytes, ...] = (),
     stdin: bytes | None = b"",
     keeps_stdin_open: bool = False,
     umask: int = 0o022,
@@ -100,8 +101,9 @@ def run(
             account=account, leave_running=leave_running,
         )  # fmt: skip
         start = Start(
-            program=program, deadlines=deadlines or Deadlines(), stdin=stdin, keeps_stdin_open=keeps_stdin_open
-        )
+            program=program, deadlines=deadlines or Deadlines(), words=words, stdin=stdin,
+            keeps_stdin_open=keeps_stdin_open,
+        )  # fmt: skip
         try:
             child = await processes.start(start, Listener())
             await asyncio.wait_for(end, 60)
@@ -429,3 +431,16 @@ def test_a_process_that_no_pidfd_tells_of_is_seen_through(monkeypatch: pytest.Mo
 def test_the_drain_is_bounded_however_much_a_background_child_prints() -> None:
     seen = sh("(trap '' TERM; while :; do echo more; done) & exit 0", drain_seconds=0.3, deadlines=SHORT_GRACE)
     assert (seen.end.exit_code, seen.end.output_held_open) == (0, True)
+
+
+def test_words_come_behind_those_of_the_program(limits: dict[int, int]) -> None:
+    argv = ("/bin/sh", "-c", 'printf "[%s]" "$@"', "name", "own")
+    seen = run(*argv, words=(b"a b", b"", "\u00fc".encode(), b"\xff"), limits=limits)
+    assert seen.output[Stream.STDOUT] == b"[own][a b][][\xc3\xbc][\xff]"
+
+
+def test_a_command_line_that_is_too_large_is_told_as_that(limits: dict[int, int]) -> None:
+    for words in ((b"x" * 2**17,), (b"y" * 2**16,) * 200):
+        with pytest.raises(StartError) as caught:
+            run("/bin/echo", words=words, limits=limits)
+        assert caught.value.is_too_large and not caught.value.is_machines_fault

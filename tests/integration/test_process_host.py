@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from disbatch_host.process.host import OF_ITS_OWN
 from disbatch_host.process.interface import (
     Deadlines,
     Environment,
@@ -23,6 +24,7 @@ from disbatch_host.process.interface import (
     Stream,
     Usage,
 )
+from disbatch_host.process.named_plugins import WORDS_VERSION
 from helpers.hosts import host_under_test
 from helpers.processes import assert_group_is_gone, descriptors, state_of, wait_until
 
@@ -299,3 +301,23 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_nothing(turns: int, tmp_p
                 await asyncio.sleep(0.01)
 
     at_a_host(test)
+
+
+def test_words_are_not_given_to_a_supervisor_of_a_version_that_would_leave_them_out() -> None:
+    """It has runs, and no second one can be had beside it: then such a task waits, and others go on."""
+
+    async def test() -> None:
+        processes = host_under_test(hello=OF_ITS_OWN._replace(version_max=WORDS_VERSION - 1))
+        processes.meet(20)
+        try:
+            with pytest.raises(StartError, match="of an earlier version"):
+                await processes.start(shell("echo $#", words=(b"a",)), Ear())
+            plain = Ear()
+            process = await processes.start(shell("echo $#"), plain)
+            await plain.end
+            assert plain.text(OUT) == b"0\n"
+            process.forget()
+        finally:
+            processes.close()
+
+    asyncio.run(test())

@@ -59,6 +59,18 @@ def test_a_list_is_read_as_the_vectors_say(case: dict[str, Any]) -> None:
         assert [one.hex() for one in framing.unpacked(bytes.fromhex(case["list"]))] == case["items"]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if {"behind", "behind_fault"} & case.keys()])
+def test_a_list_behind_another_is_read_as_the_vectors_say(case: dict[str, Any]) -> None:
+    blob = bytes.fromhex(case["list"])
+    if "behind_fault" in case:
+        with pytest.raises(frames.FrameError):
+            framing.unpacked_two(blob)
+    else:
+        first, second = framing.unpacked_two(blob)
+        assert ([one.hex() for one in first], [one.hex() for one in second]) == (case["items"], case["behind"])
+        assert framing.packed(first) + framing.packed(second) == blob
+
+
 def test_every_frame_has_a_vector_of_its_smallest_and_its_largest_numbers() -> None:
     named = {case["frame"] for case in CASES if "frame" in case}
     assert named == {record.__name__ for record in frames.Frame.__args__}

@@ -150,7 +150,7 @@ def test_a_wrong_key_is_refused_and_changes_nothing(home: Home) -> None:
         ({"store_id": b"another"}, "another store"),
         ({"node_id": b"another"}, "another node"),
         ({"session": 4}, "higher session"),
-        ({"version_min": 2, "version_max": 3}, "version"),
+        ({"version_min": 3, "version_max": 4}, "version"),
     ],
 )
 def test_another_store_node_or_session_is_refused_in_words(home: Home, fields: dict[str, object], words: str) -> None:

@@ -45,6 +45,7 @@ def program(request: pytest.FixtureRequest) -> Path:
         "test_program_output.py",
         "test_program_processes.py",
         "test_program_shortages.py",
+        "test_program_words.py",
     ],
 )
 def test_the_sanitizers_find_nothing(scenarios: str, program: Path, tmp_path: Path) -> None:

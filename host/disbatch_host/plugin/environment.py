@@ -6,8 +6,8 @@ promises. Must not know: tasks beyond their ids, processes.
 Rules (plugin contract, "A run in oneshot mode"):
 1. Nothing of the host's environment reaches a plugin except the names listed here and those of the manifest's
    `env_pass`.
-2. Parameters are never in it, and the database's address never reaches a plugin: the host's own DISBATCH_ variables
-   are not passed on, whatever `env_pass` says.
+2. Parameters are in it only where the manifest's `env_parameters` put them (`run.starting`), and the database's address
+   never reaches a plugin: the host's own DISBATCH_ variables are not passed on, whatever `env_pass` says.
 """
 
 from __future__ import annotations

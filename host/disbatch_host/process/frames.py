@@ -1,4 +1,4 @@
-"""The frames between a node and the supervisor of its runs: version 1.
+"""The frames between a node and the supervisor of its runs: version 2, which adds words to START.
 
 Responsible for: what each frame says (docs/supervisor.md has what follows from it). Must not know: its bytes
 (`framing`), which connection it comes from, tasks.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-VERSION = 1
+VERSION, VERSION_MIN = 2, 1  # the one that is spoken, and the first one that is understood as well
 FRAME_MAX = 2**24  # bytes after the length
 NOTE_MAX = 4096  # bytes of the note of a start or a task
 PLUGIN_NOTE_MAX = 2**20  # bytes of the note of a plugin
@@ -156,7 +156,7 @@ class Start(NamedTuple):
     total: int
     flags: int
     note: bytes
-    environment: bytes  # list, besides the plugin's
+    environment: bytes  # list, besides the plugin's; behind it may be another: words, behind those of the plugin's argv
     work_directory: bytes  # empty: the plugin's directory
     stdin: bytes
 

@@ -188,6 +188,17 @@ def packed(items: Sequence[bytes]) -> bytes:
 
 def unpacked(blob: bytes) -> list[bytes]:
     """The items of a list. Raises FrameError."""
+    return _unpacked(blob)[0]
+
+
+def unpacked_two(blob: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The items of a list, and those of the one behind it, if there is one. Raises FrameError."""
+    first, end = _unpacked(blob)
+    return first, _unpacked(blob[end:])[0] if end < len(blob) else []
+
+
+def _unpacked(blob: bytes) -> tuple[list[bytes], int]:
+    """The items, and where the list ends."""
     items, position = [], _LENGTH.size
     try:
         (count,) = _LENGTH.unpack_from(blob)
@@ -199,7 +210,7 @@ def unpacked(blob: bytes) -> list[bytes]:
             items.append(blob[position - size : position])
     except struct.error:
         raise FrameError("a list is longer than its blob") from None
-    return items
+    return items, position
 
 
 class Left(NamedTuple):

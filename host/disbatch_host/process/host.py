@@ -16,6 +16,7 @@ from disbatch_host.process import family
 from disbatch_host.process.frames import (
     PART_MAX,
     VERSION,
+    VERSION_MIN,
     Ack,
     Acknowledged,
     Bye,
@@ -45,7 +46,7 @@ from disbatch_host.process.interface import (
     StartListener,
 )
 from disbatch_host.process.link import Link, LinkClosedError
-from disbatch_host.process.named_plugins import NamedPlugins, nul_error, start_frame
+from disbatch_host.process.named_plugins import NamedPlugins, check_start, start_frame
 from disbatch_host.process.pulse import Pulse
 from disbatch_host.process.remains import LostRun
 from disbatch_host.process.undecided import Undecided
@@ -53,7 +54,7 @@ from disbatch_host.process.undecided import Undecided
 log = logging.getLogger(__name__)
 
 # To a supervisor that ends with this process.
-OF_ITS_OWN = Hello(VERSION, VERSION, session=1, keep=0, store_id=b"", node_id=b"", key=b"")
+OF_ITS_OWN = Hello(VERSION_MIN, VERSION, session=1, keep=0, store_id=b"", node_id=b"", key=b"")
 DRAIN_SECONDS = 2.0  # plugin contract: how long a background child may hold the output
 
 
@@ -165,8 +166,7 @@ class FrameHost:
         is_held: bool,
     ) -> HostedProcess:
         self.listen()
-        if any("\0" in value for value in start.variables.values()):
-            raise nul_error(start.program)
+        check_start(start, VERSION if self.hello is None else self.hello.version)
         plugin = self._plugins.number_of(start.program, start.deadlines)
         run = self._numbers.next()
         process = HostedProcess(run, start, listener, self, on_begun, on_failed, is_held=is_held)

@@ -20,6 +20,7 @@ from disbatch_host.process import family
 from disbatch_host.process.child import Child
 from disbatch_host.process.frames import (
     VERSION,
+    VERSION_MIN,
     Ack,
     Acknowledged,
     Bye,
@@ -198,11 +199,12 @@ class InlineSupervisor:
         self.tell(Gone(child.run))
 
     def _hello(self, frame: Hello) -> None:
-        if not frame.version_min <= VERSION <= frame.version_max:
-            raise FrameError(f"expected a version up to {VERSION}, found {frame.version_min} to {frame.version_max}")
+        if frame.version_min > VERSION or frame.version_max < VERSION_MIN:
+            found = f"{frame.version_min} to {frame.version_max}"
+            raise FrameError(f"expected a version from {VERSION_MIN} to {VERSION}, found {found}")
         self.tell(
             SupervisorHello(
-                version=VERSION,
+                version=min(VERSION, frame.version_max),
                 pid=os.getpid(),
                 started=0,
                 session=frame.session,

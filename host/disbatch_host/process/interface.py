@@ -142,6 +142,11 @@ class StartError(PluginError):
         return self._errno == errno.ETIME
 
     @property
+    def is_too_large(self) -> bool:
+        """Its words and variables take more than the system allows."""
+        return self._errno == errno.E2BIG
+
+    @property
     def is_machines_fault(self) -> bool:
         """The machine had no descriptor, process, memory or disk space left: not this program's fault, and any other
         would fail as well."""
@@ -209,6 +214,7 @@ class Start:
 
     program: Program
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # besides the program's own
+    words: Sequence[bytes] = field(default=(), repr=False)  # behind those of the program's argv
     work_directory: Path | None = None  # instead of the program's directory
     deadlines: Deadlines = field(default_factory=Deadlines)  # until `Process.limit` or `hand_over` sets others
     note: bytes = b""  # rule 1
@@ -220,6 +226,11 @@ class Start:
     def directory(self) -> Path:
         """The directory that it is started in."""
         return self.work_directory or self.program.directory
+
+    @property
+    def argv(self) -> list[str]:
+        """All its words, as they are shown."""
+        return [*self.program.argv, *(word.decode("utf-8", "replace") for word in self.words)]
 
     @property
     def environment(self) -> Environment:

@@ -16,7 +16,7 @@ from pathlib import Path
 from disbatch_host.process import connection
 from disbatch_host.process.connection import SocketLink, SupervisorError
 from disbatch_host.process.ends import micro
-from disbatch_host.process.frames import VERSION, Bye, FrameError, Hello, Look
+from disbatch_host.process.frames import VERSION, VERSION_MIN, Bye, FrameError, Hello, Look
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
 from disbatch_host.process.host import OF_ITS_OWN, FrameHost, Numbers
 from disbatch_host.process.inline import InlineSupervisor
@@ -118,7 +118,7 @@ class Meeting:
         home = self.home
         assert home is not None
         hello = Hello(
-            VERSION, VERSION, session=home.session, keep=micro(home.keep_seconds), store_id=home.store_id,
+            VERSION_MIN, VERSION, session=home.session, keep=micro(home.keep_seconds), store_id=home.store_id,
             node_id=home.node_id, key=key,
         )  # fmt: skip
         try:

@@ -17,6 +17,8 @@ from disbatch_host.process.frames import Start as StartFrame
 from disbatch_host.process.framing import packed
 from disbatch_host.process.interface import Deadlines, Program, Start, StartError
 
+WORDS_VERSION = 2  # of the frames: an earlier one starts programs without their words
+
 
 class NamedPlugins:
     """Of one connection."""
@@ -82,6 +84,17 @@ def nul_error(program: Program) -> StartError:
     return StartError(f"cannot start {program.argv[0]}: an argument or environment value holds a NUL byte")
 
 
+def check_start(start: Start, version: int) -> None:
+    """Raises StartError for a start that cannot be said to a supervisor with which this version is spoken."""
+    if any("\0" in value for value in start.variables.values()):
+        raise nul_error(start.program)
+    if start.words and version < WORDS_VERSION:
+        raise StartError(
+            f"cannot start {start.program.argv[0]} with arguments: the supervisor of this node's runs is of an earlier "
+            "version; it goes once its runs have ended"
+        )
+
+
 def start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartFrame:
     """START for one process of such a program."""
     stdin = start.stdin or b""
@@ -98,7 +111,8 @@ def start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartF
         | Input.NULL * (start.stdin is None)
         | Input.OPEN * start.keeps_stdin_open,
         note=start.note,
-        environment=packed([os.fsencode(f"{name}={value}") for name, value in start.variables.items()]),
+        environment=packed([os.fsencode(f"{name}={value}") for name, value in start.variables.items()])
+        + (packed(start.words) if start.words else b""),
         work_directory=b"" if start.work_directory is None else os.fsencode(start.work_directory),
         stdin=stdin[:PART_MAX],
     )

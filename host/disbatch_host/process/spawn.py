@@ -169,11 +169,13 @@ def spawn(
     *,
     directory: bytes,
     variables: list[bytes],
+    words: Sequence[bytes] = (),
     descriptors: tuple[int, int, int, int],
     mask: ThreadMask,
 ) -> int:
     """Start a program with `descriptors` as its 0, 1, 2 and 3, in a session and process group of its own. `variables`:
-    its own, besides those of `launch`; the last one of a name counts. `mask` is the calling thread's.
+    its own, besides those of `launch`; the last one of a name counts. `words`: behind those of `launch`. `mask` is the
+    calling thread's.
 
     Returns the pid; the caller reaps it. Raises SpawnError if the program did not begin to run: the kernel's answer to
     exec is waited for. The descriptors stay open in this process.
@@ -182,9 +184,9 @@ def spawn(
     environment = launch.environment + variables
     try:
         if posix_spawn is None or launch.limits or launch.account is not None or not mask.can_be(launch.umask):
-            return _spawn_by_fork(launch, directory, environment, descriptors)
+            return _spawn_by_fork(launch, words, directory, environment, descriptors)
         with mask.set_to(launch.umask):
-            return _spawn_by_posix_spawn(posix_spawn, launch, directory, environment, descriptors)
+            return _spawn_by_posix_spawn(posix_spawn, launch, words, directory, environment, descriptors)
     except OSError as error:
         step = Step.EXEC if Path(os.fsdecode(directory)).is_dir() else Step.DIRECTORY
         raise SpawnError(error.errno or errno.EIO, step) from error
@@ -225,6 +227,7 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
 def _spawn_by_posix_spawn(
     posix_spawn: Callable[..., int],
     launch: Launch,
+    words: Sequence[bytes],
     directory: bytes,
     environment: Sequence[bytes],
     descriptors: tuple[int, int, int, int],
@@ -237,7 +240,8 @@ def _spawn_by_posix_spawn(
         for target, source in enumerate(descriptors):
             library.posix_spawn_file_actions_adddup2(actions, source, target)
         library.posix_spawn_file_actions_addchdir_np(actions, directory)
-        argv, variables = _c_words(tuple(launch.argv)), _c_strings(environment)
+        argv = _c_strings([*launch.argv, *words]) if words else _c_words(tuple(launch.argv))
+        variables = _c_strings(environment)
         pid = ctypes.c_int()
         failure = posix_spawn(ctypes.byref(pid), launch.argv[0], actions, _attributes(), argv, variables)
     finally:
@@ -264,7 +268,11 @@ def _type_of_strings(count: int) -> type[ctypes.Array[ctypes.c_char_p]]:
 
 
 def _spawn_by_fork(
-    launch: Launch, directory: bytes, environment: Sequence[bytes], descriptors: tuple[int, int, int, int]
+    launch: Launch,
+    words: Sequence[bytes],
+    directory: bytes,
+    environment: Sequence[bytes],
+    descriptors: tuple[int, int, int, int],
 ) -> int:
     stdin, stdout, stderr, events = descriptors
     resets = [_reset_of(number) for number in _ignored_signals()]
@@ -284,7 +292,7 @@ def _spawn_by_fork(
 
     account = launch.account
     process = subprocess.Popen(
-        launch.argv,
+        [*launch.argv, *words],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,

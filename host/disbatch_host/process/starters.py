@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from disbatch_host.process import spawn
 from disbatch_host.process.frames import Input, NotStarted, Start, Step, Stop
-from disbatch_host.process.framing import unpacked
+from disbatch_host.process.framing import unpacked_two
 from disbatch_host.process.pipes import open_pipes
 from disbatch_host.process.spawn import Launch, ThreadMask
 from disbatch_host.process.watching import Watching
@@ -106,10 +106,12 @@ class Starters:
             order, own, others = wanted
             result: int | spawn.SpawnError
             try:
+                variables, words = unpacked_two(order.frame.environment)
                 result = spawn.spawn(
                     order.launch,
                     directory=order.frame.work_directory or order.launch.directory,
-                    variables=[*unpacked(order.frame.environment), order.mark],
+                    variables=[*variables, order.mark],
+                    words=words,
                     descriptors=others,
                     mask=mask,
                 )

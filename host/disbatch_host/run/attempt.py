@@ -217,7 +217,7 @@ class Run:
             if self._execution is not None:  # it goes on: it has had its input
                 return self._execution.begin(None, self._recording, self)
             line = starting.input_of(self.task, self.plugin, state.run, extended_json=context.extended_json)
-            assignment = starting.assignment_of(self.task, state.run, self._preparation.trust)
+            assignment = starting.assignment_of(self.task, self.plugin, state.run, self._preparation.trust)
             self._execution = modes.execution_of(self.plugin, assignment, context, self._preparation.take_worker())
             if self._preparation.stop_asked is not None:  # when it was Running already
                 self._execution.stop(self._preparation.stop_asked)

@@ -85,8 +85,10 @@ class Closing:
         return await self._answered(found, accepted)
 
     async def record_unstarted(self, error: StartError, *, left: Status) -> RunReport:
-        """The program could not be started: the task goes back to its queue."""
+        """The program could not be started: the task goes back to its queue, unless it is at fault."""
         state, why = self._state, str(error)
+        if error.is_too_large and state.plugin.manifest.command_line is not None:
+            return await self._record_misfit(error, left=left)
         if not error.is_machines_fault:  # the node says that once for all runs that meet it
             log.error("task %s: plugin %s %s", state.task.id, state.plugin.name, why, extra=state.log_ids)
         report = await self.record(
@@ -100,6 +102,13 @@ class Closing:
             is_machines_fault=error.is_machines_fault,
         )
 
+    async def _record_misfit(self, error: StartError, *, left: Status) -> RunReport:
+        """The system takes no command line as large as this task's parameters make it."""
+        why = f"its parameters make a command line larger than this machine takes: {error}"
+        return await self.record(
+            ending.ending_without_start(self._state, Reason.PARAMETERS, why, left=left, **self.when())
+        )
+
     async def record_host_error(self, error: Exception) -> RunReport:
         """The task cannot be run, or the host failed in running it: that is its end, whatever it has come to. Raises
         StoreError if the store refuses even that."""
@@ -107,8 +116,9 @@ class Closing:
             return self._report._replace(host_error=error)  # too late to change its end
         state, clock = self._state, self._context.clock
         if "attempt" not in state.run:
+            secrets = starting.all_secret(state.plugin)
             state.run = starting.run_fields(
-                state.task, state.plugin, self._context, now=clock.now(), secrets=starting.all_secret(state.plugin)
+                state.task, state.plugin, self._context, now=clock.now(), secrets=secrets, has_words=False
             )
         when = self.when()
         found = ending.ending_by_host_error(state, _why_failed(error), now=when["now"], seconds=when["seconds"])

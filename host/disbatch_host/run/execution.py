@@ -13,7 +13,7 @@ import asyncio
 import dataclasses
 import functools
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class Assignment(NamedTuple):  # made for each task, at a quarter of what a froz
     attempt: int
     note: bytes  # for the process host: which run this is
     trust: Trust | None = None  # how long it may be begun
+    # Made of its parameters, as the manifest wants it: argv behind the command, and the environment.
+    words: Sequence[bytes] = ()
+    variables: Mapping[str, str] | None = None
 
 
 class Listener(Protocol):

@@ -118,6 +118,8 @@ class OneshotExecution:
             attempt=assignment.attempt,
             deadline=program.deadline_of(self._plugin.manifest, self._site),
         )
+        if assignment.variables:
+            variables |= assignment.variables
         self._prepared = program.prepare(self._plugin, self._site, name=assignment.task_id, variables=variables)
         try:
             self._try()
@@ -133,6 +135,7 @@ class OneshotExecution:
         start = Start(
             program=self._prepared.program,
             variables=self._prepared.variables,
+            words=self._assignment.words,
             work_directory=directory,
             deadlines=program.shared_of(self._plugin, self._site).deadlines,
             note=note if directory is None else notes.with_facts(note, work_directory=str(directory)),

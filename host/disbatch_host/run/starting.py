@@ -6,6 +6,7 @@ not know: how anything is started or recorded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,27 +20,58 @@ from disbatch_host.run import checking, modes, notes
 from disbatch_host.run.context import RunContext
 from disbatch_host.run.execution import Assignment
 from disbatch_host.run.worker.process import Worker
+from disbatch_protocol.command_line import Made
 from disbatch_protocol.document import parameter_input, stdin_line
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
 # Of `run`: the node's own marks, and a list for commands that show the task.
-_NOT_FOR_PLUGINS = ("token", "secrets", "supervisor", "session")
+_NOT_FOR_PLUGINS = ("token", "secrets", "supervisor", "session", "arguments", "arguments_left_out")
 _ID_BYTES_MAX = 1024  # far above any id that somebody made on purpose, far below what exec takes as one variable
+# Bytes of `run.arguments`, with what each word takes besides its text: for people, in documents of very many tasks.
+_ARGUMENTS_MAX, _BESIDE_A_WORD = 2**13, 8
 _OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
 
 
-def run_fields(task: Task, plugin: Plugin, context: RunContext, *, now: datetime, secrets: Sequence[str]) -> Document:
+def run_fields(
+    task: Task,
+    plugin: Plugin,
+    context: RunContext,
+    *,
+    now: datetime,
+    secrets: Sequence[str],
+    has_words: bool = True,
+) -> Document:
     """`run` in the task document, as it is when a run of the task starts at `now`. `secrets`: the JSON pointers of its
-    secret parameters."""
+    secret parameters. `has_words`: its program gets words that are made of them."""
     same = context.same_fields.get(plugin)
     if same is None:
         same = context.same_fields[plugin] = _same_fields(plugin, context)
     run = {"token": task.token, "attempt": task.next_attempt, "started": now, **same}
     if secrets:
         run["secrets"] = list(secrets)
+    if has_words and plugin.manifest.command_line is not None:
+        run |= _arguments(plugin.schema.made_of(task.parameters, secrets))
     return run
+
+
+def _arguments(made: Made) -> Document:
+    """The words that the program gets from its task's parameters, as far as a document keeps them."""
+    if made.faults or not made.words:
+        return {}
+    left, shown = _ARGUMENTS_MAX, list[str]()
+    for number, word in enumerate(made.words):
+        data = word.encode()
+        left -= len(data) + _BESIDE_A_WORD
+        if left < 0:
+            part = data[: max(len(data) + left - len("…".encode()), 0)].decode("utf-8", "ignore")
+            return {
+                "arguments": [*shown, part + "…"] if part else shown,
+                "arguments_left_out": len(made.words) - number,
+            }
+        shown.append(word)
+    return {"arguments": shown}
 
 
 def _same_fields(plugin: Plugin, context: RunContext) -> Document:
@@ -136,15 +168,24 @@ def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) ->
     return document
 
 
-def assignment_of(task: Task, run: Mapping[str, Any], trust: Trust | None) -> Assignment:
+def assignment_of(task: Task, plugin: Plugin, run: Mapping[str, Any], trust: Trust | None) -> Assignment:
     """The part of the task that its execution must know. `trust`: that it is this host's. Raises TaskFaultError if its
     id, or its queue's, cannot be the value of an environment variable."""
+    words: Sequence[bytes] = ()
+    variables = None
+    if plugin.manifest.command_line is not None:
+        made = plugin.schema.made_of(task.parameters)
+        words = [word.encode() for word in made.words]
+        # Whatever the locale of this process makes of text, the program gets UTF-8.
+        variables = {name: os.fsdecode(value.encode()) for name, value in made.variables.items()}
     return Assignment(
         task_id=_id_for_programs("id", task.id),
         queue=_id_for_programs("queue", task.queue),
         attempt=run["attempt"],
         note=notes.note_of(task, run),
         trust=trust,
+        words=words,
+        variables=variables,
     )
 
 

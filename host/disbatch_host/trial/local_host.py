@@ -282,11 +282,15 @@ class LocalHost:
         stdin = starting.input_of(task, plugin, run)
         manifest = plugin.manifest
         variables: dict[str, str] = {}
+        words: Sequence[str] = ()
         if not modes.needs_worker(plugin):
             deadline = program.deadline_of(manifest, self.site)
             variables = environment.task_environment(
                 task_id=str(task.id), queue=str(task.queue), attempt=task.next_attempt, deadline=deadline
             )
+            made = plugin.schema.made_of(task.parameters, secrets)
+            if not made.faults:
+                words, variables = made.words, {**variables, **made.variables}
         else:
             talk = WorkerConversation()
             hello = talk.hello(host="disbatch-host", number=1)
@@ -296,6 +300,7 @@ class LocalHost:
         start = Start(
             program=program.shared_of(plugin, self.site).program,
             variables=program.with_work_directory(variables, directory),
+            words=[word.encode() for word in words],
             work_directory=directory,
         )
         return Input(start=start, stdin=None if stdin is None else stdin.decode())

@@ -38,6 +38,7 @@ from disbatch_protocol.status import Status
 CLOSED_STDIN_SECONDS = 10.0  # for a program to see that it gets no task at all, and to exit
 LARGE = 2**20  # bytes of parameters
 LONG_LINE = 300 * 1024  # characters: more than any line buffer that anybody has
+LONG_WORD = 100 * 1024  # characters: nearly as much as the system takes of one word
 BUFFERING_SECONDS = 1.0  # a shorter run says nothing of buffering
 BUFFERING_AT_END_SHARE = 0.2  # all output within the last fifth of a run: a program also needs time to end
 STOP_AFTER_SECONDS = 0.3  # for a program to have begun
@@ -68,7 +69,7 @@ class Torture:
             ("1 MiB of parameters", lambda: self._large(parameters)),
             ("odd text and long lines", lambda: self._odd(parameters)),
             ("two at once", lambda: self._two_at_once(parameters)),
-            ("closed stdin", self._closed_stdin),
+            ("closed stdin", lambda: self._closed_stdin(parameters)),
             ("stops when asked to", lambda: self._stops(parameters)),
         ]
         if modes.needs_worker(self._plugin):
@@ -126,10 +127,16 @@ class Torture:
         return None
 
     async def _odd(self, parameters: Any) -> str | None:
-        for what, text in (("odd text", ODD_TEXT), ("a line of 300 KiB", "x" * LONG_LINE)):
-            odd = self._with_text(parameters, text)
+        # Where a parameter is a word of its own, it may not begin like an option, and is shorter.
+        tried = False
+        for what, texts in (
+            ("odd text", (ODD_TEXT, "x" + ODD_TEXT)),
+            ("a long line", ("x" * LONG_LINE, "x" * LONG_WORD)),
+        ):
+            odd = next(filter(None, (self._with_text(parameters, text) for text in texts)), None)
             if odd is None:
-                raise TrialSkipped("none of its parameters accepts any text")
+                continue
+            tried = True
             result = await self._runner.run(odd)
             check_ended(result)
             if result.run.get("reason") in (Reason.SIGNALED, Reason.WORKER_EXITED):
@@ -143,6 +150,8 @@ class Torture:
                         f"with {what} in its parameters it stumbled over text ({name} on stderr); the task is UTF-8, "
                         "and LANG may be C: set the encoding of stdin and stdout in the program", result,
                     )  # fmt: skip
+        if not tried:
+            raise TrialSkipped("none of its parameters accepts any text")
         return None
 
     async def _two_at_once(self, parameters: Any) -> str | None:
@@ -155,8 +164,10 @@ class Torture:
             )
         return None
 
-    async def _closed_stdin(self) -> str | None:
-        process = _Process(self._plugin, self._host, is_stdin_closed=True)
+    async def _closed_stdin(self, parameters: Any) -> str | None:
+        if not self._waits_for_task:
+            raise TrialSkipped("its task is in its arguments, and its stdin is not")
+        process = _Process(self._plugin, self._host, parameters, is_stdin_closed=True)
         await process.start()
         if not await process.wait(self._closed_stdin_seconds):
             process.kill(StopReason.CANCELLED)
@@ -178,8 +189,8 @@ class Torture:
         if seconds > 2 * STOP_LATER_SECONDS:
             was_stopped |= await self._stopped_at_work(parameters, latest=seconds * 3 / 4, later=STOP_LATER_SECONDS)
         # By then it has started, as far as anyone can tell: its whole run took no longer.
-        was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_AFTER_SECONDS)
-        was_stopped |= await self._stopped_waiting(min(seconds, STOP_LATER_SECONDS) + STOP_LATER_SECONDS)
+        for later in (STOP_AFTER_SECONDS, STOP_LATER_SECONDS) if self._waits_for_task else ():
+            was_stopped |= await self._stopped_waiting(parameters, min(seconds, STOP_LATER_SECONDS) + later)
         if not was_stopped:
             raise TrialSkipped("it ends before it can be stopped")
         return None
@@ -203,9 +214,14 @@ class Torture:
         self._check_not_killed(bool(result.run.get("killed")), "while it worked")
         return result.run.get("reason") == Reason.CANCELLED
 
-    async def _stopped_waiting(self, seconds: float) -> bool:
+    @property
+    def _waits_for_task(self) -> bool:
+        """Whether it may read a task from its stdin, and not only its arguments."""
+        return self._manifest.command_line is None or self._manifest.stdin.kind is StdinKind.TASK
+
+    async def _stopped_waiting(self, parameters: Any, seconds: float) -> bool:
         """Whether it could be stopped that long after its start, with nothing to read."""
-        process = _Process(self._plugin, self._host)
+        process = _Process(self._plugin, self._host, parameters)
         await process.start()
         if await process.wait(seconds):
             return False
@@ -296,17 +312,19 @@ def _check_nothing_left_over(result: LocalResult) -> None:
 
 
 class _Process:
-    """The plugin's program alone, without a task."""
+    """The plugin's program alone, with nothing of a task but its arguments."""
 
-    def __init__(self, plugin: Plugin, host: LocalHost, *, is_stdin_closed: bool = False) -> None:
+    def __init__(self, plugin: Plugin, host: LocalHost, parameters: Any, *, is_stdin_closed: bool = False) -> None:
         self._ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
         variables = {}
         if not modes.needs_worker(plugin):
             variables = environment.task_environment(task_id="0" * 24, queue="check", attempt=1, deadline=None)
-        self._prepared = program.prepare(plugin, host.site, name="check", variables=variables)
+        made = plugin.schema.made_of(parameters)
+        self._prepared = program.prepare(plugin, host.site, name="check", variables={**variables, **made.variables})
         self._start = Start(
             program=self._prepared.program,
             variables=self._prepared.variables,
+            words=[word.encode() for word in made.words],
             work_directory=self._prepared.work_directory,
             deadlines=program.shared_of(plugin, host.site).idle_deadlines,
             stdin=None if plugin.manifest.stdin.kind is StdinKind.NULL else b"",

@@ -94,7 +94,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
     if common.wants_json():
         render.print_json(
             {
-                "command": list(start.program.argv),
+                "command": start.argv,
                 "directory": str(start.directory),
                 "environment": dict(start.environment.variables),
                 "stdin": shown.stdin,
@@ -102,7 +102,7 @@ def _show_input(plugin: Plugin, values: Any) -> int:
             }
         )
     else:
-        click.echo(f"command    {shlex.join(start.program.argv)}")
+        click.echo(f"command    {shlex.join(start.argv)}")
         click.echo(f"directory  {start.directory}")
         for number, (name, value) in enumerate(sorted(start.environment.variables.items())):
             click.echo(f"{'' if number else 'variables':9}  {name}={value}")

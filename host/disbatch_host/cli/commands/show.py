@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,6 +109,9 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("ran" if is_started else "plugin", ran),
         ("attempt", f"{run.get('attempt')} on node {run.get('node')}, machine {run.get('host', '-')}, {process}"),
     ]
+    if isinstance(words := run.get("arguments"), list):
+        more = f" … (and {left} more)" if isinstance(left := run.get("arguments_left_out"), int) else ""
+        facts.append(("arguments", shlex.join(map(str, words)) + more))
     if "cpu_seconds" in run:
         # A peak that is only a bound is that of the node itself at the start: it says nothing about the program.
         is_known = "peak_memory_bytes" in run and not run.get("peak_memory_is_bound")

@@ -1,6 +1,6 @@
 /* The frames between a node and its supervisor, as records and as bytes.
  *
- * Responsible for: the form of every frame of version 1, and every length that the other side sends: no other file reads
+ * Responsible for: the form of every frame of version 2, and every length that the other side sends: no other file reads
  * one. Must not know: what a frame means. `frames.py` has the same forms, with what their fields mean;
  * protocol/vectors/supervisor.json holds both to them.
  *
@@ -17,7 +17,8 @@
 #include <stdint.h>
 
 enum {
-    FRAMES_VERSION = 1,
+    FRAMES_VERSION = 2,
+    FRAMES_VERSION_MIN = 1, /* START has no words */
     FRAME_MAX = 1 << 24,  /* bytes after the length */
     NOTE_MAX = 4096,
     PLUGIN_NOTE_MAX = 1 << 20,

@@ -60,7 +60,7 @@ static int self_test(void)
 
 static int print_version(void)
 {
-    return printf("disbatch-supervisor frames %d to %d, sources %s\n", FRAMES_VERSION, FRAMES_VERSION, SOURCE_HASH) < 0;
+    return printf("disbatch-supervisor frames %d to %d, sources %s\n", FRAMES_VERSION_MIN, FRAMES_VERSION, SOURCE_HASH) < 0;
 }
 
 static int print_fingerprint(void)

@@ -137,21 +137,49 @@ static void set_environment(struct launch *launch, const struct run *run, struct
     launch->environment[count] = NULL;
 }
 
+/* The list behind another one in the same blob; none is an empty one. False: a length in it is wrong. */
+static bool list_behind(struct list *second, struct list first)
+{
+    struct blob item;
+    while (list_next(&first, &item))
+        ;
+    *second = (struct list){.left = 0};
+    return first.rest.size == 0 || list_open(second, first.rest);
+}
+
+/* Most runs add no words, and share the array of their plugin. */
+static char **own_argv(const struct plugin *plugin, struct list words, struct texts *texts)
+{
+    if (words.left == 0)
+        return NULL;
+    size_t count = 0;
+    while (plugin->argv[count] != NULL)
+        count++;
+    char **argv = must_allocate((count + words.left + 1) * sizeof(char *));
+    if (count > 0)
+        memcpy(argv, plugin->argv, count * sizeof(char *));
+    copy_texts(texts, words, argv + count);
+    return argv;
+}
+
 struct launch *launch_new(struct run *run, const struct start_frame *frame, bool *is_startable, const char **why)
 {
     struct list added;
-    if (!list_open(&added, frame->environment)) {
+    struct list words;
+    if (!list_open(&added, frame->environment) || !list_behind(&words, added)) {
         *why = "the environment of START is longer than its blob";
         return NULL;
     }
     const struct plugin *plugin = run->plugin;
     bool is_whole = frame->input.size == frame->total;
     struct launch *launch = must_allocate(sizeof(*launch));
-    launch->size = texts_size(&added) + MARK_SIZE + frame->work_directory.size + 1 + frame->input.size;
+    launch->size = texts_size(&added) + texts_size(&words) + MARK_SIZE + frame->work_directory.size + 1 + frame->input.size;
     launch->bytes = must_allocate(launch->size);
     launch->environment = must_allocate((plugin->variables + added.left + 2) * sizeof(char *));
     struct texts texts = {.at = (char *)launch->bytes};
     set_environment(launch, run, added, &texts);
+    launch->own_argv = own_argv(plugin, words, &texts);
+    launch->argv = launch->own_argv != NULL ? launch->own_argv : plugin->argv;
     launch->directory = frame->work_directory.size > 0 ? copy_text(&texts, frame->work_directory) : plugin->directory;
     *is_startable = plugin->is_startable && !texts.has_nul;
     if (is_whole) {
@@ -182,5 +210,6 @@ void launch_free(struct launch *launch)
     explicit_bzero(launch->bytes, launch->size);
     free(launch->bytes);
     free(launch->environment);
+    free(launch->own_argv);
     free(launch);
 }

@@ -100,7 +100,7 @@ static bool become_program(struct launch *launch, const int ends[4])
     /* Last, and not by the C library, which leaves its own two signals out. */
     if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, SIGNAL_BYTES) < 0)
         return false;
-    (void)execve(plugin->argv[0], plugin->argv, launch->environment);
+    (void)execve(plugin->argv[0], launch->argv, launch->environment);
     return false;
 }
 

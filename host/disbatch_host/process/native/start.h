@@ -19,8 +19,10 @@ struct launch {
     const struct plugin *plugin;
     const struct supervisor *all;
     const char *directory;
+    char **argv;               /* the plugin's, or the copy below */
+    char **own_argv;           /* with the words that the run adds; NULL: it adds none */
     char **environment;
-    uint8_t *bytes;            /* of the variables that the run adds */
+    uint8_t *bytes;            /* of the variables and words that the run adds */
     size_t size;
     const uint8_t *input;      /* the first part, to be written before the fork */
     size_t input_size;
