@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from disbatch_protocol import templates
 from disbatch_protocol.faults import Fault, Severity
 from disbatch_protocol.manifest import Cwd, Manifest
 from disbatch_protocol.quantities import format_size
@@ -18,6 +19,8 @@ from disbatch_protocol.quantities import format_size
 _INTERPRETER = re.compile(
     r"(python|pypy|perl|ruby|node|nodejs|php|lua|tclsh|Rscript|sh|bash|dash|zsh|ksh)[0-9.]*", re.ASCII
 )
+_SHELL = re.compile(r"(sh|bash|dash|zsh|ksh)[0-9.]*", re.ASCII)
+_SCRIPT_OPTION = re.compile(r"-[a-z]*c", re.ASCII)
 _SCRIPT_ENDINGS = (".py", ".pl", ".rb", ".js", ".mjs", ".cjs", ".php", ".lua", ".tcl", ".R", ".sh", ".jar")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", re.ASCII)
 
@@ -32,6 +35,7 @@ _NEEDS: Mapping[str, tuple[int, str]] = {
 def hints(manifest: Manifest, program: Path, directory: Path, variables: Collection[str]) -> Iterator[Fault]:
     """All of them. `variables`: the names of those that an author may have in mind."""
     yield from _argument_hints(manifest, program, directory)
+    yield from _script_hints(manifest)
     yield from _variable_hints(manifest, variables)
     yield from _memory_hints(manifest, program, directory)
 
@@ -53,6 +57,42 @@ def _argument_hints(manifest: Manifest, program: Path, directory: Path) -> Itera
     if script is not None and not os.path.exists(directory / words[script]):  # noqa: PTH110
         message = f"expected a script for {program.name}, found no file {words[script]:.80} in {directory}"
         yield _hint(f"/command/{script}", message, "copy it there or correct the path")
+
+
+def script_with_places(program: str, words: Sequence[str]) -> str | None:
+    """A script for a shell among these words, with a placeholder in it: what the parameter holds would be code."""
+    if _SHELL.fullmatch(os.path.basename(program)) is None:  # noqa: PTH119
+        return None
+    for index, word in enumerate(words[:-1]):
+        if _SCRIPT_OPTION.fullmatch(word):
+            try:
+                return words[index + 1] if templates.read_text(words[index + 1]).places else None
+            except templates.TemplateError:
+                return None
+    return None
+
+
+def _script_hints(manifest: Manifest) -> Iterator[Fault]:
+    line = manifest.command_line
+    if line is None:
+        return
+    # Only words that are alone: what is left out, or repeated, is no script.
+    texts = [one if isinstance(one, templates.Text) else None for one in line.arguments]
+    command = list(manifest.command[1:])
+    words = [*command, *("" if one is None else templates.source_of(one) for one in texts)]
+    if script_with_places(manifest.command[0], words) is not None:
+        message = "a parameter inside a script of a shell is run as code, whatever it holds"
+        hint = """give it as a word behind the script, "sh", "{text}", and write "$1" in the script"""
+        yield _hint("/arguments", message, hint)
+    for index, word in enumerate(command, start=1):
+        if any(f"{{{name}}}" in word for name in _names_of(manifest)):
+            message = f'"{word:.80}" is passed on as it stands: "command" has no placeholders'
+            yield _hint(f"/command/{index}", message, 'move it, and what follows it, into "arguments"')
+
+
+def _names_of(manifest: Manifest) -> list[str]:
+    properties = manifest.parameters.get("properties") if isinstance(manifest.parameters, Mapping) else None
+    return list(properties) if isinstance(properties, Mapping) else []
 
 
 def _script_at(words: list[str], program: Path) -> int | None:

@@ -18,16 +18,19 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")  # as the manifest requir
 
 @click.command()
 @click.argument("name")
-@click.option("--lang", required=True, type=OneOf(list(scaffold.LANGUAGES)), help="The language.")
+@click.option("--lang", type=OneOf(list(scaffold.LANGUAGES)), help="The language.")
+@click.option("--command", metavar="COMMAND", help="A program as it is: words with {parameter} in them, no shell.")
 @click.option("--worker", is_flag=True, help="Use worker mode: one process for many tasks (not for bash and sh).")
 @click.option("--idempotent", is_flag=True, help="Running one of its tasks twice does no harm: run lost ones again.")
 @common_options
-def new(name: str, lang: str, worker: bool, idempotent: bool) -> int:
-    """Write a new plugin: manifest with parameters and examples, program, helper library, README.
+def new(name: str, lang: str | None, command: str | None, worker: bool, idempotent: bool) -> int:
+    """Write a new plugin: manifest with parameters and examples, program, helper library, README; or, for a program as
+    it is, its manifest.
 
     \b
       disbatch-host new Greet --lang python
       disbatch-host new Mail::Move --lang bash --plugins /opt/disbatch/plugins
+      disbatch-host new Media::Audio --command 'ffmpeg -nostdin -y -i {input} -b:a {rate} {output}'
 
     NAME is the class that queues use. The plugin gets a directory of its own below the plugin directory
     (./plugins); existing files are never overwritten.
@@ -40,9 +43,18 @@ def new(name: str, lang: str, worker: bool, idempotent: bool) -> int:
             f"expected a class name like Greet or Mail::Move (letters, digits, _ . : -), found {name!r}; "
             "choose the directory with --plugins DIR"
         )
-    if worker and not scaffold.LANGUAGES[lang].has_worker_mode:
+    if (lang is None) == (command is None):
+        found = "neither" if lang is None else "both"
+        raise UsageError(f"expected one of --lang and --command, found {found}; --command is for a program as it is")
+    if worker and command is not None:
+        raise UsageError("a command is started for each task and has no worker mode; leave out --worker")
+    if worker and lang is not None and not scaffold.LANGUAGES[lang].has_worker_mode:
         raise UsageError(f"{lang} has no worker mode; leave out --worker, or choose another language")
-    made = scaffold.write(name, lang, common.settings().plugins[0], is_worker=worker, is_idempotent=idempotent)
+    parent = common.settings().plugins[0]
+    if lang is not None:
+        made = scaffold.write(name, lang, parent, is_worker=worker, is_idempotent=idempotent)
+    else:
+        made = scaffold.write_for_command(name, command or "", parent, is_idempotent=idempotent)
     if common.wants_json():
         render.print_json(
             {"name": name, "directory": str(made.directory), "files": [str(file) for file in made.files],
@@ -58,5 +70,10 @@ def new(name: str, lang: str, worker: bool, idempotent: bool) -> int:
     where = common.in_here(made.directory)
     where = where if where.startswith(("/", ".")) else f"./{where}"
     where = shlex.quote(where)
-    click.echo(f"\nTry it:\n  disbatch-host check {where} --run\n  disbatch-host exec {where} -p name=Matt --events")
+    if lang is not None:
+        tried = f"check {where} --run\n  disbatch-host exec {where} -p name=Matt --events"
+    else:
+        pairs = "".join(f" -p {one}=…" for one in made.parameters)
+        tried = f"check {where}\n  disbatch-host exec {where}{pairs} --show-input"
+    click.echo(f"\nTry it:\n  disbatch-host {tried}")
     return ExitCode.DONE

@@ -12,13 +12,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from disbatch_host.errors import UsageError
-from disbatch_host.plugin.new import bundled
+from disbatch_host.plugin.new import bundled, from_command
 from disbatch_protocol.manifest import Manifest
 
 _BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
@@ -60,6 +60,7 @@ class Scaffold:
     files: Sequence[Path]
     notice: str = ""  # what is left to do before it runs
     built: Path | None = None  # the program, if the language has to be compiled and that was done
+    parameters: Sequence[str] = ()  # of a command
 
 
 def directory_name(name: str) -> str:
@@ -75,21 +76,47 @@ def write(
     left behind."""
     language = LANGUAGES[language_name]
     home = parent / directory_name(name)
+    program = _program_name(home.name, language_name)
+    files = _made(
+        home, lambda: _write_files(home, name, language_name, program, is_worker=is_worker, is_idempotent=is_idempotent)
+    )
+    notice = _build(home) if language.is_built else ""
+    built = home / program if language.is_built and not notice else None
+    return Scaffold(directory=home, files=files, notice=notice, built=built)
+
+
+def write_for_command(name: str, command: str, parent: Path, *, is_idempotent: bool = False) -> Scaffold:
+    """Write a plugin of class `name` that runs a program as it is, with its arguments from parameters. Raises
+    UsageError as `write` does, and for a command that is none."""
+    program, *words = from_command.words_of(command)
+    if "{" in program or "}" in program:
+        raise UsageError(f"expected a program first, found {program}; which one runs cannot come from a parameter")
+    if "/" in program:
+        path = Path(program).absolute()
+        if not path.exists():
+            raise UsageError(f"there is no {program} here; name a program in PATH, or one that is there by its path")
+        program = str(path)
+    text = from_command.manifest_of(name, program, words, is_idempotent=is_idempotent)
+    home = parent / directory_name(name)
+    files = _made(home, lambda: [_write(home / "plugin.json", text)])
+    is_there = "/" in program or shutil.which(program) is not None
+    notice = "" if is_there else f"there is no {program} in PATH here: install it before tasks run"
+    return Scaffold(directory=home, files=files, notice=notice, parameters=from_command.placeholders_of(words))
+
+
+def _made(home: Path, write_files: Callable[[], list[Path]]) -> list[Path]:
+    """The files of a new directory; nothing is left of it where they cannot be written."""
     if home.exists() or home.is_symlink():
         raise UsageError(f"{home} already exists; choose another name, or remove it")
-    program = _program_name(home.name, language_name)
     try:
         home.mkdir(mode=0o755, parents=True)
         try:
-            files = _write_files(home, name, language_name, program, is_worker=is_worker, is_idempotent=is_idempotent)
+            return write_files()
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
     except OSError as error:
         raise UsageError(f"{error.filename or home} cannot be written: {error.strerror}") from error
-    notice = _build(home) if language.is_built else ""
-    built = home / program if language.is_built and not notice else None
-    return Scaffold(directory=home, files=files, notice=notice, built=built)
 
 
 def leftovers(manifest: Manifest) -> list[str]:
