@@ -139,6 +139,20 @@ def _texts(values: Sequence[Any]) -> tuple[Text, ...]:
     return tuple(read_word(one) for one in values)
 
 
+def without_literals(value: Any) -> Any:
+    """An entry of `arguments`, or a text of `env_parameters`, with everything but its placeholders crossed out: the
+    same parameters make words of the same sizes of it, or have the same faults. Raises TemplateError."""
+    if isinstance(value, str):
+        text = read_text(value)
+        crossed = tuple("x" * len(one.encode()) for one in text.literals)
+        return source_of(Text(literals=crossed, places=text.places))
+    if isinstance(value, list):
+        return [without_literals(one) for one in value]
+    return {
+        name: without_literals(one) if name in ("word", "then", "else", "words") else one for name, one in value.items()
+    }
+
+
 class Part(NamedTuple):
     """A text, or the name of a parameter, somewhere in an entry, with its place there."""
 

@@ -79,6 +79,34 @@ def test_nothing_of_the_machine_and_no_secret_is_published(tmp_path: Path) -> No
     assert plugin.manifest.parameters == SCHEMA, "the plugin's own is as it was"
 
 
+def test_a_machine_without_the_plugin_knows_of_which_parameters_no_words_are_made(tmp_path: Path) -> None:
+    """And nothing that stands between them: it is as private as the command."""
+    more = {"type": "object", "properties": {name: {} for name in "abl"}}
+    plugin = plugin_of(
+        tmp_path, protocol=2, parameters=more, stdin="null", env_parameters={"A": "a", "B": f"{SECRET}{{b}}"},
+        arguments=[
+            SECRET, f"--token={SECRET}{{a}}", ["{b}"], {"if": "b", "then": [SECRET]}, {"word": "{a}", "dash": True},
+            {"each": "l", "words": [f"{SECRET}{{}}", "{{}}"]},
+        ],
+    )  # fmt: skip
+    one = published.publication_of(plugin)
+    assert SECRET not in json.dumps(dict(one.document)) and "token" not in one.document["manifest"]
+    found = read(one)
+    for parameters in (
+        {"a": "x"},
+        {"a": "-x", "b": True},
+        {},
+        {"a": "x", "b": "-x"},
+        {"a": {}},
+        {"a": "x", "l": [None]},
+        {"a": "x" * 131_040},
+        {"a": "x" * 131_041, "b": True},
+        {"a": "x", "b": "\0"},
+    ):
+        expected = [(fault.pointer, fault.message) for fault in plugin.schema.check(parameters)]
+        assert [(fault.pointer, fault.message) for fault in found.schema.check(parameters)] == expected, parameters
+
+
 def test_the_digest_follows_what_is_published_and_nothing_else(tmp_path: Path) -> None:
     digests = []
     for number, more in enumerate(

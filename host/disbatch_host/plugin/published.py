@@ -5,7 +5,7 @@ know: stores, nodes, when anything is published.
 
 Rules:
 1. A field of the manifest is published because it is known to be harmless (`FIELDS`): never `env`, `run_as`, the
-   command, or a field that this version does not know.
+   command, or a field that this version does not know. Of `arguments` and `env_parameters`, only the placeholders are.
 2. Values of secret parameters are not published: examples are masked, defaults of `writeOnly` parts are left out.
 3. The digest is that of what is published: two nodes whose manifests differ in `env` alone publish the same, and
    nobody can guess a password by it.
@@ -31,6 +31,7 @@ from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.manifest_json import parse_json
 from disbatch_protocol.masks import masked_at
 from disbatch_protocol.references import part_at, parts_of
+from disbatch_protocol.templates import without_literals
 
 FIELDS = (
     "protocol", "name", "version", "description", "homepage", "license", "mode", "parameters", "exit_codes", "timeout",
@@ -62,6 +63,13 @@ def publication_of(plugin: Plugin) -> Publication:
     manifest, _ = parse_json(plugin.source)
     shown = {name: manifest[name] for name in FIELDS if name in manifest}
     shown["name"] = plugin.name
+    if "arguments" in manifest:
+        shown["arguments"] = [without_literals(one) for one in manifest["arguments"]]
+    if "env_parameters" in manifest:
+        shown["env_parameters"] = {
+            name: without_literals(value) if {"{", "}"} & {*value} else value
+            for name, value in manifest["env_parameters"].items()
+        }
     if "parameters" in shown:
         shown["parameters"] = without_secret_defaults(shown["parameters"])
     if "examples" in shown:
@@ -105,7 +113,7 @@ def read_publication(class_name: str, note: Mapping[str, Any], checks: Checks) -
     return ReadPublication(
         manifest=parsed.manifest,
         document=document,
-        schema=checks.schema(parsed.manifest.parameters),
+        schema=checks.schema(parsed.manifest.parameters, parsed.manifest.command_line),
         readme=readme[:README_MAX] if isinstance(readme, str) else "",
         readme_is_cut=note.get("readme_is_cut") is True,
     )
