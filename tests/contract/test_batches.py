@@ -190,7 +190,8 @@ def test_a_file_of_before_gets_what_batches_need_and_the_program_of_before_goes_
     store.close()
     with sqlite3.connect(sqlite_file) as by_hand:
         by_hand.executescript(
-            """DROP INDEX tasks_batch; DROP TABLE batches; ALTER TABLE tasks DROP COLUMN batch;
+            """DROP INDEX tasks_failure; DROP INDEX tasks_batch; DROP TABLE batches;
+            ALTER TABLE tasks DROP COLUMN batch;
             UPDATE tasks SET rest = '{"batch": "b", "note": 5}'"""
         )
     store = SqliteStore(sqlite_file, SystemClock())

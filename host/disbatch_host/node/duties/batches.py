@@ -19,14 +19,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from disbatch_host import logs
 from disbatch_host.decide import counts
 from disbatch_host.documents import batch as batches
 from disbatch_host.documents import requests, transitions
 from disbatch_host.documents.batch import Batch, BatchChange, BatchState
+from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import TaskChange, TaskFilter
 from disbatch_host.documents.records import Document, Task, new_task
 from disbatch_host.node.compartment import Troubles, write_each
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _BATCH = "batch"
 _LOOKED_AT = 1000  # batches in one look; their order changes from look to look
 _CANCELLED = 500  # tasks in one write
-_CAUSES_OF = 10_000  # failed tasks whose causes are counted
+_CAUSES_SECONDS = 0.5  # for counting the causes of failures
 _WAITING = frozenset({int(Status.CREATED), int(Status.BLOCKED)})
 _FAILED, _ = statuses.parse("failed")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
@@ -199,21 +199,24 @@ def _summary(store: Store, batch: Batch, counted: Mapping[int, int], *, seconds:
 
 
 def _causes(store: Store, batch: Batch) -> list[Document]:
-    """The most frequent causes of its failures."""
+    """The most frequent causes of its failures. One without a key, of another program's tasks, is told by its code."""
     which = TaskFilter(batch=batch.id, statuses=_FAILED, or_failed=True)
-    found: Counter[tuple[str, str]] = Counter()
-    for task in store.find_tasks(which, limit=_CAUSES_OF, with_output=False, with_parameters=False, in_any_order=True):
-        found[_cause_of(task)] += 1
-    return [{"key": key, "text": text, "count": count} for (key, text), count in found.most_common(batches.CAUSES_MAX)]
+    found: Counter[tuple[str | None, str | None]] = Counter()
+    for row in store.count_failures(which, seconds=_CAUSES_SECONDS).rows:
+        found[row.key, row.code if row.key is None else None] += row.count
+    return [
+        {"key": key or code or "", "text": code or _text_of(store, which, key), "count": count}
+        for (key, code), count in found.most_common(batches.CAUSES_MAX)
+    ]
 
 
-def _cause_of(task: Task) -> tuple[str, str]:
-    error: Any = task.document.get("error")
-    group: Any = error.get("group") if isinstance(error, Mapping) else None
-    if isinstance(group, Mapping):
-        return str(group.get("key")), str(group.get("text"))
-    code = str(error.get("code")) if isinstance(error, Mapping) else statuses.name(task.status)
-    return code, code
+def _text_of(store: Store, which: TaskFilter, key: str | None) -> str:
+    """The text of a cause, from one of the tasks that have it."""
+    of_cause = replace(which, failure=key)
+    for task in store.find_tasks(of_cause, limit=1, with_output=False, with_parameters=False, in_any_order=True):
+        if (group := group_in(task.document)) is not None:
+            return group[0]
+    return key or ""
 
 
 def _stopped_if_reached(store: Store, batch: Batch, most: int) -> Batch:

@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -217,7 +218,7 @@ def missing_parts(connection: sqlite3.Connection) -> tuple[str, ...]:
     """The tables, indexes and triggers of this layout that somebody has removed from a file."""
     fresh = sqlite3.connect(":memory:")
     try:
-        for statement in _LAYOUT.split(";\n"):
+        for statement in (*_LAYOUT.split(";\n"), *itertools.chain.from_iterable(_ADDITIONS.values())):
             fresh.execute(statement)
         wanted = _named_parts(fresh)
     finally:
