@@ -21,6 +21,7 @@ from acceptance.test_metrics import scrape, url_of, wait_for
 from acceptance.test_plugins_guide import commands, pattern
 from disbatch_host.clock import SystemClock
 from disbatch_host.store.open import open_store
+from disbatch_protocol.groups import group_of
 from disbatch_protocol.quantities import parse_duration
 from helpers import nodes
 from helpers.mongod import Mongod
@@ -89,12 +90,16 @@ def test_every_metric_of_a_node_is_on_the_page_and_no_other(cluster: Cluster) ->
     cluster.plugin("Fine", "exit 0")
     cluster.push(cluster.queue("Gone", "q1"), *({} for _ in range(6)))
     cluster.push(cluster.queue("Fine", "q2"), {})
+    cluster.plugin("Fails", "exit 3")
+    cluster.push(cluster.queue("Fails", "q3"), {})
     process = cluster.start(
         "--metrics", "127.0.0.1:0", "--max-total", "5", "--heartbeat", "0.2", pace={"census_seconds": 0.1}
     )
     url = url_of(cluster)
     wait_for(url, "disbatch_plugin_set_aside", 1, **{"class": "Gone"})
     wait_for(url, "disbatch_tasks", 1, queue="q2", status="concluded")
+    group = group_of("exit_3", "disbatch-host: it ended with exit code 3 and nothing on stderr").key
+    wait_for(url, "disbatch_tasks_failed_total", 1, **{"class": "Fails", "code": "exit_3", "group": group})
     names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in scrape(url).names() if not name.endswith("_created")}
     of_node = {name for name in names if name.startswith("disbatch_")}
     on_page = set(re.findall(r"\bdisbatch_(?!host\b|keys|limits)[a-z_]+", PAGE.read_text()))
