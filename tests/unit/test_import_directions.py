@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
     "cli.commands.doctor": {"doctor", "settings", "cli", *GROUND},
     "cli.commands.exec": {"trial", "client", "plugin", "process.interface", "documents", "cli", *GROUND},
-    "client": {"decide", "documents", "settings", "store.contract", "store.open", "plugin", *GROUND},
+    "client": {
+        "decide", "documents", "settings", "store.contract", "store.batch_ends", "store.open", "plugin", *GROUND,
+    },
     "doctor": {
         "decide", "documents", "settings", "store.contract", "store.open", "plugin", "node.home_directory",
         "process.connection", "process.machine", "process.memory_kills", *GROUND,
@@ -48,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "node": {
         "run", "decide", "documents", "plugin", *PROCESS, "process.facts", "process.home", "process.leftovers",
-        "process.supervised", "store.contract",
+        "process.supervised", "store.contract", "store.batch_ends",
         "metrics.counters", "settings", *GROUND,
     },
     "run": {"plugin", "process.interface", "documents", *GROUND},
@@ -56,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin.checking_child": {"process.this_process", *GROUND},  # a process of its own
     "process": {"c_library", "errors"},
     "store.contract": {"documents"},
+    "store.batch_ends": {"store.contract", "documents", "decide"},
     "store.url": {"errors"},
     "store.open": {"store", "errors", "clock"},
     "store.sqlite": {"c_library", *STORE},

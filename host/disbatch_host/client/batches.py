@@ -23,6 +23,7 @@ from disbatch_host.documents.batch import Batch, BatchChange, BatchState
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document
 from disbatch_host.errors import FieldError, UsageError
+from disbatch_host.store import batch_ends
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.masks import masked_at
@@ -72,6 +73,7 @@ class Batches:
         """Nobody adds tasks from now on. Returns it, and whether it was open until now. Raises NotFoundError."""
         batch = self.get(batch_id)
         is_new = _apply(self._store, batch.id, batches.close_change(self._by, now=self._store.now()))
+        batch_ends.finish(self._store, self.get(batch.id))
         return self.get(batch.id), is_new
 
     def progress(self, batch_id: str) -> BatchProgress:
@@ -116,6 +118,8 @@ class Batches:
         """Delete a batch that is done, with its tasks and their output. Where tasks are left, because others wait for
         them, its document stays too. Raises UsageError if it is not done, NotFoundError."""
         batch = self.get(batch_id)
+        if batch_ends.finish(self._store, batch) is not None:  # no node has noticed its end yet
+            batch = self.get(batch.id)
         if batch.state is not BatchState.DONE:
             raise UsageError(f"batch {batch.id} is {batch.state}; {_HOW_TO_END[batch.state]}")
         which = TaskFilter(batch=batch.id, statuses=_ENDED, or_failed=True)

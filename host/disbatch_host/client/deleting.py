@@ -11,6 +11,7 @@ from disbatch_host.client.control import Outcome, Result, in_batches, results_of
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.store import batch_ends
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -26,6 +27,7 @@ def delete(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Re
 
 
 def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
+    _end_batches(store, tasks)
     owing: list[Task] = []
     in_batch: list[Task] = []
     unfinished = [one for one in tasks if not statuses.is_finished(one.status)]
@@ -59,6 +61,13 @@ def _is_awaited(store: Store, task: Task) -> bool:
         return False
     which = TaskFilter(after=task.id, statuses=frozenset({int(Status.BLOCKED)}))
     return next(iter(store.find_tasks(which, limit=1, with_output=False)), None) is not None
+
+
+def _end_batches(store: Store, tasks: Sequence[Task]) -> None:
+    """Mark batches of these tasks as done whose end no node has noticed yet."""
+    for batch_id in {name for one in tasks if isinstance(name := one.document.get("batch"), str)}:
+        if (batch := batch_ends.read(store, batch_id)) is not None:
+            batch_ends.finish(store, batch)
 
 
 def _of_unfinished_batches(store: Store, tasks: Sequence[Task]) -> list[Task]:

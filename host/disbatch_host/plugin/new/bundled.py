@@ -6,6 +6,7 @@ Must not know: the command line.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from importlib import resources
@@ -41,6 +42,29 @@ def prepare(target: Path) -> list[str]:
     if (target / "go").is_dir():
         notices.extend(_build_go(target / "go"))
     return notices
+
+
+def copies() -> dict[str, Path]:
+    """The plugins that can be copied as they are, by class: those that need no compiler."""
+    found = {}
+    for manifest in sorted(source_directory().glob("*/*/plugin.json")):
+        if manifest.parent.parent.name != "go":
+            found[str(json.loads(manifest.read_bytes())["name"])] = manifest.parent
+    return found
+
+
+def copy(source: Path, home: Path, name: str) -> list[Path]:
+    """Copy one into a new directory, as the class `name`; returns its files."""
+    files = []
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            files.append(Path(shutil.copy(path, home / path.name)))
+    manifest = home / "plugin.json"
+    text = manifest.read_text(encoding="utf-8")
+    before = json.dumps(json.loads(text)["name"])
+    manifest.write_text(text.replace(f'"name": {before}', f'"name": {json.dumps(name)}', 1), encoding="utf-8")
+    _make_private(home)
+    return files
 
 
 def _build_go(directory: Path) -> list[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from disbatch_host.errors import UsageError
 from disbatch_host.plugin.new import bundled, from_command
+from disbatch_protocol.faults import near_name
 from disbatch_protocol.manifest import Manifest
 
 _BUILD_SECONDS = 300  # a Go compiler that has never run builds its standard library first
@@ -102,6 +103,19 @@ def write_for_command(name: str, command: str, parent: Path, *, is_idempotent: b
     is_there = "/" in program or shutil.which(program) is not None
     notice = "" if is_there else f"there is no {program} in PATH here: install it before tasks run"
     return Scaffold(directory=home, files=files, notice=notice, parameters=from_command.placeholders_of(words))
+
+
+def write_copy(class_name: str, name: str | None, parent: Path) -> Scaffold:
+    """Write a copy of the bundled plugin `class_name`, as the class `name` if it is given. Raises UsageError if there
+    is no such plugin, or as `write` does."""
+    known = bundled.copies()
+    if class_name not in known:
+        near = near_name(class_name, known)
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
+        raise UsageError(f"no plugin {class_name!r} comes with this program; {hint}")
+    home = parent / directory_name(name or class_name)
+    files = _made(home, lambda: bundled.copy(known[class_name], home, name or class_name))
+    return Scaffold(directory=home, files=files)
 
 
 def _made(home: Path, write_files: Callable[[], list[Path]]) -> list[Path]:
