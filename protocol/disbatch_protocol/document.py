@@ -23,7 +23,7 @@ PROTECTED = frozenset(
         "_id", "queue", "ctime", "mtime", "parameters", "stdout", "stderr", "status", "node",
         "claim", "run", "attempts", "log", "progress", "result", "error", "follow_ups", "parent",
         "not_before", "after", "after_any", "awaited", "priority", "unique_key", "expires", "cancel", "retried",
-        "secrets", "refused_follow_ups", "batch",
+        "secrets", "refused_follow_ups", "batch", "created_by",
     }
 )  # fmt: skip
 _NAMED_BY_TEXT = ("_id", "queue")  # ids, of whatever type the database uses

@@ -15,7 +15,7 @@ import pytest
 from client.documents import put_task
 from disbatch_host.client import Client, Selection
 from disbatch_host.client.complete_file import complete_file
-from disbatch_host.client.exporting import export
+from disbatch_host.client.exporting import Shape, export
 from disbatch_host.client.output import Piece, follow_output, output_pieces
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.records import Task
@@ -29,9 +29,9 @@ def plain(task: Task) -> Mapping[str, Any]:
     return task.document
 
 
-def exported(store: Store, which: TaskFilter, **how: Any) -> list[Any]:
+def exported(store: Store, which: TaskFilter, *, with_output: bool = False, **how: Any) -> list[Any]:
     out = io.BytesIO()
-    count = export(store, which, plain, out, **how)
+    count = export(store, which, plain, out, Shape(with_output=with_output), **how)
     lines = out.getvalue().splitlines()
     assert count == len(lines)
     return [orjson.loads(line) for line in lines]
@@ -76,7 +76,18 @@ def test_with_output_a_stream_is_whole_also_where_it_has_outgrown_the_document(s
     task = with_large_output(store, text.encode())
     (line,) = exported(store, TaskFilter(queue="big"), with_output=True)
     assert line["stdout"] == text and line["stderr"] == ""
-    assert b"".join(output_pieces(store, task, "stdout")).decode() == text
+    whole = b"".join(output_pieces(store, task, "stdout"))
+    assert whole.decode() == text
+    for start in (
+        1,
+        OUTPUT_CHUNK_SIZE - 1,
+        OUTPUT_CHUNK_SIZE,
+        OUTPUT_CHUNK_SIZE + 5,
+        len(whole) - 1,
+        len(whole),
+        2**40,
+    ):
+        assert b"".join(output_pieces(store, task, "stdout", start=start)) == whole[start:]
     (short,) = exported(store, TaskFilter(queue="big"))
     assert short["stdout"] == ""
 

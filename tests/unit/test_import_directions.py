@@ -15,7 +15,7 @@ HOST = ROOT / "host" / "disbatch_host"
 PROTOCOL = ROOT / "protocol" / "disbatch_protocol"
 
 GROUND = {"errors", "clock", "logs"}  # these import only the standard library
-STORE = {"store.contract", "store.url", "documents", "errors", "clock"}
+STORE = {"store.contract", "store.paging", "store.url", "documents", "errors", "clock"}
 # The seam, the one factory of a process host, and what is about this machine and this process; never a child.
 PROCESS = {"process.interface", "process.host", "process.machine", "process.this_process"}
 ALWAYS = {"", "disbatch_protocol"}  # the version of the package, and the protocol
@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "process": {"c_library", "errors"},
     "store.contract": {"documents"},
     "store.batch_ends": {"store.contract", "documents", "decide"},
+    "store.paging": {"documents", "errors"},
     "store.url": {"errors"},
     "store.open": {"store", "errors", "clock"},
     "store.sqlite": {"c_library", *STORE},

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 import click
 from click.shell_completion import CompletionItem
 
+from disbatch_host.client import columns
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
@@ -37,11 +38,22 @@ Item = tuple[str, str]  # the completion, and a word about it for shells that sh
 def furnish(command: click.Command, group: str | None) -> click.Command:
     """Add completion to the parameters of a command. `group`: the command of which this is a subcommand."""
     for parameter in command.params:
+        if parameter.name in ("columns", "sort") and command.name in ("list", "export"):
+            parameter.type = _Columns()
         of = _ANYWHERE.get(str(parameter.name)) or _OF_COMMAND.get((group or command.name, str(parameter.name)))
         is_new = command.name == "create" and parameter.name == "id"
         if of is not None and not is_new and not isinstance(parameter.type, (click.Choice, click.Path)):
             parameter.type = _Known(of)
     return command
+
+
+class _Columns(click.types.StringParamType):
+    """Names of columns, the last of which is completed; `--sort` takes one, perhaps with a minus."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        mark = "-" if param.name == "sort" else ","
+        before, found, last = incomplete.rpartition(mark)
+        return [CompletionItem(f"{before}{found}{one}") for one in columns.NAMES if one.startswith(last)]
 
 
 class _Known(click.types.StringParamType):

@@ -37,12 +37,12 @@ _STYLES = {
 }
 
 
-def print_json(document: Mapping[str, Any], other: Other | None = None) -> None:
+def print_json(document: Mapping[str, Any], other: Other | None = None, *, err: bool = False) -> None:
     """A document on one line. Characters that could do something to a terminal are escaped, which is the same JSON."""
     line = readable_line(document, other=other)
     if not line.isascii() or b"\x7f" in line:
         line = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
-    click.echo(line)
+    click.echo(line, err=err)
 
 
 def print_table(

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from disbatch_host.cli import common, terminal
-from disbatch_host.client import finding
+from disbatch_host.client import columns, conditions, finding
 from disbatch_host.client.finding import Selection
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import UsageError
@@ -28,6 +28,8 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_filters(**given: Any) -> Any:
         filters = {name: given.pop(name) for name in _FILTERS}
+        with common.options_named():
+            conditions.conditions_of(filters["where"])  # wrong ones are refused before a store is asked
         if filters["failed"] and filters["status"]:
             raise UsageError("expected either --failed or --status, found both")
         if filters["failed"]:
@@ -68,11 +70,32 @@ _FILTERS = {
     "class_name": click.option("--class", "class_name", metavar="CLASS", help="Only tasks that this plugin ran."),
     "version": click.option("--version", metavar="V", help="Only tasks that this version of their plugin ran."),
     "unique_key": click.option("--unique-key", metavar="K", help="Only tasks with this unique key."),
+    "where": click.option(
+        "--where",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help=(
+            "Only tasks with this parameter (user=matt), part of the result (result.size=0) or other field "
+            "(.error.code=timeout); PATH!=VALUE: not with it. Several: all of them hold."
+        ),
+    ),
+    "grep": click.option(
+        "--grep", metavar="TEXT", help="Only tasks with this text in the code or message of the error."
+    ),
 }
 
 _OPTIONS = {"class_name": "class", "unique_key": "unique-key", "ended_since": "ended-since"}
 _NARROW = ("queue", "batch", "failure")  # each is enough for a command that changes tasks
 
+COLUMNS = click.option(
+    "--columns",
+    multiple=True,
+    metavar="A,B",
+    help=(
+        f"These columns: {', '.join(columns.NAMES)}; any other name is a parameter, or a path as with --where "
+        "(result.size, .field)."
+    ),
+)
 NAMES = click.argument("ids", nargs=-1, metavar="[ID...]")
 YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script needs this, see above.")
 
@@ -81,6 +104,19 @@ def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     """The filter for the options. Raises UsageError, and NotFoundError for an unknown queue."""
     with common.options_named(class_name="class"):
         return finding.filter_of(store, Selection(**{name: one for name, one in filters.items() if name != "failed"}))
+
+
+def words_of(filters: Mapping[str, Any]) -> list[str]:
+    """The options that make these filters, as somebody types them."""
+    words: list[str] = []
+    for name, value in filters.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif name != "status" or not filters["failed"]:
+            given = value if isinstance(value, tuple) else () if value in (None, False) else (value,)
+            words += [word for one in given for word in (option, str(one))]
+    return words
 
 
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:

@@ -28,7 +28,7 @@ def plan_of(store: Store, **given: Unpack[Timing]) -> Plan:
     if bare_seconds is not None:
         given["delay"] = bare_seconds
     with common.options_named():
-        plan = Plan.of(store, **given)
+        plan = Plan.of(store, by=common.who(), **given)
     if bare_seconds:
         said = f"--delay {text} is taken for {format_duration(bare_seconds)}; write the unit, as in {text}s"
         click.echo(f"disbatch-host: {said}", err=True)

@@ -11,7 +11,8 @@ installed here, and the person who asks. The modules beside this one do the work
 
 Rules:
 1. A client is used by one thread at a time, as its store is.
-2. Ids are accepted as the store returns them, or as text.
+2. Ids are accepted as the store returns them, or as text; six or more digits that only one id begins with are enough,
+   and `@last` is the newest task that this person created.
 3. Errors are `errors.DisbatchError`: UsageError for a wrong value (FieldError names the field), NotFoundError
    for anything that does not exist, StoreError for a store that does not answer or refuses.
 """
@@ -47,6 +48,7 @@ from disbatch_host.client.waiting import OnProgress, Waited
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.values import resolve
@@ -115,13 +117,30 @@ class Client(Creating):
             self._filter(which), limit=limit, newest_first=newest_first, with_output=with_output
         )
 
+    def page(
+        self,
+        which: Selection | TaskFilter,
+        *,
+        limit: int = 50,
+        newest_first: bool = True,
+        cursor: str | None = None,
+        budget_seconds: float = PAGE_SECONDS,
+    ) -> Page:
+        """Some of the selected tasks, the newest first, without output; `cursor` is the `next` or `previous` of another
+        page. What it costs does not depend on where the page is. A selection by more than queue and status may need to
+        look at very many tasks: after about `budget_seconds` the page is returned as far as it is (`Page.is_cut`).
+        Their secret parameters are not masked. Raises as `find` does, and FieldError for a wrong cursor."""
+        return self.store.find_page(
+            self._filter(which), limit=limit, newest_first=newest_first, cursor=cursor, budget_seconds=budget_seconds
+        )
+
     def count(self, which: Selection | TaskFilter) -> int:
         """The number of selected tasks. Raises as `find` does."""
         return self.store.count_tasks(self._filter(which))
 
     def get(self, task_id: TaskId) -> Task:
         """One task, with the output that is in its document. Raises NotFoundError."""
-        return finding.find_task(self.store, task_id)
+        return finding.find_task(self.store, task_id, self.by)
 
     def wait(
         self,
@@ -147,7 +166,7 @@ class Client(Creating):
         if ids is None or queue is not None:
             raise UsageError("expected either task ids or a queue to wait for")
         return waiting.wait_for_tasks(
-            self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress, on_still=on_still
+            self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress, on_still=on_still, by=self.by
         )
 
     def cancel(
@@ -189,17 +208,17 @@ class Client(Creating):
 
     def why(self, task_id: TaskId) -> Why:
         """Why a task has not started: a code from a closed list, and a sentence. Raises NotFoundError."""
-        return reasons.why(self.store, task_id)
+        return reasons.why(self.store, self.get(task_id).id)
 
     def history(self, task_id: TaskId) -> list[Event]:
         """The history of a task, in chronological order. Raises NotFoundError."""
         return history.history_of(self.get(task_id))
 
-    def output(self, task_id: TaskId, stream: str = "stdout") -> Iterator[bytes]:
+    def output(self, task_id: TaskId, stream: str = "stdout", *, start: int = 0) -> Iterator[bytes]:
         """Everything a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
         from disbatch_host.client.output import output_pieces  # noqa: PLC0415
 
-        return output_pieces(self.store, self.get(task_id), stream)
+        return output_pieces(self.store, self.get(task_id), stream, start=start)
 
     def masked(self, task: Task | TaskId) -> Document:
         """A task's document, safe to show: secret parameters are masked if the document or a plugin that is known here
@@ -239,20 +258,30 @@ class Client(Creating):
         to: str | os.PathLike[str] | IO[bytes],
         which: Selection | TaskFilter | None = None,
         *,
+        form: str | None = None,
+        columns: str | Sequence[str] = (),
+        delimiter: str | None = None,
         with_output: bool = False,
         on_progress: Callable[[int], object] = lambda _: None,
+        on_note: Callable[[str], object] = lambda _: None,
     ) -> int:
-        """Write tasks as NDJSON, secrets masked, to an open file, or to a path, which appears only once it is
-        complete; returns the number of tasks. `with_output`: all of stdout and stderr. Raises as `find` does,
-        UsageError for a name that promises another format, and OutputError if the file cannot be written."""
+        """Write tasks, secrets masked, to an open file, or to a path, which appears only once it is complete; returns
+        the number of tasks. `form` is `csv`, `tsv` or `ndjson`, by default what the name ends in. `columns`: these
+        alone (see `columns`), such as `task,status,user,result.size`. `with_output`: all of stdout and stderr, in
+        NDJSON. `on_note` is told what a reader of the file should know. Raises as `find` does, UsageError for a name
+        that promises another format, and OutputError if the file cannot be written."""
         from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
 
         meant, shown = self._filter(which or Selection()), self.masker().document
+        name = os.fspath(to) if isinstance(to, (str, os.PathLike)) else None
+        shape = exporting.shape_of(name, form=form, columns=columns, delimiter=delimiter, with_output=with_output)
         with contextlib.ExitStack() as stack:
             if isinstance(to, (str, os.PathLike)):
-                exporting.check_name(os.fspath(to))
                 to = stack.enter_context(complete_file.complete_file(to))
-            return exporting.export(self.store, meant, shown, to, with_output=with_output, on_progress=on_progress)
+            return exporting.export(
+                self.store, meant, shown, to, shape, spool_directory=None if name is None else str(Path(name).parent),
+                on_progress=on_progress, on_note=on_note,
+            )  # fmt: skip
 
     def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
         return finding.filter_of(self.store, which) if isinstance(which, Selection) else which
@@ -261,7 +290,7 @@ class Client(Creating):
         return filter_of(self.store, tasks) if isinstance(tasks, Selection) else self._named(tasks)
 
     def _named(self, ids: TaskId | Iterable[TaskId]) -> list[Task]:
-        return finding.find_named(self.store, finding.ids_of(ids))
+        return finding.find_named(self.store, finding.ids_of(ids), self.by)
 
     def _request(self, why: str | None) -> Document:
         return request(self.by, why, now=self.store.now())

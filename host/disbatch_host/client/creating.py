@@ -131,7 +131,7 @@ class Creating:
     def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
         found = finding.find_queue(self.store, queue)
         plugin = known_plugin(self.store, self._catalog, found.class_name)
-        return Pusher(self.store, found, plugin, Plan.of(self.store, **plan), is_checking=checks)
+        return Pusher(self.store, found, plugin, Plan.of(self.store, by=self.by, **plan), is_checking=checks)
 
     def _member(self, batch: str | NewBatch | None, checks: bool) -> Member | None:
         if batch is None:

@@ -1,19 +1,22 @@
-"""Whole task documents as lines of JSON, including output of any length, in bounded memory.
+"""Tasks in a file: whole documents as lines of JSON, with output of any length, or tables; in bounded memory.
 
-Responsible for: reading very many tasks, and writing each of them. Must not know: terminals, files, which parts of a
-task are secret.
+Responsible for: reading very many tasks, and writing each of them in the wanted shape. Must not know: terminals, files,
+which parts of a task are secret, how a table is written (`tables`).
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import orjson
 
+from disbatch_host.client import tables
+from disbatch_host.client.columns import Column, columns_of
 from disbatch_host.client.output import output_pieces
+from disbatch_host.client.tables import Format
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_host.errors import UsageError
@@ -28,20 +31,35 @@ _STREAMS = ("stdout", "stderr")
 Shown = Callable[[Task], Mapping[str, Any]]  # a task's document, safe to show
 
 
-_OTHER_FORMATS = frozenset({".csv", ".tsv", ".tab", ".xls", ".xlsx", ".ods", ".xml", ".html", ".parquet", ".zip"})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What is written of each task, and how."""
+
+    form: Format = Format.NDJSON
+    columns: tuple[Column, ...] | None = None  # None: whole documents, or the usual columns of a table
+    delimiter: str = ","
+    with_output: bool = False  # all of stdout and stderr, beyond what the document holds
 
 
-def check_name(name: str) -> None:
-    """Refuse a file whose name promises another format: a spreadsheet would open it as garbage. Raises UsageError."""
-    path = PurePath(name)
-    endings = [one.lower() for one in path.suffixes[-2:]]
-    ending = endings[-2] if len(endings) == 2 and endings[-1] == ".gz" else endings[-1] if endings else ""
-    if ending in _OTHER_FORMATS:
-        stem = path.name[: path.name.lower().rindex(ending)]
-        raise UsageError(
-            f"{name}: expected the name of an NDJSON file, such as {stem}.ndjson, found {ending}; tasks are written as "
-            "NDJSON, and `jq -r '[.queue, .status, .error.message] | @csv'` makes a CSV of that"
-        )
+def shape_of(
+    name: str | None,
+    *,
+    form: str | None = None,
+    columns: str | Sequence[str] = (),
+    delimiter: str | None = None,
+    with_output: bool = False,
+) -> Shape:
+    """The shape that suits a file's name, unless another one is given. Raises UsageError, FieldError among them."""
+    found = tables.format_of(name, form)
+    if with_output and (columns or found is not Format.NDJSON):
+        other = "columns" if columns else found.upper()
+        raise UsageError(f"with_output is for whole documents in NDJSON, found {other}")
+    return Shape(
+        form=found,
+        columns=columns_of(columns) if columns else None,
+        delimiter=tables.delimiter_of(delimiter, found),
+        with_output=with_output,
+    )
 
 
 def export(
@@ -49,21 +67,57 @@ def export(
     which: TaskFilter,
     shown: Shown,
     out: IO[bytes],
+    shape: Shape = Shape(),
     *,
-    with_output: bool = False,
+    spool_directory: str | None = None,
     on_progress: Callable[[int], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> int:
-    """Write the tasks to an open file, one per line, in the form of `lines`; returns their number. `on_progress` gets
-    the number written so far, now and then and at the end."""
+    """Write the tasks to an open file, the oldest first; returns their number. `on_progress` gets the number so far,
+    now and then and at the end; `on_note` what a reader of the file should know. `spool_directory`: for what a table
+    with columns of its own is kept in until it is whole."""
     count = 0
-    for piece, is_last in lines(store, which, shown, with_output=with_output):
-        out.write(piece)
-        count += is_last
-        if is_last and count % _TOLD_TASKS == 0:
+    for is_whole in _written(store, which, shown, out, shape, spool_directory, on_note):
+        count += is_whole
+        if is_whole and count % _TOLD_TASKS == 0:
             on_progress(count)
     on_progress(count)
     out.flush()
     return count
+
+
+def _written(
+    store: Store,
+    which: TaskFilter,
+    shown: Shown,
+    out: IO[bytes],
+    shape: Shape,
+    spool_directory: str | None,
+    on_note: Callable[[str], object],
+) -> Iterator[bool]:
+    """Writes piece by piece; True after the last one of each task."""
+    if shape.form is Format.NDJSON and shape.columns is None:
+        for piece, is_last in lines(store, which, shown, with_output=shape.with_output):
+            out.write(piece)
+            yield is_last
+        return
+    rows = ((found, shown(found)) for found in store.find_tasks(which, with_output=False))
+    now = store.now()
+    if shape.form is Format.NDJSON:
+        for _ in tables.write_lines(rows, shape.columns or (), out, now, store.extended_json):
+            yield True
+        return
+    table = tables.Table(
+        out=out, delimiter=shape.delimiter, has_mark=shape.form is Format.CSV, now=now, other=store.extended_json,
+        spool_directory=spool_directory,
+    )  # fmt: skip
+    for _ in table.write(rows, shape.columns):
+        yield True
+    if table.left_over:
+        on_note(
+            f"{table.left_over} parameters and parts of results have no column of their own, since there are more than "
+            f'{tables.COLUMNS_MAX}; they are in the column "more", as JSON'
+        )
 
 
 def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -> Iterator[tuple[bytes, bool]]:

@@ -6,22 +6,28 @@ Must not know: what is done with the tasks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from disbatch_host.client import times
+from disbatch_host.client import conditions, times
 from disbatch_host.client.batch_finding import batch_id_of
 from disbatch_host.client.times import Duration, Moment
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.conditions import Condition
 from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
-from disbatch_host.errors import FieldError, NotFoundError
+from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
 KEY_DIGITS = 8  # of `disbatch_protocol.groups`, whose patterns a selection does not need
+LAST = "@last"  # the newest task of the person who asks
+
 _NAMED_IN_QUERY = 1000
+_BEGINNING = re.compile("[0-9a-fA-F]{6,}")  # of an id, enough of it to be taken for one
+_BEGINNINGS_SHOWN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,8 @@ class Selection:
     version: str | None = None  # of that plugin
     unique_key: str | None = None
     batch: str | None = None  # the id of a batch, or the beginning of it
+    where: str | Sequence[str] = ()  # conditions on their content, such as user=matt (see `conditions`); all hold
+    grep: str | None = None  # this text is in the code or message of the error, in upper or lower case
 
 
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
@@ -63,6 +71,8 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
         version=selection.version,
         unique_key=selection.unique_key,
         batch=None if selection.batch is None else batch_id_of(store, selection.batch),
+        where=conditions.conditions_of(selection.where),
+        grep=_grep_of(selection.grep),
     )
 
 
@@ -73,6 +83,12 @@ def failure_key(text: str) -> str:
         hint = "`disbatch-host task failures` shows them"
         raise FieldError("failure", f"expected a key of {KEY_DIGITS} hexadecimal digits, found {text!r:.60}; {hint}")
     return key
+
+
+def _grep_of(text: str | None) -> str | None:
+    if text == "":
+        raise FieldError("grep", "expected a text, found an empty one")
+    return text
 
 
 def statuses_of(given: str | int | Sequence[str | int]) -> tuple[frozenset[int] | None, bool]:
@@ -113,14 +129,40 @@ def find_queue(store: Store, name: str) -> Queue:
     return queue
 
 
-def find_task(store: Store, task_id: TaskId) -> Task:
-    """The task with this id, which may be text. Raises NotFoundError."""
+def find_task(store: Store, task_id: TaskId, by: str | None = None) -> Task:
+    """The task with this id, which may be text; six or more hexadecimal digits stand for the only id that begins with
+    them, and `@last` for the newest task that `by` created. Raises NotFoundError, and UsageError if several ids begin
+    like that."""
     text = str(task_id)
     parsed = store.parse_id(text)
     task = None if parsed is None else store.get_task(parsed)
+    if task is None and (meant := _meant(store, text, by)) is not None:
+        task = store.get_task(meant)
     if task is None:
         raise NotFoundError(f"no task {text!r} in {store.description}; `disbatch-host task list` shows the newest")
     return task
+
+
+def _meant(store: Store, text: str, by: str | None) -> TaskId | None:
+    """The id that a text stands for that is not an id itself."""
+    if text == LAST and by is not None:
+        return _last_of(store, by)
+    if not _BEGINNING.fullmatch(text):
+        return None
+    found = store.ids_beginning(text.lower(), limit=_BEGINNINGS_SHOWN + 1)
+    if len(found) > 1:
+        more = ", and others" if len(found) > _BEGINNINGS_SHOWN else ""
+        ids = ", ".join(str(one) for one in found[:_BEGINNINGS_SHOWN])
+        raise UsageError(f"expected the id of one task, found {text!r}, with which {ids}{more} begin; write more of it")
+    return found[0] if found else None
+
+
+def _last_of(store: Store, by: str) -> TaskId:
+    page = store.find_page(TaskFilter(where=(Condition(("created_by",), (by,)),)), limit=1, with_parameters=False)
+    if not page.tasks:
+        among = f"among the newest {page.looked_at} tasks" if page.is_cut else "there"
+        raise NotFoundError(f"no task {LAST} in {store.description}: {by} has created none {among}")
+    return page.tasks[0].id
 
 
 def ids_of(given: TaskId | Iterable[TaskId]) -> list[TaskId]:
@@ -128,8 +170,9 @@ def ids_of(given: TaskId | Iterable[TaskId]) -> list[TaskId]:
     return [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
 
 
-def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
-    """The tasks with these ids, each once, in the given order, without output. Raises NotFoundError."""
+def find_named(store: Store, ids: Iterable[TaskId], by: str | None = None) -> list[Task]:
+    """The tasks with these ids, each once, in the given order, without output; ids are read as by `find_task`. Raises
+    NotFoundError, UsageError."""
     parsed = {text: store.parse_id(text) for text in map(str, ids)}
     known = [one for one in parsed.values() if one is not None]
     found: dict[TaskId, Task] = {}
@@ -138,5 +181,6 @@ def find_named(store: Store, ids: Iterable[TaskId]) -> list[Task]:
         found |= {one.id: one for one in store.find_tasks(which, with_output=False)}
     for text, task_id in parsed.items():
         if task_id not in found:
-            find_task(store, text)  # raises NotFoundError
+            meant = find_task(store, text, by)
+            parsed[text], found[meant.id] = meant.id, meant
     return list({task_id: found[task_id] for task_id in parsed.values()}.values())

@@ -111,7 +111,7 @@ def code_of_error(task: Task) -> str:
 def _events(task: Task) -> Iterator[Event]:
     """Roughly ordered; events of the same millisecond keep this order."""
     document, run = task.document, task.run
-    by = document.get("by")
+    by = document.get("created_by") or document.get("by")
     yield Event(kind=Kind.CREATED, at=_moment(document.get("ctime")), by=by if isinstance(by, str) and by else None)
     if "parent" in document:
         yield Event(kind=Kind.PARENT, at=None, tasks=(document["parent"],))

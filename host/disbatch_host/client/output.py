@@ -6,7 +6,6 @@ following it over attempts. Must not know: how it is shown, terminals.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.standstill import OnStill, Standstill
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol.encodings import Encoding
@@ -32,21 +32,25 @@ class Piece:
     is_first: bool = False  # of an attempt; anything before it belongs to an earlier one
 
 
-def output_pieces(store: Store, task: Task, stream: str) -> Iterator[bytes]:
-    """The whole of a stream (`stdout` or `stderr`), as far as it exists: in pieces if it has outgrown the document, or
-    is binary."""
+def output_pieces(store: Store, task: Task, stream: str, *, start: int = 0) -> Iterator[bytes]:
+    """A stream (`stdout` or `stderr`) from its byte `start`, as far as it exists: in pieces if it has outgrown the
+    document, or is binary. What lies before is not read."""
     facts = _facts(task, stream)
     token = task.run.get("token")
     is_text = not is_binary(task, stream)
     is_in_file = not is_text or (isinstance(facts, Mapping) and facts.get("in_file"))
     if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
-        pieces = store.read_output(task.id, token, stream)
-        first = next(pieces, None)
-        if first is not None:
-            yield from itertools.chain((first,), pieces)
+        first, skipped = divmod(start, OUTPUT_CHUNK_SIZE)
+        pieces = store.read_output(task.id, token, stream, first=first)
+        piece = next(pieces, None)
+        if piece is not None:
+            yield piece[skipped:]
+            yield from pieces
             return
+        if first > 0 and next(store.read_output(task.id, token, stream), None) is not None:
+            return  # there is nothing beyond `start`
     text = task.document.get(stream)
-    yield text.encode("utf-8", "replace") if isinstance(text, str) and is_text else b""
+    yield (text.encode("utf-8", "replace") if isinstance(text, str) and is_text else b"")[start:]
 
 
 def is_binary(task: Task, stream: str) -> bool:
@@ -103,11 +107,7 @@ class _Reader:
         token = found.run.get("token")
         if token != self._token:
             self._token, self.bytes_read, self._is_first = token, 0, True
-        position = 0
-        for data in output_pieces(self._store, found, self._stream):
-            start = max(0, self.bytes_read - position)
-            if start < len(data):
-                yield Piece(data=data[start:], is_first=self._is_first)
-                self._is_first = False
-            position += len(data)
-        self.bytes_read = max(self.bytes_read, position)
+        for data in output_pieces(self._store, found, self._stream, start=self.bytes_read):
+            if data:
+                yield Piece(data=data, is_first=self._is_first)
+                self.bytes_read, self._is_first = self.bytes_read + len(data), False

@@ -70,9 +70,10 @@ class Plan:
         expires: Moment | Duration | None = None,
         priority: int | None = None,
         unique_key: str | None = None,
+        by: str | None = None,
     ) -> Plan:
-        """Takes the fields of `Timing`. Raises UsageError, FieldError among them, and NotFoundError for a missing
-        predecessor in `after`."""
+        """Takes the fields of `Timing`, and the person who creates the tasks. Raises UsageError, FieldError among them,
+        and NotFoundError for a missing predecessor in `after`."""
         after = ids_of(after)
         if delay is not None and at is not None:
             raise UsageError("expected either delay or at, found both")
@@ -92,7 +93,7 @@ class Plan:
             fields |= {"status": int(Status.BLOCKED), "not_before": due}
         if after:
             # Each once, in the given order.
-            ids = list(dict.fromkeys(find_task(store, one).id for one in after))
+            ids = list(dict.fromkeys(find_task(store, one, by).id for one in after))
             fields |= {"status": int(Status.BLOCKED), "after": ids}
             fields |= {"after_any": True} if after_any else {}
         if expires is not None:
@@ -101,6 +102,8 @@ class Plan:
             fields["priority"] = check_priority(priority)
         if unique_key is not None:
             fields["unique_key"] = unique_key
+        if by is not None:
+            fields["created_by"] = by
         return cls(fields=fields, unique_key=unique_key)
 
 

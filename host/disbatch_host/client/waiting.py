@@ -95,6 +95,9 @@ class Waited:
         return not self.not_concluded and not self.unfinished and self.before is None and not self.is_open
 
 
+_GONE = "a task that was waited for no longer exists; somebody deleted it"
+
+
 def wait_for_tasks(
     store: Store,
     ids: Iterable[TaskId],
@@ -102,11 +105,13 @@ def wait_for_tasks(
     deadline: float | None = None,
     on_progress: OnProgress | None = None,
     on_still: OnStill | None = None,
+    by: str | None = None,
 ) -> Waited:
-    """Wait until all of them have ended, or the monotonic clock has reached the deadline.
+    """Wait until all of them have ended, or the monotonic clock has reached the deadline. Ids are read as by
+    `find_task`.
 
     Raises NotFoundError for the first that does not exist, and if one is deleted meanwhile."""
-    return wait_for(store, _Tasks(store, ids), deadline, on_progress, on_still)
+    return wait_for(store, _Tasks(store, ids, by), deadline, on_progress, on_still)
 
 
 def wait_for_queue(
@@ -225,7 +230,7 @@ def failed_task(task: Task) -> FailedTask:
 class _Tasks:
     """Tasks by id."""
 
-    def __init__(self, store: Store, given: Iterable[TaskId]) -> None:
+    def __init__(self, store: Store, given: Iterable[TaskId], by: str | None) -> None:
         """Raises NotFoundError for the first that does not exist."""
         self._store = store
         self._status_of: dict[TaskId, int] = {}  # as last seen
@@ -235,16 +240,17 @@ class _Tasks:
         texts: dict[TaskId, str] = {}
         for text in map(str, given):
             task_id = store.parse_id(text)
-            if task_id is None:
-                find_task(store, text)  # raises NotFoundError
-            texts[task_id] = text
+            texts[find_task(store, text, by).id if task_id is None else task_id] = text
+        meant: dict[TaskId, TaskId] = {}  # ids for texts that are not ids themselves
         for some in _in_pieces(list(texts)):
             found = self._note(some)
-            for task_id in some:
-                if task_id not in found:
-                    find_task(store, texts[task_id])
-        self._total = len(texts)
-        self._open = deque(one for one in texts if not statuses.is_finished(self._status_of[one]))  # in turn
+            meant |= {one: find_task(store, texts[one], by).id for one in some if one not in found}
+        self._note([one for one in set(meant.values()) if one not in self._status_of])
+        ids = dict.fromkeys(meant.get(one, one) for one in texts)
+        if not ids.keys() <= self._status_of.keys():
+            raise NotFoundError(_GONE)
+        self._total = len(ids)
+        self._open = deque(one for one in ids if not statuses.is_finished(self._status_of[one]))  # in turn
 
     def look(self, tell: OnProgress) -> bool:
         """Look at some of the unfinished tasks; whether all have ended."""
@@ -254,7 +260,7 @@ class _Tasks:
             some = [self._open.popleft() for _ in range(min(left, _IDS_IN_LOOK))]
             left -= len(some)
             if len(self._note(some)) < len(some):
-                raise NotFoundError("a task that was waited for no longer exists; somebody deleted it")
+                raise NotFoundError(_GONE)
             still_open = [one for one in some if not statuses.is_finished(self._status_of[one])]
             self._open.extend(still_open)
             if len(still_open) <= (1 - _WORTHWHILE) * len(some):

@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.documents.conditions import Condition
 from disbatch_host.documents.records import Document, QueueId, TaskId
 from disbatch_protocol.quantities import Rate
 from disbatch_protocol.status import Status, check_step
@@ -43,6 +44,8 @@ class TaskFilter:
     after: TaskId | None = None  # those that wait for this task
     parent: str | None = None  # those that the run of this task created
     batch: str | None = None  # those of this batch
+    where: tuple[Condition, ...] = field(default=(), repr=False)  # all of these hold
+    grep: str | None = None  # this text is in `error.code` or `error.message`, in upper or lower case
 
     def covers(self, status: int) -> bool:
         """Whether the filter accepts this status; its other fields are left aside."""

@@ -46,7 +46,7 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
     with common.opened_store() as store:
         canceller = _Canceller(store, common.request(reason, store.now()), as_json=common.wants_json())
         if is_named:
-            code = canceller.cancel_named(find_named(store, ids))
+            code = canceller.cancel_named(find_named(store, ids, common.who()))
         else:
             code = canceller.cancel_selected(filters, yes=yes)
         canceller.say_who_may_not_stop()

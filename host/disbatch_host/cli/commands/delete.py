@@ -49,7 +49,7 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
     as_json = common.wants_json()
     with common.opened_store() as store:
         if is_named:
-            return _delete_named(store, find_named(store, ids), as_json=as_json)
+            return _delete_named(store, find_named(store, ids, common.who()), as_json=as_json)
         which = selection.filter_of(store, filters)
         if age is not None:
             which = dataclasses.replace(which, changed_before=store.now() - age)

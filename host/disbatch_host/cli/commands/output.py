@@ -34,7 +34,7 @@ def output(id: str, wants_stderr: bool, follow: bool, raw: bool) -> None:
     """
     stream = "stderr" if wants_stderr else "stdout"
     with common.opened_store() as store:
-        found = find_task(store, id)
+        found = find_task(store, id, common.who())
         if is_binary(found, stream) and (common.wants_json() or sys.stdout.isatty()):
             option = " --stderr" if wants_stderr else ""
             raise UsageError(

@@ -48,7 +48,7 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
     with common.opened_store() as store:
         request, as_json = common.request(reason, store.now()), common.wants_json()
         if is_named:
-            batches = control.retry(store, find_named(store, ids), request)
+            batches = control.retry(store, find_named(store, ids, common.who()), request)
             return _say_all(store, batches, as_json=as_json)
         which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
@@ -99,5 +99,5 @@ def release(ids: tuple[str, ...]) -> int:
     For a task whose predecessor failed and will not be run again (task retry), or one that is due too late.
     """
     with common.opened_store() as store:
-        batches = control.release(store, find_named(store, ids))
+        batches = control.release(store, find_named(store, ids, common.who()))
         return _say_all(store, batches, as_json=common.wants_json())

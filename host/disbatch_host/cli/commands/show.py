@@ -38,7 +38,8 @@ def show(ids: tuple[str, ...]) -> None:
       disbatch-host task show 5f0c…
     """
     with common.opened_store() as store:
-        for number, found in enumerate([find_task(store, one) for one in ids]):  # if one does not exist, none is shown
+        # If one does not exist, none is shown.
+        for number, found in enumerate([find_task(store, one, common.who()) for one in ids]):
             if common.wants_json():
                 render.print_json(common.masker(store).document(found), store.extended_json)
                 continue

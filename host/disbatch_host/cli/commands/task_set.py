@@ -28,7 +28,7 @@ def set_(id: str, changes: tuple[str, ...]) -> int:
       disbatch-host task set 5f0c… expires=
     """
     with common.opened_store() as store:
-        task = find_task(store, id)
+        task = find_task(store, id, common.who())
         values: dict[str, Any] = {}
         for pair in changes:
             name, mark, text = pair.partition("=")

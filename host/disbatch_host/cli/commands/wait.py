@@ -57,7 +57,9 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
         else:
             named = list(_ids(ids))
             with bar() as shown:
-                waited = wait_for_tasks(store, named, deadline=deadline, on_progress=shown, on_still=results.say_still)
+                waited = wait_for_tasks(
+                    store, named, deadline=deadline, on_progress=shown, on_still=results.say_still, by=common.who()
+                )
             documents = [
                 {"_id": task_id, "status": status, "status_name": statuses.name(status)}
                 for task_id, status in waited.statuses.items()

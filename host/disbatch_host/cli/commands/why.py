@@ -22,9 +22,10 @@ def why(id: str) -> None:
       disbatch-host task why 5f0c…
     """
     with common.opened_store() as store:
-        found = why_of(store, id)
+        task_id = find_task(store, id, common.who()).id
+        found = why_of(store, task_id)
         if common.wants_json():
-            document = {"_id": find_task(store, id).id, "reason": str(found.code), "sentence": found.sentence}
+            document = {"_id": task_id, "reason": str(found.code), "sentence": found.sentence}
             render.print_json(document, store.extended_json)
             return
         stop = "" if found.sentence.endswith("?") else "."

@@ -348,5 +348,6 @@ class Import:
     def _shown(self, values: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         """A task as a preview shows it."""
         places = () if self._maker.schema is None else self._maker.schema.secrets(values)
-        shown = {"queue": self._queue.id, "parameters": masked_at(values, places), **self._rules.fields}
+        fields = {name: value for name, value in self._rules.fields.items() if name != "created_by"}  # the reader
+        shown = {"queue": self._queue.id, "parameters": masked_at(values, places), **fields}
         return shown if key is None else {**shown, "unique_key": key}

@@ -245,7 +245,8 @@ class _TextLines:
 
 
 class NdjsonRows:
-    """One JSON object per line. Empty lines are skipped."""
+    """One JSON object per line. Empty lines are skipped, and so is a last line `{"end": n}` after n others: what the
+    web API sends ends with it, so that its reader knows that it was all."""
 
     form = "ndjson"
     columns: tuple[str, ...] | None = None
@@ -262,7 +263,8 @@ class NdjsonRows:
         _refuse_wide(self.name, file.peek(FIRST_BYTES))
         read = functools.partial(file.readline, self._row_max)
         read_json = self._read_json
-        number = 0
+        number = rows = 0
+        held: tuple[int, int, Any] | None = None  # what may be the line at the end
         try:
             while line := read():
                 number += 1
@@ -271,10 +273,16 @@ class NdjsonRows:
                 if len(line) == self._row_max and not line.endswith(b"\n"):
                     while (rest := read()) and not rest.endswith(b"\n"):
                         pass
+                    if held is not None:
+                        yield held
+                    rows, held = rows + 1, None
                     yield number, 0, BadRow(reason=f"expected lines of at most {self._row_max} bytes")
                     continue
                 if not line.strip():
                     continue
+                if held is not None:
+                    yield held
+                    held = None
                 row: Any
                 try:
                     row = read_json(line.rstrip(b"\r\n"), "the line")
@@ -284,7 +292,11 @@ class NdjsonRows:
                     if type(row) is not dict:
                         what = "a list; `jq -c '.[]'` splits it into lines" if type(row) is list else "something else"
                         row = BadRow(reason=f"expected a JSON object in each line, found {what}", row=row)
-                yield number, len(line), row
+                if type(row) is dict and row.keys() == {"end"} and row["end"] == rows and type(row["end"]) is int:
+                    held = number, len(line), row
+                else:
+                    yield number, len(line), row
+                rows += 1
         except (EOFError, OSError, zlib.error) as error:
             raise UsageError(f"{self.name}: it cannot be read after line {number}: {error}") from error
 

@@ -29,6 +29,7 @@ from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 from disbatch_host.store.contract.answers import BatchCounts, Look
 from disbatch_host.store.contract.failures import Failures
 from disbatch_host.store.contract.looking import Examined, Watcher
+from disbatch_host.store.contract.lookups import Lookups
 
 SCHEMA_VERSION = 3  # of this program's layout in a database; a higher one found there is refused (StoreTooNewError)
 # What a store may spend on finding what is due, in one call: each task may be large, and heartbeats wait until those
@@ -205,9 +206,9 @@ class Tasks(Protocol):
 class Outputs(Protocol):
     """Output that is too large for the task document; `HotPath.commit` writes it."""
 
-    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
-        """The pieces of a stream that `commit` was given as OutputChunk for this attempt, in order, as far as they are
-        there; nothing if there are none."""
+    def read_output(self, task: TaskId, token: str, stream: str, *, first: int = 0) -> Iterator[bytes]:
+        """The pieces of a stream that `commit` was given as OutputChunk for this attempt, in order from number `first`,
+        as far as they are there; nothing if there are none. Each begins at its number times OUTPUT_CHUNK_SIZE."""
 
     def delete_output(self, task: TaskId, token: str) -> None:
         """Delete the pieces of both streams of an attempt."""
@@ -393,5 +394,7 @@ class Changes(Protocol):
         seconds late."""
 
 
-class Store(Connection, Queues, Tasks, Failures, Outputs, Notes, Batches, Nodes, HotPath, Changes, Examined, Protocol):
+class Store(
+    Connection, Queues, Tasks, Lookups, Failures, Outputs, Notes, Batches, Nodes, HotPath, Changes, Examined, Protocol
+):
     """A place for the documents of den-1.0: all of the protocols above, and nothing else."""

@@ -22,6 +22,7 @@ from pymongo import UpdateOne
 from disbatch_host.documents.changes import OutputChunk, RunChange, TaskChange, TaskFilter
 from disbatch_host.documents.records import NOBODY, Document, NodeRecord, QueueId, TaskId, away_seconds_of
 from disbatch_host.errors import StoreRefusedError
+from disbatch_host.store.mongo import field_conditions
 from disbatch_protocol import status
 from disbatch_protocol.status import UNFINISHED, Status, is_finished
 
@@ -174,7 +175,10 @@ def condition(which: TaskFilter) -> Document:
         bounds = {"$gte": since, "$lt": before}
         if since is not None or before is not None:
             condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
-    return condition | status_condition(which.statuses, which.or_failed)
+    condition |= status_condition(which.statuses, which.or_failed)
+    grep = [] if which.grep is None else [field_conditions.grep_condition(which.grep)]
+    more = [*map(field_conditions.condition_of, which.where), *grep]
+    return {"$and": [condition, *more]} if more else condition
 
 
 def status_condition(statuses: frozenset[int] | None, or_failed: bool) -> Document:

@@ -153,3 +153,8 @@ def create_indexes(database: Database[Document]) -> None:
                 raise
             # One of another program on the same fields serves as well, at a higher cost; its owner may drop it.
             log.warning("an index is not created, so looking for tasks costs more: %s", driver_errors.short(error))
+
+
+def has_index(tasks: Collection[Document], keys: Keys) -> bool:
+    """Whether an index is there: where this program may only look, nobody has created it."""
+    return any(list(one["key"]) == list(keys) for one in tasks.index_information().values())

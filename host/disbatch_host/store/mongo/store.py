@@ -40,11 +40,13 @@ from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.failure_counts import FailureCounts
+from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
+from disbatch_host.store import paging
 from disbatch_host.store.contract import OnClaim
 from disbatch_host.store.contract.answers import Access, BatchCounts, StoreCondition
-from disbatch_host.store.mongo import conditions, driver_errors, forms, layout, reading
+from disbatch_host.store.mongo import conditions, driver_errors, forms, layout, pages, reading
 from disbatch_host.store.mongo.batches import Batches
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -88,6 +90,7 @@ class MongoStore:
         self._client: pymongo.MongoClient[Document] | None = None
         self._server_clock = ServerClock(clock, self._ask_clock)
         self._ids = IdSource(self._server_clock)
+        self._has_status_index: bool | None = None  # None: not looked at
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
@@ -340,6 +343,36 @@ class MongoStore:
                     return
                 yield document
 
+    def find_page(
+        self,
+        which: TaskFilter,
+        *,
+        limit: int,
+        newest_first: bool = True,
+        cursor: str | None = None,
+        with_parameters: bool = True,
+        budget_seconds: float = PAGE_SECONDS,
+    ) -> Page:
+        after = paging.position_of(cursor, pages.read_position)
+        projection = {**forms.NO_OUTPUT, **({} if with_parameters else forms.NO_PARAMETERS)}
+        descending = newest_first is not paging.is_backward(cursor)
+        with self._translated():
+            if self._has_status_index is None:
+                self._has_status_index = layout.has_index(self._tasks, layout.BY_STATUS)
+            documents = pages.Documents(
+                self._tasks, which, projection, self._unreadable,
+                descending=descending, after=after, has_index=self._has_status_index,
+            )  # fmt: skip
+            look = paging.Look(
+                limit=limit, is_selective=documents.is_selective, budget_seconds=budget_seconds, cursor=cursor,
+                write=pages.write_position,
+            )  # fmt: skip
+            return look.page(documents)
+
+    def ids_beginning(self, text: str, limit: int = 2) -> list[TaskId]:
+        with self._translated():
+            return list(pages.ids_beginning(self._tasks, text, limit))
+
     def count_tasks(self, which: TaskFilter) -> int:
         with self._translated():
             return self._tasks.count_documents(forms.condition(which))
@@ -474,8 +507,8 @@ class MongoStore:
                 return False
             return True
 
-    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
-        for number in itertools.count():
+    def read_output(self, task: TaskId, token: str, stream: str, *, first: int = 0) -> Iterator[bytes]:
+        for number in itertools.count(first):
             with self._translated():
                 piece = self._output.piece(task, token, stream, number)
             if piece is None:

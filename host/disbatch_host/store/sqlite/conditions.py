@@ -17,7 +17,7 @@ import orjson
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import NOBODY
 from disbatch_host.documents.steps import PROMOTE
-from disbatch_host.store.sqlite import moments
+from disbatch_host.store.sqlite import field_conditions, moments
 from disbatch_protocol.status import IN_HAND, UNFINISHED, WAITING, Status
 
 UNFINISHED_SQL, WAITING_SQL, IN_HAND_SQL = (
@@ -78,6 +78,11 @@ def where(which: TaskFilter, *, status: str = "status", is_of_group: bool = Fals
         if value is not None:
             conditions.append(condition)
             values.append(value)
+    # Last: these read JSON, of those rows only that all else is true of.
+    grep = [] if which.grep is None else [field_conditions.grep_condition(which.grep)]
+    for condition, more in (*map(field_conditions.condition_of, which.where), *grep):
+        conditions.append(condition)
+        values += more
     return " AND ".join(conditions), values
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
 from disbatch_host.store.contract.answers import Access
+from disbatch_host.store.sqlite import field_conditions
 from disbatch_host.store.sqlite.same_file import Identity, identity_of
 from disbatch_host.store.url import sqlite_url
 
@@ -143,7 +144,9 @@ def _connect_to_same(
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that may write. Raises the driver's exceptions."""
     # isolation_level None: transactions are begun and ended here, not by the driver.
-    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    field_conditions.register(connection)
+    return connection
 
 
 def with_odd_text(connection: sqlite3.Connection, read: Callable[[], Result]) -> Result:
@@ -179,6 +182,7 @@ def _connect_in_mode(path: Path, mode: str, seconds: float) -> sqlite3.Connectio
         f"file:{quote(str(path))}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
     )
     try:
+        field_conditions.register(connection)
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT count(*) FROM sqlite_master")
     except BaseException:

@@ -26,8 +26,10 @@ from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
 from disbatch_host.documents.failure_counts import FailureCounts
+from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
+from disbatch_host.store import paging
 from disbatch_host.store.contract import SCHEMA_VERSION, OnClaim
 from disbatch_host.store.contract.answers import Access, BatchCounts, Look, StoreCondition
 from disbatch_host.store.sqlite import (
@@ -43,6 +45,7 @@ from disbatch_host.store.sqlite import (
     json_text,
     layout,
     moments,
+    pages,
     promotion,
     records,
 )
@@ -226,6 +229,28 @@ class SqliteStore(Session):
             last, left = (seq,) if len(last) == 1 else (status, seq), left - len(rows)
             page = min(2 * page, _PAGE)
 
+    def find_page(
+        self,
+        which: TaskFilter,
+        *,
+        limit: int,
+        newest_first: bool = True,
+        cursor: str | None = None,
+        with_parameters: bool = True,
+        budget_seconds: float = PAGE_SECONDS,
+    ) -> Page:
+        columns = records.selected(with_output=False, with_parameters=with_parameters)
+        after = paging.position_of(cursor, pages.read_position)
+        descending = newest_first is not paging.is_backward(cursor)
+        rows = pages.Rows(self._read, which, columns, descending=descending, after=after)
+        look = paging.Look(
+            limit=limit, is_selective=rows.is_selective, budget_seconds=budget_seconds, cursor=cursor, write=str
+        )
+        return look.page(rows)
+
+    def ids_beginning(self, text: str, limit: int = 2) -> list[TaskId]:
+        return list(pages.ids_beginning(self._read, text, limit))
+
     def count_tasks(self, which: TaskFilter) -> int:
         condition, values = conditions.where(which)
         return int(self._read(f"SELECT count(*) FROM tasks WHERE {condition}", values)[0][0])
@@ -348,8 +373,8 @@ class SqliteStore(Session):
 
         return self._write(write)
 
-    def read_output(self, task: TaskId, token: str, stream: str) -> Iterator[bytes]:
-        for number in itertools.count():
+    def read_output(self, task: TaskId, token: str, stream: str, *, first: int = 0) -> Iterator[bytes]:
+        for number in itertools.count(first):
             rows = self._read(
                 "SELECT data FROM output WHERE task = ? AND token = ? AND stream = ? AND number = ?",
                 (task, token, stream, number),
