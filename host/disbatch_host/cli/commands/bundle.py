@@ -31,7 +31,7 @@ def bundle(id: str, file: str | None) -> None:
     program printed is not. Without FILE, it is written to task-ID.tar.gz.
     """
     with common.opened_store() as store:
-        found = find_task(store, id)
+        found = find_task(store, id, common.who())
         catalog = None
         try:
             catalog = common.catalog()
