@@ -39,8 +39,8 @@ from pymongo.read_preferences import ReadPreference
 from disbatch_host import __version__
 from disbatch_host.clock import Clock, to_milliseconds
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.conditions import PAGE_SECONDS, Page
+from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store import paging

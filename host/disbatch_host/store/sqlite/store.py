@@ -25,8 +25,8 @@ from typing import Any
 from disbatch_host.clock import Clock
 from disbatch_host.documents import steps
 from disbatch_host.documents.changes import OutputChunk, PassedOver, RunChange, RunKey, TaskChange, TaskFilter, Want
-from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.conditions import PAGE_SECONDS, Page
+from disbatch_host.documents.failure_counts import FailureCounts
 from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId, Task, TaskId, whole_number
 from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.store import paging
