@@ -380,8 +380,6 @@ def test_it_stops_its_runs_at_sigterm_and_writes_down_what_nobody_acknowledged(h
     ] == ["KeptPlugin", "Run", "End", "Ready"]
     (end,) = [one for one in told if isinstance(one, End)]
     assert (end.stopped, end.stdout, end.events) == (Stop.SHUTDOWN, b"before\n", b"event\n")
-    connection.forget_ends(home.directory)
-    assert connection.read_ends(home.directory) == []
 
 
 def test_a_node_hears_the_ends_of_a_shutdown_and_then_bye(home: Home) -> None:

@@ -253,17 +253,13 @@ def is_inhabited(directory: Path) -> bool:
 
 def read_ends(directory: Path) -> list[Frame]:
     """What earlier supervisors wrote of runs whose end nobody acknowledged: for each, the frames that a new connection
-    would have heard. Raises FrameError. Remove the file (`forget_ends`) when the store has them."""
+    would have heard. Raises FrameError."""
     try:
         with _opened(directory) as descriptor:
             data = _read_in(descriptor, ENDS)
     except FileNotFoundError:
         return []
     return list(FrameReader().feed(data))
-
-
-def forget_ends(directory: Path) -> None:
-    (directory / ENDS).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

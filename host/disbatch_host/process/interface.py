@@ -251,7 +251,6 @@ class KeptRun:
     has_ended: bool
     start_note: bytes = b""  # of its start, if `note` is that of the last `hand_over`
     task_age_seconds: float = 0.0  # since the last `hand_over`
-    task_offsets: tuple[int, int, int] = (0, 0, 0)  # what stdout, stderr and events had said when that was done
 
 
 class ProcessListener(Protocol):

@@ -39,12 +39,6 @@ class NamedPlugins:
         """The note of one of these."""
         return self._kept.get(number, b"")
 
-    def forget_all(self) -> None:
-        """This is another connection."""
-        self._named.clear()
-        self._kept.clear()
-        self._last_number = 0
-
     def number_of(self, program: Program, deadlines: Deadlines) -> int:
         """The number under which it is known, from now on at the latest. Raises StartError, and FrameError for one that
         no frame can hold."""

@@ -61,7 +61,6 @@ class Undecided:
                 age_seconds=frame.age / MICRO,
                 has_ended=frame.state == State.ENDED,
                 task_age_seconds=frame.task_age / MICRO,
-                task_offsets=(frame.task_stdout, frame.task_stderr, frame.task_events),
             )
             for frame, _ in self._runs.values()
         ]

@@ -210,9 +210,6 @@ class Outputs(Protocol):
         """The pieces of a stream that `commit` was given as OutputChunk for this attempt, in order from number `first`,
         as far as they are there; nothing if there are none. Each begins at its number times OUTPUT_CHUNK_SIZE."""
 
-    def delete_output(self, task: TaskId, token: str) -> None:
-        """Delete the pieces of both streams of an attempt."""
-
 
 class Notes(Protocol):
     """Small documents of this program that belong to no task, queue or node."""

@@ -57,10 +57,6 @@ class OutputFiles:
         found = self._chunks.find_one({"files_id": forms.file_id(task, token, stream), "n": number})
         return None if found is None else bytes(found["data"])
 
-    def delete(self, task: TaskId, token: str) -> None:
-        """Delete both streams of an attempt."""
-        self._delete([forms.file_id(task, token, stream) for stream in _STREAMS])
-
     def delete_of_tasks(self, tasks: Sequence[TaskId]) -> None:
         """Delete those of all their attempts."""
         self._delete([one["_id"] for one in self._files.find({"metadata.task_id": {"$in": list(tasks)}}, {"_id": 1})])

@@ -515,10 +515,6 @@ class MongoStore:
                 return
             yield piece
 
-    def delete_output(self, task: TaskId, token: str) -> None:
-        with self._translated():
-            self._output.delete(task, token)
-
     def insert_batch(self, document: Document) -> bool:
         with self._translated():
             return self._batches.insert(document)

@@ -384,9 +384,6 @@ class SqliteStore(Session):
             data = rows[0][0]
             yield data if isinstance(data, bytes) else str(data).encode()
 
-    def delete_output(self, task: TaskId, token: str) -> None:
-        self._write(lambda c: c.execute("DELETE FROM output WHERE task = ? AND token = ?", (task, token)))
-
     def insert_batch(self, document: Document) -> bool:
         return self._write(lambda connection: batches.insert(connection, document))
 
