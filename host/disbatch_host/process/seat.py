@@ -16,7 +16,6 @@ import logging
 import time
 from typing import Protocol
 
-from disbatch_host.process import connection
 from disbatch_host.process.connection import SocketLink
 from disbatch_host.process.frames import Bye
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
@@ -81,11 +80,6 @@ class Seat:
     def keeps_runs(self) -> bool:
         """Whether runs go on without this process."""
         return self.home is not None and self.link is not None
-
-    @property
-    def is_inhabited(self) -> bool:
-        """Whether a supervisor lives in the home."""
-        return self.home is not None and connection.is_inhabited(self.home.directory)
 
     @property
     def described(self) -> dict[str, str | int] | None:
