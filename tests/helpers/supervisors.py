@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hatch_build
 import pytest
 
 from disbatch_host.process import connection, facts, family
@@ -65,6 +67,18 @@ def build(to: Path, *flags: str, sources: tuple[Path, ...] = ()) -> Path:
     done = subprocess.run([*command, *map(str, files), "-o", str(to)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return to
+
+
+def build_once(config: pytest.Config, *flags: str) -> Path:
+    """The same, kept for the sources as they are: each of several workers may ask for it."""
+    cache = config.cache
+    assert cache is not None
+    name = hashlib.sha256(" ".join((hatch_build.source_hash(NATIVE), *compiler(), *flags)).encode()).hexdigest()[:16]
+    kept = cache.mkdir("supervisor") / name
+    if not kept.exists():
+        made = kept.with_name(f"{name}.{os.getpid()}")  # another worker may build it at the same time
+        build(made, *flags).replace(kept)
+    return kept
 
 
 def program() -> Path:

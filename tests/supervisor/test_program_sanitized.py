@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hatch_build
 import pytest
 
 from helpers import supervisors
@@ -26,14 +25,8 @@ LEFT_OUT = (
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> Path:
-    """Built once for the sources as they are: a sanitizer's build takes many seconds."""
-    cache = request.config.cache
-    assert cache is not None
-    kept = cache.mkdir("supervisor") / hatch_build.source_hash(supervisors.NATIVE)[:16]
-    if not kept.exists():
-        made = kept.with_name(f"{kept.name}.{os.getpid()}")  # another worker may build it at the same time
-        supervisors.build(made, *supervisors.SANITIZERS).replace(kept)
-    return kept
+    """A sanitizer's build takes many seconds."""
+    return supervisors.build_once(request.config, *supervisors.SANITIZERS)
 
 
 @pytest.mark.timeout(400)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from disbatch_host.process.frames import FRAME_MAX, VERSION, NotStarted, Step, SupervisorBye
+from disbatch_host.process.frames import FRAME_MAX, VERSION_MAX, NotStarted, Step, SupervisorBye
 from disbatch_host.process.framing import packed
 from helpers import supervisors
 from helpers.supervisors import Talk, paired, plugin, start
@@ -19,7 +19,7 @@ SHOWS = ("/bin/sh", "-c", 'printf "[%s]" "$@"; echo "$A-$B"', "name")
 
 @pytest.fixture
 def talk() -> Iterator[Talk]:
-    with paired(version_max=VERSION) as one:
+    with paired(version_max=VERSION_MAX) as one:
         yield one
 
 

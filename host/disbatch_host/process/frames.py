@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-VERSION, VERSION_MIN = 2, 1  # the one that is spoken, and the first one that is understood as well
+VERSION_MIN, VERSION_MAX = 1, 2  # the first one for ever: any later node can empty any supervisor
 FRAME_MAX = 2**24  # bytes after the length
 NOTE_MAX = 4096  # bytes of the note of a start or a task
 PLUGIN_NOTE_MAX = 2**20  # bytes of the note of a plugin

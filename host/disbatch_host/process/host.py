@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from disbatch_host.process import family
 from disbatch_host.process.frames import (
     PART_MAX,
-    VERSION,
+    VERSION_MAX,
     VERSION_MIN,
     Ack,
     Acknowledged,
@@ -46,7 +46,7 @@ from disbatch_host.process.interface import (
     StartListener,
 )
 from disbatch_host.process.link import Link, LinkClosedError
-from disbatch_host.process.named_plugins import NamedPlugins, check_start, start_frame
+from disbatch_host.process.named_plugins import NamedPlugins, start_frame
 from disbatch_host.process.pulse import Pulse
 from disbatch_host.process.remains import LostRun
 from disbatch_host.process.undecided import Undecided
@@ -54,7 +54,7 @@ from disbatch_host.process.undecided import Undecided
 log = logging.getLogger(__name__)
 
 # To a supervisor that ends with this process.
-OF_ITS_OWN = Hello(VERSION_MIN, VERSION, session=1, keep=0, store_id=b"", node_id=b"", key=b"")
+OF_ITS_OWN = Hello(VERSION_MIN, VERSION_MAX, session=1, keep=0, store_id=b"", node_id=b"", key=b"")
 DRAIN_SECONDS = 2.0  # plugin contract: how long a background child may hold the output
 
 
@@ -91,6 +91,7 @@ class FrameHost:
         self._link = link
         self._numbers = Numbers() if numbers is None else numbers
         self._on_lost = on_lost
+        self._version = hello.version_max if isinstance(hello, Hello) else VERSION_MIN  # until it has answered
         self.is_lost = False
         self._pulse = Pulse(lambda number: self.send(Ping(number)), lambda: bool(self._processes))
         self.supervisor_id = b""  # until it has answered
@@ -166,8 +167,7 @@ class FrameHost:
         is_held: bool,
     ) -> HostedProcess:
         self.listen()
-        check_start(start, VERSION if self.hello is None else self.hello.version)
-        plugin = self._plugins.number_of(start.program, start.deadlines)
+        plugin = self._plugins.number_of(start, self._version)
         run = self._numbers.next()
         process = HostedProcess(run, start, listener, self, on_begun, on_failed, is_held=is_held)
         self._processes[run] = process
@@ -213,7 +213,7 @@ class FrameHost:
             if process.run < self._first_run:
                 process.run = self._numbers.next()
             self._processes[process.run] = process
-            plugin = self._plugins.number_of(process.start.program, process.start.deadlines)
+            plugin = self._plugins.number_of(process.start, self._version)
             self._send_start(process.run, process.start, plugin)
             process.ask_again()
         self._pulse.begin()
@@ -317,6 +317,7 @@ class FrameHost:
         if isinstance(frame, Pong):
             self._pulse.hear(frame.number)
         elif isinstance(frame, SupervisorHello):
+            self._version = _checked_version(frame.version, self._version)
             self.hello = frame
             self.supervisor_id = frame.supervisor_id
             self._first_run = frame.next_run
@@ -373,3 +374,10 @@ class FrameHost:
     def _on_time(self) -> None:
         self._timer = None
         self.receive()
+
+
+def _checked_version(found: int, last: int) -> int:
+    """The version of an answer, if it is up to `last`. Raises FrameError."""
+    if not VERSION_MIN <= found <= last:
+        raise FrameError(f"expected a version of the frames from {VERSION_MIN} to {last}, found {found}")
+    return found

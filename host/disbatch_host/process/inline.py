@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from disbatch_host.process import family
 from disbatch_host.process.child import Child
 from disbatch_host.process.frames import (
-    VERSION,
+    VERSION_MAX,
     VERSION_MIN,
     Ack,
     Acknowledged,
@@ -199,12 +199,12 @@ class InlineSupervisor:
         self.tell(Gone(child.run))
 
     def _hello(self, frame: Hello) -> None:
-        if frame.version_min > VERSION or frame.version_max < VERSION_MIN:
-            found = f"{frame.version_min} to {frame.version_max}"
-            raise FrameError(f"expected a version from {VERSION_MIN} to {VERSION}, found {found}")
+        if frame.version_min > VERSION_MAX or frame.version_max < VERSION_MIN:
+            wanted = f"{frame.version_min} to {frame.version_max}"
+            raise FrameError(f"expected a version from {VERSION_MIN} to {VERSION_MAX}, found {wanted}")
         self.tell(
             SupervisorHello(
-                version=min(VERSION, frame.version_max),
+                version=min(frame.version_max, VERSION_MAX),
                 pid=os.getpid(),
                 started=0,
                 session=frame.session,

@@ -16,7 +16,7 @@ from pathlib import Path
 from disbatch_host.process import connection
 from disbatch_host.process.connection import SocketLink, SupervisorError
 from disbatch_host.process.ends import micro
-from disbatch_host.process.frames import VERSION, VERSION_MIN, Bye, FrameError, Hello, Look
+from disbatch_host.process.frames import VERSION_MIN, Bye, FrameError, Hello, Look
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError
 from disbatch_host.process.host import OF_ITS_OWN, FrameHost, Numbers
 from disbatch_host.process.inline import InlineSupervisor
@@ -38,6 +38,7 @@ class Means:
 
     drain_seconds: float
     program: Path | None  # another than the one of this package
+    version_max: int  # of the frames
     why_class: str | None  # why it is the class in this process, or will be; None if it need not be
     numbers: Numbers = field(default_factory=Numbers)
 
@@ -118,8 +119,8 @@ class Meeting:
         home = self.home
         assert home is not None
         hello = Hello(
-            VERSION_MIN, VERSION, session=home.session, keep=micro(home.keep_seconds), store_id=home.store_id,
-            node_id=home.node_id, key=key,
+            VERSION_MIN, self._means.version_max, session=home.session, keep=micro(home.keep_seconds),
+            store_id=home.store_id, node_id=home.node_id, key=key,
         )  # fmt: skip
         try:
             return self._met(link, hello)

@@ -15,7 +15,7 @@ from disbatch_host.process.ends import micro
 from disbatch_host.process.frames import PART_MAX, Has, Input, KeptPlugin, Plugin
 from disbatch_host.process.frames import Start as StartFrame
 from disbatch_host.process.framing import packed
-from disbatch_host.process.interface import Deadlines, Program, Start, StartError
+from disbatch_host.process.interface import Program, Start, StartError
 
 WORDS_VERSION = 2  # of the frames: an earlier one starts programs without their words
 
@@ -39,15 +39,17 @@ class NamedPlugins:
         """The note of one of these."""
         return self._kept.get(number, b"")
 
-    def number_of(self, program: Program, deadlines: Deadlines) -> int:
-        """The number under which it is known, from now on at the latest. Raises StartError, and FrameError for one that
-        no frame can hold."""
+    def number_of(self, start: Start, version: int) -> int:
+        """The number under which the program of a start is known, from now on at the latest, where this version of the
+        frames is spoken. Raises StartError, and FrameError for one that no frame can hold."""
+        _check(start, version)
+        program, deadlines = start.program, start.deadlines
         key = (id(program), int(deadlines.stop_signal), deadlines.kill_grace_seconds)
         known = self._named.get(key)
         if known is not None:
             return known[0]
         if any("\0" in word for word in (*program.argv, *program.environment.variables.values())):
-            raise nul_error(program)
+            raise _nul_error(program)
         self._last_number = number = self._last_number + 1
         self._named[key] = (number, program)  # the program too, or another one could get its id
         account = program.account
@@ -73,15 +75,15 @@ class NamedPlugins:
         return number
 
 
-def nul_error(program: Program) -> StartError:
+def _nul_error(program: Program) -> StartError:
     """A text of a program, or of a start of it, that no program can get."""
     return StartError(f"cannot start {program.argv[0]}: an argument or environment value holds a NUL byte")
 
 
-def check_start(start: Start, version: int) -> None:
+def _check(start: Start, version: int) -> None:
     """Raises StartError for a start that cannot be said to a supervisor with which this version is spoken."""
     if any("\0" in value for value in start.variables.values()):
-        raise nul_error(start.program)
+        raise _nul_error(start.program)
     if start.words and version < WORDS_VERSION:
         raise StartError(
             f"cannot start {start.program.argv[0]} with arguments: the supervisor of this node's runs is of an earlier "

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from disbatch_host.process import connection, family
-from disbatch_host.process.frames import Bye, FrameError
+from disbatch_host.process.frames import VERSION_MAX, Bye, FrameError
 from disbatch_host.process.home import SupervisorHome, SupervisorRefusedError, another_directory, directories
 from disbatch_host.process.host import DRAIN_SECONDS, FrameHost
 from disbatch_host.process.interface import KeptRun, Process, ProcessListener, Start, StartListener
@@ -43,12 +43,15 @@ class SupervisedHost:
     """See `interface.ProcessHost`. Made and used in one event loop; `open` comes first."""
 
     def __init__(
-        self, *, drain_seconds: float = DRAIN_SECONDS, may_use_program: bool = True, program: Path | None = None
-    ) -> None:
-        """`program`: another than the one of this package."""
+        self, *, drain_seconds: float = DRAIN_SECONDS, may_use_program: bool = True, program: Path | None = None,
+        version_max: int = VERSION_MAX,
+    ) -> None:  # fmt: skip
+        """`program`: another than the one of this package; `version_max`: another last version of the frames."""
         self._loop = asyncio.get_running_loop()
         why_class = connection.why_not_usable(program) if may_use_program else "DISBATCH_SUPERVISOR=no"
-        self._means = Means(drain_seconds=drain_seconds, program=program, why_class=why_class)
+        self._means = Means(
+            drain_seconds=drain_seconds, program=program, version_max=version_max, why_class=why_class
+        )  # fmt: skip
         self._at: Seat | None = None  # the one that takes new runs
         self._older: list[Seat] = []  # rule 5
         self._lost: dict[FrameHost, asyncio.Task[None]] = {}

@@ -191,13 +191,16 @@ static struct blob copy(struct blob blob)
     return (struct blob){data, blob.size};
 }
 
+#define TEXT_OF(number) #number
+#define TEXT(macro) TEXT_OF(macro)
+
 /* Why this node is refused, or NULL. */
 static const char *refusal(const struct supervisor *all, const struct hello_frame *hello)
 {
     if (all->home != NULL && !is_equal(hello->key, home_key(all->home)))
         return "another key than the one in the directory";
-    if (hello->version_min > FRAMES_VERSION || hello->version_max < FRAMES_VERSION_MIN)
-        return "no common version of the frames: this supervisor has versions 1 and 2";
+    if (hello->version_min > FRAMES_VERSION_MAX || hello->version_max < FRAMES_VERSION_MIN)
+        return "no common version of the frames: this supervisor has 1 to " TEXT(FRAMES_VERSION_MAX);
     if (all->store_id.data != NULL && !is_equal(hello->store_id, all->store_id))
         return "this supervisor belongs to another store";
     if (all->node_id.data != NULL && !is_equal(hello->node_id, all->node_id))
@@ -207,12 +210,12 @@ static const char *refusal(const struct supervisor *all, const struct hello_fram
     return NULL;
 }
 
-static void answer(struct connection *connection, uint16_t version_max)
+static void answer(struct connection *connection, unsigned version)
 {
     struct supervisor *all = connection->all;
     struct frame frame = {.type = FRAME_ANSWER};
     frame.answer = (struct answer_frame){
-        .version = version_max < FRAMES_VERSION ? version_max : FRAMES_VERSION, .pid = (uint32_t)all->pid, .started = all->pid_started, .session = all->session,
+        .version = (uint16_t)version, .pid = (uint32_t)all->pid, .started = all->pid_started, .session = all->session,
         .next_run = all->next_run, .capacity = all->capacity, .mount_namespace = all->mount_namespace,
         .supervisor_id = {all->id, sizeof(all->id)},
         .fingerprint = {(const uint8_t *)all->fingerprint, (uint32_t)all->fingerprint_size},
@@ -237,7 +240,7 @@ static void take_over(struct connection *connection, const struct hello_frame *h
     all->keep = hello->keep;
     all->node = connection;
     life_node_came(all);
-    answer(connection, hello->version_max);
+    answer(connection, hello->version_max < FRAMES_VERSION_MAX ? hello->version_max : FRAMES_VERSION_MAX);
     tell_everything(all);
     char names[DIFFERENCES];
     if (connection->pid > 0 && machine_differs(all->fingerprint, connection->pid, names, sizeof(names)))
@@ -254,7 +257,7 @@ struct connection *connection_to_nobody(struct supervisor *all)
     connection->state = PEER_NODE;
     connection->takes_all = true;
     all->node = connection;
-    answer(connection, FRAMES_VERSION);
+    answer(connection, FRAMES_VERSION_MIN); /* any later node reads it */
     tell_everything(all);
     return connection;
 }
@@ -264,7 +267,7 @@ static void meet(struct connection *connection, const struct frame *frame)
 {
     const struct home *home = connection->all->home;
     if (frame->type == FRAME_LOOK && home != NULL && is_equal(frame->look.key, home_key(home))) {
-        answer(connection, FRAMES_VERSION);
+        answer(connection, FRAMES_VERSION_MIN);
         tell_runs(connection->all, connection);
         connection_bye(connection, BYE_ENDS, "that is all");
         return;

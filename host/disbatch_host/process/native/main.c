@@ -60,7 +60,8 @@ static int self_test(void)
 
 static int print_version(void)
 {
-    return printf("disbatch-supervisor frames %d to %d, sources %s\n", FRAMES_VERSION_MIN, FRAMES_VERSION, SOURCE_HASH) < 0;
+    const int first = FRAMES_VERSION_MIN, last = FRAMES_VERSION_MAX;
+    return printf("disbatch-supervisor frames %d to %d, sources %s\n", first, last, SOURCE_HASH) < 0;
 }
 
 static int print_fingerprint(void)
