@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 7
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test sanitize lint check schemas soak bench compare wheels clean
+.PHONY: help demo test sanitize lint check schemas soak bench compare wheels aarch clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,14 +44,15 @@ compare: $(VENV)/.test ## whether NEW is slower than OLD: make compare OLD=REV [
 	@test -n "$(OLD)" || { echo "make: expected OLD=REV, as in: make compare OLD=v1.0 NEW=HEAD"; exit 2; }
 	$(BIN)/python bench/compare.py $(OLD) $(or $(NEW),WORKTREE) $(ARGS)
 
-wheels: ## for a release: dist/ gets the wheels for x86_64 and aarch64 and the sdist; loads a C compiler of 100 MB from PyPI
-	@test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels
-	@.venv-wheels/bin/python -m pip install --quiet --disable-pip-version-check 'ziglang>=0.13' 'build>=1.2'
+wheels: .venv-wheels/.done ## for a release: dist/ gets the wheels for x86_64 and aarch64 and the sdist; loads a C compiler of 100 MB from PyPI
 	@for target in x86_64-linux-musl aarch64-linux-musl; do \
 	  CC="$(CURDIR)/.venv-wheels/bin/python -m ziglang cc" DISBATCH_SUPERVISOR_TARGET=$$target \
 	    .venv-wheels/bin/python -m build --wheel . || exit 1; done
 	@.venv-wheels/bin/python -m build --sdist .
 	@rm -rf host/disbatch_host/process/native/bin && touch hatch_build.py
+
+aarch: $(VENV)/.test .venv-wheels/.done ## the supervisor for aarch64: built as for a release, and run by qemu-aarch64-static (Debian: qemu-user-static)
+	DISBATCH_REQUIRE_ALL=1 $(BIN)/python -m pytest -m soak tests/supervisor/test_aarch64.py $(ARGS)
 
 clean: ## forget the environment and what was built
 	rm -rf $(VENV) .venv-wheels build dist host/disbatch_host/process/native/bin tests/unit/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis plugins/go/*/bin
@@ -70,6 +71,11 @@ $(VENV)/.run: pyproject.toml $(NATIVE)
 # The tests, compiled once: without it, each of the workers would do it at the same time.
 tests/unit/__pycache__: | $(VENV)/.test
 	@found=$$($(BIN)/python -m pytest --quiet --collect-only) || { echo "$$found"; exit 1; }
+
+.venv-wheels/.done:
+	@test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels
+	@.venv-wheels/bin/python -m pip install --quiet --disable-pip-version-check 'ziglang>=0.13' 'build>=1.2'
+	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mongod,lint]'

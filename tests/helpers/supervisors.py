@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,15 @@ def build_once(config: pytest.Config, *flags: str) -> Path:
         made = kept.with_name(f"{name}.{os.getpid()}")  # another worker may build it at the same time
         build(made, *flags).replace(kept)
     return kept
+
+
+def release_compiler() -> str | None:
+    """CC for release wheels, as `make wheels` has it; None if it is not here."""
+    for python in (Path(sys.executable), ROOT / ".venv-wheels/bin/python"):
+        command = [str(python), "-m", "ziglang", "version"]
+        if python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return shlex.join([str(python), "-m", "ziglang", "cc"])
+    return None
 
 
 def program() -> Path:

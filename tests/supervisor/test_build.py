@@ -27,7 +27,11 @@ def test_the_program_was_made_of_the_sources_of_this_tree() -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A checkout without what was built in it."""
-    tree = tmp_path / "tree"
+    return tree_in(tmp_path)
+
+
+def tree_in(directory: Path) -> Path:
+    tree = directory / "tree"
     leave = shutil.ignore_patterns(".git", ".venv*", "bin", "*cache*", "__pycache__", "dist", "build", "tests", "bench")
     shutil.copytree(supervisors.ROOT, tree, ignore=leave)
     return tree

@@ -79,12 +79,21 @@ def test_every_frame_has_a_vector_of_its_smallest_and_its_largest_numbers() -> N
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What the reader in C says of each case, built with the sanitizers."""
+    return answers_of(build_check(tmp_path_factory.mktemp("frames") / "check", *supervisors.SANITIZERS))
+
+
+def build_check(to: Path, *flags: str) -> Path:
+    """The program that says what the reader in C makes of bytes."""
     native = supervisors.NATIVE
     sources = (Path(__file__).with_name("frames_check.c"), native / "frames.c", native / "buffer.c")
-    program = supervisors.build(tmp_path_factory.mktemp("frames") / "check", *supervisors.SANITIZERS, sources=sources)
+    return supervisors.build(to, *flags, sources=sources)
+
+
+def answers_of(check: Path, through: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """What it says of each case. `through`: a command that runs it."""
     lines = [f"list {case['list']}" if "list" in case else f"frames {case['bytes']}" for case in CASES]
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run([program], input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*through, check], input=text, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     parts = done.stdout.split(".\n")
     return {case["name"]: part.splitlines() for case, part in zip(CASES, parts[:-1], strict=True)}
