@@ -138,7 +138,7 @@ class Node:
 
     async def run(self) -> int:
         """Run from the registration to the release of the id; returns the exit code. Whatever is raised has ended the
-        node, with none of its children left."""
+        node, with none of its own children left; runs at a supervisor that outlives it go on."""
         parts = self._parts
         asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
         parts.store_thread.start()
