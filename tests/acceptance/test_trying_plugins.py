@@ -124,7 +124,8 @@ def test_a_program_that_becomes_deaf_at_its_work_is_found_out(terminal: Terminal
 
 
 def test_torture_says_what_a_program_leaves_behind(terminal: Terminal, plugin: Callable[..., Path]) -> None:
-    left = "setsid sleep 7 >/dev/null 2>&1 3>&- & sleep 0.2"
+    """A daemon as they are made: a session of its own, an empty environment, and a parent that has ended."""
+    left = "(setsid env -i /bin/sh -c '/bin/sleep 7 & exit 0' >/dev/null 2>&1 3>&- &); sleep 0.2"
     for name, more in {"Leaves": {}, "Wants": {"protocol": 2, "leave_running": True}}.items():
         plugin(name, left, **more)
         messages = trial_messages(terminal, name, "--torture")

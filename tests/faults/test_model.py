@@ -1,9 +1,11 @@
 """Several nodes at one real store, driven step by step in any order: claims, starts, news, ends, retries, crashes,
-take-overs of nodes that are dead or only seem so, answers that get lost, clocks that are set. After each step every
-task is held against a model that knows only the promises (docs/guarantees.md).
+take-overs of nodes that are dead or only seem so, runs that go on without their node, answers that get lost, clocks
+that are set. After each step every task is held against a model that knows only the promises (docs/guarantees.md).
 
-The nodes here do what `node.node`, `run.attempt` and `node.store_thread` do, with their parts (`claiming`,
-`transitions`, `lost_runs`, `outcome`), but one step at a time, and stop between any two steps.
+The nodes here do what `node.node`, `run.attempt`, `node.adoption` and `node.store_thread` do, with their parts
+(`claiming`, `transitions`, `lost_runs`, `outcome`), but one step at a time, and stop between any two steps. A
+supervisor here is what a node's next life hears of one: the runs that were started there and whose end was not
+acknowledged.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,10 +32,13 @@ from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
 from disbatch_host.documents.records import Task, new_task
+from disbatch_host.node.adoption import was_never_started
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.duties import lost_runs
+from disbatch_host.node.duties.lost_runs import OwnTasks
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.pieces import Pieces
+from disbatch_host.run import notes
 from disbatch_host.store.contract import Store
 from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.sqlite import SqliteStore
@@ -117,6 +122,7 @@ class Hand:
     stage: str = "claimed"  # then starting, running, ending: what it has handed in, or heard of, last
     said: int = 0
     is_waiting: bool = False  # for the answer to a change
+    ended: tuple[int, int, bool] | None = None  # how its program has ended: exit code, follow-up tasks, snooze
 
 
 @dataclass(eq=False)
@@ -137,6 +143,8 @@ class Node:
     handed: list[Handed] = field(default_factory=list)
     skew: timedelta = timedelta(0)
     is_up: bool = True
+    supervisor: str = "first"  # the one of its runs
+    kept: dict[RunKey, Hand] = field(default_factory=dict)  # what that has
 
     def now(self) -> datetime:
         return self.store.now() + self.skew
@@ -154,6 +162,7 @@ class Expected:
     not_before: datetime | None = None
     last_change: RunChange | None = None
     starts: int = 0
+    run: dict[str, Any] = field(default_factory=dict)
     returns: int = 0  # ends of runs after which it was to be run again, as the plugin wanted it
 
 
@@ -177,6 +186,7 @@ class Nodes(RuleBasedStateMachine):
         self.owed: set[str] = set()  # follow-up tasks of recorded ends that have not been seen yet
         self.children: set[str] = set()
         self.names = itertools.count(1)
+        self.begun: set[str | None] = set()  # the tokens with which a program was started
         self.carried_out: set[int] = set()
         self.kept: list[RunChange] = []  # so that no id is used twice
         for node in self.nodes:
@@ -249,6 +259,7 @@ class Nodes(RuleBasedStateMachine):
             "node": node.id,
             "idempotent": MANIFESTS[hand.task.queue].idempotent,
             "started": now,
+            "supervisor": node.supervisor,
         }
         hand.stage = "starting"
         change = transitions.start_change(hand.task, hand.key, hand.run, now=now)
@@ -256,7 +267,9 @@ class Nodes(RuleBasedStateMachine):
         def answer(is_accepted: bool) -> None:
             if is_accepted:
                 self.tasks[hand.task.id].starts += 1  # the program is started now, and never before
+                self.begun.add(hand.key.token)
                 hand.stage = "running"
+                node.kept[hand.key] = hand
 
         self.hand_in(node, hand, change, answer)
 
@@ -290,6 +303,7 @@ class Nodes(RuleBasedStateMachine):
         self.do_write(node, fate)
 
     def do_end(self, node: Node, hand: Hand, exit_code: int, children: int, snooze: bool) -> None:
+        hand.ended = exit_code, children, snooze
         manifest = MANIFESTS[hand.task.queue]
         end = RunEnd(reason=Reason.EXITED, exit_code=exit_code)
         said = Said(snooze_seconds=RETRY_SECONDS if snooze and exit_code == 0 else None)
@@ -355,6 +369,7 @@ class Nodes(RuleBasedStateMachine):
             handed.answer(is_accepted)
             if not is_accepted or handed.hand.stage == "ending":
                 node.hands.remove(handed.hand)  # its process is stopped, or has ended
+                node.kept.pop(handed.hand.key, None)
         self.check()
 
     @precondition(lambda self: sum(bool(node.hands) for node in self.up()) > 1)
@@ -364,9 +379,29 @@ class Nodes(RuleBasedStateMachine):
         self.do_crash(nodes[pick % len(nodes)])
 
     def do_crash(self, node: Node) -> None:
+        """With its supervisor, and so with its runs."""
+        self.do_fall(node)
+        node.kept.clear()
+        node.supervisor = f"{node.id} {next(self.names)}"
+
+    @precondition(lambda self: sum(bool(node.hands) for node in self.up()) > 1)
+    @rule(pick=PICK)
+    def fall(self, pick: int) -> None:
+        """Its runs go on."""
+        nodes = [node for node in self.up() if node.hands]
+        self.do_fall(nodes[pick % len(nodes)])
+
+    def do_fall(self, node: Node) -> None:
         node.is_up = False
         node.hands.clear()
         node.handed.clear()
+
+    @precondition(lambda self: self.unwatched())
+    @rule(pick=PICK, exit_code=st.sampled_from([0, 0, 1, 75]), children=st.integers(0, 2), snooze=st.booleans())
+    def end_meanwhile(self, pick: int, exit_code: int, children: int, snooze: bool) -> None:
+        """A run ends while its node is not there."""
+        runs = self.unwatched()
+        runs[pick % len(runs)].ended = exit_code, children, snooze
 
     @precondition(lambda self: len(self.up()) < len(self.nodes))
     @rule(which=st.integers(0, 2))
@@ -376,10 +411,35 @@ class Nodes(RuleBasedStateMachine):
             self.do_start_again(node)
 
     def do_start_again(self, node: Node) -> None:
-        self.settle(node.store, node.id)
+        told = {(hand.key.token, notes.name_of(hand.task.id)) for hand in node.kept.values()}
+        adopted = self.adopt(node)
+        own = OwnTasks(
+            lambda task: task.id not in adopted,
+            lambda task: was_never_started(task, {node.supervisor}, told),
+            frozenset({node.supervisor}),
+        )
+        self.settle(node.store, node.id, own=own, adopted=adopted, told={token for token, _ in told})
         node.ledger = ClaimLedger(node.id, Pace())
         node.is_up = True
         self.read_queues(node)
+
+    def adopt(self, node: Node) -> set[Any]:
+        """It goes on with the runs whose tasks are still its own, and stops the others. Returns those tasks."""
+        kept, node.kept = node.kept, {}
+        for key, hand in kept.items():
+            hand.run = {**hand.run, "adopted": [*hand.run.get("adopted", ()), {"at": node.now()}]}
+            change = transitions.progress_change(key, {"run": hand.run})
+            is_refused = key in node.store.commit([change])
+            assert self.carry_out(change) is not is_refused
+            self.kept.append(change)
+            if not is_refused:
+                hand.stage, hand.is_waiting = "running", False
+                node.kept[key] = hand
+                node.hands.append(hand)
+                if hand.ended is not None:
+                    self.do_end(node, hand, *hand.ended)
+        self.look()
+        return {key.task_id for key in node.kept}
 
     @precondition(lambda self: any(one.node is not None for one in self.tasks.values()))
     @rule(
@@ -464,6 +524,10 @@ class Nodes(RuleBasedStateMachine):
         """Those that the next step of this stage may be taken with."""
         return [(n, h) for n in self.nodes if n.is_up for h in n.hands if h.stage == stage and not h.is_waiting]
 
+    def unwatched(self) -> list[Hand]:
+        """Runs that go on without their node."""
+        return [hand for node in self.nodes if not node.is_up for hand in node.kept.values() if hand.ended is None]
+
     def strays_of(self, node: Node) -> list[Expected]:
         """Claimed by it, without its hearing of it."""
         known = {hand.task.id for hand in node.hands}
@@ -495,23 +559,45 @@ class Nodes(RuleBasedStateMachine):
             if before == Status.RUNNING:
                 expected.returns += 1
         expected.stdout = change.set.get("stdout", expected.stdout)
+        expected.run = change.set.get("run", expected.run)
         expected.not_before = change.set.get("not_before")
         expected.last_change = change
         self.owed |= {one["parameters"]["child"] for one in change.creates}
         return True
 
-    def settle(self, store: Store, node_id: str, cut: tuple[int, bool] | None = None) -> None:
+    def settle(
+        self,
+        store: Store,
+        node_id: str,
+        cut: tuple[int, bool] | None = None,
+        *,
+        own: OwnTasks | None = None,
+        adopted: Collection[Any] = (),
+        told: Collection[str | None] = (),
+    ) -> None:
+        """`own`: of a node that was gone, and has `adopted` these of its tasks; `told`: the tokens of all its runs."""
         theirs = [
             (task_id, one)
             for task_id, one in self.tasks.items()
-            if one.node == node_id and one.status in (Status.CLAIMED, Status.RUNNING)
+            if one.node == node_id and one.status in (Status.CLAIMED, Status.RUNNING) and task_id not in adopted
         ]
+        supervisors = () if own is None else own.supervisor_ids
+        unstarted = {
+            task_id
+            for task_id, one in theirs
+            if one.status == Status.RUNNING
+            and one.run["supervisor"] in supervisors
+            and one.run["token"] == one.token
+            and one.token not in told
+        }
+        assert not any(self.tasks[task_id].token in self.begun for task_id in unstarted)
         before = {task_id: self.eye.get_task(task_id) for task_id, _ in theirs}
         is_fenced = is_settled = True
         expected = len(theirs)
         try:
             cut_store: Any = store if cut is None else CutStore(store, after=cut[0], is_carried_out=cut[1])
-            while not lost_runs.settle(cut_store, node_id, is_on_this_machine=False).is_all:
+            how = {} if own is None else {"own": own}
+            while not lost_runs.settle(cut_store, node_id, is_on_this_machine=False, **how).is_all:
                 pass
         except Cut:
             assert cut is not None
@@ -527,9 +613,11 @@ class Nodes(RuleBasedStateMachine):
             one.last_change = None
             one.token = found.token  # theirs is void, whatever it is now
             if not is_settled or one.status == Status.RUNNING:
-                is_again = is_settled and QUEUES[one.queue].get("idempotent") is True
+                is_again = is_settled and (QUEUES[one.queue].get("idempotent") is True or task_id in unstarted)
                 assert is_again or str(one.token).startswith("settling-")
-            if is_settled and (one.status == Status.CLAIMED or QUEUES[one.queue].get("idempotent") is True):
+            if is_settled and (
+                one.status == Status.CLAIMED or QUEUES[one.queue].get("idempotent") is True or task_id in unstarted
+            ):
                 one.status, one.node, one.token = int(Status.CREATED), None, None
             elif is_settled:
                 one.status = int(Status.ORPHANED)
@@ -559,10 +647,8 @@ class Nodes(RuleBasedStateMachine):
             assert len(owners) <= 1, "in two nodes' hands"
             if QUEUES[expected.queue].get("idempotent") is not True:
                 assert expected.starts <= 1 + expected.returns, "started twice"
-                running = [
-                    hand for node in self.nodes for hand in node.hands
-                    if hand.task.id == task_id and hand.stage == "running"
-                ]  # fmt: skip
+                hands = itertools.chain.from_iterable([*node.hands, *node.kept.values()] for node in self.nodes)
+                running = {hand.key for hand in hands if hand.task.id == task_id and hand.stage == "running"}
                 assert len(running) <= 1, "runs twice at once"
 
     def teardown(self) -> None:
@@ -649,6 +735,35 @@ def test_no_order_of_events_breaks_a_promise_on_sqlite(
         return open_one, remove
 
     run(place, examples=examples, steps=steps, is_random=is_random)
+
+
+def test_what_was_fenced_and_therefore_stopped_was_not_never_started(in_memory: Path) -> None:
+    """A node that settles another one dies between fence and fate; the other one lives, and stops the run. Its next
+    life found a task that was to be started at this supervisor, and no run: back in its queue, the task ran twice."""
+
+    def place(clock: SharedClock) -> tuple[Callable[[], Store], Callable[[], None]]:
+        def open_one() -> Store:
+            store = SqliteStore(in_memory / "one.db", clock)
+            store.open()
+            return store
+
+        return open_one, lambda: None
+
+    nodes = Nodes(place)
+    nodes.do_push("once", 1)
+    node = nodes.nodes[0]
+    nodes.do_claim(node, is_lost=False)
+    nodes.do_start(node, node.hands[0])
+    nodes.do_write(node, "answered")
+    nodes.take_over(1, 0, (1, True))
+    (hand,) = node.hands
+    nodes.hand_in(node, hand, transitions.progress_change(hand.key, {"stdout": "late"}), lambda _: None)
+    nodes.do_write(node, "answered")
+    assert not node.kept, "it has stopped the run, and its supervisor has forgotten it"
+    nodes.do_fall(node)
+    nodes.do_start_again(node)
+    assert [one.status for one in nodes.tasks.values()] == [Status.ORPHANED]
+    nodes.teardown()
 
 
 @pytest.mark.mongodb

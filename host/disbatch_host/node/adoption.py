@@ -10,7 +10,7 @@ Rules:
 3. A run whose task the store does not have is another store's, or somebody has deleted it: it is left alone, and told
    in the log.
 4. Of the tasks that are left, one that was to be started at a supervisor that is there and does not have its run, was
-   certainly not started.
+   certainly not started, unless it was fenced before: then its run may have been stopped for that.
 5. One run about which that cannot be decided costs no other.
 """
 
@@ -136,11 +136,10 @@ class Adoption:
     def _own_tasks(self, adopted: Collection[TaskId], told: Collection[tuple[str, str]], *, is_known: bool) -> OwnTasks:
         """`told`: the claims of all runs that were told; `is_known`: whether that is certain."""
 
-        def is_unstarted(task: Task) -> bool:
-            is_told = (task.run.get("token"), notes.name_of(task.id)) in told
-            return is_known and not is_told and self._was_for_these_supervisors(task)
-
-        return OwnTasks(lambda task: task.id not in adopted, is_unstarted, self._processes.ids)
+        ids = self._processes.ids
+        return OwnTasks(
+            lambda task: task.id not in adopted, lambda task: is_known and was_never_started(task, ids, told), ids
+        )
 
     def late(self) -> OwnTasks:
         """The same for tasks that an older process of this node may have made Running only now: its connection to the
@@ -150,10 +149,8 @@ class Adoption:
         def is_left(task: Task) -> bool:
             return task.status == Status.RUNNING and task.run.get("session") != session and task.id not in known
 
-        return OwnTasks(is_left, self._was_for_these_supervisors, self._processes.ids)
-
-    def _was_for_these_supervisors(self, task: Task) -> bool:
-        return task.run.get("supervisor") in self._processes.ids
+        ids = self._processes.ids
+        return OwnTasks(is_left, lambda task: was_never_started(task, ids), ids)
 
     async def _prove(self, found: _Found, away_seconds: float | None) -> _Proven | None:
         """Rule 1. None: it does not go on."""
@@ -240,6 +237,19 @@ class Adoption:
                     "process %d works on task %s, which the store does not have; it is left alone", kept.pid, note.task
                 )
                 self._processes.leave_alone(kept)
+
+
+def was_never_started(
+    task: Task, supervisor_ids: Collection[str], told: Collection[tuple[object, str]] = frozenset()
+) -> bool:
+    """Rule 4, of a task that is Running and left. `told`: the runs of these supervisors, by token and name of the task.
+
+    The claim as it was read must be the one that the run was to be started with: where somebody has fenced the task and
+    not settled it, the node has stopped its run for that, and the supervisor has forgotten it."""
+    token, claim = task.run.get("token"), task.document.get("claim")
+    is_as_claimed = isinstance(claim, Mapping) and claim.get("token") == token
+    is_told = (token, notes.name_of(task.id)) in told
+    return is_as_claimed and not is_told and task.run.get("supervisor") in supervisor_ids
 
 
 def _claims(note: Note | None) -> list[tuple[str, str]]:
