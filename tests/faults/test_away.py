@@ -3,7 +3,10 @@ same node goes on with them."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from disbatch_host.process import facts
 from disbatch_protocol.status import Status
 from helpers import forked, supervisors
 from helpers.nodes import QUICK_TO_NOTICE, QUICK_TO_SEE, Cluster
-from helpers.processes import wait_until
+from helpers.processes import is_pending, wait_until
+from helpers.stores import on_sqlite
 
 pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
 
@@ -354,3 +358,36 @@ def test_a_session_that_the_store_has_forgotten_keeps_no_node_from_its_runs(keep
     assert_all_end_well(cluster, ids)
     note = cluster.store.read_note("session of node n1")
     assert note is not None and note["session"] == 4
+
+
+@on_sqlite
+def test_an_end_that_the_store_could_not_take_before_the_node_left_is_recorded_by_the_next_one(
+    keeping: Cluster,
+) -> None:
+    """The node acknowledged it all the same, its supervisor forgot it, and the task was taken for never started: it ran
+    twice."""
+    cluster = keeping
+    cluster.plugin(
+        "Hold", f'{BEGIN}; echo begun; while ! [ -e "$DISBATCH_PLUGIN_DIR/$DISBATCH_TASK_ID" ]; do sleep 0.1; done'
+    )
+    first, second = ids = cluster.push(cluster.queue("Hold", maxthreads=2), {}, {})
+    leaving = start(cluster)
+    for task_id in ids:
+        wait_until(lambda one=task_id: cluster.task(one).document["stdout"] == "begun\n", 30, "nothing was written")
+    directory = next((cluster.directory / "state").glob("n1-*"))
+    lock = sqlite3.connect(cluster.url.removeprefix("sqlite://"), isolation_level=None)
+    with contextlib.closing(lock):
+        lock.execute("BEGIN IMMEDIATE")
+        (cluster.plugins / "Hold" / str(first)).touch()
+        listed = [supervisors.program(), "--list", directory]
+        wait_until(lambda: b"ended" in subprocess.run(listed, capture_output=True, check=True).stdout, 30)
+        leaving.send_signal(signal.SIGUSR2)
+        wait_until(lambda: not is_pending(leaving.pid, signal.SIGUSR2), 30)
+        leaving.terminate()  # it hurries: SQLite waits 30 s for its turn
+        assert leaving.wait(60) == ExitCode.STORE
+        assert cluster.task(first).status == Status.RUNNING
+    start(cluster)
+    (cluster.plugins / "Hold" / str(second)).touch()
+    for task_id in ids:
+        assert cluster.wait_for_status(task_id, Status.CONCLUDED, within_seconds=60).document["stdout"] == "begun\n"
+    assert sorted(one for one, _ in starts(cluster)) == sorted(map(str, ids))

@@ -64,6 +64,12 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return found is not None and bool(int(found[1], 16) & 1 << (number - 1))
 
 
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal was sent to a process that it has not been given yet."""
+    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return found is not None and bool(int(found[1], 16) & 1 << (number - 1))
+
+
 def descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 

@@ -244,12 +244,13 @@ def was_never_started(
 ) -> bool:
     """Rule 4, of a task that is Running and left. `told`: the runs of these supervisors, by token and name of the task.
 
-    The claim as it was read must be the one that the run was to be started with: where somebody has fenced the task and
-    not settled it, the node has stopped its run for that, and the supervisor has forgotten it."""
+    Its program has no pid, and the claim as it was read is the one that the run was to be started with: where somebody
+    has fenced the task and not settled it, the node has stopped its run for that, and the supervisor has forgotten it.
+    """
     token, claim = task.run.get("token"), task.document.get("claim")
     is_as_claimed = isinstance(claim, Mapping) and claim.get("token") == token
     is_told = (token, notes.name_of(task.id)) in told
-    return is_as_claimed and not is_told and task.run.get("supervisor") in supervisor_ids
+    return is_as_claimed and not is_told and "pid" not in task.run and task.run.get("supervisor") in supervisor_ids
 
 
 def _claims(note: Note | None) -> list[tuple[str, str]]:

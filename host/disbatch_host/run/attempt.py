@@ -25,7 +25,8 @@ and whose end the store has taken. The run of a short program that was started w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -304,16 +305,15 @@ class Run:
         self._is_failing = True
         self._preparation.release_worker()
         execution = self._execution
-        if execution is not None:
-            if self._has_program:
-                self._program_ended = self._loop.create_future()
-                execution.kill(StopReason.LOST)
-                await asyncio.wait([self._program_ended], timeout=_KILLED_SECONDS)
-            self._settle(execution)
-        return await self._closing.record_host_error(error)
+        if execution is not None and self._has_program:
+            self._program_ended = self._loop.create_future()
+            execution.kill(StopReason.LOST)
+            await asyncio.wait([self._program_ended], timeout=_KILLED_SECONDS)
+        with _then(self._settle, execution):
+            return await self._closing.record_host_error(error)
 
     async def _record_end(self, execution: Execution, end: ExecutionEnd) -> RunReport:
-        try:
+        with _then(self._settle, execution):
             await self._recording.finish()
             if self._is_lost or (end.end.reason is Reason.LOST and not end.is_unseen):
                 execution.clean_up()
@@ -324,21 +324,17 @@ class Run:
             await self._recording.record_pieces()
             found = self._ending_of(execution, end)
             return self._concluded(execution, end, found, await self._closing.record(found))
-        finally:
-            self._settle(execution)  # even if the store refuses the end for good: nobody asks for it again
 
     async def _record_answered(
         self, execution: Execution, end: ExecutionEnd, found: Ending, answer: asyncio.Future[bool]
     ) -> RunReport:
         """The same for a plain end that the store has not taken."""
-        try:
+        with _then(self._settle, execution):
             return self._concluded(execution, end, found, await self._closing.recorded(found, answer))
-        finally:
-            self._settle(execution)
 
-    def _settle(self, execution: Execution) -> None:
+    def _settle(self, execution: Execution | None) -> None:
         """Once: nothing is left of it to be stopped."""
-        if self._execution is not None:
+        if execution is not None and self._execution is not None:
             self._execution = None
             execution.settle()
 
@@ -353,3 +349,17 @@ class Run:
         if report.result is RunResult.ENDED and end.is_process_lost:
             return report._replace(why_process_lost=ending.error_of(self._state, end)["message"])
         return report
+
+
+@contextlib.contextmanager
+def _then(settle: Callable[[Execution | None], None], execution: Execution | None) -> Iterator[None]:
+    """An end is being recorded. Even if the store refuses it for good, nobody asks for it again. Where the node ends
+    before the store has answered, the supervisor keeps it for the next life."""
+    try:
+        yield
+    except (StoreUnreachableError, asyncio.CancelledError):
+        raise
+    except BaseException:
+        settle(execution)
+        raise
+    settle(execution)
