@@ -369,7 +369,7 @@ def test_a_task_whose_start_its_supervisor_never_read_was_certainly_not_started(
     (running,) = keeping.push(queue, {})
     node = start(keeping)
     wait_until(lambda: "begun" in keeping.task(running).document["stdout"], 30, "it did not begin")
-    stop(node.pid)
+    keeping.stop_outside_of_a_commit(node)
     ((_, supervisor),) = living_below(keeping.directory / "state")
     unread = made_running(keeping, queue, supervisor, 1)
     unknown = made_running(keeping, queue, "0" * 32, 1)

@@ -244,13 +244,15 @@ def was_never_started(
 ) -> bool:
     """Rule 4, of a task that is Running and left. `told`: the runs of these supervisors, by token and name of the task.
 
-    Its program has no pid, and the claim as it was read is the one that the run was to be started with: where somebody
-    has fenced the task and not settled it, the node has stopped its run for that, and the supervisor has forgotten it.
+    The claim as it was read is the one that the run was to be started with: where somebody has fenced the task and not
+    settled it, the node has stopped its run for that, and the supervisor has forgotten it. And its program has no pid
+    (that of a worker process is known before the process has the task).
     """
     token, claim = task.run.get("token"), task.document.get("claim")
     is_as_claimed = isinstance(claim, Mapping) and claim.get("token") == token
     is_told = (token, notes.name_of(task.id)) in told
-    return is_as_claimed and not is_told and "pid" not in task.run and task.run.get("supervisor") in supervisor_ids
+    has_begun = "pid" in task.run and "worker" not in task.run
+    return is_as_claimed and not is_told and not has_begun and task.run.get("supervisor") in supervisor_ids
 
 
 def _claims(note: Note | None) -> list[tuple[str, str]]:
