@@ -26,7 +26,7 @@ from disbatch_protocol.status import Status, is_finished
 from faults.test_kill import lines, marks
 from helpers import forked, supervisors
 from helpers.nodes import QUICK_TO_NOTICE, QUICK_TO_SEE, Cluster
-from helpers.processes import stop, wait_until
+from helpers.processes import wait_until
 from helpers.supervisors import kill_with_supervisor, living_below
 
 pytestmark = [supervisors.usable(), pytest.mark.timeout(180)]
