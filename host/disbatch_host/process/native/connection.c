@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "connection.h"
 
+#include "groups.h"
 #include "home.h"
 #include "life.h"
 #include "machine.h"
@@ -242,6 +243,7 @@ static void take_over(struct connection *connection, const struct hello_frame *h
     life_node_came(all);
     answer(connection, hello->version_max < FRAMES_VERSION_MAX ? hello->version_max : FRAMES_VERSION_MAX);
     tell_everything(all);
+    groups_meet(all, connection->pid);
     char names[DIFFERENCES];
     if (connection->pid > 0 && machine_differs(all->fingerprint, connection->pid, names, sizeof(names)))
         tell_log(all, LOG_WARNING, "its programs have what was set before this node started, in: %s", names);

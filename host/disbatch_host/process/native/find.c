@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "find.h"
 
+#include "groups.h"
 #include "runs.h"
 
 #include <dirent.h>
@@ -155,6 +156,18 @@ static uint64_t number_in_environment(const struct supervisor *all, pid_t pid)
     return number;
 }
 
+/* Who has shed everything else is still in the group of its run. */
+static struct run *run_of_group(const struct supervisor *all, pid_t pid)
+{
+    bool may_stay;
+    uint64_t group = groups_number_of(all, pid, &may_stay);
+    for (size_t i = 0; group > 0 && i < all->bucket_count; i++)
+        for (struct run *run = all->buckets[i]; run != NULL; run = run->next_in_bucket)
+            if (run->group != NULL && run->group->number == group)
+                return run;
+    return NULL;
+}
+
 struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number)
 {
     struct process process;
@@ -164,6 +177,8 @@ struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number)
     struct run *run = *number > 0 ? runs_find(all, *number) : NULL;
     if (run == NULL && process_read(pid, &process))
         run = runs_find_session(all, process.session, process.group);
+    if (run == NULL && *number == 0)
+        run = run_of_group(all, pid);
     return run;
 }
 
@@ -254,16 +269,56 @@ static void keep_living(struct processes *found)
     found->count = living;
 }
 
+/* A program can have children that are its parent's, which is a thread that never asks for them. */
+static void remember_child(struct supervisor *all, pid_t pid)
+{
+    for (size_t i = 0; i < all->child_count; i++)
+        if (all->children[i] == pid)
+            return;
+    pid_t *children = realloc(all->children, (all->child_count + 1) * sizeof(pid));
+    if (children == NULL)
+        abort();
+    all->children = children;
+    all->children[all->child_count++] = pid;
+}
+
+struct members {
+    const struct run *run;
+    struct processes *found;
+};
+
+static bool add_member(pid_t pid, void *with)
+{
+    const struct members *members = with;
+    struct process process;
+    struct supervisor *all = members->run->all;
+    if (pid == all->pid || !process_read(pid, &process))
+        return true;
+    if (process.parent == all->pid && pid != members->run->pid && runs_find_session(all, pid, pid) == NULL)
+        remember_child(all, pid);
+    add_pid(members->found, pid);
+    return true;
+}
+
+static void add_members(const struct run *run, struct processes *found)
+{
+    struct members members = {run, found};
+    if (run->group != NULL && group_is_populated(run->group))
+        group_each_below(run->group, add_member, &members);
+}
+
 void find_run(const struct run *run, struct processes *found)
 {
     if (!run->is_reaped)
         add_pid(found, run->pid);
     if (run->all->has_orphans || run->phase < RUN_ENDING)
         add_orphans_of(run, found);
+    add_members(run, found);
     descend(found, 0);
     /* Again: the parent of one may have ended before its children were listed. */
     size_t count = found->count;
     add_orphans_of(run, found);
+    add_members(run, found);
     descend(found, count);
     keep_living(found);
 }
@@ -275,7 +330,9 @@ void find_ownerless(struct supervisor *all, struct processes *found)
     for (size_t i = 0; i < orphans.count; i++) {
         uint64_t number;
         struct run *run = find_owner(all, orphans.items[i].pid, &number);
-        if (run == NULL && !runs_left_running(all, number))
+        bool may_stay;
+        (void)groups_number_of(all, orphans.items[i].pid, &may_stay);
+        if (run == NULL && !may_stay && !runs_left_running(all, number))
             add(found, &orphans.items[i]);
     }
     processes_free(&orphans);
@@ -313,8 +370,23 @@ void reap_orphans(struct supervisor *all)
     reap_orphans_now(all);
 }
 
+static void reap(struct supervisor *all, pid_t pid)
+{
+    uint64_t number;
+    struct rusage usage;
+    struct run *run = find_owner(all, pid, &number); /* before its number is free */
+    pid_t reaped = wait4(pid, NULL, WNOHANG | __WALL, &usage);
+    if (reaped == pid && run != NULL)
+        run_count_usage(run, &usage);
+    for (size_t i = 0; i < all->child_count && reaped != 0; i++)
+        if (all->children[i] == pid)
+            all->children[i--] = all->children[--all->child_count];
+}
+
 void reap_orphans_now(struct supervisor *all)
 {
+    for (size_t i = all->child_count; i > 0; i--)
+        reap(all, all->children[i - 1]);
     for (;;) {
         siginfo_t info = {0};
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WNOTHREAD) < 0) {
@@ -324,10 +396,6 @@ void reap_orphans_now(struct supervisor *all)
         all->has_orphans = true;
         if (info.si_pid == 0)
             return;
-        uint64_t number;
-        struct rusage usage;
-        struct run *run = find_owner(all, info.si_pid, &number); /* before its number is free */
-        if (wait4(info.si_pid, NULL, WNOHANG | __WALL, &usage) == info.si_pid && run != NULL)
-            run_count_usage(run, &usage);
+        reap(all, info.si_pid);
     }
 }

@@ -135,7 +135,8 @@ enum acknowledged { ACK_OFFSETS, ACK_END, ACK_GONE };
 enum bye { BYE_ENDS, BYE_TAKEN_OVER, BYE_RULE_BROKEN, BYE_REFUSED, BYE_KEEP };
 enum plugin_flags { PLUGIN_ACCOUNT = 1, PLUGIN_LEAVE_RUNNING = 2 };
 enum input_flags { INPUT_NULL = 1, INPUT_OPEN = 2, INPUT_TELL = 4, INPUT_LIVE = 8 };
-enum end_flags { END_HELD_OPEN = 1, END_STDIN_REFUSED = 2, END_PEAK_IS_BOUND = 4 };
+enum end_flags { END_HELD_OPEN = 1, END_STDIN_REFUSED = 2, END_PEAK_IS_BOUND = 4, END_MEMORY_BY_GROUP = 8,
+                 END_MEMORY_LIMIT = 16 };
 
 enum reading {
     READ_WHOLE,   /* a frame; `used` bytes of the input are its */

@@ -3,6 +3,7 @@
 
 #include "connection.h"
 #include "find.h"
+#include "groups.h"
 #include "home.h"
 #include "machine.h"
 #include "orders.h"
@@ -74,6 +75,7 @@ void life_node_came(struct supervisor *all)
 void life_node_left(struct supervisor *all)
 {
     orders_void(all);
+    groups_leave(all);
     if (all->home == NULL || all->keep == 0)
         end_all(all, STOP_LOST, true);
     else
@@ -139,11 +141,12 @@ static bool open_signals(struct supervisor *all)
     return all->signals.fd >= 0 && source_watch(&all->loop, &all->signals, EPOLLIN);
 }
 
-static uint32_t capacity_of(rlim_t files)
+static uint32_t capacity_of(rlim_t files, bool have_groups)
 {
-    if (files <= KEPT_FILES + FILES_OF_A_RUN)
+    rlim_t each = FILES_OF_A_RUN + (have_groups ? FILES_OF_A_GROUP : 0);
+    if (files <= KEPT_FILES + each)
         return 1;
-    rlim_t fit = (files - KEPT_FILES) / FILES_OF_A_RUN;
+    rlim_t fit = (files - KEPT_FILES) / each;
     return fit > UINT32_MAX ? UINT32_MAX : (uint32_t)fit;
 }
 
@@ -171,7 +174,7 @@ bool life_open(struct supervisor *all)
     files.rlim_cur = files.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &files) < 0)
         files = all->files;
-    all->capacity = capacity_of(files.rlim_cur);
+    all->capacity = capacity_of(files.rlim_cur, groups_open(all));
     all->launched = (struct source){.ready = on_launched, .owner = all, .fd = -1};
     return open_signals(all) && starters_open(all) && source_watch(&all->loop, &all->launched, EPOLLIN);
 }
@@ -207,6 +210,7 @@ int life_run(struct supervisor *all)
         runs_free_released(all);
         connections_free_closed(all);
     }
+    groups_close(all);
     if (all->home != NULL)
         home_close(all);
     if (all->node != NULL && !all->node->takes_all)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "connection.h"
 #include "daemon.h"
+#include "groups.h"
 #include "init.h"
 #include "life.h"
 #include "machine.h"
@@ -71,10 +72,18 @@ static int print_fingerprint(void)
     return fwrite(fingerprint, 1, size, stdout) != size;
 }
 
+static int print_groups(void)
+{
+    char words[WORDS_MAX];
+    groups_describe(words, sizeof(words));
+    return puts(words) < 0;
+}
+
 static int usage(void)
 {
     (void)fputs("usage: disbatch-supervisor --directory DIR | --connection FD | --list DIR | --stop DIR |\n"
-                "                           --init -- COMMAND... | --self-test | --version | --fingerprint\n",
+                "                           --init -- COMMAND... | --self-test | --version | --fingerprint |\n"
+                "                           --groups\n",
                 stderr);
     return 2;
 }
@@ -88,6 +97,8 @@ int main(int count, char **arguments)
         return print_version();
     if (count == 2 && strcmp(command, "--fingerprint") == 0)
         return print_fingerprint();
+    if (count == 2 && strcmp(command, "--groups") == 0)
+        return print_groups();
     if (count == 3 && strcmp(command, "--connection") == 0)
         return serve_connection(arguments[2]);
     if (count == 3 && strcmp(command, "--directory") == 0)

@@ -196,6 +196,7 @@ struct launch *launch_new(struct run *run, const struct start_frame *frame, bool
     launch->trusted = frame->trusted;
     launch->flags = frame->flags;
     launch->unread = -1;
+    launch->group = -1;
     atomic_init(&launch->pidfd, -1);
     atomic_init(&launch->step, 0);
     for (int i = 0; i < 4; i++)

@@ -2,6 +2,7 @@
 #include "runs.h"
 
 #include "find.h"
+#include "groups.h"
 #include "input.h"
 #include "orders.h"
 #include "plugins.h"
@@ -135,7 +136,7 @@ static void start_is_slow(struct run *run)
 static bool end_is_due(const struct run *run)
 {
     uint64_t kill_at = run->is_killed ? run->pass_at : run->kill_at;
-    return !run_is_open(run) || run->all->loop.now >= earlier(run->drain_at, kill_at);
+    return !run_is_open(run) || run->all->loop.now >= earlier(run->look_at, earlier(run->drain_at, kill_at));
 }
 
 static void on_due(void *owner)
@@ -189,13 +190,20 @@ struct run *run_new(struct supervisor *all, uint64_t number, struct plugin *plug
     stream_init(&run->streams[1], plugin->half);
     stream_init(&run->streams[2], UINT64_MAX);
     run->kill_at = run->pass_at = run->drain_at = run->timeout_at = run->watch_at = NEVER;
-    run->tell_started_at = run->closed_at = run->read_on_at = NEVER;
+    run->tell_started_at = run->closed_at = run->read_on_at = run->look_at = NEVER;
     grow_table(all);
     run->next_in_bucket = all->buckets[number % all->bucket_count];
     all->buckets[number % all->bucket_count] = run;
     all->run_count++;
     all->active_count++;
     return run;
+}
+
+static void leave_group(struct run *run)
+{
+    if (run->group != NULL)
+        groups_give_back(run->all, run->group);
+    run->group = NULL;
 }
 
 void run_release(struct run *run)
@@ -211,6 +219,7 @@ void run_release(struct run *run)
     if (buffer_size(&run->left_over) > 0)
         all->rest_count--;
     run->phase = RUN_ENDED;
+    leave_group(run);
     tell_forget(run);
     timer_set(&all->loop, &run->timer, NEVER);
     for (int i = 0; i < STREAMS; i++) {
@@ -247,6 +256,11 @@ void run_launch(struct run *run)
     struct supervisor *all = run->all;
     run->phase = RUN_STARTING;
     run->launch->queued_at = all->loop.now;
+    run->group = groups_take(all, run->plugin);
+    if (run->group != NULL) {
+        run->launch->group = run->group->directory;
+        run->launch->limits_memory = run->group->limit > 0;
+    }
     timer_set(&all->loop, &run->timer, all->loop.now + WATCH_AFTER);
     starters_give(all->starters, run->launch);
 }
@@ -288,6 +302,11 @@ static void run_started(struct run *run)
     run->phase = RUN_RUNNING;
     run->pid = launch->pid;
     run->started_at = run->active_at = launch->started_at;
+    if (launch->is_outside) {
+        tell_log(all, LOG_WARNING, "run %llu could not be put into its control group", (unsigned long long)run->number);
+        groups_discard(all, run->group);
+        run->group = NULL;
+    }
     adopt_descriptors(run, launch);
     run_set_limits(run, run->started_at, run->timeout, run->idle_limit);
     run->wants_started = true;
@@ -351,7 +370,7 @@ void run_schedule(struct run *run)
     } else if (run->phase == RUN_ENDING) {
         due = earlier(run->is_killed ? run->pass_at : run->kill_at,
                       run->drain_at > now ? run->drain_at : NEVER);
-        due = earlier(due, run->read_on_at);
+        due = earlier(due, earlier(run->read_on_at, run->look_at));
     } else if (run->phase == RUN_STARTING) {
         uint64_t slow_at = run->launch->queued_at + WATCH_AFTER;
         due = slow_at > now ? slow_at : run->launch->queued_at + HANGS_AFTER;
@@ -392,10 +411,14 @@ void run_finish(struct run *run)
         run->end_flags |= END_PEAK_IS_BOUND;
     if (run->input.is_refused)
         run->end_flags |= END_STDIN_REFUSED;
+    if (run->group != NULL && run->group->limit > 0)
+        run->end_flags |= END_MEMORY_BY_GROUP | (group_hit_limit(run->group) ? END_MEMORY_LIMIT : 0);
     run->phase = RUN_ENDED;
     all->active_count--;
-    if (buffer_size(&run->left_over) == 0)
+    if (buffer_size(&run->left_over) == 0) {
         all->rest_count--;
+        leave_group(run);
+    }
     timer_set(&all->loop, &run->timer, NEVER);
     run_has_news(run);
 }

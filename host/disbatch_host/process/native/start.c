@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "start.h"
 
+#include "clone_into.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -44,8 +46,10 @@ static bool set_limits(const struct launch *launch)
     const struct plugin *plugin = launch->plugin;
     if (!set_limit(RLIMIT_NOFILE, &all->files))
         return false;
+    bool has_memory = launch->limits_memory && !launch->is_outside; /* by its group: what it uses, not what it reserves */
     for (size_t i = 0; i < plugin->limit_count; i++)
-        if (!set_limit(plugin->limits[i].resource, &plugin->limits[i].value))
+        if ((plugin->limits[i].resource != RLIMIT_AS || !has_memory) &&
+            !set_limit(plugin->limits[i].resource, &plugin->limits[i].value))
             return false;
     if (all->mark_base == 0)
         return true;
@@ -75,11 +79,22 @@ static bool set_account(const struct plugin *plugin)
            syscall(SYS_setresuid, plugin->uid, plugin->uid, plugin->uid) == 0;
 }
 
+/* Before anything else: it may take long, and everything is to be counted there. */
+static bool enter_group(const struct launch *launch)
+{
+    int file = openat(launch->group, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+    bool is_there = file >= 0 && write(file, "0", 1) == 1;
+    if (file >= 0)
+        (void)close(file);
+    return is_there;
+}
+
 static bool become_program(struct launch *launch, const int ends[4])
 {
     const struct plugin *plugin = launch->plugin;
     static const uint8_t no_signals[SIGNAL_BYTES];
     atomic_store(&launch->step, STEP_SESSION);
+    launch->is_outside = launch->enters && !enter_group(launch);
     if (setsid() < 0)
         return false;
     for (int i = 0; i < 4; i++) /* the ends are all above 3 */
@@ -171,6 +186,12 @@ static bool is_too_old(const struct launch *launch)
 static pid_t fork_program(struct launch *launch, struct child *child, char *stack, size_t stack_size)
 {
     /* The kernel stores the pidfd before the child runs, so that a start that hangs can be killed. */
+    if (launch->group >= 0) {
+        pid_t born = clone_into(launch->group, child_main, child, stack, stack_size, (int *)&launch->pidfd);
+        if (born >= 0 || errno == EAGAIN || errno == ENOMEM)
+            return born;
+        launch->enters = true;
+    }
     pid_t pid = clone(child_main, stack + stack_size, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, child,
                       (int *)&launch->pidfd);
     return pid;

@@ -31,6 +31,10 @@ struct launch {
     uint64_t queued_at;
     uint64_t run_number;
     uint8_t flags;             /* see enum input_flags */
+    int group;                 /* the directory of its control group; below 0: it has none */
+    bool limits_memory;        /* that group does it */
+    bool enters;               /* its process goes there by itself, since the kernel does not make it there */
+    bool is_outside;           /* it could not: it has neither the group nor its limit */
     bool is_begun;             /* by the starters' lock: a thread has it */
     bool is_done;
     bool wakes;                /* the main thread is told of it at once */

@@ -2,6 +2,7 @@
 #include "stops.h"
 
 #include "find.h"
+#include "groups.h"
 #include "input.h"
 #include "reading.h"
 #include "runs.h"
@@ -71,6 +72,18 @@ static void wait_for_next_pass(struct run *run)
     run->pass_at = run->all->loop.now + run->pass_wait;
 }
 
+/* What has left the session of a run may go on after a normal end. */
+static bool may_leave_running(const struct run *run)
+{
+    return (run->plugin->flags & PLUGIN_LEAVE_RUNNING) != 0 && run->stopped == STOP_NOT && run->phase == RUN_ENDING;
+}
+
+/* SIGKILL to all in its group, whoever's they are. */
+static bool kill_group(const struct run *run)
+{
+    return run->group != NULL && !may_leave_running(run) && group_is_populated(run->group) && group_kill(run->group);
+}
+
 /* SIGKILL to each. False: the kernel refused it for all of them. */
 static bool kill_all(const struct processes *processes)
 {
@@ -101,7 +114,8 @@ void run_kill_pass(struct run *run)
 {
     struct processes found = {0};
     find_run(run, &found);
-    bool is_of_use = kill_all(&found);
+    bool is_of_use = kill_group(run);
+    is_of_use = kill_all(&found) || is_of_use; /* what has left the group as well */
     if (found.count > 0 && (!is_of_use || run->all->loop.now >= run->kill_until)) {
         run->phase = RUN_ENDING; /* even its first process cannot be ended */
         run->all->rest_count++;
@@ -170,12 +184,17 @@ void run_kill(struct run *run, enum stop_reason reason)
     }
 }
 
+static bool has_members(const struct run *run)
+{
+    return run->group != NULL && group_is_populated(run->group);
+}
+
 /* What is left of it; at a normal end of a plugin that may leave things running, only what is still in its session. */
 static void find_rest(struct run *run, struct processes *rest)
 {
-    if (run->all->has_orphans)
+    if (run->all->has_orphans || has_members(run))
         find_run(run, rest);
-    if ((run->plugin->flags & PLUGIN_LEAVE_RUNNING) == 0 || run->stopped != STOP_NOT)
+    if (!may_leave_running(run))
         return;
     size_t count = 0;
     for (size_t i = 0; i < rest->count; i++) {
@@ -208,15 +227,35 @@ static void end_processes(struct run *run, const struct processes *rest)
     }
     if (!run->is_killed || all->loop.now < run->pass_at)
         return;
-    if (!kill_all(rest) || all->loop.now >= run->kill_until)
+    bool is_of_use = kill_group(run);
+    is_of_use = kill_all(rest) || is_of_use;
+    if (!is_of_use || all->loop.now >= run->kill_until)
         finish_with(run, rest);
     else
         wait_for_next_pass(run);
 }
 
+/* Its group is not empty, though nobody was found in it: who was has just ended, or this process cannot see it. */
+static bool needs_look_at_group(struct run *run)
+{
+    uint64_t now = run->all->loop.now;
+    run->look_at = NEVER;
+    if (!has_members(run) || may_leave_running(run))
+        return false;
+    if (run->look_until == 0)
+        run->look_until = now + KILL_FOR;
+    if (now >= run->look_until)
+        return false;
+    wait_for_next_pass(run);
+    run->look_at = run->pass_at;
+    return true;
+}
+
 /* Nobody was found. Proof is only that this process has no orphans at all; else another look must say the same. */
 static bool is_certain(struct run *run)
 {
+    if (needs_look_at_group(run))
+        return false;
     if (!run->all->has_orphans || !run->is_killed || ++run->empty_passes >= 2)
         return true;
     wait_for_next_pass(run);

@@ -16,6 +16,8 @@ struct launch;
 struct starters;
 struct connection;
 struct home;
+struct group;
+struct groups;
 struct supervisor;
 
 enum {
@@ -88,6 +90,7 @@ struct run {
     struct run *next_free;
     struct plugin *plugin;
     struct launch *launch;
+    struct group *group;    /* its control group; NULL: it has none */
     uint64_t number;
     enum phase phase;
     pid_t pid;
@@ -112,6 +115,8 @@ struct run {
     uint64_t drain_at;
     uint64_t pass_at;       /* the next pass of SIGKILL, or the next look */
     uint64_t kill_until;
+    uint64_t look_at;       /* its group is not empty, and nobody was found in it: another look */
+    uint64_t look_until;
     uint64_t stop_sent_at;
     uint64_t ended_at;
 
@@ -165,6 +170,9 @@ struct supervisor {
     struct source signals;
     struct connection *node;
     struct home *home;      /* NULL: one connection in the foreground */
+    struct groups *groups;
+    pid_t *children;        /* of other threads than the main one, found in groups: to be reaped */
+    size_t child_count;
     uint8_t id[SUPERVISOR_ID_SIZE];
     char mark_name[sizeof("DISBATCH_RUN=") + 2 * SUPERVISOR_ID_SIZE];
     pid_t pid;

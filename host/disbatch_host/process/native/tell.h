@@ -8,7 +8,8 @@
 
 #include "supervisor.h"
 
-enum log_level { LOG_INFO = 20, LOG_WARNING = 30, LOG_ERROR = 40 }; /* as Python's logging has them */
+/* As Python's logging has them. */
+enum log_level { LOG_DEBUG = 10, LOG_INFO = 20, LOG_WARNING = 30, LOG_ERROR = 40 };
 
 /* Put a run in the queue, or take it out. */
 void tell_later(struct run *run);
