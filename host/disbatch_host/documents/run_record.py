@@ -20,9 +20,10 @@ from disbatch_host.documents.requests import cancelled_in_words
 from disbatch_protocol.last_words import meaningful_line
 from disbatch_protocol.manifest import Manifest
 from disbatch_protocol.outcome import Reason, RunEnd, Said, is_failure_by_itself
-from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.quantities import format_duration, format_size
 
 ATTEMPTS_MAX = 50  # earlier attempts that a document keeps; the oldest are dropped first
+MEMORY_LIMIT = "memory_limit"  # `error.code`
 STDERR_LINES = 20  # the end of a failed run's stderr that becomes its error's detail
 STDERR_BYTES = 4096  # also of the one line that becomes its message
 SEARCHED_LINES, SEARCHED_BYTES = 200, 16 * 1024  # the end of stderr in which that line is looked for
@@ -52,11 +53,13 @@ def error_of(
     killed_after_seconds: float | None,
     said: Said,
     fault: str | None = None,
+    is_over_memory: bool = False,
     cancel: Mapping[str, Any] | None = None,
 ) -> Document:
     """The `error` of a run whose plugin did not say why: made from how the run ended, the `line` of its stderr that
     says why (`why_of`), and its last lines. `said` is the plugin's word that turned an otherwise successful end into a
-    failure, `fault` what the host has to say beyond exit code and signal, `cancel` the request to cancel it."""
+    failure, `fault` what the host has to say beyond exit code and signal, `is_over_memory` that the kernel ended it for
+    want of memory below its limit, `cancel` the request to cancel it."""
     killed = _killed_in_words(killed_after_seconds, manifest.kill_grace_seconds)
     timeout, idle = (format_duration(limit or 0) for limit in (manifest.timeout_seconds, manifest.idle_timeout_seconds))
     sentences = {
@@ -68,6 +71,10 @@ def error_of(
     }
     if end.reason in sentences:
         error = {"code": str(end.reason), "message": f"disbatch-host: {sentences[end.reason]}"}
+    elif is_over_memory:
+        limit = format_size(manifest.limits.memory_bytes or 0)
+        sentence = f"its processes used more than limits.memory ({limit}), and the kernel ended them"
+        error = {"code": MEMORY_LIMIT, "message": f"disbatch-host: {sentence}"}
     elif fault is not None:
         error = {"code": str(end.reason), "message": f"disbatch-host: {fault}"}
     elif end.signal is not None:

@@ -52,6 +52,8 @@ def end_of(frame: End, *, stdin_left: int, input_bytes: int) -> ProcessEnd:
         cpu_seconds=frame.cpu / MICRO,
         peak_memory_bytes=frame.peak,
         peak_memory_is_bound=bool(frame.flags & How.PEAK_IS_BOUND),
+        memory_by_group=bool(frame.flags & How.MEMORY_BY_GROUP),
+        hit_memory_limit=bool(frame.flags & How.MEMORY_LIMIT),
         left_over=_processes(frame.left_over),
         ended_with_it=_processes(frame.ended),
         left_running=frame.left_running,

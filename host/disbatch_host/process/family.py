@@ -4,8 +4,8 @@ Responsible for: reading /proc, and signals that hit exactly the process that wa
 stopped, what becomes of it afterwards.
 
 Rules:
-1. A process belongs to a run if it is in its session or process group, descends from its first process, or carries
-   `DISBATCH_RUN` of it in its environment.
+1. A process belongs to a run if it is in its session or process group, descends from its first process, carries
+   `DISBATCH_RUN` of it in its environment, or is in a control group of its supervisor (native/groups.h).
 2. This process can be the subreaper of its descendants: then those whose parent has ended become its children, and the
    list of its children says at once whether any are left. Where it is not, only /proc as a whole can tell.
 3. A process is signalled through a pidfd that was opened before its start time was looked at: its number may be another
@@ -115,6 +115,7 @@ class Processes:
         roots = [pid for mark, pids in self._by_mark().items() if mark.startswith(start) for pid in pids]
         with contextlib.suppress(ValueError):  # another program's id
             roots += self.numbered(bytes.fromhex(supervisor_id))
+        roots += self.in_groups_of(supervisor_id)
         return self._members(self._with_descendants(roots))
 
     def numbered(self, supervisor_id: bytes) -> dict[int, int]:
@@ -122,6 +123,10 @@ class Processes:
         class, whose runs have no such mark."""
         found = {pid: _number_marked(pid, supervisor_id) for pid in self._started}
         return {pid: number for pid, number in found.items() if number is not None}
+
+    def in_groups_of(self, supervisor_id: str) -> list[int]:
+        """The processes in control groups of a supervisor, but for those of runs whose processes may go on."""
+        return [pid for pid in self._started if _is_in_group_of(pid, supervisor_id.encode())]
 
     def _with_descendants(self, roots: list[int]) -> set[int]:
         found: set[int] = set()
@@ -144,6 +149,15 @@ class Processes:
                 if mark is not None:
                     self._marked.setdefault(mark, []).append(pid)
         return self._marked
+
+
+def _is_in_group_of(pid: int, supervisor_id: bytes) -> bool:
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_bytes()
+    except OSError:
+        return False
+    _, found, place = groups.partition(b"/disbatch-runs-" + supervisor_id + b"/")
+    return bool(found) and not place.startswith(b"left-")
 
 
 def _all_processes() -> Iterator[tuple[int, int, int, int, int]]:

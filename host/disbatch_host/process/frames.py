@@ -108,6 +108,8 @@ class How:
     HELD_OPEN: Final = 1  # somebody still held its output when the time for that was over
     STDIN_REFUSED: Final = 2  # it ended, or closed its stdin, before everything was written
     PEAK_IS_BOUND: Final = 4  # the peak is not above that of the process that started it
+    MEMORY_BY_GROUP: Final = 8  # its limit of address space was one of what its control group uses
+    MEMORY_LIMIT: Final = 16  # and because of that the kernel has ended processes of it
 
 
 class Hello(NamedTuple):

@@ -96,6 +96,8 @@ class ProcessEnd:
     # smaller than the process that started it shows the size of that one.
     peak_memory_bytes: int
     peak_memory_is_bound: bool  # it is not larger than the process that started it, so the peak means only "at most"
+    memory_by_group: bool = False  # its limit of address space was one of what all its processes use together
+    hit_memory_limit: bool = False  # and because of that the kernel has ended processes of it
     # The supervisor of its runs ended before it: it was killed, and nothing else is known of its end.
     is_unseen: bool = False
     why_unseen: str = ""  # what is known of the end of its supervisor

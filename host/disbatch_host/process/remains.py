@@ -3,7 +3,8 @@
 Responsible for: finding it by the marks of the runs, and by their first processes. Must not know: why the
 supervisor ended, what becomes of the runs.
 
-What has shed the environment, the session and the parents of its run is found by the mark that no process can remove.
+What has shed the environment, the session and the parents of its run is found by the mark that no process can remove,
+and where its run had a control group, by that.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ async def kill_remains(runs: Mapping[int, LostRun], supervisor_id: bytes) -> dic
     killed: dict[int, Member] = {one.pid: one for one in leaders}
     while True:
         processes = Processes()
-        others = [pid for pid, number in processes.numbered(supervisor_id).items() if number in runs]
+        numbered = processes.numbered(supervisor_id)
+        others = [pid for pid, number in numbered.items() if number in runs]
+        # In a group of the supervisor, and of none of its runs that have ended: what has shed all marks.
+        others += [pid for pid in processes.in_groups_of(supervisor_id.hex()) if pid not in numbered]
         found = processes.of_runs(marks, leaders, others)
         for member in found:
             member.send(signal.SIGKILL)

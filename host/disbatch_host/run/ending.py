@@ -19,7 +19,7 @@ from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.documents.records import Document
 from disbatch_host.documents.storable import storable
-from disbatch_host.run.execution import ExecutionEnd
+from disbatch_host.run.execution import BY_ADDRESS_SPACE, BY_GROUP, ExecutionEnd
 from disbatch_host.run.state import RunState
 from disbatch_protocol.outcome import FAILED_FOR_GOOD, Conclusion, Outcome, Reason, RunEnd, conclude
 from disbatch_protocol.quantities import format_size
@@ -74,6 +74,8 @@ def ending_of(
     `work_directory`: the run's own, which is kept unless the run succeeded; the document names it then.
     """
     run = state.run_with({**ended.facts, **state.events.run_facts()})
+    if state.plugin.manifest.limits.memory_bytes is not None and _is_known(ended):
+        run.setdefault("memory_limit", BY_ADDRESS_SPACE)
     run["output"] = {str(stream): output.summary() for stream, output in state.streams}
     conclusion = _conclude(state, ended.end, chance)
     is_success = conclusion.outcome is Outcome.SUCCESS
@@ -150,6 +152,11 @@ def without_what_it_said(state: RunState, ending: Ending, refusal: str) -> Endin
     return _ending(state, ending.end, conclusion, run, left=left, error=error, fields={})
 
 
+def _is_known(ended: ExecutionEnd) -> bool:
+    """Whether the end of its process was seen, which tells how its memory was limited."""
+    return not ended.is_unseen and ended.end.reason is not Reason.DONE
+
+
 def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) -> Document | None:
     if ended.is_unseen:
         what = "the supervisor of its runs ended while this task ran"
@@ -169,7 +176,8 @@ def _error_of_end(state: RunState, ended: ExecutionEnd, conclusion: Conclusion) 
 def error_of(state: RunState, ended: ExecutionEnd) -> Document:
     """Why it failed: the plugin's own words, else the way it ended and what its stderr says at its end."""
     said = state.events.error
-    is_why = ended.end.reason not in _ENDED_BY_HOST
+    is_over_memory = ended.hit_memory_limit and ended.end.reason not in _ENDED_BY_HOST
+    is_why = ended.end.reason not in _ENDED_BY_HOST and not is_over_memory
     if said is not None and is_why and "message" in said:
         return said
     error = run_record.error_of(
@@ -180,9 +188,10 @@ def error_of(state: RunState, ended: ExecutionEnd) -> Document:
         killed_after_seconds=ended.killed_after_seconds,
         said=state.events.said,
         fault=ended.fault,
+        is_over_memory=is_over_memory,
         cancel=state.cancel,
     )
-    if is_why and _looks_like_memory(ended.end, state):
+    if is_why and ended.facts.get("memory_limit") != BY_GROUP and _looks_like_memory(ended.end, state):
         limit = format_size(state.plugin.manifest.limits.memory_bytes or 0)
         error["message"] += f"\ndisbatch-host: limits.memory is {limit} of address space, which may be why"
     if not said:

@@ -34,6 +34,7 @@ from disbatch_protocol.events import BadLine, Event
 from disbatch_protocol.outcome import Reason, RunEnd
 
 _NAMED_MAX = 20  # processes that ended with their run; those that did not are all named
+BY_GROUP, BY_ADDRESS_SPACE = "cgroup", "address_space"  # `run.memory_limit`: what `limits.memory` counted
 BUSY_PROGRAM_TRIES, BUSY_PROGRAM_SECONDS = 5, 0.2  # a program that is being replaced (ETXTBSY), as CNI does
 
 
@@ -87,6 +88,7 @@ class ExecutionEnd:
     fault: str | None = None  # the host's explanation, if exit code and signal do not tell
     was_not_reached: bool = False  # worker mode: the process was gone before it read the task
     is_process_lost: bool = False  # worker mode: the process ended by itself while it had the task
+    hit_memory_limit: bool = False  # see `ProcessEnd`
     is_unseen: bool = False  # it was not stopped, and nobody saw its end: see `ProcessEnd`
     why_unseen: str = ""
     seconds: float | None = None  # from its start to its end, if that may have been at another time
@@ -218,6 +220,8 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
     for name in ("peak_memory_is_bound", "stdin_unread", "output_held_open", "killed"):
         if getattr(process_end, name):
             facts[name] = True
+    if process_end.memory_by_group:
+        facts["memory_limit"] = BY_GROUP
     return facts
 
 

@@ -204,6 +204,7 @@ class OneshotExecution:
                 end=run_end,
                 facts=facts_of(end),
                 killed_after_seconds=end.killed_after_seconds,
+                hit_memory_limit=end.hit_memory_limit,
                 is_unseen=is_unseen(end),
                 why_unseen=end.why_unseen,
                 seconds=None if self._adopt is None or end.is_unseen else end.seconds,

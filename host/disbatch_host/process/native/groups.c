@@ -3,6 +3,7 @@
 
 #include "connection.h"
 #include "delegation.h"
+#include "home.h"
 #include "runs.h"
 #include "tell.h"
 
@@ -34,6 +35,7 @@ struct groups {
     bool limits_memory;     /* the kernel does it for groups in `own` */
     bool was_asked;         /* to, for this node */
     bool is_lent;           /* it did until the node left */
+    bool was_said;          /* which groups there are */
     bool has_failed;        /* it was said that a group cannot be made */
 };
 
@@ -294,7 +296,13 @@ void groups_meet(struct supervisor *all, pid_t node)
     begin(groups);
     char words[WORDS_MAX];
     describe(&groups->at, groups->own >= 0, words, sizeof(words));
-    tell_log(all, groups->own >= 0 ? LOG_INFO : LOG_DEBUG, "%s", words);
+    if (groups->own >= 0)
+        tell_log(all, LOG_INFO, "%s", words);
+    else if (groups->at.root >= 0)
+        tell_log(all, LOG_WARNING, "%s", words); /* it was given away, and cannot be used */
+    else if (all->home != NULL && !groups->was_said)
+        home_log(all->home, words);
+    groups->was_said = true;
 }
 
 void groups_leave(struct supervisor *all)

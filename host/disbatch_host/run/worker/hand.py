@@ -75,6 +75,7 @@ class TaskInHand:
                 ),
                 facts=facts_of(without_unread_stdin(process_end)),
                 killed_after_seconds=process_end.killed_after_seconds,
+                hit_memory_limit=process_end.hit_memory_limit,
                 fault=fault,
                 was_not_reached=was_not_reached,
                 is_process_lost=process_end.stopped in (None, StopReason.REPLACED) and not process_end.is_unseen,
