@@ -28,6 +28,7 @@ from disbatch_host.process.frames import (
     KillRun,
     Log,
     NodeBye,
+    Plugin,
     Said,
     Started,
     StdinEof,
@@ -45,8 +46,8 @@ NOBODY = 65534
 MIB = 2**20
 MEMORY_LIMIT = How.MEMORY_BY_GROUP | How.MEMORY_LIMIT
 WHERE = "sed -n s/^0:://p /proc/self/cgroup"
-# Leaves its session, its environment, its parent (it is its parent's sibling, and no orphan) and, where root may, its mark:
-# only its group is left.
+# Leaves its session, its environment, its parent (it is its parent's sibling, and not an orphan) and, where root may, its
+# mark: only its group is left.
 ESCAPE = """
 import ctypes, os, platform, resource, signal, sys
 clone = {{"x86_64": 56, "aarch64": 220}}[platform.machine()]

@@ -33,6 +33,7 @@ def program(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize(
     "scenarios",
     [
+        "test_program_groups.py",
         "test_program_life.py",
         "test_program_live.py",
         "test_program_output.py",
