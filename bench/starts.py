@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import own
 from disbatch_host.process import connection
-from disbatch_host.process.frames import End, Frame, Input, Ping, Pong, Started, StdinEof
+from disbatch_host.process.flags import Input
+from disbatch_host.process.frames import End, Frame, Ping, Pong, Started, StdinEof
 from disbatch_host.process.inline import InlineSupervisor
 from disbatch_host.process.link import Link
 from figures import Table

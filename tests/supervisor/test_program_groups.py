@@ -19,21 +19,8 @@ import pytest
 
 from disbatch_host.process import facts
 from disbatch_host.process.family import Processes
-from disbatch_host.process.frames import (
-    Bye,
-    End,
-    Has,
-    How,
-    Input,
-    KillRun,
-    Log,
-    NodeBye,
-    Plugin,
-    Said,
-    Started,
-    StdinEof,
-    Window,
-)
+from disbatch_host.process.flags import Has, How, Input
+from disbatch_host.process.frames import Bye, End, KillRun, Log, NodeBye, Plugin, Said, Started, StdinEof, Window
 from disbatch_host.process.framing import unpacked_processes
 from disbatch_host.process.groups import group_state
 from disbatch_host.process.remains import LostRun, kill_remains
@@ -46,8 +33,8 @@ NOBODY = 65534
 MIB = 2**20
 MEMORY_LIMIT = How.MEMORY_BY_GROUP | How.MEMORY_LIMIT
 WHERE = "sed -n s/^0:://p /proc/self/cgroup"
-# Leaves its session, its environment, its parent (it is its parent's sibling, and not an orphan) and, where root may, its
-# mark: only its group is left.
+# Leaves its session, its environment, its parent (whose sibling it is: not an orphan) and, where root may, its mark:
+# only its group is left.
 ESCAPE = """
 import ctypes, os, platform, resource, signal, sys
 clone = {{"x86_64": 56, "aarch64": 220}}[platform.machine()]

@@ -20,6 +20,7 @@ import pytest
 
 from disbatch_host.process import connection, facts
 from disbatch_host.process.connection import SupervisorError
+from disbatch_host.process.flags import Input
 from disbatch_host.process.frames import (
     Ack,
     Acknowledged,
@@ -27,7 +28,6 @@ from disbatch_host.process.frames import (
     End,
     Events,
     Hello,
-    Input,
     KeptPlugin,
     KillRun,
     Log,

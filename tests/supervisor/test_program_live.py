@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.process import connection
-from disbatch_host.process.frames import End, Events, Input, Plugin, Said, Started, Stop, StopRun, Task
+from disbatch_host.process.flags import Input
+from disbatch_host.process.frames import End, Events, Plugin, Said, Started, Stop, StopRun, Task
 from helpers import supervisors
 from helpers.processes import stop, wait_until
 from helpers.supervisors import MICROSECONDS, Talk, paired, plugin, shell, start

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from disbatch_host.process import connection
+from disbatch_host.process.flags import How, Input
 from disbatch_host.process.frames import (
     Ack,
     Acknowledged,
     Closed,
     End,
     Events,
-    How,
-    Input,
     KillRun,
     Log,
     NotStarted,

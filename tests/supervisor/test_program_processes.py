@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from disbatch_host.process.flags import Has, How, Input
 from disbatch_host.process.frames import (
     Ack,
     Acknowledged,
     End,
     Events,
     Gone,
-    Has,
-    How,
-    Input,
     KillRun,
     Log,
     NotStarted,

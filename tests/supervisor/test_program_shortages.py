@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from disbatch_host.process.frames import End, How, Input, KillRun, Log, NotStarted, Started, Step, Stop, StopRun
+from disbatch_host.process.flags import How, Input
+from disbatch_host.process.frames import End, KillRun, Log, NotStarted, Started, Step, Stop, StopRun
 from helpers import supervisors
 from helpers.processes import wait_until
 from helpers.supervisors import Home, Talk, paired, plugin, shell, start

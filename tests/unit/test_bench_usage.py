@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from disbatch_host.process import connection
-from disbatch_host.process.frames import Ack, Acknowledged, Events, Input, StdinEof
+from disbatch_host.process.flags import Input
+from disbatch_host.process.frames import Ack, Acknowledged, Events, StdinEof
 from helpers import supervisors
 from helpers.processes import wait_until
 

@@ -237,6 +237,35 @@ def test_an_end_for_want_of_memory_names_the_limit(tmp_path: Path, end: RunEnd, 
     assert "limits.memory" not in str(ending_of(free, ended(end), **WHEN).change.set["error"])
 
 
+@pytest.mark.parametrize("has_said", [False, True])
+def test_an_end_by_the_limit_of_its_group_says_so(tmp_path: Path, has_said: bool) -> None:
+    """What the plugin reported before is not why the kernel ended it."""
+    state = a_state(tmp_path, limits={"memory": "512M"})
+    if has_said:
+        state.events.take(ErrorSaid(code="full", message="no room", detail=None, retry=None), now=NOW)
+    finished(state, b"", b"bad_alloc\n")
+    end = ExecutionEnd(
+        end=RunEnd(reason=Reason.SIGNALED, signal=signal.SIGKILL),
+        facts={"memory_limit": "cgroup"},
+        hit_memory_limit=True,
+    )
+    found = ending_of(state, end, **WHEN)
+    error = found.change.set["error"]
+    sentence = "its processes used more than limits.memory (512 MiB), and the kernel ended them"
+    assert (error["code"], error["message"]) == ("memory_limit", f"disbatch-host: {sentence}")
+    assert found.run["memory_limit"] == "cgroup"
+    assert error.get("said", {}).get("code") == ("full" if has_said else None)
+
+
+def test_which_limit_of_memory_a_run_had_is_recorded_with_its_end(tmp_path: Path) -> None:
+    limited, free = a_state(tmp_path / "limited", limits={"memory": "512M"}), a_state(tmp_path / "free")
+    end = RunEnd(reason=Reason.EXITED, exit_code=0)
+    assert ending_of(limited, ended(end), **WHEN).run["memory_limit"] == "address_space"
+    assert "memory_limit" not in ending_of(free, ended(end), **WHEN).run
+    # Of a worker process that lives on it is not known.
+    assert "memory_limit" not in ending_of(limited, ended(RunEnd(reason=Reason.DONE)), **WHEN).run
+
+
 def test_an_ordinary_failure_does_not_name_the_limit(tmp_path: Path) -> None:
     state = a_state(tmp_path, limits={"memory": "512M"})
     finished(state, b"", b"no such user\n")

@@ -22,21 +22,8 @@ from typing import Protocol
 
 from disbatch_host.process import clearing, facts, family
 from disbatch_host.process.clearing import Clearing
-from disbatch_host.process.frames import (
-    ALIVE,
-    Closed,
-    End,
-    Events,
-    Frame,
-    How,
-    Input,
-    Output,
-    Said,
-    Start,
-    Started,
-    Stop,
-    Task,
-)
+from disbatch_host.process.flags import How, Input
+from disbatch_host.process.frames import ALIVE, Closed, End, Events, Frame, Output, Said, Start, Started, Stop, Task
 from disbatch_host.process.framing import Left, packed_processes
 from disbatch_host.process.outputs import Outputs
 from disbatch_host.process.pipes import StdinPipe

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from disbatch_host.process import family
-from disbatch_host.process.frames import Has
+from disbatch_host.process.flags import Has
 from disbatch_host.process.framing import Left
 from disbatch_host.process.spawn import Launch
 from disbatch_host.process.watching import Timer, Watching

@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from disbatch_host.process.facts import process_started
 from disbatch_host.process.family import Member
-from disbatch_host.process.frames import ALIVE, End, How, NotStarted, Step, Stop
+from disbatch_host.process.flags import How
+from disbatch_host.process.frames import ALIVE, End, NotStarted, Step, Stop
 from disbatch_host.process.framing import Left, packed, unpacked_processes
 from disbatch_host.process.interface import LeftOver, ProcessEnd, Start, StartError, StopReason, Stream
 

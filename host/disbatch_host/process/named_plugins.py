@@ -12,7 +12,8 @@ import struct
 from collections.abc import Callable
 
 from disbatch_host.process.ends import micro
-from disbatch_host.process.frames import PART_MAX, Has, Input, KeptPlugin, Plugin
+from disbatch_host.process.flags import Has, Input
+from disbatch_host.process.frames import PART_MAX, KeptPlugin, Plugin
 from disbatch_host.process.frames import Start as StartFrame
 from disbatch_host.process.framing import packed
 from disbatch_host.process.interface import Program, Start, StartError

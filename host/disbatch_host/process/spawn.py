@@ -35,7 +35,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from disbatch_host.c_library import c_library
-from disbatch_host.process.frames import FrameError, Has, Plugin, Step
+from disbatch_host.process.flags import Has
+from disbatch_host.process.frames import FrameError, Plugin, Step
 from disbatch_host.process.framing import unpacked
 from disbatch_host.process.interface import Account
 
@@ -136,7 +137,7 @@ class Launch:
     limits: Sequence[tuple[int, int, int]] = ()  # resource.RLIMIT_…, soft, hard
     account: Account | None = None
     umask: int = 0o022
-    flags: int = 0  # frames.Has
+    flags: int = 0  # flags.Has
     stop_signal: int = signal.SIGTERM
     grace_seconds: float = 10.0
     drain_seconds: float = 2.0

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from disbatch_host.process import spawn
-from disbatch_host.process.frames import Input, NotStarted, Start, Step, Stop
+from disbatch_host.process.flags import Input
+from disbatch_host.process.frames import NotStarted, Start, Step, Stop
 from disbatch_host.process.framing import unpacked_two
 from disbatch_host.process.pipes import open_pipes
 from disbatch_host.process.spawn import Launch, ThreadMask
