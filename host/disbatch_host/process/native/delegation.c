@@ -98,9 +98,9 @@ static void unescape(char *text)
 {
     char *to = text;
     for (const char *from = text; *from != '\0'; to++) {
-        bool is_octal = from[0] == '\\' && from[1] >= '0' && from[1] <= '3' && from[2] >= '0' && from[2] <= '7' &&
-                        from[3] >= '0' && from[3] <= '7';
-        *to = is_octal ? (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0')) : *from;
+        unsigned code;
+        bool is_octal = from[0] == '\\' && strspn(from + 1, "01234567") >= 3 && sscanf(from + 1, "%3o", &code) == 1;
+        *to = is_octal ? (char)code : *from;
         from += is_octal ? 4 : 1;
     }
     *to = '\0';

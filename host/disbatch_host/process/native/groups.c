@@ -294,7 +294,7 @@ void groups_meet(struct supervisor *all, pid_t node)
     if (groups->own >= 0)
         return;
     begin(groups);
-    char words[WORDS_MAX];
+    char words[DESCRIPTION_SIZE];
     describe(&groups->at, groups->own >= 0, words, sizeof(words));
     if (groups->own >= 0)
         tell_log(all, LOG_INFO, "%s", words);

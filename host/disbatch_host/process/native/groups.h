@@ -13,7 +13,7 @@
 #include "group.h"
 #include "supervisor.h"
 
-enum { FILES_OF_A_GROUP = 2 };
+enum { FILES_OF_A_GROUP = 2, DESCRIPTION_SIZE = 8192 };
 
 /* Before anything else of them. Whether there may be groups once a node is here. */
 bool groups_open(struct supervisor *all);

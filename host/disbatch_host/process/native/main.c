@@ -74,7 +74,7 @@ static int print_fingerprint(void)
 
 static int print_groups(void)
 {
-    char words[WORDS_MAX];
+    char words[DESCRIPTION_SIZE];
     groups_describe(words, sizeof(words));
     return puts(words) < 0;
 }
