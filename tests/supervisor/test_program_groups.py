@@ -1,6 +1,6 @@
 """Control groups of the runs, where disbatch-supervisor is in one that was delegated.
 
-What needs no memory controller runs wherever cgroup v2 can be written; bench/README.md says how the rest was run.
+Most of it runs wherever root can write cgroup v2. The rest needs its memory controller, which a hybrid machine does not have.
 """
 
 from __future__ import annotations
