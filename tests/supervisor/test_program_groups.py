@@ -1,6 +1,6 @@
 """Control groups of the runs, where disbatch-supervisor is in one that was delegated.
 
-Most of it runs wherever root can write cgroup v2. The rest needs its memory controller, which a hybrid machine does not have.
+Most of it runs wherever root can write cgroup v2. The rest needs its memory controller, which a hybrid machine lacks.
 """
 
 from __future__ import annotations
