@@ -1,5 +1,5 @@
-"""docs/batches.md, typed as it stands: each `sh` block is run, each command of a `console` block must show what the page
-shows, on stdout and stderr together."""
+"""docs/batches.md, typed as it stands: each `sh` block is run, each command of a `console` block must show what the
+page shows, on stdout and stderr together."""
 
 from __future__ import annotations
 
