@@ -195,7 +195,7 @@ def test_a_node_id_is_made_from_any_host_name(host: str, node_id: str) -> None:
         (["task", "import", "q", "f", "--priority"],
          "--priority: expected a value after it, found nothing (see 'disbatch-host task import --help')"),
         (["status", "--watch=1"], "--watch: expected no value after it, found one; write --watch alone (see"),
-        (["new", "x"], "--lang: expected one of bash, sh, python, perl, node, go, found nothing"),
+        (["new", "x"], "expected one of --lang (bash, sh, python, perl, node, go), --command"),
         (["completion"], "expected SHELL, one of bash, zsh, fish after 'disbatch-host completion', found nothing"),
         (["check", "--junit", "."], "--junit: expected the path of a file, found the directory '.'"),
         (["--max", "all"], "--max: expected a whole number of 1 or more, found 'all' (see 'disbatch-host --help')"),

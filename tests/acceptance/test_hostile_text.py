@@ -87,6 +87,11 @@ def hostile(on_store: Terminal, store: Store) -> Callable[[str], str]:
     now = store.now()
     store.insert_queue({"_id": TYPED, "class": "Odd", "ctime": now, "description": HOSTILE, "paused": {
         "by": HOSTILE, "why": HOSTILE, "at": now}})  # fmt: skip
+    store.insert_batch({
+        "_id": TYPED, "state": HOSTILE, "by": HOSTILE, "ctime": now, "on_done": {"queue": HOSTILE, "task": HOSTILE},
+        "source": {"kind": HOSTILE, "name": HOSTILE, "queue": HOSTILE},
+        "summary": {"total": 3, "failed": HOSTILE, "causes": [{"text": HOSTILE, "count": HOSTILE}]},
+    })  # fmt: skip
     inside = {"deep": [HOSTILE, {"a": HOSTILE}], "text": HOSTILE, TYPED: 1}
     error = {"code": HOSTILE, "message": f"{HOSTILE}\n{HOSTILE}"}
     run = {
@@ -98,7 +103,7 @@ def hostile(on_store: Terminal, store: Store) -> Callable[[str], str]:
     common = {
         "stdout": f"out {HOSTILE}\n", "stderr": f"err {HOSTILE}\n", "node": TYPED, "run": run, "error": error,
         "attempts": [{**run, "error": error, "attempt": 1}], "progress": {"value": 0.5, "message": HOSTILE},
-        "result": inside, "own field": HOSTILE, TYPED: HOSTILE, "created_by": HOSTILE,
+        "result": inside, "own field": HOSTILE, TYPED: HOSTILE, "created_by": HOSTILE, "batch": TYPED,
         "log": [{"time": now, "level": "info", "message": HOSTILE, "fields": {TYPED: HOSTILE}}, HOSTILE],
         "retried": [{"by": HOSTILE, "why": HOSTILE, "at": now}],
     }  # fmt: skip
@@ -163,7 +168,14 @@ COMMANDS: list[list[str]] = [
     ["exec", TYPED], ["exec", "Odd", "-p", f"a={TYPED}", "--show-input"], ["exec", f"plugins/{TYPED}"],
     ["new", TYPED, "--lang", "sh"], [TYPED], ["--store", TYPED, "status"], ["--config", TYPED, "status"],
     ["status", f"--{TYPED}"], ["completion", TYPED],
-    ["--plugins", TYPED, "check"], ["--node-id", TYPED],
+    ["--plugins", TYPED, "check"], ["--node-id", TYPED], ["batch", "list"], ["batch", "list", "--json"],
+    ["batch", "show", TYPED], ["batch", "show", TYPED, "--json"], ["batch", "show", f"{TYPED}?"],
+    ["batch", "wait", TYPED, "--timeout", "0.1"], ["batch", "close", TYPED], ["batch", "cancel", TYPED],
+    ["batch", "retry", TYPED], ["batch", "delete", TYPED], ["batch", TYPED], ["task", "list", "--batch", TYPED],
+    ["task", "bundle", "failed", f"{TYPED}.tar.gz"], ["task", "bundle", TYPED], ["task", "failures"],
+    ["task", "failures", "--json"], ["task", "failures", "--batch", TYPED], ["plugins", "show", "Odd"],
+    ["plugins", "show", TYPED], ["doctor"], ["new", "--from", TYPED], ["exec", "--bundle", TYPED],
+    ["exec", "--like", "failed"], ["task", "push", TYPED, "-", "--batch", TYPED],
 ]  # fmt: skip
 
 

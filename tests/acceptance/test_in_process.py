@@ -59,8 +59,10 @@ def both(terminal: Terminal, plugin: Callable[..., Path]) -> Callable[..., tuple
 
 def _without_chance(result: Result) -> Result:
     """New ids, and how long something has taken, differ from call to call."""
-    out = re.sub(r"\b\d(\.\d\d)? s\b", "S", re.sub(r"\b[0-9a-f]{24}\b", "ID", result.out))
-    return Result(result.code, out, result.err)
+    out, err = (
+        re.sub(r"\b\d(\.\d\d)? s\b", "S", re.sub(r"\b[0-9a-f]{24}\b", "ID", text)) for text in (result.out, result.err)
+    )
+    return Result(result.code, out, err)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_line_of_json_for_each_record_with_its_ids(cluster: Cluster) -> None:
         assert ends[0].get("error_code") == {"Fails": "exit_3", "Slow": "timeout", "Worker": "exit_3"}.get(name)
         assert ("error" in ends[0]) == (name != "Fine")
         assert ends[0]["pid"] == cluster.task(ids[name]).run["pid"]
-    aside = [one for one in found if "is set aside" in one["message"]]
+    aside = [one for one in found if one["message"].startswith("plugin Gone is set aside")]
     assert [one["class"] for one in aside] == ["Gone"] and aside[0]["level"] == "error"
     not_started = [one for one in found if one.get("class") == "Gone" and "task" in one and one["level"] == "error"]
     assert len(not_started) >= 5

@@ -241,7 +241,8 @@ def test_systemd_understands_the_unit(file: Path, name: str, tmp_path: Path) -> 
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False, timeout=60
     )
-    about_it = [line for line in done.stderr.splitlines() if copy.name in line]
+    # systemd before 254 passes over where the node is to be in its control group, and says so.
+    about_it = [line for line in done.stderr.splitlines() if copy.name in line and "'DelegateSubgroup'" not in line]
     assert about_it == [] and done.returncode == 0, done.stderr
 
 

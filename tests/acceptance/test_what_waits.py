@@ -113,7 +113,7 @@ def test_a_lost_task_is_not_said_to_have_run_until_it_was_found(on_store: Termin
     assert "lost, at an unknown time; found at 20" in shown
     assert "claimed" not in shown and "after" not in shown.split("parameters")[0].split("ended")[1].split("error")[0]
     (line,) = on_store.fine("task", "list").out.splitlines()[1:]
-    assert " ago  -    node n1 was lost" in line
+    assert " ago  -    lost   node n1 was lost" in line
 
 
 def concluded_in_demo(place: Path) -> int:

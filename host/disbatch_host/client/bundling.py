@@ -28,6 +28,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -75,6 +76,29 @@ class BundledInput:
     masked: tuple[str, ...]  # JSON pointers to the values that are not known
 
 
+def input_of(store: Store, task: Task, catalog: Catalog | None) -> BundledInput:
+    """The input of a task, with its secrets masked."""
+    queue = next((one for one in store.queues() if one.id == task.queue), None)
+    values = Masker(store, catalog).document(task)["parameters"]
+    return BundledInput(
+        class_name=_class_of(task) or ("" if queue is None else queue.class_name),
+        parameters=values,
+        masked=tuple(sorted(_places(values))),
+    )
+
+
+def filled(found: BundledInput, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an input, with others in place of some of them. Raises UsageError if a masked one is not given,
+    since a mask must not be taken for the value."""
+    if not isinstance(found.parameters, Mapping):
+        raise UsageError("expected an input whose parameters are a JSON object, found others; it cannot be run again")
+    names = {one.split("/")[1].replace("~1", "/").replace("~0", "~") for one in found.masked if "/" in one}
+    if missing := sorted(names - given.keys()):
+        words = " ".join(f"-p {shlex.quote(one)}=@FILE" for one in missing)
+        raise UsageError(f"masked values are not known here: give {', '.join(missing)} ({words})")
+    return {**found.parameters, **given}
+
+
 def write_bundle(store: Store, task: Task, catalog: Catalog | None, out: IO[bytes]) -> None:
     """Write the bundle of a task to an open file."""
     at = _ended_at(task)
@@ -95,8 +119,8 @@ def _members(store: Store, task: Task, catalog: Catalog | None) -> Iterator[tupl
     yield "README.txt", _README.format(id=task.id, version=__version__, now=now.isoformat()).encode()
     document = {name: value for name, value in masked.items() if name not in ("stdout", "stderr")}
     yield "task.json", _json(store, document)
-    places = sorted(_places(masked["parameters"]))
-    yield "input.json", _json(store, {"class": class_name, "parameters": masked["parameters"], "masked": places})
+    found = input_of(store, task, catalog)
+    yield "input.json", _json(store, {"class": class_name, "parameters": found.parameters, "masked": found.masked})
     yield "story.json", _json(store, [_event(one) for one in history_of(task)])
     yield from _attempts(store, task)
     if plugin is not None:

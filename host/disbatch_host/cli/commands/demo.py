@@ -69,7 +69,11 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
         click.echo(f"notice: {notice}", err=True)
     store = open_store(url, SystemClock())
     store.open()
-    queues = [_make_queue(store, plugin, paths) for plugin in catalog.plugins.values()]
+    # Those that work on a file; the others tell people something.
+    at_work = [
+        one for one in catalog.plugins.values() if any("path" in each.parameters for each in one.manifest.examples)
+    ]
+    queues = [_make_queue(store, plugin, paths) for plugin in at_work]
     if not queues:
         raise PluginError("none of the bundled plugins can be used here; the notices above say why")
     total = len(queues) * len(paths)

@@ -14,9 +14,11 @@ import click
 
 from disbatch_host.cli import common, parameters, render, terminal
 from disbatch_host.cli.frame import common_options
+from disbatch_host.client import bundling
+from disbatch_host.client.finding import find_task
 from disbatch_host.client.parameters import misspelt_note
 from disbatch_host.documents.records import Document
-from disbatch_host.errors import ExitCode, NotFoundError, PluginError
+from disbatch_host.errors import ExitCode, NotFoundError, PluginError, UsageError
 from disbatch_host.plugin.catalog import BrokenPlugin, Catalog, Plugin, load_plugins
 from disbatch_host.plugin.sources import outdated_build
 from disbatch_host.process.interface import Stream
@@ -30,7 +32,7 @@ from disbatch_protocol.status import Status
 
 
 @click.command("exec")
-@click.argument("plugin")
+@click.argument("plugin", required=False)
 @click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option(
     "-p",
@@ -39,12 +41,21 @@ from disbatch_protocol.status import Status
     metavar="KEY=VALUE",
     help="A parameter, as in `task push`: KEY=VALUE, KEY:=JSON, KEY=@FILE.",
 )
+@click.option("--bundle", metavar="FILE", help="The input in a bundle that `task bundle` wrote.")
+@click.option("--like", metavar="ID", help="The input of this task.")
 @click.option("--events", is_flag=True, help="Show everything from descriptor 3, on stderr.")
 @click.option("--show-input", is_flag=True, help="Show the plugin's input and how it would be started; run nothing.")
 @click.option("--raw", is_flag=True, help="Show control characters of the output on a terminal as well.")
 @common_options
 def exec_(
-    plugin: str, words: tuple[str, ...], pairs: tuple[str, ...], events: bool, show_input: bool, raw: bool
+    plugin: str | None,
+    words: tuple[str, ...],
+    pairs: tuple[str, ...],
+    bundle: str | None,
+    like: str | None,
+    events: bool,
+    show_input: bool,
+    raw: bool,
 ) -> int:
     """Run one task of a plugin exactly as a node would, and show its output live.
 
@@ -55,14 +66,17 @@ def exec_(
       disbatch-host exec ./plugins/mail -p user=0815 -p text=@mail.txt
       disbatch-host exec ./plugins/mail -p user=matt --events
       disbatch-host exec ./plugins/mail -p user=matt --show-input
+      disbatch-host exec --bundle broken.tar.gz -p password=@secret
+      disbatch-host exec --like 5f0c… -p user=mat2
+
+    With --bundle or --like, the input of a task is run again, with the parameters that -p gives in place of its own;
+    PLUGIN may name another place of its plugin. Masked values have to be given.
 
     PLUGIN is a name or a directory; JSON is a JSON object, or - to read it from standard input. With --json the
     resulting task document is printed instead of the output. On a terminal the output is shown without control
     characters, unless --raw is given. Exit code 0 if the task concluded, else 1.
     """
-    found = find_plugin(plugin)
-    text = parameters.one_text(words, found.schema)
-    values = parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
+    found, values = _again(plugin, words, pairs, bundle, like) if bundle or like else _new(plugin, words, pairs)
     if (note := misspelt_note(values, found.schema)) is not None:
         click.echo(f"disbatch-host: {note}", err=True)
     if show_input:
@@ -85,6 +99,33 @@ def exec_(
         click.echo(f"disbatch-host: {_end_in_words(found, document)}", err=True)
         return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def _new(plugin: str | None, words: tuple[str, ...], pairs: tuple[str, ...]) -> tuple[Plugin, Mapping[str, Any]]:
+    if plugin is None:
+        raise UsageError("expected a plugin, or --bundle FILE or --like ID, found none")
+    found = find_plugin(plugin)
+    text = parameters.one_text(words, found.schema)
+    return found, parameters.parameters_of(parameters.read_text() if text == "-" else text, pairs, found.schema)
+
+
+def _again(
+    plugin: str | None, words: tuple[str, ...], pairs: tuple[str, ...], bundle: str | None, like: str | None
+) -> tuple[Plugin, Mapping[str, Any]]:
+    """The plugin and the parameters of a task that is to be run again here."""
+    if bundle and like:
+        raise UsageError("expected either --bundle or --like, found both")
+    if words:
+        raise UsageError("with --bundle and --like, parameters are changed by -p, found a JSON object")
+    if bundle:
+        taken = bundling.read_input(bundle)
+    else:
+        with common.opened_store() as store:
+            taken = bundling.input_of(store, find_task(store, str(like), common.who()), common.catalog())
+    if plugin is None and not taken.class_name:
+        raise UsageError("nobody knows which plugin ran this task; name it, as in `exec PLUGIN --like ID`")
+    found = find_plugin(plugin or taken.class_name)
+    return found, bundling.filled(taken, parameters.parameters_of(None, pairs, found.schema))
 
 
 def _show_input(plugin: Plugin, values: Any) -> int:

@@ -55,8 +55,11 @@ def new(
         raise UsageError("expected the name of a class, such as Greet or Mail::Move, found none")
     _check_name(name)
     if (lang is None) == (command is None):
-        found = "neither" if lang is None else "both"
-        raise UsageError(f"expected one of --lang and --command, found {found}; --command is for a program as it is")
+        found = "none" if lang is None else "several"
+        raise UsageError(
+            f"expected one of --lang ({', '.join(scaffold.LANGUAGES)}), --command for a program as it is, and --from, "
+            f"found {found}"
+        )
     if worker and command is not None:
         raise UsageError("a command is started for each task and has no worker mode; leave out --worker")
     if worker and lang is not None and not scaffold.LANGUAGES[lang].has_worker_mode:

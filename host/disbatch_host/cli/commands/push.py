@@ -198,6 +198,7 @@ class _Pusher:
             self._pusher.check(values)
         except ParametersError as error:
             raise UsageError(f"{where}{error} (--no-check skips this)") from error
+        self._begin_batch()
         if not self._names.issuperset(values) and len(self._names) < NAMES_MAX:
             if (note := misspelt_note(values, self._schema, but=self._names)) is not None:
                 click.echo(f"{where}{note}", err=True)
@@ -205,10 +206,7 @@ class _Pusher:
 
     def create(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Create a task for each of these parameters; once its id is printed, it is on disk."""
-        if self.begins is not None and self._member is None:
-            self._member = self._pusher.batch = self.begins()
-            if self.says_batch:
-                click.echo(f"batch {render.printable(self._member.id)}", err=True)
+        self._begin_batch()
         try:
             pushed = self._pusher.create(batch)
         except StoreRefusedError as error:
@@ -237,6 +235,13 @@ class _Pusher:
                 f"the output cannot be written: {error.strerror}; {created} created nevertheless, "
                 "`disbatch-host task list` shows the newest"
             ) from error
+
+    def _begin_batch(self) -> None:
+        """Make or join the batch, with the first task that fits."""
+        if self.begins is not None and self._member is None:
+            self._member = self._pusher.batch = self.begins()
+            if self.says_batch:
+                click.echo(f"batch {render.printable(self._member.id)}", err=True)
 
     def close_batch(self) -> None:
         """Everything is created."""
