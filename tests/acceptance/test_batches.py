@@ -72,6 +72,7 @@ def test_a_named_batch_is_open_until_it_is_closed_and_takes_nothing_after_that(s
     site.fine("task", "push", queue, "-", "--batch", batch, stdin=FINE * 2)
     shown = site.fine("batch", "show", batch).out
     assert "open: tasks may be added" in shown and "close" in shown
+    site("task", "wait", "--queue", queue, "--timeout", "20s")
     waited = site("batch", "wait", batch, "--timeout", "1s")
     assert waited.code == 1 and "is open; `disbatch-host batch close" in waited.err
     assert site.fine("batch", "close", batch).out == f"batch {batch} is closed\n"

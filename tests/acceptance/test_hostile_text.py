@@ -175,7 +175,7 @@ COMMANDS: list[list[str]] = [
     ["task", "bundle", "failed", f"{TYPED}.tar.gz"], ["task", "bundle", TYPED], ["task", "failures"],
     ["task", "failures", "--json"], ["task", "failures", "--batch", TYPED], ["plugins", "show", "Odd"],
     ["plugins", "show", TYPED], ["doctor"], ["new", "--from", TYPED], ["exec", "--bundle", TYPED],
-    ["exec", "--like", "failed"], ["task", "push", TYPED, "-", "--batch", TYPED],
+    ["exec", "--like", "failed"], ["task", "push", TYPED, "{}", "--batch", TYPED],
 ]  # fmt: skip
 
 

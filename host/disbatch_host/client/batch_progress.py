@@ -68,10 +68,9 @@ def progress_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECON
     summary."""
     counted = store.count_batch(batch.id, budget_seconds=COUNT_SECONDS)
     words, total = dict(counts.totals(counted.by_status)), sum(counted.by_status.values())
-    summary = batch.summary or {}
-    if batch.state is BatchState.DONE and counted.is_whole and total < int(summary.get("total") or 0):
-        total = int(summary["total"])
-        words |= {name: int(summary.get(name) or 0) for name in _SUMMED}
+    if batch.state is BatchState.DONE and counted.is_whole and total < batch.summed("total"):
+        total = batch.summed("total")
+        words |= {name: batch.summed(name) for name in _SUMMED}
     elif not counted.is_whole:
         total = max(total, batch.total or 0)
     ended = counts.ended(words)

@@ -100,9 +100,8 @@ class _TasksOfBatch:
         total = counts.totals(self._by_status)
         unfinished = sum(self._by_status.get(status, 0) for status in _UNFINISHED)
         ended = {name: total[name] for name in _SUMMED}
-        summary = self._batch.summary or {}
-        if not unfinished and counts.ended(total) < int(summary.get("total") or 0):
-            ended = {name: int(summary.get(name) or 0) for name in _SUMMED}
+        if not unfinished and counts.ended(total) < self._batch.summed("total"):
+            ended = {name: self._batch.summed(name) for name in _SUMMED}
         bad = list(self._some(_BAD, CODES_MAX)) if any(ended[name] for name in _SUMMED[1:]) else []
         codes = Counter(code_of_error(task) for task in bad if statuses.is_failed(task.status))
         return Waited(

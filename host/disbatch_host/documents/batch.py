@@ -91,6 +91,10 @@ class Batch:
             document=document,
         )
 
+    def summed(self, name: str) -> int:
+        """A number of its summary; 0 where there is none."""
+        return whole_number((self.summary or {}).get(name)) or 0
+
     @property
     def is_armed(self) -> bool:
         """Whether it creates a task once it is done."""
