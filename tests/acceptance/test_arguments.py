@@ -137,7 +137,18 @@ def test_a_command_that_cannot_be_a_plugin_is_refused(terminal: Terminal, comman
 
 
 def test_a_new_plugin_has_a_language_or_a_command(terminal: Terminal) -> None:
-    assert "--lang and --command" in terminal.refused(2, "new", "X")
-    assert "--lang and --command" in terminal.refused(2, "new", "X", "--lang", "sh", "--command", "true")
+    assert "found none" in terminal.refused(2, "new", "X")
+    assert "found several" in terminal.refused(2, "new", "X", "--lang", "sh", "--command", "true")
     assert "no worker mode" in terminal.refused(2, "new", "X", "--command", "true", "--worker")
     assert "there is no nosuchprogram in PATH" in terminal.fine("new", "X", "--command", "nosuchprogram {a}").err
+
+
+def test_a_new_plugin_may_be_a_copy_of_one_that_comes_with_the_program(terminal: Terminal) -> None:
+    terminal.fine("new", "--from", "Notify::Mail")
+    terminal.fine("new", "Team::Chat", "--from", "Notify::Webhook")
+    checked = terminal.fine("check", "--json").json
+    assert {one["name"] for one in checked} == {"Notify::Mail", "Team::Chat"}
+    assert "did you mean 'Notify::Mail'" in terminal.refused(2, "new", "--from", "Notify::Mial")
+    assert "already exists" in terminal.refused(2, "new", "--from", "Notify::Mail")
+    assert "goes with none" in terminal.refused(2, "new", "--from", "Notify::Mail", "--lang", "sh")
+    assert "expected the name of a class" in terminal.refused(2, "new")
