@@ -107,6 +107,26 @@ def test_on_done_is_armed_until_it_has_created_its_task_and_again_when_somebody_
     assert apply(store, "b", batches.reopened_change(batch(store), arms=True)) and batch(store).is_armed
 
 
+def test_a_batch_that_goes_on_before_its_task_was_created_is_watched_until_both_are_over(store: Store) -> None:
+    """A node died between the mark and the task, somebody retried a failed task, and the next node paid the debt: the
+    batch was not looked at again, and never done."""
+    new(store, on_done={"queue": "mail", "parameters": {}})
+    assert apply(store, "b", batches.close_change("me", now=NOW))
+    assert apply(store, "b", batches.done_change(batch(store), {}, now=NOW, task_id="7"))
+    assert apply(store, "b", batches.reopened_change(batch(store), arms=False))
+    going_on = batch(store)
+    assert going_on.owes_task and [one["_id"] for one in store.watched_batches(5)] == ["b"]
+    # Done once more first: the debt is not forgotten.
+    assert apply(store, "b", batches.done_change(going_on, {}, now=NOW))
+    assert batch(store).owes_task and store.watched_batches(5)
+    assert not apply(store, "b", batches.paid_change(going_on))  # it is no more as it was read
+    assert apply(store, "b", batches.reopened_change(batch(store), arms=False))
+    assert apply(store, "b", batches.paid_change(batch(store)))
+    assert not batch(store).owes_task and store.watched_batches(5)  # it is still to be done
+    assert apply(store, "b", batches.done_change(batch(store), {}, now=NOW))
+    assert store.watched_batches(5) == []
+
+
 def test_tasks_are_counted_and_selected_by_their_batch(store: Store) -> None:
     one, two, three = push(store, {}, {}, {}, batch="b")
     push(store, {}, batch="other")
@@ -192,6 +212,7 @@ def test_a_file_of_before_gets_what_batches_need_and_the_program_of_before_goes_
         by_hand.executescript(
             """DROP INDEX tasks_failure; DROP INDEX tasks_batch; DROP TABLE batches;
             ALTER TABLE tasks DROP COLUMN batch;
+            ALTER TABLE tasks DROP COLUMN created_by;
             UPDATE tasks SET rest = '{"batch": "b", "note": 5}'"""
         )
     store = SqliteStore(sqlite_file, SystemClock())

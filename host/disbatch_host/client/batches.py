@@ -105,6 +105,9 @@ class Batches:
                 return False
             if batch.is_armed:
                 return True
+            if batch.owes_task:  # of the end before: it must not be lost
+                batch_ends.pay(self._store, batch)
+                continue
             wanted = (
                 batches.reopened_change(batch, arms=True)
                 if batch.state is BatchState.DONE

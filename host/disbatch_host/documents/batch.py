@@ -161,17 +161,19 @@ def close_change(by: str, *, now: datetime, total: int | None = None) -> BatchCh
 def done_change(batch: Batch, summary: Mapping[str, Any], *, now: datetime, task_id: Any = None) -> BatchChange:
     """Closed → done. `task_id`: the id of the task that `on_done` creates with this change, if it is armed. It is owed
     until `paid_change`."""
-    fields: Document = {"state": str(BatchState.DONE), "done": now, "summary": dict(summary), "watched": False}
+    fields: Document = {"state": str(BatchState.DONE), "done": now, "summary": dict(summary)}
+    fields["watched"] = batch.owes_task  # of the round before, if it was not created yet
     if batch.is_armed and batch.on_done is not None:
         fields |= {"on_done": {**batch.on_done, "task": task_id, "owed": True}, "watched": True}
     return BatchChange(only_if={"state": str(BatchState.CLOSED), "round": batch.round}, set=fields)
 
 
 def paid_change(batch: Batch) -> BatchChange:
-    """The task of `on_done` exists."""
+    """The task of `on_done` exists. Its batch may go on meanwhile, since tasks of it were run again."""
     fields = {name: value for name, value in (batch.on_done or {}).items() if name != "owed"}
     return BatchChange(
-        only_if={"round": batch.round, "on_done": batch.on_done}, set={"on_done": fields, "watched": False}
+        only_if={"state": str(batch.state), "round": batch.round, "on_done": batch.on_done},
+        set={"on_done": fields, "watched": batch.state is not BatchState.DONE},
     )
 
 

@@ -41,7 +41,9 @@ class Finished:
 def finish(store: Store, batch: Batch) -> Finished | None:
     """Mark a closed batch as done, and create the task of `on_done`; None if it is not done, or somebody else was
     faster."""
-    if batch.state is not BatchState.CLOSED or batch.fault is not None or store.is_batch_unfinished(batch.id):
+    if batch.state is not BatchState.CLOSED or batch.fault is not None or batch.is_stopping:
+        return None
+    if store.is_batch_unfinished(batch.id):
         return None
     now = store.now()
     counted = store.count_batch(batch.id).by_status

@@ -127,8 +127,10 @@ def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadli
     created = int(batch.owes_task and batch_ends.pay(store, batch))
     if batch.stop_after is not None and batch.stopped is None and batch.state is not BatchState.DONE:
         batch = _stopped_if_reached(store, batch, batch.stop_after)
-    if batch.is_stopping and not _cancel_waiting(store, batch, node_id, troubles, deadline):
-        return Settled(created=created, is_all=False)
+    if batch.is_stopping:
+        if not _cancel_waiting(store, batch, node_id, troubles, deadline):
+            return Settled(created=created, is_all=False)
+        batch = batch_ends.read(store, batch.id) or batch
     finished = batch_ends.finish(store, batch)
     if finished is not None:
         created += finished.has_created

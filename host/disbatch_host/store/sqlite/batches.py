@@ -15,7 +15,7 @@ from typing import Any
 from disbatch_host.documents.records import Document, whole_number
 from disbatch_host.errors import StoreRefusedError
 from disbatch_host.store.contract.answers import BatchCounts
-from disbatch_host.store.sqlite import conditions, json_text, records
+from disbatch_host.store.sqlite import conditions, json_text, moments, records
 from disbatch_protocol.status import Status
 
 # A task of a batch that is not done is not deleted: its batch could no longer say what became of all of its tasks.
@@ -27,7 +27,7 @@ _STEPS = 10_000  # of SQLite's machine between two looks at the clock
 
 def insert(connection: sqlite3.Connection, document: Document) -> bool:
     values = (document["_id"], *_columns(document))
-    statement = "INSERT OR IGNORE INTO batches (id, state, watched, document) VALUES (?, ?, ?, ?)"
+    statement = "INSERT OR IGNORE INTO batches (id, state, watched, created, document) VALUES (?, ?, ?, ?, ?)"
     return connection.execute(statement, values).rowcount > 0
 
 
@@ -46,10 +46,11 @@ def find(
     if prefix:  # the last character is greater than any that an id may hold
         condition += " AND id >= ? AND id < ?"
         values += [prefix, f"{prefix}\U0010ffff"]
-    rows = connection.execute(f"SELECT id, document FROM batches WHERE {condition}", values).fetchall()
-    documents = [_document_of(*row) for row in rows]
-    documents.sort(key=lambda one: (_created(one), str(one["_id"])), reverse=newest_first)
-    return documents[:limit]
+    order = "DESC" if newest_first else "ASC"
+    statement = f"""SELECT id, document FROM batches INDEXED BY batches_created WHERE {condition}
+        ORDER BY created {order}, id {order} LIMIT ?"""
+    rows = connection.execute(statement, (*values, -1 if limit is None else limit)).fetchall()
+    return [_document_of(*row) for row in rows]
 
 
 def watched(connection: sqlite3.Connection, limit: int) -> list[Document]:
@@ -75,7 +76,7 @@ def change(
     if "fault" in before:
         raise StoreRefusedError(f"batch {batch_id!r} cannot be changed: {before['fault']}; delete its row")
     document = {name: value for name, value in {**before, **set}.items() if name not in unset}
-    statement = "UPDATE batches SET state = ?, watched = ?, document = ? WHERE id = ?"
+    statement = "UPDATE batches SET state = ?, watched = ?, created = ?, document = ? WHERE id = ?"
     connection.execute(statement, (*_columns(document), batch_id))
     return True
 
@@ -133,9 +134,14 @@ def delete(connection: sqlite3.Connection, batch_id: str, only_if: Mapping[str, 
     return connection.execute("DELETE FROM batches WHERE id = ?", (batch_id,)).rowcount > 0
 
 
-def _columns(document: Document) -> tuple[Any, int, str]:
-    state = document.get("state")
-    return state if isinstance(state, str) else None, document.get("watched") is True, json_text.encode(document)
+def _columns(document: Document) -> tuple[Any, ...]:
+    state, ctime = document.get("state"), document.get("ctime")
+    return (
+        state if isinstance(state, str) else None,
+        document.get("watched") is True,
+        moments.to_milliseconds(ctime) if isinstance(ctime, datetime) else None,
+        json_text.encode(document),
+    )
 
 
 def _document_of(batch_id: Any, encoded: Any) -> Document:
@@ -145,8 +151,3 @@ def _document_of(batch_id: Any, encoded: Any) -> Document:
         return {**json_text.as_object(json_text.decode(encoded)), "_id": shown}
     except records.UNREADABLE as error:
         return {"_id": shown, "fault": f"its document cannot be read: {records.why_unreadable(error)}"}
-
-
-def _created(document: Document) -> float:
-    ctime = document.get("ctime")
-    return ctime.timestamp() if isinstance(ctime, datetime) else 0.0

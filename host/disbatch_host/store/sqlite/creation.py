@@ -28,11 +28,11 @@ FIND_HOLDER = f"""SELECT id FROM tasks
 _PLAIN_COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "parameters", "stdout", "stderr", "rest",
 )  # fmt: skip
-# Likewise, for those of a batch.
-_BATCH_COLUMNS = (*_PLAIN_COLUMNS, "batch")
+# Likewise, for those of a batch, and those of which it is known who created them.
+_MADE_COLUMNS = (*_PLAIN_COLUMNS, "batch", "created_by")
 _INSERT_TASK = {
     len(columns): f"INSERT INTO tasks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    for columns in (_PLAIN_COLUMNS, _BATCH_COLUMNS, fields.COLUMNS)
+    for columns in (_PLAIN_COLUMNS, _MADE_COLUMNS, fields.COLUMNS)
 }
 _AGAIN = " ON CONFLICT (id) DO NOTHING"
 
@@ -46,14 +46,16 @@ _NEW_PLAIN_ROW: Mapping[str, Any] = {
     "stderr": "",
     "rest": "{}",
 }
+_MADE_FIELDS = frozenset({"batch", "created_by"})
+_NEW_MADE_ROW: Mapping[str, Any] = {**dict.fromkeys(_MADE_COLUMNS), **_NEW_PLAIN_ROW}
 _NEW_ROW: Mapping[str, Any] = {**dict.fromkeys(fields.COLUMNS), **_NEW_PLAIN_ROW}
 _ROW_ORDER = operator.itemgetter(*fields.COLUMNS)
-_PLAIN_ROW_ORDER, _BATCH_ROW_ORDER = operator.itemgetter(*_PLAIN_COLUMNS), operator.itemgetter(*_BATCH_COLUMNS)
+_PLAIN_ROW_ORDER, _MADE_ROW_ORDER = operator.itemgetter(*_PLAIN_COLUMNS), operator.itemgetter(*_MADE_COLUMNS)
 _ID_AT, _QUEUE_AT, _AFTER_AT, _UNIQUE_KEY_AT = (
     fields.COLUMNS.index(name) for name in ("id", "queue", "after", "unique_key")
 )
-# With one of these, a new task has a column that is not among the plain ones, nor the batch.
-_RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_BATCH_COLUMNS}
+# With one of these, a new task has a column that is among neither.
+_RARE_FIELDS = fields.IN_COLUMNS - {"_id", *_MADE_COLUMNS}
 
 
 def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list[tuple[Any, ...]]:
@@ -63,7 +65,7 @@ def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list
     rows = []
     for new_id, document in zip(new_ids, documents, strict=True):
         is_plain = _RARE_FIELDS.isdisjoint(document)
-        new_row = _NEW_PLAIN_ROW if is_plain else _NEW_ROW
+        new_row = _NEW_MADE_ROW if is_plain else _NEW_ROW
         values = {**new_row, "ctime": at, "mtime": at, **fields.columns_of(document)}
         task_id = document.get("_id")
         values["id"] = new_id if task_id is None else fields.text_id(task_id)
@@ -81,7 +83,7 @@ def rows_of(documents: Sequence[Document], ids: IdSource, now: datetime) -> list
         if not is_plain:
             rows.append(_ROW_ORDER(values))
         else:
-            rows.append(_BATCH_ROW_ORDER(values) if "batch" in values else _PLAIN_ROW_ORDER(values))
+            rows.append(_PLAIN_ROW_ORDER(values) if _MADE_FIELDS.isdisjoint(document) else _MADE_ROW_ORDER(values))
     return rows
 
 

@@ -31,7 +31,10 @@ def _quoted(column: str) -> str:
 JSON_COLUMNS = frozenset({"parameters", "run", "after", "cancel"})
 # The other columns as the JSON that their fields have in a document; a date is no value that a condition can have.
 AS_JSON: Mapping[str, str] = {
-    **{name: _quoted(name) for name in ("queue", "status", "stdout", "stderr", "unique_key", "parent", "batch")},
+    **{
+        name: _quoted(name)
+        for name in ("queue", "status", "stdout", "stderr", "unique_key", "parent", "batch", "created_by")
+    },
     **dict.fromkeys(("ctime", "mtime", "not_before", "expires"), "NULL"),
     "_id": _quoted("id"),
     "node": f"CASE WHEN node IS NULL OR node = '{NOBODY}' THEN '{NOBODY}' ELSE {_quoted('node')} END",

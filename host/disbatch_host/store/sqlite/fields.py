@@ -18,7 +18,7 @@ from disbatch_protocol.faults import kind_of
 COLUMNS = (
     "id", "queue", "status", "node", "priority", "ctime", "mtime", "not_before", "claim_token", "claimed_at",
     "parameters", "stdout", "stderr", "run", "after", "unique_key", "expires", "cancel", "awaited", "parent", "batch",
-    "rest",
+    "created_by", "rest",
 )  # fmt: skip
 
 
@@ -103,6 +103,7 @@ _FIELD_WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "awaited": _flag_column,
     "parent": _optional_text_column("parent"),
     "batch": _optional_text_column("batch"),
+    "created_by": _optional_text_column("created_by"),
 }
 IN_COLUMNS = frozenset({*_FIELD_WRITERS, "claim", "_id"})
 EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
@@ -110,5 +111,8 @@ EMPTY_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "not_before": {"not_before": None},
     "priority": {"priority": 0},
     "run": {"run": None},
-    **{name: {name: None} for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent", "batch")},
+    **{
+        name: {name: None}
+        for name in ("after", "unique_key", "expires", "cancel", "awaited", "parent", "batch", "created_by")
+    },
 }

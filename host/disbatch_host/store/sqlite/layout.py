@@ -68,15 +68,21 @@ CREATE TABLE notes (
 _ADDITIONS: Mapping[str, Sequence[str]] = {
     "batches_watched": (
         "ALTER TABLE tasks ADD COLUMN batch TEXT",
-        """UPDATE tasks SET batch = json_extract(rest, '$.batch'), rest = json_remove(rest, '$.batch')
-           WHERE CASE WHEN rest != '{}' AND json_valid(rest) THEN json_type(rest, '$.batch') = 'text' END""",
+        "ALTER TABLE tasks ADD COLUMN created_by TEXT",
+        *(
+            f"""UPDATE tasks SET {name} = json_extract(rest, '$.{name}'), rest = json_remove(rest, '$.{name}')
+                WHERE CASE WHEN rest != '{{}}' AND json_valid(rest) THEN json_type(rest, '$.{name}') = 'text' END"""
+            for name in ("batch", "created_by")
+        ),
         "CREATE INDEX tasks_batch ON tasks (batch, status) WHERE batch IS NOT NULL",
         """CREATE TABLE batches (
                id TEXT PRIMARY KEY NOT NULL,
                state TEXT,
                watched INTEGER,
+               created INTEGER,
                document TEXT NOT NULL
            ) WITHOUT ROWID""",
+        "CREATE INDEX batches_created ON batches (created, id)",
         "CREATE INDEX batches_watched ON batches (id) WHERE watched = 1",
     ),
     # Tasks that failed, by their cause, with all that is counted; by their number within each, as they are listed.

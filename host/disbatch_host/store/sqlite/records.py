@@ -62,9 +62,9 @@ def document_of(row: Sequence[Any]) -> Document:
     """The document of a row. Raises one of `UNREADABLE` if a column holds something invalid."""
     (
         task_id, queue, status, node, priority, ctime, mtime, not_before, token, claimed_at, parameters, stdout, stderr,
-        run, after, unique_key, expires, cancel, awaited, parent, batch, rest,
+        run, after, unique_key, expires, cancel, awaited, parent, batch, created_by, rest,
     ) = row  # fmt: skip
-    optional = (node, token, stdout, stderr, unique_key, parent, batch)
+    optional = (node, token, stdout, stderr, unique_key, parent, batch, created_by)
     if not (type(task_id) is type(queue) is str and _TEXTS.issuperset(map(type, optional))):
         for text in (task_id, queue):
             _text(text)
@@ -108,6 +108,8 @@ def document_of(row: Sequence[Any]) -> Document:
         document["parent"] = parent
     if batch is not None:
         document["batch"] = batch
+    if created_by is not None:
+        document["created_by"] = created_by
     return {**document, **_without_columns(json_text.decode(rest))} if rest != "{}" else document
 
 
@@ -151,7 +153,9 @@ def _is_object(value: Any) -> None:
 
 
 _DATE_COLUMNS = ("ctime", "mtime", "not_before", "claimed_at", "expires")
-_TEXT_COLUMNS = ("id", "queue", "node", "claim_token", "stdout", "stderr", "unique_key", "parent", "batch")
+_TEXT_COLUMNS = (
+    "id", "queue", "node", "claim_token", "stdout", "stderr", "unique_key", "parent", "batch", "created_by",
+)  # fmt: skip
 # What raises one of `UNREADABLE` for a column that is damaged.
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
     **dict.fromkeys(_TEXT_COLUMNS, _text),
