@@ -14,8 +14,8 @@ from acceptance.test_plugins_guide import commands, pattern
 PAGE = Path(__file__).parents[2] / "docs/importing.md"
 
 
-def test_every_step_of_the_page_does_what_it_shows(terminal: Terminal, tmp_path: Path) -> None:
-    place = tmp_path / "place"
+def type_page(page: Path, terminal: Terminal, place: Path) -> int:
+    """Type what a page shows, in a new directory; how many steps that were."""
     place.mkdir()
     environment = {
         **terminal.environment,
@@ -23,7 +23,7 @@ def test_every_step_of_the_page_does_what_it_shows(terminal: Terminal, tmp_path:
         "DISBATCH_STORE": f"sqlite://{place}/example.db",
     }
     steps = 0
-    for language, text in re.findall(r"^```(sh|console)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+    for language, text in re.findall(r"^```(sh|console)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         for command, expected in [(text, None)] if language == "sh" else commands(text):
             done = subprocess.run(
                 ["bash", "-c", f"set -e\n{command}"], cwd=place, env=environment, text=True, check=False, timeout=60,
@@ -35,4 +35,8 @@ def test_every_step_of_the_page_does_what_it_shows(terminal: Terminal, tmp_path:
             else:
                 shown = done.stdout + (f"[exit code {done.returncode}]\n" if done.returncode else "")
                 assert re.fullmatch(pattern(expected), shown), (command, shown)
-    assert steps == 15
+    return steps
+
+
+def test_every_step_of_the_page_does_what_it_shows(terminal: Terminal, tmp_path: Path) -> None:
+    assert type_page(PAGE, terminal, tmp_path / "place") == 15

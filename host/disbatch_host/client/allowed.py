@@ -21,7 +21,7 @@ from disbatch_protocol.status import Status, may_become
 Words = str | int | Sequence[str | int]
 
 FAILED = ("failed",)  # retried by default; terminated ones are among them
-# Of one cause of failure: whoever names it means them all. None of it concluded.
+# Of one cause of failure: naming it means all of its tasks. None of them concluded.
 FAILED_SOMEHOW = ("failed", "orphaned", "cancelled")
 
 

@@ -15,9 +15,9 @@ In the archive (tar, gzip), below one directory named after the task:
     here.json            the machine on which the bundle was made
 
 Rules:
-1. Secrets of parameters are masked; outputs and events are not, since a program may print anything. Who makes a bundle
-   is told.
-2. The time of every member is the end of the task, and members come in one order: the same task makes the same bytes.
+1. Secrets of parameters are masked; outputs and events are not, since a program may print anything. The person
+   who makes a bundle is told.
+2. Members come in one order, and their time is that of the task's last change: two bundles can be compared.
 """
 
 from __future__ import annotations

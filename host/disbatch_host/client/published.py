@@ -1,8 +1,8 @@
 """What the nodes of a cluster publish about their plugins: the form, the help and the checks of machines that have no
 plugin directory.
 
-Responsible for: which publication of a class counts, and who has which version. Must not know: how one is made, how it
-is shown.
+Responsible for: which publication of a class counts, and which nodes have which version. Must not know: how one is
+made, how it is shown.
 
 Rules:
 1. A plugin in a directory here wins over everything that is published.

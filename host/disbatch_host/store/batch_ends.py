@@ -1,13 +1,13 @@
 """The end of a batch, on any store: the mark that it is done, its summary, and the task that its `on_done` names.
 
-Responsible for: writing what `documents.batch` decides, once, whoever notices the end: any node, or a command. Must not
-know: who that is, any driver.
+Responsible for: writing what `documents.batch` decides, once, no matter which node or command notices the end first.
+Must not know: who that is, any driver.
 
 Rules:
 1. A batch is done if it is closed and, at one moment after that, none of its tasks was unfinished. Everything counted
    at that moment is in its summary.
 2. The task of `on_done` gets its id with the change that marks the batch. Where that change and the task cannot be one
-   commit, the batch owes the task until it exists; whoever dies in between leaves the debt to the next.
+   commit, the batch owes the task until it exists; a process that dies in between leaves the debt to the next.
 """
 
 from __future__ import annotations

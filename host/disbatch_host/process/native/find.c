@@ -156,7 +156,7 @@ static uint64_t number_in_environment(const struct supervisor *all, pid_t pid)
     return number;
 }
 
-/* Who has shed everything else is still in the group of its run. */
+/* A process that has shed everything else is still in the group of its run. */
 static struct run *run_of_group(const struct supervisor *all, pid_t pid)
 {
     bool may_stay;

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const uint64_t HELD_SHARE = 8; /* of its limit a group may hold for earlier runs; else it is made anew */
+static const uint64_t HELD_SHARE = 8; /* an eighth of its limit may be charged by earlier runs; else it is replaced */
 
 enum {
     NAME_MAX_SIZE = 32,

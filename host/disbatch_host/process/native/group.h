@@ -42,7 +42,7 @@ bool group_hit_limit(const struct group *group);
 bool group_holds_too_much(const struct group *group, uint64_t limit);
 bool group_is_populated(const struct group *group);
 
-/* SIGKILL to all that is in it, whoever's it is. False: the kernel cannot (before Linux 5.14). */
+/* Sends SIGKILL to every process in it, of any user. False: the kernel cannot (before Linux 5.14). */
 bool group_kill(const struct group *group);
 
 /* Call for each process in it, those in groups below included. */

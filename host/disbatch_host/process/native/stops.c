@@ -78,7 +78,7 @@ static bool may_leave_running(const struct run *run)
     return (run->plugin->flags & PLUGIN_LEAVE_RUNNING) != 0 && run->stopped == STOP_NOT && run->phase == RUN_ENDING;
 }
 
-/* SIGKILL to all in its group, whoever's they are. */
+/* Sends SIGKILL to every process in its group, of any user. */
 static bool kill_group(const struct run *run)
 {
     return run->group != NULL && !may_leave_running(run) && group_is_populated(run->group) && group_kill(run->group);
