@@ -124,7 +124,10 @@ def settle_batches(store: Store, node_id: str, troubles: Troubles, *, seconds: f
 
 
 def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadline: float) -> Settled:
-    created = int(batch.owes_task and batch_ends.pay(store, batch))
+    created = 0
+    if batch.owes_task:
+        created += batch_ends.pay(store, batch)
+        batch = batch_ends.read(store, batch.id) or batch
     if batch.stop_after is not None and batch.stopped is None and batch.state is not BatchState.DONE:
         batch = _stopped_if_reached(store, batch, batch.stop_after)
     if batch.is_stopping:
