@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "doctor": {
         "decide", "documents", "settings", "store.contract", "store.open", "plugin", "node.home_directory",
-        "process.connection", "process.machine", "process.memory_kills", *GROUND,
+        "process.connection", "process.groups", "process.machine", *GROUND,
     },
     "settings": {"documents.records", "store.url", "errors"},
     "metrics": {"documents", "store.contract", "errors"},

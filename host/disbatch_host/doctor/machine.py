@@ -1,6 +1,6 @@
 """This machine: limits, control group, room on disks, the state directory, the address for metrics.
 
-Responsible for: looking, never making anything. Must not know: stores, plugins, supervisors.
+Responsible for: looking, never making anything. Must not know: stores, plugins, supervisors that run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from disbatch_host.doctor.findings import Finding, error, ok, some, warning
 from disbatch_host.node.home_directory import SHARED_FILE_SYSTEMS, file_system_of
-from disbatch_host.process.memory_kills import kills_together
+from disbatch_host.process.groups import group_state
 from disbatch_host.settings.values import NodeSettings, Settings
 
 _FILES_MIN = 4096  # descriptors: each run takes up to four, its supervisor as many, the store some
@@ -50,23 +50,14 @@ def _number(value: int) -> str:
     return "any number of" if value == resource.RLIM_INFINITY else str(value)
 
 
-def group_finding(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> Finding:
-    """The control group that this process is in."""
-    try:
-        lines = own.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ok("cgroup", "this system has no control groups", delegated=False)
-    path = next((line.partition("::")[2] for line in lines if line.startswith("0::")), None)
-    directory = None if path is None else groups / path.lstrip("/")
-    if directory is None or not (directory / "cgroup.procs").exists():
-        return ok("cgroup", "no control group of version 2, so that none is made for a run", delegated=False)
-    is_delegated = os.access(directory, os.W_OK) and os.access(directory / "cgroup.procs", os.W_OK)
-    text = f"{path}, {'delegated: this user may make groups in it' if is_delegated else 'not delegated to this user'}"
-    together = kills_together(own, groups)
-    if together is not None:
+def group_finding() -> Finding:
+    """Which control groups the runs of a node here would have, in the words of its supervisor."""
+    state = group_state()
+    facts = {"delegated": state.is_used, "limits_memory": state.limits_memory}
+    if state.kills_together is not None:
         todo = "where one program takes too much memory, all end with it: OOMPolicy=continue in the unit, or write 0"
-        return warning("cgroup", f"{text}; {together} is 1", todo, delegated=is_delegated)
-    return ok("cgroup", text, delegated=is_delegated)
+        return warning("cgroup", f"{state.words}; {state.kills_together} is 1", todo, **facts)
+    return ok("cgroup", state.words, **facts)
 
 
 def room_findings(settings: Settings, store_file: Path | None) -> Iterator[Finding]:

@@ -10,12 +10,13 @@ import click
 
 from disbatch_host.cli import bars, common, render, results, selection
 from disbatch_host.cli.commands import wait as waits
+from disbatch_host.cli.commands.cancel import Canceller
+from disbatch_host.cli.commands.retry import retry_selected
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client import control
 from disbatch_host.client.batch_progress import BatchProgress
 from disbatch_host.client.batches import Batches, shown
-from disbatch_host.client.control import Outcome
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.changes import TaskFilter
@@ -251,22 +252,12 @@ def retry(id: str, again: bool, reason: str | None, yes: bool) -> int:
         total = store.count_tasks(which)
         question = f"run {common.count_of(total, 'task')} of batch {render.printable(found.id)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
-        retried = refused = 0
-        with bars.progress("running tasks again", total=total) as advance:
-            for some in control.retry(store, which, common.request(reason, store.now())):
-                results.say(store, [one for one in some if common.wants_json() or not one.is_done],
-                            as_json=common.wants_json())  # fmt: skip
-                done = sum(one.is_done for one in some)
-                retried, refused = retried + done, refused + len(some) - done
-                advance(len(some))
+        request = common.request(reason, store.now())
+        code = retry_selected(store, control.retry(store, which, request), total, as_json=common.wants_json())
         if again and not _batches(store).arm(found.id):
-            click.echo(
-                f"batch {render.printable(found.id)} was made without --on-done, so --again does nothing", err=True
-            )
-        if not common.wants_json():
-            others = f", {refused} will not" if refused else ""
-            click.echo(f"{common.count_of(retried, 'task')} will be run again{others}")
-        return ExitCode.FAILED if refused else ExitCode.DONE
+            name = render.printable(found.id)
+            click.echo(f"batch {name} was made without --on-done, so --again does nothing", err=True)
+        return code
 
 
 @batch.command()
@@ -288,19 +279,9 @@ def cancel(id: str, reason: str | None, yes: bool) -> int:
         total = store.count_tasks(which)
         question = f"cancel {common.count_of(total, 'task')} of batch {render.printable(found.id)}?"
         selection.confirm(question, total, yes=yes, is_explicit=False)
-        cancelled, asked = 0, dict[Any, str]()
-        with bars.progress("cancelling tasks", total=total) as advance:
-            for some in control.cancel(store, which, common.request(reason, store.now())):
-                if common.wants_json():
-                    results.say(store, [one for one in some if one.is_done], as_json=True)
-                cancelled += sum(one.outcome is Outcome.CANCELLED for one in some)
-                asked |= {one.task.id: str(one.task.node) for one in some if one.outcome is Outcome.ASKED}
-                advance(len(some))
-        if not common.wants_json():
-            stopping = f", {common.count_of(len(asked), 'running task')} being stopped" if asked else ""
-            click.echo(f"{common.count_of(cancelled, 'task')} cancelled{stopping}")
-        for node in control.unreachable_nodes(store, asked.values()):
-            click.echo(render.printable(f"node {node.id} {node.why}"), err=True)
+        canceller = Canceller(store, common.request(reason, store.now()), as_json=common.wants_json())
+        canceller.cancel_all(which, total)
+        canceller.say_who_may_not_stop()
         return ExitCode.DONE
 
 

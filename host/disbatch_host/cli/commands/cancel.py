@@ -14,6 +14,7 @@ from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.finding import find_named
 from disbatch_host.client.waiting import wait_for_ends
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import ExitCode
 from disbatch_host.store.contract import Store
@@ -44,7 +45,7 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
     with common.options_named():
         allowed.check_cancellable(filters["status"])
     with common.opened_store() as store:
-        canceller = _Canceller(store, common.request(reason, store.now()), as_json=common.wants_json())
+        canceller = Canceller(store, common.request(reason, store.now()), as_json=common.wants_json())
         if is_named:
             code = canceller.cancel_named(find_named(store, ids, common.who()))
         else:
@@ -53,7 +54,7 @@ def cancel(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None,
         return max(code, canceller.wait(is_named=is_named)) if waits else code
 
 
-class _Canceller:
+class Canceller:
     """Cancels tasks and reports on each."""
 
     def __init__(self, store: Store, request: Document, *, as_json: bool) -> None:
@@ -76,6 +77,11 @@ class _Canceller:
         total = self._store.count_tasks(which)
         question = f"cancel {common.count_of(total, 'task')} {selection.of_what(filters)}?"
         selection.confirm(question, total, yes=yes, is_explicit=bool(filters["status"]))
+        self.cancel_all(which, total)
+        return ExitCode.DONE
+
+    def cancel_all(self, which: TaskFilter, total: int) -> None:
+        """Cancel what a filter selects; says how many that were."""
         cancelled = 0
         with bars.progress("cancelling tasks", total=total) as advance:
             for batch in control.cancel(self._store, which, self._request):
@@ -90,7 +96,6 @@ class _Canceller:
                 by_node = Counter(self._asked.values())
                 nodes = ", ".join(f"{count} by node {node}" for node, count in sorted(by_node.items()))
                 click.echo(f"{common.count_of(len(self._asked), 'running task')} being stopped: {nodes}")
-        return ExitCode.DONE
 
     def _note(self, batch: Sequence[Result]) -> None:
         self._asked |= {one.task.id: str(one.task.node) for one in batch if one.outcome is Outcome.ASKED}

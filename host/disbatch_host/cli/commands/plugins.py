@@ -16,7 +16,7 @@ from disbatch_host.errors import DisbatchError, StoreError
 from disbatch_host.plugin.catalog import Catalog, Plugin, load_plugins
 from disbatch_host.store.contract import Store
 from disbatch_protocol.manifest import Manifest
-from disbatch_protocol.quantities import format_duration
+from disbatch_protocol.quantities import format_duration, format_size
 
 
 @click.group(cls=Subcommands, invoke_without_command=True)
@@ -130,7 +130,7 @@ def _facts(found: PluginHelp) -> list[tuple[str, Any]]:
         ("retries", _retries(manifest)),
         ("run twice", "harmless (idempotent)" if manifest.idempotent else "not harmless"),
         ("at once", "no limit of its own" if manifest.concurrency is None else f"{manifest.concurrency} on each node"),
-        ("output", f"at most {manifest.max_output_bytes} bytes of each stream"),
+        ("output", f"at most {format_size(manifest.max_output_bytes)} of each stream"),
         *([("limits", limits)] if limits else []),
         *([("exit codes", codes)] if codes else []),
         *([("requires", ", ".join(manifest.requires))] if manifest.requires else []),

@@ -54,7 +54,7 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
         total = store.count_tasks(which)
         question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
-        return _retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
+        return retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
 
 
 _RETRY_WORDS: results.Words = {
@@ -62,8 +62,8 @@ _RETRY_WORDS: results.Words = {
 }
 
 
-def _retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
-    """Reports how many are run again, and for each that is not, why."""
+def retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
+    """Carry out a retry; reports how many are run again, and for each that is not, why. Returns the exit code."""
     retried = refused = 0
     with bars.progress("running tasks again", total=total) as advance:
         for batch in batches:
