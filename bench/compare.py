@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING
 
 import comparison
 import revisions
+import tree
 from comparison import CASES, Compared
 from revisions import Revision, RevisionError
 
 if TYPE_CHECKING:
     from place import Place
 
-_TESTS = Path(__file__).resolve().parent.parent / "tests"  # the benches start mongod as the tests do
 PAIRS = 10
 MOST_PAIRS = 30
 
@@ -43,7 +43,7 @@ MOST_PAIRS = 30
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     signal.signal(signal.SIGTERM, _end)  # or nodes and temporary files would be left
-    sys.path.append(str(_TESTS))
+    tree.make_importable()
     from place import Place, machine_in_words  # noqa: PLC0415  (only now its own imports can be found)
 
     with tempfile.TemporaryDirectory(prefix="disbatch-compare-") as directory, Place(quick=options.quick) as place:

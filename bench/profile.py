@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).resolve().parent
-_TESTS = _HERE.parent / "tests"  # the benches start mongod as the tests do
+import tree
+
 _STORES = {"sqlite": "SQLite", "mongodb": "MongoDB"}
 _CLASSES = {"oneshot": "line", "worker": "worker"}
 
@@ -98,7 +98,7 @@ def in_words(function: Function) -> str:
 
 def main() -> int:
     options = _options()
-    sys.path[:0] = [str(_HERE), str(_TESTS)]
+    tree.make_importable()
     from cost import measure  # noqa: PLC0415  (only now they can be found)
     from place import Place, machine_in_words  # noqa: PLC0415
 

@@ -14,8 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parent
-_TESTS = _HERE.parent / "tests"  # the benches start mongod and write plugins as the tests do
+import tree
 
 # In the order in which they run: what tells most for its time comes first.
 BENCHES = (
@@ -26,7 +25,7 @@ BENCHES = (
 
 def main() -> int:
     options = _options()
-    sys.path[:0] = [str(_HERE), str(_TESTS)]
+    tree.make_importable()
     from figures import Table  # noqa: PLC0415  (only now they can be found)
     from place import Place, machine_in_words  # noqa: PLC0415
 

@@ -37,6 +37,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Load:
     return importlib.import_module
 
 
+def test_each_bench_can_be_started() -> None:
+    """As a script, which has of the path only its own directory: a bench that fails to be imported is one bench less."""
+    names = "from run import BENCHES; import tree, importlib; tree.make_importable(); "
+    load = "[importlib.import_module(name).run for name in BENCHES]; import compare, profile"
+    command = [sys.executable, "-c", names + load]
+    environment = {**os.environ, "PYTHONPATH": str(BENCH)}
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def cost_of(cost: ModuleType, **microseconds: float) -> Any:
     """Of a task that is cheap for all but its programs, if nothing else is said."""
     given = {
