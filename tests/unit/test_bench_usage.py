@@ -38,7 +38,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def test_each_bench_can_be_started() -> None:
-    """As a script, which has of the path only its own directory: a bench that fails to be imported is one bench less."""
+    """As a script, which finds only what is beside it. A bench that cannot be imported is one bench less."""
     names = "from run import BENCHES; import tree, importlib; tree.make_importable(); "
     load = "[importlib.import_module(name).run for name in BENCHES]; import compare, profile"
     command = [sys.executable, "-c", names + load]

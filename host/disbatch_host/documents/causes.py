@@ -23,6 +23,8 @@ def with_group(error: Mapping[str, Any]) -> Document:
 def group_in(document: Mapping[str, Any]) -> tuple[str, str] | None:
     """The text and the key of the group of a task or attempt; None where it has none that can be used."""
     error = document.get("error")
+    if error is None:  # of most tasks
+        return None
     group = error.get("group") if isinstance(error, Mapping) else None
     if not isinstance(group, Mapping):
         return None

@@ -25,9 +25,9 @@ and whose end the store has taken. The run of a short program that was started w
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 from disbatch_host.documents.changes import RunKey
@@ -309,11 +309,11 @@ class Run:
             self._program_ended = self._loop.create_future()
             execution.kill(StopReason.LOST)
             await asyncio.wait([self._program_ended], timeout=_KILLED_SECONDS)
-        with _then(self._settle, execution):
+        with _Then(self._settle, execution):
             return await self._closing.record_host_error(error)
 
     async def _record_end(self, execution: Execution, end: ExecutionEnd) -> RunReport:
-        with _then(self._settle, execution):
+        with _Then(self._settle, execution):
             await self._recording.finish()
             if self._is_lost or (end.end.reason is Reason.LOST and not end.is_unseen):
                 execution.clean_up()
@@ -329,7 +329,7 @@ class Run:
         self, execution: Execution, end: ExecutionEnd, found: Ending, answer: asyncio.Future[bool]
     ) -> RunReport:
         """The same for a plain end that the store has not taken."""
-        with _then(self._settle, execution):
+        with _Then(self._settle, execution):
             return self._concluded(execution, end, found, await self._closing.recorded(found, answer))
 
     def _settle(self, execution: Execution | None) -> None:
@@ -351,15 +351,22 @@ class Run:
         return report
 
 
-@contextlib.contextmanager
-def _then(settle: Callable[[Execution | None], None], execution: Execution | None) -> Iterator[None]:
-    """An end is being recorded. Even if the store refuses it for good, nobody asks for it again. Where the node ends
-    before the store has answered, the supervisor keeps it for the next life."""
-    try:
-        yield
-    except (StoreUnreachableError, asyncio.CancelledError):
-        raise
-    except BaseException:
-        settle(execution)
-        raise
-    settle(execution)
+class _Then:
+    """An end is being recorded, then it is settled. Even if the store refuses it for good, nobody asks for it again.
+    Where the node ends before the store has answered, the supervisor keeps it for the next life. Each task passes
+    here, so this is no generator."""
+
+    __slots__ = ("_execution", "_settle")
+
+    def __init__(self, settle: Callable[[Execution | None], None], execution: Execution | None) -> None:
+        self._settle = settle
+        self._execution = execution
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, (StoreUnreachableError, asyncio.CancelledError)):
+            self._settle(self._execution)

@@ -70,7 +70,7 @@ class Batches:
         self._on_created = on_created
         self._loop = asyncio.get_running_loop()
         self._looked_at = float("-inf")
-        self._timer: asyncio.TimerHandle | None = None
+        self._is_planned = False  # a look soon
         self.wake = asyncio.Event()  # see `Rounds`
 
     @property
@@ -87,9 +87,13 @@ class Batches:
             self._look_soon()
 
     def _look_soon(self) -> None:
-        if self._timer is None or self._timer.cancelled() or self._timer.when() < self._loop.time():
-            at = max(self._looked_at + self._pace.batch_after_change_seconds, self._loop.time())
-            self._timer = self._loop.call_at(at, self.wake.set)
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_at(self._looked_at + self._pace.batch_after_change_seconds, self._look_now)
+
+    def _look_now(self) -> None:
+        self._is_planned = False
+        self.wake.set()
 
     async def turn(self) -> None:
         """One look. The rest comes with the next."""
