@@ -40,6 +40,7 @@ def ids(
     found = {
         "task": None if task is None else str(task),
         "queue": None if queue is None else str(queue),
+        "batch": batch,
         "class": class_name,
         "attempt": attempt,
         "pid": pid,
