@@ -66,6 +66,12 @@ def test_pages_hold_each_task_once_in_the_order_of_creation(store: Store, newest
         (TaskFilter(queue="b", statuses=frozenset({-2, 1})), lambda queue, status: queue == "b" and status in (-2, 1)),
         (TaskFilter(statuses=frozenset({2, -3}), or_failed=True), lambda queue, status: status >= 2 or status == -3),
         (TaskFilter(queue="none"), lambda queue, status: False),
+        (TaskFilter(queues=("c", "a", "none")), lambda queue, status: queue in ("a", "c")),
+        (
+            TaskFilter(queues=("b",), statuses=frozenset({0, 77})),
+            lambda queue, status: queue == "b" and status in (0, 77),
+        ),
+        (TaskFilter(queues=()), lambda queue, status: False),
         (TaskFilter(queue="a", created_since=NOW + timedelta(seconds=9)), None),
         (TaskFilter(ids=made[3:12]), None),
         (TaskFilter(batch="mine"), None),

@@ -32,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any
 from disbatch_host.client import allowed, control, deleting, finding, history, times, waiting
 from disbatch_host.client import why as reasons
 from disbatch_host.client.batches import Batches
-from disbatch_host.client.control import Changes
+from disbatch_host.client.control import Changes, UnreachableNode
 from disbatch_host.client.creating import Creating
 from disbatch_host.client.failures import GROUPS_MAX, SECONDS, Failures, find_failures
 from disbatch_host.client.finding import Selection
@@ -40,6 +40,7 @@ from disbatch_host.client.history import Event
 from disbatch_host.client.masking import Masker
 from disbatch_host.client.nodes import Nodes
 from disbatch_host.client.opening import catalog_of, store_of
+from disbatch_host.client.plugins import Plugins
 from disbatch_host.client.queues import Queues
 from disbatch_host.client.requests import request
 from disbatch_host.client.standstill import OnStill
@@ -53,6 +54,7 @@ from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.values import resolve
 from disbatch_host.store.contract import Store
+from disbatch_host.store.contract.answers import Counted
 
 if TYPE_CHECKING:  # most programs need neither an overview nor an import
     from disbatch_host.client.overview import Observer, Overview
@@ -70,6 +72,7 @@ class Client(Creating):
         self.queues = Queues(store, by)
         self.nodes = Nodes(store, by)
         self.batches = Batches(store, by, catalog)
+        self.plugins = Plugins(store, catalog)
         self._is_own_store = False
 
     @classmethod
@@ -89,6 +92,10 @@ class Client(Creating):
         client = cls(store, catalog, _who() if by is None else by)
         client._is_own_store = True
         return client
+
+    def on_behalf_of(self, by: str) -> Client:
+        """A client of another person on the same store and plugins, which stays as open as this one."""
+        return Client(self.store, self._catalog, by)
 
     def close(self) -> None:
         """Close the store if `open` opened it. Closing twice is fine."""
@@ -137,6 +144,13 @@ class Client(Creating):
     def count(self, which: Selection | TaskFilter) -> int:
         """The number of selected tasks. Raises as `find` does."""
         return self.store.count_tasks(self._filter(which))
+
+    def count_within(self, which: Selection | TaskFilter, seconds: float | None) -> Counted:
+        """The same, as far as there is time; None: however long it takes. Raises as `find` does."""
+        found = self._filter(which)
+        if seconds is None:
+            return Counted(value=self.store.count_tasks(found), is_exact=True)
+        return self.store.count_within(found, budget_seconds=seconds)
 
     def get(self, task_id: TaskId) -> Task:
         """One task, with the output that is in its document. Raises NotFoundError."""
@@ -205,6 +219,10 @@ class Client(Creating):
             raise UsageError("older is for a selection, found task ids")
         which = self._meant(tasks, lambda store, selection: allowed.deletable(store, selection, age))
         return Changes.of(deleting.delete(self.store, which), on_progress)
+
+    def unreachable_nodes(self, node_ids: Iterable[str]) -> list[UnreachableNode]:
+        """Those of the nodes that were asked to stop tasks (`Changes.stopping`) that may not do so soon, or ever."""
+        return control.unreachable_nodes(self.store, node_ids)
 
     def why(self, task_id: TaskId) -> Why:
         """Why a task has not started: a code from a closed list, and a sentence. Raises NotFoundError."""

@@ -35,6 +35,7 @@ class Selection:
     """A choice of tasks, in the words of people. Every field that is given narrows it."""
 
     queue: str | None = None  # may be a deleted one that still has tasks
+    queues: Sequence[str] | None = None  # of one of these, there or not
     status: (
         str | int | Sequence[str | int]
     ) = ()  # any of these words (see `statuses.names`, or with commas) and numbers
@@ -42,12 +43,16 @@ class Selection:
     since: Moment | Duration | None = None  # created at or after this time, or within this long
     before: Moment | Duration | None = None  # created before this time, or longer ago than this
     ended_since: Moment | Duration | None = None  # ended, or last changed, at or after this time
+    ended_before: Moment | Duration | None = None  # likewise, before
     error: str | None = None  # error code
     failure: str | None = None  # the key of a cause of failure
     class_name: str | None = None  # of the plugin that ran it
     version: str | None = None  # of that plugin
     unique_key: str | None = None
     batch: str | None = None  # the id of a batch, or the beginning of it
+    ids: Sequence[TaskId] | None = None  # these alone
+    after: TaskId | None = None  # that wait for this task
+    parent: TaskId | None = None  # that the run of this task created
     where: str | Sequence[str] = ()  # conditions on their content, such as user=matt (see `conditions`); all hold
     grep: str | None = None  # this text is in the code or message of the error, in upper or lower case
 
@@ -55,22 +60,28 @@ class Selection:
 def filter_of(store: Store, selection: Selection) -> TaskFilter:
     """The filter for a selection at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
     values, or_failed = statuses_of(selection.status)
-    since, before, ended_since = selection.since, selection.before, selection.ended_since
-    now = store.now() if any(one is not None for one in (since, before, ended_since)) else None
+    since, before = selection.since, selection.before
+    ended_since, ended_before = selection.ended_since, selection.ended_before
+    now = store.now() if any(one is not None for one in (since, before, ended_since, ended_before)) else None
     return TaskFilter(
         queue=None if selection.queue is None else queue_id(store, selection.queue),
+        queues=None if selection.queues is None else _queue_ids(store, selection.queues),
         statuses=values,
         or_failed=or_failed,
         node=selection.node,
         created_since=_gone_by("since", since, now),
         created_before=_gone_by("before", before, now),
         changed_since=_gone_by("ended_since", ended_since, now),
+        changed_before=_gone_by("ended_before", ended_before, now),
         error_code=selection.error,
         failure=None if selection.failure is None else failure_key(selection.failure),
         class_name=selection.class_name,
         version=selection.version,
         unique_key=selection.unique_key,
         batch=None if selection.batch is None else batch_id_of(store, selection.batch),
+        ids=None if selection.ids is None else [one.id for one in find_named(store, selection.ids)],
+        after=None if selection.after is None else find_task(store, selection.after).id,
+        parent=None if selection.parent is None else str(find_task(store, selection.parent).id),
         where=conditions.conditions_of(selection.where),
         grep=_grep_of(selection.grep),
     )
@@ -112,6 +123,11 @@ def queue_id(store: Store, name: str) -> QueueId:
     if store.find_queue(name) is None and store.count_tasks(TaskFilter(queue=name)):
         return name
     return find_queue(store, name).id
+
+
+def _queue_ids(store: Store, names: Sequence[str]) -> tuple[QueueId, ...]:
+    found = [(name, store.find_queue(name)) for name in names]
+    return tuple(name if queue is None else queue.id for name, queue in found)
 
 
 def _gone_by(field: str, value: Moment | Duration | None, now: datetime | None) -> datetime | None:

@@ -28,6 +28,7 @@ class TaskFilter:
     """A selection of tasks. Every field that is given narrows it."""
 
     queue: QueueId | None = None
+    queues: tuple[QueueId, ...] | None = None  # of one of these
     statuses: frozenset[int] | None = None
     or_failed: bool = False  # besides `statuses`, every status above 2
     node: str | None = None

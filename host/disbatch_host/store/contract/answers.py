@@ -45,6 +45,14 @@ class BatchCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """How many tasks a filter selects."""
+
+    value: int
+    is_exact: bool  # False: at least so many; there was no time for the others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreCondition:
     """What a store says about itself, to somebody who changes nothing in it."""
 

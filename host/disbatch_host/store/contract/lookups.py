@@ -7,6 +7,7 @@ from typing import Protocol
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import TaskId
+from disbatch_host.store.contract.answers import Counted
 
 
 class Lookups(Protocol):
@@ -28,6 +29,9 @@ class Lookups(Protocol):
         Cost: by `limit`, wherever the page is, if the filter has only a queue and statuses. For all else tasks are
         looked at one after another for about `budget_seconds`; what was found until then is returned, with a cursor to
         go on from there (`Page.is_cut`). Raises FieldError for a text that is not a cursor of this store."""
+
+    def count_within(self, which: TaskFilter, *, budget_seconds: float) -> Counted:
+        """How many tasks there are, as far as they can be counted in about so many seconds."""
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[TaskId]:
         """The ids of some tasks that begin with this text, which is hexadecimal digits in lower case, in the order of

@@ -18,9 +18,9 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.failure_counts import ROWS_MAX, SAMPLE, FailureCount, FailureCounts
 from disbatch_host.documents.records import NOBODY, Document, whole_number
 from disbatch_host.store.mongo import driver_errors, forms, layout, reading
+from disbatch_host.store.mongo.counting import IS_OVER, milliseconds_left
 from disbatch_protocol.status import FAILURES, Status
 
-_IS_OVER = frozenset({50, 262})  # the time that a query was given
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
 _FIELDS = {**dict.fromkeys(("queue", "status", "node", "mtime"), 1), "version": "$run.plugin.version", "_id": 0}
@@ -53,19 +53,21 @@ class Failures:
         failed = TaskFilter(queue=which.queue, statuses=_FAILED, or_failed=True)
         pipeline: list[Document] = [{"$match": _with_group(failed)}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
         try:
-            found = _hinted(lambda **more: self._read(pipeline, maxTimeMS=_left(deadline), **more), layout.BY_FAILURE)
+            found = _hinted(
+                lambda **more: self._read(pipeline, maxTimeMS=milliseconds_left(deadline), **more), layout.BY_FAILURE
+            )
             by_status = {whole_number(one["_id"]): one["n"] for one in found}
             grouped = sum(n for status, n in by_status.items() if status is not None and failed.covers(status))
             every = sum(self._count(part, layout.BY_STATUS, deadline) for part in _by_status(failed))
             return bool(every > grouped)
         except driver.OperationFailure as error:
-            if error.code not in _IS_OVER:
+            if error.code not in IS_OVER:
                 raise
             return True
 
     def _count(self, condition: Document, index: layout.Keys, deadline: float) -> int:
         def count(**options: Any) -> int:
-            return self._tasks.count_documents(condition, maxTimeMS=_left(deadline), **options)
+            return self._tasks.count_documents(condition, maxTimeMS=milliseconds_left(deadline), **options)
 
         return int(_hinted(count, index))
 
@@ -94,10 +96,10 @@ class Failures:
             return read
 
         try:
-            found = counts((), maxTimeMS=_left(deadline))
+            found = counts((), maxTimeMS=milliseconds_left(deadline))
             return FailureCounts(rows=list(_counts_of(found[:ROWS_MAX])), is_complete=len(found) <= ROWS_MAX)
         except driver.OperationFailure as error:
-            if error.code not in _IS_OVER:
+            if error.code not in IS_OVER:
                 raise
         return FailureCounts(rows=list(_counts_of(counts([{"$limit": SAMPLE}]))), is_complete=False)
 
@@ -124,11 +126,6 @@ def _by_status(which: TaskFilter) -> list[Document]:
 
 def _both(one: Document, other: Document) -> Document:
     return {**one, **other} if one.keys().isdisjoint(other) else {"$and": [one, other]}
-
-
-def _left(deadline: float) -> int:
-    """Milliseconds; to the server, 0 means for ever."""
-    return max(1, int((deadline - time.monotonic()) * 1000))
 
 
 def _hinted(query: Any, index: layout.Keys) -> Any:

@@ -177,7 +177,8 @@ def condition(which: TaskFilter) -> Document:
             condition[name] = {operator: moment for operator, moment in bounds.items() if moment is not None}
     condition |= status_condition(which.statuses, which.or_failed)
     grep = [] if which.grep is None else [field_conditions.grep_condition(which.grep)]
-    more = [*map(field_conditions.condition_of, which.where), *grep]
+    queues = [] if which.queues is None else [{"queue": {"$in": list(which.queues)}}]
+    more = [*queues, *map(field_conditions.condition_of, which.where), *grep]
     return {"$and": [condition, *more]} if more else condition
 
 

@@ -45,8 +45,8 @@ _UNKNOWN: Document = {"$nin": _KNOWN, "$not": {"$gt": int(Status.FAILED)}}
 
 
 def is_selective(which: TaskFilter) -> bool:
-    """Whether there is more to a filter than queue and statuses."""
-    return dataclasses.replace(which, queue=None, statuses=None, or_failed=False) != TaskFilter()
+    """Whether there is more to a filter than queues and statuses."""
+    return dataclasses.replace(which, queue=None, queues=None, statuses=None, or_failed=False) != TaskFilter()
 
 
 def _is_indexed(which: TaskFilter) -> bool:
@@ -77,7 +77,7 @@ class Documents:
         if has_index and not self._is_indexed:
             with contextlib.suppress(*reading.NOT_DECODED):  # a queue, or a priority, of another program
                 self._runs = self._runs_of(which)
-        has_runs = which.queue is not None or which.statuses is not None
+        has_runs = any(one is not None for one in (which.queue, which.queues, which.statuses))
         self.is_selective = not self._is_indexed and (is_selective(which) or (self._runs is None and has_runs))
         self._stretches = self._bounds(after)
 
@@ -175,9 +175,9 @@ class Documents:
     def _runs_of(self, which: TaskFilter) -> list[Document] | None:
         """The conditions of the runs (rule 1), each for many that the server itself merges; None if these are all
         tasks, or too many runs."""
-        if which.queue is None and which.statuses is None:
+        if which.queue is None and which.queues is None and which.statuses is None:
             return None
-        queues = [which.queue] if which.queue is not None else self._queues_of(which)
+        queues = [which.queue] if which.queue is not None else [*(which.queues or self._queues_of(which))]
         known = sorted(int(one) for one in (which.statuses if which.statuses is not None else _KNOWN))
         of_queues = {"queue": _any_of(queues)}
         runs: list[Document] = []

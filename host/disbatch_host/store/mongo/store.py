@@ -45,8 +45,8 @@ from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 from disbatch_host.errors import StoreRefusedError, UsageError
 from disbatch_host.store import paging
 from disbatch_host.store.contract import OnClaim
-from disbatch_host.store.contract.answers import Access, BatchCounts, StoreCondition
-from disbatch_host.store.mongo import conditions, driver_errors, forms, layout, pages, reading
+from disbatch_host.store.contract.answers import Access, BatchCounts, Counted, StoreCondition
+from disbatch_host.store.mongo import conditions, counting, driver_errors, forms, layout, pages, reading
 from disbatch_host.store.mongo.batches import Batches
 from disbatch_host.store.mongo.claims import Claims
 from disbatch_host.store.mongo.creation import Creation
@@ -376,6 +376,10 @@ class MongoStore:
     def count_tasks(self, which: TaskFilter) -> int:
         with self._translated():
             return self._tasks.count_documents(forms.condition(which))
+
+    def count_within(self, which: TaskFilter, *, budget_seconds: float) -> Counted:
+        with self._translated():
+            return counting.count_within(self._tasks, forms.condition(which), budget_seconds)
 
     def count_by_status(self) -> dict[QueueId, dict[int, int]]:
         # The sort makes the server walk the index, which has everything that is asked for.

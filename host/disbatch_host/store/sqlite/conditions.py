@@ -46,6 +46,9 @@ def where(which: TaskFilter, *, status: str = "status", is_of_group: bool = Fals
     if which.queue is not None:
         conditions.append(f"{queue} = ?")
         values.append(which.queue)
+    if which.queues is not None:
+        conditions.append(f"{queue} IN (SELECT value FROM json_each(?))")
+        values.append(orjson.dumps([str(one) for one in which.queues]).decode())
     if which.node is not None:
         conditions.append(f"{node} = ?")
         values.append(which.node)

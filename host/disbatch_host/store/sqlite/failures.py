@@ -18,9 +18,9 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.failure_counts import ROWS_MAX, SAMPLE, FailureCount, FailureCounts
 from disbatch_host.documents.records import NOBODY, whole_number
 from disbatch_host.store.sqlite import conditions, moments, records
+from disbatch_host.store.sqlite.time_limit import TimeLimit
 from disbatch_protocol.status import FAILURES, Status
 
-_STEPS = 2000  # of SQLite's machine between two looks at the clock
 _CODE = "CASE WHEN json_valid(rest) THEN json_extract(rest, '$.error.code') END"
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
@@ -92,7 +92,7 @@ def _has_others(connection: sqlite3.Connection, which: TaskFilter, deadline: flo
         + (SELECT count(*) FROM tasks WHERE {queues} AND {_ABOVE})
         > (SELECT count(*) FROM tasks WHERE {conditions.HAS_GROUP} AND {conditions.GROUP_KEY} >= ''
             {"AND +queue = ?" if queue else ""} AND {is_failed})"""
-    with _TimeLimit(connection, deadline) as limit:
+    with TimeLimit(connection, deadline) as limit:
         try:
             return bool(connection.execute(statement, queue * 3).fetchone()[0])
         except sqlite3.OperationalError:
@@ -105,7 +105,7 @@ def _in_time(connection: sqlite3.Connection, statement: Statement, deadline: flo
     """All of them, else some."""
     text, values = statement
     # With a limit of its own the inner statement stands alone, and takes everything from the index.
-    with _TimeLimit(connection, deadline) as limit:
+    with TimeLimit(connection, deadline) as limit:
         try:
             rows = connection.execute(text.replace("{limit}", "LIMIT -1"), values).fetchall()
             return FailureCounts(rows=list(_counts_of(rows[:ROWS_MAX])), is_complete=len(rows) <= ROWS_MAX)
@@ -114,26 +114,6 @@ def _in_time(connection: sqlite3.Connection, statement: Statement, deadline: flo
                 raise
     rows = connection.execute(text.replace("{limit}", f"LIMIT {SAMPLE}"), values).fetchall()
     return FailureCounts(rows=list(_counts_of(rows)), is_complete=False)
-
-
-class _TimeLimit:
-    """Interrupts a statement that takes longer than there is time."""
-
-    def __init__(self, connection: sqlite3.Connection, deadline: float) -> None:
-        self._connection = connection
-        self._deadline = deadline
-        self.is_over = False
-
-    def __enter__(self) -> _TimeLimit:
-        self._connection.set_progress_handler(self._look, _STEPS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.set_progress_handler(None, 0)
-
-    def _look(self) -> int:
-        self.is_over = time.monotonic() > self._deadline
-        return int(self.is_over)
 
 
 def _counts_of(rows: Sequence[Sequence[Any]]) -> Iterator[FailureCount]:

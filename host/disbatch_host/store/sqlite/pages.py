@@ -34,7 +34,7 @@ _WIDER = 16  # the next window after an empty one
 
 def is_selective(which: TaskFilter) -> bool:
     """Whether there is more to a filter than queue, or batch, and statuses, and no index for it."""
-    one = replace(which, queue=None) if which.batch is None else replace(which, batch=None)
+    one = replace(which, queue=None, queues=None) if which.batch is None else replace(which, batch=None)
     return not _is_indexed(which) and replace(one, statuses=None, or_failed=False) != TaskFilter()
 
 
@@ -169,7 +169,7 @@ def ids_beginning(read: Read, text: str, limit: int) -> list[str]:
 
 
 def _has_runs(which: TaskFilter) -> bool:
-    return which.queue is not None or which.batch is not None or which.statuses is not None
+    return any(one is not None for one in (which.queue, which.queues, which.batch, which.statuses))
 
 
 def _runs(read: Read, which: TaskFilter) -> list[tuple[Any, Any]] | None:
@@ -179,14 +179,20 @@ def _runs(read: Read, which: TaskFilter) -> list[tuple[Any, Any]] | None:
         return None
     runs: list[tuple[Any, Any]] = []
     column = _run_of(which)
-    given = which.queue if which.batch is None else which.batch
-    for value in [given] if given is not None else _values(read, column, "1", ()):
+    for value in _given(which) or _values(read, column, "1", ()):
         for status in _values(read, "status", f"{column} = ?", (value,)):
             if not isinstance(status, int) or which.covers(status):
                 runs.append((value, status))
             if len(runs) > _RUNS_MAX:
                 return None
     return runs
+
+
+def _given(which: TaskFilter) -> Sequence[Any]:
+    """The batch or the queues that a filter names; empty if it names none, or an empty choice of queues."""
+    if which.batch is not None:
+        return [which.batch]
+    return [which.queue] if which.queue is not None else which.queues or ()
 
 
 def _values(read: Read, column: str, condition: str, values: Sequence[Any]) -> Any:

@@ -31,7 +31,7 @@ from disbatch_host.documents.records import Document, NodeRecord, Queue, QueueId
 from disbatch_host.errors import StoreError, StoreRefusedError
 from disbatch_host.store import paging
 from disbatch_host.store.contract import SCHEMA_VERSION, OnClaim
-from disbatch_host.store.contract.answers import Access, BatchCounts, Look, StoreCondition
+from disbatch_host.store.contract.answers import Access, BatchCounts, Counted, Look, StoreCondition
 from disbatch_host.store.sqlite import (
     batches,
     claims,
@@ -48,6 +48,7 @@ from disbatch_host.store.sqlite import (
     pages,
     promotion,
     records,
+    time_limit,
 )
 from disbatch_host.store.sqlite.claims import Claims
 from disbatch_host.store.sqlite.foreign_commits import WATCH_SECONDS, MakeEvents
@@ -254,6 +255,10 @@ class SqliteStore(Session):
     def count_tasks(self, which: TaskFilter) -> int:
         condition, values = conditions.where(which)
         return int(self._read(f"SELECT count(*) FROM tasks WHERE {condition}", values)[0][0])
+
+    def count_within(self, which: TaskFilter, *, budget_seconds: float) -> Counted:
+        condition, values = conditions.where(which)
+        return self._look(lambda connection: time_limit.count_within(connection, condition, values, budget_seconds))
 
     def count_by_status(self) -> dict[QueueId, dict[int, int]]:
         counts: dict[QueueId, dict[int, int]] = {}
