@@ -34,10 +34,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli.commands.check": {"trial", "plugin", "cli", *GROUND},
     "cli.commands.doctor": {"doctor", "settings", "cli", *GROUND},
+    "cli.commands.web": {"web", "client", "settings", "cli", *GROUND},
     "cli.commands.exec": {"trial", "client", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {
         "decide", "documents", "settings", "store.contract", "store.batch_ends", "store.open", "plugin", *GROUND,
     },
+    "web": {"client", "decide", "documents", "settings", *GROUND},
     "doctor": {
         "decide", "documents", "settings", "store.contract", "store.open", "plugin", "node.home_directory",
         "process.connection", "process.groups", "process.machine", *GROUND,
@@ -73,7 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 
 ONLY_IN = {"sqlite3": "store.sqlite", "pymongo": "store.mongo", "bson": "store.mongo", "gridfs": "store.mongo"}
-NEVER = {"client": {"click", "rich", "getpass"}, "decide": {"asyncio"}, "documents": {"asyncio"}}
+_TERMINAL = {"click", "rich", "getpass"}
+NEVER = {"client": _TERMINAL, "web": _TERMINAL, "decide": {"asyncio"}, "documents": {"asyncio"}}
 
 
 def modules() -> dict[str, Path]:

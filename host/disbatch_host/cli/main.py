@@ -39,11 +39,12 @@ _COMMANDS = {
     "batch": ("batch", "batch", "List, show, wait for, retry, cancel and delete batches of tasks."),
     "node": ("node", "node", "List and show nodes, drain and stop them."),
     "status": ("status", "status", "Show the tasks of each queue by status, and which nodes are alive."),
+    "web": ("web", "web", "Serve the page and the REST API, or make tokens for them."),
     "doctor": ("doctor", "doctor", "Look at this machine and its store, and say what to do about what is wrong."),
     "completion": ("completion", "completion", "Print the script for shell completion of commands and ids."),
 }
 
-_GROUPS = ("task", "queue", "batch", "node")
+_GROUPS = ("task", "queue", "batch", "node", "web")
 
 
 class _Commands(click.Group):

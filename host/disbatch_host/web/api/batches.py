@@ -1,0 +1,63 @@
+"""Batches: tasks that were created together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disbatch_host.client import Selection
+from disbatch_host.client.batches import shown
+from disbatch_host.documents.batch import Batch
+from disbatch_host.web.api.failures import failures_json
+from disbatch_host.web.call import Answer, Call
+from disbatch_host.web.documents import plain
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.queries import LIMIT, PAGING
+from disbatch_host.web.role import Role
+from disbatch_host.web.route import Route
+
+_CAUSES = 10
+_CAUSES_SECONDS = 0.5
+
+
+def batch_of(call: Call) -> Batch:
+    """The batch that the path names. Raises NotFoundError, Problem."""
+    require_all_queues(call)
+    return call.client.batches.get(call.path["b"])
+
+
+def require_all_queues(call: Call) -> None:
+    """A batch may have tasks of any queue. Raises Problem for somebody who may not see them all."""
+    if call.who.queues is not None:
+        raise Problem(Code.ROLE, f"batches may span queues, and {call.who.name} sees only some of them")
+
+
+def _list(call: Call) -> Answer:
+    require_all_queues(call)
+    states = call.query.get("state")
+    found = call.client.batches.list(states=states, limit=call.query.get("limit", LIMIT))
+    return Answer(body={"items": [_with_progress(call, one) for one in found]}, has_tag=True)
+
+
+def _with_progress(call: Call, batch: Batch) -> dict[str, Any]:
+    progress = plain(call, call.client.batches.progress(batch.id).to_json())
+    links = {"self": call.link("batches", batch.id), "tasks": f"{call.link('tasks')}?batch={batch.id}"}
+    return {**plain(call, shown(batch)), "progress": progress, "_links": links}
+
+
+def _get(call: Call) -> Answer:
+    batch = batch_of(call)
+    found = call.client.failures(Selection(batch=batch.id), limit=_CAUSES, seconds=_CAUSES_SECONDS)
+    return Answer(body={**_with_progress(call, batch), "causes": failures_json(call, found)["groups"]}, has_tag=True)
+
+
+_STATE = {"type": "array", "items": {"type": "string"}, "description": "open, closed, done; several may be named."}
+ROUTES = (
+    Route(
+        method="GET", path="/batches", role=Role.READ, does=_list, query={"state": _STATE, "limit": PAGING["limit"]},
+        words="The newest batches, with their counts and how far they have come.",
+    ),
+    Route(
+        method="GET", path="/batches/{b}", role=Role.READ, does=_get, about=Code.BATCH,
+        words="One batch: its document, counts, causes of failures, slowest tasks.",
+    ),
+)  # fmt: skip

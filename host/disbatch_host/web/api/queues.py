@@ -1,0 +1,258 @@
+"""Queues: lists, one queue, changes of it, and the tasks that are pushed into it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from disbatch_host.client.pushing import Pushed
+from disbatch_host.client.queues import SETTABLE, QueueState
+from disbatch_host.decide import counts
+from disbatch_host.errors import ChangedMeanwhileError, NotFoundError
+from disbatch_host.web import schemas
+from disbatch_host.web.api.tasks import reason_in
+from disbatch_host.web.call import Answer, Call, require_match, tag_of
+from disbatch_host.web.documents import queue_json
+from disbatch_host.web.problems import Code, Fault, Problem
+from disbatch_host.web.role import Role
+from disbatch_host.web.route import Body, Route
+from disbatch_protocol import status as statuses
+
+PUSHED_MAX = 1000  # tasks in one request
+
+
+def _list(call: Call) -> Answer:
+    oldest = {str(queue): moment for queue, moment in call.client.store.oldest_waiting().items()}
+    now = call.client.store.now()
+    items = []
+    for state in call.client.queues.list():
+        name = str(state.queue.id)
+        if call.who.sees(name):
+            waited = None if name not in oldest else max(0.0, (now - oldest[name]).total_seconds())
+            items.append({**_state_json(call, state), "oldest_waiting_seconds": waited})
+    return Answer(body={"items": items}, has_tag=True)
+
+
+def _state_json(call: Call, state: QueueState) -> dict[str, Any]:
+    exact = {statuses.name(status): count for status, count in sorted(state.by_status.items())}
+    causes = [{"code": str(one.code), "sentence": one.sentence, "short": one.short} for one in state.causes]
+    return {
+        **queue_json(call, state.queue),
+        "counts": dict(counts.totals(state.by_status)),
+        "by_status": exact,
+        "reasons": [one["code"] for one in causes],
+        "notes": causes,
+    }
+
+
+def _state(call: Call) -> QueueState:
+    call.who.require_queue(call.path["q"])
+    return call.client.queues.state(call.path["q"])
+
+
+def _get(call: Call) -> Answer:
+    call.who.require_queue(call.path["q"])
+    try:
+        state = call.client.queues.state(call.path["q"])
+    except NotFoundError:
+        by_status = call.client.store.count_by_status().get(call.path["q"], {})
+        if not by_status:
+            raise
+        gone = {"_id": call.path["q"], "exists": False, "counts": dict(counts.totals(by_status))}
+        return Answer(body=gone)
+    # The tag is of the document alone: counts change all the time.
+    tag = tag_of(queue_json(call, state.queue))
+    return Answer(body={**_state_json(call, state), "exists": True}, headers={"ETag": tag})
+
+
+def _create(call: Call) -> Answer:
+    fields = dict(call.body)
+    name, class_name = str(fields.pop("_id")), str(fields.pop("class"))
+    queue = call.client.queues.create(name, class_name, **fields)
+    body = queue_json(call, queue)
+    return Answer(body=body, headers={"Location": call.link("queues", name), "ETag": tag_of(body)})
+
+
+def _patch(call: Call) -> Answer:
+    state = _state(call)
+    require_match(call, queue_json(call, state.queue))
+    only_if = {name: state.queue.document.get(name) for name in SETTABLE}
+    try:
+        changed = call.client.queues.set(str(state.queue.id), only_if=only_if, **call.body)
+    except ChangedMeanwhileError as error:
+        now = queue_json(call, call.client.queues.get(str(state.queue.id)))
+        raise Problem(Code.STALE, str(error), headers={"ETag": tag_of(now)}, more={"document": now}) from error
+    body = queue_json(call, changed)
+    return Answer(body=body, headers={"ETag": tag_of(body)})
+
+
+def _delete(call: Call) -> Answer:
+    state = _state(call)
+    require_match(call, queue_json(call, state.queue))
+    total = sum(state.by_status.values())
+    if total and call.query.get("tasks") != "keep":
+        raise Problem(
+            Code.HAS_TASKS,
+            f"queue {state.queue.id} has {total:,} tasks, which stay; tasks=keep says that this is meant",
+        )
+    call.client.queues.delete(str(state.queue.id))
+    return Answer()
+
+
+def _pause(call: Call) -> Answer:
+    _state(call)
+    queue = call.client.queues.pause(call.path["q"], why=reason_in(call))
+    return Answer(body=queue_json(call, queue))
+
+
+def _resume(call: Call) -> Answer:
+    _state(call)
+    queue = call.client.queues.resume(call.path["q"])
+    return Answer(body=queue_json(call, queue))
+
+
+def _push(call: Call) -> Answer:
+    call.who.require_queue(call.path["q"])
+    checks = _checks(call)
+    faults: list[Fault] = []
+    wanted = _wanted(call.body)
+    if checks:
+        faults = _faults_of(call, wanted)
+    if faults:
+        raise Problem(Code.FAULTS, f"{len(faults)} faults in {len(wanted)} tasks; nothing was created", faults=faults)
+    pushed = _pushed(call, wanted, checks=checks)
+    created = sum(one.is_new for one in pushed)
+    body = {"ids": [str(one.id) for one in pushed], "created": created, "existing": len(pushed) - created}
+    headers = {"Location": call.link("tasks", str(pushed[0].id))} if len(pushed) == 1 else {}
+    return Answer(body=body, headers=headers)
+
+
+def _pushed(call: Call, wanted: Sequence[Mapping[str, Any]], *, checks: bool) -> list[Pushed]:
+    """Tasks that differ in nothing but their parameters and keys are created together."""
+    pushed: list[Pushed] = []
+    for plan, some in itertools.groupby(wanted, lambda one: {name: one[name] for name in _PLANNED if name in one}):
+        rows = list(some)
+        keys = [one.get("unique_key") for one in rows]
+        if len(rows) > 1 and len({key is None for key in keys}) == 1:
+            waiting = map(str, keys)
+            key_of = None if keys[0] is None else partial(_next_of, waiting)
+            parameters = [one["parameters"] for one in rows]
+            pushed += call.client.push_many(call.path["q"], parameters, checks=checks, key_of=key_of, **plan)
+            continue
+        for one, key in zip(rows, keys, strict=True):
+            keyed = {} if key is None else {"unique_key": key}
+            pushed.append(call.client.push(call.path["q"], one["parameters"], checks=checks, **plan, **keyed))
+    return pushed
+
+
+def _next_of(keys: Iterator[str], _: Mapping[str, Any]) -> str:
+    return next(keys)
+
+
+def _check(call: Call) -> Answer:
+    call.who.require_queue(call.path["q"])
+    faults = _faults_of(call, _wanted(call.body))
+    return Answer(body={"faults": [one.to_json() for one in faults]})
+
+
+def _checks(call: Call) -> bool:
+    if call.query.get("check", True):
+        return True
+    call.who.require(Role.ADMIN)
+    return False
+
+
+def _wanted(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(body["tasks"]) if "tasks" in body else [body]
+
+
+def _faults_of(call: Call, wanted: list[Mapping[str, Any]]) -> list[Fault]:
+    """What does not fit, of every task, by its place in the body."""
+    plugin = call.client.plugins.of_queue(call.path["q"])
+    if plugin is None:
+        return []
+    found: list[Fault] = []
+    for number, one in enumerate(wanted):
+        for fault in plugin.schema.check(one["parameters"]):
+            pointer = f"/tasks/{number}/parameters{fault.pointer}"
+            found.append(Fault(pointer=pointer, message=fault.message, hint=fault.hint))
+    return found
+
+
+# What tasks that are created together have in common.
+_PLANNED = ("priority", "delay", "at", "expires", "after", "after_any", "batch")
+_DURATION = {"type": ["string", "number"], "description": 'Like "1h30m", or seconds.'}
+_FIELDS: Mapping[str, Any] = {
+    "description": {"type": ["string", "null"], "maxLength": 4000},
+    "maxthreads": {"type": ["integer", "null"], "minimum": 0},
+    "maxtotal": {"type": ["integer", "null"], "minimum": 0},
+    "rate": {"type": ["string", "null"]},
+    "sort": {"enum": ["fifo", "lifo", None]},
+    "keep": {"type": ["string", "number", "null"]},
+    "nodes_pin": {"type": ["array", "null"], "items": {"type": "string"}},
+    "nodes_ignore": {"type": ["array", "null"], "items": {"type": "string"}},
+}
+_TASK = schemas.object_of(
+    ("parameters",),
+    parameters={"type": "object"},
+    priority={"type": "integer"},
+    delay=_DURATION,
+    at={"type": "string"},
+    expires={"type": ["string", "number"]},
+    unique_key={"type": "string"},
+    after={"type": "array", "items": schemas.ID},
+    after_any={"type": "boolean"},
+    batch={"type": "string"},
+)
+_TASKS = {
+    "oneOf": [
+        _TASK,
+        schemas.object_of(
+            ("tasks",), tasks={"type": "array", "items": _TASK, "minItems": 1, "maxItems": PUSHED_MAX},
+        ),
+    ]
+}  # fmt: skip
+_NEW = schemas.object_of(("_id", "class"), _id=schemas.ID, **{"class": schemas.ID}, **_FIELDS)
+_CHANGES = schemas.object_of((), **{"class": schemas.ID}, **_FIELDS)
+_PUSH = Body(schema=_TASKS, max_bytes=16 * 2**20)
+ROUTES = (
+    Route(method="GET", path="/queues", role=Role.READ, does=_list, words="All queues with their counts."),
+    Route(
+        method="POST", path="/queues", role=Role.ADMIN, does=_create, words="Create a queue.", body=Body(schema=_NEW),
+        answers={201: {"type": "object"}}, problems=(Code.EXISTS, Code.FAULTS), about=Code.QUEUE,
+    ),
+    Route(
+        method="GET", path="/queues/{q}", role=Role.READ, does=_get, about=Code.QUEUE,
+        words="One queue with its counts, and why its tasks do not run; also a deleted one that still has tasks.",
+    ),
+    Route(
+        method="PATCH", path="/queues/{q}", role=Role.ADMIN, does=_patch, about=Code.QUEUE, body=Body(schema=_CHANGES),
+        words="Change fields (RFC 7396); null unsets one.", problems=(Code.STALE, Code.IF_MATCH, Code.FAULTS),
+    ),
+    Route(
+        method="DELETE", path="/queues/{q}", role=Role.ADMIN, does=_delete, about=Code.QUEUE, answers={204: None},
+        query={"tasks": {"type": "string", "enum": ["keep"], "description": "Its tasks stay, and that is meant."}},
+        words="Delete it; its tasks stay.", problems=(Code.HAS_TASKS, Code.STALE, Code.IF_MATCH),
+    ),
+    Route(
+        method="POST", path="/queues/{q}/pause", role=Role.OPERATE, does=_pause, about=Code.QUEUE,
+        body=Body(schema=schemas.WITH_REASON, is_required=False), words="No node claims from it any more.",
+    ),
+    Route(
+        method="POST", path="/queues/{q}/resume", role=Role.OPERATE, does=_resume, about=Code.QUEUE,
+        body=Body(schema=schemas.WITH_REASON, is_required=False), words="Nodes claim from it again.",
+    ),
+    Route(
+        method="POST", path="/queues/{q}/tasks", role=Role.OPERATE, does=_push, about=Code.QUEUE, body=_PUSH,
+        query={"check": {"type": "boolean", "description": "no: whether the parameters fit or not (admin)."}},
+        answers={201: {"type": "object", "required": ["ids", "created", "existing"]}},
+        words="Create one task, or up to 1,000.", problems=(Code.FAULTS, Code.CLOSED, Code.TOO_LARGE),
+    ),
+    Route(
+        method="POST", path="/queues/{q}/tasks/check", role=Role.READ, does=_check, about=Code.QUEUE, body=_PUSH,
+        answers={200: {"type": "object", "required": ["faults"]}},
+        words="Whether they would fit; nothing is created.", problems=(Code.TOO_LARGE,),
+    ),
+)  # fmt: skip

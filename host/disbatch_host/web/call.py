@@ -1,0 +1,72 @@
+"""One request as a route sees it, and what it answers.
+
+Responsible for: these two shapes. Must not know: HTTP libraries, routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from disbatch_host.client import Client
+from disbatch_host.web.principal import Principal
+from disbatch_host.web.problems import Code, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request that has been read, and may be carried out."""
+
+    client: Client  # of the person who asks, on a store that is lent for this call
+    who: Principal
+    base: str  # of all links, such as /disbatch/api/v1
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # by names in lower case
+
+    def link(self, *parts: str) -> str:
+        """The path of a resource of this API."""
+        return "/".join((self.base, *(escaped(one) for one in parts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is sent back."""
+
+    body: Any = None  # of plain JSON values
+    status: int | None = None  # None: the route's own
+    headers: Mapping[str, str] = field(default_factory=dict)
+    has_tag: bool = False  # an ETag of the body, which conditional requests are held against
+
+
+def require_match(call: Call, body: Any) -> None:
+    """For a change of a document: the one who changes it has seen it as it is now. Raises Problem."""
+    given = call.headers.get("if-match")
+    if given is None:
+        raise Problem(Code.IF_MATCH, "expected If-Match with the ETag of the document as it was read")
+    tag = tag_of(body)
+    if given.strip() != "*" and tag not in tags_in(given):
+        detail = "it has changed since it was read; `document` is what it is now"
+        raise Problem(Code.STALE, detail, headers={"ETag": tag}, more={"document": body})
+
+
+def tags_in(header: str) -> list[str]:
+    """The ETags that a conditional request names."""
+    return [one.strip().removeprefix("W/") for one in header.split(",")]
+
+
+def escaped(part: str) -> str:
+    """A part of a path."""
+    return quote(part, safe="")
+
+
+def tag_of(body: Any) -> str:
+    """The ETag of a body: two are the same exactly if their JSON is."""
+    digest = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f'"{digest[:32]}"'

@@ -1,0 +1,156 @@
+"""Who asks: a token in a header, a session in a cookie, or a user that a proxy names.
+
+Responsible for: telling who sent a request, and making sessions. Must not know: what the request is for.
+
+Rules:
+1. A session is signed, not kept: it names its token, and ends with it. Removing a token ends its sessions at once.
+2. A proxy is known by the peer of the connection, never by a header. Its header from any other peer is an error: a
+   proxy that is set up wrong must not go unnoticed.
+3. Wrong tokens are counted for each peer, and cost time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from disbatch_host.errors import UsageError
+from disbatch_host.web.limits import Rate
+from disbatch_host.web.principal import Principal
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.role import Role
+from disbatch_host.web.tokens import Token, Tokens
+
+COOKIE = "dsb_session"
+SESSION_SECONDS = 12 * 3600
+_WRONG_PER_MINUTE = 10
+_MINUTE = 60.0
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="disbatch"'}
+_BEARER = "bearer "
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A proxy that has signed people in."""
+
+    header: str  # in lower case
+    networks: Sequence[Network] = ()
+    is_local: bool = False  # connections to the Unix socket are its own
+    role: Role = Role.READ
+
+    def is_peer(self, peer: str | None) -> bool:
+        """`peer`: its address, None over a Unix socket."""
+        if peer is None:
+            return self.is_local
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self.networks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A signed one."""
+
+    text: str
+    expires: datetime
+
+
+class Identity:
+    """Knows people. `tokens` says which there are now; None: nobody needs to sign in."""
+
+    def __init__(self, tokens: Callable[[], Tokens] | None, proxy: Proxy | None = None) -> None:
+        self._tokens = tokens
+        self._proxy = proxy
+        self._wrong = Rate(_WRONG_PER_MINUTE, _MINUTE)
+
+    @property
+    def needs_sign_in(self) -> bool:
+        return self._tokens is not None
+
+    def of(self, headers: Mapping[str, str], cookie: str | None, peer: str | None) -> Principal | None:
+        """Who sent these headers (names in lower case); None: nobody that is known. Raises Problem for a token that is
+        wrong, and for a header that only a proxy may send."""
+        if self._proxy is not None and (user := headers.get(self._proxy.header)) is not None:
+            if not self._proxy.is_peer(peer):
+                raise Problem(Code.PROXY, f"{self._proxy.header} is taken from the proxy only; is --proxy-from right?")
+            if user:
+                return Principal(name=_name(user), role=self._proxy.role, is_of_browser=True)
+        if self._tokens is None:
+            return Principal(name="anyone", role=Role.ADMIN, is_of_browser=True)
+        authorization = headers.get("authorization", "")
+        if authorization[: len(_BEARER)].lower() == _BEARER:
+            return self.of_token(authorization[len(_BEARER) :].strip(), peer)
+        return None if cookie is None else self._of_session(cookie)
+
+    def of_token(self, text: str, peer: str | None) -> Principal:
+        """Raises Problem unless it is a valid token."""
+        token = self._token(text, peer)
+        return _principal(token, token.expires)
+
+    def sign_in(self, text: str, peer: str | None) -> Session:
+        """A session for a token. Raises Problem unless it is a valid one."""
+        token = self._token(text, peer)
+        expires = datetime.now(UTC) + timedelta(seconds=SESSION_SECONDS)
+        expires = expires if token.expires is None else min(expires, token.expires)
+        head = f"{token.id}.{int(expires.timestamp())}"
+        return Session(text=f"{head}.{self._signature(head)}", expires=expires)
+
+    def _token(self, text: str, peer: str | None) -> Token:
+        who = peer or "local"
+        if (seconds := self._wrong.seconds_left(who)) > 0:
+            raise Problem(
+                Code.TOO_MANY, f"too many wrong tokens from here; try again in {seconds:.0f} s",
+                headers={"Retry-After": f"{seconds:.0f}"},
+            )  # fmt: skip
+        found = self._known().of_secret(text)
+        if found is None or not found.is_valid(datetime.now(UTC)):
+            self._wrong.count(who)
+            what = "the token is not known here" if found is None else "the token has expired"
+            hint = "`disbatch-host web token add` makes one"
+            raise Problem(Code.UNAUTHENTICATED, f"{what}; {hint}", headers=_CHALLENGE)
+        return found
+
+    def _of_session(self, cookie: str) -> Principal | None:
+        head, _, signature = cookie.rpartition(".")
+        token_id, _, until = head.partition(".")
+        if not until.isdigit() or not hmac.compare_digest(signature.encode(), self._signature(head).encode()):
+            return None
+        found = self._known().get(token_id)
+        if found is None or time.time() >= int(until) or not found.is_valid(datetime.now(UTC)):
+            return None
+        return _principal(found, datetime.fromtimestamp(int(until), UTC), is_of_browser=True)
+
+    def _signature(self, head: str) -> str:
+        return hmac.new(self._known().key, head.encode(), hashlib.sha256).hexdigest()
+
+    def _known(self) -> Tokens:
+        assert self._tokens is not None
+        try:
+            return self._tokens()
+        except UsageError as error:
+            raise Problem(Code.UNAUTHENTICATED, str(error), headers=_CHALLENGE) from error
+
+
+def unauthenticated() -> Problem:
+    """For a request that needs somebody to be signed in."""
+    detail = "expected a token (Authorization: Bearer dsb_…), or a session of the page; `disbatch-host web token add`"
+    return Problem(Code.UNAUTHENTICATED, detail, headers=_CHALLENGE)
+
+
+def _principal(token: Token, expires: datetime | None, *, is_of_browser: bool = False) -> Principal:
+    queues = frozenset(token.queues) or None
+    return Principal(name=token.name, role=token.role, queues=queues, expires=expires, is_of_browser=is_of_browser)
+
+
+def _name(user: str) -> str:
+    """A name from a proxy, as logs and documents can show it."""
+    return "".join(one for one in user if one.isprintable() and one not in "@ ")[:64] or "somebody"

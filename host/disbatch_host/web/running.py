@@ -1,0 +1,127 @@
+"""`disbatch-host web`: from settings to a server that answers.
+
+Responsible for: putting the parts together, and what is said at the start. Must not know: options, routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from disbatch_host.client import Client
+from disbatch_host.errors import UsageError
+from disbatch_host.settings.forms import Address
+from disbatch_host.web import server
+from disbatch_host.web.app import Application
+from disbatch_host.web.guard import Place
+from disbatch_host.web.identity import Identity, Proxy
+from disbatch_host.web.pool import ClientPool
+from disbatch_host.web.role import Role
+from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
+
+log = logging.getLogger(__name__)
+
+CLIENTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """Everything that a server is told."""
+
+    listen: Address | Path
+    place: Place = field(default_factory=Place)
+    tokens: TokenFile | None = None
+    needs_sign_in: bool = True
+    proxy: Proxy | None = None
+
+
+def check(settings: WebSettings) -> None:
+    """Raises UsageError for a server that others could reach without anybody having allowed them to."""
+    if isinstance(settings.listen, Path) or _is_loopback(settings.listen.host):
+        return
+    if not settings.needs_sign_in:
+        raise UsageError("--no-auth is only for a loopback address or a Unix socket, such as 127.0.0.1:8780")
+    if settings.tokens is None and settings.proxy is None:
+        raise UsageError(
+            f"others can reach {settings.listen.host or 'all addresses'}, and there is no file of tokens; "
+            "`disbatch-host web token add NAME --role read` makes one"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run(settings: WebSettings, open_client: Callable[[], Client], say: Callable[[str], object]) -> None:
+    """Serve until a signal. `say` gets what the person who has started it should read. Raises UsageError,
+    StoreError."""
+    check(settings)
+    _quiet_uvicorn()
+    with ExitStack() as stack:
+        listening = stack.enter_context(server.bound(settings.listen))
+        clients = [stack.enter_context(open_client()) for _ in range(CLIENTS)]
+        tokens, once = _tokens(settings)
+        asyncio.run(_serve(settings, listening, clients, tokens, lambda: _say_where(settings, listening, once, say)))
+
+
+def _quiet_uvicorn() -> None:
+    """It says what this program says already, in its own words."""
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+async def _serve(
+    settings: WebSettings,
+    listening: socket.socket,
+    clients: Sequence[Client],
+    tokens: Callable[[], Tokens] | None,
+    on_started: Callable[[], None],
+) -> None:
+    pool = ClientPool(clients)
+    closing = asyncio.Event()
+    application = Application(pool, Identity(tokens, settings.proxy), settings.place)
+    if settings.tokens is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, settings.tokens.forget)
+    try:
+        await server.serve(application.asgi(), listening, on_stop=closing.set, on_started=on_started)
+    finally:
+        pool.close()
+
+
+def _tokens(settings: WebSettings) -> tuple[Callable[[], Tokens] | None, str | None]:
+    """What says who may sign in, and the token to be printed once, where nobody has made any."""
+    if not settings.needs_sign_in:
+        return None, None
+    if settings.tokens is not None:
+        settings.tokens.current()  # one that cannot be used is an error at the start
+        return settings.tokens.current, None
+    token, text = new_token("admin", Role.ADMIN, now=datetime.now(UTC))
+    tokens = Tokens(key=new_key(), tokens=(token,))
+    return (lambda: tokens), text
+
+
+def _say_where(settings: WebSettings, listening: socket.socket, once: str | None, say: Callable[[str], object]) -> None:
+    if isinstance(settings.listen, Path):
+        say(f"serving on unix:{settings.listen}")
+        url = f"http://localhost{settings.place.base_path}"
+    else:
+        host, port = listening.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.place.base_path}"
+        say(f"serving on {url}/")
+    if once is not None:
+        say(f"sign in, once: {url}/login#t={once}")
+    if not settings.needs_sign_in:
+        log.warning("nobody needs to sign in: whoever reaches this address can run programs as the users of the nodes")
