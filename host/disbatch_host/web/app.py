@@ -40,7 +40,7 @@ from disbatch_host.web.route import Body, Route, status_of
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
-_CHANGES_PER_SECOND = 60
+CHANGES_PER_SECOND = 60
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 
@@ -50,11 +50,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Application:
     """Everything that requests share. Made in the event loop that serves them."""
 
-    def __init__(self, pool: ClientPool, identity: Identity, place: Place) -> None:
+    def __init__(
+        self, pool: ClientPool, identity: Identity, place: Place, *, changes_per_second: int = CHANGES_PER_SECOND
+    ) -> None:
+        """`changes_per_second`: at most so many by one person."""
         self._pool = pool
         self._identity = identity
         self._place = place
-        self._changes = Rate(_CHANGES_PER_SECOND, 1.0)
+        self._changes = Rate(changes_per_second, 1.0)
+        self._changes_per_second = changes_per_second
         self._base = f"{place.base_path}{API}"
 
     def asgi(self, more: Sequence[BaseRoute] = ()) -> guard.App:
@@ -116,10 +120,8 @@ class Application:
             if who.is_of_browser:
                 guard.require_own_site(request.scope, self._place)
             if self._changes.seconds_left(who.name) > 0:
-                raise Problem(
-                    Code.TOO_MANY, f"more than {_CHANGES_PER_SECOND} changes in a second by {who.name}; one request "
-                    "may have many tasks", headers={"Retry-After": "1"},
-                )  # fmt: skip
+                detail = f"more than {self._changes_per_second} changes in a second by {who.name}"
+                raise Problem(Code.TOO_MANY, f"{detail}; one request may have many tasks", headers={"Retry-After": "1"})
             self._changes.count(who.name)
         return who
 

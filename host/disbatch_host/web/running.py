@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from disbatch_host.client import Client
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import Address
 from disbatch_host.web import server
-from disbatch_host.web.app import Application
+from disbatch_host.web.app import CHANGES_PER_SECOND, Application
 from disbatch_host.web.guard import Place
 from disbatch_host.web.identity import Identity, Proxy
 from disbatch_host.web.pool import ClientPool
 from disbatch_host.web.role import Role
+from disbatch_host.web.server import HttpServer
 from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class WebSettings:
     tokens: TokenFile | None = None
     needs_sign_in: bool = True
     proxy: Proxy | None = None
+    changes_per_second: int = CHANGES_PER_SECOND  # by one person
 
 
 def check(settings: WebSettings) -> None:
@@ -74,7 +77,7 @@ def run(settings: WebSettings, open_client: Callable[[], Client], say: Callable[
         listening = stack.enter_context(server.bound(settings.listen))
         clients = [stack.enter_context(open_client()) for _ in range(CLIENTS)]
         tokens, once = _tokens(settings)
-        asyncio.run(_serve(settings, listening, clients, tokens, lambda: _say_where(settings, listening, once, say)))
+        asyncio.run(serve(settings, listening, clients, tokens, lambda _: _say_where(settings, listening, once, say)))
 
 
 def _quiet_uvicorn() -> None:
@@ -83,20 +86,23 @@ def _quiet_uvicorn() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-async def _serve(
+async def serve(
     settings: WebSettings,
     listening: socket.socket,
     clients: Sequence[Client],
     tokens: Callable[[], Tokens] | None,
-    on_started: Callable[[], None],
+    on_started: Callable[[HttpServer], None],
 ) -> None:
+    """Serve until a signal comes, or the server that `on_started` gets is stopped."""
     pool = ClientPool(clients)
     closing = asyncio.Event()
-    application = Application(pool, Identity(tokens, settings.proxy), settings.place)
-    if settings.tokens is not None:
+    identity = Identity(tokens, settings.proxy)
+    application = Application(pool, identity, settings.place, changes_per_second=settings.changes_per_second)
+    http = HttpServer(application.asgi(), on_stop=closing.set, on_started=lambda: on_started(http))
+    if settings.tokens is not None and threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, settings.tokens.forget)
     try:
-        await server.serve(application.asgi(), listening, on_stop=closing.set, on_started=on_started)
+        await http.serve(sockets=[listening])
     finally:
         pool.close()
 

@@ -109,8 +109,16 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None], on_started: Callable[[], None]) -> None:
+class HttpServer(uvicorn.Server):
+    """Serves an application until SIGTERM or SIGINT, or `stop`. `on_stop` is called then, in the event loop's thread;
+    `on_started` once requests are answered."""
+
+    def __init__(self, app: Any, *, on_stop: Callable[[], None], on_started: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, h11_max_incomplete_event_size=_HEADER_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_keep_alive=int(HEADER_SECONDS),
+        )  # fmt: skip
         super().__init__(config)
         self._on_stop = on_stop
         self._on_started = on_started
@@ -122,19 +130,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not what it does there: it would send the signal again once it has stopped, and a stop is no failure.
-        self._on_stop()
         self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.stop()
+
+    def stop(self) -> None:
+        self._on_stop()
         self.should_exit = True
-
-
-async def serve(
-    app: Any, listening: socket.socket, *, on_stop: Callable[[], None], on_started: Callable[[], None]
-) -> None:
-    """Serve until SIGTERM or SIGINT. `on_stop` is called with the signal, in the event loop's thread; `on_started` once
-    requests are answered."""
-    config = uvicorn.Config(
-        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, h11_max_incomplete_event_size=_HEADER_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
-        timeout_keep_alive=int(HEADER_SECONDS),
-    )  # fmt: skip
-    await _Server(config, on_stop, on_started).serve(sockets=[listening])

@@ -97,7 +97,7 @@ def _delete(call: Call) -> Answer:
             Code.HAS_TASKS,
             f"queue {state.queue.id} has {total:,} tasks, which stay; tasks=keep says that this is meant",
         )
-    call.client.queues.delete(str(state.queue.id))
+    call.client.queues.delete(str(state.queue.id), leaves_unfinished=True)
     return Answer()
 
 

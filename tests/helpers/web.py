@@ -1,0 +1,121 @@
+"""A server of the page and the API, and somebody who asks it.
+
+Responsible for: starting one, in a thread of this process, on a free port; and requests by the standard library alone.
+Must not know: what is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from disbatch_host.client import Client
+from disbatch_host.settings.forms import Address
+from disbatch_host.web import running, server
+from disbatch_host.web.role import Role
+from disbatch_host.web.running import WebSettings
+from disbatch_host.web.server import HttpServer
+from disbatch_host.web.tokens import Tokens, new_key, new_token
+
+ROLES = ("read", "operate", "admin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]  # by names in lower case
+    data: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+    @property
+    def text(self) -> str:
+        return self.data.decode()
+
+    @property
+    def code(self) -> str:
+        """Of a problem."""
+        assert self.headers["content-type"] == "application/problem+json", self
+        return str(self.json["type"]).removeprefix("urn:disbatch:problem:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """A running server."""
+
+    port: int
+    tokens: Mapping[str, str]  # by role
+    base: str = "/api/v1"
+    connections: list[http.client.HTTPConnection] = field(default_factory=list)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, role: str | None = "admin", headers: Mapping[str, str] = {},
+        base: str | None = None,
+    ) -> Reply:  # fmt: skip
+        """`body`: bytes as they are, all else as JSON. `role`: with the token of that role; None: with none."""
+        given = dict(headers)
+        if role is not None:
+            given.setdefault("Authorization", f"Bearer {self.tokens[role]}")
+        data = body
+        if body is not None and not isinstance(body, bytes):
+            data = json.dumps(body).encode()
+            given.setdefault("Content-Type", "application/json")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, f"{self.base if base is None else base}{path}", data, given)
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(status=response.status, headers=named, data=response.read())
+
+    def get(self, path: str, **more: Any) -> Reply:
+        return self.ask("GET", path, **more)
+
+    def post(self, path: str, body: Any = None, **more: Any) -> Reply:
+        return self.ask("POST", path, body, **more)
+
+
+@contextlib.contextmanager
+def serving(
+    url: str, plugins: Sequence[Path] = (), *, bound_to: Mapping[str, Sequence[str]] = {}, **settings: Any
+) -> Iterator[Web]:
+    """A server of a store, with a token for each role. `bound_to`: further tokens, by name, that see these queues
+    alone and have the role operate."""
+    now = datetime.now(UTC)
+    made = {name: new_token(name, Role[name.upper()], now=now) for name in ROLES}
+    made |= {name: new_token(name, Role.OPERATE, queues=queues, now=now) for name, queues in bound_to.items()}
+    tokens = Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))
+    started, servers = threading.Event(), list[HttpServer]()
+    whole = WebSettings(listen=Address("127.0.0.1", 0), **{"changes_per_second": 10_000, **settings})
+    with ExitStack() as stack:
+        listening = stack.enter_context(server.bound(whole.listen))
+        clients = [stack.enter_context(Client.open(url, plugins=plugins, by="web")) for _ in range(running.CLIENTS)]
+
+        def on_started(one: HttpServer) -> None:
+            servers.append(one)
+            started.set()
+
+        def serve() -> None:
+            asyncio.run(running.serve(whole, listening, clients, lambda: tokens, on_started))
+
+        thread = threading.Thread(target=serve, name="web", daemon=True)
+        thread.start()
+        try:
+            assert started.wait(30), "the server did not start"
+            texts = {name: text for name, (_, text) in made.items()}
+            yield Web(port=listening.getsockname()[1], tokens=texts)
+        finally:
+            if servers:
+                servers[0].stop()
+            thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
