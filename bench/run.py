@@ -1,7 +1,8 @@
 """The benches of the engine: every figure beside something that runs in the same minute, since only ratios carry over.
 
-    python bench/run.py [rates] [cost] [starts] [latency] [creating] [importing] [finding] [idle] [lines] [growth]
-                        [memory] [output] [nodes] [all] [--rounds N] [--quick] [--json FILE] [--markdown]
+    python bench/run.py [rates] [cost] [starts] [latency] [creating] [importing] [batching] [finding] [idle]
+                        [lines] [memory] [output] [nodes] [growth] [all]
+                        [--rounds N] [--quick] [--json FILE] [--markdown]
 
 What each of them measures, and against what, is in bench/README.md.
 """
@@ -18,8 +19,8 @@ import tree
 
 # In the order in which they run: what tells most for its time comes first.
 BENCHES = (
-    "rates", "cost", "starts", "latency", "creating", "importing", "finding", "idle", "lines", "memory", "output",
-    "nodes", "growth",
+    "rates", "cost", "starts", "latency", "creating", "importing", "batching", "finding", "idle", "lines", "memory",
+    "output", "nodes", "growth",
 )  # fmt: skip
 
 
