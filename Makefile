@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 7
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test sanitize lint check schemas soak bench compare wheels aarch clean
+.PHONY: help demo test sanitize fuzz lint check schemas soak bench compare wheels aarch clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB a
 sanitize: $(VENV)/.test ## the tests of disbatch-supervisor once more, built with the sanitizers of the compiler (ASan, UBSan); a minute
 	$(BIN)/python -m pytest -m sanitized --numprocesses 2 $(ARGS)
 
+fuzz: $(VENV)/.test ## an hour (or DISBATCH_FUZZ_SECONDS) of libFuzzer on what disbatch-supervisor reads; needs clang
+	DISBATCH_REQUIRE_ALL=1 $(BIN)/python -m pytest -s -m soak tests/supervisor/test_fuzzing.py $(ARGS)
+
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,7 +36,7 @@ check: $(VENV)/.run ## validate the bundled plugins
 schemas: $(VENV)/.run ## write schemas/config.json and README's table again from the table of settings
 	$(BIN)/python -m disbatch_host.settings.written .
 
-soak: $(VENV)/.test ## the long tests (an hour of random documents for each store, or DISBATCH_RANDOM_SECONDS), and each command of the acceptance tests as a process of its own
+soak: $(VENV)/.test ## the long tests (an hour of random documents for each store, or DISBATCH_RANDOM_SECONDS, and one of fuzzing, or DISBATCH_FUZZ_SECONDS), and each command of the acceptance tests as a process of its own
 	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)
 	$(BIN)/python -m pytest -m "soak or sanitized" $(ARGS)
 

@@ -4,6 +4,7 @@ what really ran against what the documents say."""
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import json, os, signal, sys, time
 
 directory = @DIRECTORY@
 node = os.environ["DISBATCH_NODE"]
+supervisor = os.environ["DISBATCH_RUN"].partition("-")[0]
 trace = os.open(f"{directory}/trace", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
@@ -31,7 +33,7 @@ def started(pid):
 
 def note(what, task, attempt):
     # One write at the end of the file: lines of several processes do not mix.
-    me = f"{node} {os.getpid()} {started(os.getpid())} {time.monotonic()} {left_over()}"
+    me = f"{node} {os.getpid()} {started(os.getpid())} {time.monotonic()} {left_over(task, attempt)} {supervisor}"
     os.write(trace, f"{what} {task} {attempt} {me}\\n".encode())
 
 
@@ -42,13 +44,21 @@ def say(text):
         pass  # its node is dead: it goes on all the same
 
 
-def left_over():
-    # How many of the processes of an earlier life are still there.
+def starts_in(file):
     try:
-        lines = open(f"{directory}/trace.earlier").read().splitlines()
+        lines = open(f"{directory}/{file}").read().splitlines()
     except FileNotFoundError:
-        return 0
-    return sum(started(int(line.split()[4])) == int(line.split()[5]) for line in lines if line.startswith("start"))
+        return []
+    return [line.split() for line in lines if line.startswith("start")]
+
+
+def left_over(task, attempt):
+    # How many of the processes of an earlier life, or of earlier attempts of this task, are still there.
+    before = starts_in("trace.earlier")
+    if attempt > 1:
+        before += [one for one in starts_in("trace") if one[1] == task and int(one[2]) < attempt]
+    before = [one for one in before if int(one[4]) != os.getpid()]
+    return sum(started(int(one[4])) == int(one[5]) for one in before)
 
 
 def work(task, attempt):
@@ -79,6 +89,37 @@ else:
 """
 
 
+# The same lines, of a shell that goes on by itself; it takes a hundredth of a second to start, not a tenth.
+_PASSER = r"""#!/bin/sh
+trace=@DIRECTORY@/trace
+
+started() {
+    # Of a process that there is, and that is not only a zombie.
+    read -r line 2>/dev/null <"/proc/$1/stat" || return
+    set -- ${line##*)}
+    case $1 in Z | X) ;; *) echo "${20}" ;; esac
+}
+
+note() {
+    read -r at rest </proc/uptime
+    echo "$1 $DISBATCH_TASK_ID $DISBATCH_ATTEMPT $DISBATCH_NODE $$ $me $at $left_over ${DISBATCH_RUN%-*}" >>"$trace"
+}
+
+me=$(started $$)
+left_over=0
+if [ "$DISBATCH_ATTEMPT" -gt 1 ]; then
+    while read -r what task attempt node pid pid_started rest; do
+        [ "$what $task" = "start $DISBATCH_TASK_ID" ] && [ "$attempt" -lt "$DISBATCH_ATTEMPT" ] || continue
+        [ "$(started "$pid")" = "$pid_started" ] && left_over=$((left_over + 1))
+    done <"$trace"
+fi
+note start
+sleep 0.$(($$ % 4))
+note end
+echo out
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One start or end, as the process has written it down."""
@@ -90,7 +131,8 @@ class Line:
     pid: int
     pid_started: int
     at: float  # by the monotonic clock, which all processes of the machine share
-    left_over: int  # processes of an earlier life that were alive
+    left_over: int  # processes of an earlier life, and of earlier attempts, that were alive
+    supervisor: str  # the id of the one that has started it
 
 
 class Account:
@@ -105,6 +147,11 @@ class Account:
         """A plugin that holds until it is let go (`file="hold.py"`)."""
         return _HOLDER.replace("@DIRECTORY@", repr(str(self.directory)))
 
+    @property
+    def passing_program(self) -> str:
+        """A oneshot plugin that takes some tenths of a second."""
+        return _PASSER.replace("@DIRECTORY@", shlex.quote(str(self.directory)))
+
     def let_go(self, node_id: str, *, life: int = 1) -> None:
         """Processes that this node has started, or will start, in this life go on to their end."""
         (self.directory / f"go.{node_id}.{life}").touch()
@@ -116,10 +163,9 @@ class Account:
             return []
         found = []
         for line in text.splitlines():
-            word, task, attempt, node, pid, pid_started, at, left_over = line.split()
-            found.append(
-                Line(word, task, int(attempt), node, int(pid), int(pid_started), float(at), int(left_over)),
-            )
+            word, task, attempt, node, pid, pid_started, at, left_over, supervisor = line.split()
+            numbers = int(pid), int(pid_started), float(at), int(left_over)
+            found.append(Line(word, task, int(attempt), node, *numbers, supervisor))
         return [one for one in found if one.what == what and (task_id is None or one.task == str(task_id))]
 
     def last_alive(self, task_id: Any, attempt: int) -> float:

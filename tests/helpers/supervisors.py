@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,10 +61,10 @@ def compiler() -> list[str]:
     return command
 
 
-def build(to: Path, *flags: str, sources: tuple[Path, ...] = ()) -> Path:
-    """Compile the program, or other `sources`, with further flags."""
+def build(to: Path, *flags: str, sources: tuple[Path, ...] = (), by: Sequence[str] = ()) -> Path:
+    """Compile the program, or other `sources`, with further flags. `by`: another compiler."""
     files = sources or tuple(sorted(NATIVE.glob("*.c")))
-    command = [*compiler(), "-std=c11", "-g", "-O1", "-pthread", *WARNINGS, *flags, f"-I{NATIVE}"]
+    command = [*(by or compiler()), "-std=c11", "-g", "-O1", "-pthread", *WARNINGS, *flags, f"-I{NATIVE}"]
     done = subprocess.run([*command, *map(str, files), "-o", str(to)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return to
@@ -128,7 +128,7 @@ class Talk:
                     return frame
             looked = len(self.kept)
             left = until - time.monotonic()
-            assert left > 0, f"no {kind} within {seconds} s; heard {[str(one)[:200] for one in self.kept]}"
+            assert left > 0, f"no {kind} within {seconds} s; heard {[str(one)[:200] for one in self.kept[-50:]]}"
             select.select([self.link.fileno()], [], [], left)
             self.kept += self.link.receive()
 
@@ -204,9 +204,10 @@ def start(run: int, plugin: int, stdin: bytes = b"", **more: Any) -> Start:
 
 
 @contextlib.contextmanager
-def paired(path: Path | None = None, **hello: Any) -> Iterator[Talk]:
-    """A supervisor over a pair of sockets that has heard HELLO."""
-    talk = Talk(connection.paired(path or program(), environment=os.environ))
+def paired(path: Path | None = None, *, files: Path | None = None, **hello: Any) -> Iterator[Talk]:
+    """A supervisor over a pair of sockets that has heard HELLO. `files`: where it puts what it keeps on disk."""
+    environment = os.environ if files is None else {**os.environ, "TMPDIR": str(files)}
+    talk = Talk(connection.paired(path or program(), environment=environment))
     try:
         talk.hello(**hello)
         yield talk

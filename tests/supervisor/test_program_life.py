@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -31,8 +32,11 @@ from disbatch_host.process.frames import (
     KeptPlugin,
     KillRun,
     Log,
+    Look,
     NodeBye,
     NotStarted,
+    Ping,
+    Pong,
     Ready,
     Said,
     Started,
@@ -45,7 +49,7 @@ from disbatch_host.process.frames import (
     Task,
     Window,
 )
-from disbatch_host.process.framing import encode
+from disbatch_host.process.framing import FrameReader, encode
 from disbatch_host.process.link import LinkClosedError
 from helpers import supervisors
 from helpers.processes import assert_group_is_gone, stop, wait_until
@@ -206,6 +210,78 @@ except (BrokenPipeError, ConnectionResetError):
     home.node(session=1).in_step()
 
 
+# Connects once for each text in hex, says it, and prints what it hears until the end.
+CONNECTS = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+for said in sys.argv[2:]:
+    peer, heard = socket.socket(socket.AF_UNIX), b""
+    peer.connect("socket")
+    try:
+        peer.sendall(bytes.fromhex(said))
+        while data := peer.recv(2**16):
+            heard += data
+    except (BrokenPipeError, ConnectionResetError):
+        while data := peer.recv(2**16):
+            heard += data
+    print(heard.hex())
+"""
+# Connects as fast as it can, and keeps what it gets.
+CROWDS = """
+import os, socket, sys, time
+os.chdir(sys.argv[1])
+peers = []
+while True:
+    peer = socket.socket(socket.AF_UNIX)
+    peer.connect("socket")
+    peers = [*peers[-50:], peer]
+    if len(peers) == 50:
+        print("crowded", flush=True)
+    time.sleep(0.001)
+"""
+SHED = ("/usr/bin/env", "-i", "/usr/bin/setsid", "--wait")  # the environment and the session of its run
+
+
+@pytest.mark.parametrize("through", [(), SHED], ids=["as it is", "shed"])
+def test_a_program_of_a_run_takes_nothing_over_although_it_knows_everything(
+    home: Home, through: tuple[str, ...]
+) -> None:
+    """It is of the same user, and can read the key."""
+    node = home.node(session=5)
+    hello = Hello(1, 1, session=9, keep=0, store_id=b"store", node_id=b"node", key=home.key)
+    stop = encode(KillRun(1, Stop.CANCELLED))
+    says = [encode(hello) + stop, encode(Look(home.key)), stop, encode(start(9, 1)), b"\xff" * 5000]
+    command = (*through, sys.executable, "-c", CONNECTS, str(home.directory), *(one.hex() for one in says))
+    node.say(plugin(1, *command), start(1, 1))
+    end = node.end(1)
+    assert (end.status, end.stopped) == (0, Stop.NOT), end.stderr
+    answers = [list(FrameReader().feed(bytes.fromhex(line))) for line in end.stdout.decode().splitlines()]
+    refused = SupervisorBye(Bye.REFUSED, b"a program of one of its runs is not its node")
+    assert answers == [[refused]] * len(says)
+    node.in_step()
+
+
+def test_programs_that_connect_again_and_again_keep_no_node_from_coming(home: Home) -> None:
+    """Four peers that say nothing may wait for a second: these would always be there before it."""
+    first = home.node(session=5)
+    first.say(plugin(1, sys.executable, "-c", CROWDS, str(home.directory)), start(1, 1), Window(1, 1, 0, 2**20))
+    first.hear(Said)
+    second = home.node(session=6)
+    second.in_step()
+    second.say(KillRun(1, Stop.CANCELLED))
+    second.end(1)
+
+
+def test_frames_that_come_byte_by_byte_are_frames(home: Home) -> None:
+    talk = home.visit()
+    hello = Hello(1, 1, session=1, keep=0, store_id=b"store", node_id=b"node", key=home.key)
+    for byte in b"".join(map(encode, (hello, shell(1, "cat"), start(1, 1, b"word"), Ping(7)))):
+        select.select([], [_socket_of(talk)], [], 20)
+        os.write(_socket_of(talk), bytes([byte]))
+    assert talk.hear(Pong).number == 7
+    assert talk.end(1).stdout == b"word"
+
+
 def test_a_frame_of_64_kib_is_too_long_for_a_peer_that_has_not_said_hello(home: Home) -> None:
     talk = home.visit()
     talk.say(plugin(1, "x" * 2**17))
@@ -248,6 +324,25 @@ def test_a_new_node_starts_runs_of_a_kept_plugin_under_a_higher_number(home: Hom
     assert second.end(11).stdout == b"hello\n"
     second.say(start(11, number))
     assert bye(second).reason == Bye.RULE_BROKEN
+
+
+def test_what_a_run_that_is_followed_live_said_without_a_node_is_told_to_the_next_one(
+    home: Home, tmp_path: Path
+) -> None:
+    """Before, the supervisor told of nothing for ever, and heard nobody any more: random orders have found it."""
+    node = home.node(session=1)
+    waits = f"while ! [ -e {tmp_path}/go ]; do sleep 0.01; done"
+    node.say(shell(1, f"{waits}; echo out; echo event >&3; : >{tmp_path}/said; exec sleep 60"))
+    node.say(start(1, 1, flags=Input.LIVE))
+    node.in_step()
+    node.leave()
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "said").exists)
+    node = home.node(session=2)
+    node.say(Window(1, 1, 0, 0))  # without effect
+    assert node.hear(Said).data == b"out\n" and node.hear(Events).data == b"event\n"
+    node.say(KillRun(1, Stop.CANCELLED))
+    node.end(1)
 
 
 def test_runs_and_their_limits_go_on_without_a_node(home: Home) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from disbatch_host.process import connection
+from conftest import skip_or_fail
 from disbatch_host.process.flags import How, Input
 from disbatch_host.process.frames import (
     Ack,
@@ -21,17 +21,21 @@ from disbatch_host.process.frames import (
     KillRun,
     Log,
     NotStarted,
+    Plugin,
     Said,
+    Start,
     Started,
     Stdin,
     Step,
     Stop,
+    StopRun,
     Task,
     Window,
 )
 from helpers import supervisors
+from helpers.disks import CannotMount, SmallDisk, small_disk
 from helpers.processes import wait_until
-from helpers.supervisors import Talk, paired, plugin, shell, start
+from helpers.supervisors import MICROSECONDS, Talk, paired, plugin, shell, start
 
 pytestmark = supervisors.usable()
 PART = 2**16
@@ -42,6 +46,15 @@ SAY = 'import sys; w = sys.stdout.buffer.write; [w(b"%07d\\n" % n) for n in rang
 def talk() -> Iterator[Talk]:
     with paired() as one:
         yield one
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    try:
+        with small_disk(tmp_path / "disk", megabytes=2) as one:
+            yield one
+    except CannotMount as error:
+        skip_or_fail(str(error))
 
 
 def lines(first: int, last: int) -> bytes:
@@ -232,9 +245,9 @@ def test_what_a_program_did_not_read_of_its_input_is_counted(talk: Talk, size: i
     assert bool(end.flags & How.STDIN_REFUSED) == (size > PART)
 
 
-def test_an_input_that_cannot_be_kept_is_not_started(tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_kept_is_not_started(disk: SmallDisk) -> None:
     """A full disk costs that start, and nothing else."""
-    with small_disk(tmp_path) as directory, paired_in(directory) as talk:
+    with paired(files=disk.path) as talk:
         size = 2**22
         talk.say(shell(1, "wc -c"), start(1, 1, b"x" * PART, total=size))
         for _ in range(PART, size, PART):
@@ -245,8 +258,8 @@ def test_an_input_that_cannot_be_kept_is_not_started(tmp_path: Path) -> None:
         assert talk.end(2).stdout.strip() == b"4"
 
 
-def test_a_full_disk_loses_the_middle_of_an_output_and_says_so(tmp_path: Path) -> None:
-    with small_disk(tmp_path) as directory, paired_in(directory) as talk:
+def test_a_full_disk_loses_the_middle_of_an_output_and_says_so(disk: SmallDisk) -> None:
+    with paired(files=disk.path) as talk:
         count = 1_000_000
         talk.say(plugin(1, "/usr/bin/env", "python3", "-c", SAY, str(count), max_output=2**26), start(1, 1))
         end = talk.hear(End, 60)
@@ -259,6 +272,84 @@ def test_a_full_disk_loses_the_middle_of_an_output_and_says_so(tmp_path: Path) -
         assert tail == said[second:]
         assert len(head) >= PART
         assert len(tail) >= 2**14
+
+
+SAY_EVENTS = """
+import os, sys
+left = int(sys.argv[1])
+while left:
+    left -= os.write(3, b"x" * min(left, 2**16))
+"""
+
+
+def says_events(size: int, **more: int) -> tuple[Plugin, Start]:
+    """A run that says so many bytes on descriptor 3."""
+    command = ("/usr/bin/env", "python3", "-c", SAY_EVENTS, str(size))
+    return plugin(1, *command, drain=MICROSECONDS // 10), start(1, 1, **more)
+
+
+def hear_that_it_waits(talk: Talk) -> None:
+    """And that its end is not told, however long that lasts."""
+    talk.hear(Log, where=lambda one: b"descriptor 3 is not read" in one.words)
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 0.5)
+    talk.in_step()
+    assert not [one for one in talk.kept if isinstance(one, End)]
+
+
+def events_of(talk: Talk, end: End) -> int:
+    """How many bytes of events were told."""
+    return sum(len(one.data) for one in talk.kept if isinstance(one, Events)) + len(end.events)
+
+
+def test_events_that_fit_into_memory_need_no_disk(disk: SmallDisk) -> None:
+    """Before, all but the first block of a run's events waited for a file: on a full disk every worker process hung."""
+    with paired(files=disk.path) as talk:
+        disk.fill()
+        talk.say(shell(1, "for n in 1 2 3; do echo $n >&3; sleep 0.05; done; exec 3>&-; sleep 0.1"), start(1, 1))
+        end = talk.end(1)
+        assert b"".join(one.data for one in talk.kept if isinstance(one, Events)) + end.events == b"1\n2\n3\n"
+        assert not end.flags & How.HELD_OPEN
+
+
+def test_on_a_full_disk_a_program_waits_that_says_more_events_than_fit_and_none_is_lost(disk: SmallDisk) -> None:
+    """Before, it waited for good, or until the node had stored some. It is not silent meanwhile: it is not heard."""
+    size = 2**18
+    with paired(files=disk.path) as talk:
+        disk.fill()
+        talk.say(*says_events(size, idle_timeout=MICROSECONDS // 5))
+        hear_that_it_waits(talk)
+        disk.make_room()
+        end = talk.end(1)
+        assert (events_of(talk, end), end.events_end, end.stopped) == (size, size, Stop.NOT)
+
+
+def test_what_a_program_has_said_when_it_ends_is_told_once_there_is_room(disk: SmallDisk) -> None:
+    """Before, it was lost without a word: a result, a follow-up task, that a worker's task was done."""
+    size = 2**16 + 1000  # the last bytes lie in the pipe
+    with paired(files=disk.path) as talk:
+        disk.fill()
+        talk.say(*says_events(size))
+        hear_that_it_waits(talk)
+        disk.make_room()
+        end = talk.end(1)
+        assert (events_of(talk, end), end.events_end, end.status) == (size, size, 0)
+        assert not end.flags & How.HELD_OPEN
+
+
+@pytest.mark.parametrize("order", [StopRun, KillRun])
+def test_a_run_that_only_waits_for_room_ends_when_it_is_told_to(
+    disk: SmallDisk, order: type[StopRun | KillRun]
+) -> None:
+    """Its end is what it was, and the log says that something is missing."""
+    with paired(files=disk.path) as talk:
+        disk.fill()
+        talk.say(*says_events(2**16 + 1000))
+        hear_that_it_waits(talk)
+        talk.say(order(1, Stop.CANCELLED))
+        end = talk.end(1)
+        assert (end.status, end.stopped) == (0, Stop.NOT) and 0 < end.events_end <= 2**16
+        talk.hear(Log, where=lambda one: b"is lost" in one.words)
 
 
 def test_all_output_together_takes_8_mib_of_memory_at_most(talk: Talk, tmp_path: Path) -> None:
@@ -298,47 +389,3 @@ def test_a_node_that_does_not_read_costs_no_memory(talk: Talk, tmp_path: Path) -
 def all_ended(pid: int) -> bool:
     """Whether no thread of it has a child that runs."""
     return not any((thread / "children").read_text().strip() for thread in Path(f"/proc/{pid}/task").iterdir())
-
-
-def small_disk(path: Path) -> DiskOf2MiB:
-    return DiskOf2MiB(path / "disk")
-
-
-class DiskOf2MiB:
-    """A file system of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Path:
-        self._path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(self._path)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip("cannot mount a file system")
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", "-l", str(self._path)], check=True)
-
-
-class paired_in:
-    """A supervisor whose files go to a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> Talk:
-        before = os.environ.get("TMPDIR")
-        os.environ["TMPDIR"] = str(self._directory)
-        try:
-            self._talk = Talk(connection.paired(supervisors.program(), environment=os.environ))
-        finally:
-            if before is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = before
-        self._talk.hello()
-        return self._talk
-
-    def __exit__(self, *_: object) -> None:
-        self._talk.link.close()

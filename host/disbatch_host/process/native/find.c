@@ -182,6 +182,13 @@ struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number)
     return run;
 }
 
+bool is_of_a_run(struct supervisor *all, pid_t pid)
+{
+    uint64_t number;
+    (void)find_owner(all, pid, &number); /* sessions and groups are no proof: a number may be another process's by now */
+    return number > 0 && runs_find(all, number) != NULL;
+}
+
 static void add(struct processes *found, const struct process *process)
 {
     if (found->count == found->capacity) {

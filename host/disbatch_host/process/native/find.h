@@ -49,6 +49,9 @@ void reap_orphans_now(struct supervisor *all);
 /* The run of an orphan; NULL: none that there is. `number` is that of its mark, 0 without one. */
 struct run *find_owner(struct supervisor *all, pid_t pid, uint64_t *number);
 
+/* Whether a process, orphan or not, carries the mark of a run that there is. */
+bool is_of_a_run(struct supervisor *all, pid_t pid);
+
 /* Where the marks of the runs of the supervisor with this id begin: no other has the same, and they are below those that
  * it carries itself. 0: it cannot have any. */
 uint64_t mark_base(const uint8_t id[SUPERVISOR_ID_SIZE]);

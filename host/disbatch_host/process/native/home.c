@@ -2,6 +2,7 @@
 #include "home.h"
 
 #include "connection.h"
+#include "find.h"
 #include "machine.h"
 #include "tell.h"
 
@@ -161,8 +162,12 @@ static void on_peer(void *owner, uint32_t events)
         return;
     }
     struct connection *connection = connection_open(all, fd); /* closes it where it cannot be watched */
-    if (connection != NULL)
-        connection->pid = peer.pid;
+    if (connection == NULL)
+        return;
+    connection->pid = peer.pid;
+    /* It may know the key, as it is the same user's: at least it cannot do harm by accident, or keep a node waiting. */
+    if (is_of_a_run(all, peer.pid))
+        connection_bye(connection, BYE_REFUSED, "a program of one of its runs is not its node");
 }
 
 static bool make_socket(struct home *home)

@@ -250,7 +250,7 @@ static const char *set_window(struct supervisor *all, const struct window_frame 
     struct run *run = runs_find(all, frame->run);
     if (frame->stream < STREAM_OUT || frame->stream > STREAM_EVENTS)
         return "WINDOW of a stream that there is not";
-    if (run == NULL)
+    if (run == NULL || run->is_live) /* such a run is told as it comes, and what was told is not kept */
         return NULL;
     struct stream *stream = &run->streams[frame->stream - 1];
     stream->told = earlier(frame->offset, stream->read);

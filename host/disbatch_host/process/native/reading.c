@@ -8,6 +8,7 @@
 #include "tell.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -19,6 +20,9 @@ static const uint64_t SETTLES_WITHIN = 20 * MILLISECOND;
 /* What is written piece by piece is read so often at most, and told: a node that heard each line alone would do nothing
  * else. */
 static const uint64_t RESTS_FOR = 5 * MILLISECOND;
+
+/* Between two looks whether a disk that was full has room. */
+static const uint64_t ROOM_EVERY = SECOND;
 
 enum {
     READS_MAX = (1 << 20) / READ_SIZE + 1, /* of the largest pipe: a busy background process must not keep us */
@@ -42,18 +46,25 @@ static bool is_held(const struct run *run, int number)
 
 bool run_is_held(const struct run *run)
 {
-    return is_held(run, 0) || is_held(run, 1) || is_held(run, EVENTS);
+    return run->lacks_room || is_held(run, 0) || is_held(run, 1) || is_held(run, EVENTS);
+}
+
+bool run_has_unread_events(const struct run *run)
+{
+    return run->lacks_room && stream_waiting(&run->streams[EVENTS]) > 0;
+}
+
+static void read_on_after(struct run *run, uint64_t time)
+{
+    run->read_on_at = earlier(run->read_on_at, run->all->loop.now + time);
+    run_schedule(run);
 }
 
 static void rest(struct run *run, int number)
 {
-    struct supervisor *all = run->all;
     run->streams[number].is_resting = true;
-    source_forget(&all->loop, &run->streams[number].source);
-    if (run->read_on_at != NEVER)
-        return;
-    run->read_on_at = all->loop.now + RESTS_FOR;
-    run_schedule(run);
+    source_forget(&run->all->loop, &run->streams[number].source);
+    read_on_after(run, RESTS_FOR);
 }
 
 /* A block of stdout or stderr. False: there is no more now. */
@@ -78,12 +89,32 @@ static bool read_output(struct run *run, int number, size_t most)
     return true;
 }
 
-static bool has_room_for_events(struct run *run)
+/* How many bytes of events can be kept now. Where it is the node that has to make room, an ACK says that it has; a disk
+ * does not say so. */
+static size_t room_for_events(struct run *run)
 {
+    struct spools *spools = &run->all->spools;
     struct stream *events = &run->streams[EVENTS];
-    return !is_held(run, EVENTS) && spool_size(&events->head) < EVENTS_KEPT_MAX &&
-           run->blocks.count < EVENT_BLOCKS_MAX &&
-           spool_reserve(&run->all->spools, &events->head, READ_SIZE, events->memory_max);
+    if (is_held(run, EVENTS) || spool_size(&events->head) >= EVENTS_KEPT_MAX || run->blocks.count >= EVENT_BLOCKS_MAX)
+        return 0;
+    if (spool_reserve(spools, &events->head, READ_SIZE, events->memory_max))
+        return READ_SIZE;
+    int error = errno;
+    size_t waiting = stream_waiting(events);
+    if (waiting < READ_SIZE && spool_reserve(spools, &events->head, waiting, events->memory_max))
+        return waiting; /* no file is needed for so few */
+    if (waiting > 0) {
+        tell_no_room(run, error);
+        read_on_after(run, ROOM_EVERY);
+    }
+    return 0;
+}
+
+/* Nothing is in the pipe, and nobody can write to it any more: to read its end takes no room. */
+static bool is_at_end(const struct stream *stream)
+{
+    struct pollfd pipe = {.fd = stream->source.fd, .events = POLLIN};
+    return poll(&pipe, 1, 0) == 1 && (pipe.revents & POLLIN) == 0;
 }
 
 /* A block of events, and then of stdout and stderr what was written before. False: there are no more now. */
@@ -93,11 +124,13 @@ static bool read_events(struct run *run)
     struct stream *events = &run->streams[EVENTS];
     if (events->source.fd < 0)
         return false;
-    if (!has_room_for_events(run)) {
-        source_forget(&all->loop, &events->source); /* the program waits until the store has some of them */
+    size_t room = room_for_events(run);
+    run->lacks_room = room == 0 && stream_waiting(events) > 0;
+    if (run->lacks_room)
+        source_forget(&all->loop, &events->source); /* the program waits until there is room */
+    if (room == 0 && !is_at_end(events))
         return false;
-    }
-    ssize_t size = stream_read(&all->loop, events, all->block, READ_SIZE);
+    ssize_t size = stream_read(&all->loop, events, all->block, room > 0 ? room : READ_SIZE);
     if (size == 0)
         on_closed(run);
     if (size <= 0)

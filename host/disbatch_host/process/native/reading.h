@@ -20,8 +20,11 @@ void run_read_on(struct run *run);
 /* What rested is read now. */
 void run_rest_is_over(struct run *run);
 
-/* Whether the node has not taken so much of a stream that the program has to wait. */
+/* Whether the program may have to wait in its writes, since what it says cannot be kept now. */
 bool run_is_held(const struct run *run);
+
+/* Whether it has said something on descriptor 3 that cannot be read for want of room. */
+bool run_has_unread_events(const struct run *run);
 
 /* Its first process has ended. */
 void run_read_end(struct run *run);

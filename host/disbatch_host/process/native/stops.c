@@ -18,6 +18,7 @@
 
 static const uint64_t KILL_FOR = 5 * SECOND;              /* what is then alive is left over */
 static const uint64_t HURRY_AFTER = 20 * MILLISECOND;     /* a start that is stopped is given so much time to be one */
+static const uint64_t ROOM_EVERY = SECOND;                /* a look whether the last events can be kept by now */
 static const uint32_t FIRST_PASS_WAIT = 1000;             /* microseconds */
 static const uint32_t LONGEST_PASS_WAIT = 100 * 1000;
 
@@ -107,6 +108,8 @@ static void finish_with(struct run *run, const struct processes *left)
     for (size_t i = 0; i < left->count; i++)
         name_process(&run->left_over, &left->items[i]);
     run_read_rest(run);
+    if (run_has_unread_events(run))
+        tell_lost(run, ENOSPC);
     run_finish(run);
 }
 
@@ -139,6 +142,14 @@ static bool stop_start(struct run *run, enum stop_reason reason)
     return true;
 }
 
+/* Its end is what it is, but nobody waits any longer for room for what it has said last. */
+static void hurry(struct run *run)
+{
+    run->is_hurried = true;
+    if (run_has_unread_events(run))
+        run_end_rest(run);
+}
+
 void run_stop(struct run *run, enum stop_reason reason)
 {
     struct supervisor *all = run->all;
@@ -147,6 +158,8 @@ void run_stop(struct run *run, enum stop_reason reason)
             timer_set(&all->loop, &run->timer, all->loop.now + HURRY_AFTER);
         return;
     }
+    if (run->phase == RUN_ENDING)
+        hurry(run);
     if (run->phase != RUN_RUNNING || run->stopped != STOP_NOT || run->is_killed)
         return;
     run->stopped = (uint8_t)reason;
@@ -172,6 +185,7 @@ void run_kill(struct run *run, enum stop_reason reason)
     if (run->phase == RUN_ENDING && !run->is_killed) {
         run->kill_at = all->loop.now; /* its end is what it is; what is left of it is not given time */
         run->is_ending_rest = true;
+        run->is_hurried = true;
         run_end_rest(run);
     } else if (run->phase == RUN_RUNNING && !run->is_killed) {
         if (run->stopped == STOP_NOT)
@@ -262,6 +276,19 @@ static bool is_certain(struct run *run)
     return false;
 }
 
+/* What it has said on descriptor 3, perhaps that it is done, is read before its end is told, however long a disk is full;
+ * unless somebody wants it to end. */
+static bool waits_for_room(struct run *run)
+{
+    if (run->stopped != STOP_NOT || run->is_killed || run->is_hurried)
+        return false;
+    run_read_rest(run);
+    if (!run_has_unread_events(run))
+        return false;
+    run->look_at = run->all->loop.now + ROOM_EVERY;
+    return true;
+}
+
 void run_end_rest(struct run *run)
 {
     struct supervisor *all = run->all;
@@ -275,7 +302,7 @@ void run_end_rest(struct run *run)
     if (rest.count > 0 && (is_asked || !is_waiting)) {
         run->empty_passes = 0;
         end_processes(run, &rest);
-    } else if (rest.count == 0 && !(is_open && is_waiting) && is_certain(run)) {
+    } else if (rest.count == 0 && !(is_open && is_waiting) && is_certain(run) && !waits_for_room(run)) {
         if (all->has_orphans)
             reap_orphans_now(all); /* what has ended since then is a part of its CPU time as well */
         finish_with(run, &rest);

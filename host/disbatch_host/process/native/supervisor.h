@@ -160,6 +160,9 @@ struct run {
     bool is_gone;           /* what was left over has ended */
     bool is_gone_told;
     bool is_loss_told;
+    bool lacks_room;        /* more of its events cannot be kept now; descriptor 3 is not read */
+    bool is_room_told;
+    bool is_hurried;        /* it was stopped after its first process had ended: its events do not wait for room */
 };
 
 struct supervisor {

@@ -116,6 +116,16 @@ void tell_lost(struct run *run, int error)
              (unsigned long long)run->number, strerror(error));
 }
 
+void tell_no_room(struct run *run, int error)
+{
+    if (run->is_room_told)
+        return;
+    run->is_room_told = true;
+    tell_log(run->all, LOG_WARNING,
+             "run %llu: descriptor 3 is not read, and the program waits, until a file for its events can be written: %s",
+             (unsigned long long)run->number, strerror(error));
+}
+
 /* The node of a run that is followed live keeps what it was told. */
 static void drop_told(struct run *run, int number)
 {
@@ -405,7 +415,7 @@ static void begin_again(struct run *run)
 {
     for (int i = 0; i < STREAMS; i++) {
         run->streams[i].told = run->streams[i].stored;
-        run->streams[i].window = run->all->node->takes_all ? NEVER : 0;
+        run->streams[i].window = run->is_live || run->all->node->takes_all ? NEVER : 0;
         run->streams[i].is_closed_told = false;
     }
     if (run->phase == RUN_RUNNING)
@@ -414,6 +424,7 @@ static void begin_again(struct run *run)
         run->closed_at = run->all->loop.now;
     run->is_end_told = false;
     run->is_gone_told = false;
+    run->is_room_told = false;
 }
 
 void tell_runs(struct supervisor *all, struct connection *visitor)

@@ -27,6 +27,7 @@ void tell_runs(struct supervisor *all, struct connection *visitor);
 void tell_not_started(struct run *run, int error, enum step step);
 
 /* Output was lost since no file can be written. */
+void tell_no_room(struct run *run, int error);
 void tell_lost(struct run *run, int error);
 __attribute__((format(printf, 3, 4))) void tell_log(struct supervisor *all, enum log_level level, const char *format,
                                                      ...);
