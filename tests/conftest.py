@@ -29,6 +29,7 @@ from disbatch_host.store.mongo import MongoStore
 from disbatch_host.store.open import open_store
 from disbatch_host.store.sqlite import SqliteStore
 from helpers import forked, mongod, nodes
+from helpers.disks import CannotMount, SmallDisk, small_disk
 from helpers.hosts import each_supervisor  # noqa: F401
 
 # How long an example takes says nothing on a machine that is busy with the other tests.
@@ -95,6 +96,16 @@ def skip_or_fail(reason: str) -> None:
     if os.environ.get("DISBATCH_REQUIRE_ALL"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def small_disk_or_skip(path: Path, *, megabytes: int) -> Iterator[SmallDisk]:
+    """See `helpers.disks.small_disk`."""
+    try:
+        with small_disk(path, megabytes=megabytes) as one:
+            yield one
+    except CannotMount as error:
+        skip_or_fail(str(error))
 
 
 @pytest.fixture

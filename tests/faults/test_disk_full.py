@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import skip_or_fail
+from conftest import small_disk_or_skip
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
@@ -23,7 +23,7 @@ from disbatch_host.store import sqlite as sqlite_store
 from disbatch_host.store.open import open_store
 from disbatch_protocol.status import Status
 from helpers import nodes
-from helpers.disks import CannotMount, SmallDisk, small_disk
+from helpers.disks import SmallDisk
 from helpers.processes import assert_group_is_gone, wait_until
 
 HOLD = "echo begun; while ! test -e {gate}; do sleep 0.1; done; echo said meanwhile; echo $DISBATCH_TASK_ID >>{trace}"
@@ -31,11 +31,8 @@ HOLD = "echo begun; while ! test -e {gate}; do sleep 0.1; done; echo said meanwh
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        with small_disk(tmp_path / "disk", megabytes=8) as one:
-            yield one
-    except CannotMount as error:
-        skip_or_fail(str(error))
+    with small_disk_or_skip(tmp_path / "disk", megabytes=8) as one:
+        yield one
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import skip_or_fail
+from conftest import small_disk_or_skip
 from disbatch_protocol.status import Status
 from helpers import supervisors
-from helpers.disks import CannotMount, SmallDisk, small_disk
+from helpers.disks import SmallDisk
 from helpers.nodes import QUICK_TO_SEE, Cluster
 from helpers.processes import wait_until
 
@@ -30,11 +30,8 @@ PROGRAMS = {
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        with small_disk(tmp_path / "disk", megabytes=2) as one:
-            yield one
-    except CannotMount as error:
-        skip_or_fail(str(error))
+    with small_disk_or_skip(tmp_path / "disk", megabytes=2) as one:
+        yield one
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

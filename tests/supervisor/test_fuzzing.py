@@ -64,8 +64,11 @@ def fuzzer(to: Path) -> Path:
     """The program, built by clang with libFuzzer."""
     clang = shutil.which("clang")
     if clang is None:
-        skip_or_fail("no clang, which brings libFuzzer (Debian: clang)")
+        skip_or_fail("no clang in PATH")
     assert clang is not None
+    asked = subprocess.run([clang, "-print-resource-dir"], capture_output=True, text=True, check=True)
+    if not list(Path(asked.stdout.strip()).glob("lib/*/libclang_rt.fuzzer*")):
+        skip_or_fail("clang is here without libFuzzer (Debian: libclang-rt-14-dev, or of another version)")
     return supervisors.build(to, "-fsanitize=fuzzer", *supervisors.SANITIZERS, sources=READER, by=[clang])
 
 

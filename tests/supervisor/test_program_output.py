@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import skip_or_fail
+from conftest import small_disk_or_skip
 from disbatch_host.process.flags import How, Input
 from disbatch_host.process.frames import (
     Ack,
@@ -33,7 +33,7 @@ from disbatch_host.process.frames import (
     Window,
 )
 from helpers import supervisors
-from helpers.disks import CannotMount, SmallDisk, small_disk
+from helpers.disks import SmallDisk
 from helpers.processes import wait_until
 from helpers.supervisors import MICROSECONDS, Talk, paired, plugin, shell, start
 
@@ -50,11 +50,8 @@ def talk() -> Iterator[Talk]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        with small_disk(tmp_path / "disk", megabytes=2) as one:
-            yield one
-    except CannotMount as error:
-        skip_or_fail(str(error))
+    with small_disk_or_skip(tmp_path / "disk", megabytes=2) as one:
+        yield one
 
 
 def lines(first: int, last: int) -> bytes:

@@ -16,26 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from disbatch_host.process import frames
 from disbatch_host.process.flags import Has, Input
-from disbatch_host.process.frames import (
-    Ack,
-    Acknowledged,
-    Bye,
-    End,
-    Frame,
-    KillRun,
-    NodeBye,
-    NotStarted,
-    Plugin,
-    Start,
-    Stdin,
-    StdinEof,
-    Stop,
-    StopRun,
-    SupervisorBye,
-    Task,
-    Window,
-)
 from disbatch_host.process.framing import encode
 from disbatch_host.process.link import LinkClosedError
 from helpers import supervisors
@@ -84,7 +66,9 @@ class Giving:
                     self._hear(talk)
             self._hear(talk)
         except LinkClosedError:
-            assert any(isinstance(one, SupervisorBye) and one.reason == Bye.RULE_BROKEN for one in talk.kept), talk.kept
+            assert any(
+                isinstance(one, frames.SupervisorBye) and one.reason == frames.Bye.RULE_BROKEN for one in talk.kept
+            ), talk.kept
         else:
             self._leave(talk)
         talk.link.close()
@@ -95,15 +79,15 @@ class Giving:
         there = {one.run for one in talk.runs()}
         ends: Counter[int] = Counter()
         refused: set[int] = set()
-        talk.say(*(KillRun(run, Stop.SHUTDOWN) for run in there))
+        talk.say(*(frames.KillRun(run, frames.Stop.SHUTDOWN) for run in there))
 
         def is_over() -> bool:
             talk.in_step()
             for one in talk.kept:
-                if isinstance(one, End):
+                if isinstance(one, frames.End):
                     ends[one.run] += 1
                     talk.say(ack(one))
-                elif isinstance(one, NotStarted):
+                elif isinstance(one, frames.NotStarted):
                     refused.add(one.run)
             talk.kept.clear()
             return self._home.ask("--list").stdout == ""
@@ -121,7 +105,7 @@ class Giving:
     def _leave(self, talk: Talk) -> None:
         how = self._chance.randrange(3)
         if how == 0:
-            talk.say(NodeBye(Bye.KEEP))
+            talk.say(frames.NodeBye(frames.Bye.KEEP))
         elif how == 1:
             frame = encode(self._start())
             os.write(talk.link._socket.fileno(), frame[: self._chance.randrange(len(frame))])
@@ -130,11 +114,11 @@ class Giving:
         """What has come by now; of the ends, some are acknowledged."""
         talk.in_step()
         for one in talk.kept:
-            if isinstance(one, End) and self._chance.random() < 0.7:
+            if isinstance(one, frames.End) and self._chance.random() < 0.7:
                 talk.say(ack(one))
         talk.kept.clear()
 
-    def _orders(self) -> list[Callable[[], Frame]]:
+    def _orders(self) -> list[Callable[[], frames.Frame]]:
         usual = [self._start, self._start, self._task, self._stdin, self._stop, self._kill, self._window]
         return [*usual * 4, self._eof, self._ack, lambda: self._plugin(self._number())]
 
@@ -149,12 +133,12 @@ class Giving:
         """Whether a rule is to be broken."""
         return self._chance.random() < 0.01
 
-    def _plugin(self, number: int) -> Plugin:
+    def _plugin(self, number: int) -> frames.Plugin:
         flags = self._chance.choice((0, Has.LEAVE_RUNNING))
         tenth = MICROSECONDS // 10
         return shell(number, SCRIPTS[number - 1], grace=tenth, drain=tenth, flags=flags)
 
-    def _start(self) -> Start:
+    def _start(self) -> frames.Start:
         chance = self._chance
         run = self._next - (1 if self._seldom() else 0)
         self._next = run + chance.choice((1, 1, 1, 2))
@@ -167,38 +151,40 @@ class Giving:
         more = {"timeout": timeout, "idle_timeout": idle_timeout, "flags": flags, "note": bytes(chance.randrange(50))}
         return start(run, 99 if self._seldom() else self._number(), data, total=len(data) + owed, **more)
 
-    def _task(self) -> Task:
+    def _task(self) -> frames.Task:
         data = b"line\n" * self._chance.randrange(1, 4)
         run = self._run() if self._seldom() or not self._open else self._chance.choice(self._open[-5:])
         limit, owed = self._chance.choice((0, 0, MICROSECONDS // 20)), self._chance.choice((0, 0, 0, 5))
         self._owed[run] = owed
-        return Task(run, self._chance.randrange(9), limit, 0, 0, 0, len(data) + owed, b"note", data)
+        return frames.Task(run, self._chance.randrange(9), limit, 0, 0, 0, len(data) + owed, b"note", data)
 
-    def _stdin(self) -> Stdin:
+    def _stdin(self) -> frames.Stdin:
         run = self._run()
         size = 300 if self._seldom() else self._chance.randrange(1 + self._owed.get(run, 0))
         self._owed[run] = max(0, self._owed.get(run, 0) - size)
-        return Stdin(run, bytes(size))
+        return frames.Stdin(run, bytes(size))
 
-    def _eof(self) -> StdinEof:
-        return StdinEof(self._run())
+    def _eof(self) -> frames.StdinEof:
+        return frames.StdinEof(self._run())
 
-    def _stop(self) -> StopRun:
-        return StopRun(self._run(), self._chance.randrange(0 if self._seldom() else 1, 7))
+    def _stop(self) -> frames.StopRun:
+        return frames.StopRun(self._run(), self._chance.randrange(0 if self._seldom() else 1, 7))
 
-    def _kill(self) -> KillRun:
-        return KillRun(self._run(), self._chance.randrange(1, 7))
+    def _kill(self) -> frames.KillRun:
+        return frames.KillRun(self._run(), self._chance.randrange(1, 7))
 
-    def _window(self) -> Window:
+    def _window(self) -> frames.Window:
         offset, size = (self._chance.choice((0, 0, 5, 2**16, 2**40, 2**64 - 1)) for _ in range(2))
-        return Window(self._run(), 4 if self._seldom() else self._chance.randrange(1, 4), offset, size)
+        return frames.Window(self._run(), 4 if self._seldom() else self._chance.randrange(1, 4), offset, size)
 
-    def _ack(self) -> Ack:
-        return Ack(self._run(), 0, 0, 0, Acknowledged.END if self._seldom() else Acknowledged.OFFSETS)
+    def _ack(self) -> frames.Ack:
+        return frames.Ack(
+            self._run(), 0, 0, 0, frames.Acknowledged.END if self._seldom() else frames.Acknowledged.OFFSETS
+        )
 
 
-def ack(end: End) -> Ack:
-    return Ack(end.run, end.stdout_end, end.stderr_end, end.events_end, Acknowledged.END)
+def ack(end: frames.End) -> frames.Ack:
+    return frames.Ack(end.run, end.stdout_end, end.stderr_end, end.events_end, frames.Acknowledged.END)
 
 
 def give(home: Home, seed: int, *, nodes: int) -> None:
