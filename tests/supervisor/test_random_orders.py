@@ -62,6 +62,7 @@ class Giving:
         try:
             for _ in range(self._chance.randrange(ORDERS)):
                 talk.say(self._chance.choice(self._orders())())
+                talk.kept += talk.link.receive()  # as a node does; else a BYE could not come behind what lies there
                 if self._chance.random() < 0.1:
                     self._hear(talk)
             self._hear(talk)
@@ -81,7 +82,7 @@ class Giving:
         refused: set[int] = set()
         talk.say(*(frames.KillRun(run, frames.Stop.SHUTDOWN) for run in there))
 
-        def is_over() -> bool:
+        def hear() -> None:
             talk.in_step()
             for one in talk.kept:
                 if isinstance(one, frames.End):
@@ -90,9 +91,13 @@ class Giving:
                 elif isinstance(one, frames.NotStarted):
                     refused.add(one.run)
             talk.kept.clear()
+
+        def is_over() -> bool:
+            hear()
             return self._home.ask("--list").stdout == ""
 
         wait_until(is_over, 60, "not all runs end")
+        hear()  # what was refused is not kept: it may have been told since
         assert {*ends, *refused} >= there and set(ends.values()) <= {1}, (there, ends, refused)
         talk.leave()
 
