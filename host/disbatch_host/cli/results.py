@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from disbatch_host.cli import render
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.standstill import Still
+from disbatch_host.documents.batch import Batch
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
@@ -30,6 +32,13 @@ def say(store: Store, results: Sequence[Result], words: Words | None = None, *, 
 def say_still(still: Still) -> None:
     """Why nothing moves, in the sentence of `task why`."""
     click.echo(render.printable(f"nothing moves; task {still.task_id}: {still.why.sentence}"), err=True)
+
+
+def say_open(found: Batch) -> None:
+    """That a batch, which is waited for, has to be closed."""
+    name = render.printable(shlex.quote(found.id))
+    text = f"batch {name} has no unfinished task, but it is open; `disbatch-host batch close {name}` closes it"
+    click.echo(text, err=True)
 
 
 def status_of(result: Result) -> str:

@@ -44,7 +44,7 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _FILTERS = {
     "queue": click.option("--queue", metavar="Q", help="Only tasks of this queue."),
-    "batch": click.option("--batch", metavar="B", help="Only tasks of this batch: its id, or the beginning of it."),
+    "batch": click.option("--batch", metavar="B", help="Only tasks of this batch: its id, the beginning of it, or @last."),
     "failed": click.option(
         "--failed", is_flag=True, help="Only tasks that failed: the program said so, or they were terminated."
     ),
@@ -103,7 +103,8 @@ YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script nee
 def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     """The filter for the options. Raises UsageError, and NotFoundError for an unknown queue."""
     with common.options_named(class_name="class"):
-        return finding.filter_of(store, Selection(**{name: one for name, one in filters.items() if name != "failed"}))
+        selected = Selection(**{name: one for name, one in filters.items() if name != "failed"})
+        return finding.filter_of(store, selected, common.who())
 
 
 def words_of(filters: Mapping[str, Any]) -> list[str]:
@@ -122,8 +123,7 @@ def words_of(filters: Mapping[str, Any]) -> list[str]:
 def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool:
     """Whether tasks are named, not filtered. Raises UsageError for both or neither: a command that changes
     tasks needs at least a queue, a batch or a cause of failure. `more`: other filters that were given."""
-    given = [f"--{_OPTIONS.get(name, name)}" for name, value in filters.items() if value not in (None, (), False)]
-    given += more
+    given = [*given_options(filters), *more]
     if ids and given:
         raise UsageError(f"expected either task ids or {given[0]}, found both")
     if not ids and all(filters[name] is None for name in _NARROW):
@@ -132,6 +132,11 @@ def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool
             "tasks"
         )
     return bool(ids)
+
+
+def given_options(filters: Mapping[str, Any]) -> list[str]:
+    """The filters that were given, as options."""
+    return [f"--{_OPTIONS.get(name, name)}" for name, value in filters.items() if value not in (None, (), False)]
 
 
 def of_what(filters: Mapping[str, Any]) -> str:

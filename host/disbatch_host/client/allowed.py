@@ -50,33 +50,33 @@ def _check(words: Words, is_allowed: Callable[[int], bool], for_what: str, hint:
             raise FieldError("status", f"expected only statuses of {for_what}, found {found}; {hint}")
 
 
-def cancellable(store: Store, selection: Selection) -> TaskFilter:
+def cancellable(store: Store, selection: Selection, by: str) -> TaskFilter:
     """The tasks that `cancel` takes from a selection: without a status, all unfinished ones. Raises UsageError,
     FieldError among them, and NotFoundError."""
     check_cancellable(selection.status)
-    return _filter_of(store, selection, ("unfinished",))
+    return _filter_of(store, selection, by, ("unfinished",))
 
 
-def retriable(store: Store, selection: Selection) -> TaskFilter:
+def retriable(store: Store, selection: Selection, by: str) -> TaskFilter:
     """The tasks that `retry` takes from a selection: without a status, failed and terminated ones. Raises likewise."""
     check_retriable(selection.status)
-    return _filter_of(store, selection, FAILED if selection.failure is None else FAILED_SOMEHOW)
+    return _filter_of(store, selection, by, FAILED if selection.failure is None else FAILED_SOMEHOW)
 
 
-def deletable(store: Store, selection: Selection, older: timedelta | None = None) -> TaskFilter:
+def deletable(store: Store, selection: Selection, by: str, older: timedelta | None = None) -> TaskFilter:
     """The tasks that `delete` takes from a selection. `older`: only tasks that ended longer ago than this. Raises
     likewise, and if neither a status nor a cause of failure is named."""
     if selection.status == () and selection.failure is None:
         raise FieldError("status", "expected a status, such as 'concluded', found none")
     check_deletable(selection.status)
-    which = _filter_of(store, selection, () if selection.failure is None else FAILED_SOMEHOW)
+    which = _filter_of(store, selection, by, () if selection.failure is None else FAILED_SOMEHOW)
     return which if older is None else replace(which, changed_before=store.now() - older)
 
 
-def _filter_of(store: Store, selection: Selection, default: tuple[str, ...]) -> TaskFilter:
+def _filter_of(store: Store, selection: Selection, by: str, default: tuple[str, ...]) -> TaskFilter:
     if selection.queue is None and selection.batch is None and selection.failure is None:
         raise UsageError(
             "expected ids of tasks, or a selection that names a queue or a batch, found a selection without one"
         )
     words = default if selection.status == () else selection.status
-    return finding.filter_of(store, replace(selection, status=words))
+    return finding.filter_of(store, replace(selection, status=words), by)

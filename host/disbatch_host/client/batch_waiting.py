@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from disbatch_host.client.history import code_of_error
-from disbatch_host.client.standstill import OnStill, first_lost
+from disbatch_host.client.standstill import OnStill, first_in_the_way
 from disbatch_host.client.waiting import CODES_MAX, NAMED_MAX, OnProgress, Progress, Waited, failed_task, wait_for
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
@@ -23,11 +23,10 @@ from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
-from disbatch_protocol.status import IN_HAND, UNFINISHED, Status
+from disbatch_protocol.status import UNFINISHED, Status
 
 _LOOK_SECONDS = 1.0  # for one count; of very many tasks, only whether any is unfinished is asked
 _UNFINISHED = frozenset(map(int, UNFINISHED))
-_IN_HAND = frozenset(map(int, IN_HAND))
 _FAILED, _ = statuses.parse("failed")
 _BAD = _FAILED | {int(Status.CANCELLED), int(Status.ORPHANED)}
 _SUMMED = ("concluded", "failed", "cancelled", "orphaned")
@@ -47,6 +46,21 @@ def wait_for_batch(
     """Wait until the batch is done, or the monotonic clock has reached the deadline. The result counts all of its
     tasks. Raises NotFoundError if it is deleted meanwhile."""
     return wait_for(store, _TasksOfBatch(store, batch, on_open), deadline, on_progress, on_still)
+
+
+def has_ended(store: Store, batch_id: str, on_open: OnOpen | None = None) -> bool:
+    """Whether a batch is closed and all of its tasks have ended; `on_open` is told that only the first is missing. Of a
+    batch without a document only the tasks count."""
+    document = store.get_batch(batch_id)
+    if store.is_batch_unfinished(batch_id):
+        return False
+    batch = None if document is None else Batch.from_document(document)
+    if batch is not None and batch.state is BatchState.OPEN:
+        if on_open is not None:
+            on_open(batch)
+        return False
+    by_status = store.count_batch(batch_id).by_status  # of one moment, see rule 2
+    return not any(by_status.get(status) for status in _UNFINISHED)
 
 
 class _TasksOfBatch:
@@ -89,12 +103,7 @@ class _TasksOfBatch:
         tell(Progress(done=self.done, failed=total["failed"], total=max(sum(self._by_status.values()), self.done)))
 
     def first_in_the_way(self) -> TaskId | None:
-        if any(self._by_status.get(status) for status in _IN_HAND):
-            return first_lost(self._store, TaskFilter(batch=self._batch.id, statuses=_IN_HAND))
-        for status in (Status.CREATED, Status.BLOCKED):
-            for task in self._some(frozenset({int(status)}), 1):
-                return task.id
-        return None
+        return first_in_the_way(self._store, TaskFilter(batch=self._batch.id))
 
     def waited(self, seconds: float) -> Waited:
         total = counts.totals(self._by_status)

@@ -57,6 +57,7 @@ from disbatch_host.store.contract import Store
 from disbatch_host.store.contract.answers import Counted
 
 if TYPE_CHECKING:  # most programs need neither an overview nor an import
+    from disbatch_host.client.outputs import Said
     from disbatch_host.client.overview import Observer, Overview
     from disbatch_host.plugin.catalog import Catalog
 
@@ -217,7 +218,7 @@ class Client(Creating):
         age = None if older is None else times.duration("older", older)
         if age is not None and not isinstance(tasks, Selection):
             raise UsageError("older is for a selection, found task ids")
-        which = self._meant(tasks, lambda store, selection: allowed.deletable(store, selection, age))
+        which = self._meant(tasks, lambda store, selection, by: allowed.deletable(store, selection, by, age))
         return Changes.of(deleting.delete(self.store, which), on_progress)
 
     def unreachable_nodes(self, node_ids: Iterable[str]) -> list[UnreachableNode]:
@@ -237,6 +238,30 @@ class Client(Creating):
         from disbatch_host.client.output import output_pieces  # noqa: PLC0415
 
         return output_pieces(self.store, self.get(task_id), stream, start=start)
+
+    def outputs(
+        self, which: Selection | TaskFilter, streams: Sequence[str] = ("stdout",), *, tail: int | None = None
+    ) -> Iterator[Said]:
+        """What the selected tasks have printed so far, in the order of their creation; `tail`: of each the last lines.
+        Memory does not grow with their number, or with their output. Raises as `find` does."""
+        from disbatch_host.client.outputs import outputs  # noqa: PLC0415
+
+        return outputs(self.store, self._filter(which), streams, tail=tail)
+
+    def follow_outputs(
+        self,
+        which: Selection | TaskFilter,
+        streams: Sequence[str] = ("stdout",),
+        *,
+        tail: int | None = None,
+        on_still: OnStill | None = None,
+    ) -> Iterator[Said | None]:
+        """`outputs`, then whatever these tasks and new ones print, in whole lines; None when there is no more for now.
+        Ends when a batch that is selected is closed and all of its tasks have ended; else never. Raises as `find` does,
+        and FieldError for a status that tasks leave meanwhile."""
+        from disbatch_host.client.outputs_followed import follow_outputs  # noqa: PLC0415
+
+        return follow_outputs(self.store, self._filter(which), streams, tail=tail, on_still=on_still)
 
     def masked(self, task: Task | TaskId) -> Document:
         """A task's document, safe to show: secret parameters are masked if the document or a plugin that is known here
@@ -269,7 +294,7 @@ class Client(Creating):
         first and last, queues, nodes, versions of plugins, and some of the tasks. `limit`: at most so many causes.
         Where there are more than can be counted in `seconds`, `is_complete` is False. Raises as `find` does."""
         selection = which if isinstance(which, Selection) else Selection(queue=which)
-        return find_failures(self.store, finding.filter_of(self.store, selection), limit=limit, seconds=seconds)
+        return find_failures(self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds)
 
     def export(
         self,
@@ -302,10 +327,10 @@ class Client(Creating):
             )  # fmt: skip
 
     def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
-        return finding.filter_of(self.store, which) if isinstance(which, Selection) else which
+        return finding.filter_of(self.store, which, self.by) if isinstance(which, Selection) else which
 
-    def _meant(self, tasks: Tasks, filter_of: Callable[[Store, Selection], TaskFilter]) -> TaskFilter | Sequence[Task]:
-        return filter_of(self.store, tasks) if isinstance(tasks, Selection) else self._named(tasks)
+    def _meant(self, tasks: Tasks, filter_of: Callable[[Store, Selection, str], TaskFilter]) -> TaskFilter | Sequence[Task]:
+        return filter_of(self.store, tasks, self.by) if isinstance(tasks, Selection) else self._named(tasks)
 
     def _named(self, ids: TaskId | Iterable[TaskId]) -> list[Task]:
         return finding.find_named(self.store, finding.ids_of(ids), self.by)

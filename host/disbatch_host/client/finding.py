@@ -49,7 +49,7 @@ class Selection:
     class_name: str | None = None  # of the plugin that ran it
     version: str | None = None  # of that plugin
     unique_key: str | None = None
-    batch: str | None = None  # the id of a batch, or the beginning of it
+    batch: str | None = None  # the id of a batch, the beginning of it, or @last
     ids: Sequence[TaskId] | None = None  # these alone
     after: TaskId | None = None  # that wait for this task
     parent: TaskId | None = None  # that the run of this task created
@@ -57,8 +57,8 @@ class Selection:
     grep: str | None = None  # this text is in the code or message of the error, in upper or lower case
 
 
-def filter_of(store: Store, selection: Selection) -> TaskFilter:
-    """The filter for a selection at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
+def filter_of(store: Store, selection: Selection, by: str | None = None) -> TaskFilter:
+    """The filter for a selection of `by` at this moment. Raises FieldError, and NotFoundError for an unknown queue."""
     values, or_failed = statuses_of(selection.status)
     since, before = selection.since, selection.before
     ended_since, ended_before = selection.ended_since, selection.ended_before
@@ -78,10 +78,10 @@ def filter_of(store: Store, selection: Selection) -> TaskFilter:
         class_name=selection.class_name,
         version=selection.version,
         unique_key=selection.unique_key,
-        batch=None if selection.batch is None else batch_id_of(store, selection.batch),
-        ids=None if selection.ids is None else [one.id for one in find_named(store, selection.ids)],
-        after=None if selection.after is None else find_task(store, selection.after).id,
-        parent=None if selection.parent is None else str(find_task(store, selection.parent).id),
+        batch=None if selection.batch is None else batch_id_of(store, selection.batch, by),
+        ids=None if selection.ids is None else [one.id for one in find_named(store, selection.ids, by)],
+        after=None if selection.after is None else find_task(store, selection.after, by).id,
+        parent=None if selection.parent is None else str(find_task(store, selection.parent, by).id),
         where=conditions.conditions_of(selection.where),
         grep=_grep_of(selection.grep),
     )

@@ -7,18 +7,19 @@ following it over attempts. Must not know: how it is shown, terminals.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.standstill import OnStill, Standstill
-from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE
-from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_host.store.contract import Store
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.status import is_finished
 
+_CHARACTER_MAX = 4  # bytes: the document's part of a longer stream ends with a whole character
 _LOOK_SECONDS = 0.5  # between reads of a followed task, unless the store wakes us
 _PAUSE_FACTOR = 9  # a pause is at least this many times the read before it: reading takes at most a tenth of the time
 _LOOK_SECONDS_MAX = 5.0  # but never longer than that
@@ -35,11 +36,8 @@ class Piece:
 def output_pieces(store: Store, task: Task, stream: str, *, start: int = 0) -> Iterator[bytes]:
     """A stream (`stdout` or `stderr`) from its byte `start`, as far as it exists: in pieces if it has outgrown the
     document, or is binary. What lies before is not read."""
-    facts = _facts(task, stream)
-    token = task.run.get("token")
-    is_text = not is_binary(task, stream)
-    is_in_file = not is_text or (isinstance(facts, Mapping) and facts.get("in_file"))
-    if isinstance(token, str) and (is_in_file or not is_finished(task.status)):
+    token = token_of_pieces(task, stream)
+    if token is not None:
         first, skipped = divmod(start, OUTPUT_CHUNK_SIZE)
         pieces = store.read_output(task.id, token, stream, first=first)
         piece = next(pieces, None)
@@ -49,29 +47,101 @@ def output_pieces(store: Store, task: Task, stream: str, *, start: int = 0) -> I
             return
         if first > 0 and next(store.read_output(task.id, token, stream), None) is not None:
             return  # there is nothing beyond `start`
+    yield b"" if is_binary(task, stream) else inline_part(task, stream)[start:]
+
+
+def inline_part(task: Task, stream: str) -> bytes:
+    """What the document holds of a stream: all of it, its first MiB, or a line about one that is not text."""
     text = task.document.get(stream)
-    yield (text.encode("utf-8", "replace") if isinstance(text, str) and is_text else b"")[start:]
+    return text.encode("utf-8", "replace") if isinstance(text, str) else b""
+
+
+def token_of_pieces(task: Task, stream: str) -> str | None:
+    """The attempt of which the store may hold pieces of a stream; None if the document, which has been read together
+    with its output, holds all there is."""
+    token, facts = task.run.get("token"), facts_of(task, stream)
+    if not isinstance(token, str):
+        return None
+    if is_binary(task, stream) or facts.get("in_file"):
+        return token
+    is_full = len(inline_part(task, stream)) > INLINE_OUTPUT_MAX - _CHARACTER_MAX
+    return token if is_full and not (facts and is_finished(task.status)) else None
+
+
+def tail_start(store: Store, task: Task, stream: str, lines: int) -> int:
+    """The byte of a stream at which its last `lines` lines begin; of many pieces only the last ones are read."""
+    token = token_of_pieces(task, stream)
+    if token is not None:
+        seen = whole_number(facts_of(task, stream).get("bytes")) or 0
+
+        def piece(number: int) -> bytes | None:
+            return next(store.read_output(task.id, token, stream, first=number), None)
+
+        last = _last_number(lambda number: piece(number) is not None, max(0, seen - 1) // OUTPUT_CHUNK_SIZE)
+        if last is not None:
+            return _tail_start(((number, piece(number) or b"") for number in range(last, -1, -1)), lines)
+    return _tail_start([(0, inline_part(task, stream))], lines)
+
+
+def _last_number(is_there: Callable[[int], bool], guess: int) -> int | None:
+    """The number of the last piece, found from a guess by steps that grow, then halve; None if there is no piece."""
+    step = 1
+    if is_there(guess):
+        low = guess
+        while is_there(low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+    else:
+        high = guess
+        while high > 0 and not is_there(max(0, high - step)):
+            high, step = max(0, high - step), 2 * step
+        if high == 0:
+            return None
+        low = max(0, high - step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_there(middle) else (low, middle)
+    return low
+
+
+def _tail_start(pieces_backwards: Iterable[tuple[int, bytes]], lines: int) -> int:
+    """`pieces_backwards`: their numbers, and what they hold."""
+    left: int | None = None  # line ends to be found, of which the last line has one of its own, or not yet
+    for number, data in pieces_backwards:
+        begin = number * OUTPUT_CHUNK_SIZE
+        if left is None:
+            left = lines + data.endswith(b"\n")
+            if left == 0:
+                return begin + len(data)
+        count = data.count(b"\n")
+        if count >= left:
+            return begin + len(data.rsplit(b"\n", left)[0]) + 1
+        left -= count
+    return 0
 
 
 def is_binary(task: Task, stream: str) -> bool:
     """Whether its plugin says that this stream is not text: the document has only a line about it."""
-    facts = _facts(task, stream)
-    return isinstance(facts, Mapping) and facts.get("encoding") == Encoding.BINARY
+    return facts_of(task, stream).get("encoding") == Encoding.BINARY
 
 
-def _facts(task: Task, stream: str) -> Any:
+def facts_of(task: Task, stream: str) -> Mapping[str, Any]:
+    """What is known of a stream, as soon as its run is over: `bytes`, `in_file` and so on; empty before."""
     output = task.run.get("output")
-    return output.get(stream) if isinstance(output, Mapping) else None
+    facts = output.get(stream) if isinstance(output, Mapping) else None
+    return facts if isinstance(facts, Mapping) else {}
 
 
 def follow_output(
-    store: Store, task_id: TaskId, stream: str, on_still: OnStill | None = None
+    store: Store, task_id: TaskId, stream: str, on_still: OnStill | None = None, *, tail: int | None = None
 ) -> Iterator[Piece | None]:
-    """The stream so far, then new output until the task has ended; None when there is no more for now. A new attempt
-    starts from the beginning. `on_still` is told why the task does not run, once for each cause. Raises NotFoundError
-    if the task does not exist or is deleted meanwhile."""
+    """The stream so far, or the last `tail` lines of that, then new output until the task has ended; None when there is
+    no more for now. A new attempt starts from the beginning. `on_still` is told why the task does not run, once for
+    each cause. Raises NotFoundError if the task does not exist or is deleted meanwhile."""
     found = find_task(store, task_id)
     reader = _Reader(store, stream)
+    if tail is not None:
+        reader.skip_to(found, tail_start(store, found, stream, tail))
     yield from reader.new_pieces(found)
     yield None
     if is_finished(found.status):
@@ -102,6 +172,10 @@ class _Reader:
         self._token: object = None
         self.bytes_read = 0  # bytes of this attempt
         self._is_first = True
+
+    def skip_to(self, found: Task, start: int) -> None:
+        """Leave out what this attempt has said before this byte."""
+        self._token, self.bytes_read = found.run.get("token"), start
 
     def new_pieces(self, found: Task) -> Iterator[Piece]:
         token = found.run.get("token")

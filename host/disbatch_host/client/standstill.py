@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from disbatch_host.client import why as reasons
 from disbatch_host.decide.absence import absence_of
@@ -16,12 +16,14 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
+from disbatch_protocol.status import IN_HAND, Status
 
 _SECONDS = 2.0  # without an end: a node that is alive claims within a second
 _AGAIN_SECONDS = 10.0  # the cause may be another one by then
 
 _IN_HAND_MAX = 1000  # tasks whose nodes are looked at
 
+_IN_HAND = frozenset(map(int, IN_HAND))
 _MOVES = frozenset({Code.RUNNING, Code.CLAIMED, Code.ENDED})
 
 
@@ -76,6 +78,25 @@ class Standstill:
         if why.code not in _MOVES and why.code not in self._told:
             self._told.add(why.code)
             self._on_still(Still(task_id=task_id, why=why))
+
+
+def first_in_the_way(store: Store, which: TaskFilter) -> TaskId | None:
+    """One of the selected tasks that waits, or is in the hands of a node that is not there, if none is in the hands of
+    one that is. The statuses of the selection are left aside."""
+    in_hand = replace(which, statuses=_IN_HAND, or_failed=False)
+    if _first(store, in_hand) is not None:
+        return first_lost(store, in_hand)
+    for status in (Status.CREATED, Status.BLOCKED):
+        found = _first(store, replace(which, statuses=frozenset({int(status)}), or_failed=False))
+        if found is not None:
+            return found
+    return None
+
+
+def _first(store: Store, which: TaskFilter) -> TaskId | None:
+    for task in store.find_tasks(which, limit=1, with_output=False, with_parameters=False):
+        return task.id
+    return None
 
 
 def first_lost(store: Store, in_hand: TaskFilter) -> TaskId | None:

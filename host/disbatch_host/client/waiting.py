@@ -21,7 +21,7 @@ from typing import Protocol
 
 from disbatch_host.client.finding import find_task
 from disbatch_host.client.history import code_of_error, reason_in_short
-from disbatch_host.client.standstill import OnStill, Standstill, first_lost
+from disbatch_host.client.standstill import OnStill, Standstill, first_in_the_way, first_lost
 from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue, Task, TaskId
@@ -345,12 +345,7 @@ class _TasksOfQueue:
         return self._left == 0
 
     def first_in_the_way(self) -> TaskId | None:
-        if self._store.count_tasks(self._of(_IN_HAND)):
-            return first_lost(self._store, self._of(_IN_HAND))
-        for status in (Status.CREATED, Status.BLOCKED):
-            for task in self._store.find_tasks(self._of(frozenset({int(status)})), limit=1, with_output=False):
-                return task.id
-        return None
+        return first_in_the_way(self._store, TaskFilter(queue=self._queue.id))
 
     def waited(self, seconds: float) -> Waited:
         failed, cancelled, orphaned = (

@@ -31,10 +31,10 @@ _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 _STATES = {BatchState.OPEN: "cyan", BatchState.CLOSED: "default", BatchState.DONE: "green"}
 
 
-@click.group(cls=Subcommands)
+@click.group(cls=Subcommands, elsewhere={"export": "export.of_batch", "failures": "failures.of_batch"})
 @common_options
 def batch() -> None:
-    """List, show, close, wait for, retry, cancel and delete batches: tasks that were created together.
+    """List, show, close, wait for, retry, cancel, export and delete batches: tasks that were created together.
 
     Every import and every `task push QUEUE -` is a batch; --batch NAME makes or joins one. A batch is named by its id,
     the beginning of it (6 characters or more), or @last: the newest that you made on this machine.
@@ -218,18 +218,12 @@ def wait(id: str, timeout: str | None) -> int:
         with waits.bar() as told:
             waited = batches.wait(
                 found.id, timeout_seconds=limit_seconds, on_progress=told, on_still=results.say_still,
-                on_open=_say_open,
+                on_open=results.say_open,
             )  # fmt: skip
         if common.wants_json():
             render.print_json({"batch": found.id, **waits.document_of(waited)}, store.extended_json)
         waits.say_what_came_of_it(waited, limit_seconds, f" --batch {shlex.quote(found.id)}")
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
-
-
-def _say_open(found: Batch) -> None:
-    name = render.printable(shlex.quote(found.id))
-    text = f"batch {name} has no unfinished task, but it is open; `disbatch-host batch close {name}` closes it"
-    click.echo(text, err=True)
 
 
 @batch.command()

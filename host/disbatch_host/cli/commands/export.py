@@ -1,9 +1,9 @@
-"""`disbatch-host task export`: tasks as NDJSON, or as a table for a spreadsheet."""
+"""`disbatch-host task export` and `batch export`: tasks as NDJSON, or as a table for a spreadsheet."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,28 +13,37 @@ from disbatch_host.cli import bars, common, render, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import OneOf
 from disbatch_host.client import exporting
+from disbatch_host.client.batch_finding import batch_id_of
 from disbatch_host.client.complete_file import complete_file
 from disbatch_host.client.exporting import Shape
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.store.contract import Store
 
+_FILE = click.argument("file", metavar="[FILE | -]", required=False)
+
+
+def _shape_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is written of each task, and how: the parameters of `exporting.shape_of`."""
+    for option in (
+        click.option(
+            "--with-output", is_flag=True, help="All of stdout and stderr, beyond the first MiB too; in NDJSON."
+        ),
+        selection.COLUMNS,
+        click.option(
+            "--delimiter", metavar="D", help="Between the cells of CSV: ';' or 'tab', for instance; or a comma."
+        ),
+        click.option("--format", "form", type=OneOf(["csv", "tsv", "ndjson"]), help="Instead of what FILE ends in."),
+    ):
+        function = option(function)
+    return function
+
 
 @click.command()
-@click.argument("file", metavar="[FILE | -]", required=False)
+@_FILE
 @selection.filter_options
-@click.option("--format", "form", type=OneOf(["csv", "tsv", "ndjson"]), help="Instead of what FILE ends in.")
-@click.option("--delimiter", metavar="D", help="Between the cells of CSV: ';' or 'tab', for instance; a comma if not.")
-@selection.COLUMNS
-@click.option("--with-output", is_flag=True, help="All of stdout and stderr, beyond the first MiB as well; in NDJSON.")
+@_shape_options
 @common_options
-def export(
-    file: str | None,
-    filters: Mapping[str, Any],
-    form: str | None,
-    delimiter: str | None,
-    columns: Sequence[str],
-    with_output: bool,
-) -> None:
+def export(file: str | None, filters: Mapping[str, Any], **shape: Any) -> None:
     """Write tasks to a file, or to stdout, the oldest first: a table that a spreadsheet opens, if the name ends in .csv
     or .tsv, else whole documents as NDJSON, one per line. With .gz behind it, it is compressed.
 
@@ -50,11 +59,31 @@ def export(
     Secret parameters are masked as in `task list --json`. The file appears under its name only once it is complete; a
     name that promises another format, such as results.xlsx, is refused.
     """
+    _export(file, lambda store: selection.filter_of(store, filters), shape)
+
+
+@click.command("export")
+@click.argument("id")
+@_FILE
+@_shape_options
+@common_options
+def of_batch(id: str, file: str | None, **shape: Any) -> None:
+    """Write the tasks of a batch to a file, or to stdout, in the order of their creation: a table that a spreadsheet
+    opens, if the name ends in .csv or .tsv, else whole documents as NDJSON. `task export --help` says more.
+
+    \b
+      disbatch-host batch export @last result.csv
+      disbatch-host batch export march march.tsv --columns task,status,user,error,message
+    """
+    _export(file, lambda store: TaskFilter(batch=batch_id_of(store, id, common.who())), shape)
+
+
+def _export(file: str | None, which_of: Callable[[Store], TaskFilter], options: Mapping[str, Any]) -> None:
     name = None if file in (None, "-") else str(file)
     with common.options_named():
-        shape = exporting.shape_of(name, form=form, columns=columns, delimiter=delimiter, with_output=with_output)
+        shape = exporting.shape_of(name, **options)
     with common.opened_store() as store:
-        which = selection.filter_of(store, filters)
+        which = which_of(store)
         if name is None:
             _write(store, which, sys.stdout.buffer, shape, None)
             return

@@ -1,4 +1,4 @@
-"""`disbatch-host task failures`: why tasks failed, by cause."""
+"""`disbatch-host task failures` and `batch failures`: why tasks failed, by cause."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import failures as causes
 from disbatch_host.client import finding
+from disbatch_host.client.batch_finding import batch_id_of
 from disbatch_host.client.failures import FailureFacts, Failures
 from disbatch_host.client.finding import Selection
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.store.contract import Store
 
 _LIMIT = 20
 _NAMES_SHOWN = 5  # nodes and versions of a cause
+
+
+_LIMIT_OPTION = click.option(
+    "--limit", type=Whole(1, causes.GROUPS_MAX), metavar="N", help=f"Show at most this many causes ({_LIMIT})."
+)
 
 
 @click.command()
@@ -27,9 +34,7 @@ _NAMES_SHOWN = 5  # nodes and versions of a cause
 @click.option("--class", "class_name", metavar="CLASS", help="Only tasks that this plugin ran.")
 @click.option("--version", metavar="V", help="Only tasks that this version of their plugin ran.")
 @click.option("--node", metavar="ID", help="Only tasks that failed on this node.")
-@click.option(
-    "--limit", type=Whole(1, causes.GROUPS_MAX), metavar="N", help=f"Show at most this many causes ({_LIMIT})."
-)
+@_LIMIT_OPTION
 @common_options
 def failures(
     queue: str | None,
@@ -53,24 +58,40 @@ def failures(
     """
     with common.opened_store() as store:
         with common.options_named(ended_since="since", class_name="class"):
-            which = finding.filter_of(
-                store,
-                Selection(
-                    queue=queue, batch=batch, ended_since=since, class_name=class_name, version=version, node=node
-                ),
+            selected = Selection(
+                queue=queue, batch=batch, ended_since=since, class_name=class_name, version=version, node=node
             )
-        as_json = common.wants_json()
-        most = limit or (causes.GROUPS_MAX if as_json else _LIMIT)
-        found = causes.find_failures(store, which, limit=most)
-        if as_json:
-            for one in found.reasons:
-                retry = causes.retry_command(one, which)
-                render.print_json({**one.to_json(), "retry": retry}, store.extended_json)
-            if found.other_groups:
-                others = {"key": None, "text": "other", "groups": found.other_groups, "count": found.other_total}
-                render.print_json(others, store.extended_json)
-        else:
-            _print(found, which, store.now())
+            which = finding.filter_of(store, selected, common.who())
+        _show(store, which, limit)
+
+
+@click.command("failures")
+@click.argument("id")
+@_LIMIT_OPTION
+@common_options
+def of_batch(id: str, limit: int | None) -> None:
+    """Show why tasks of a batch failed, by cause, the most frequent first, as `task failures` does.
+
+    \b
+      disbatch-host batch failures @last
+      disbatch-host batch failures 65f0c1 --json | jq -r 'select(.key) | .retry'
+    """
+    with common.opened_store() as store:
+        _show(store, TaskFilter(batch=batch_id_of(store, id, common.who())), limit)
+
+
+def _show(store: Store, which: TaskFilter, limit: int | None) -> None:
+    as_json = common.wants_json()
+    found = causes.find_failures(store, which, limit=limit or (causes.GROUPS_MAX if as_json else _LIMIT))
+    if as_json:
+        for one in found.reasons:
+            retry = causes.retry_command(one, which)
+            render.print_json({**one.to_json(), "retry": retry}, store.extended_json)
+        if found.other_groups:
+            others = {"key": None, "text": "other", "groups": found.other_groups, "count": found.other_total}
+            render.print_json(others, store.extended_json)
+    else:
+        _print(found, which, store.now())
     if not found.is_complete:
         click.echo("there are more failures than could be counted in time: these are some of them", err=True)
 

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.records import Task
 from disbatch_host.store.paging import Found, Position, Step
 from disbatch_host.store.sqlite import conditions, moments, records
 
@@ -29,6 +30,7 @@ _RUNS_MAX = 200  # merged in one statement; beyond that all tasks are walked thr
 _LOWEST, _HIGHEST = -1, 2**63 - 1  # places
 _ENDS = "SELECT (SELECT min(seq) FROM tasks), (SELECT max(seq) FROM tasks)"
 _CROWDED = 4  # times as many candidates as wanted: the window is made narrower
+_CANDIDATES = 20_000  # looked at in one step, where only some match
 _WIDER = 16  # the next window after an empty one
 
 
@@ -46,6 +48,30 @@ def _run_of(which: TaskFilter) -> str:
 def _is_indexed(which: TaskFilter) -> bool:
     """Whether an index has the few tasks that match, so that they are found, then sorted."""
     return any(one is not None for one in (which.ids, which.unique_key, which.parent, which.after))
+
+
+def has_runs(which: TaskFilter) -> bool:
+    """Whether the tasks of a filter are found by the runs of an index (rule 1), not by a better one."""
+    return bool(_given(which)) and which.failure is None and not _is_indexed(which)
+
+
+def in_order(
+    read: Read, which: TaskFilter, columns: str, *, newest_first: bool, limit: int | None, sizes: tuple[int, int]
+) -> Iterator[Task]:
+    """All tasks of a filter that `has_runs`, each page at a cost that does not grow. `sizes`: of the first page, and of
+    the largest."""
+    size, largest = sizes
+    left, last = _HIGHEST if limit is None else limit, None
+    while left > 0:
+        rows = Rows(read, which, columns, descending=newest_first, after=last)
+        count = min(size, left)
+        step = rows.step(_CANDIDATES if rows.is_selective else count, count)
+        yield from (task for _, task in step.found)
+        is_full = len(step.found) >= count
+        if step.is_end and not is_full:
+            return
+        last, left = step.found[-1][0] if is_full else step.last, left - len(step.found)
+        size = min(2 * size, largest)
 
 
 class Rows:

@@ -206,9 +206,16 @@ class SqliteStore(Session):
     ) -> Iterator[Task]:
         columns = records.selected(with_output=with_output, with_parameters=with_parameters)
         is_of_one_status = which.statuses is not None and len(which.statuses) == 1 and not which.or_failed
-        # In the order of the index on queue and status, so that the place where each page goes on is found at once.
-        # Tasks of one status are there in the order of creation.
-        is_by_status = in_any_order and which.queue is not None and not is_of_one_status
+        is_of_one = which.queue is not None or which.batch is not None  # queue or batch
+        # Tasks of one status are in the index on queue, or batch, and status in the order of creation. In any order,
+        # those of several go in the order of that index, so that the place where each page goes on is found at once.
+        has_runs = pages.has_runs(which) and not (is_of_one and is_of_one_status)
+        if has_runs and not in_any_order:
+            yield from pages.in_order(
+                self._read, which, columns, newest_first=newest_first, limit=limit, sizes=(_FIRST_PAGE, _PAGE)
+            )
+            return
+        is_by_status = has_runs and in_any_order and is_of_one
         condition, values = conditions.where(which, status="+status" if is_by_status else "status")
         last: tuple[Any, ...]
         if is_by_status:
