@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import signal
+import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from acceptance.conftest import Site
+from acceptance.conftest import PROGRAM, Site, Terminal
+from disbatch_host.documents.records import new_task
+from disbatch_host.store.contract import Store
 from helpers.processes import wait_until
 
 FAIL, FINE = '{"do": "fail"}\n', "{}\n"
@@ -137,3 +143,95 @@ def test_wrong_words_are_said_in_one_line(site: Site) -> None:
     other = site.queue()
     assert "another on_done" in site.refused(2, "task", "push", queue, "--batch", f"{batch}-1", "--on-done", other)
     site.fine("task", "cancel", "--queue", queue, "--yes")
+
+
+def test_what_the_tasks_of_a_batch_said_comes_line_by_line_with_their_ids(site: Site) -> None:
+    queue, batch = site.queue(), name()
+    ids = site.fine("task", "push", queue, "-", "--batch", batch, "--close", stdin=FAIL + FINE + FAIL).out.split()
+    assert site("batch", "wait", batch).code == 1
+    lines = site.fine("task", "output", "--batch", batch, "--failed", "--stderr").out.splitlines()
+    short = [line.split(": ", 1)[0] for line in lines]
+    assert [site.fine("task", "show", one, "--json").json[0]["_id"] for one in short] == [ids[0], ids[2]]
+    assert lines == [f"{one}: it broke" for one in short]
+    both = site.fine(
+        "task", "output", "--queue", queue, "--stream", "both", "--tail", "1", "--follow", "--batch", batch
+    )
+    assert sorted(both.out.splitlines()) == sorted(f"{one} stderr: it broke" for one in short) and both.err == ""
+    documents = site.fine("task", "output", "--batch", batch, "--stderr", "--json").json
+    assert documents == [{"_id": one, "stream": "stderr", "text": "it broke\n"} for one in (ids[0], ids[2])]
+    assert site.fine("task", "output", ids[0], "--stream", "both").out == "stderr: it broke\n"
+    assert site.fine("task", "output", ids[0], "--stderr", "--tail", "0").out == ""
+    assert "found both" in site.refused(2, "task", "output", ids[0], "--queue", queue)
+    assert "or another filter" in site.refused(2, "task", "output")
+    assert "--stream stdout, found both" in site.refused(2, "task", "output", ids[0], "--stderr", "--stream", "stdout")
+    wrong = site.refused(2, "task", "output", "--queue", queue, "--status", "running", "--follow")
+    assert "--status: " in wrong and "how they end" in wrong
+
+
+def test_a_batch_is_followed_until_it_is_done_and_a_queue_until_somebody_stops_it(site: Site, tmp_path: Path) -> None:
+    queue, batch, marker = site.queue(), name(), tmp_path / "marker"
+    task_id = site.push(queue, "-p", "do=until", "-p", f"file={marker}", "--batch", batch)
+    with contextlib.ExitStack() as stack:
+        of_batch, of_queue = (
+            stack.enter_context(following(site, *options)) for options in (("--batch", batch), ("--queue", queue))
+        )
+        assert line_of(of_batch) == line_of(of_queue)
+        site.push(queue, "-p", "do=until", "-p", f"file={marker}", "--batch", batch)
+        second = line_of(of_batch)
+        assert second == line_of(of_queue) and not task_id.startswith(second.split(":")[0])
+        marker.touch()
+        site.fine("batch", "close", batch)
+        assert of_batch.wait(30) == 0
+        assert of_queue.poll() is None
+        of_queue.send_signal(signal.SIGINT)
+        assert of_queue.wait(30) == 130
+
+
+@contextlib.contextmanager
+def following(site: Site, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that follows outputs, until the end of the block."""
+    words = [str(PROGRAM), "task", "output", *options, "--follow"]
+    with subprocess.Popen(
+        words, cwd=site.directory, env=site.environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.endswith(": begun\n")
+    return line
+
+
+def test_outputs_go_into_a_pipe_unchanged_and_one_that_closes_is_no_error(on_store: Terminal, store: Store) -> None:
+    store.insert_queue({"_id": "q", "class": "A"})
+    text = "\x1b[31mred\r\n" + "x" * 100_000 + "\n"
+    store.insert_tasks([{**new_task("q", {}, now=store.now()), "status": 1, "stdout": text} for _ in range(40)])
+    out = on_store.fine("task", "output", "--queue", "q", "--tail", "2").out
+    assert out.count(": \x1b[31mred\n") == 40 and len(out) > 40 * 100_000  # universal newlines took the return
+    piped = subprocess.run(
+        ["bash", "-c", f"{PROGRAM} task output --queue q | head -c 1 | wc -c; echo ${{PIPESTATUS[0]}}"],
+        env=on_store.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (piped.stdout.split(), piped.stderr) == (["1", "0"], "")
+
+
+def test_causes_and_table_of_a_batch_are_commands_of_their_own(site: Site) -> None:
+    queue, batch = site.queue(), name()
+    site.fine("task", "push", queue, "-", "--batch", batch, "--close", stdin=FAIL * 2 + FINE)
+    site("batch", "wait", batch)
+    as_task = site.fine("task", "failures", "--batch", batch, "--json").json
+    (cause,) = site.fine("batch", "failures", batch, "--json").json
+    assert [cause] == as_task and cause["count"] == 2 and f"--batch {batch}" in cause["retry"]
+    assert site.fine("batch", "failures", "@last").out.endswith("2 failed\n")
+    assert site.fine("task", "failures", "--batch", "@last").out.endswith("2 failed\n")
+    assert site.fine("batch", "export", batch, "a.tsv").out == "3 tasks written to a.tsv\n"
+    site.fine("task", "export", "--batch", batch, "b.tsv")
+    assert (site.directory / "a.tsv").read_bytes() == (site.directory / "b.tsv").read_bytes()
+    assert "--columns" in site.refused(2, "batch", "export", batch, "--columns", "")
+    assert "no batch 'nope'" in site.refused(4, "batch", "failures", "nope")
+    assert "no batch 'nope'" in site.refused(4, "batch", "export", "nope", "x.csv")

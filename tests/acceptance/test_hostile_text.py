@@ -149,7 +149,8 @@ COMMANDS: list[list[str]] = [
     ["task", "show", "failed", "--json"], ["task", "show", "waiting"], ["task", "show", "blocked"],
     ["task", "show", TYPED], ["task", "why", "waiting"], ["task", "why", "blocked"], ["task", "why", "failed"],
     ["task", "output", "failed"], ["task", "output", "failed", "--stderr"], ["task", "output", "failed", "--json"],
-    ["task", "output", "failed", "--follow"], ["task", "wait", "failed"], ["task", "wait", "failed", "second"],
+    ["task", "output", "failed", "--follow"], ["task", "output", "failed", "--stream", "both", "--follow"],
+    ["task", "wait", "failed"], ["task", "wait", "failed", "second"],
     ["task", "wait", "waiting", "--timeout", "0"], ["task", "wait", "--queue", TYPED, "--timeout", "0"],
     ["task", "wait", TYPED], ["task", "push", TYPED, f"a={TYPED}"], ["task", "push", TYPED, f"{{{TYPED}"],
     ["task", "push", f"{TYPED}?", "{}"], ["task", "push", TYPED, "-p", f"a=@{TYPED}"],
@@ -176,6 +177,10 @@ COMMANDS: list[list[str]] = [
     ["task", "failures", "--json"], ["task", "failures", "--batch", TYPED], ["plugins", "show", "Odd"],
     ["plugins", "show", TYPED], ["doctor"], ["new", "--from", TYPED], ["exec", "--bundle", TYPED],
     ["exec", "--like", "failed"], ["task", "push", TYPED, "{}", "--batch", TYPED],
+    ["task", "output", "--queue", TYPED, "--stream", "both"], ["task", "output", "--failed", "--tail", "1", "--json"],
+    ["task", "output", "--where", TYPED],
+    ["batch", "failures", TYPED], ["batch", "failures", TYPED, "--json"], ["batch", "export", TYPED],
+    ["batch", "export", TYPED, "-", "--format", "csv"],
 ]  # fmt: skip
 
 
