@@ -33,6 +33,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "operations.md"
 UNIT = DOCS / "disbatch-host.service"
 TEMPLATE = DOCS / "disbatch-host@.service"
+NIGHTLY = DOCS / "disbatch-nightly.service"
+TIMER = DOCS / "disbatch-nightly.timer"
 PASSWORD = "s3cret"
 
 
@@ -232,11 +234,15 @@ def test_the_template_is_the_unit_with_a_node_id() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize(("file", "name"), [(UNIT, UNIT.name), (TEMPLATE, "disbatch-host@mig01.service")])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [(UNIT, UNIT.name), (TEMPLATE, "disbatch-host@mig01.service"), (NIGHTLY, NIGHTLY.name), (TIMER, TIMER.name)],
+)
 def test_systemd_understands_the_unit(file: Path, name: str, tmp_path: Path) -> None:
     """With programs and an account that this machine has."""
     text = file.read_text().replace("/opt/disbatch/venv/bin/disbatch-host", str(PROGRAM))
     copy = tmp_path / name
+    (tmp_path / NIGHTLY.name).write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")  # what the timer starts
     copy.write_text(text.replace("User=disbatch", "User=root").replace("Group=disbatch", "Group=root"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False, timeout=60
@@ -244,6 +250,49 @@ def test_systemd_understands_the_unit(file: Path, name: str, tmp_path: Path) -> 
     # systemd before 254 passes over where the node is to be in its control group, and says so.
     about_it = [line for line in done.stderr.splitlines() if copy.name in line and "'DelegateSubgroup'" not in line]
     assert about_it == [] and done.returncode == 0, done.stderr
+
+
+def nightly_commands() -> dict[str, list[str]]:
+    """The command lines of the unit and of cron, as these hand them to a shell."""
+    lines = re.findall(r"^ExecStart=(.*)$", NIGHTLY.read_text(), re.MULTILINE)
+    [cron] = blocks("cron")
+    return {
+        "systemd": [line.replace("$$", "$").replace("%%", "%") for line in lines],
+        "cron": [cron.split(maxsplit=6)[6].replace("\\%", "%")],
+    }
+
+
+@on_sqlite
+@pytest.mark.parametrize("by", ["systemd", "cron"])
+def test_the_batch_of_a_night_is_made_once(on_store: Terminal, tmp_path: Path, by: str) -> None:
+    """And a user whose task of the night before has not ended gets no other."""
+    (tmp_path / "mailboxes.csv").write_text("user\nann\nbob\n")
+    (tmp_path / "store.env").write_text(f"DISBATCH_STORE='{on_store.environment['DISBATCH_STORE']}'\n")
+    on_store.fine("queue", "create", "mail", "--class", "Mail::Move")
+    on_store.fine("task", "push", "mail", "-p", "user=bob", "--unique-key", "bob")
+    places = {
+        "/opt/disbatch/venv/bin/disbatch-host": str(PROGRAM), "/etc/disbatch/store.env": f"{tmp_path}/store.env",
+        "/srv/mailboxes.csv": f"{tmp_path}/mailboxes.csv", "$(date +%F)": "2026-11-30",  # midnight may pass meanwhile
+    }  # fmt: skip
+    environment = {**on_store.environment, "PATH": f"{PROGRAM.parent}{os.pathsep}{on_store.environment['PATH']}"}
+
+    def typed(command: str) -> subprocess.CompletedProcess[str]:
+        for name, place in places.items():
+            command = command.replace(name, place)
+        return subprocess.run(
+            ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    push, *others = nightly_commands()[by]
+    assert typed(push).stdout.startswith("1 task created in queue mail, batch nightly-2026-11-30")
+    again = typed(push)
+    assert again.returncode == 2 and "takes no more tasks" in again.stderr
+    (batch,) = on_store.fine("batch", "list", "--json").json
+    assert (batch["_id"], batch["state"]) == ("nightly-2026-11-30", "closed")
+    on_store.fine("task", "cancel", "--batch", "@last", "--yes")
+    for command in others:
+        waited = typed(command)
+        assert waited.returncode == 1 and waited.stderr.endswith("1 cancelled\n")
 
 
 @pytest.mark.mongodb
