@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 
 from acceptance.conftest import Site
@@ -67,17 +68,19 @@ def test_a_running_task_that_is_deaf_is_killed_and_wait_returns_then(site: Site)
 
 
 def test_a_queue_is_cancelled_by_status(site: Site) -> None:
-    queue = site.queue("--maxthreads", "1")
+    queue = site.queue("--maxthreads", "2")
     other = site.push(site.queue(class_name="nowhere"))
-    running = site.push(queue, "-p", "do=sleep")
-    site.wait_for(running, Status.RUNNING)
+    both = [site.push(queue, "-p", "do=sleep") for _ in range(2)]
+    for running in both:
+        site.wait_for(running, Status.RUNNING)
     site.fine("task", "push", queue, "-", "--json", stdin='{"do": "sleep"}\n' * 1500)
     assert site.fine("task", "cancel", "--queue", queue, "--status", "waiting").out == "1500 tasks cancelled\n"
-    assert site.task(running).status == Status.RUNNING
-    out = site.fine("task", "cancel", "--queue", queue, "--status", "running", "--wait").out
-    assert out == "0 tasks cancelled\n1 running task being stopped: 1 by node n1\n"
+    assert [site.task(one).status for one in both] == [Status.RUNNING] * 2
+    done = site.fine("task", "cancel", "--queue", queue, "--status", "running", "--wait")
+    assert done.out == "0 tasks cancelled\n2 running tasks being stopped: 2 by node n1\n"
+    assert re.fullmatch(r"2 ended in \S+ \w+: 0 concluded, 2 cancelled\n", done.err)
     cancelled = frozenset({int(Status.CANCELLED)})
-    assert site.store.count_tasks(TaskFilter(queue=queue, statuses=cancelled)) == 1501
+    assert site.store.count_tasks(TaskFilter(queue=queue, statuses=cancelled)) == 1502
     assert site.task(other).status == Status.CREATED
 
 

@@ -30,10 +30,11 @@ def commands(console: str) -> list[tuple[str, list[str]]]:
 
 
 def pattern(lines: list[str]) -> str:
+    """What a command may show; "…" stands for anything but an exit code. Incident: a page had a command that failed."""
     parts = []
     for line in lines:
         if line == "…":
-            parts.append(r"(?:.*\n)*?")
+            parts.append(r"(?:(?!\[exit code ).*\n)*?")
         else:
             parts.append(".*".join(re.escape(part) for part in line.split("…")) + r"\n")
     return "".join(parts)

@@ -275,6 +275,11 @@ def test_wait_for_a_queue_waits_for_all_of_it_and_names_what_has_failed(on_store
     (document,) = on_store("task", "wait", "--queue", "q", "--json").json
     assert (document["ended"], document["unfinished"], document["failed"]) == (0, 0, 0)
     assert document["ended_before"] == {"concluded": 3, "failed": 1, "cancelled": 0, "orphaned": 0}
+    mine = on_store("task", "wait", "--queue", "q", "--where", "bad=1")
+    assert (mine.code, mine.err) == (
+        1,
+        "nothing to wait for: no such task is unfinished; ended before: 0 concluded, 1 failed\n",
+    )
     assert "no queue 'x'" in on_store.refused(4, "task", "wait", "--queue", "x")
     assert "expected either task ids" in on_store.refused(2, "task", "wait")
     assert "expected either task ids" in on_store.refused(2, "task", "wait", "x", "--queue", "q")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from client.documents import NEVER_ALIVE, put_node, put_task
-from disbatch_host.client import Client
+from disbatch_host.client import Client, Selection
 from disbatch_host.client.standstill import Still
 from disbatch_host.client.waiting import NAMED_MAX, FailedTask, Progress, wait_for_ends
 from disbatch_host.decide.why import Code
@@ -229,3 +229,17 @@ def test_ends_are_waited_for_whatever_they_are(store: Store, second_store: Store
     found = wait_for_ends(store, [cancelled, concluded, deleted], ended.append)
     thread.join()
     assert [one.id for one in found] == [concluded] and sum(ended) == 3
+
+
+def test_what_is_selected_is_waited_for_and_nothing_else(client: Client, store: Store) -> None:
+    put_task(store)
+    (mine, other) = (put_task(store, parameters={"user": name}) for name in ("ann", "bob"))
+    others = meanwhile(store, [lambda: end(store, other, 2, "no"), lambda: end(store, mine, Status.CONCLUDED)])
+    waited = client.wait(which=Selection(queue="q", where="user=ann"), on_progress=others, timeout_seconds=60)
+    assert (waited.done, waited.concluded, waited.all_concluded) == (1, 1, True)
+    again = client.wait(which=Selection(where="user=bob"))
+    assert again.before is not None and again.before["failed"] == 1 and not again.all_concluded
+    with pytest.raises(UsageError, match="without a status"):
+        client.wait(which=Selection(queue="q", status="running"))
+    with pytest.raises(UsageError, match="or a selection to wait for"):
+        client.wait(queue="q", which=Selection(queue="q"))

@@ -24,27 +24,37 @@ from disbatch_protocol import status as statuses
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The filter options; the command gets them as `filters`, for `filter_of`."""
+    return some_filter_options(*_FILTERS)(function)
 
-    @functools.wraps(function)
-    def with_filters(**given: Any) -> Any:
-        filters = {name: given.pop(name) for name in _FILTERS}
-        with common.options_named():
-            conditions.conditions_of(filters["where"])  # wrong ones are refused before a store is asked
-        if filters["failed"] and filters["status"]:
-            raise UsageError("expected either --failed or --status, found both")
-        if filters["failed"]:
-            filters["status"] = ("failed",)
-        return function(filters=filters, **given)
 
-    wrapped: Callable[..., Any] = with_filters
-    for option in reversed(tuple(_FILTERS.values())):
-        wrapped = option(wrapped)
-    return wrapped
+def some_filter_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Some of the filter options, likewise."""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def with_filters(**given: Any) -> Any:
+            filters = {name: given.pop(name) for name in names}
+            with common.options_named():
+                conditions.conditions_of(filters["where"])  # wrong ones are refused before a store is asked
+            if filters.get("failed"):
+                if filters["status"]:
+                    raise UsageError("expected either --failed or --status, found both")
+                filters["status"] = ("failed",)
+            return function(filters=filters, **given)
+
+        wrapped: Callable[..., Any] = with_filters
+        for name in reversed(names):
+            wrapped = _FILTERS[name](wrapped)
+        return wrapped
+
+    return decorated
 
 
 _FILTERS = {
     "queue": click.option("--queue", metavar="Q", help="Only tasks of this queue."),
-    "batch": click.option("--batch", metavar="B", help="Only tasks of this batch: its id, the beginning of it, or @last."),
+    "batch": click.option(
+        "--batch", metavar="B", help="Only tasks of this batch: its id, the beginning of it, or @last."
+    ),
     "failed": click.option(
         "--failed", is_flag=True, help="Only tasks that failed: the program said so, or they were terminated."
     ),

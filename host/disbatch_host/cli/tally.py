@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from disbatch_host.cli import render
+
 _CODES_SHOWN = 5
 
 
@@ -20,6 +22,12 @@ def ends_in_words(
         parts.append(f"{failed} failed{_codes_in_words(codes or {}, failed)}")
     parts += [f"{count} {word}" for count, word in ((cancelled, "cancelled"), (orphaned, "orphaned")) if count]
     return ", ".join(parts)
+
+
+def ended_in_words(count: int, seconds: float, words: str) -> str:
+    """`495 ended in 41 s: 453 concluded, …`. `words`: of `ends_in_words`."""
+    took = render.duration(round(seconds) if seconds >= 1 else round(seconds, 1))
+    return f"{count} ended in {took}: {words}"
 
 
 def _codes_in_words(codes: Mapping[str, int], failed: int) -> str:

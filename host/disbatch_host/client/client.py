@@ -162,24 +162,28 @@ class Client(Creating):
         ids: Iterable[TaskId] | None = None,
         *,
         queue: str | None = None,
+        which: Selection | None = None,
         timeout_seconds: float | None = None,
         on_progress: OnProgress | None = None,
         on_still: OnStill | None = None,
     ) -> Waited:
-        """Wait until these tasks have ended, or until the queue has no unfinished tasks, including any that are
-        created meanwhile; at most `timeout_seconds`. `on_progress` gets a `Progress` (done, failed, total) each time;
-        `on_still` is told why nothing moves, once for each cause. A queue that has nothing unfinished at the beginning
-        is not a success: `before` says what ended earlier.
+        """Wait until these tasks have ended, or until no task of the queue, or of a selection without a status, is
+        unfinished, including any that are created meanwhile; at most `timeout_seconds`. `on_progress` gets a `Progress`
+        (done, failed, total) each time; `on_still` is told why nothing moves, once for each cause. If a queue or a
+        selection has nothing unfinished at the beginning, that is not a success: `before` says what ended earlier.
 
-        Raises UsageError for both or neither, NotFoundError if a task does not exist or is deleted meanwhile."""
+        Raises UsageError unless exactly one of the three is given, NotFoundError if a task does not exist or is deleted
+        meanwhile."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        if queue is not None and ids is None:
-            found = finding.find_queue(self.store, queue)
-            return waiting.wait_for_queue(
-                self.store, found, deadline=deadline, on_progress=on_progress, on_still=on_still
+        if [ids, queue, which].count(None) != 2:
+            raise UsageError("expected either task ids or a queue or a selection to wait for")
+        if ids is None:
+            selected = which or Selection(queue=finding.find_queue(self.store, str(queue)).id)
+            if selected.status != ():
+                raise UsageError("expected a selection without a status: whatever is unfinished is waited for")
+            return waiting.wait_for_selected(
+                self.store, self._filter(selected), deadline=deadline, on_progress=on_progress, on_still=on_still
             )
-        if ids is None or queue is not None:
-            raise UsageError("expected either task ids or a queue to wait for")
         return waiting.wait_for_tasks(
             self.store, finding.ids_of(ids), deadline=deadline, on_progress=on_progress, on_still=on_still, by=self.by
         )
@@ -294,7 +298,9 @@ class Client(Creating):
         first and last, queues, nodes, versions of plugins, and some of the tasks. `limit`: at most so many causes.
         Where there are more than can be counted in `seconds`, `is_complete` is False. Raises as `find` does."""
         selection = which if isinstance(which, Selection) else Selection(queue=which)
-        return find_failures(self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds)
+        return find_failures(
+            self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds
+        )
 
     def export(
         self,
@@ -329,7 +335,9 @@ class Client(Creating):
     def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
         return finding.filter_of(self.store, which, self.by) if isinstance(which, Selection) else which
 
-    def _meant(self, tasks: Tasks, filter_of: Callable[[Store, Selection, str], TaskFilter]) -> TaskFilter | Sequence[Task]:
+    def _meant(
+        self, tasks: Tasks, filter_of: Callable[[Store, Selection, str], TaskFilter]
+    ) -> TaskFilter | Sequence[Task]:
         return filter_of(self.store, tasks, self.by) if isinstance(tasks, Selection) else self._named(tasks)
 
     def _named(self, ids: TaskId | Iterable[TaskId]) -> list[Task]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from disbatch_host.client.finding import find_task
@@ -24,7 +24,7 @@ from disbatch_host.client.history import code_of_error, reason_in_short
 from disbatch_host.client.standstill import OnStill, Standstill, first_in_the_way, first_lost
 from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Queue, Task, TaskId
+from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -81,7 +81,9 @@ class Waited:
     first_unfinished: tuple[TaskId, ...] = ()
     statuses: Mapping[TaskId, int] = field(default_factory=dict, repr=False)  # of tasks named by id, ended ones first
     is_open: bool = False  # of a batch: more tasks may be added to it
-    before: Mapping[str, int] | None = None  # a queue had no unfinished task: those that had ended, by `counts.COLUMNS`
+    before: Mapping[str, int] | None = (
+        None  # no selected task was unfinished: those that had ended, by `counts.COLUMNS`
+    )
 
     @property
     def not_concluded(self) -> int:
@@ -90,7 +92,7 @@ class Waited:
 
     @property
     def all_concluded(self) -> bool:
-        """False also if a queue had nothing to wait for, since its tasks may all have failed before, and of an open
+        """False also if there was nothing to wait for, since its tasks may all have failed before, and of an open
         batch."""
         return not self.not_concluded and not self.unfinished and self.before is None and not self.is_open
 
@@ -114,17 +116,18 @@ def wait_for_tasks(
     return wait_for(store, _Tasks(store, ids, by), deadline, on_progress, on_still)
 
 
-def wait_for_queue(
+def wait_for_selected(
     store: Store,
-    queue: Queue,
+    which: TaskFilter,
     *,
     deadline: float | None = None,
     on_progress: OnProgress | None = None,
     on_still: OnStill | None = None,
 ) -> Waited:
-    """Wait until the queue has no unfinished tasks, including any that are created meanwhile. Counts the tasks that
-    end during the wait; if none is unfinished when it begins, `before` says what had ended."""
-    return wait_for(store, _TasksOfQueue(store, queue), deadline, on_progress, on_still)
+    """Wait until no selected task is unfinished, including any that are created meanwhile; the statuses of the filter
+    are left aside. Counts the tasks that end during the wait; if none is unfinished when it begins, `before` says what
+    had ended."""
+    return wait_for(store, _TasksSelected(store, which), deadline, on_progress, on_still)
 
 
 def wait_for_ends(
@@ -317,15 +320,15 @@ class _Tasks:
         return found
 
 
-class _TasksOfQueue:
-    """All tasks of a queue."""
+class _TasksSelected:
+    """All tasks of a queue, or of another filter."""
 
-    def __init__(self, store: Store, queue: Queue) -> None:
+    def __init__(self, store: Store, which: TaskFilter) -> None:
         self._store = store
-        self._queue = queue
+        self._which = which
         self._since = store.now()
         self._left = store.count_tasks(self._of(_UNFINISHED))
-        self._before = counts.totals(store.count_by_status().get(queue.id, {})) if not self._left else None
+        self._before = self._count_each() if not self._left else None
         self._ended_before = self._count_ended()
         self._failed_before = store.count_tasks(self._of(_FAILED))
         self._resume_at = 0.0
@@ -345,7 +348,7 @@ class _TasksOfQueue:
         return self._left == 0
 
     def first_in_the_way(self) -> TaskId | None:
-        return first_in_the_way(self._store, TaskFilter(queue=self._queue.id))
+        return first_in_the_way(self._store, self._which)
 
     def waited(self, seconds: float) -> Waited:
         failed, cancelled, orphaned = (
@@ -374,14 +377,14 @@ class _TasksOfQueue:
     def _count_ended(self) -> int:
         return self._store.count_tasks(self._of(_FINISHED))
 
+    def _count_each(self) -> Mapping[str, int]:
+        """How many have ended, by `counts.COLUMNS`."""
+        return counts.totals({one: self._store.count_tasks(self._of(frozenset({one}))) for one in _FINISHED})
+
     def _of(self, which: frozenset[int], *, is_since: bool = False) -> TaskFilter:
         """Its tasks of these statuses; `is_since`: that have changed since the start."""
-        return TaskFilter(
-            queue=self._queue.id,
-            statuses=which,
-            or_failed=int(Status.FAILED) in which,
-            changed_since=self._since if is_since else None,
-        )
+        since = self._since if is_since else self._which.changed_since
+        return replace(self._which, statuses=which, or_failed=int(Status.FAILED) in which, changed_since=since)
 
     def _some(self, which: TaskFilter, limit: int) -> Iterator[Task]:
         yield from self._store.find_tasks(which, limit=limit, with_output=False)

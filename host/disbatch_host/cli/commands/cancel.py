@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render, results, selection
+from disbatch_host.cli import bars, common, render, results, selection, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.finding import find_named
 from disbatch_host.client.waiting import wait_for_ends
+from disbatch_host.decide import counts
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import ExitCode
@@ -101,11 +103,20 @@ class Canceller:
         self._asked |= {one.task.id: str(one.task.node) for one in batch if one.outcome is Outcome.ASKED}
 
     def wait(self, *, is_named: bool) -> int:
-        """Wait until the tasks that were asked to stop have ended. FAILED if one that was named ended otherwise."""
+        """Wait until the tasks that were asked to stop have ended; says of several what came of them. FAILED if one
+        that was named ended otherwise."""
+        began = time.monotonic()
         with bars.progress("waiting for them to end", total=len(self._asked)) as advance:
             others = wait_for_ends(self._store, self._asked, advance, results.say_still)
         for one in others:
             click.echo(f"task {one.id} ended before it could be stopped: {statuses.name(one.status)}", err=True)
+        if len(self._asked) > 1:
+            ends = counts.totals(Counter(one.status for one in others))
+            words = tally.ends_in_words(
+                concluded=ends["concluded"], failed=ends["failed"], cancelled=len(self._asked) - len(others),
+                orphaned=ends["orphaned"],
+            )  # fmt: skip
+            click.echo(tally.ended_in_words(len(self._asked), time.monotonic() - began, words), err=True)
         return ExitCode.FAILED if others and is_named else ExitCode.DONE
 
     def say_who_may_not_stop(self) -> None:

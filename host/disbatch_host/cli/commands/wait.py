@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render, results, tally
+from disbatch_host.cli import bars, common, render, results, selection, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
-from disbatch_host.client.waiting import OnProgress, Progress, Waited, wait_for_queue, wait_for_tasks
-from disbatch_host.documents.records import Queue
+from disbatch_host.client.waiting import OnProgress, Progress, Waited, wait_for_selected, wait_for_tasks
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import ExitCode, UsageError
 from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import parse_duration
@@ -23,25 +23,26 @@ from disbatch_protocol.quantities import parse_duration
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID... | -]")
-@click.option("--queue", "queue_name", metavar="Q", help="Wait until this queue has no unfinished tasks.")
+@selection.some_filter_options("queue", "batch", "since", "before", "unique_key", "where")
 @click.option("--timeout", metavar="S", help="Give up after this long.")
 @common_options
-def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> int:
+def wait(ids: tuple[str, ...], filters: Mapping[str, Any], timeout: str | None) -> int:
     """Wait until tasks have ended; exit 0 if all concluded, 1 if one did not (or the time is up).
 
-    '-' reads ids from stdin, one per line. --queue waits for the tasks that are unfinished now, and those that are
-    created meanwhile; tasks that ended before do not count. If none is unfinished, it says what ended before, and exits
-    with 1, since nobody knows which of these were meant.
+    '-' reads ids from stdin, one per line. --queue and other filters wait for the tasks that are unfinished now, and
+    those that are created meanwhile; tasks that ended before do not count. If none is unfinished, it says what ended
+    before, and exits with 1, since nobody knows which of these were meant; `batch wait` does.
 
     The last line on stderr says what came of the tasks. If nothing moves, a line says why.
 
     \b
       disbatch-host task wait 5f0c… 5f0d… --timeout 10m
       disbatch-host task push mail - < users.ndjson | disbatch-host task wait -
-      disbatch-host task wait --queue mail
+      disbatch-host task wait --queue mail --where user=matt
     """
-    if bool(ids) is (queue_name is not None):
-        raise UsageError("expected either task ids, '-' or --queue; see 'task wait --help'")
+    given = selection.given_options(filters)
+    if bool(ids) is bool(given):
+        raise UsageError("expected either task ids, '-' or --queue or other filters; see 'task wait --help'")
     try:
         limit_seconds = None if timeout is None else parse_duration(timeout)
     except ValueError as error:
@@ -49,11 +50,15 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
     deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
     as_json = common.wants_json()
     with common.opened_store() as store:
-        if queue_name is not None:
-            queue = find_queue(store, queue_name)
+        if given:
+            if filters["queue"] is not None:
+                find_queue(store, filters["queue"])  # one that was deleted has nothing to wait for
+            which = selection.filter_of(store, filters)
             with bar() as shown:
-                waited = wait_for_queue(store, queue, deadline=deadline, on_progress=shown, on_still=results.say_still)
-            documents: list[dict[str, Any]] = [_document_of(queue, waited)]
+                waited = wait_for_selected(
+                    store, which, deadline=deadline, on_progress=shown, on_still=results.say_still
+                )
+            documents: list[dict[str, Any]] = [_document_of(which, waited)]
         else:
             named = list(_ids(ids))
             with bar() as shown:
@@ -67,10 +72,10 @@ def wait(ids: tuple[str, ...], queue_name: str | None, timeout: str | None) -> i
         for document in documents if as_json else ():
             render.print_json(document, store.extended_json)
         if waited.before is not None:
-            _say_what_came_before(waited.before, str(queue_name))
+            _say_what_came_before(waited.before, filters["queue"] if len(given) == 1 else None)
         else:
-            of_queue = "" if queue_name is None else f" --queue {shlex.quote(queue_name)}"
-            say_what_came_of_it(waited, limit_seconds, of_queue)
+            options = selection.words_of(filters)
+            say_what_came_of_it(waited, limit_seconds, f" {shlex.join(options)}" if options else "")
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
 
@@ -83,9 +88,10 @@ def _ids(given: Sequence[str]) -> Iterator[str]:
             yield text
 
 
-def _document_of(queue: Queue, waited: Waited) -> dict[str, Any]:
+def _document_of(which: TaskFilter, waited: Waited) -> dict[str, Any]:
     before = None if waited.before is None else {name: waited.before[name] for name in _ENDS}
-    return {"queue": queue.id, **document_of(waited), "ended_before": before}
+    names = {name: value for name, value in (("queue", which.queue), ("batch", which.batch)) if value is not None}
+    return {**names, **document_of(waited), "ended_before": before}
 
 
 def document_of(waited: Waited) -> dict[str, Any]:
@@ -115,8 +121,7 @@ def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: st
         codes=waited.codes,
     )  # fmt: skip
     unfinished = f"; {waited.unfinished} unfinished" if waited.unfinished else ""
-    took = render.duration(round(waited.seconds) if waited.seconds >= 1 else round(waited.seconds, 1))
-    click.echo(f"{waited.done} ended in {took}: {words}{unfinished}", err=True)
+    click.echo(f"{tally.ended_in_words(waited.done, waited.seconds, words)}{unfinished}", err=True)
 
 
 def _say_failed(waited: Waited, of_what: str) -> None:
@@ -136,12 +141,13 @@ def _say_unfinished(waited: Waited, limit_seconds: float) -> None:
     click.echo(f"{count} {have} not ended{within}: {names}", err=True)
 
 
-def _say_what_came_before(ended: Mapping[str, int], queue_name: str) -> None:
+def _say_what_came_before(ended: Mapping[str, int], queue: str | None) -> None:
     words = tally.ends_in_words(
         concluded=ended["concluded"], failed=ended["failed"], cancelled=ended["cancelled"], orphaned=ended["orphaned"]
     )
     before = words if any(ended[name] for name in _ENDS) else "none"
-    click.echo(f"nothing to wait for: queue {queue_name} has no unfinished task; ended before: {before}", err=True)
+    which = "no such task is unfinished" if queue is None else f"queue {queue} has no unfinished task"
+    click.echo(render.printable(f"nothing to wait for: {which}; ended before: {before}"), err=True)
 
 
 @contextlib.contextmanager
