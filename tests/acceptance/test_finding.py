@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,11 @@ def test_a_list_is_sorted_by_a_column_among_what_was_read(filled: Terminal) -> N
     assert "--sort: expected" in filled.refused(2, "task", "list", "--sort", "..")
 
 
+def beginning_of(task_id: str, *, but: Sequence[str]) -> str:
+    """The shortest beginning that none of the others has."""
+    return next(task_id[:size] for size in range(6, 25) if not any(one.startswith(task_id[:size]) for one in but))
+
+
 def test_an_id_may_be_short_and_the_last_task_is_named_by_a_word(filled: Terminal) -> None:
     ids = [one["_id"] for one in filled.fine("task", "list", "--json").json]
     assert "has created none there" in filled.refused(4, "task", "show", "@last")
@@ -151,12 +156,13 @@ def test_an_id_may_be_short_and_the_last_task_is_named_by_a_word(filled: Termina
     (shown,) = filled.fine("task", "show", "@last", "--json").json
     assert shown["_id"] == mine and "@" in shown["created_by"]
     assert f"by {shown['created_by']}" in filled.fine("task", "show", "@last").out
-    short = next(mine[:size] for size in range(6, 25) if not any(one.startswith(mine[:size]) for one in ids))
+    short = beginning_of(mine, but=ids)
     for words in (("show", short, "--json"), ("set", short, "priority=3", "--json"), ("why", short.upper(), "--json")):
         (document,) = filled.fine("task", *words).json
         assert document["_id"] == mine
     assert filled.fine("task", "output", short).out == ""
     after = filled.fine("task", "push", "other", "--after", short, "{}").out.strip()
+    short = beginning_of(mine, but=[*ids, after])
     assert filled.fine("task", "cancel", short, "@last").out.splitlines() == [f"{mine} cancelled", f"{after} cancelled"]
     waited = filled("task", "wait", short, mine, "@last")
     assert (waited.code, waited.err.splitlines()[-1].partition(" in ")[0]) == (1, "2 ended")
