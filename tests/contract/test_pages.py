@@ -242,6 +242,37 @@ def test_conditions_on_other_fields_and_several_at_once(store: Store) -> None:
     assert [task.id for task in page.tasks] == [made[0]] and page.looked_at == 3
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_all_tasks_of_a_filter_come_in_the_order_of_creation_over_many_pages(store: Store, newest_first: bool) -> None:
+    """Also of several queues in one status, and where few of them match."""
+    tasks = [("ab"[number % 2], [1, 2, -2, 2, 7][number % 5]) for number in range(150)]
+    made = put(store, *tasks, batch="mine") + put(store, *tasks[:30])
+    all_tasks = [*tasks, *tasks[:30]]
+
+    def numbers(**which: Any) -> list[int]:
+        found = [made.index(task.id) for task in store.find_tasks(TaskFilter(**which), newest_first=newest_first)]
+        return found[::-1] if newest_first else found
+
+    two = frozenset({2})
+    assert numbers(queue="a") == [n for n, (queue, _) in enumerate(all_tasks) if queue == "a"]
+    assert numbers(queues=("a", "b"), statuses=two) == [n for n, (_, status) in enumerate(all_tasks) if status == 2]
+    assert numbers(batch="mine") == list(range(150))
+    assert numbers(batch="mine", queue="b", statuses=frozenset({1}), or_failed=True) == [
+        n for n, (queue, status) in enumerate(tasks) if queue == "b" and (status == 1 or status > 2)
+    ]
+    third = Condition(("parameters", "n"), (3, 77, 149))
+    assert numbers(batch="mine", where=(third,)) == [3, 77, 149] and numbers(queue="b", where=(third,)) == [
+        3,
+        77,
+        149,
+        153,
+    ]
+    first = [
+        made.index(task.id) for task in store.find_tasks(TaskFilter(queue="b"), limit=45, newest_first=newest_first)
+    ]
+    assert first == ([*range(179, 89, -2)] if newest_first else [*range(1, 91, 2)])
+
+
 def test_output_is_read_from_any_piece(store: Store) -> None:
     _, key = claim_one(store)
     pieces: Sequence[bytes] = [bytes([number]) * OUTPUT_CHUNK_SIZE for number in range(3)] + [b"end"]
