@@ -181,6 +181,11 @@ COMMANDS: list[list[str]] = [
     ["task", "output", "--where", TYPED],
     ["batch", "failures", TYPED], ["batch", "failures", TYPED, "--json"], ["batch", "export", TYPED],
     ["batch", "export", TYPED, "-", "--format", "csv"],
+    ["web", "token", "add", TYPED, "--tokens", "web.json"], ["web", "token", "add", "ann", "--tokens", TYPED],
+    ["web", "token", "add", "ann", "--queue", TYPED, "--tokens", "web.json"],
+    ["web", "token", "list", "--tokens", "web.json"], ["web", "token", "list", "--tokens", TYPED],
+    ["web", "token", "remove", TYPED, "--tokens", "web.json"], ["web", "--listen", TYPED], ["web", "--tokens", TYPED],
+    ["web", "--base-path", TYPED], ["web", "--public-url", TYPED], ["web", "--proxy-from", TYPED],
 ]  # fmt: skip
 
 
@@ -209,5 +214,5 @@ def test_the_watched_status_draws_and_passes_nothing_on(on_store: Terminal, host
 
 def test_every_command_is_among_those() -> None:
     """But for the demo, which has only texts of its own, and --watch, which has a test of its own."""
-    tried = {tuple(command[:count]) for command in COMMANDS for count in (0, 1, 2)}
+    tried = {tuple(command[:count]) for command in COMMANDS for count in (0, 1, 2, 3)}
     assert {path for path, _ in LEAVES} - tried == {("demo",)}

@@ -73,11 +73,11 @@ _NAMES = {"class": "class_name", "id": "ids"}  # those that `Selection` calls ot
 def selection_of(query: Mapping[str, Any], who: Principal) -> Selection:
     """The tasks that a query asks for, of those that this person may see. Raises Problem."""
     given = {_NAMES.get(name, name): query[name] for name in FILTER if name in query and name != "failed"}
-    if query.get("failed"):
-        if "status" in query:
-            raise Problem(Code.QUERY, "expected either failed or status, found both")
-        given["status"] = ("failed",)
-    return _seen(Selection(**given), who)
+    if not query.get("failed"):
+        return _seen(Selection(**given), who)
+    if "status" in query:
+        raise Problem(Code.QUERY, "expected either failed or status, found both")
+    return _seen(Selection(**given, status=("failed",)), who)
 
 
 def _seen(selection: Selection, who: Principal) -> Selection:
