@@ -76,13 +76,26 @@ class Web:
             connection.request(method, f"{self.base if base is None else base}{path}", data, given)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
-            return Reply(status=response.status, headers=named, data=response.read())
+            data = response.read() if not _is_stream(response) else first_event(response)
+            return Reply(status=response.status, headers=named, data=data)
 
     def get(self, path: str, **more: Any) -> Reply:
         return self.ask("GET", path, **more)
 
     def post(self, path: str, body: Any = None, **more: Any) -> Reply:
         return self.ask("POST", path, body, **more)
+
+
+def _is_stream(response: http.client.HTTPResponse) -> bool:
+    return response.headers.get_content_type() == "text/event-stream"
+
+
+def first_event(response: http.client.HTTPResponse) -> bytes:
+    """Of a stream, which has no end."""
+    lines = []
+    while (line := response.readline()) and not (line == b"\n" and any(one.startswith(b"event:") for one in lines)):
+        lines.append(line)
+    return b"".join(lines)
 
 
 @contextlib.contextmanager
@@ -99,7 +112,7 @@ def serving(
     whole = WebSettings(listen=Address("127.0.0.1", 0), **{"changes_per_second": 10_000, **settings})
     with ExitStack() as stack:
         listening = stack.enter_context(server.bound(whole.listen))
-        clients = [stack.enter_context(Client.open(url, plugins=plugins, by="web")) for _ in range(running.CLIENTS)]
+        clients = [stack.enter_context(Client.open(url, plugins=plugins, by="web")) for _ in range(running.CLIENTS + 1)]
 
         def on_started(one: HttpServer) -> None:
             servers.append(one)

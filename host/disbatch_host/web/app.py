@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -27,15 +28,16 @@ from starlette.routing import Route as StarletteRoute
 from disbatch_host.client import Client
 from disbatch_host.errors import DisbatchError, FieldError, in_words
 from disbatch_host.web import api, guard, problems, queries, schemas
-from disbatch_host.web.call import Answer, Call, tag_of, tags_in
+from disbatch_host.web.call import Answer, Call, Events, Parts, tag_of, tags_in
 from disbatch_host.web.guard import Guard, Place
 from disbatch_host.web.identity import COOKIE, Identity, unauthenticated
 from disbatch_host.web.limits import Rate
-from disbatch_host.web.pool import ClientPool
+from disbatch_host.web.opening import Opening
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route, status_of
+from disbatch_host.web.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +53,10 @@ class Application:
     """Everything that requests share. Made in the event loop that serves them."""
 
     def __init__(
-        self, pool: ClientPool, identity: Identity, place: Place, *, changes_per_second: int = CHANGES_PER_SECOND
+        self, shared: Shared, identity: Identity, place: Place, *, changes_per_second: int = CHANGES_PER_SECOND
     ) -> None:
         """`changes_per_second`: at most so many by one person."""
-        self._pool = pool
+        self._shared = shared
         self._identity = identity
         self._place = place
         self._changes = Rate(changes_per_second, 1.0)
@@ -85,11 +87,15 @@ class Application:
 
     async def _answer(self, route: Route, request: Request) -> Response:
         request_id = problems.new_request_id()
+        began = time.monotonic()
         who: Principal | None = None
         try:
             who = self.known(request, route.role, is_change=route.is_change)
             answer = await self._carry_out(route, request, who)
-            response = self._response(route, request, answer)
+            if isinstance(answer, Answer):
+                response = self._response(route, request, answer)
+            else:
+                response = self._longer(route, request, who, answer)
         except Problem as error:
             response = problem_response(error, request_id)
         except DisbatchError as error:
@@ -101,6 +107,7 @@ class Application:
             log.debug("request %s", request_id, exc_info=True)
             problem = Problem(Code.INTERNAL, f"a fault of this program; its log says more, at {request_id}")
             response = problem_response(problem, request_id)
+        self._shared.figures.count_request(route.name, response.status_code, time.monotonic() - began)
         if route.is_change:
             audit(request, who, route.name, response.status_code, request_id)
         return response
@@ -125,18 +132,23 @@ class Application:
             self._changes.count(who.name)
         return who
 
-    async def _carry_out(self, route: Route, request: Request, who: Principal) -> Answer:
+    async def _carry_out(self, route: Route, request: Request, who: Principal) -> Answer | Parts | Events:
         query = route.read_query(request.query_params.multi_items())
         body = None if route.body is None else await self._body(route.body, request)
-        call = functools.partial(
-            Call, who=who, base=self._base, path=dict(request.path_params), query=query, body=body,
-            headers={name.lower(): value for name, value in request.headers.items()},
-        )  # fmt: skip
+        path, headers = dict(request.path_params), {name.lower(): value for name, value in request.headers.items()}
+        if route.opens is not None:
+            opening = Opening(
+                shared=self._shared, who=who, base=self._base, path=path, query=query, body=body, headers=headers
+            )
+            return await route.opens(opening)
+        does = route.does
+        assert does is not None
+        call = functools.partial(Call, who=who, base=self._base, path=path, query=query, body=body, headers=headers)
 
         def carry_out(client: Client) -> Answer:
-            return route.does(call(client=client))
+            return does(call(client=client))
 
-        return await self._pool.run(carry_out, who.by)
+        return await self._shared.pool.run(carry_out, who.by)
 
     async def _body(self, wanted: Body, request: Request) -> Any:
         data = await guard.read_body(request.receive, request.scope, wanted.max_bytes)
@@ -157,13 +169,29 @@ class Application:
     def _response(self, route: Route, request: Request, answer: Answer) -> Response:
         status = HTTPStatus(answer.status or status_of(route))
         headers = dict(answer.headers)
-        if answer.has_tag:
-            tag = headers["ETag"] = tag_of(answer.body)
+        tag = tag_of(answer.body) if answer.has_tag else answer.tag
+        if tag is not None:
+            headers["ETag"] = tag
             if not route.is_change and tag in tags_in(request.headers.get("if-none-match", "")):
                 return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        if status is HTTPStatus.NO_CONTENT:
+        if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             return Response(status_code=status, headers=headers)
-        return Response(orjson.dumps(answer.body), status_code=status, headers=headers, media_type=route.media_type)
+        media_type = route.media_type if route.opens is None else _JSON
+        return Response(orjson.dumps(answer.body), status_code=status, headers=headers, media_type=media_type)
+
+    def _longer(self, route: Route, request: Request, who: Principal, answer: Parts | Events) -> Response:
+        if isinstance(answer, Parts):
+            status = answer.status or int(status_of(route))
+            return self._shared.sending.parts(answer, who, status, route.media_type)
+
+        def is_still() -> bool:
+            try:
+                self.known(request, route.role, is_change=False)
+            except Problem:
+                return False
+            return True
+
+        return self._shared.sending.events(answer, who, is_still)
 
     async def _no_route(self, request: Request, _: Exception) -> Response:
         detail = f"nothing is at {request.url.path!r:.200}; {self._base}/ has the addresses"

@@ -1,12 +1,12 @@
-"""One request as a route sees it, and what it answers.
+"""One request as a route sees it, and what it answers: at once, in parts, or as events.
 
-Responsible for: these two shapes. Must not know: HTTP libraries, routes.
+Responsible for: these shapes. Must not know: HTTP libraries, routes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -43,6 +43,26 @@ class Answer:
     status: int | None = None  # None: the route's own
     headers: Mapping[str, str] = field(default_factory=dict)
     has_tag: bool = False  # an ETag of the body, which conditional requests are held against
+    tag: str | None = None  # another ETag, which they are held against
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A body in parts, each of them read when the one before has been taken. Nothing may be reserved before the first
+    one is asked for."""
+
+    parts: AsyncGenerator[bytes, None]
+    status: int | None = None  # None: the route's own
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str | None = None  # None: the route's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """Server-sent events, each element one or several whole ones. They end when the iterator does, and for all the
+    reasons for which this server ends a stream."""
+
+    events: AsyncGenerator[bytes, None]
 
 
 def require_match(call: Call, body: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from disbatch_host.client import Client
 from disbatch_host.documents.records import Queue, Task
 from disbatch_host.web.call import Call
 from disbatch_protocol.document import readable_line
@@ -26,7 +27,12 @@ _SECRET = frozenset({"claim"})
 
 def plain(call: Call, document: Mapping[str, Any]) -> dict[str, Any]:
     """A stored document as JSON values."""
-    found: dict[str, Any] = orjson.loads(readable_line(document, other=call.client.store.extended_json))
+    return plain_of(call.client, document)
+
+
+def plain_of(client: Client, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, where there is no request."""
+    found: dict[str, Any] = orjson.loads(readable_line(document, other=client.store.extended_json))
     return found
 
 

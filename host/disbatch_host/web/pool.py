@@ -35,6 +35,10 @@ class ClientPool:
         self._threads = ThreadPoolExecutor(len(self._clients), thread_name_prefix="store")
 
     @property
+    def size(self) -> int:
+        return len(self._clients)
+
+    @property
     def lent(self) -> int:
         return len(self._clients) - self._free.qsize()
 

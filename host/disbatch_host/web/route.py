@@ -6,7 +6,7 @@ routes do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from disbatch_host.web.role import Role
 from disbatch_protocol.faults import near_name
 
 if TYPE_CHECKING:
-    from disbatch_host.web.call import Answer, Call
+    from disbatch_host.web.call import Answer, Call, Events, Parts
+    from disbatch_host.web.opening import Opening
 
 Schema = Mapping[str, Any]  # JSON Schema, 2020-12
-Does = Callable[["Call"], "Answer"]
+Does = Callable[["Call"], "Answer"]  # in a thread, with a store that is lent until it returns
+Opens = Callable[["Opening"], Awaitable["Answer | Parts | Events"]]  # in the event loop, for answers that take longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +40,9 @@ class Route:
     method: str
     path: str  # below the base of the API, such as /tasks/{id}
     role: Role | None  # the least that is needed; None: nobody has to be signed in
-    does: Does
     words: str  # one line: what it does
+    does: Does | None = None  # this, or
+    opens: Opens | None = None
     query: Mapping[str, Schema] = field(default_factory=dict)
     body: Body | None = None
     answers: Mapping[int, Schema | None] = field(default_factory=lambda: {200: {}})  # by status; None: no body
@@ -94,6 +97,10 @@ def _value(name: str, text: str, schema: Schema) -> Any:
         raise _wrong(name, f"expected one of {', '.join(choices)}, found {text!r:.40}")
     if not text:
         raise _wrong(name, "expected a text, found an empty one")
+    if len(text) < schema.get("minLength", 0):
+        raise _wrong(name, f"expected {schema['minLength']} characters or more, found {len(text)}")
+    if len(text) > schema.get("maxLength", len(text)):
+        raise _wrong(name, f"expected at most {schema['maxLength']} characters, found {len(text)}")
     return text
 
 

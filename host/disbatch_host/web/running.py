@@ -20,18 +20,23 @@ from pathlib import Path
 from disbatch_host.client import Client
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import Address
-from disbatch_host.web import server
+from disbatch_host.web import outside, server
 from disbatch_host.web.app import CHANGES_PER_SECOND, Application
+from disbatch_host.web.figures import Figures
 from disbatch_host.web.guard import Place
+from disbatch_host.web.hub import Hub
 from disbatch_host.web.identity import Identity, Proxy
+from disbatch_host.web.looker import Looker
 from disbatch_host.web.pool import ClientPool
 from disbatch_host.web.role import Role
+from disbatch_host.web.sending import Sending
 from disbatch_host.web.server import HttpServer
+from disbatch_host.web.shared import Shared
 from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
 
 log = logging.getLogger(__name__)
 
-CLIENTS = 4
+CLIENTS = 4  # that are lent to requests; one more looks at everything (`looker`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def run(settings: WebSettings, open_client: Callable[[], Client], say: Callable[
     _quiet_uvicorn()
     with ExitStack() as stack:
         listening = stack.enter_context(server.bound(settings.listen))
-        clients = [stack.enter_context(open_client()) for _ in range(CLIENTS)]
+        clients = [stack.enter_context(open_client()) for _ in range(CLIENTS + 1)]
         tokens, once = _tokens(settings)
         asyncio.run(serve(settings, listening, clients, tokens, lambda _: _say_where(settings, listening, once, say)))
 
@@ -93,18 +98,32 @@ async def serve(
     tokens: Callable[[], Tokens] | None,
     on_started: Callable[[HttpServer], None],
 ) -> None:
-    """Serve until a signal comes, or the server that `on_started` gets is stopped."""
-    pool = ClientPool(clients)
-    closing = asyncio.Event()
+    """Serve until a signal comes, or the server that `on_started` gets is stopped. `clients`: `CLIENTS`, and one more,
+    which are closed at the end."""
+    loop = asyncio.get_running_loop()
+    shared = _shared(clients)
     identity = Identity(tokens, settings.proxy)
-    application = Application(pool, identity, settings.place, changes_per_second=settings.changes_per_second)
-    http = HttpServer(application.asgi(), on_stop=closing.set, on_started=lambda: on_started(http))
+    application = Application(shared, identity, settings.place, changes_per_second=settings.changes_per_second)
+    http = HttpServer(
+        application.asgi(outside.routes(application, shared)),
+        on_stop=lambda: loop.call_soon_threadsafe(shared.sending.close),
+        on_started=lambda: on_started(http),
+    )
     if settings.tokens is not None and threading.current_thread() is threading.main_thread():
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, settings.tokens.forget)
+        loop.add_signal_handler(signal.SIGHUP, settings.tokens.forget)
     try:
         await http.serve(sockets=[listening])
     finally:
-        pool.close()
+        await shared.close()
+
+
+def _shared(clients: Sequence[Client]) -> Shared:
+    *lent, looking = clients
+    figures, pool = Figures(), ClientPool(lent)
+    return Shared(
+        pool=pool, looker=Looker(looking), hub=Hub(pool, looking.store.watch, figures), sending=Sending(figures),
+        figures=figures,
+    )  # fmt: skip
 
 
 def _tokens(settings: WebSettings) -> tuple[Callable[[], Tokens] | None, str | None]:

@@ -94,6 +94,8 @@ class _Protocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
+        if self.cycle is not None:  # for an answer that cannot be completed
+            self.scope["state"]["cut_off"] = self.transport.abort
         if self.cycle is not None and self._timer is not None:  # the first request is here
             self._timer.cancel()
             self._timer = None
@@ -113,7 +115,7 @@ class HttpServer(uvicorn.Server):
     """Serves an application until SIGTERM or SIGINT, or `stop`. `on_stop` is called then, in the event loop's thread;
     `on_started` once requests are answered."""
 
-    def __init__(self, app: Any, *, on_stop: Callable[[], None], on_started: Callable[[], None]) -> None:
+    def __init__(self, app: Any, *, on_stop: Callable[[], object], on_started: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, h11_max_incomplete_event_size=_HEADER_BYTES, timeout_graceful_shutdown=STOP_SECONDS,

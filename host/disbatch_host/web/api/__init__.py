@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from disbatch_host.web import openapi
-from disbatch_host.web.api import batches, failures, general, nodes, plugins, queues, tasks
+from disbatch_host.web.api import (
+    batches,
+    failures,
+    following,
+    general,
+    nodes,
+    outputs,
+    overview,
+    plugins,
+    queues,
+    tasks,
+)
 from disbatch_host.web.route import Route
 
 _OTHERS: tuple[Route, ...] = (
-    *general.ROUTES, *queues.ROUTES, *tasks.ROUTES, *batches.ROUTES, *failures.ROUTES, *nodes.ROUTES, *plugins.ROUTES,
+    *general.ROUTES, *overview.ROUTES, *queues.ROUTES, *tasks.ROUTES, *outputs.ROUTES,
+    *following.ROUTES, *batches.ROUTES, *failures.ROUTES,
+    *nodes.ROUTES, *plugins.ROUTES,
 )  # fmt: skip
 ROUTES = (*_OTHERS, openapi.route_of(_OTHERS))

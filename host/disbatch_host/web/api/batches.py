@@ -35,10 +35,11 @@ def _list(call: Call) -> Answer:
     require_all_queues(call)
     states = call.query.get("state")
     found = call.client.batches.list(states=states, limit=call.query.get("limit", LIMIT))
-    return Answer(body={"items": [_with_progress(call, one) for one in found]}, has_tag=True)
+    return Answer(body={"items": [with_progress(call, one) for one in found]}, has_tag=True)
 
 
-def _with_progress(call: Call, batch: Batch) -> dict[str, Any]:
+def with_progress(call: Call, batch: Batch) -> dict[str, Any]:
+    """A batch, and how far it has come."""
     progress = plain(call, call.client.batches.progress(batch.id).to_json())
     links = {"self": call.link("batches", batch.id), "tasks": f"{call.link('tasks')}?batch={batch.id}"}
     return {**plain(call, shown(batch)), "progress": progress, "_links": links}
@@ -47,7 +48,7 @@ def _with_progress(call: Call, batch: Batch) -> dict[str, Any]:
 def _get(call: Call) -> Answer:
     batch = batch_of(call)
     found = call.client.failures(Selection(batch=batch.id), limit=_CAUSES, seconds=_CAUSES_SECONDS)
-    return Answer(body={**_with_progress(call, batch), "causes": failures_json(call, found)["groups"]}, has_tag=True)
+    return Answer(body={**with_progress(call, batch), "causes": failures_json(call, found)["groups"]}, has_tag=True)
 
 
 _STATE = {"type": "array", "items": {"type": "string"}, "description": "open, closed, done; several may be named."}

@@ -10,7 +10,7 @@ from disbatch_protocol.document import rfc3339
 
 
 def _root(call: Call) -> Answer:
-    names = ("queues", "tasks", "batches", "failures", "nodes", "plugins", "me", "openapi.json")
+    names = ("overview", "queues", "tasks", "batches", "failures", "nodes", "plugins", "me", "openapi.json")
     links = {name.partition(".")[0]: call.link(name) for name in names}
     return Answer(body={"version": __version__, "is_signed_in": call.who.name != "nobody", "_links": links})
 
