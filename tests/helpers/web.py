@@ -85,6 +85,66 @@ class Web:
     def post(self, path: str, body: Any = None, **more: Any) -> Reply:
         return self.ask("POST", path, body, **more)
 
+    @contextlib.contextmanager
+    def follow(self, path: str, *, role: str = "admin", headers: Mapping[str, str] = {}) -> Iterator[Following]:
+        """A stream of events."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            given = {"Authorization": f"Bearer {self.tokens[role]}", **headers}
+            connection.request("GET", f"{self.base}{path}", headers=given)
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            with contextlib.closing(response):
+                yield Following(response)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    name: str
+    data: Any
+    id: str | None
+
+
+class Following:
+    """Reads events, one after another."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.lines: list[bytes] = []  # all that were read
+
+    def next(self) -> Event | None:
+        """None: the stream has ended."""
+        fields: dict[str, str] = {}
+        while line := self._response.readline():
+            self.lines.append(line)
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if line == b"\n" and "event" in fields:
+                return Event(name=fields["event"], data=json.loads(fields["data"]), id=fields.get("id"))
+            fields[name] = value
+        return None
+
+    def until(self, name: str) -> list[Event]:
+        """All up to the next one of this name."""
+        found = []
+        while one := self.next():
+            found.append(one)
+            if one.name == name:
+                return found
+        raise AssertionError(f"the stream has ended without {name}: {found}")
+
+    def text(self, size: int, stream: str = "stdout") -> str:
+        """At least so many bytes of a stream, the next ones; each has to follow the one before."""
+        found, offset = "", None
+        while len(found.encode()) < size:
+            one = self.next()
+            assert one is not None and one.name != "gap", one
+            if one.name == stream:
+                assert offset is None or one.data["offset"] == offset
+                found += one.data["text"]
+                offset = one.data["offset"] + len(one.data["text"].encode())
+        return found
+
 
 def _is_stream(response: http.client.HTTPResponse) -> bool:
     return response.headers.get_content_type() == "text/event-stream"

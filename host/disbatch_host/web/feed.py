@@ -179,12 +179,12 @@ class Feed:
     async def news(self, number: int, streams: frozenset[str]) -> Told | None:
         """All news from this number on that are kept, one at least, without those of other streams; None if it is not
         kept any more."""
+        self._taken = max(self._taken, number)
+        self._near.set()
         while number >= self._first + len(self._kept):
             await self._news.wait()
         if number < self._first:
             return None
-        self._taken = max(self._taken, number)
-        self._near.set()
         found = self._joined.get((number, streams))
         if found is None:
             some = [self._kept[index] for index in range(number - self._first, len(self._kept))]

@@ -50,6 +50,7 @@ class Hub:
         self._feeds: dict[str, Feed] = {}
         self._loop = asyncio.get_running_loop()
         self._thread: threading.Thread | None = None
+        self._watcher: Watcher | None = None
         self._is_wanted = threading.Event()
         self._is_closed = threading.Event()
 
@@ -91,7 +92,7 @@ class Hub:
             self._thread.start()
 
     def _hear(self) -> None:
-        watcher = self._watch()
+        watcher = self._watcher = self._watch()
         try:
             while not self._is_closed.is_set():
                 if not self._is_wanted.wait(_WAIT_SECONDS):
@@ -111,6 +112,8 @@ class Hub:
         """Let go of all readers, and of the thread."""
         self._is_closed.set()
         self._is_wanted.set()
+        if self._watcher is not None:
+            self._watcher.close()
         for feed in list(self._feeds.values()):
             feed.stop()
         if self._thread is not None:

@@ -29,7 +29,7 @@ from disbatch_host.web.identity import Identity, Proxy
 from disbatch_host.web.looker import Looker
 from disbatch_host.web.pool import ClientPool
 from disbatch_host.web.role import Role
-from disbatch_host.web.sending import Sending
+from disbatch_host.web.sending import Limits, Sending
 from disbatch_host.web.server import HttpServer
 from disbatch_host.web.shared import Shared
 from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
@@ -49,6 +49,7 @@ class WebSettings:
     needs_sign_in: bool = True
     proxy: Proxy | None = None
     changes_per_second: int = CHANGES_PER_SECOND  # by one person
+    streams: Limits = field(default_factory=Limits)
 
 
 def check(settings: WebSettings) -> None:
@@ -101,7 +102,7 @@ async def serve(
     """Serve until a signal comes, or the server that `on_started` gets is stopped. `clients`: `CLIENTS`, and one more,
     which are closed at the end."""
     loop = asyncio.get_running_loop()
-    shared = _shared(clients)
+    shared = _shared(clients, settings.streams)
     identity = Identity(tokens, settings.proxy)
     application = Application(shared, identity, settings.place, changes_per_second=settings.changes_per_second)
     http = HttpServer(
@@ -117,13 +118,11 @@ async def serve(
         await shared.close()
 
 
-def _shared(clients: Sequence[Client]) -> Shared:
+def _shared(clients: Sequence[Client], limits: Limits) -> Shared:
     *lent, looking = clients
     figures, pool = Figures(), ClientPool(lent)
-    return Shared(
-        pool=pool, looker=Looker(looking), hub=Hub(pool, looking.store.watch, figures), sending=Sending(figures),
-        figures=figures,
-    )  # fmt: skip
+    hub = Hub(pool, looking.store.watch, figures)
+    return Shared(pool=pool, looker=Looker(looking), hub=hub, sending=Sending(figures, limits), figures=figures)
 
 
 def _tokens(settings: WebSettings) -> tuple[Callable[[], Tokens] | None, str | None]:

@@ -4,7 +4,7 @@ Responsible for: ASGI messages of bodies in parts and of events, and that nothin
 not know: routes, what is sent.
 
 Rules:
-1. At most `STREAMS` streams at once, `STREAMS_EACH` of one person; as many downloads besides.
+1. There are so many places for streams, and so many for those of one person; as many for downloads besides.
 2. A stream ends after an hour, when whoever reads it may no longer do so, and at once when the server is to stop;
    always with `bye`, which says why. One whose reader takes nothing then is cut off.
 3. A body that cannot be completed is cut off: it must not look complete.
@@ -17,6 +17,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,10 +34,6 @@ from disbatch_host.web.problems import Code, Problem
 
 log = logging.getLogger(__name__)
 
-STREAMS = 500
-STREAMS_EACH = 20
-LIFE_SECONDS = 3600.0
-COMMENT_SECONDS = 15.0  # also how often it is asked whether a reader may still read
 BYE_SECONDS = 0.5  # for a reader to take the last event
 PART_SECONDS = 120.0  # for a reader to take a part
 
@@ -45,18 +42,24 @@ _NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 IsStill = Callable[[], bool]  # whether whoever asked may still read
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of longer answers."""
+
+    in_all: int = 500
+    each: int = 20  # of one person
+    life_seconds: float = 3600.0
+    comment_seconds: float = 15.0  # between signs of life; also how often it is asked whether a reader may still read
+
+
 class Sending:
     """All the longer answers of a server. Made in its event loop."""
 
-    def __init__(
-        self, figures: Figures, *, streams: int = STREAMS, each: int = STREAMS_EACH,
-        life_seconds: float = LIFE_SECONDS, comment_seconds: float = COMMENT_SECONDS,
-    ) -> None:  # fmt: skip
+    def __init__(self, figures: Figures, limits: Limits) -> None:
         self._figures = figures
-        self._streams = Places(streams, each)
-        self._downloads = Places(streams, each)
-        self._life_seconds = life_seconds
-        self._comment_seconds = comment_seconds
+        self._limits = limits
+        self._streams = Places(limits.in_all, limits.each)
+        self._downloads = Places(limits.in_all, limits.each)
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -69,7 +72,9 @@ class Sending:
 
     def events(self, found: Events, who: Principal, is_still: IsStill) -> _Response:
         """The answer. Raises Problem if there is no place for it."""
-        return _EventsResponse(found, self._place(self._streams, who), self._over(who, is_still), self._comment_seconds)
+        return _EventsResponse(
+            found, self._place(self._streams, who), self._over(who, is_still), self._limits.comment_seconds
+        )
 
     def parts(self, found: Parts, who: Principal, status: int, media_type: str) -> _Response:
         """The answer. Raises Problem if there is no place for it."""
@@ -90,14 +95,15 @@ class Sending:
     def _over(self, who: Principal, is_still: IsStill) -> Callable[[], Awaitable[str]]:
         async def over() -> str:
             """Why a stream ends, once it does."""
-            end = time.monotonic() + self._life_seconds
+            end = time.monotonic() + self._limits.life_seconds
             while True:
-                expires = None if who.expires is None else (who.expires - datetime.now(UTC)).total_seconds()
-                left = min(end - time.monotonic(), *(() if expires is None else (expires,)))
-                if left <= 0:
-                    return "hour" if expires is None or expires > 0 else "signed_out"
+                left = end - time.monotonic()
+                token_left = left if who.expires is None else (who.expires - datetime.now(UTC)).total_seconds()
+                if min(left, token_left) <= 0:
+                    return "hour" if left <= 0 else "signed_out"
+                pause = min(left, token_left, self._limits.comment_seconds)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), min(left, self._comment_seconds))
+                    await asyncio.wait_for(self._closing.wait(), pause)
                     return "stopping"
                 if not is_still():
                     return "signed_out"
