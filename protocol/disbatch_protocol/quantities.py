@@ -1,4 +1,5 @@
-"""Durations, sizes and rates as people write them: `90`, `"90s"`, `"1h30m"`; `65536`, `"64M"`, `"1.5G"`; `"100/m"`."""
+"""Durations, sizes, rates and limits of failures as people write them: `90`, `"90s"`, `"1h30m"`; `65536`, `"64M"`,
+`"1.5G"`; `"100/m"`; `"50/10m"`, `"20%/100"`."""
 
 from __future__ import annotations
 
@@ -74,6 +75,43 @@ def parse_rate(text: str) -> Rate:
 
 _RATE = re.compile(r"(\d{1,10})\s*/\s*((?:\d+(?:\.\d+)?)?(?:ms|s|m|h|d))", re.ASCII)
 _RATE_MAX = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """So many failures are too many: `count` of them within `seconds`, or among the last `of_last` tasks that ended."""
+
+    count: int
+    seconds: float | None = None
+    of_last: int | None = None
+
+
+def parse_failure_limit(text: str) -> FailureLimit:
+    """`"50/10m"`, `"50/h"`, `"20%/100"`. Raises ValueError that says what is expected."""
+    expected = 'expected failures in a time like "50/10m", or a share of the last tasks like "20%/100"'
+    if not isinstance(text, str):
+        raise ValueError(f"{expected}, found {type(text).__name__}")
+    found = f'found "{text:.40}"'
+    match = _FAILURES_IN_TIME.fullmatch(text.strip(" "))
+    if match is not None:
+        count = int(match[1])
+        seconds = parse_duration(match[2] if match[2][0].isdigit() else f"1{match[2]}")
+        if not 1 <= count <= FAILURES_MAX or seconds <= 0:
+            raise ValueError(f"{expected}, from 1 to {FAILURES_MAX} failures, {found}")
+        return FailureLimit(count, seconds=seconds)
+    match = _FAILURES_OF_LAST.fullmatch(text.strip(" "))
+    if match is None:
+        raise ValueError(f"{expected}, {found}")
+    percent, of_last = float(match[1]), int(match[2])
+    if not (0 < percent <= 100 and 1 <= of_last <= FAILURES_MAX):
+        raise ValueError(f"{expected}, of the last 1 to {FAILURES_MAX} tasks, {found}")
+    # Not a hair more than a whole number of tasks, which floats may make of it.
+    return FailureLimit(max(1, math.ceil(round(of_last * percent / 100, 6))), of_last=of_last)
+
+
+_FAILURES_IN_TIME = re.compile(r"(\d{1,6})\s*/\s*((?:\d+(?:\.\d+)?)?(?:ms|s|m|h|d))", re.ASCII)
+_FAILURES_OF_LAST = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%\s*/\s*(\d{1,6})", re.ASCII)
+FAILURES_MAX = 10_000  # that are looked at again and again
 
 
 def parse_size(value: float | str) -> int:

@@ -24,7 +24,7 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
-from disbatch_host.documents.records import NOBODY, Task, new_task
+from disbatch_host.documents.records import NOBODY, Queue, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
 from disbatch_host.node.pace import Pace
@@ -168,7 +168,7 @@ def test_running_tasks_of_a_claim_that_the_node_never_heard_of_are_given_back_an
         def __init__(self) -> None:
             self.started = {}
 
-        def start_with_claim(self, task: Task, class_name: str) -> RunChange:
+        def start_with_claim(self, task: Task, queue: Queue) -> RunChange:
             run = {"token": task.token, "attempt": task.next_attempt, "started": NOW}
             return transitions.start_change(task, RunKey(task.id, "n1", task.token), run, now=NOW)
 

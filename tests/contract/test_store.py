@@ -426,13 +426,10 @@ def test_pieces_come_back_in_order_and_written_twice_is_written_once(store: Stor
 def test_a_new_attempt_takes_the_pieces_of_the_earlier_one_with_it(store: Store) -> None:
     task, key = claim_one(store)
     store.commit([], [OutputChunk(key=key, stream=name, number=0, data=b"x") for name in ("stdout", "stderr")])
-    refused = RunChange(key=key, statuses=(Status.RUNNING,), set={"status": 1}, forget_output_of="t1")
+    refused = RunChange(key=key, statuses=(Status.RUNNING,), set={"status": 1}, forgets=("t1",))
     assert store.commit([refused]) == {key}
     assert list(store.read_output(task.id, "t1", "stdout")) == [b"x"]
-    assert (
-        store.commit([RunChange(key=key, statuses=(Status.CLAIMED,), set={"status": 0}, forget_output_of="t1")])
-        == set()
-    )
+    assert store.commit([RunChange(key=key, statuses=(Status.CLAIMED,), set={"status": 0}, forgets=("t1",))]) == set()
     assert list(store.read_output(task.id, "t1", "stdout")) == list(store.read_output(task.id, "t1", "stderr")) == []
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from disbatch_host.documents.changes import RunChange, Want
-from disbatch_host.documents.records import Task
+from disbatch_host.documents.records import Queue, Task
 from disbatch_host.node.starter import Starter, Starts
 from disbatch_host.plugin.catalog import Plugin
 from helpers.parts import Bench, on_bench
 
+QUEUE = Queue(id="W", class_name="W")
 WORKER = r"""#!/usr/bin/env python3
 import os, sys
 sys.stdin.buffer.readline()
@@ -34,7 +35,7 @@ def claimed(bench: Bench, count: int) -> list[Task]:
 
 def in_thread(bench: Bench, starts: Starts, tasks: list[Task]) -> Any:
     """What the store's thread does for these tasks."""
-    return bench.parts.store_thread.call(lambda _: [starts.start_with_claim(task, "W") for task in tasks])
+    return bench.parts.store_thread.call(lambda _: [starts.start_with_claim(task, QUEUE) for task in tasks])
 
 
 def pids(changes: list[RunChange | None]) -> list[int | None]:

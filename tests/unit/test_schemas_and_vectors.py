@@ -165,10 +165,17 @@ def test_arguments_vector(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", vectors("quantities"))
 def test_quantity_vector(case: dict[str, Any]) -> None:
-    parse = {"duration": quantities.parse_duration, "size": quantities.parse_size}[case["kind"]]
+    kinds: dict[str, Any] = {
+        "duration": quantities.parse_duration,
+        "size": quantities.parse_size,
+        "failures": quantities.parse_failure_limit,
+    }
+    parse = kinds[case["kind"]]
     if case["value"] is None:
         with pytest.raises(ValueError, match="expected"):
             parse(case["input"])
+    elif case["kind"] == "failures":
+        assert parse(case["input"]) == quantities.FailureLimit(**case["value"])
     else:
         assert parse(case["input"]) == pytest.approx(case["value"], rel=1e-12)
 

@@ -8,7 +8,8 @@ In the archive (tar, gzip), below one directory named after the task:
     task.json            its document, without output; secrets masked
     input.json           {"class", "parameters", "masked"}: what `exec --bundle` runs; `masked` are JSON pointers
     story.json           its history, one event per element
-    attempts/N/stdout, stderr    of each attempt whose output is still there
+    attempts/N/stdout, stderr    of each attempt whose output is still there; N-not-counted-K of one that was not
+                         counted as attempt N, such as a snoozed one
     log.ndjson           what it logged
     plugin/plugin.json, files.json    its manifest, and the files beside it (size, mode, SHA-256), if it is here
     queue.json, node.json    as they are now
@@ -39,7 +40,7 @@ from typing import IO, TYPE_CHECKING, Any
 from disbatch_host import __version__
 from disbatch_host.client.history import history_of
 from disbatch_host.client.masking import Masker
-from disbatch_host.client.output import output_pieces
+from disbatch_host.client.output import attempts_with_output, output_pieces
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
@@ -135,6 +136,14 @@ def _members(store: Store, task: Task, catalog: Catalog | None) -> Iterator[tupl
 
 def _attempts(store: Store, task: Task) -> Iterator[tuple[str, bytes | Iterator[bytes]]]:
     number = task.run.get("attempt")
+    earlier = attempts_with_output(task)
+    numbers = [one["attempt"] for one in earlier] + [number]
+    for place, one in enumerate(earlier):
+        # Attempts that were not counted have the number of the one that follows.
+        again = numbers[place + 1 :].count(one["attempt"])
+        name = f"{one['attempt']}-not-counted-{again}" if again else str(one["attempt"])
+        for stream in ("stdout", "stderr"):
+            yield f"attempts/{name}/{stream}", store.read_output(task.id, one["token"], stream)
     if isinstance(number, int):
         for stream in ("stdout", "stderr"):
             yield f"attempts/{number}/{stream}", output_pieces(store, task, stream)

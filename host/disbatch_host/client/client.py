@@ -24,12 +24,12 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from disbatch_host.client import allowed, control, deleting, finding, history, times, waiting
+from disbatch_host.client import allowed, control, deleting, finding, history, parameters, times, waiting
 from disbatch_host.client import why as reasons
 from disbatch_host.client.batches import Batches
 from disbatch_host.client.control import Changes, UnreachableNode
@@ -40,6 +40,7 @@ from disbatch_host.client.history import Event
 from disbatch_host.client.masking import Masker
 from disbatch_host.client.nodes import Nodes
 from disbatch_host.client.opening import catalog_of, store_of
+from disbatch_host.client.other_parameters import OtherParameters
 from disbatch_host.client.plugins import Plugins
 from disbatch_host.client.queues import Queues
 from disbatch_host.client.requests import request
@@ -199,12 +200,26 @@ class Client(Creating):
         return Changes.of(control.cancel(self.store, which, self._request(why)), on_progress)
 
     def retry(
-        self, tasks: Tasks, *, why: str | None = None, on_progress: Callable[[int], object] | None = None
+        self,
+        tasks: Tasks,
+        *,
+        why: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        checks: bool = True,
+        on_progress: Callable[[int], object] | None = None,
     ) -> Changes:
         """Run ended tasks again, at once; a selection without a status means failed ones (terminated among them).
-        The outcome of each earlier attempt is kept. Raises as `cancel` does."""
+        The outcome of each earlier attempt is kept. `values`, for tasks that are named: other values of some of their
+        parameters, checked as `push` does; the earlier attempt keeps its own. Raises as `cancel` does, and UsageError,
+        with nothing changed, if new parameters do not fit."""
         which = self._meant(tasks, allowed.retriable)
-        return Changes.of(control.retry(self.store, which, self._request(why)), on_progress)
+        if values is None:
+            return Changes.of(control.retry(self.store, which, self._request(why)), on_progress)
+        if isinstance(which, TaskFilter):
+            raise UsageError("expected the ids of tasks whose parameters change, found a selection")
+        others = parameters.checked(values)
+        new = OtherParameters(self.store, self._catalog, lambda _: others, checks=checks)
+        return Changes.of(control.retry(self.store, new.checked(which), self._request(why), new.of), on_progress)
 
     def release(self, ids: TaskId | Iterable[TaskId]) -> Changes:
         """Let blocked tasks run now, regardless of the time or tasks they wait for. Raises NotFoundError."""
@@ -237,11 +252,17 @@ class Client(Creating):
         """The history of a task, in chronological order. Raises NotFoundError."""
         return history.history_of(self.get(task_id))
 
-    def output(self, task_id: TaskId, stream: str = "stdout", *, start: int = 0) -> Iterator[bytes]:
-        """Everything a task has printed so far on `stdout` or `stderr`, in pieces. Raises NotFoundError."""
-        from disbatch_host.client.output import output_pieces  # noqa: PLC0415
+    def output(
+        self, task_id: TaskId, stream: str = "stdout", *, start: int = 0, attempt: int | None = None
+    ) -> Iterator[bytes]:
+        """Everything a task has printed so far on `stdout` or `stderr`, in pieces; `attempt`: of that one, instead of
+        the last. Raises NotFoundError, also for an attempt whose output is no longer kept (`keep_attempts`)."""
+        from disbatch_host.client.output import attempt_pieces, output_pieces  # noqa: PLC0415
 
-        return output_pieces(self.store, self.get(task_id), stream, start=start)
+        task = self.get(task_id)
+        if attempt is None:
+            return output_pieces(self.store, task, stream, start=start)
+        return attempt_pieces(self.store, task, attempt, stream, start=start)
 
     def outputs(
         self, which: Selection | TaskFilter, streams: Sequence[str] = ("stdout",), *, tail: int | None = None

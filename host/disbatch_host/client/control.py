@@ -27,6 +27,7 @@ from disbatch_host.decide import readings
 from disbatch_host.decide.absence import absence_of_node
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import TaskChange, TaskFilter
+from disbatch_host.documents.new_parameters import NewParameters
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import ChangesRefusedError, UsageError
 from disbatch_host.store.contract import Store
@@ -164,9 +165,15 @@ def unreachable_nodes(store: Store, node_ids: Iterable[str]) -> list[Unreachable
     return found
 
 
-def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -> Iterator[list[Result]]:
+def retry(
+    store: Store,
+    which: TaskFilter | Sequence[Task],
+    request: Document,
+    new_of: Callable[[Task], NewParameters | None] = lambda _: None,
+) -> Iterator[list[Result]]:
     """Run ended tasks again, with as many attempts as a new task has. With a filter, a task whose status no longer
-    matches when its turn comes is left alone."""
+    matches when its turn comes is left alone. `new_of`: the parameters of a task from now on, if they change; what it
+    raises ends this."""
     refused: set[TaskId] = set()
 
     def has_had_its_turn(task: Task) -> bool:
@@ -177,15 +184,23 @@ def retry(store: Store, which: TaskFilter | Sequence[Task], request: Document) -
 
     is_meant = _is_meant(which)
     for batch in in_batches(store, which, has_had_its_turn):
-        results = _retried(store, batch, request, is_meant)
+        results = _retried(store, batch, request, new_of, is_meant)
         tasks_run_again(store, [one.task for one in results if one.is_done])
         refused.update(one.task.id for one in results if not one.is_done)
         yield results
 
 
-def _retried(store: Store, tasks: Sequence[Task], request: Document, is_meant: Callable[[Task], bool]) -> list[Result]:
+def _retried(
+    store: Store,
+    tasks: Sequence[Task],
+    request: Document,
+    new_of: Callable[[Task], NewParameters | None],
+    is_meant: Callable[[Task], bool],
+) -> list[Result]:
     now = store.now()
-    changed = change(store, tasks, lambda one: transitions.retry_change(one, request, now=now), is_meant)
+    changed = change(
+        store, tasks, lambda one: transitions.retry_change(one, request, now=now, new=new_of(one)), is_meant
+    )
     results = [
         *results_of(Outcome.RETRIED, changed.done),
         *results_of(Outcome.GONE, changed.gone),

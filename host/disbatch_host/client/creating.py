@@ -7,13 +7,14 @@ this one do the work. Must not know: any front end.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
 from disbatch_host.client import finding, parameters
 from disbatch_host.client.batch_members import Member, NewBatch, begin
 from disbatch_host.client.published import known_plugin
 from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing
+from disbatch_host.documents.records import TaskId
 from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most programs need no import
@@ -37,16 +38,25 @@ class Creating:
         *,
         checks: bool = True,
         batch: str | NewBatch | None = None,
+        like: TaskId | None = None,
         **plan: Unpack[Timing],
     ) -> Pushed:
         """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. If an
         unfinished task already has the unique key, its id is returned and `is_new` is False. `batch`: the name of the
-        batch that it belongs to, which is made if there is none.
+        batch that it belongs to, which is made if there is none. `like`: a task whose parameters, priority and unique
+        key it takes over, as far as they are not given here.
 
         Raises NotFoundError and UsageError; of these ParametersError if `checks` is set and a plugin known here rejects
         the parameters, BatchClosedError if the batch takes no more tasks."""
-        pusher = self._pusher(queue, checks, plan)
-        checked = parameters.checked(values)
+        checked: Mapping[str, Any] = parameters.checked(values)
+        secrets: Sequence[str] = ()
+        if like is not None:
+            from disbatch_host.client.other_parameters import original_of  # noqa: PLC0415
+
+            original = original_of(self.store, finding.find_task(self.store, like, self.by), self._catalog)
+            checked, secrets = original.with_values(self.store, checked), original.secrets
+            plan = {**original.options, **plan}
+        pusher = self._pusher(queue, checks, plan, secrets)
         pusher.check(checked)
         member = pusher.batch = self._member(batch, checks)
         pushed = pusher.create([checked])[0]
@@ -128,10 +138,11 @@ class Creating:
             timing, listeners or {}, batch=batch, by=self.by,
         )  # fmt: skip
 
-    def _pusher(self, queue: str, checks: bool, plan: Timing) -> Pusher:
+    def _pusher(self, queue: str, checks: bool, plan: Timing, secrets: Sequence[str] = ()) -> Pusher:
         found = finding.find_queue(self.store, queue)
         plugin = known_plugin(self.store, self._catalog, found.class_name)
-        return Pusher(self.store, found, plugin, Plan.of(self.store, by=self.by, **plan), is_checking=checks)
+        planned = Plan.of(self.store, by=self.by, **plan)
+        return Pusher(self.store, found, plugin, planned, is_checking=checks, secrets=secrets)
 
     def _member(self, batch: str | NewBatch | None, checks: bool) -> Member | None:
         if batch is None:

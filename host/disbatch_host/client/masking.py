@@ -32,11 +32,25 @@ class Masker:
         """The task's document, safe to show. If nothing says which parameters are secret, nothing is masked."""
         if found.fault is not None:  # the damaged part may be the one that lists the secrets
             return {**found.document, "parameters": None, "fault": found.fault}
+        document = {**found.document, "parameters": masked_at(found.parameters, self.places(found))}
+        attempts = [self._attempt(found, one) for one in found.attempts]
+        return {**document, "attempts": attempts} if attempts else document
+
+    def places(self, found: Task, values: Any = None) -> set[str]:
+        """JSON pointers to the secrets in its parameters; in `values`, if they are others of the same task."""
+        values = found.parameters if values is None else values
         places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
         for name in {self._classes.get(found.queue, ""), _class_that_ran(found)}:
-            for schema in self._schemas(name) if found.parameters else ():
-                places.update(schema.secrets(found.parameters))
-        return {**found.document, "parameters": masked_at(found.parameters, places)}
+            for schema in self._schemas(name) if values else ():
+                places.update(schema.secrets(values))
+        return places
+
+    def _attempt(self, found: Task, attempt: Any) -> Any:
+        """An element of `attempts`. Secrets that were known when they were changed are masked in the store already."""
+        changed = attempt.get("parameters") if isinstance(attempt, Mapping) else None
+        if not isinstance(changed, Mapping):
+            return attempt
+        return {**attempt, "parameters": masked_at(changed, self.places(found, changed))}
 
     def _schemas(self, class_name: str) -> list[CheckedSchema]:
         if class_name in self._plugins:

@@ -1,7 +1,7 @@
-"""The output of a task: a whole stream, or new output while it runs.
+"""The output of a task: a whole stream, of its last attempt or an earlier one, or new output while it runs.
 
-Responsible for: where a stream is (the document and, beyond its limit, the store's own place for large output), and
-following it over attempts. Must not know: how it is shown, terminals.
+Responsible for: where a stream is (the document and, beyond its limit and of earlier attempts, the store's own place
+for output), and following it over attempts. Must not know: how it is shown, terminals.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from disbatch_host.client.finding import find_task
+from disbatch_host.client.history import was_never_started
 from disbatch_host.client.standstill import OnStill, Standstill
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, OUTPUT_CHUNK_SIZE
+from disbatch_host.documents.earlier_outputs import facts_of
 from disbatch_host.documents.records import Task, TaskId, whole_number
+from disbatch_host.documents.run_record import is_among_attempts
+from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.status import is_finished
@@ -47,7 +52,7 @@ def output_pieces(store: Store, task: Task, stream: str, *, start: int = 0) -> I
             return
         if first > 0 and next(store.read_output(task.id, token, stream), None) is not None:
             return  # there is nothing beyond `start`
-    yield b"" if is_binary(task, stream) else inline_part(task, stream)[start:]
+    yield b"" if is_binary(task.run, stream) else inline_part(task, stream)[start:]
 
 
 def inline_part(task: Task, stream: str) -> bytes:
@@ -59,12 +64,14 @@ def inline_part(task: Task, stream: str) -> bytes:
 def token_of_pieces(task: Task, stream: str) -> str | None:
     """The attempt of which the store may hold pieces of a stream; None if the document, which has been read together
     with its output, holds all there is."""
-    token, facts = task.run.get("token"), facts_of(task, stream)
+    token, facts = task.run.get("token"), facts_of(task.run, stream)
     if not isinstance(token, str):
         return None
-    if is_binary(task, stream) or facts.get("in_file"):
+    text = inline_part(task, stream)
+    # Without a text although there were bytes, the start of another attempt has been undone.
+    if is_binary(task.run, stream) or facts.get("in_file") or (facts.get("bytes") and not text):
         return token
-    is_full = len(inline_part(task, stream)) > INLINE_OUTPUT_MAX - _CHARACTER_MAX
+    is_full = len(text) > INLINE_OUTPUT_MAX - _CHARACTER_MAX
     return token if is_full and not (facts and is_finished(task.status)) else None
 
 
@@ -72,7 +79,7 @@ def tail_start(store: Store, task: Task, stream: str, lines: int) -> int:
     """The byte of a stream at which its last `lines` lines begin; of many pieces only the last ones are read."""
     token = token_of_pieces(task, stream)
     if token is not None:
-        seen = whole_number(facts_of(task, stream).get("bytes")) or 0
+        seen = whole_number(facts_of(task.run, stream).get("bytes")) or 0
 
         def piece(number: int) -> bytes | None:
             return next(store.read_output(task.id, token, stream, first=number), None)
@@ -120,16 +127,63 @@ def _tail_start(pieces_backwards: Iterable[tuple[int, bytes]], lines: int) -> in
     return 0
 
 
-def is_binary(task: Task, stream: str) -> bool:
-    """Whether its plugin says that this stream is not text: the document has only a line about it."""
-    return facts_of(task, stream).get("encoding") == Encoding.BINARY
+def run_of_attempt(task: Task, number: int) -> Mapping[str, Any]:
+    """The attempt with this number, as `run` or `attempts` has it; the last one, if some of that number were not
+    counted. Raises NotFoundError."""
+    for run in (task.run, *reversed(task.attempts)):
+        if isinstance(run, Mapping) and run.get("attempt") == number:
+            return run
+    known = sorted({one["attempt"] for one in _numbered(task)})
+    if not known:
+        raise NotFoundError(f"task {task.id} has no attempt {number}: it has not been started")
+    which = f"attempt {known[0]}" if len(known) == 1 else f"attempts {known[0]} to {known[-1]}"
+    raise NotFoundError(f"task {task.id} has no attempt {number}; what is known is {which}")
 
 
-def facts_of(task: Task, stream: str) -> Mapping[str, Any]:
-    """What is known of a stream, as soon as its run is over: `bytes`, `in_file` and so on; empty before."""
-    output = task.run.get("output")
-    facts = output.get(stream) if isinstance(output, Mapping) else None
-    return facts if isinstance(facts, Mapping) else {}
+def attempt_pieces(store: Store, task: Task, number: int, stream: str, *, start: int = 0) -> Iterator[bytes]:
+    """A stream of one attempt, as `output_pieces` has it. Raises NotFoundError, at once, if there is no such attempt or
+    its output is no longer kept."""
+    run = run_of_attempt(task, number)
+    if run is task.run:
+        return output_pieces(store, task, stream, start=start)
+    return _earlier_pieces(store, task, run, stream, start=start)
+
+
+def attempts_with_output(task: Task) -> list[Mapping[str, Any]]:
+    """The earlier attempts whose output is kept, as far as the document knows, oldest first; each as in `attempts`."""
+    earlier = _numbered(task)[:-1] if task.run.get("attempt") else _numbered(task)
+    return [one for one in earlier if isinstance(one.get("output"), Mapping) and isinstance(one.get("token"), str)]
+
+
+def _numbered(task: Task) -> list[Mapping[str, Any]]:
+    """The attempts that have a number, the last one among them, each once."""
+    runs = task.attempts if is_among_attempts(task) else [*task.attempts, task.run]
+    return [one for one in runs if isinstance(one, Mapping) and type(one.get("attempt")) is int]
+
+
+def _earlier_pieces(
+    store: Store, task: Task, run: Mapping[str, Any], stream: str, *, start: int = 0
+) -> Iterator[bytes]:
+    token, is_kept = run.get("token"), isinstance(run.get("output"), Mapping)
+    if was_never_started(run) and not is_kept:
+        return iter(())
+    first, skipped = divmod(start, OUTPUT_CHUNK_SIZE)
+    pieces = store.read_output(task.id, token, stream, first=first) if isinstance(token, str) else iter(())
+    piece = next(pieces, None)
+    if piece is not None:
+        return chain((piece[skipped:],), pieces)
+    if not is_kept or (first == 0 and facts_of(run, stream).get("bytes")):
+        raise NotFoundError(
+            f"the output of attempt {run.get('attempt')} of task {task.id} is no longer kept; `keep_attempts` of queue "
+            f"{task.queue} says how many are"
+        )
+    return iter(())
+
+
+def is_binary(run: Mapping[str, Any], stream: str) -> bool:
+    """Whether the plugin of a run, or of an element of `attempts`, says that this stream is not text: the document has
+    only a line about it."""
+    return facts_of(run, stream).get("encoding") == Encoding.BINARY
 
 
 def follow_output(

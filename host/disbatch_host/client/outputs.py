@@ -13,9 +13,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from disbatch_host.client.output import facts_of, inline_part, is_binary, output_pieces, tail_start
+from disbatch_host.client.output import inline_part, is_binary, output_pieces, tail_start
 from disbatch_host.client.short_ids import short_ids
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.earlier_outputs import facts_of
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import WAITING, Status
@@ -69,12 +70,12 @@ def may_have_said(task: Task, streams: Sequence[str]) -> bool:
         return True
     if not task.run:  # of another program, perhaps
         return task.status != Status.CLAIMED and task.status not in WAITING
-    return any(facts_of(task, stream).get("bytes") != 0 for stream in streams)
+    return any(facts_of(task.run, stream).get("bytes") != 0 for stream in streams)
 
 
 def pieces_of(store: Store, task: Task, stream: str, start: int) -> Iterator[bytes]:
     """What a stream has as text from this byte on. What is not text is a line about it, once its run is over."""
-    if not is_binary(task, stream):
+    if not is_binary(task.run, stream):
         yield from output_pieces(store, task, stream, start=start)
     elif task.status != Status.RUNNING:  # until then the line changes
         yield inline_part(task, stream)[start:]
@@ -84,6 +85,6 @@ def start_of(store: Store, task: Task, stream: str, tail: int | None) -> int:
     """Where the last `tail` lines of a stream begin, as `pieces_of` reads it; None: all of them."""
     if tail is None:
         return 0
-    if is_binary(task, stream):
+    if is_binary(task.run, stream):
         return 0 if tail else len(inline_part(task, stream))
     return tail_start(store, task, stream, tail)

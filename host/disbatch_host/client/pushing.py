@@ -167,6 +167,15 @@ class Joined(Protocol):
         """Raises BatchClosedError if it takes no more tasks."""
 
 
+def check_parameters(plugin: AnyPlugin | None, values: Mapping[str, Any]) -> None:
+    """Raises ParametersError if the parameters do not fit the plugin, as far as it is known."""
+    if plugin is not None and (faults := plugin.schema.check(values)):
+        text = "; ".join(str(fault) for fault in faults)
+        origin = origin_of(plugin)
+        as_published = f", {origin}" if origin else ""
+        raise ParametersError(f"the parameters do not fit plugin {plugin.name}{as_published}: {text}")
+
+
 class Pusher:
     """Creates tasks of one queue. `plugin`, if known, decides which parameters fit and which are secret."""
 
@@ -179,23 +188,21 @@ class Pusher:
         *,
         is_checking: bool = True,
         batch: Joined | None = None,
+        secrets: Iterable[str] = (),
     ) -> None:
+        """`secrets`: JSON pointers to parameters that are secret, whatever the plugin says."""
         self._store = store
         self._queue = queue
         self._plugin = plugin
         self._plan = plan
         self._is_checking = is_checking
+        self._secrets = tuple(secrets)
         self.batch = batch  # may be set before the first task is created
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Raises ParametersError if the parameters do not fit the plugin."""
-        if self._plugin is None or not self._is_checking:
-            return
-        if faults := self._plugin.schema.check(values):
-            text = "; ".join(str(fault) for fault in faults)
-            origin = origin_of(self._plugin)
-            as_published = f", {origin}" if origin else ""
-            raise ParametersError(f"the parameters do not fit plugin {self._plugin.name}{as_published}: {text}")
+        if self._is_checking:
+            check_parameters(self._plugin, values)
 
     def create(self, batch: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[Pushed]:
         """Create a task for each of these parameters, all at once, unchecked. `keys`: the unique key of each,
@@ -231,7 +238,8 @@ class Pusher:
             yield self.create(batch, None if key_of is None else [check_key(key_of(one)) for one in batch])
 
     def _document(self, values: Mapping[str, Any], now: datetime) -> Document:
-        places = () if self._plugin is None else self._plugin.schema.secrets(values)
-        secrets = {"secrets": list(places)} if places else {}
+        known = () if self._plugin is None else self._plugin.schema.secrets(values)
+        places = [*known, *(one for one in self._secrets if one not in known)]
+        secrets = {"secrets": places} if places else {}
         batch = {} if self.batch is None else {"batch": self.batch.id}
         return new_task(self._queue.id, values, now=now, **secrets, **batch, **self._plan.fields)

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -29,22 +30,37 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.decide import counts
 from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Document, NodeRecord, Queue
-from disbatch_host.errors import ChangedMeanwhileError, DuplicateIdError, FieldError, NotFoundError, UsageError
+from disbatch_host.documents.records import KEEP_ATTEMPTS_MAX, Document, NodeRecord, Queue
+from disbatch_host.errors import (
+    ChangedMeanwhileError,
+    DuplicateIdError,
+    FieldError,
+    NotFoundError,
+    StoreRefusedError,
+    UsageError,
+)
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
+from disbatch_protocol.quantities import parse_failure_limit
 
 log = logging.getLogger(__name__)
 
 LIMIT_MAX = 2**31 - 1  # the most that every program that reads the database can hold
 LISTS = ("nodes_pin", "nodes_ignore")
-LIMITS = ("maxthreads", "maxtotal")
+LIMITS: Mapping[str, range] = {
+    "maxthreads": range(LIMIT_MAX + 1),
+    "maxtotal": range(LIMIT_MAX + 1),
+    "keep_attempts": range(1, KEEP_ATTEMPTS_MAX + 1),
+}
 # Fields that decide which tasks may be claimed, and where.
 _OF_CLAIMS = frozenset({"class", "maxthreads", "maxtotal", "rate", "nodes_pin", "nodes_ignore"})
 _SEEN_BY_CLAIMS = frozenset({"maxthreads", "nodes_pin", "nodes_ignore"})  # `Connection.claims_read_queues`
-SETTABLE = ("class", "maxthreads", "maxtotal", "rate", "sort", "keep", "description", "nodes_pin", "nodes_ignore")
+SETTABLE = (
+    "class", "maxthreads", "maxtotal", "rate", "sort", "keep", "keep_attempts", "pause_on_failures", "description",
+    "nodes_pin", "nodes_ignore",
+)  # fmt: skip
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
 
@@ -57,6 +73,8 @@ class QueueFields(TypedDict, total=False):
     rate: str | None  # at most this many starts across all nodes: "100/m", "10/30s"
     sort: str | None  # "fifo", "lifo"
     keep: str | float | None  # how long its ended tasks are kept: "30d"; a number is seconds
+    keep_attempts: int | None  # of how many attempts of a task the output is kept, with the current one
+    pause_on_failures: str | None  # so many failures pause it: "50/10m", or "20%/100" of the last tasks that ended
     nodes_pin: Sequence[str]  # the nodes that run its tasks
     nodes_ignore: Sequence[str]  # the nodes that do not
 
@@ -135,7 +153,9 @@ class Queues:
             self._store.insert_queue(document)
         except DuplicateIdError as error:
             raise DuplicateIdError(self._why_not_created(queue_id, class_name) or str(error)) from error
-        return self._as_stored(Queue.from_document(document))
+        created = self._as_stored(Queue.from_document(document))
+        self._prepare_for_limit(created)
+        return created
 
     def set(self, queue_id: str, *, only_if: Mapping[str, Any] | None = None, **values: Any) -> Queue:
         """Change fields of a queue, those of `QueueFields` and `class` (a Python keyword: `**{"class": "Mail"}`);
@@ -149,6 +169,8 @@ class Queues:
         found = self.get(queue_id)
         guard = {name: found.document.get(name) for name in values} if only_if is None else only_if
         changed = self._update(found, fields, removed, guard)
+        if "pause_on_failures" in values:
+            self._prepare_for_limit(changed)
         if not _OF_CLAIMS.isdisjoint(values):
             self._wait_until_read(is_seen_by_claims=_SEEN_BY_CLAIMS.issuperset(_OF_CLAIMS.intersection(values)))
         return changed
@@ -162,8 +184,8 @@ class Queues:
         return changed
 
     def resume(self, queue_id: str) -> Queue:
-        """Start its tasks again. Raises NotFoundError."""
-        return self._update(self.get(queue_id), {}, ("paused",))
+        """Start its tasks again, and count its failures (`pause_on_failures`) from now. Raises NotFoundError."""
+        return self._update(self.get(queue_id), {"resumed_at": self._store.now()}, ("paused",))
 
     def delete(self, queue_id: str, *, leaves_unfinished: bool = False) -> Queue:
         """Delete a queue but not its tasks; it is returned as it was. Raises NotFoundError, and UsageError if it has
@@ -177,6 +199,16 @@ class Queues:
         if left or leaves_unfinished:
             self._wait_until_read()
         return found
+
+    def _prepare_for_limit(self, queue: Queue) -> None:
+        """Nodes find what they need to watch the failures of a queue: in a store with millions of tasks, an index takes
+        seconds, and they have others to serve."""
+        limit = queue.pause_on_failures
+        if limit is None:
+            return
+        with contextlib.suppress(StoreRefusedError):  # who may change queues need not be allowed to create an index
+            for failed in (True, False) if limit.of_last is not None else (True,):
+                self._store.last_ends(queue.id, failed=failed, since=None, limit=1)
 
     def _why_not_created(self, queue_id: str, class_name: str) -> str | None:
         """None if the queue that had the id has just been deleted."""
@@ -282,8 +314,11 @@ def check_settable(name: str) -> None:
 def _checked(name: str, value: Any) -> Any:
     if name in LISTS:
         return _nodes(name, value)
-    if name in LIMITS and (not _is_whole(value) or not 0 <= value <= LIMIT_MAX):
-        raise FieldError(name, f"expected a whole number from 0 to {LIMIT_MAX}, found {value!r:.40}")
+    if name in LIMITS and (not _is_whole(value) or value not in LIMITS[name]):
+        first, last = LIMITS[name][0], LIMITS[name][-1]
+        raise FieldError(name, f"expected a whole number from {first} to {last}, found {value!r:.40}")
+    if name == "pause_on_failures":
+        _check_failure_limit(value)
     if name == "class":
         _check_class(value)
     if name == "keep":
@@ -291,6 +326,13 @@ def _checked(name: str, value: Any) -> Any:
     if name == "description" and not isinstance(value, str):
         raise FieldError(name, f"expected a text, found {type(value).__name__}")
     return str(value) if name == "sort" else value
+
+
+def _check_failure_limit(value: Any) -> None:
+    try:
+        parse_failure_limit(value)
+    except ValueError as error:
+        raise FieldError("pause_on_failures", str(error)) from error
 
 
 def _is_whole(value: Any) -> bool:

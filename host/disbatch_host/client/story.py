@@ -35,7 +35,8 @@ def in_words(event: Event, task: Task) -> str:
             return f"{event.tasks[0]}, whose run created this one"
         case Kind.ATTEMPT:
             error = error_in_short(event.run)
-            return f"on {event.node}, {how_it_ended(event.run)}{f': {error}' if error else ''}"
+            said = f"on {event.node}, {how_it_ended(event.run)}{f': {error}' if error else ''}"
+            return f"{said}{_changed_since(event.run)}"
         case Kind.WAITS_FOR:
             more = f" and {len(event.tasks) - _TASKS_NAMED} more" if len(event.tasks) > _TASKS_NAMED else ""
             return f"task {', '.join(map(str, event.tasks[:_TASKS_NAMED]))}{more}"
@@ -54,6 +55,14 @@ def in_words(event: Event, task: Task) -> str:
             return _end(event)
         case _:
             return ""
+
+
+def _changed_since(run: Mapping[str, Any]) -> str:
+    """The names of the parameters that a retry has changed after this attempt; their values may be secret."""
+    changed = run.get("parameters")
+    if isinstance(changed, Mapping) and changed:
+        return f"; then run again with other values of {', '.join(map(str, changed))}"
+    return "; then run again with other parameters" if changed else ""
 
 
 def _end(event: Event) -> str:

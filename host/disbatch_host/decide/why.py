@@ -61,6 +61,7 @@ class Code(StrEnum):
     NO_QUEUE = "no_queue"
     QUEUE_FAULT = "queue_fault"
     PAUSED = "paused"
+    PAUSED_ON_FAILURES = "paused_on_failures"  # by a node, since too many of its tasks failed
     # The nodes.
     NO_NODE = "no_node"
     PINNED = "pinned"
@@ -139,7 +140,8 @@ def queue_obstacles(
         return [Why(Code.QUEUE_FAULT, f"queue {queue.id} cannot be used: {queue.fault}", queue.fault)]
     found = []
     if queue.paused is not None:
-        found.append(Why(Code.PAUSED, f"queue {queue.id} is paused{by_whom(queue.paused, now)}"))
+        code = Code.PAUSED_ON_FAILURES if queue.is_paused_on_failures else Code.PAUSED
+        found.append(Why(code, f"queue {queue.id} is paused{by_whom(queue.paused, now)}"))
     if queue.maxthreads == 0:
         found.append(Why(Code.MAXTHREADS, "maxthreads is 0, so none of its tasks is started"))
     if queue.maxtotal == 0:

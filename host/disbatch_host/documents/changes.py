@@ -111,7 +111,8 @@ class RunChange:
     set: Mapping[str, Any] = field(repr=False)
     unset: tuple[str, ...] = ()
     creates: tuple[Document, ...] = field(default=(), repr=False)  # tasks, exactly once, together with this change
-    forget_output_of: str | None = None  # the token of an earlier attempt whose output pieces go with this change
+    keeps: tuple[OutputChunk, ...] = field(default=(), repr=False)  # output of earlier attempts, written with it
+    forgets: tuple[str, ...] = ()  # the tokens of earlier attempts whose output pieces go with this change
 
     def __post_init__(self) -> None:
         if "status" in self.set:

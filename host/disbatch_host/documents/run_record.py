@@ -31,7 +31,7 @@ _EARLY_SECONDS, _LATE_SECONDS = 0.01, 0.25  # that a timer may be off on a busy 
 
 _FROM_RUN_TO_ATTEMPT = (
     "attempt", "attempt_used", "node", "started", "ended", "seconds", "reason", "outcome", "exit_code", "signal",
-    "cancelled",
+    "cancelled", "token", "output",
 )  # fmt: skip
 
 
@@ -39,9 +39,18 @@ def attempts_with(task: Task, run: Mapping[str, Any], error: Mapping[str, Any] |
     """`attempts`, with the run that just ended added."""
     entry = {name: run[name] for name in _FROM_RUN_TO_ATTEMPT if name in run}
     entry["status"] = status
+    if "pid" in run:  # a run that was lost may have said something, and tells no more of it
+        entry.setdefault("output", {})
     if error is not None:
         entry["error"] = {name: error[name] for name in ("code", "message", "group") if name in error}
     return [*task.attempts, entry][-ATTEMPTS_MAX:]
+
+
+def is_among_attempts(task: Task) -> bool:
+    """Whether `attempts` has the last run already: it went back to the queue, and no other began."""
+    last = task.attempts[-1] if task.attempts else None
+    token = task.run.get("token")
+    return token is not None and isinstance(last, Mapping) and last.get("token") == token
 
 
 def error_of(

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from disbatch_host.documents import earlier_outputs
 from disbatch_host.documents.causes import with_group
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
-from disbatch_host.documents.records import NOBODY, Document, Task
+from disbatch_host.documents.new_parameters import NewParameters, fields_of_retry
+from disbatch_host.documents.records import KEEP_ATTEMPTS, NOBODY, Document, Task
 from disbatch_host.documents.requests import cancelled_in_words, with_cancel
-from disbatch_host.documents.run_record import attempts_with
+from disbatch_host.documents.run_record import attempts_with, is_among_attempts
 from disbatch_host.documents.steps import entering
 from disbatch_protocol.outcome import Conclusion, ExitRule, Outcome, Reason, RetryPolicy, RunEnd, conclude
 from disbatch_protocol.status import WAITING, Status, is_finished, may_become
@@ -32,15 +34,19 @@ _OF_ONE_ATTEMPT = ("result", "error", "progress", "not_before")
 _EXPIRED = "it was not started before it expired"
 
 
-def start_change(task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime) -> RunChange:
-    """Claimed → Running: durable before the process starts (promise 2). The output of an earlier attempt is dropped."""
-    earlier = task.run.get("token")
+def start_change(
+    task: Task, key: RunKey, run: Mapping[str, Any], *, now: datetime, keep_attempts: int = KEEP_ATTEMPTS
+) -> RunChange:
+    """Claimed → Running: durable before the process starts (promise 2). The outputs of the last attempts, so many
+    together with this one, are kept."""
+    earlier = earlier_outputs.when_another_begins(task, keep_attempts)
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),
-        set={**entering(Status.RUNNING, now), "run": dict(run), "stdout": "", "stderr": ""},
+        set={**entering(Status.RUNNING, now), "run": dict(run), "stdout": "", "stderr": "", **earlier.fields},
         unset=_OF_ONE_ATTEMPT,
-        forget_output_of=earlier if isinstance(earlier, str) else None,
+        keeps=earlier.keeps,
+        forgets=earlier.forgets,
     )
 
 
@@ -87,15 +93,21 @@ def end_change(
     now: datetime,
     creates: Sequence[Document] = (),
     held_until: datetime | None = None,
+    keep_attempts: int = KEEP_ATTEMPTS,
 ) -> RunChange:
     """The end of a run: final, or back to the queue. `left` is the status it had (Running, or Claimed if it was
     concluded without being started); `fields` are the output and the fields that the plugin set; `not_before` applies
     if the conclusion names a delay; `creates` are its follow-up tasks. `held_until`: something of it could not be
-    ended, and another attempt would begin beside it."""
+    ended, and another attempt would begin beside it. `keep_attempts`: see `start_change`; an attempt that was not
+    started begins with its end."""
+    earlier = earlier_outputs.NONE
+    if left == Status.CLAIMED:
+        earlier = earlier_outputs.when_another_begins(task, keep_attempts)
+        task = earlier_outputs.with_attempts(task, earlier.fields)
     status = conclusion.status
     if held_until is not None and status in WAITING:
         status, not_before = Status.BLOCKED, max(held_until, not_before or held_until)
-    changes: Document = {**fields, **entering(status, now), "run": dict(run)}
+    changes: Document = {**fields, **earlier.fields, **entering(status, now), "run": dict(run)}
     unset = []
     if error is not None:
         # A cancellation is not a failure, and so has no cause to be counted.
@@ -109,7 +121,10 @@ def end_change(
         changes["not_before"] = not_before
     if conclusion.status == Status.CANCELLED:
         unset.append("cancel")  # carried out; after any other end that goes back to waiting, it is still pending
-    return RunChange(key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates))
+    return RunChange(
+        key=key, statuses=(left,), set=changes, unset=tuple(unset), creates=tuple(creates), keeps=earlier.keeps,
+        forgets=earlier.forgets,
+    )  # fmt: skip
 
 
 def host_error_change(task: Task, key: RunKey, message: str, *, now: datetime) -> RunChange:
@@ -271,21 +286,23 @@ def expired_claim_change(key: RunKey, *, now: datetime) -> RunChange:
     return RunChange(key=key, statuses=(Status.CLAIMED,), set=fields, unset=("claim",))
 
 
-def retry_change(task: Task, request: Mapping[str, Any], *, now: datetime) -> TaskChange | None:
+def retry_change(
+    task: Task, request: Mapping[str, Any], *, now: datetime, new: NewParameters | None = None
+) -> TaskChange | None:
     """The change that `task retry` makes to a task as it was read: Created again, with all the attempts that its
-    plugin's `retry` grants a new task; None if it has not ended. Its last attempt goes into `attempts`."""
+    plugin's `retry` grants a new task; None if it has not ended. Its last attempt goes into `attempts`. `new`: its
+    parameters from now on."""
     if not is_finished(task.status) or not may_become(task.status, Status.CREATED):
         return None
-    fields: Document = {
-        **entering(Status.CREATED, now),
-        "node": NOBODY,
-        "retried": {**request, "attempts": task.last_attempt},
-    }
-    if task.run.get("attempt"):
+    retried: Document = {**request, "attempts": task.last_attempt}
+    fields: Document = {**entering(Status.CREATED, now), "node": NOBODY, "retried": retried}
+    if task.run.get("attempt") and not is_among_attempts(task):
         error = task.document.get("error")
         fields["attempts"] = attempts_with(task, task.run, error if isinstance(error, Mapping) else None, task.status)
-    elif isinstance(task.run.get("cancelled"), Mapping):  # `attempts` has only what was started
-        fields["retried"]["cancelled"] = task.run["cancelled"]
+    elif isinstance(task.run.get("cancelled"), Mapping):  # `attempts` has only what was started, and each once
+        retried["cancelled"] = task.run["cancelled"]
+    if new is not None:
+        fields |= fields_of_retry(new, task, fields)
     if "cancelled" in task.run:  # it is kept in one of these
         fields["run"] = {name: value for name, value in task.run.items() if name != "cancelled"}
     return TaskChange(

@@ -15,20 +15,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from disbatch_host.documents.records import NodeRecord, QueueId
 from disbatch_host.errors import StoreError
-from disbatch_host.store.contract import Connection, Nodes, Tasks
+from disbatch_host.store.contract import Connection, Nodes, Queues, Tasks
 
 log = logging.getLogger(__name__)
 
 PAUSE_PER_SECOND = 20.0  # rule 3: seconds of rest for each second that a count takes
 
 
-class CountedStore(Connection, Tasks, Nodes, Protocol):
+class CountedStore(Connection, Queues, Tasks, Nodes, Protocol):
     """The part of a store that is needed to count it."""
 
 
@@ -41,6 +41,7 @@ class Census:
     by_status: Mapping[QueueId, Mapping[int, int]]
     oldest_waiting_seconds: Mapping[QueueId, float]
     heartbeat_age_seconds: Mapping[str, float]  # of every node that has one
+    paused: Mapping[QueueId, bool] = field(default_factory=dict)  # queues; whether by their own failures
 
 
 def pause_after(took_seconds: float, interval_seconds: float) -> float:
@@ -121,6 +122,7 @@ class CensusTaker:
         by_status = self._store.count_by_status()
         oldest, now = self._store.oldest_waiting(), self._store.now()
         ages = {node.id: age for node in self._store.nodes() if (age := _age_of(node)) is not None}
+        paused = {one.id: one.is_paused_on_failures for one in self._store.queues() if one.paused is not None}
         done = time.monotonic()
         return Census(
             at=done,
@@ -132,6 +134,7 @@ class CensusTaker:
                 if isinstance(ctime, datetime)
             },
             heartbeat_age_seconds=ages,
+            paused=paused,
         )
 
 

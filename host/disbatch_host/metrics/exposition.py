@@ -145,10 +145,20 @@ def of_census(census: Census, labels: Labels) -> Iterable[Metric]:
         ages[label] = max(age, ages.get(label, 0.0))
     yield _gauge("disbatch_oldest_waiting_seconds", "Age of the oldest task that waits.", "queue", oldest)
     yield _gauge("disbatch_heartbeat_age_seconds", "Age of each node's last heartbeat.", "node", ages)
+    yield _paused(census, labels)
     yield GaugeMetricFamily(
         "disbatch_census_timestamp_seconds", "When the store was last counted.", value=time.time() - since
     )
     yield GaugeMetricFamily("disbatch_census_seconds", "How long that count took.", value=census.took_seconds)
+
+
+def _paused(census: Census, labels: Labels) -> Metric:
+    family = GaugeMetricFamily(
+        "disbatch_queue_paused", "1 for each queue that is paused, by a person or its failures.", labels=("queue", "by")
+    )
+    for names in {(labels.queues.of(queue), "failures" if own else "person") for queue, own in census.paused.items()}:
+        family.add_metric(names, 1)
+    return family
 
 
 def _gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

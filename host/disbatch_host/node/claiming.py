@@ -224,13 +224,15 @@ class Claiming:
 
     def _start(self, task: Task, started: Started | None, asked_at: float) -> None:
         if started is not None:
-            self._runs.start(task, started.plugin, asked_at=asked_at, running=started.run, worker=started.worker)
+            self._runs.start(
+                started.task, started.plugin, asked_at=asked_at, running=started.run, worker=started.worker
+            )
             return
         # Its plugin as it was when the task was claimed, or as it is now; it may even be gone.
         queue = next((queue for queue in self.queues if queue.id == task.queue), None)
         plugin = None if queue is None else self._classes.plugins.get(queue.class_name)
-        if plugin is not None:
-            self._runs.start(task, plugin, asked_at=asked_at)
+        if queue is not None and plugin is not None:
+            self._runs.start(task, plugin, asked_at=asked_at, keep_attempts=queue.keep_attempts)
             return
         key = RunKey(task.id, self._node_id, task.token)
         self._store_thread.record(transitions.unclaim_change(key, now=self._runs.context.clock.now()))

@@ -22,6 +22,7 @@ from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.batches import Batches
 from disbatch_host.node.duties.due import Due
+from disbatch_host.node.duties.failing_queues import FailingQueues
 from disbatch_host.node.duties.heartbeat import Heartbeat
 from disbatch_host.node.duties.left_over import LeftOver
 from disbatch_host.node.duties.lost_runs import LostRuns
@@ -120,11 +121,12 @@ class Parts:
         self.left_over = LeftOver(thread, self.clock, troubles, pace)
         self.due = Due(thread, runs, claiming, troubles, pace)
         self.batches = Batches(thread, node_id, troubles, pace, on_created=claiming.on_change)
+        self.failing_queues = FailingQueues(thread, claiming, node_id, troubles, pace)
         self.retention = Retention(thread, claiming, troubles, pace)
         self.duties = Rounds(
             [
                 self.heartbeat, self.due, self.lost_runs, self.left_over, self.plugin_scan, self.publishing,
-                self.batches, self.retention,
+                self.batches, self.failing_queues, self.retention,
             ],
             health, troubles, pace,
             wakes={one: one.wake for one in (self.heartbeat, self.due, self.batches, self.publishing)},

@@ -20,7 +20,7 @@ from disbatch_host import errors, logs
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
 from disbatch_host.documents.changes import RunChange, RunKey, TaskFilter
-from disbatch_host.documents.records import Document, QueueId, Task, TaskId
+from disbatch_host.documents.records import KEEP_ATTEMPTS, Document, QueueId, Task, TaskId
 from disbatch_host.documents.storable import storable
 from disbatch_host.errors import StoreRefusedError, StoreUnreachableError
 from disbatch_host.node import end_log
@@ -145,8 +145,9 @@ class Runs:
         asked_at: float,
         running: Document | None = None,
         worker: Worker | None = None,
+        keep_attempts: int = KEEP_ATTEMPTS,
     ) -> None:
-        """Start a run for a claimed task. `running`, `worker`, `asked_at`: see `Run`."""
+        """Start a run for a claimed task. `running`, `worker`, `asked_at`, `keep_attempts`: see `Run`."""
         try:
             if self._metrics is not None:
                 self._metrics.observe_claim(task)
@@ -158,6 +159,7 @@ class Runs:
                 worker=worker,
                 asked_at=asked_at,
                 on_place_free=self._on_place_free,
+                keep_attempts=keep_attempts,
             )
         except Exception as error:
             if worker is not None:

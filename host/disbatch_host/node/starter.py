@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from disbatch_host import errors
-from disbatch_host.documents import transitions
+from disbatch_host.documents import earlier_outputs, transitions
 from disbatch_host.documents.changes import RunChange, RunKey
 from disbatch_host.documents.records import Document, Queue, QueueId, Task, TaskId
 from disbatch_host.plugin.catalog import Plugin
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 class Started:
     """A task that became Running with its claim."""
 
+    task: Task  # as it is then
     plugin: Plugin
     run: Document  # `run` as it is in the task
     worker: Worker | None  # the process that was given to it
@@ -87,14 +88,15 @@ class Starts:
         """See `Store.claim`; `queues`: those that it claims from. Never raises: a task at which this fails is claimed
         plainly, and its run, which meets the same, says so in the task."""
         try:
-            return self.start_with_claim(task, queues[task.queue].class_name)
+            return self.start_with_claim(task, queues[task.queue])
         except Exception as error:
             log.debug("a task cannot become Running with its claim: %s", errors.in_words(error))
             return None
 
-    def start_with_claim(self, task: Task, class_name: str) -> RunChange | None:
+    def start_with_claim(self, task: Task, queue: Queue) -> RunChange | None:
         """The change that makes a task Running with its claim; None if something has to be prepared first. A store may
         ask twice for a task."""
+        class_name = queue.class_name
         plugin = self._plugins.get(class_name)
         if plugin is None:
             return None
@@ -108,9 +110,11 @@ class Starts:
         run, worker = start
         if worker is not None:
             idle.pop()
-        self.started[task.id] = Started(plugin=plugin, run=run, worker=worker)
         key = RunKey(task.id, self._context.site.node_id, task.token)
-        return transitions.start_change(task, key, run, now=run["started"])
+        change = transitions.start_change(task, key, run, now=run["started"], keep_attempts=queue.keep_attempts)
+        task = earlier_outputs.with_attempts(task, change.set)
+        self.started[task.id] = Started(task=task, plugin=plugin, run=run, worker=worker)
+        return change
 
     def _idle_of(self, class_name: str) -> list[Worker]:
         arrived = self._starter.arrived()

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any
 
 from disbatch_host.documents.changes import RunKey
-from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.records import KEEP_ATTEMPTS, Document, Task
 from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import StartError, StopReason, Stream
@@ -70,16 +70,19 @@ class Run:
         listener: Callable[[Stream, bytes], None] | None = None,
         on_place_free: Callable[[Run], None] | None = None,
         adopted: Adopted | None = None,
+        keep_attempts: int = KEEP_ATTEMPTS,
     ) -> None:
         """`running`: `run` as it is in the task if that is Running already; else the task is Claimed. `worker`: the
         process reserved for it. `asked_at`: when the store was asked for it, in seconds since boot. `adopted`: it goes
-        on with what an earlier node has started."""
+        on with what an earlier node has started. `keep_attempts`: of its queue, where the task is not Running yet."""
         self._context = context
         self._loop = asyncio.get_running_loop()
         key = RunKey(task.id, context.site.node_id, task.token)
         written = None if adopted is None else adopted.text_bytes
         spools = context.site.temporary_directory
-        self._state = RunState(task, plugin, key, running or {}, spool_directory=spools, written=written)
+        self._state = RunState(
+            task, plugin, key, running or {}, spool_directory=spools, written=written, keep_attempts=keep_attempts
+        )
         self._recording = Recording(
             self._state,
             context.recorder,

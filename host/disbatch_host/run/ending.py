@@ -254,6 +254,7 @@ def _ending(
         held_until=now + timedelta(seconds=HOLD_SECONDS) if "left_over" in run else None,
         now=now,
         creates=follow_ups,
+        keep_attempts=state.keep_attempts,
     )
     return Ending(end=end, conclusion=conclusion, run=run, change=change)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from disbatch_host.documents import transitions
+from disbatch_host.documents import earlier_outputs, transitions
 from disbatch_host.documents.changes import RunChange
 from disbatch_host.errors import StoreError
 from disbatch_host.process.interface import StartError, StopReason, Trust
@@ -137,9 +137,11 @@ class Preparation:
         facts = {} if self._worker is None else self._worker.facts
         state.run |= {"started": self._context.clock.now(), **facts}
         state.is_pid_written = "pid_started" in state.run
-        self._is_running = await self._record(
-            transitions.start_change(task, state.key, state.run, now=state.run["started"])
+        change = transitions.start_change(
+            task, state.key, state.run, now=state.run["started"], keep_attempts=state.keep_attempts
         )
+        state.task = earlier_outputs.with_attempts(task, change.set)
+        self._is_running = await self._record(change)
         return None if self._is_running else await self._refused()
 
     async def _is_still_ours(self) -> bool:

@@ -165,7 +165,15 @@ def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) ->
     }
     for name in _OF_EARLIER_ATTEMPT:
         document.pop(name, None)
+    if "attempts" in document:
+        document["attempts"] = [_attempt_for_plugin(one) for one in task.attempts]
     return document
+
+
+def _attempt_for_plugin(attempt: Any) -> Any:
+    if not isinstance(attempt, Mapping):
+        return attempt
+    return {name: value for name, value in attempt.items() if name not in _NOT_FOR_PLUGINS}
 
 
 def assignment_of(task: Task, plugin: Plugin, run: Mapping[str, Any], trust: Trust | None) -> Assignment:

@@ -12,7 +12,7 @@ from typing import Any
 
 from disbatch_host import logs
 from disbatch_host.documents.changes import RunKey
-from disbatch_host.documents.records import Document, Task
+from disbatch_host.documents.records import KEEP_ATTEMPTS, Document, Task
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.process.interface import Stream
 from disbatch_host.run.events import EventEffects, pending_bytes, without_pending
@@ -25,8 +25,8 @@ class RunState:
     """One attempt at one task."""
 
     __slots__ = (
-        "cancel", "events", "is_pending_refused", "is_pid_written", "key", "least_text", "pending_bytes", "plugin",
-        "run", "stderr", "stdout", "streams", "task", "written",
+        "cancel", "events", "is_pending_refused", "is_pid_written", "keep_attempts", "key", "least_text",
+        "pending_bytes", "plugin", "run", "stderr", "stdout", "streams", "task", "written",
     )  # fmt: skip
 
     def __init__(
@@ -38,9 +38,11 @@ class RunState:
         *,
         spool_directory: Path,
         written: Mapping[Stream, int] | None = None,
+        keep_attempts: int = KEEP_ATTEMPTS,
     ) -> None:
         """`written`: of a run that an earlier node has started, how many bytes of text it has written."""
         self.task = task
+        self.keep_attempts = keep_attempts
         self.plugin = plugin
         self.key = key
         self.run = without_pending(run)  # as it is in the document, or is about to

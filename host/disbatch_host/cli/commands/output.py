@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import click
@@ -13,7 +13,15 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.cli.output_printers import BytesPrinter, DocumentPrinter, LineDocumentPrinter, LinePrinter
 from disbatch_host.client.finding import find_task
-from disbatch_host.client.output import Piece, follow_output, is_binary, output_pieces, tail_start
+from disbatch_host.client.output import (
+    Piece,
+    attempt_pieces,
+    follow_output,
+    is_binary,
+    output_pieces,
+    run_of_attempt,
+    tail_start,
+)
 from disbatch_host.client.outputs import STREAMS, Said, outputs
 from disbatch_host.client.outputs_followed import follow_outputs
 from disbatch_host.documents.batch import Batch
@@ -21,6 +29,8 @@ from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import UsageError
 from disbatch_host.store.contract import Store
+
+ATTEMPT_MAX = 2**31 - 1
 
 _BOTH = "both"
 
@@ -30,6 +40,7 @@ _BOTH = "both"
 @selection.filter_options
 @click.option("--stream", type=OneOf([*STREAMS, _BOTH]), help="Print this stream, or both, instead of stdout.")
 @click.option("--stderr", "wants_stderr", is_flag=True, help="The same as --stream stderr.")
+@click.option("--attempt", type=Whole(1, ATTEMPT_MAX), metavar="N", help="Of this attempt instead of the last one.")
 @click.option("--tail", type=Whole(0), metavar="N", help="Print only the last N lines, of each task.")
 @click.option("--follow", is_flag=True, help="Keep printing until the task, or the batch, has ended.")
 @click.option("--raw", is_flag=True, help="Print control characters on a terminal as well.")
@@ -39,6 +50,7 @@ def output(
     filters: Mapping[str, Any],
     stream: str | None,
     wants_stderr: bool,
+    attempt: int | None,
     tail: int | None,
     follow: bool,
     raw: bool,
@@ -52,11 +64,14 @@ def output(
 
     \b
       disbatch-host task output 5f0c… --follow
+      disbatch-host task output 5f0c… --attempt 1 --stderr
       disbatch-host task output --batch @last --failed --stream both --tail 5
       disbatch-host task output --queue mail --follow --tail 0 | grep -i error
 
     Many tasks come in the order of their creation. With --follow, what they and new ones print comes as soon as a line
     is whole, so lines are never mixed; it ends when the batch is done, without a batch with Ctrl-C.
+
+    The outputs of the last three attempts are kept, or as many as `keep_attempts` of the queue says.
     """
     streams = _streams_of(stream, wants_stderr=wants_stderr)
     given = selection.given_options(filters)
@@ -67,6 +82,8 @@ def output(
             "expected the id of a task, or --queue Q, --batch B or another filter; `disbatch-host task list` shows "
             "tasks"
         )
+    if attempt is not None:
+        _check_attempt(id, streams, tail, follows=follow)
     with common.opened_store() as store:
         if id is None:
             which = selection.filter_of(store, filters)
@@ -76,7 +93,16 @@ def output(
         if len(streams) > 1:
             _print_many(store, TaskFilter(ids=[found.id]), streams, tail, follows=follow, is_raw=raw, is_one=True)
         else:
-            _print_one(store, found, streams[0], tail, follows=follow, is_raw=raw)
+            _print_one(store, found, streams[0], attempt, tail, follows=follow, is_raw=raw)
+
+
+def _check_attempt(id: str | None, streams: Sequence[str], tail: int | None, *, follows: bool) -> None:
+    if follows:
+        raise UsageError("expected either --attempt or --follow, found both; --follow shows the attempt that runs")
+    if id is None:
+        raise UsageError("--attempt is for one task: expected its id")
+    if len(streams) > 1 or tail is not None:
+        raise UsageError("--attempt prints one whole stream; leave out --tail, and --stream both")
 
 
 def _streams_of(stream: str | None, *, wants_stderr: bool) -> tuple[str, ...]:
@@ -92,9 +118,13 @@ def _stdout(*, is_raw: bool) -> BinaryIO:
     return terminal.raw(sys.stdout) if is_raw else sys.stdout.buffer
 
 
-def _print_one(store: Store, found: Task, stream: str, tail: int | None, *, follows: bool, is_raw: bool) -> None:
-    if is_binary(found, stream) and (common.wants_json() or sys.stdout.isatty()):
+def _print_one(
+    store: Store, found: Task, stream: str, attempt: int | None, tail: int | None, *, follows: bool, is_raw: bool
+) -> None:
+    run = found.run if attempt is None else run_of_attempt(found, attempt)
+    if is_binary(run, stream) and (common.wants_json() or sys.stdout.isatty()):
         option = " --stderr" if stream == "stderr" else ""
+        option += "" if attempt is None else f" --attempt {attempt}"
         raise UsageError(
             f"the {stream} of task {found.id} is not text; write it into a file: "
             f"disbatch-host task output {found.id}{option} > FILE"
@@ -107,10 +137,16 @@ def _print_one(store: Store, found: Task, stream: str, tail: int | None, *, foll
             else:
                 printer.add(piece)
     else:
-        start = 0 if tail is None else tail_start(store, found, stream, tail)
-        for data in output_pieces(store, found, stream, start=start):
+        for data in _pieces(store, found, stream, attempt, tail):
             printer.add(Piece(data=data))
     printer.finish()
+
+
+def _pieces(store: Store, found: Task, stream: str, attempt: int | None, tail: int | None) -> Iterator[bytes]:
+    if attempt is not None:
+        return attempt_pieces(store, found, attempt, stream)
+    start = 0 if tail is None else tail_start(store, found, stream, tail)
+    return output_pieces(store, found, stream, start=start)
 
 
 def _print_many(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import sys
@@ -15,7 +16,7 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import batch_members
 from disbatch_host.client.batch_members import Member
-from disbatch_host.client.finding import find_queue
+from disbatch_host.client.finding import find_queue, find_task
 from disbatch_host.client.parameters import NAMES_MAX, misspelt_note
 from disbatch_host.client.published import newest_of
 from disbatch_host.client.pushing import (
@@ -33,6 +34,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
 if TYPE_CHECKING:
+    from disbatch_host.client.other_parameters import Original
     from disbatch_host.client.published import AnyPlugin
 
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 @click.argument("queue")
 @click.argument("words", metavar="[JSON | -]", nargs=-1)
 @click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be given several times.")
+@click.option("--like", metavar="ID", help="Take over parameters, priority and unique key of this task.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
 @click.option("--delay", metavar="DURATION", help="Run no sooner than this long from now.")
 @click.option("--at", metavar="TIME", help="Run no sooner than this: RFC 3339, or local '2026-11-25 14:00' or '14:00'.")
@@ -56,6 +59,7 @@ def push(
     queue: str,
     words: tuple[str, ...],
     pairs: tuple[str, ...],
+    like: str | None,
     no_check: bool,
     for_batch: Mapping[str, Any],
     **timing: Any,
@@ -70,6 +74,7 @@ def push(
       disbatch-host task push mail -p user=matt --at 22:30 --expires 2h --priority 5
       disbatch-host task push report --after 5f0c… --after 5f0d…
       disbatch-host task push sync -p user=matt --unique-key matt
+      disbatch-host task push mail --like 5f0c… -p user=matt2
 
     KEY=VALUE takes the value as a string where the plugin's schema says string, or where the number would not come back
     as typed (1.10, 01067); else as JSON if it is valid JSON, else as a string. KEY:=VALUE is always JSON; KEY=@FILE
@@ -79,19 +84,28 @@ def push(
     What '-' reads is a batch: its id is the first line on stderr, and it is closed at the end. With --batch NAME, also
     for a single task, the batch of that name is made or joined, and stays open (--close, or batch close).
 
+    --like copies a task: its parameters, also the secret ones, which are never shown, its priority and its unique key.
+    JSON, -p and other options win over what it has; its times, predecessors and batch are not taken over.
+
     A task whose --after failed stays blocked, with the reason, until that task is run again (task retry) and
     concludes. If an unfinished task already has the --unique-key, its id is printed and nothing is created.
     """
     is_from_stdin = words == ("-",)
     if is_from_stdin and pairs:
         raise UsageError("expected either '-' or -p, found both; with '-', each line holds all parameters")
+    if is_from_stdin and like is not None:
+        raise UsageError("expected either '-' or --like, found both; with '-', each line holds all parameters")
     as_json = common.wants_json()
     with common.opened_store() as store:
         found = find_queue(store, queue)
+        original = None if like is None else _original(store, like)
+        if original is not None:
+            timing = {**original.options, **{name: one for name, one in timing.items() if one is not None}}
         planned = when.plan_of(store, **timing)
         plugin = known_plugin(store, found, no_check=no_check)
         schema = None if plugin is None else plugin.schema
-        pusher = _Pusher(store, found, plugin, planned, is_checking=not no_check, as_json=as_json)
+        secrets = () if original is None else original.secrets
+        pusher = _Pusher(store, found, plugin, planned, is_checking=not no_check, as_json=as_json, secrets=secrets)
         if is_from_stdin or batch_options.is_given(for_batch):
             new = batch_options.new_batch(store, for_batch)
             if new.name is None and not is_from_stdin:
@@ -105,10 +119,20 @@ def push(
             _push_lines(pusher)
         else:
             values = parameters.parameters_of(parameters.one_text(words, schema), pairs, schema)
+            values = values if original is None else original.with_values(store, values)
             pusher.check(values, "")
             pusher.create([values])
         pusher.close_batch()
         pusher.say_what_was_not_created()
+
+
+def _original(store: Store, like: str) -> Original:
+    from disbatch_host.client.other_parameters import original_of  # noqa: PLC0415
+
+    here = None
+    with contextlib.suppress(DisbatchError):  # said where the parameters are checked
+        here = common.catalog()
+    return original_of(store, find_task(store, like, common.who()), here)
 
 
 def _source_of(queue: str, *, is_from_stdin: bool) -> Mapping[str, Any]:
@@ -177,11 +201,19 @@ class _Pusher:
     """Creates tasks of one queue and prints their ids."""
 
     def __init__(
-        self, store: Store, queue: Queue, plugin: AnyPlugin | None, plan: Plan, *, is_checking: bool, as_json: bool
+        self,
+        store: Store,
+        queue: Queue,
+        plugin: AnyPlugin | None,
+        plan: Plan,
+        *,
+        is_checking: bool,
+        as_json: bool,
+        secrets: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._queue = queue
-        self._pusher = Pusher(store, queue, plugin, plan, is_checking=is_checking)
+        self._pusher = Pusher(store, queue, plugin, plan, is_checking=is_checking, secrets=secrets)
         self._unique_key = plan.unique_key
         self._as_json = as_json
         self._schema = plugin.schema if plugin is not None and is_checking else None

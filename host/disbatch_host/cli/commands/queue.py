@@ -28,7 +28,7 @@ from disbatch_host.client.queues import (
 )
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Code
-from disbatch_host.documents.records import Queue, Sort
+from disbatch_host.documents.records import KEEP_ATTEMPTS, KEEP_ATTEMPTS_MAX, Queue, Sort
 from disbatch_host.errors import DisbatchError, NotFoundError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -58,6 +58,17 @@ def queue() -> None:
     help="Which goes first (fifo: the oldest).",
 )
 @click.option("--keep", metavar="DURATION", help="Delete tasks this long after they end, like 30d. Default: never.")
+@click.option(
+    "--keep-attempts",
+    type=Whole(1, KEEP_ATTEMPTS_MAX),
+    metavar="N",
+    help="Keep the output of this many attempts of a task, with the last one (3).",
+)
+@click.option(
+    "--pause-on-failures",
+    metavar="N/T|P%/N",
+    help="Pause it when so many tasks failed in a time (50/10m), or of the last ones (20%/100).",
+)
 @click.option("--description", metavar="T", help="For people.")
 @click.option("--pin", multiple=True, metavar="NODE", help="Run only on this node; may be given several times.")
 @click.option("--ignore", multiple=True, metavar="NODE", help="Do not run on this node; may be given several times.")
@@ -68,7 +79,7 @@ def create(id: str, class_name: str, pin: tuple[str, ...], ignore: tuple[str, ..
     \b
       disbatch-host queue create mail --class Mail::Move --maxthreads 50
       disbatch-host queue create nightly --class Import --pin db01 --keep 30d
-      disbatch-host queue create api --class Call --maxtotal 4 --rate 100/m
+      disbatch-host queue create api --class Call --maxtotal 4 --rate 100/m --pause-on-failures 50/10m
     """
     fields |= {"nodes_pin": list(pin), "nodes_ignore": list(ignore)}
     with common.options_named(nodes_pin="pin", nodes_ignore="ignore"):
@@ -136,7 +147,10 @@ def _row(state: QueueState) -> Sequence[Any]:
 
 def _waits_in_words(state: QueueState) -> list[str]:
     """Why no node runs its tasks, apart from what is shown anyway."""
-    return [one.sentence for one in state.causes if one.code not in (Code.PAUSED, Code.QUEUE_FAULT)]
+    return [one.sentence for one in state.causes if one.code not in _SHOWN_ANYWAY]
+
+
+_SHOWN_ANYWAY = (Code.PAUSED, Code.PAUSED_ON_FAILURES, Code.QUEUE_FAULT)
 
 
 def _rules_in_words(queue: Queue) -> list[str]:
@@ -152,6 +166,10 @@ def _rules_in_words(queue: Queue) -> list[str]:
         rules.append(str(queue.sort))
     if queue.keep_seconds is not None:
         rules.append(f"kept {format_duration(queue.keep_seconds)}")
+    if queue.keep_attempts != KEEP_ATTEMPTS:
+        rules.append(f"output of {queue.keep_attempts} attempts kept")
+    if queue.pause_on_failures is not None:
+        rules.append(f"paused on {queue.document['pause_on_failures']} failures")
     return rules
 
 
@@ -189,6 +207,8 @@ def show(id: str) -> None:
             ("rate", "-" if found.rate is None else found.document["rate"]),
             ("sort", str(found.sort)),
             ("keep", "forever" if found.keep_seconds is None else format_duration(found.keep_seconds)),
+            ("keep_attempts", found.keep_attempts),
+            ("pause_on_failures", "-" if found.pause_on_failures is None else found.document["pause_on_failures"]),
             ("nodes_pin", ", ".join(found.nodes_pin) or "-"),
             ("nodes_ignore", ", ".join(found.nodes_ignore) or "-"),
             ("created", render.moment(found.ctime)),
@@ -238,6 +258,7 @@ def set_(id: str, changes: tuple[str, ...]) -> None:
       disbatch-host queue set mail maxthreads=20
       disbatch-host queue set mail nodes_pin=mig01,mig02 description=
       disbatch-host queue set mail maxtotal=4 rate=100/m sort=lifo keep=30d
+      disbatch-host queue set mail pause_on_failures=20%/100 keep_attempts=5
     """
     values: dict[str, Any] = {}
     for change in changes:
@@ -306,7 +327,7 @@ def pause(id: str, reason: str | None) -> None:
 @click.argument("id")
 @common_options
 def resume(id: str) -> None:
-    """Start tasks of a paused queue again.
+    """Start tasks of a paused queue again; pause_on_failures counts failures from then.
 
     \b
       disbatch-host queue resume mail

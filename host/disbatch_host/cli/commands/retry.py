@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, results, selection
+from disbatch_host.cli import bars, common, parameters, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.finding import find_named
-from disbatch_host.errors import ExitCode, UsageError
+from disbatch_host.client.pushing import ParametersError
+from disbatch_host.documents.records import Document, Task
+from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_host.store.contract import Store
 
 
 @click.command()
 @selection.NAMES
+@click.option(
+    "-p", "pairs", multiple=True, metavar="KEY=VALUE", help="Another value of a parameter, as in `task push`."
+)
+@click.option("--no-check", is_flag=True, help="With -p: do not check the parameters against the plugin's schema.")
 @selection.filter_options
 @common.reason_option
 @selection.YES
 @common_options
-def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, yes: bool) -> int:
+def retry(
+    ids: tuple[str, ...],
+    pairs: tuple[str, ...],
+    no_check: bool,
+    filters: Mapping[str, Any],
+    reason: str | None,
+    yes: bool,
+) -> int:
     """Run ended tasks again, at once; the outcome of each earlier attempt is kept.
 
     \b
       disbatch-host task retry 5f0c… --reason 'server is back'
+      disbatch-host task retry 5f0c… -p user=matt2
       disbatch-host task retry --failed --queue mail
       disbatch-host task retry --failed --queue mail --error timeout
       disbatch-host task retry --status orphaned --queue mail
@@ -35,10 +49,18 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
     Each gets as many attempts as a new task, and starts as soon as a node has room, whatever --delay, --at or --after
     it was pushed with. Exit 1 if one has not ended, or if another unfinished task has its unique key.
 
+    With -p, for tasks that are named, it gets other values of these parameters and keeps the rest. They are checked
+    first, and nothing is run again if they do not fit. The earlier attempt keeps the values that it ran with (task show
+    --json, attempts), with secrets masked.
+
     At a terminal, more than one task of a queue is retried only after a question. A script is not asked, since
     --failed, --status or --failure says which ones.
     """
     is_named = selection.is_named(ids, filters)
+    if not is_named and pairs:
+        raise UsageError("expected task ids with -p, found a filter; `disbatch-host task push QUEUE --like ID` copies")
+    if no_check and not pairs:
+        raise UsageError("--no-check needs -p: parameters that stay the same are not checked")
     if filters["failure"] is not None and not filters["status"]:
         filters = {**filters, "status": allowed.FAILED_SOMEHOW}
     if not is_named and not filters["status"]:
@@ -48,13 +70,37 @@ def retry(ids: tuple[str, ...], filters: Mapping[str, Any], reason: str | None, 
     with common.opened_store() as store:
         request, as_json = common.request(reason, store.now()), common.wants_json()
         if is_named:
-            batches = control.retry(store, find_named(store, ids, common.who()), request)
+            tasks = find_named(store, ids, common.who())
+            batches = (
+                _retry_with(store, tasks, request, pairs, checks=not no_check)
+                if pairs
+                else control.retry(store, tasks, request)
+            )
             return _say_all(store, batches, as_json=as_json)
         which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
         question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         return retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
+
+
+def _retry_with(
+    store: Store, tasks: Sequence[Task], request: Document, pairs: Sequence[str], *, checks: bool
+) -> Iterator[list[Result]]:
+    """Raises UsageError, with nothing changed, for parameters that do not fit."""
+    from disbatch_host.client.other_parameters import OtherParameters  # noqa: PLC0415
+
+    here = None
+    try:
+        here = common.catalog()
+    except DisbatchError:
+        if checks:
+            raise
+    others = OtherParameters(store, here, lambda schema: parameters.parameters_of(None, pairs, schema), checks=checks)
+    try:
+        return control.retry(store, others.checked(tasks), request, others.of)
+    except ParametersError as error:
+        raise UsageError(f"{error} (--no-check skips this)") from error
 
 
 _RETRY_WORDS: results.Words = {

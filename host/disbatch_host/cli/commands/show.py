@@ -12,11 +12,13 @@ from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import history
 from disbatch_host.client.finding import find_task
+from disbatch_host.client.output import attempts_with_output
 from disbatch_host.client.why import why as why_of
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.words import parts_of_error
 from disbatch_host.documents import run_processes
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.earlier_outputs import STREAMS, facts_of
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
@@ -76,6 +78,7 @@ def _show(store: Store, found: Task) -> None:
     facts += [(name, _shortened(_pretty(value, store))) for name, value in shown_whole.items()]
     if document.get("log"):
         facts.append(("log", _log_in_words(document["log"], store)))
+    facts += _earlier_outputs(found)
     for stream in ("stdout", "stderr"):
         facts.append((stream, _tail_of(document.get(stream), run, stream)))
     render.print_facts(facts)
@@ -216,6 +219,19 @@ def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
     elif len(lines) > _TAIL_LINES:
         shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")
     return "\n".join(shown)
+
+
+def _earlier_outputs(found: Task) -> list[tuple[str, Any]]:
+    """How to see what earlier attempts printed."""
+    lines = []
+    for one in attempts_with_output(found):
+        sizes = {name: facts_of(one, name).get("bytes") for name in STREAMS}
+        said = [f"{format_size(size)} on {name}" for name, size in sizes.items() if isinstance(size, int) and size]
+        if said:
+            option = "" if sizes["stdout"] else " --stderr"
+            number = one["attempt"]
+            lines.append(f"{' and '.join(said)}: `disbatch-host task output ID --attempt {number}{option}`")
+    return [("earlier", "\n".join(lines))] if lines else []
 
 
 def _cut(line: str) -> str:

@@ -337,9 +337,10 @@ class HotPath(Protocol):
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         """Carry out the chunks, then the changes in their order, as one batch. Returns the keys whose change was
         refused: the task is gone, or key or status no longer hold. A chunk written twice is the same chunk. Together
-        with a change that is carried out, the pieces of the attempt named in its `forget_output_of` are deleted, and
-        the tasks in its `creates` are created: each exactly once, however often the change is sent and whichever node
-        dies in between (they may come a moment later, then by any node's `promote_due`). Their `queue` is as a person
+        with a change that is carried out, the chunks in its `keeps` are written, the pieces of the attempts named in
+        its `forgets` are deleted, and the tasks in its `creates` are created: each exactly once, however often the
+        change is sent and whichever node dies in between (they may come a moment later, then by any node's
+        `promote_due`; chunks come before, so that nothing is lost). Their `queue` is as a person
         types it. One that the store refuses is noted in the task that creates it (`refused_follow_ups`).
 
         Raises ChangesRefusedError, by key, after all others were carried out, if the store refuses some because of

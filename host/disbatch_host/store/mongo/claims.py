@@ -215,6 +215,7 @@ class Claims:
             else:
                 changes[task.id] = change
                 updates.append((free, forms.update({**mark, **change.set}, change.unset)))
+        self._output.keep(changes.values())
         sent = self._run_changes.write_with(updates)
         refused = {documents[place]["_id"]: str(why) for place, why in sent.refused.items()}
         if refused:
@@ -224,6 +225,7 @@ class Claims:
             marked = {"_id": {"$in": list(tasks)}, "claim.token": token}
             won = {document["_id"] for document in self._tasks.find(marked, {"_id": 1})}
             tasks = {task_id: task for task_id, task in tasks.items() if task_id in won}
+            self._run_changes.drop_output_of_gone([one for task_id, one in changes.items() if task_id not in won])
         self._output.forget(change for task_id, change in changes.items() if task_id in tasks)
         return tasks, bool(refused)
 

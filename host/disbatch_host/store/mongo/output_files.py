@@ -61,13 +61,18 @@ class OutputFiles:
         """Delete those of all their attempts."""
         self._delete([one["_id"] for one in self._files.find({"metadata.task_id": {"$in": list(tasks)}}, {"_id": 1})])
 
+    def keep(self, changes: Iterable[RunChange]) -> None:
+        """Write the pieces of earlier attempts that go with these changes, before they are carried out. For a change
+        that is not, another node writes the same."""
+        self.write([chunk for change in changes if change.keeps for chunk in change.keeps])
+
     def forget(self, changes: Iterable[RunChange]) -> None:
-        """Delete the pieces of the earlier attempts that go with these changes."""
+        """Delete the pieces of earlier attempts that go with these changes, once they are carried out."""
         self._delete(
             [
-                forms.file_id(change.key.task_id, change.forget_output_of, stream)
+                forms.file_id(change.key.task_id, token, stream)
                 for change in changes
-                if change.forget_output_of is not None
+                for token in change.forgets
                 for stream in _STREAMS
             ]
         )

@@ -50,6 +50,7 @@ class RunChanges:
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk]) -> set[RunKey]:
         """Returns the keys of those that were refused, as `Store.commit` promises."""
         self._output.write(chunks)
+        self._output.keep(changes)
         parts = list(forms.in_parts(changes))
         if self._staged is not None and self._staged.is_fresh and len(parts) == 1 and not _has_sequel(changes):
             return self._staged.put(parts[0])
@@ -61,6 +62,7 @@ class RunChanges:
         carried_out = [change for change in changes if change.key not in refused and change.key not in reasons]
         self._follow_ups.create_of(carried_out)
         self._output.forget(carried_out)
+        self.drop_output_of_gone([change for change in changes if change.key in refused])
         if reasons:
             raise ChangesRefusedError(reasons, refused)
         return refused
@@ -83,6 +85,13 @@ class RunChanges:
         if not first:
             return sent
         return Sent(all_found=sent.all_found, refused={place - first: why for place, why in sent.refused.items()})
+
+    def drop_output_of_gone(self, refused: Sequence[RunChange]) -> None:
+        """A task that was deleted before these changes left nothing; what was written with them goes too."""
+        ids = {change.key.task_id for change in refused if change.keeps}
+        if ids:
+            left = {one["_id"] for one in self._tasks.find({"_id": {"$in": list(ids)}}, {"_id": 1})}
+            self._output.delete_of_tasks([task_id for task_id in ids if task_id not in left])
 
     def _take_staged(self) -> tuple[Sequence[RunChange], set[RunKey]]:
         return self._staged.take() if self._staged is not None else ((), set())
@@ -112,7 +121,7 @@ class RunChanges:
 
 def _has_sequel(changes: Sequence[RunChange]) -> bool:
     """Whether more has to be done once they are written."""
-    return any(change.creates or change.forget_output_of is not None for change in changes)
+    return any(change.creates or change.keeps or change.forgets for change in changes)
 
 
 class _Staged:

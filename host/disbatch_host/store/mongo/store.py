@@ -54,6 +54,7 @@ from disbatch_host.store.mongo.due import Due
 from disbatch_host.store.mongo.failures import Failures
 from disbatch_host.store.mongo.follow_ups import FollowUps
 from disbatch_host.store.mongo.ids import IdSource
+from disbatch_host.store.mongo.last_ends import LastEnds
 from disbatch_host.store.mongo.limits import Limits
 from disbatch_host.store.mongo.nodes import Nodes
 from disbatch_host.store.mongo.output_files import OutputFiles
@@ -159,6 +160,7 @@ class MongoStore:
         self._passed_over = passed_over = PassedOverTasks(tasks, self._clock)
         self._due = Due(tasks, self._clock)
         self._failures = Failures(tasks)
+        self._last_ends = LastEnds(tasks)
         follow_ups = FollowUps(tasks, self._ids, passed_over, self._queue_id, self._clock)
         self._creation = Creation(tasks, self._keys, self._clock)
         self._task_changes = TaskChanges(tasks, self._keys, passed_over)
@@ -404,6 +406,10 @@ class MongoStore:
     def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
         with self._translated():
             return self._failures.count(which, seconds)
+
+    def last_ends(self, queue: QueueId, *, failed: bool, since: datetime | None, limit: int) -> list[datetime]:
+        with self._translated():
+            return self._last_ends.find(queue, failed=failed, since=since, limit=limit)
 
     def delete_tasks(
         self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False

@@ -125,10 +125,11 @@ class Claims:
                 if not driver_errors.is_of_one_row(error, connection):
                     raise
                 refused += self._write_one_by_one(connection, statement, group)
-        for one in claimed:
-            if one.change is not None and one.change.forget_output_of is not None:
-                guarded_changes.forget_output(connection, one.change)
-        return [one for one in claimed if not any(one is other for other in refused)] if refused else claimed
+        won = [one for one in claimed if not any(one is other for other in refused)] if refused else claimed
+        for one in won:
+            if one.change is not None and (one.change.keeps or one.change.forgets):
+                guarded_changes.sort_out_outputs(connection, one.change)
+        return won
 
     def _write_one_by_one(
         self, connection: sqlite3.Connection, statement: str, group: Sequence[_Claimed]

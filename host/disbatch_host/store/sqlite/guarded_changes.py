@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from disbatch_host.documents.changes import RunChange, TaskChange
+from disbatch_host.documents.changes import OutputChunk, RunChange, TaskChange
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import StoreRefusedError
 from disbatch_host.store.sqlite import conditions, creation, driver_errors, fields, json_text, moments, records
@@ -51,7 +51,7 @@ def alike(changes: Sequence[RunChange]) -> Iterator[list[RunChange]]:
     tasks: set[TaskId] = set()
     last: object = None
     for change in changes:
-        is_plain = not change.creates and change.forget_output_of is None and _is_in_columns(change)
+        is_plain = not (change.creates or change.keeps or change.forgets) and _is_in_columns(change)
         kind = (change.statuses, *change.set, None, *change.unset) if is_plain else None
         if group and (kind is None or kind != last or change.key.task_id in tasks):
             yield group
@@ -162,11 +162,19 @@ def changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]
     return columns
 
 
-def forget_output(connection: sqlite3.Connection, change: RunChange) -> None:
-    """Delete the output pieces of an earlier attempt that go with the change, if any."""
-    if change.forget_output_of is not None:
-        forgotten = (change.key.task_id, change.forget_output_of)
-        connection.execute("DELETE FROM output WHERE task = ? AND token = ?", forgotten)
+def write_output(connection: sqlite3.Connection, chunks: Sequence[OutputChunk]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO output (task, token, stream, number, data) VALUES (?, ?, ?, ?, ?)",
+        [(one.key.task_id, one.key.token or "", one.stream, one.number, one.data) for one in chunks],
+    )
+
+
+def sort_out_outputs(connection: sqlite3.Connection, change: RunChange) -> None:
+    """Write and delete the output pieces of earlier attempts that go with the change, if any."""
+    if change.keeps:
+        write_output(connection, change.keeps)
+    for token in change.forgets:
+        connection.execute("DELETE FROM output WHERE task = ? AND token = ?", (change.key.task_id, token))
 
 
 def _has_untold_followers(connection: sqlite3.Connection, task: TaskId, status: int) -> bool:

@@ -43,6 +43,7 @@ from disbatch_host.store.sqlite import (
     fields,
     guarded_changes,
     json_text,
+    last_ends,
     layout,
     moments,
     pages,
@@ -278,6 +279,11 @@ class SqliteStore(Session):
 
     def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
         return self._look(lambda connection: failures.count(connection, which, seconds))
+
+    def last_ends(self, queue: QueueId, *, failed: bool, since: datetime | None, limit: int) -> list[datetime]:
+        if not self._look(lambda connection: last_ends.is_ready(connection, failed=failed)):
+            self._write(last_ends.make_ready(failed=failed))
+        return self._look(lambda one: last_ends.find(one, queue, failed=failed, since=since, limit=limit))
 
     def delete_tasks(
         self, tasks: Sequence[TaskId], *, statuses: frozenset[int] | None = None, or_failed: bool = False
@@ -535,10 +541,7 @@ class SqliteStore(Session):
     def commit(self, changes: Sequence[RunChange], chunks: Sequence[OutputChunk] = ()) -> set[RunKey]:
         def carry_out(connection: sqlite3.Connection) -> set[RunKey]:
             if chunks:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO output (task, token, stream, number, data) VALUES (?, ?, ?, ?, ?)",
-                    [(c.key.task_id, c.key.token or "", c.stream, c.number, c.data) for c in chunks],
-                )
+                guarded_changes.write_output(connection, chunks)
             refused = set()
             for group in guarded_changes.alike(changes):
                 if len(group) > 1 and guarded_changes.apply_together(connection, group):
@@ -547,7 +550,7 @@ class SqliteStore(Session):
                     if guarded_changes.apply(connection, change):
                         if change.creates:
                             creation.insert(connection, created[id(change)])
-                        guarded_changes.forget_output(connection, change)
+                        guarded_changes.sort_out_outputs(connection, change)
                     # Carried out before, and its answer was lost: the tasks in `creates` were created with it.
                     elif not guarded_changes.is_done_already(connection, change):
                         refused.add(change.key)
