@@ -40,7 +40,7 @@ def too_many_failures(queue: Queue, last_ends: LastEnds, now: datetime) -> TooMa
     if len(failed) < limit.count:
         return None
     others = limit.of_last - limit.count
-    concluded = [one for one in last_ends(False, failed[-1], others + 1) if one > failed[-1]]
+    concluded = last_ends(False, failed[-1], others + 1)
     if len(concluded) > others:
         return None
     among = len(concluded) + len(failed)

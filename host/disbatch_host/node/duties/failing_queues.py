@@ -48,7 +48,7 @@ class FailingQueues:
         if not limited:
             return
         if await self._store_thread.call(lambda store: pause_failing(store, limited, self._node_id, self._troubles)):
-            self._claiming.on_change()
+            self._claiming.read_queues_again(lambda: None)  # other nodes follow as they do after any change
 
 
 def pause_failing(store: Store, queues: Sequence[Queue], node_id: str, troubles: Troubles) -> int:

@@ -43,18 +43,19 @@ def make_ready(*, failed: bool) -> Callable[[sqlite3.Connection], object]:
     return lambda connection: connection.execute(statement)
 
 
+def statement(*, failed: bool) -> str:
+    """Takes the queue, the first `mtime` and the limit."""
+    kind = _FAILED if failed else _CONCLUDED
+    return f"""SELECT mtime FROM tasks INDEXED BY {kind.name}
+        WHERE queue = ? AND mtime >= ? AND mtime <= {_NUMBER_MAX} AND {kind.condition} ORDER BY mtime DESC LIMIT ?"""
+
+
 def find(
     connection: sqlite3.Connection, queue: QueueId, *, failed: bool, since: datetime | None, limit: int
 ) -> list[datetime]:
     """As `Store.last_ends` wants it, once the index is there."""
-    kind = _FAILED if failed else _CONCLUDED
     first = 0 if since is None else moments.to_milliseconds(since)
-    rows = connection.execute(
-        f"""SELECT mtime FROM tasks INDEXED BY {kind.name}
-            WHERE queue = ? AND mtime >= ? AND mtime <= {_NUMBER_MAX} AND {kind.condition}
-            ORDER BY mtime DESC LIMIT ?""",
-        (queue, first, limit),
-    )
+    rows = connection.execute(statement(failed=failed), (queue, first, limit))
     return [at for (mtime,) in rows if (at := _moment_of(mtime)) is not None]
 
 
