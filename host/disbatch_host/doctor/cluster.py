@@ -226,8 +226,13 @@ def queue_finding(seen: Seen) -> Finding | None:
         is_bad = is_bad or has_waiting or queue.fault is not None
         words.append(f"{queue_id}: {causes[0].sentence}{' (tasks wait)' if has_waiting else ''}")
     text = f"{count_of(len(words), 'queue')} that no node runs: {some(words, '; ')}"
-    todo = "put the plugin on a node, or correct the class: disbatch-host queue set ID class=CLASS"
-    return (error if is_bad else warning)("queues", text, todo, **facts)
+    codes = {causes[0].code for _, causes in obstacles.values()}
+    todos = []
+    if Code.PAUSED_ON_FAILURES in codes:
+        todos.append("`disbatch-host task failures` says why tasks fail; then disbatch-host queue resume ID")
+    if codes != {Code.PAUSED_ON_FAILURES}:
+        todos.append("put the plugin on a node, or correct the class: disbatch-host queue set ID class=CLASS")
+    return (error if is_bad else warning)("queues", text, "; ".join(todos), **facts)
 
 
 def node_findings(seen: Seen) -> Iterator[Finding]:
