@@ -102,7 +102,8 @@ def hostile(on_store: Terminal, store: Store) -> Callable[[str], str]:
     }  # fmt: skip
     common = {
         "stdout": f"out {HOSTILE}\n", "stderr": f"err {HOSTILE}\n", "node": TYPED, "run": run, "error": error,
-        "attempts": [{**run, "error": error, "attempt": 1}], "progress": {"value": 0.5, "message": HOSTILE},
+        "attempts": [{**run, "error": error, "attempt": 1, "token": HOSTILE, "output": {"stdout": {"bytes": 5}},
+            "parameters": {TYPED: HOSTILE}}], "progress": {"value": 0.5, "message": HOSTILE},
         "result": inside, "own field": HOSTILE, TYPED: HOSTILE, "created_by": HOSTILE, "batch": TYPED,
         "log": [{"time": now, "level": "info", "message": HOSTILE, "fields": {TYPED: HOSTILE}}, HOSTILE],
         "retried": [{"by": HOSTILE, "why": HOSTILE, "at": now}],
@@ -149,6 +150,9 @@ COMMANDS: list[list[str]] = [
     ["task", "show", "failed", "--json"], ["task", "show", "waiting"], ["task", "show", "blocked"],
     ["task", "show", TYPED], ["task", "why", "waiting"], ["task", "why", "blocked"], ["task", "why", "failed"],
     ["task", "output", "failed"], ["task", "output", "failed", "--stderr"], ["task", "output", "failed", "--json"],
+    ["task", "output", "failed", "--attempt", "1"], ["task", "output", "failed", "--attempt", "7"],
+    ["task", "push", TYPED, "--like", "failed"],
+    ["queue", "set", TYPED, f"pause_on_failures={TYPED}"], ["queue", "set", TYPED, f"keep_attempts={TYPED}"],
     ["task", "output", "failed", "--follow"], ["task", "output", "failed", "--stream", "both", "--follow"],
     ["task", "wait", "failed"], ["task", "wait", "failed", "second"],
     ["task", "wait", "waiting", "--timeout", "0"], ["task", "wait", "--queue", TYPED, "--timeout", "0"],
@@ -162,6 +166,7 @@ COMMANDS: list[list[str]] = [
     ["task", "export"], ["task", "export", f"{TYPED}/no/such"], ["task", "set", "waiting", "--priority", "5"],
     ["task", "cancel", "waiting", "--reason", TYPED], ["task", "cancel", "waiting", "--reason", "why"],
     ["task", "cancel", "failed"], ["task", "retry", "failed"], ["task", "release", "blocked"],
+    ["task", "retry", "second", "-p", f"{TYPED}={TYPED}"],
     ["task", "delete", "second"], ["task", TYPED], ["node", "list"], ["node", "show", "n1"], ["node", "show", TYPED],
     ["node", "list", "--json"], ["node", "delete", "n1"], ["node", "resume", "n1"],
     ["node", "drain", "n1", "--reason", TYPED], ["node", "drain", "n1"], ["node", "stop", "n1"], ["check"],

@@ -109,12 +109,14 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     (cluster.plugin("Gone", "exit 0") / "run.sh").write_bytes(UNKNOWN_FORMAT)
     cluster.plugin("Broken", "exit 0", timeout="nonsense")
     cluster.push(cluster.queue("Fine", "q1"), *({} for _ in range(50)))
-    cluster.push(cluster.queue("Fails", "q2"), {}, {})
+    cluster.push(cluster.queue("Fails", "q2", pause_on_failures="2/1d"), {}, {})
+    cluster.queue("Fine", "q6", paused={"by": "me"})
     cluster.push(cluster.queue("Slow", "q3"), {})
     holding = cluster.push(cluster.queue("Hold", "q4", maxthreads=2), *({} for _ in range(5)))
     cluster.queue("Gone", "q5")
     cluster.push("nobody", {}, {})
-    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "20", "--heartbeat", "0.2", pace=QUICK_TO_COUNT)
+    pace = {**QUICK_TO_COUNT, "failing_queues_seconds": 0.2}
+    process = cluster.start("--metrics", "127.0.0.1:0", "--max-total", "20", "--heartbeat", "0.2", pace=pace)
     url = url_of(cluster)
     wait_for(url, "disbatch_tasks", 50, queue="q1", status="concluded")
     wait_for(url, "disbatch_tasks", 2, queue="q4", status="running")
@@ -132,6 +134,9 @@ def test_everything_that_happens_is_counted(cluster: Cluster) -> None:
     labels = {"class": "Fails", "outcome": "failure", "reason": "exited"}
     now = wait_for(url, "disbatch_runs_ended_total", 2, queue="q2", **labels)
     assert ended("q2", "Fails", "retry", "exited") == 2, "each attempt is a run"
+    paused = wait_for(url, "disbatch_queue_paused", 1, queue="q2", by="failures")
+    assert paused.get("disbatch_queue_paused", queue="q6", by="person") == 1
+    assert paused.get("disbatch_queue_paused", queue="q1", by="failures") is None
     labels = {"class": "Slow", "outcome": "terminated", "reason": "timeout"}
     now = wait_for(url, "disbatch_runs_ended_total", 1, queue="q3", **labels)
     assert ended("q4", "Hold", "success", "exited") is None
