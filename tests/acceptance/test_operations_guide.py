@@ -94,6 +94,7 @@ def test_every_metric_of_a_node_is_on_the_page_and_no_other(cluster: Cluster) ->
     cluster.push(cluster.queue("Fine", "q2"), {})
     cluster.plugin("Fails", "exit 3")
     cluster.push(cluster.queue("Fails", "q3"), {})
+    cluster.queue("Fine", "q4", paused=True)
     process = cluster.start(
         "--metrics", "127.0.0.1:0", "--max-total", "5", "--heartbeat", "0.2", pace={"census_seconds": 0.1}
     )

@@ -42,6 +42,7 @@ TASK_FIELDS = (
 RUN_FIELDS = ("attempt", "attempt_used", "token", "pid", "pid_started", "started", "idempotent", "node", "reason")
 QUEUE_FIELDS = (
     "_id", "class", "name", "plugin", "threads", "maxthreads", "maxtotal", "rate", "sort", "keep", "paused",
+    "keep_attempts", "pause_on_failures", "resumed_at",
     "nodes_pin", "nodes_ignore", "ctime", "description",
 )  # fmt: skip
 NODE_FIELDS = (
