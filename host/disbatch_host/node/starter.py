@@ -24,6 +24,9 @@ from disbatch_host.run.worker.process import Worker
 
 log = logging.getLogger(__name__)
 
+# Bytes of the output of an attempt before that are written with a claim: more of them would hold up the other tasks.
+_KEPT_WITH_CLAIM_MAX = 2**16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -108,10 +111,12 @@ class Starts:
         if start is None:
             return None
         run, worker = start
-        if worker is not None:
-            idle.pop()
         key = RunKey(task.id, self._context.site.node_id, task.token)
         change = transitions.start_change(task, key, run, now=run["started"], keep_attempts=queue.keep_attempts)
+        if change.keeps and sum(len(one.data) for one in change.keeps) > _KEPT_WITH_CLAIM_MAX:
+            return None
+        if worker is not None:
+            idle.pop()
         task = earlier_outputs.with_attempts(task, change.set)
         self.started[task.id] = Started(task=task, plugin=plugin, run=run, worker=worker)
         return change

@@ -31,7 +31,8 @@ class Record:
 
     @property
     def size(self) -> int:
-        return sum(len(chunk.data) for chunk in self.chunks)
+        keeps = () if self.change is None else self.change.keeps
+        return sum(len(chunk.data) for chunk in (*self.chunks, *keeps)) if self.chunks or keeps else 0
 
 
 @dataclass(slots=True, eq=False)

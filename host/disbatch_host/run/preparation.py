@@ -141,6 +141,8 @@ class Preparation:
             task, state.key, state.run, now=state.run["started"], keep_attempts=state.keep_attempts
         )
         state.task = earlier_outputs.with_attempts(task, change.set)
+        if change.keeps:
+            await self._context.recorder.wait_for_budget()
         self._is_running = await self._record(change)
         return None if self._is_running else await self._refused()
 
