@@ -1,4 +1,4 @@
-"""The outputs of attempts that a node has run one after the other: small ones, and ones larger than a document holds."""
+"""The outputs of attempts that a node has run one after the other: small ones, and some larger than a document."""
 
 from __future__ import annotations
 

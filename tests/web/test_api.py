@@ -205,13 +205,18 @@ def test_a_queue_is_changed_by_whoever_has_seen_it_as_it_is(server: Web, client:
     assert server.ask("PATCH", "/queues/guarded", {"maxthreads": 4}).code == "if_match"
     changed = server.ask("PATCH", "/queues/guarded", {"maxthreads": 4}, headers={"If-Match": tag})
     assert (changed.status, changed.json["maxthreads"]) == (200, 4)
+    protected = {"keep_attempts": 5, "pause_on_failures": "50/10m"}
+    changed = server.ask("PATCH", "/queues/guarded", protected, headers={"If-Match": changed.headers["etag"]})
+    assert changed.status == 200 and protected.items() <= changed.json.items()
     stale = server.ask("PATCH", "/queues/guarded", {"maxthreads": 5}, headers={"If-Match": tag})
     assert (stale.status, stale.code, stale.json["document"]["maxthreads"]) == (412, "stale", 4)
     again = {"If-Match": stale.headers["etag"]}
     unset = server.ask("PATCH", "/queues/guarded", {"maxthreads": None}, headers=again)
     assert unset.status == 200 and "maxthreads" not in unset.json
-    wrong = server.ask("PATCH", "/queues/guarded", {"rate": "fast"}, headers={"If-Match": unset.headers["etag"]})
-    assert (wrong.status, wrong.code) == (422, "faults")
+    wrong_ones: dict[str, Any] = {"rate": "fast", "pause_on_failures": "often", "keep_attempts": 51}
+    for name, value in wrong_ones.items():
+        wrong = server.ask("PATCH", "/queues/guarded", {name: value}, headers={"If-Match": unset.headers["etag"]})
+        assert (wrong.status, wrong.code) == ((400, "body") if name == "keep_attempts" else (422, "faults"))
     assert server.post("/queues/guarded/pause", {"reason": "upgrade"}).json["paused"]["why"] == "upgrade"
     assert "paused" not in server.post("/queues/guarded/resume").json
     client.push("guarded", {"user": "ann"})

@@ -10,6 +10,7 @@ from typing import Any
 from disbatch_host.client.pushing import Pushed
 from disbatch_host.client.queues import SETTABLE, QueueState
 from disbatch_host.decide import counts
+from disbatch_host.documents.records import KEEP_ATTEMPTS_MAX
 from disbatch_host.errors import ChangedMeanwhileError, NotFoundError
 from disbatch_host.web import schemas
 from disbatch_host.web.api.tasks import reason_in
@@ -191,6 +192,8 @@ _FIELDS: Mapping[str, Any] = {
     "rate": {"type": ["string", "null"]},
     "sort": {"enum": ["fifo", "lifo", None]},
     "keep": {"type": ["string", "number", "null"]},
+    "keep_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": KEEP_ATTEMPTS_MAX},
+    "pause_on_failures": {"type": ["string", "null"]},
     "nodes_pin": {"type": ["array", "null"], "items": {"type": "string"}},
     "nodes_ignore": {"type": ["array", "null"], "items": {"type": "string"}},
 }
