@@ -19,25 +19,20 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from disbatch_host.client import allowed, control, deleting, finding, history, parameters, times, waiting
-from disbatch_host.client import why as reasons
+from disbatch_host.client import allowed, control, deleting, finding, parameters, times, waiting
 from disbatch_host.client.batches import Batches
 from disbatch_host.client.control import Changes, UnreachableNode
 from disbatch_host.client.creating import Creating
-from disbatch_host.client.failures import GROUPS_MAX, SECONDS, Failures, find_failures
 from disbatch_host.client.finding import Selection
-from disbatch_host.client.history import Event
-from disbatch_host.client.masking import Masker
 from disbatch_host.client.nodes import Nodes
 from disbatch_host.client.opening import catalog_of, store_of
 from disbatch_host.client.other_parameters import OtherParameters
@@ -47,19 +42,13 @@ from disbatch_host.client.requests import request
 from disbatch_host.client.standstill import OnStill
 from disbatch_host.client.times import Duration
 from disbatch_host.client.waiting import OnProgress, Waited
-from disbatch_host.clock import SystemClock
-from disbatch_host.decide.why import Why
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import Document, Task, TaskId
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.values import resolve
 from disbatch_host.store.contract import Store
-from disbatch_host.store.contract.answers import Counted
 
 if TYPE_CHECKING:  # most programs need neither an overview nor an import
-    from disbatch_host.client.outputs import Said
-    from disbatch_host.client.overview import Observer, Overview
     from disbatch_host.plugin.catalog import Catalog
 
 Tasks = Selection | TaskId | Iterable[TaskId]  # a selection, one id, or ids
@@ -111,52 +100,6 @@ class Client(Creating):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def find(
-        self,
-        which: Selection | TaskFilter,
-        *,
-        limit: int | None = None,
-        newest_first: bool = False,
-        with_output: bool = False,
-    ) -> Iterator[Task]:
-        """The selected tasks, in the order of creation, read lazily. Their secret parameters are not masked.
-        Raises FieldError, and NotFoundError for an unknown queue."""
-        return self.store.find_tasks(
-            self._filter(which), limit=limit, newest_first=newest_first, with_output=with_output
-        )
-
-    def page(
-        self,
-        which: Selection | TaskFilter,
-        *,
-        limit: int = 50,
-        newest_first: bool = True,
-        cursor: str | None = None,
-        budget_seconds: float = PAGE_SECONDS,
-    ) -> Page:
-        """Some of the selected tasks, the newest first, without output; `cursor` is the `next` or `previous` of another
-        page. What it costs does not depend on where the page is. A selection by more than queue and status may need to
-        look at very many tasks: after about `budget_seconds` the page is returned as far as it is (`Page.is_cut`).
-        Their secret parameters are not masked. Raises as `find` does, and FieldError for a wrong cursor."""
-        return self.store.find_page(
-            self._filter(which), limit=limit, newest_first=newest_first, cursor=cursor, budget_seconds=budget_seconds
-        )
-
-    def count(self, which: Selection | TaskFilter) -> int:
-        """The number of selected tasks. Raises as `find` does."""
-        return self.store.count_tasks(self._filter(which))
-
-    def count_within(self, which: Selection | TaskFilter, seconds: float | None) -> Counted:
-        """The same, as far as there is time; None: however long it takes. Raises as `find` does."""
-        found = self._filter(which)
-        if seconds is None:
-            return Counted(value=self.store.count_tasks(found), is_exact=True)
-        return self.store.count_within(found, budget_seconds=seconds)
-
-    def get(self, task_id: TaskId) -> Task:
-        """One task, with the output that is in its document. Raises NotFoundError."""
-        return finding.find_task(self.store, task_id, self.by)
 
     def wait(
         self,
@@ -243,118 +186,6 @@ class Client(Creating):
     def unreachable_nodes(self, node_ids: Iterable[str]) -> list[UnreachableNode]:
         """Those of the nodes that were asked to stop tasks (`Changes.stopping`) that may not do so soon, or ever."""
         return control.unreachable_nodes(self.store, node_ids)
-
-    def why(self, task_id: TaskId) -> Why:
-        """Why a task has not started: a code from a closed list, and a sentence. Raises NotFoundError."""
-        return reasons.why(self.store, self.get(task_id).id)
-
-    def history(self, task_id: TaskId) -> list[Event]:
-        """The history of a task, in chronological order. Raises NotFoundError."""
-        return history.history_of(self.get(task_id))
-
-    def output(
-        self, task_id: TaskId, stream: str = "stdout", *, start: int = 0, attempt: int | None = None
-    ) -> Iterator[bytes]:
-        """Everything a task has printed so far on `stdout` or `stderr`, in pieces; `attempt`: of that one, instead of
-        the last. Raises NotFoundError, also for an attempt whose output is no longer kept (`keep_attempts`)."""
-        from disbatch_host.client.output import attempt_pieces, output_pieces  # noqa: PLC0415
-
-        task = self.get(task_id)
-        if attempt is None:
-            return output_pieces(self.store, task, stream, start=start)
-        return attempt_pieces(self.store, task, attempt, stream, start=start)
-
-    def outputs(
-        self, which: Selection | TaskFilter, streams: Sequence[str] = ("stdout",), *, tail: int | None = None
-    ) -> Iterator[Said]:
-        """What the selected tasks have printed so far, in the order of their creation; `tail`: of each the last lines.
-        Memory does not grow with their number, or with their output. Raises as `find` does."""
-        from disbatch_host.client.outputs import outputs  # noqa: PLC0415
-
-        return outputs(self.store, self._filter(which), streams, tail=tail)
-
-    def follow_outputs(
-        self,
-        which: Selection | TaskFilter,
-        streams: Sequence[str] = ("stdout",),
-        *,
-        tail: int | None = None,
-        on_still: OnStill | None = None,
-    ) -> Iterator[Said | None]:
-        """`outputs`, then whatever these tasks and new ones print, in whole lines; None when there is no more for now.
-        Ends when a batch that is selected is closed and all of its tasks have ended; else never. Raises as `find` does,
-        and FieldError for a status that tasks leave meanwhile."""
-        from disbatch_host.client.outputs_followed import follow_outputs  # noqa: PLC0415
-
-        return follow_outputs(self.store, self._filter(which), streams, tail=tail, on_still=on_still)
-
-    def masked(self, task: Task | TaskId) -> Document:
-        """A task's document, safe to show: secret parameters are masked if the document or a plugin that is known here
-        names them. For many tasks use `masker`. Raises NotFoundError."""
-        found = task if isinstance(task, Task) else self.get(task)
-        return self.masker().document(found)
-
-    def masker(self) -> Masker:
-        """Masks the secrets of any number of tasks; reads the queues once."""
-        return Masker(self.store, self._catalog)
-
-    def overview(self) -> Overview:
-        """What is going on in the cluster now. Rates need two snapshots: see `observer`."""
-        return self.observer().look()
-
-    def observer(self) -> Observer:
-        """Takes snapshots of the cluster, each compared with the one before."""
-        from disbatch_host.client.overview import Observer  # noqa: PLC0415
-
-        return Observer(self.store, SystemClock())
-
-    def failures(
-        self,
-        which: Selection | str | None = None,
-        *,
-        limit: int = GROUPS_MAX,
-        seconds: float = SECONDS,
-    ) -> Failures:
-        """Why tasks failed, of all queues, of one, or of a selection: by cause, the most frequent first, with count,
-        first and last, queues, nodes, versions of plugins, and some of the tasks. `limit`: at most so many causes.
-        Where there are more than can be counted in `seconds`, `is_complete` is False. Raises as `find` does."""
-        selection = which if isinstance(which, Selection) else Selection(queue=which)
-        return find_failures(
-            self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds
-        )
-
-    def export(
-        self,
-        to: str | os.PathLike[str] | IO[bytes],
-        which: Selection | TaskFilter | None = None,
-        *,
-        form: str | None = None,
-        columns: str | Sequence[str] = (),
-        delimiter: str | None = None,
-        with_output: bool = False,
-        on_progress: Callable[[int], object] = lambda _: None,
-        on_note: Callable[[str], object] = lambda _: None,
-    ) -> int:
-        """Write tasks, secrets masked, to an open file, or to a path, which appears only once it is complete; returns
-        the number of tasks. `form` is `csv`, `tsv` or `ndjson`, by default what the name ends in. `columns`: these
-        alone (see `columns`), such as `task,status,user,result.size`. `with_output`: all of stdout and stderr, in
-        NDJSON. `on_note` is told what a reader of the file should know. Raises as `find` does, UsageError for a name
-        that promises another format, and OutputError if the file cannot be written."""
-        from disbatch_host.client import complete_file, exporting  # noqa: PLC0415
-
-        meant, shown = self._filter(which or Selection()), self.masker().document
-        name = os.fspath(to) if isinstance(to, (str, os.PathLike)) else None
-        shape = exporting.shape_of(name, form=form, columns=columns, delimiter=delimiter, with_output=with_output)
-        with contextlib.ExitStack() as stack:
-            if isinstance(to, (str, os.PathLike)):
-                to = stack.enter_context(complete_file.complete_file(to))
-            return exporting.export(
-                self.store, meant, shown, to, shape, spool_directory=None if name is None else str(Path(name).parent),
-                on_progress=on_progress, on_note=on_note,
-            )  # fmt: skip
-
-    def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
-        return finding.filter_of(self.store, which, self.by) if isinstance(which, Selection) else which
 
     def _meant(
         self, tasks: Tasks, filter_of: Callable[[Store, Selection, str], TaskFilter]

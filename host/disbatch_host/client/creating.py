@@ -14,22 +14,16 @@ from disbatch_host.client import finding, parameters
 from disbatch_host.client.batch_members import Member, NewBatch, begin
 from disbatch_host.client.published import known_plugin
 from disbatch_host.client.pushing import Plan, Pushed, Pusher, Timing
+from disbatch_host.client.reading import Reading
 from disbatch_host.documents.records import TaskId
-from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # most programs need no import
     from disbatch_host.client.importing.from_source import Listeners
     from disbatch_host.client.importing.importer import Imported, Rules
-    from disbatch_host.plugin.catalog import Catalog
 
 
-class Creating:
+class Creating(Reading):
     """See `client.Client`."""
-
-    def __init__(self, store: Store, catalog: Catalog | None, by: str) -> None:
-        self.store = store
-        self.by = by
-        self._catalog = catalog
 
     def push(
         self,
