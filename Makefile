@@ -7,13 +7,16 @@ BIN     = $(VENV)/bin
 JOBS   ?= 7
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test sanitize fuzz lint check schemas soak bench compare wheels aarch clean
+.PHONY: help demo demo-web test sanitize fuzz lint check schemas soak bench compare wheels aarch clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled plugins; shows what was done
 	@$(BIN)/disbatch-host demo
+
+demo-web: $(VENV)/.web ## the page: a temporary store, a node, a few thousand tasks of which some fail; prints the address; Ctrl-C ends it
+	@$(BIN)/disbatch-host demo --web $(ARGS)
 
 test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal $(ARGS)
@@ -78,6 +81,10 @@ tests/unit/__pycache__: | $(VENV)/.test
 .venv-wheels/.done:
 	@test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels
 	@.venv-wheels/bin/python -m pip install --quiet --disable-pip-version-check 'ziglang>=0.13' 'build>=1.2'
+	@touch $@
+
+$(VENV)/.web: pyproject.toml $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[web]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run

@@ -62,9 +62,11 @@ class Application:
         self._changes = Rate(changes_per_second, 1.0)
         self._changes_per_second = changes_per_second
         self._base = f"{place.base_path}{API}"
+        self._no_page: Endpoint | None = None
 
-    def asgi(self, more: Sequence[BaseRoute] = ()) -> guard.App:
-        """What a server calls. `more`: routes beside those of the API."""
+    def asgi(self, more: Sequence[BaseRoute] = (), *, no_page: Endpoint | None = None) -> guard.App:
+        """What a server calls. `more`: routes beside those of the API; `no_page` answers for all other addresses."""
+        self._no_page = no_page
         by_path: dict[str, list[Route]] = {}
         for route in api.ROUTES:
             by_path.setdefault(route.path, []).append(route)
@@ -194,6 +196,8 @@ class Application:
         return self._shared.sending.events(answer, who, is_still)
 
     async def _no_route(self, request: Request, _: Exception) -> Response:
+        if self._no_page is not None and not request.url.path.startswith(API):
+            return await self._no_page(request)
         detail = f"nothing is at {request.url.path!r:.200}; {self._base}/ has the addresses"
         return problem_response(Problem(Code.ROUTE, detail), problems.new_request_id())
 

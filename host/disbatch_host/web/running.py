@@ -27,6 +27,7 @@ from disbatch_host.web.guard import Place
 from disbatch_host.web.hub import Hub
 from disbatch_host.web.identity import Identity, Proxy
 from disbatch_host.web.looker import Looker
+from disbatch_host.web.pages.site import Site
 from disbatch_host.web.pool import ClientPool
 from disbatch_host.web.role import Role
 from disbatch_host.web.sending import Limits, Sending
@@ -105,8 +106,9 @@ async def serve(
     shared = _shared(clients, settings.streams)
     identity = Identity(tokens, settings.proxy)
     application = Application(shared, identity, settings.place, changes_per_second=settings.changes_per_second)
+    site = Site(application, shared, identity, settings.place)
     http = HttpServer(
-        application.asgi(outside.routes(application, shared)),
+        application.asgi([*outside.routes(application, shared), *site.routes()], no_page=site.no_page),
         on_stop=lambda: loop.call_soon_threadsafe(shared.sending.close),
         on_started=lambda: on_started(http),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render
+from disbatch_host.cli import bars, common, demo_web, render
 from disbatch_host.cli.frame import INTERRUPTED, common_options
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.clock import SystemClock
@@ -40,20 +40,23 @@ _AT_ONCE = 8
 @click.command()
 @click.option("--files", type=Whole(1, 10_000), default=60, show_default=True, help="How many files to work on.")
 @click.option("--keep", is_flag=True, help="Keep the temporary directory, to look at it with the other commands.")
+@click.option("--web", is_flag=True, help="Show the page of a store whose tasks run, and fail, until Ctrl-C.")
+@click.option("--listen", default="127.0.0.1:8780", show_default=True, metavar="ADDR:PORT", help="With --web: where.")
 @common_options
-def demo(files: int, keep: bool) -> int:
+def demo(files: int, keep: bool, web: bool, listen: str) -> int:
     """Create a queue for each bundled plugin, push tasks over the sources of Python's standard library, run a node on a
     temporary SQLite file until all are done, and show the results.
 
     \b
       disbatch-host demo
       disbatch-host demo --files 1000 --keep
+      disbatch-host demo --web
     """
     if given := [f"--{name}" for name in ("store", "plugins", "config") if name in common.options()]:
         raise UsageError(f"the demo has its own store and plugins; leave out {', '.join(given)}")
     directory = Path(tempfile.mkdtemp(prefix="disbatch-demo-"))
     try:
-        return _demo(directory, _sources(files), keep)
+        return demo_web.run(directory, listen) if web else _demo(directory, _sources(files), keep)
     finally:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)

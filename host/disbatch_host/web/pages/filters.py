@@ -1,0 +1,100 @@
+"""Filters of tasks as an address has them, as chips, and as the API takes them. Pure.
+
+Responsible for: the grammar `queue=mail&status=failed&p.host=h7`, with `!` before a value for its opposite. Must not
+know: tasks, HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from disbatch_host.web.pages.page import Pairs
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.queries import FILTER
+from disbatch_protocol import status as statuses
+
+_PARAMETER = "p."
+_LISTS = frozenset(name for name, schema in FILTER.items() if schema.get("type") == "array")
+ADDABLE = ("status", "error", "queue", "node", "since", "before", "ended_since", "ended_before", "class", "version",
+           "unique_key", "batch", "grep", "where")  # fmt: skip
+# Those whose opposite is a condition on the task.
+_NEGATED = {"error": ".error.code", "node": ".node", "queue": ".queue", "batch": ".batch", "class": ".run.plugin.class",
+            "version": ".run.plugin.version", "unique_key": ".unique_key"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """One part of an address that narrows a list."""
+
+    name: str
+    value: str
+
+
+def filters_in(query: Pairs) -> list[Filter]:
+    """Those of an address, in its order; all else of it (columns, cursor) is left out."""
+    return [Filter(name=name, value=value) for name, value in query
+            if value and (name in FILTER or name.startswith(_PARAMETER))]  # fmt: skip
+
+
+def to_query(filters: Sequence[Filter]) -> dict[str, Any]:
+    """The same for the API. Raises Problem for a value that nobody can have."""
+    found: dict[str, Any] = {}
+    for one in filters:
+        name, value = _in_api(one)
+        if name in _LISTS:
+            found.setdefault(name, []).append(value)
+        elif name in found:
+            raise Problem(Code.QUERY, f"{name}: expected once, found several times")
+        elif name == "failed":
+            found[name] = value in ("yes", "true", "1")
+        else:
+            found[name] = value
+    return found
+
+
+def to_pairs(filters: Sequence[Filter]) -> list[tuple[str, str]]:
+    return [(one.name, one.value) for one in filters]
+
+
+def words_of(one: Filter) -> tuple[str, str]:
+    """A filter on its chip: what, and which."""
+    if one.name.startswith(_PARAMETER):
+        is_not = one.value.startswith("!")
+        return one.name.removeprefix(_PARAMETER), f"{'≠' if is_not else '='} {one.value.removeprefix('!')}"
+    if one.value.startswith("!") and (one.name in _NEGATED or one.name == "status"):
+        return one.name.replace("_", " "), f"not {one.value[1:]}"
+    return one.name.replace("_", " "), one.value
+
+
+def _in_api(one: Filter) -> tuple[str, str]:
+    is_not, plain = one.value.startswith("!"), one.value.removeprefix("!")
+    if one.name.startswith(_PARAMETER):
+        path = one.name.removeprefix(_PARAMETER).replace("\\", "\\\\").replace("=", "\\=")
+        return "where", f"parameters.{path}{'!=' if is_not else '='}{plain}"
+    if is_not and one.name == "status":
+        return "status", _others(plain)
+    if is_not and one.name in _NEGATED:
+        return "where", f"{_NEGATED[one.name]}!={plain}"
+    return one.name, one.value
+
+
+def _others(words: str) -> str:
+    """All statuses but these."""
+    left_out: set[int] = set()
+    has_failed = False
+    for word in words.split(","):
+        try:
+            some, failed = statuses.parse(word)
+        except ValueError as error:
+            raise Problem(Code.QUERY, f"status: {error}") from error
+        left_out |= some
+        has_failed |= failed
+    kept = [
+        int(one)
+        for one in statuses.Status
+        if int(one) not in left_out and not (has_failed and one >= statuses.Status.FAILED)
+    ]
+    plain = [str(one) for one in kept if one != statuses.Status.FAILED]
+    return ",".join([*plain, *(["2+"] if int(statuses.Status.FAILED) in kept else [])])

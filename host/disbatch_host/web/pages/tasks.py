@@ -1,0 +1,227 @@
+"""Tasks: a list by filters, with columns of their parameters, and what is done with some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from disbatch_host.client import columns as all_columns
+from disbatch_host.documents.records import Task
+from disbatch_host.web.pages import filters
+from disbatch_host.web.pages.filters import Filter
+from disbatch_host.web.pages.page import ROUTES, Html, Page, SeeOther, Shown, View, values
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.role import Role
+from disbatch_protocol import status as statuses
+from disbatch_protocol.status import Status
+
+_LIMIT = 50
+_IDS_MAX = 1000
+_COLUMNS_MAX = 12
+_ACTIONS = {"retry": Role.OPERATE, "cancel": Role.OPERATE, "release": Role.OPERATE, "delete": Role.ADMIN}
+_ENDED = frozenset({"concluded", "failed", "terminated", "cancelled", "orphaned"})
+
+
+def _show(view: View) -> Shown:
+    if (added := _added(view)) is not None:
+        return added
+    chosen = filters.filters_in(view.query)
+    query = filters.to_query(chosen)
+    paging = {name: view.get(name) for name in ("cursor", "order") if view.get(name)}
+    answer = view.ask("GET /tasks", query={**query, **paging, "limit": _LIMIT}).body
+    names = _column_names(view, answer["items"])
+    rows = rows_of(answer["items"], names)
+    values_ = {
+        "rows": rows, "columns": names, "offered": _offered(answer["items"], names), "answer": answer,
+        "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
+        "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
+        "without": _without(view, chosen) if not rows and not paging else [],
+        "has_export": "GET /tasks/export" in ROUTES,
+    }  # fmt: skip
+    title = "Tasks" if not chosen else f"Tasks: {', '.join(' '.join(filters.words_of(one)) for one in chosen)}"
+    return Html(template="tasks.html", title=title[:200], values=values_)
+
+
+def _added(view: View) -> Shown | None:
+    """The form of a new filter gives its name and value apart: the address has them as one."""
+    name, value = view.get("add"), view.get("value").strip()
+    if not name:
+        return None
+    kept = [(key, one) for key, one in view.query if key not in ("add", "value", "not", "cursor", "parameter")]
+    name = f"p.{view.get('parameter').strip()}" if name == "p." else name
+    if value and name != "p.":
+        kept.append((name, f"!{value}" if view.get("not") else value))
+    return SeeOther(to=view.url("tasks", query=kept))
+
+
+def _chips(view: View, chosen: Sequence[Filter]) -> list[dict[str, str]]:
+    found = []
+    for number, one in enumerate(chosen):
+        name, value = filters.words_of(one)
+        others = [other for place, other in enumerate(chosen) if place != number]
+        found.append({"name": name, "value": value, "without": _address(view, others)})
+    return found
+
+
+def _address(view: View, chosen: Sequence[Filter]) -> str:
+    kept = [(name, value) for name, value in view.query if name in ("columns", "order", "live")]
+    return view.url("tasks", query=[*filters.to_pairs(chosen), *kept])
+
+
+def _without(view: View, chosen: Sequence[Filter]) -> list[dict[str, Any]]:
+    """Which filter empties the list: how many there are without each."""
+    found = []
+    for number, one in enumerate(chosen):
+        others = [other for place, other in enumerate(chosen) if place != number]
+        count = view.ask("GET /tasks/count", query=filters.to_query(others)).body
+        if count["value"]:
+            found.append({"words": " ".join(filters.words_of(one)), "count": count, "to": _address(view, others)})
+    return found
+
+
+def _column_names(view: View, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parameters that are shown: those that the address names, else those that tell the tasks apart."""
+    chosen = [name for some in values(view.query, "columns") for name in some.split(",") if name]
+    if chosen:
+        return [name for name in dict.fromkeys(chosen) if name != "-"][:_COLUMNS_MAX]
+    if len({one.get("queue") for one in items}) != 1:
+        return []
+    return [f"p.{name}" for name in all_columns.telling_names(items, None)]
+
+
+def _offered(items: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[str]:
+    """The columns that can be chosen: the parameters that these tasks have."""
+    names: dict[str, None] = dict.fromkeys(chosen)
+    for one in items:
+        parameters = one.get("parameters")
+        names |= (
+            dict.fromkeys(f"p.{name}" for name in parameters if isinstance(name, str))
+            if isinstance(parameters, Mapping)
+            else {}
+        )
+    return list(names)[:50]
+
+
+def rows_of(items: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Tasks of the API as rows of a table."""
+    return [_row(one, names) for one in items]
+
+
+def _row(item: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    run = item.get("run") or {}
+    attempts = run.get("attempt") or 0
+    return {
+        "id": item["_id"],
+        "queue": item.get("queue"),
+        "fault": item.get("fault"),
+        "status": item.get("status"),
+        "word": statuses.name(item["status"]) if isinstance(item.get("status"), int) else "damaged",
+        "cells": [_cell(item, name) for name in names],
+        "attempts": f"{attempts} of {run['attempts_max']}" if run.get("attempts_max") and attempts else attempts,
+        "node": run.get("node") or (item.get("node") if isinstance(item.get("node"), str) else None),
+        "created": item.get("ctime"),
+        "ended": run.get("ended"),
+        "error": _error_of(item),
+        "progress": item.get("progress") if item.get("status") == Status.RUNNING else None,
+    }
+
+
+def _cell(item: Mapping[str, Any], name: str) -> Any:
+    path = ("parameters", *name.removeprefix("p.").split(".")) if name.startswith("p.") else tuple(name.split("."))
+    return all_columns.value_at(item, path)
+
+
+def _error_of(item: Mapping[str, Any]) -> str:
+    from disbatch_host.client.history import reason_in_short  # noqa: PLC0415
+
+    if item.get("fault"):
+        return f"damaged: {item['fault']}"
+    if item.get("status") == Status.CONCLUDED:
+        return ""
+    words = reason_in_short(Task.from_document({"queue": None, **item}))
+    error = item.get("error")
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return f"{code}: {words}" if code and words and not words.startswith(str(code)) else words or str(code or "")
+
+
+def _fitting(view: View, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The actions that fit the status of a task that is shown, and the role."""
+    words = {str(one["word"]).partition(" ")[0] for one in rows}
+    found = []
+    if words & _ENDED and view.can("operate"):
+        found.append("retry")
+    if words - _ENDED - {"damaged"} and view.can("operate"):
+        found.append("cancel")
+    if words & _ENDED and view.can("admin"):
+        found.append("delete")
+    return found
+
+
+def _whole_actions(view: View, query: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that can be done with all that fit: an operation needs to know of which queue, batch or cause."""
+    is_bounded = any(name in query for name in ("queue", "batch", "failure", "id"))
+    return _fitting(view, rows) if is_bounded and "POST /operations" in ROUTES else []
+
+
+def _ask_first(view: View) -> Shown:
+    """What would become of the tasks that were selected."""
+    action, ids = _asked_for(view)
+    items = view.ask("GET /tasks", query={"id": ids, "limit": min(len(ids), 500)}).body["items"] if ids else []
+    fitting, others = list[dict[str, Any]](), list[dict[str, Any]]()
+    for one in items:
+        (fitting if action in _possible(one) else others).append(_row(one, ()))
+    values_ = {"action": action, "fitting": fitting, "others": others, "back": _back(view)}
+    return Html(template="act.html", title=f"{action.capitalize()} {len(fitting)} tasks?", values=values_)
+
+
+def _possible(item: Mapping[str, Any]) -> list[str]:
+    from disbatch_host.web.api.tasks import actions_of  # noqa: PLC0415
+
+    return [] if item.get("fault") else actions_of(Task.from_document({"queue": None, **item}))
+
+
+def _act(view: View) -> Shown:
+    """Do it, one task after another, and say what became of each that was left."""
+    if not view.given("sure"):
+        return _ask_first(view)
+    action, ids = _asked_for(view)
+    view.who.require(_ACTIONS[action])
+    body = {"reason": view.given("reason")} if view.given("reason") else None
+    done, refused = 0, []
+    for one in ids:
+        try:
+            if action == "delete":
+                view.ask("DELETE /tasks/{id}", id=one)
+            else:
+                view.ask(f"POST /tasks/{{id}}/{action}", body=body, id=one)
+            done += 1
+        except Problem as error:
+            refused.append({"id": one, "why": error.detail})
+    values_ = {"action": action, "done": done, "refused": refused, "back": _back(view)}
+    return Html(template="acted.html", title=f"{_PAST[action]}: {done}", values=values_)
+
+
+_PAST = {"retry": "Run again", "cancel": "Cancelled", "release": "Released", "delete": "Deleted"}
+
+
+def _asked_for(view: View) -> tuple[str, list[str]]:
+    action, ids = view.given("action"), list(dict.fromkeys(values(view.form, "id")))
+    if action not in _ACTIONS:
+        raise Problem(Code.BODY, f"action: expected one of {', '.join(_ACTIONS)}, found {action!r:.40}")
+    if not ids:
+        raise Problem(Code.BODY, "expected at least one task: select some of the list first")
+    if len(ids) > _IDS_MAX:
+        raise Problem(Code.BODY, f"expected at most {_IDS_MAX} tasks, found {len(ids)}")
+    return action, ids
+
+
+def _back(view: View) -> str:
+    """The list from which the tasks were selected."""
+    there = view.given("back")
+    return there if there.startswith(view.url("tasks")) else view.url("tasks")
+
+
+PAGES = (
+    Page(path="/tasks", does=_show, about=Code.QUEUE),
+    Page(path="/tasks/act", does=_act, method="POST", role=Role.OPERATE, about=Code.TASK),
+)
