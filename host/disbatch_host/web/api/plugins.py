@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.errors import NotFoundError
@@ -21,6 +22,7 @@ def _brief(call: Call, class_name: str) -> dict[str, Any]:
         found = plain(call, call.client.plugins.help(class_name).to_json())
     except NotFoundError as error:  # only a queue has it
         found = {"class": class_name, "queues": _queues(call, class_name), "faults": [str(error)]}
+    found["queues"] = _seen(call, found)
     names = ("class", "description", "version", "queues", "nodes", "versions", "faults")
     return {**{name: found.get(name) for name in names}, "_links": {"self": call.link("plugins", class_name)}}
 
@@ -29,7 +31,13 @@ def _get(call: Call) -> Answer:
     name = call.path["class"]
     if not _sees(call, name):
         raise Problem(Code.PLUGIN, f"no plugin {name!r:.80} for {call.who.name}")
-    return Answer(body=plain(call, call.client.plugins.help(name).to_json()), has_tag=True)
+    found = plain(call, call.client.plugins.help(name).to_json())
+    return Answer(body={**found, "queues": _seen(call, found)}, has_tag=True)
+
+
+def _seen(call: Call, plugin: Mapping[str, Any]) -> list[str]:
+    """Its queues that this person may see."""
+    return [one for one in plugin["queues"] if call.who.sees(one)]
 
 
 def _queues(call: Call, class_name: str) -> list[str]:

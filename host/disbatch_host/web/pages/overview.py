@@ -2,64 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from disbatch_host.client.batch_progress import progress_of
-from disbatch_host.client.failures import FailureFacts
-from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.words import number
+from disbatch_host.web.principal import Principal
+from disbatch_host.web.shared import Shared
 
 _REASONS = 6
+_WORDS = ("waiting", "running", "concluded", "failed", "orphaned")
 _RUNNING = 8
 _BATCHES = 5
 _LOOK_SECONDS = 0.05  # at the tasks of one batch, for its rate
 
 
+async def _look(shared: Shared, who: Principal) -> Mapping[str, Any]:
+    """What one look for all viewers has found some seconds ago."""
+    return (await shared.looker.overview(who)).picture
+
+
 def _show(view: View) -> Shown:
-    found = view.client.overview()
-    queues = [one for one in found.queues if view.who.sees(one.name)]
+    seen: Mapping[str, Any] = view.seen
+    queues = seen["queues"]
     sees_all = view.who.queues is None
+    rates = [one["per_second"] for one in queues if one["per_second"] is not None]
     values = {
         "queues": queues,
-        "totals": _totals(queues),
-        "needs": _needs(queues, found.nodes if sees_all else ()),
-        "reasons": _reasons(view, found)[:_REASONS],
-        "nodes": found.nodes,
+        "totals": {word: sum(one[word] for one in queues) for word in _WORDS},
+        "needs": _needs(queues, seen["nodes"] if sees_all else ()),
+        "reasons": seen["failures"][:_REASONS],
+        "nodes": seen["nodes"],
         "sees_all": sees_all,
-        "running": [one for one in found.running if view.who.sees(one.queue)][:_RUNNING],
+        "running": seen["running"][:_RUNNING],
         "batches": _batches(view) if sees_all else [],
-        "per_second": found.per_second,
+        "per_second": sum(rates) if rates else None,
+        "age_seconds": seen["age_seconds"],
+        "trouble": seen["trouble"],
     }
     return Html(template="overview.html", title="Overview", values=values)
 
 
-def _totals(queues: list[QueueFacts]) -> dict[str, int]:
-    return {
-        "waiting": sum(one.waiting for one in queues),
-        "running": sum(one.running for one in queues),
-        "concluded": sum(one.concluded for one in queues),
-        "failed": sum(one.failed for one in queues),
-        "orphaned": sum(one.orphaned for one in queues),
-    }
-
-
-def _needs(queues: list[QueueFacts], nodes: Any) -> list[dict[str, Any]]:
+def _needs(queues: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What somebody has to do something about: whose, in words, and where more is said."""
     found: list[dict[str, Any]] = []
     for one in queues:
-        if one.notes and one.waiting and "paused" not in map(str, one.codes):
-            found.append({"name": one.name, "words": "; ".join(one.notes), "to": ("queues", one.name)})
-        if one.orphaned:
-            words = f"{one.orphaned} {'task is' if one.orphaned == 1 else 'tasks are'} orphaned"
-            query = {"queue": one.name, "status": "orphaned"}
-            found.append({"name": one.name, "words": words, "to": ("tasks",), "query": query})
-    dead: list[NodeFacts] = [one for one in nodes if one.state == "dead"]
-    found += [{"name": one.name, "words": "is dead", "to": ("nodes", one.name)} for one in dead if one.running]
-    return found
-
-
-def _reasons(view: View, found: Overview) -> list[FailureFacts]:
-    return [one for one in found.failures if any(map(view.who.sees, one.queues))]
+        name = one["queue"]
+        if one["note"] and one["waiting"] and "paused" not in one["reasons"]:
+            words = f"{one['note']}; {number(one['waiting'])} wait"
+            found.append({"name": name, "words": words, "to": ("queues", name)})
+        if one["orphaned"]:
+            words = f"{number(one['orphaned'])} orphaned: nobody knows whether they have failed"
+            found.append(
+                {"name": name, "words": words, "to": ("tasks",), "query": {"queue": name, "status": "orphaned"}}
+            )
+    dead = [one for one in nodes if one["state"] == "dead" and one["running"]]
+    return [*found, *({"name": one["node"], "words": "is dead", "to": ("nodes", one["node"])} for one in dead)]
 
 
 def _batches(view: View) -> list[dict[str, Any]]:
@@ -83,7 +82,7 @@ def _push(view: View) -> Shown:
 
 
 PAGES = (
-    Page(path="/", does=_show),
+    Page(path="/", does=_show, looks=_look),
     Page(path="/keys", does=_keys),
     Page(path="/push", does=_push),
 )

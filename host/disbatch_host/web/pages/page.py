@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from disbatch_host.client import Client
-from disbatch_host.errors import DisbatchError
-from disbatch_host.web import api, problems, schemas
+from disbatch_host.errors import DisbatchError, FieldError
+from disbatch_host.web import api, problems, queries, schemas
 from disbatch_host.web.call import Answer, Call, escaped
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
@@ -111,6 +111,10 @@ class View:
         call = replace(self.call, path=named, query=dict(query or {}), body=body, headers=headers)
         try:
             return found.does(call)
+        except FieldError as error:
+            if found.is_change:
+                raise problems.problem_of(error, missing=found.about) from error
+            raise queries.wrong_value(error) from error
         except DisbatchError as error:
             raise problems.problem_of(error, missing=found.about) from error
 

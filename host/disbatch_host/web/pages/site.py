@@ -98,10 +98,12 @@ class Site:
             who = self._application.known(request, page.role, is_change=page.is_change)
             form = await _form_of(request, page.form_max_bytes) if page.is_change else ()
             view = self._view(request, who, form, None if page.looks is None else await page.looks(self._shared, who))
-            shown = await self._shared.pool.run(lambda client: _shown(page, view(client)), who.by)
+            shown = await self._shared.pool.run(lambda client: page.does(view(client)), who.by)
             response = await self._response(request, shown, who)
         except Problem as error:
             response = await self._refused(request, error, request_id, who)
+        except DisbatchError as error:
+            response = await self._refused(request, problems.problem_of(error, missing=page.about), request_id, who)
         except ConnectionResetError:
             response = Response(status_code=HTTPStatus.BAD_REQUEST)
         except Exception as error:
@@ -115,9 +117,7 @@ class Site:
 
     def _view(self, request: Request, who: Principal, form: Pairs, seen: Any) -> Callable[[Client], View]:
         """What a page gets, once there is a store."""
-        call = functools.partial(
-            Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params)
-        )
+        call = functools.partial(Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params))
         query = [(name, value) for name, value in request.query_params.multi_items() if value]
         base, here = self._place.base_path, request.url.path
         return lambda client: View(call=call(client=client), base=base, here=here, query=query, form=form, seen=seen)
@@ -245,14 +245,6 @@ class Site:
     async def _icon(self, request: Request) -> Response:
         found = assets.assets()["icon.svg"]
         return Response(found.data, media_type=found.kind)
-
-
-def _shown(page: Page, view: View) -> Shown:
-    """Called with a store."""
-    try:
-        return page.does(view)
-    except DisbatchError as error:
-        raise problems.problem_of(error, missing=page.about) from error
 
 
 async def _form_of(request: Request, max_bytes: int) -> Sequence[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from disbatch_host.client.history import reason_in_short
+from disbatch_host.client.output_places import STREAMS
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web.api.tasks import task_of
@@ -28,7 +29,7 @@ def _show(view: View) -> Shown:
     task = task_of(view.call)
     if str(task.id) != view.path["id"]:
         return SeeOther(to=view.url("tasks", str(task.id), query=view.query))
-    kept = output.sizes(view.client, task)
+    kept = output.sizes(view.client.store, task)
     tab = view.get("tab") or view.get("stream") or output.first_stream(task, kept)
     tab = tab if tab in _TABS else "stdout"
     run = document.get("run") or {}
@@ -106,11 +107,11 @@ def _cause(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _part(view: View, task: Task, tab: str, kept: Mapping[str, int]) -> output.Part | None:
-    if tab not in output.STREAMS or task.fault is not None:
+    if tab not in STREAMS or task.fault is not None:
         return None
     at = view.get("at")
     return output.part_of(
-        view.client, task, tab, kept[tab], at=int(at) if at.isdigit() and len(at) < 16 else None,
+        view.client.store, task, tab, kept[tab], at=int(at) if at.isdigit() and len(at) < 16 else None,
         find=view.get("find")[:200], is_plain=bool(view.get("plain")),
     )  # fmt: skip
 
