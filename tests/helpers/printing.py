@@ -45,7 +45,7 @@ class Printing:
             run["output"] = {"stdout": told, "stderr": told}
         self._run = run
         change = RunChange(
-            key=self._key, statuses=(Status.CLAIMED,), forget_output_of=before,
+            key=self._key, statuses=(Status.CLAIMED,), forgets=() if before is None else (before,),
             set={"status": int(Status.RUNNING), "run": run, "stdout": "", "stderr": ""},
         )  # fmt: skip
         assert self._store.commit([change]) == set()
