@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from disbatch_host.client import Client
 from disbatch_host.client.output_places import STREAMS, Output
 from disbatch_host.documents.records import Task, whole_number
-from disbatch_host.store.contract import Store
 from disbatch_host.web.pages import ansi
 from disbatch_host.web.pages.ansi import Line
 from disbatch_protocol.status import Status, is_finished
@@ -51,9 +51,9 @@ class Part:
         return [one for one in self.lines if one.has_hit]
 
 
-def sizes(store: Store, task: Task) -> dict[str, int]:
+def sizes(client: Client, task: Task) -> dict[str, int]:
     """How many bytes of each stream are kept so far."""
-    return {one: Output.of(task, one).size(store) for one in STREAMS}
+    return {one: Output.of(task, one).size(client.store) for one in STREAMS}
 
 
 def first_stream(task: Task, kept: Mapping[str, int]) -> str:
@@ -63,7 +63,7 @@ def first_stream(task: Task, kept: Mapping[str, int]) -> str:
 
 
 def part_of(
-    store: Store, task: Task, stream: str, size: int, *, at: int | None = None, find: str = "", is_plain: bool = False
+    client: Client, task: Task, stream: str, size: int, *, at: int | None = None, find: str = "", is_plain: bool = False
 ) -> Part:  # fmt: skip
     """The part of a stream that begins at byte `at`; by default its end, from a whole line on."""
     output = Output.of(task, stream)
@@ -74,12 +74,12 @@ def part_of(
             is_binary=True,
         )  # fmt: skip
     start = max(0, size - PART) if at is None else min(max(0, at), max(0, size - 1))
-    data = b"".join(_read(output, store, start, min(size, start + PART)))
+    data = b"".join(_read(output, client, start, min(size, start + PART)))
     if start and at is None and (cut := data.find(b"\n")) >= 0:
         start, data = start + cut + 1, data[cut + 1 :]
     number = None
     if size <= _NUMBERED_MAX:
-        number = 1 + sum(piece.count(b"\n") for piece in _read(output, store, 0, start))
+        number = 1 + sum(piece.count(b"\n") for piece in _read(output, client, 0, start))
     lines = list(ansi.lines_of(data, start=start, number=number, find=find, is_plain=is_plain))
     return Part(
         stream=stream, attempt=output.attempt, size=size, start=start, end=start + len(data), lines=lines,
@@ -87,8 +87,8 @@ def part_of(
     )  # fmt: skip
 
 
-def _read(output: Output, store: Store, start: int, end: int) -> Iterator[bytes]:
-    while start < end and (piece := output.read(store, start)[: end - start]):
+def _read(output: Output, client: Client, start: int, end: int) -> Iterator[bytes]:
+    while start < end and (piece := output.read(client.store, start)[: end - start]):
         yield piece
         start += len(piece)
 

@@ -29,7 +29,7 @@ def _show(view: View) -> Shown:
     task = task_of(view.call)
     if str(task.id) != view.path["id"]:
         return SeeOther(to=view.url("tasks", str(task.id), query=view.query))
-    kept = output.sizes(view.client.store, task)
+    kept = output.sizes(view.client, task)
     tab = view.get("tab") or view.get("stream") or output.first_stream(task, kept)
     tab = tab if tab in _TABS else "stdout"
     run = document.get("run") or {}
@@ -111,7 +111,7 @@ def _part(view: View, task: Task, tab: str, kept: Mapping[str, int]) -> output.P
         return None
     at = view.get("at")
     return output.part_of(
-        view.client.store, task, tab, kept[tab], at=int(at) if at.isdigit() and len(at) < 16 else None,
+        view.client, task, tab, kept[tab], at=int(at) if at.isdigit() and len(at) < 16 else None,
         find=view.get("find")[:200], is_plain=bool(view.get("plain")),
     )  # fmt: skip
 
