@@ -11,10 +11,10 @@ import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Web:
     port: int
     tokens: Mapping[str, str]  # by role
     base: str = "/api/v1"
-    connections: list[http.client.HTTPConnection] = field(default_factory=list)
+    sign_out: Callable[[str], None] = lambda role: None  # remove its token
 
     def ask(
         self, method: str, path: str, body: Any = None, *, role: str | None = "admin", headers: Mapping[str, str] = {},
@@ -160,14 +160,26 @@ def first_event(response: http.client.HTTPResponse) -> bytes:
 
 @contextlib.contextmanager
 def serving(
-    url: str, plugins: Sequence[Path] = (), *, bound_to: Mapping[str, Sequence[str]] = {}, **settings: Any
+    url: str,
+    plugins: Sequence[Path] = (),
+    *,
+    bound_to: Mapping[str, Sequence[str]] = {},
+    brief_seconds: float | None = None,
+    **settings: Any,
 ) -> Iterator[Web]:
     """A server of a store, with a token for each role. `bound_to`: further tokens, by name, that see these queues
-    alone and have the role operate."""
+    alone and have the role operate. `brief_seconds`: and one named `brief`, which expires so soon."""
     now = datetime.now(UTC)
     made = {name: new_token(name, Role[name.upper()], now=now) for name in ROLES}
     made |= {name: new_token(name, Role.OPERATE, queues=queues, now=now) for name, queues in bound_to.items()}
-    tokens = Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))
+    if brief_seconds is not None:
+        made["brief"] = new_token("brief", Role.READ, now=now, expires=now + timedelta(seconds=brief_seconds))
+    tokens = {"now": Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))}
+
+    def sign_out(role: str) -> None:
+        left = tuple(one for one in tokens["now"].tokens if one.id != made[role][0].id)
+        tokens["now"] = replace(tokens["now"], tokens=left)
+
     started, servers = threading.Event(), list[HttpServer]()
     whole = WebSettings(listen=Address("127.0.0.1", 0), **{"changes_per_second": 10_000, **settings})
     with ExitStack() as stack:
@@ -179,14 +191,14 @@ def serving(
             started.set()
 
         def serve() -> None:
-            asyncio.run(running.serve(whole, listening, clients, lambda: tokens, on_started))
+            asyncio.run(running.serve(whole, listening, clients, lambda: tokens["now"], on_started))
 
         thread = threading.Thread(target=serve, name="web", daemon=True)
         thread.start()
         try:
             assert started.wait(30), "the server did not start"
             texts = {name: text for name, (_, text) in made.items()}
-            yield Web(port=listening.getsockname()[1], tokens=texts)
+            yield Web(port=listening.getsockname()[1], tokens=texts, sign_out=sign_out)
         finally:
             if servers:
                 servers[0].stop()
