@@ -115,8 +115,10 @@ def rate(
     tasks: int,
     nodes: int = 1,
     has_supervisor: bool = True,
+    beside: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> float:
-    """Tasks a second of nodes on a fresh store whose queue was filled before: from the first start to the last end."""
+    """Tasks a second of nodes on a fresh store whose queue was filled before: from the first start to the last end.
+    `beside` gets the URL of the store: what goes on meanwhile."""
     with place.fresh_store(kind) as url, opened(url) as store:
         # Closed at first: nobody starts before all nodes are there.
         queue = store.insert_queue({"_id": class_name, "class": class_name, "maxthreads": 0})
@@ -128,6 +130,7 @@ def rate(
             ]
             for node in running:
                 node.wait_until_there(store)
+            stack.enter_context(beside(url))
             store.update_queue(queue, {"maxthreads": at_once})
             wait_for_all(store, queue, within_seconds=60 + tasks / 5)
         return rate_of(read(store, ids))

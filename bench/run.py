@@ -1,7 +1,7 @@
 """The benches of the engine: every figure beside something that runs in the same minute, since only ratios carry over.
 
     python bench/run.py [rates] [cost] [starts] [latency] [creating] [importing] [batching] [finding] [idle]
-                        [lines] [memory] [output] [nodes] [growth] [all]
+                        [lines] [memory] [output] [nodes] [web] [growth] [all]
                         [--rounds N] [--quick] [--json FILE] [--markdown]
 
 What each of them measures, and against what, is in bench/README.md.
@@ -20,7 +20,7 @@ import tree
 # In the order in which they run: what tells most for its time comes first.
 BENCHES = (
     "rates", "cost", "starts", "latency", "creating", "importing", "batching", "finding", "idle", "lines", "memory",
-    "output", "nodes", "growth",
+    "output", "nodes", "web", "growth",
 )  # fmt: skip
 
 

@@ -90,6 +90,11 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if (
+            connected.family != socket.AF_UNIX
+        ):  # head and body are two writes: else the second waits 40 ms for an answer
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._timer = self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
 
     def handle_events(self) -> None:
