@@ -10,6 +10,8 @@ from typing import Any
 
 from disbatch_host.client import Client
 from disbatch_host.documents.changes import OutputChunk, RunChange, RunKey, TaskChange, Want
+from disbatch_host.documents.run_record import attempts_with
+from disbatch_host.documents.transitions import start_change
 from disbatch_host.run.output import OutputStream
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.status import Status
@@ -29,25 +31,23 @@ class Printing:
         self.attempt = 0
         self._token: str | None = None
         self.streams: dict[str, OutputStream] = {}
-        self._numbers = {"stdout": 0, "stderr": 0}
+        self._run: dict[str, Any] = {}
 
-    def begin(self) -> Printing:
+    def begin(self, *, keep_attempts: int = 1) -> Printing:
         """The next attempt."""
-        before, self._token, self.attempt = self._token, f"secret-token-{self.id}-{self.attempt + 1}", self.attempt + 1
+        self.attempt += 1
+        self._token = f"secret-token-{self.id}-{self.attempt}"
         task = self._store.get_task(self.id)
         assert task is not None
         (claimed,) = self._store.claim(_NODE, [Want(task.queue, 1)], self._token)
         assert claimed.id == self.id
         self.streams = {name: OutputStream(max_bytes=2**32, encoding=self._encoding) for name in ("stdout", "stderr")}
-        run = {"token": self._token, "attempt": self.attempt, "node": _NODE, "started": datetime.now(UTC)}
-        told = {"encoding": str(self._encoding), "bytes": 0, "in_file": False}
+        now = datetime.now(UTC)
+        self._run = {"token": self._token, "attempt": self.attempt, "node": _NODE, "started": now}
         if self._encoding is not Encoding.UTF_8:
-            run["output"] = {"stdout": told, "stderr": told}
-        self._run = run
-        change = RunChange(
-            key=self._key, statuses=(Status.CLAIMED,), forgets=() if before is None else (before,),
-            set={"status": int(Status.RUNNING), "run": run, "stdout": "", "stderr": ""},
-        )  # fmt: skip
+            told = {"encoding": str(self._encoding), "bytes": 0, "in_file": False}
+            self._run["output"] = {"stdout": told, "stderr": told}
+        change = start_change(task, self._key, self._run, now=now, keep_attempts=keep_attempts)
         assert self._store.commit([change]) == set()
         return self
 
@@ -85,8 +85,13 @@ class Printing:
         assert task is not None
         if task.status == Status.RUNNING:
             self.ends(Status.FAILED)
+        task = self._store.get_task(self.id)
+        assert task is not None
+        attempts = attempts_with(task, task.run, None, Status.CREATED)
         walk(self._store, self.id, int(Status.CREATED))
-        change = TaskChange(task_id=self.id, statuses=frozenset({int(Status.CREATED)}), set={"node": -1})
+        change = TaskChange(
+            task_id=self.id, statuses=frozenset({int(Status.CREATED)}), set={"node": -1, "attempts": attempts}
+        )
         assert self._store.change_tasks([change]) == set()
 
     def _write_pieces(self, stream: str) -> None:

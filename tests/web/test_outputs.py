@@ -137,6 +137,21 @@ def test_the_output_of_an_attempt_is_kept_or_it_is_said_that_it_is_not(server: W
     for path in ("output/stdout?attempt=3", "attempts/3/output/stdout", "attempts/x/output/stdout"):
         reply = server.get(f"/tasks/{run.id}/{path}")
         assert (reply.status, reply.code) == (404, "task")
+    run.ends(Status.FAILED)
+    run.is_to_run_again()
+    run.begin(keep_attempts=2).prints(LONG)
+    run.ends(Status.FAILED)
+    run.is_to_run_again()
+    run.begin(keep_attempts=3)
+    for number, data in ((2, b"second\n"), (3, LONG), (4, b"")):
+        for path in (f"output/stdout?attempt={number}", f"attempts/{number}/output/stdout"):
+            reply = server.get(f"/tasks/{run.id}/{path}")
+            assert (reply.status, reply.data, reply.headers["x-attempt"]) == (200, data, str(number))
+    ended = part(server, f"{run.id}/attempts/3", f"bytes=-{PIECE}")
+    assert (ended.status, ended.data) == (206, LONG[-PIECE:])
+    assert server.get(f"/tasks/{run.id}/attempts/2/output/stderr").data == b""
+    assert server.get(f"/tasks/{run.id}/output/stdout/search?q=cond&attempt=2").json["hits"][0]["offset"] == 2
+    assert server.get(f"/tasks/{run.id}/output/stdout/search?q=cond&attempt=1").code == "not_kept"
     assert server.get(f"/tasks/{run.id}/output/both").code == "route"
 
 

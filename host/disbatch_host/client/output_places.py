@@ -1,7 +1,7 @@
 """Any place of a task's output: its size, and what is from a byte on, without reading what lies before.
 
-Responsible for: where the bytes of one stream of the last attempt are: the beginning in the document, all of a long one
-in pieces. Must not know: how they are shown.
+Responsible for: where the bytes of one stream of an attempt are: the beginning in the document, all of a long one and
+of earlier attempts in pieces. Must not know: how they are shown.
 
 Rules:
 1. Offsets are in bytes of the text as it is kept, which is UTF-8 unless the plugin says that the stream is binary.
@@ -12,20 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from disbatch_host.client.history import was_never_started
+from disbatch_host.client.output import inline_part, is_binary
+from disbatch_host.documents import earlier_outputs
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE
 from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_host.store.contract import Store
-from disbatch_protocol.encodings import Encoding
 
+STREAMS = earlier_outputs.STREAMS
 PIECE = OUTPUT_CHUNK_SIZE  # bytes of one read, at most
-STREAMS = ("stdout", "stderr")
 _CONTINUES = range(0x80, 0xC0)  # bytes within a character
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One stream of the last attempt, as it was found in the task's document."""
+    """One stream of an attempt, as it was found in the task's document."""
 
     task: TaskId
     stream: str
@@ -34,23 +37,23 @@ class Output:
     token: str | None = field(repr=False)
     beginning: bytes = field(repr=False)  # what the document has of it; nothing of a binary one
     about_bytes: int = 0  # about so many it has, if that is known
+    is_kept: bool = True  # as far as the document knows
 
     @classmethod
-    def of(cls, task: Task, stream: str) -> Output:
-        """`task` was read with its output."""
-        text, token = task.document.get(stream), task.run.get("token")
-        output = task.run.get("output")
-        found = output.get(stream) if isinstance(output, Mapping) else None
-        facts = found if isinstance(found, Mapping) else {}
-        binary = facts.get("encoding") == Encoding.BINARY
+    def of(cls, task: Task, stream: str, run: Mapping[str, Any] | None = None) -> Output:
+        """`task` was read with its output. `run`: an attempt as `run_of_attempt` finds it; None: the last one."""
+        is_last = run is None or run is task.run
+        run = task.run if run is None else run
+        token, facts, binary = run.get("token"), earlier_outputs.facts_of(run, stream), is_binary(run, stream)
         return cls(
             task=task.id,
             stream=stream,
-            attempt=attempt_of(task),
+            attempt=whole_number(run.get("attempt")) or 0,
             is_binary=binary,
             token=token if isinstance(token, str) else None,
-            beginning=text.encode("utf-8", "replace") if isinstance(text, str) and not binary else b"",
+            beginning=inline_part(task, stream) if is_last and not binary else b"",
             about_bytes=whole_number(facts.get("bytes")) or 0,
+            is_kept=is_last or isinstance(run.get("output"), Mapping) or was_never_started(run),
         )
 
     def read(self, store: Store, offset: int) -> bytes:

@@ -8,7 +8,8 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from disbatch_host.client.output_places import STREAMS, Output, attempt_of
+from disbatch_host.client.output import run_of_attempt
+from disbatch_host.client.output_places import STREAMS, Output
 from disbatch_host.client.output_search import Search
 from disbatch_host.web.api.tasks import task_of
 from disbatch_host.web.call import Answer, Call, Parts, tags_in
@@ -32,17 +33,18 @@ class _Found:
         name = call.path["stream"]
         if name not in STREAMS:
             raise Problem(Code.ROUTE, f"expected {' or '.join(STREAMS)}, found {name!r:.80}")
-        last = attempt_of(task)
-        if attempt is not None and attempt != last:
-            if not 1 <= attempt < last:
-                raise Problem(Code.TASK, f"task {task.id} has no attempt {attempt}; its last one is {last}")
-            raise Problem(
-                Code.NOT_KEPT,
-                f"the output of attempt {attempt} of task {task.id} was replaced by that of attempt {last}",
-            )
-        self.output = Output.of(task, name)
+        run = None if attempt is None else run_of_attempt(task, attempt)
+        self.output = Output.of(task, name, run)
         self.size = self.output.size(call.client.store)
+        if run is not None and run is not task.run and self._is_gone:
+            words = f"`keep_attempts` of queue {task.queue} says how many are"
+            raise Problem(Code.NOT_KEPT, f"the output of attempt {attempt} of task {task.id} is not kept; {words}")
         self.name = f"{task.id}-{name}.{'bin' if self.output.is_binary else 'txt'}"
+
+    @property
+    def _is_gone(self) -> bool:
+        """Of an earlier attempt."""
+        return not self.output.is_kept or (not self.size and self.output.about_bytes > 0)
 
     @property
     def tag(self) -> str:
@@ -125,7 +127,7 @@ def _read(output: Output, offset: int, call: Call) -> bytes:
 
 async def _search(opening: Opening) -> Answer:
     with opening.shared.searches.of(opening.who):
-        found = await opening.call(lambda call: _Found(call, None))
+        found = await opening.call(lambda call: _Found(call, opening.query.get("attempt")))
         offset, line = _begin_in(opening.query)
         search = Search(
             _wanted_in(opening.query), offset=offset, line=line, limit=opening.query.get("limit", _HITS_MAX)
@@ -195,6 +197,7 @@ ROUTES = (
             "q": {"type": "string", "minLength": 2, "maxLength": 500, "description": "A text."},
             "from": {"type": "string", "description": "`next` of another search, or the offset of a byte."},
             "limit": {"type": "integer", "minimum": 1, "maximum": _HITS_MAX, "default": _HITS_MAX},
+            "attempt": _ATTEMPT,
         },
         problems=(Code.ROUTE, Code.NOT_KEPT),
         answers={200: {"type": "object", "required": ["hits", "next", "is_all"]}},
