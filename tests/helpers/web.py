@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -181,10 +182,15 @@ def serving(
         tokens["now"] = replace(tokens["now"], tokens=left)
 
     started, servers = threading.Event(), list[HttpServer]()
-    whole = WebSettings(listen=Address("127.0.0.1", 0), **{"changes_per_second": 10_000, **settings})
     with ExitStack() as stack:
+        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="disbatch-web-")))
+        own = {"changes_per_second": 10_000, "spool": spool}
+        whole = WebSettings(listen=Address("127.0.0.1", 0), **{**own, **settings})
         listening = stack.enter_context(server.bound(whole.listen))
-        clients = [stack.enter_context(Client.open(url, plugins=plugins, by="web")) for _ in range(running.CLIENTS + 1)]
+        clients = [
+            stack.enter_context(Client.open(url, plugins=plugins, by="web"))
+            for _ in range(running.CLIENTS + running.OTHERS)
+        ]
 
         def on_started(one: HttpServer) -> None:
             servers.append(one)

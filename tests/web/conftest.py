@@ -43,6 +43,23 @@ def living_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield url
 
 
+@pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongodb)])
+def lonely_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The same, of a store that no other server looks after."""
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path}/lonely.db"
+        return
+    with request.getfixturevalue("mongod_server").database() as url:
+        yield url
+
+
+@pytest.fixture
+def lonely_client(lonely_url: str, plugins: Path) -> Iterator[Client]:
+    """Somebody beside its servers."""
+    with Client.open(lonely_url, plugins=[plugins], by="me@here", creates=True) as one:
+        yield one
+
+
 @pytest.fixture(scope="module")
 def client(living_url: str, plugins: Path) -> Iterator[Client]:
     """Somebody beside the server."""

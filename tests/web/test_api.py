@@ -21,6 +21,8 @@ BODIES: dict[str, Any] = {
     "POST /queues/{q}/tasks": {"parameters": {"user": "matt"}},
     "POST /queues/{q}/tasks/check": {"parameters": {"user": "matt"}},
     "PATCH /queues/{q}": {"maxthreads": 1},
+    "POST /operations": {"action": "retry", "filter": {"queue": "nothing"}, "dry_run": True},
+    "POST /imports": {"upload": "nothing", "queue": "nothing"},
 }
 
 

@@ -52,6 +52,19 @@ class Batches:
         found = self._store.find_batches(states=states, limit=limit, newest_first=True)
         return tuple(map(Batch.from_document, found))
 
+    def page(
+        self, limit: int, *, states: Collection[str] | None = None, after: str | None = None
+    ) -> tuple[tuple[Batch, ...], str | None]:
+        """Some of them, the newest first, those older than the batch `after`; and the last one's id if there are more.
+        Cost: by how many are newer. Raises FieldError also where `after` is no batch of that list."""
+        found = self.list(states=states, limit=None if after is not None else limit + 1)
+        if after is not None:
+            place = next((number for number, one in enumerate(found) if one.id == after), None)
+            if place is None:
+                raise FieldError("cursor", f"expected `next` of a page of the same list, found {after!r:.60}")
+            found = found[place + 1 : place + limit + 2]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
     def get(self, batch_id: str) -> Batch:
         """One batch; see `find_batch`."""
         return find_batch(self._store, batch_id, self._by)
@@ -117,14 +130,19 @@ class Batches:
                 return True
         raise UsageError(f"batch {batch_id} is being changed by others; try again")
 
-    def delete(self, batch_id: str, *, on_progress: Callable[[int], object] | None = None) -> Changes:
-        """Delete a batch that is done, with its tasks and their output. Where tasks are left, because others wait for
-        them, its document stays too. Raises UsageError if it is not done, NotFoundError."""
+    def done(self, batch_id: str) -> Batch:
+        """A batch that is done. Raises UsageError if it is not, NotFoundError."""
         batch = self.get(batch_id)
         if batch_ends.finish(self._store, batch) is not None:  # no node has noticed its end yet
             batch = self.get(batch.id)
         if batch.state is not BatchState.DONE:
             raise UsageError(f"batch {batch.id} is {batch.state}; {_HOW_TO_END[batch.state]}")
+        return batch
+
+    def delete(self, batch_id: str, *, on_progress: Callable[[int], object] | None = None) -> Changes:
+        """Delete a batch that is done, with its tasks and their output. Where tasks are left, because others wait for
+        them, its document stays too. Raises UsageError if it is not done, NotFoundError."""
+        batch = self.done(batch_id)
         which = TaskFilter(batch=batch.id, statuses=_ENDED, or_failed=True)
         changes = Changes.of(deleting.delete(self._store, which), on_progress)
         if not changes.left:

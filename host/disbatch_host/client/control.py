@@ -122,14 +122,16 @@ def cancel(store: Store, which: TaskFilter | Sequence[Task], request: Document) 
     had_their_turn: set[TaskId] = set()
     is_meant = _is_meant(which)
     for batch in in_batches(store, which, lambda one: one.id in had_their_turn):
-        results = _cancelled(store, batch, request, is_meant)
+        results = cancel_some(store, batch, request, is_meant)
         had_their_turn.update(one.task.id for one in results if one.outcome is not Outcome.CANCELLED)
         yield results
 
 
-def _cancelled(
+def cancel_some(
     store: Store, tasks: Sequence[Task], request: Document, is_meant: Callable[[Task], bool]
 ) -> list[Result]:
+    """Cancel these, at most `BATCH`. One that has changed since it was read, and is not `is_meant` any more, is left
+    alone, and has no result."""
     now = store.now()
     changed = change(store, tasks, lambda one: transitions.cancel_change(one, request, now=now), is_meant)
     return [
@@ -184,23 +186,24 @@ def retry(
 
     is_meant = _is_meant(which)
     for batch in in_batches(store, which, has_had_its_turn):
-        results = _retried(store, batch, request, new_of, is_meant)
-        tasks_run_again(store, [one.task for one in results if one.is_done])
+        results = retry_some(store, batch, request, is_meant, new_of)
         refused.update(one.task.id for one in results if not one.is_done)
         yield results
 
 
-def _retried(
+def retry_some(
     store: Store,
     tasks: Sequence[Task],
     request: Document,
-    new_of: Callable[[Task], NewParameters | None],
     is_meant: Callable[[Task], bool],
+    new_of: Callable[[Task], NewParameters | None] = lambda _: None,
 ) -> list[Result]:
+    """Run these again, at most `BATCH`; otherwise as `cancel_some`."""
     now = store.now()
     changed = change(
         store, tasks, lambda one: transitions.retry_change(one, request, now=now, new=new_of(one)), is_meant
     )
+    tasks_run_again(store, changed.done)
     results = [
         *results_of(Outcome.RETRIED, changed.done),
         *results_of(Outcome.GONE, changed.gone),
@@ -208,13 +211,13 @@ def _retried(
         *results_of(Outcome.NOT_ENDED, changed.unfit),
     ]
     for one in changed.refused:
-        other = _holder_of_key(store, one)
+        other = holder_of_key(store, one)
         outcome = Outcome.REFUSED if other is None else Outcome.UNIQUE_KEY
         results.append(Result(task=one, outcome=outcome, other=other))
     return results
 
 
-def _holder_of_key(store: Store, task: Task) -> Task | None:
+def holder_of_key(store: Store, task: Task) -> Task | None:
     """The unfinished task of its queue that holds its unique key."""
     key = task.document.get("unique_key")
     if not isinstance(key, str):
@@ -227,10 +230,11 @@ def _holder_of_key(store: Store, task: Task) -> Task | None:
 def release(store: Store, tasks: Sequence[Task]) -> Iterator[list[Result]]:
     """Let blocked tasks run now, regardless of the time or tasks they wait for."""
     for batch in in_batches(store, tasks, lambda _: False):
-        yield _released(store, batch)
+        yield release_some(store, batch)
 
 
-def _released(store: Store, tasks: Sequence[Task]) -> list[Result]:
+def release_some(store: Store, tasks: Sequence[Task]) -> list[Result]:
+    """Release these, at most `BATCH`."""
     now = store.now()
     changed = change(store, tasks, lambda one: transitions.release_change(one, now=now))
     return [

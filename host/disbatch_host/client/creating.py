@@ -18,8 +18,12 @@ from disbatch_host.client.reading import Reading
 from disbatch_host.documents.records import TaskId
 
 if TYPE_CHECKING:  # most programs need no import
+    from contextlib import AbstractContextManager
+
+    from disbatch_host.client.importing.files import OpenFile
     from disbatch_host.client.importing.from_source import Listeners
     from disbatch_host.client.importing.importer import Imported, Rules
+    from disbatch_host.client.importing.requested import Prepared, Requested
 
 
 class Creating(Reading):
@@ -33,12 +37,14 @@ class Creating(Reading):
         checks: bool = True,
         batch: str | NewBatch | None = None,
         like: TaskId | None = None,
+        task_id: TaskId | None = None,
         **plan: Unpack[Timing],
     ) -> Pushed:
         """Create a task with these parameters; when this returns, it is on disk. `plan`: see `Timing`. If an
         unfinished task already has the unique key, its id is returned and `is_new` is False. `batch`: the name of the
         batch that it belongs to, which is made if there is none. `like`: a task whose parameters, priority and unique
-        key it takes over, as far as they are not given here.
+        key it takes over, as far as they are not given here. `task_id`: its id, made by the store's `new_ids`; if it
+        exists, it was created by an earlier call.
 
         Raises NotFoundError and UsageError; of these ParametersError if `checks` is set and a plugin known here rejects
         the parameters, BatchClosedError if the batch takes no more tasks."""
@@ -53,7 +59,7 @@ class Creating(Reading):
         pusher = self._pusher(queue, checks, plan, secrets)
         pusher.check(checked)
         member = pusher.batch = self._member(batch, checks)
-        pushed = pusher.create([checked])[0]
+        pushed = pusher.create([checked], ids=None if task_id is None else [task_id])[0]
         if member is not None:
             member.close(1)
         return pushed
@@ -67,18 +73,19 @@ class Creating(Reading):
         key_of: Callable[[Mapping[str, Any]], str] | None = None,
         on_progress: Callable[[int], object] | None = None,
         batch: str | NewBatch | None = None,
+        ids: Sequence[TaskId] | None = None,
         **plan: Unpack[Timing],
     ) -> list[Pushed]:
         """Create a task from each row of parameters, in batches; results are in the order of the rows, without
         their documents. `rows` may be a generator of any length. `key_of` returns a row's unique key. `on_progress`
         gets the number of rows done so far, which are on disk. `batch`: as of `push`; `NewBatch()` is one of its own,
-        closed at the end.
+        closed at the end. `ids`: one for each row, as of `push`.
 
         Raises as `push` does. A row that does not fit stops it: earlier batches are created, the row's own is not."""
         pusher = self._pusher(queue, checks, plan)
         member = pusher.batch = self._member(batch, checks)
         pushed: list[Pushed] = []
-        for some in pusher.create_all(map(parameters.checked, rows), key_of):
+        for some in pusher.create_all(map(parameters.checked, rows), key_of, ids):
             pushed += (Pushed(id=one.id, is_new=one.is_new) for one in some)
             if on_progress is not None:
                 on_progress(len(pushed))
@@ -111,6 +118,25 @@ class Creating(Reading):
             self.store, self._catalog, finding.find_queue(self.store, queue), source, rules or importer.Rules(), timing,
             listeners or {}, form=form, delimiter=delimiter, begins_again=begins_again, batch=batch, by=self.by,
         )  # fmt: skip
+
+    def prepared_import(self, wanted: Requested) -> Prepared:
+        """An import that may be tried, which needs no store any more. Raises as `Prepared` does."""
+        from disbatch_host.client.importing import requested  # noqa: PLC0415
+
+        return requested.Prepared(self.store, self._catalog, wanted, self.by)
+
+    def import_requested(
+        self,
+        wanted: Requested,
+        opened: Callable[[], AbstractContextManager[OpenFile]],
+        import_id: str,
+        listeners: Listeners,
+    ) -> Imported | None:
+        """Carry out an import, or the rest of it, under an id of its own. None: that has been done. Raises as
+        `import_file` does."""
+        from disbatch_host.client.importing import requested  # noqa: PLC0415
+
+        return requested.perform(self.store, self._catalog, wanted, opened, import_id, self.by, listeners)
 
     def import_collection(
         self,

@@ -21,12 +21,13 @@ def delete(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Re
     """Delete ended tasks with their output, unless another task waits for them, or their batch is not done."""
     kept: set[TaskId] = set()
     for batch in in_batches(store, which, lambda one: one.id in kept):
-        results = _deleted(store, batch)
+        results = delete_some(store, batch)
         kept.update(one.task.id for one in results if not one.is_done)
         yield results
 
 
-def _deleted(store: Store, tasks: Sequence[Task]) -> list[Result]:
+def delete_some(store: Store, tasks: Sequence[Task]) -> list[Result]:
+    """Delete these, at most `control.BATCH`."""
     _end_batches(store, tasks)
     owing: list[Task] = []
     in_batch: list[Task] = []

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from disbatch_host.store.contract import Store
 
 if TYPE_CHECKING:  # reading manifests takes longer than most commands do
     from disbatch_host.plugin.catalog import Catalog, Plugin
-    from disbatch_host.plugin.checking import CheckedSchema
+    from disbatch_host.plugin.checking import CheckedSchema, Checks
     from disbatch_host.plugin.published import ReadPublication
     from disbatch_protocol.manifest import Manifest
 
@@ -154,10 +155,9 @@ def _published(store: Store, class_name: str, digests: Sequence[str], nodes: Seq
     wanted = [one for one in digests if one in named] or digests
     found, faults = [], []
     if wanted:
-        from disbatch_host.plugin.checking import Checks  # noqa: PLC0415
         from disbatch_host.plugin.published import read_publication  # noqa: PLC0415
 
-        checks = Checks()
+        checks = _checks()
         for digest, note in _notes(store, class_name, wanted):
             read = note if isinstance(note, str) else read_publication(class_name, note, checks)
             if isinstance(read, str):
@@ -170,6 +170,14 @@ def _published(store: Store, class_name: str, digests: Sequence[str], nodes: Seq
             found.append(_plugin_of(class_name, digest, by, note, read))
     found.sort(key=lambda one: (_version_key(one.version), one.published or _NEVER), reverse=True)
     return Published(class_name=class_name, plugins=tuple(found), nodes=having, faults=tuple(faults))
+
+
+@functools.lru_cache(maxsize=1)
+def _checks() -> Checks:
+    """One for the whole process: a server must not start a child for each request that needs a slow check."""
+    from disbatch_host.plugin.checking import Checks  # noqa: PLC0415
+
+    return Checks()
 
 
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)

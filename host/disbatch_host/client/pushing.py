@@ -204,38 +204,48 @@ class Pusher:
         if self._is_checking:
             check_parameters(self._plugin, values)
 
-    def create(self, batch: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[Pushed]:
+    def create(
+        self,
+        batch: Sequence[Mapping[str, Any]],
+        keys: Sequence[str] | None = None,
+        ids: Sequence[TaskId] | None = None,
+    ) -> list[Pushed]:
         """Create a task for each of these parameters, all at once, unchecked. `keys`: the unique key of each,
-        instead of the plan's."""
+        instead of the plan's. `ids`: the id of each; one that exists was created by an earlier call."""
         now = SystemClock().now()
         documents = [self._document(values, now) for values in batch]
         if keys is not None:
             documents = [{**one, "unique_key": key} for one, key in zip(documents, keys, strict=True)]
         has_key = keys is not None or self._plan.unique_key is not None
-        if has_key:  # only with an id of its own does the caller notice that the store returned another one
-            named = self._store.new_ids(len(documents))
+        if has_key or ids is not None:
+            # Only with an id of its own does the caller notice that the store returned another one.
+            named = ids or self._store.new_ids(len(documents))
             documents = [{"_id": one, **document} for one, document in zip(named, documents, strict=True)]
         if self.batch is None:
-            ids = self._store.insert_tasks(documents)
+            found = self._store.insert_tasks(documents, again=ids is not None)
         else:  # together: somebody may close it just now
             with self._store.together():
                 self.batch.check()
-                ids = self._store.insert_tasks(documents)
+                found = self._store.insert_tasks(documents, again=ids is not None)
         return [
             Pushed(id=one, is_new=document.get("_id", one) == one, document=document)
-            for one, document in zip(ids, documents, strict=True)
+            for one, document in zip(found, documents, strict=True)
         ]
 
     def create_all(
-        self, rows: Iterable[Mapping[str, Any]], key_of: Callable[[Mapping[str, Any]], str] | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        key_of: Callable[[Mapping[str, Any]], str] | None = None,
+        ids: Iterable[TaskId] | None = None,
     ) -> Iterator[list[Pushed]]:
         """Check and create a task for each row, in batches. A row that does not fit stops it with ParametersError: the
         rows of earlier batches are created, those of its own batch are not."""
-        left = iter(rows)
+        left, named = iter(rows), None if ids is None else iter(ids)
         while batch := list(islice(left, BATCH)):
             for one in batch:
                 self.check(one)
-            yield self.create(batch, None if key_of is None else [check_key(key_of(one)) for one in batch])
+            keys = None if key_of is None else [check_key(key_of(one)) for one in batch]
+            yield self.create(batch, keys, None if named is None else list(islice(named, len(batch))))
 
     def _document(self, values: Mapping[str, Any], now: datetime) -> Document:
         known = () if self._plugin is None else self._plugin.schema.secrets(values)

@@ -196,5 +196,11 @@ class Reading:
                 on_progress=on_progress, on_note=on_note,
             )  # fmt: skip
 
+    def bundle(self, task: Task | TaskId, out: IO[bytes]) -> None:
+        """Write everything about one task to an open file, as an archive (see `bundling`). Raises NotFoundError."""
+        from disbatch_host.client import bundling  # noqa: PLC0415
+
+        bundling.write_bundle(self.store, task if isinstance(task, Task) else self.get(task), self._catalog, out)
+
     def _filter(self, which: Selection | TaskFilter) -> TaskFilter:
         return finding.filter_of(self.store, which, self.by) if isinstance(which, Selection) else which

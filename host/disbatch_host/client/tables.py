@@ -125,22 +125,33 @@ class Table:
 
     def write(self, rows: Iterator[ToldRow], shown: Sequence[Column] | None) -> Iterator[None]:
         """Writes all rows; yields after each. `shown`: None for the usual columns (rule 3)."""
-        write = self._writer()
         if shown is not None:
-            write([cell_of(one.name) for one in shown])
-            for task, document in rows:
-                write([self._cell(one.value(task, document, self.now)) for one in shown])
-                yield
+            yield from self.write_rows(rows, shown)
             return
-        fixed = [columns.column_of(one) for one in _FIRST]
         with tempfile.TemporaryFile(dir=self.spool_directory) as spool:
-            for task, document in rows:
-                first = [self._cell(one.value(task, document, self.now)) for one in fixed]
-                spool.write(orjson.dumps([first, *self._flat_cells(document)]) + b"\n")
-                yield
-            self._write_spooled(spool, write)
+            yield from self.add_to_spool(rows, spool)
+            for _ in self.write_spooled(spool):
+                pass
 
-    def _write_spooled(self, spool: IO[bytes], write: Callable[[list[Any]], object]) -> None:
+    def write_rows(self, rows: Iterator[ToldRow], shown: Sequence[Column]) -> Iterator[None]:
+        """The same with given columns."""
+        write = self._writer()
+        write([cell_of(one.name) for one in shown])
+        for task, document in rows:
+            write([self._cell(one.value(task, document, self.now)) for one in shown])
+            yield
+
+    def add_to_spool(self, rows: Iterator[ToldRow], spool: IO[bytes]) -> Iterator[None]:
+        """The usual columns, first half: rows in a form of their own (rule 3)."""
+        fixed = [columns.column_of(one) for one in _FIRST]
+        for task, document in rows:
+            first = [self._cell(one.value(task, document, self.now)) for one in fixed]
+            spool.write(orjson.dumps([first, *self._flat_cells(document)]) + b"\n")
+            yield
+
+    def write_spooled(self, spool: IO[bytes]) -> Iterator[None]:
+        """Second half: all rows are known, and are written; yields after each."""
+        write = self._writer()
         self.left_over = len(self._beyond)
         names = list(self._names)
         # Parameters before results, each in the order in which they came first.
@@ -157,6 +168,7 @@ class Table:
             if rest:
                 cells[-1] = orjson.dumps(rest).decode()
             write([*first, *cells])
+            yield
 
     def _flat_cells(self, document: Document) -> tuple[list[int], list[Any], dict[str, Any]]:
         """The cells of parameters and result: the numbers of their columns, and their values; and what has none."""

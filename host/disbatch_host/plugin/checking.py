@@ -162,6 +162,11 @@ class CheckedSchema(ParameterSchema):
             faults = self._faults_of_words(parameters, secrets)
         return Examined(faults=faults, secrets=secrets) if faults or secrets else _NOTHING
 
+    def examined_in_time(self, parameters: Any) -> Examined:
+        """Both, waited for as long as that may take."""
+        at_once = self.examined_at_once(parameters)
+        return self._waited_for(parameters) if at_once is None else at_once
+
     async def examined(self, parameters: Any) -> Examined:
         """Both, without holding up the event loop. Raises OSError if the process that is needed cannot be started."""
         at_once = self.examined_at_once(parameters)

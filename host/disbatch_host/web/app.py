@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,13 +24,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
-from disbatch_host.client import Client
 from disbatch_host.errors import DisbatchError, FieldError, in_words
-from disbatch_host.web import api, guard, problems, queries, schemas
-from disbatch_host.web.call import Answer, Call, Events, Parts, tag_of, tags_in
+from disbatch_host.web import api, guard, problems, queries, receiving, schemas, spool
+from disbatch_host.web.call import Answer, Events, Parts, tag_of, tags_in
 from disbatch_host.web.guard import Guard, Place
 from disbatch_host.web.identity import COOKIE, Identity, unauthenticated
 from disbatch_host.web.limits import Rate
+from disbatch_host.web.once import carried_out, once_of
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
@@ -45,6 +44,7 @@ API = "/api/v1"
 CHANGES_PER_SECOND = 60
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
+_NDJSON = "application/x-ndjson"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -136,33 +136,30 @@ class Application:
 
     async def _carry_out(self, route: Route, request: Request, who: Principal) -> Answer | Parts | Events:
         query = route.read_query(request.query_params.multi_items())
-        body = None if route.body is None else await self._body(route.body, request)
+        body: Any = None
+        if route.takes_file:
+            body = await receiving.received(spool.required(self._shared.spool), request, who.by)
+        elif route.body is not None:
+            body = await self._body(route.body, request)
         path, headers = dict(request.path_params), {name.lower(): value for name, value in request.headers.items()}
-        if route.opens is not None:
-            opening = Opening(
-                shared=self._shared, who=who, base=self._base, path=path, query=query, body=body, headers=headers
-            )
-            return await route.opens(opening)
-        does = route.does
-        assert does is not None
-        call = functools.partial(Call, who=who, base=self._base, path=path, query=query, body=body, headers=headers)
-
-        def carry_out(client: Client) -> Answer:
-            return does(call(client=client))
-
-        return await self._shared.pool.run(carry_out, who.by)
+        once = once_of(route, who.name, headers, [path, query, body], lease_seconds=self._shared.lease_seconds)
+        opening = Opening(
+            shared=self._shared, who=who, base=self._base, path=path, query=query, body=body, headers=headers, once=once
+        )
+        return await carried_out(route, opening)
 
     async def _body(self, wanted: Body, request: Request) -> Any:
         data = await guard.read_body(request.receive, request.scope, wanted.max_bytes)
         if not data and not wanted.is_required:
             return None
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in (_JSON, _MERGE_PATCH):
-            raise Problem(Code.MEDIA, f"expected a body of {_JSON}, found {kind or 'none'!r:.80}")
-        try:
-            found = orjson.loads(data)
-        except ValueError as error:
-            raise Problem(Code.BODY, f"expected JSON, found something else: {error}") from error
+        if kind == _NDJSON and wanted.of_lines is not None:
+            found = wanted.of_lines(receiving.lines_of(data))
+        elif kind in (_JSON, _MERGE_PATCH):
+            found = receiving.json_of(data)
+        else:
+            also = "" if wanted.of_lines is None else f" or {_NDJSON}"
+            raise Problem(Code.MEDIA, f"expected a body of {_JSON}{also}, found {kind or 'none'!r:.80}")
         if faults := schemas.faults_of(wanted.schema, found):
             shown = "; ".join(f"{one.pointer or 'the body'}: {one.message}" for one in faults)
             raise Problem(Code.BODY, shown, faults=faults)

@@ -6,7 +6,7 @@ Responsible for: these shapes. Must not know: HTTP libraries, routes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +14,11 @@ from urllib.parse import quote
 import orjson
 
 from disbatch_host.client import Client
+from disbatch_host.client.once import Once
+from disbatch_host.documents.records import TaskId
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.spool import Spool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,14 @@ class Call:
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)  # by names in lower case
+    once: Once | None = None  # where the request has an Idempotency-Key
+    spool: Spool | None = None  # None: this server takes no files
+    wake: Callable[[], object] = lambda: None  # whoever works in the background: there is something to do
+
+    def new_ids(self, count: int) -> list[TaskId]:
+        """Ids for what this request creates, however often it is sent. Raises StillRunningError."""
+        store = self.client.store
+        return store.new_ids(count) if self.once is None else self.once.ids(store, count)
 
     def link(self, *parts: str) -> str:
         """The path of a resource of this API."""

@@ -39,15 +39,26 @@ def plain_of(client: Client, document: Mapping[str, Any]) -> dict[str, Any]:
 def task_json(call: Call, task: Task, masked: Mapping[str, Any], *, is_whole: bool = True) -> dict[str, Any]:
     """A task. `masked`: its document, its secrets masked. Without `is_whole`, its output, log and attempts are left
     out."""
-    left_out = _OUTPUT | _SECRET if is_whole else _OUTPUT | _SECRET | _LONG
-    shown = plain(call, {name: value for name, value in masked.items() if name not in left_out})
+    left_out = _OUTPUT if is_whole else _OUTPUT | _LONG
+    shown = plain(call, {name: value for name, value in without_tokens(masked).items() if name not in left_out})
     if task.fault is not None:
         document = {name: value for name, value in shown.items() if name != "fault"}
         return {"_id": str(task.id), "fault": task.fault, "document": document, "_links": task_links(call, task)}
-    for run in (shown.get("run"), *(shown.get("attempts") or ())):
-        if isinstance(run, dict):
-            run.pop("token", None)
     return {**shown, "_links": task_links(call, task)}
+
+
+def without_tokens(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a task without the tokens of its attempts (rule 2)."""
+
+    def without(run: Any) -> Any:
+        return {name: value for name, value in run.items() if name != "token"} if isinstance(run, Mapping) else run
+
+    shown = {name: value for name, value in document.items() if name not in _SECRET}
+    if "run" in shown:
+        shown["run"] = without(shown["run"])
+    if isinstance(shown.get("attempts"), (list, tuple)):
+        shown["attempts"] = [*map(without, shown["attempts"])]
+    return shown
 
 
 def task_links(call: Call, task: Task) -> dict[str, str]:

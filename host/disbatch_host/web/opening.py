@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from disbatch_host.client import Client
+from disbatch_host.client.once import Once
 from disbatch_host.web.call import Call
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.shared import Shared
@@ -32,13 +33,15 @@ class Opening:
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)  # by names in lower case
+    once: Once | None = None  # where the request has an Idempotency-Key
 
     async def call(self, do: Callable[[Call], T]) -> T:
         """What `do` returns, with a store that is lent for this call. Raises what it raises, and Problem if none is
         free in time."""
         call = functools.partial(
-            Call, who=self.who, base=self.base, path=self.path, query=self.query, body=self.body, headers=self.headers
-        )
+            Call, who=self.who, base=self.base, path=self.path, query=self.query, body=self.body,
+            headers=self.headers, once=self.once, spool=self.shared.spool, wake=self.shared.background.wake,
+        )  # fmt: skip
 
         def carry_out(client: Client) -> T:
             return do(call(client=client))

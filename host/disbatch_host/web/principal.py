@@ -39,3 +39,8 @@ class Principal:
         """Raises Problem for a queue that is not shown to this person, as if it did not exist."""
         if not self.sees(queue):
             raise Problem(Code.QUEUE, f"no queue {queue!r:.80} for {self.name}")
+
+    def require_task(self, task_id: object, queue: object) -> None:
+        """Raises Problem for a task of such a queue, likewise."""
+        if not self.sees(str(queue)):
+            raise Problem(Code.TASK, f"no task {str(task_id)!r:.80} for {self.name}")

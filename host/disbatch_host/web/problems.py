@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from disbatch_host import errors
+from disbatch_host.client.once import KeyReusedError, StillRunningError
 from disbatch_host.errors import DisbatchError
 
 MEDIA_TYPE = "application/problem+json"
@@ -130,6 +131,8 @@ class Problem(Exception):
 _RETRY_SECONDS = "5"
 # The first that fits counts, so the families come after their members.
 _CODES: tuple[tuple[type[DisbatchError], Code], ...] = (
+    (StillRunningError, Code.RUNNING),
+    (KeyReusedError, Code.KEY_REUSED),
     (errors.BatchClosedError, Code.CLOSED),
     (errors.DuplicateIdError, Code.EXISTS),
     (errors.ChangedMeanwhileError, Code.CHANGED),
@@ -150,7 +153,7 @@ def problem_of(error: DisbatchError, *, missing: Code = Code.ROUTE, wrong: Code 
     if isinstance(error, errors.NotFoundError):
         return Problem(missing, errors.in_words(error))
     code = next((code for kind, code in _CODES if isinstance(error, kind)), wrong)
-    headers = {"Retry-After": _RETRY_SECONDS} if code is Code.STORE else {}
+    headers = {"Retry-After": _RETRY_SECONDS} if code in (Code.STORE, Code.RUNNING) else {}
     return Problem(code, errors.in_words(error), headers=headers)
 
 

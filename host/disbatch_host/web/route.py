@@ -31,6 +31,7 @@ class Body:
     schema: Schema
     is_required: bool = True
     max_bytes: int = 2**20
+    of_lines: Callable[[list[Any]], Any] | None = None  # what lines of NDJSON mean; None: they are not taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class Route:
     problems: Sequence[Code] = ()  # besides those that every route may have
     about: Code = Code.ROUTE  # what is missing where it says "not found"
     media_type: str = "application/json"
+    is_once: bool = False  # takes an Idempotency-Key
+    takes_file: bool = False  # the body is kept in the spool, and is a `spool.Received`
 
     @property
     def is_change(self) -> bool:

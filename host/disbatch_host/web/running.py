@@ -18,10 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from disbatch_host.client import Client
+from disbatch_host.client.jobs import LEASE_SECONDS
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import Address
 from disbatch_host.web import outside, server
 from disbatch_host.web.app import CHANGES_PER_SECOND, Application
+from disbatch_host.web.background import Background
 from disbatch_host.web.figures import Figures
 from disbatch_host.web.guard import Place
 from disbatch_host.web.hub import Hub
@@ -33,11 +35,13 @@ from disbatch_host.web.role import Role
 from disbatch_host.web.sending import Limits, Sending
 from disbatch_host.web.server import HttpServer
 from disbatch_host.web.shared import Shared
+from disbatch_host.web.spool import BYTES_MAX, Spool
 from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
 
 log = logging.getLogger(__name__)
 
-CLIENTS = 4  # that are lent to requests; one more looks at everything (`looker`)
+CLIENTS = 4  # that are lent to requests; one more looks at everything (`looker`), and one imports (`background`)
+OTHERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,9 @@ class WebSettings:
     proxy: Proxy | None = None
     changes_per_second: int = CHANGES_PER_SECOND  # by one person
     streams: Limits = field(default_factory=Limits)
+    spool: Path | None = None  # for files that are sent; None: none are taken
+    upload_max: int = BYTES_MAX  # bytes of one
+    lease_seconds: float = LEASE_SECONDS  # until another server goes on where this one was killed
 
 
 def check(settings: WebSettings) -> None:
@@ -82,7 +89,7 @@ def run(settings: WebSettings, open_client: Callable[[], Client], say: Callable[
     _quiet_uvicorn()
     with ExitStack() as stack:
         listening = stack.enter_context(server.bound(settings.listen))
-        clients = [stack.enter_context(open_client()) for _ in range(CLIENTS + 1)]
+        clients = [stack.enter_context(open_client()) for _ in range(CLIENTS + OTHERS)]
         tokens, once = _tokens(settings)
         asyncio.run(serve(settings, listening, clients, tokens, lambda _: _say_where(settings, listening, once, say)))
 
@@ -100,31 +107,41 @@ async def serve(
     tokens: Callable[[], Tokens] | None,
     on_started: Callable[[HttpServer], None],
 ) -> None:
-    """Serve until a signal comes, or the server that `on_started` gets is stopped. `clients`: `CLIENTS`, and one more,
-    which are closed at the end."""
+    """Serve until a signal comes, or the server that `on_started` gets is stopped. `clients`: `CLIENTS`, and `OTHERS`
+    more, which are closed at the end."""
     loop = asyncio.get_running_loop()
-    shared = _shared(clients, settings.streams)
+    shared = _shared(clients, settings)
     identity = Identity(tokens, settings.proxy)
     application = Application(shared, identity, settings.place, changes_per_second=settings.changes_per_second)
     site = Site(application, shared, identity, settings.place)
+
+    def stop() -> None:
+        shared.background.stop()
+        loop.call_soon_threadsafe(shared.sending.close)
+
+    routes = [*outside.routes(application, shared), *site.routes()]
     http = HttpServer(
-        application.asgi([*outside.routes(application, shared), *site.routes()], no_page=site.no_page),
-        on_stop=lambda: loop.call_soon_threadsafe(shared.sending.close),
-        on_started=lambda: on_started(http),
+        application.asgi(routes, no_page=site.no_page), on_stop=stop, on_started=lambda: on_started(http)
     )
     if settings.tokens is not None and threading.current_thread() is threading.main_thread():
         loop.add_signal_handler(signal.SIGHUP, settings.tokens.forget)
+    shared.background.start()
     try:
         await http.serve(sockets=[listening])
     finally:
         await shared.close()
 
 
-def _shared(clients: Sequence[Client], limits: Limits) -> Shared:
-    *lent, looking = clients
+def _shared(clients: Sequence[Client], settings: WebSettings) -> Shared:
+    *lent, looking, importing = clients
     figures, pool = Figures(), ClientPool(lent)
     hub = Hub(pool, looking.store.watch, figures)
-    return Shared(pool=pool, looker=Looker(looking), hub=hub, sending=Sending(figures, limits), figures=figures)
+    spool = None if settings.spool is None else Spool(settings.spool, bytes_max=settings.upload_max)
+    return Shared(
+        pool=pool, looker=Looker(looking), hub=hub, sending=Sending(figures, settings.streams), figures=figures,
+        background=Background(pool, importing, spool, lease_seconds=settings.lease_seconds), spool=spool,
+        lease_seconds=settings.lease_seconds,
+    )  # fmt: skip
 
 
 def _tokens(settings: WebSettings) -> tuple[Callable[[], Tokens] | None, str | None]:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from disbatch_host.web.background import Background
 from disbatch_host.web.figures import Figures
 from disbatch_host.web.hub import Hub
 from disbatch_host.web.looker import Looker
@@ -16,6 +17,7 @@ from disbatch_host.web.pool import ClientPool
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.sending import Sending
+from disbatch_host.web.spool import Spool
 
 
 class OneEach:
@@ -48,9 +50,14 @@ class Shared:
     sending: Sending
     figures: Figures
     searches: OneEach = field(default_factory=lambda: OneEach("search"))
+    exports: OneEach = field(default_factory=lambda: OneEach("export or trial"))
+    background: Background
+    spool: Spool | None  # None: this server takes no files
+    lease_seconds: float  # after which another server goes on with what this one has begun
 
     async def close(self) -> None:
         """Wait for what was begun, and close all clients."""
         await self.hub.close()
         await self.looker.close()
+        await self.background.close()
         self.pool.close()

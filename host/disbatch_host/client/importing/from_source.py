@@ -51,7 +51,7 @@ def import_file(
     by: str,
 ) -> Imported:
     """A task for each row of a file, or of a stream, which is spooled first."""
-    rules, identity = _settled(store, rules, timing, batch, by)
+    rules, identity = settled(store, rules, timing, batch, by)
     opening = opened(source) if isinstance(source, (str, os.PathLike)) else kept(source, "stream")
     with opening as file:
         rows = rows_of(file, form=form, delimiter=delimiter)
@@ -77,7 +77,7 @@ def import_collection(
     by: str,
 ) -> Imported:
     """A task for each document of a collection that matches a MongoDB condition."""
-    rules, _ = _settled(store, rules, timing, batch, by)
+    rules, _ = settled(store, rules, timing, batch, by)
     rows = DocumentRows(store, collection, dict(condition))
     plugin = known_plugin(store, catalog, queue.class_name)
     return Import(
@@ -86,7 +86,7 @@ def import_collection(
     ).perform()  # fmt: skip
 
 
-def _settled(
+def settled(
     store: Store, rules: Rules, timing: Timing, batch: NewBatch | None, by: str
 ) -> tuple[Rules, dict[str, Any]]:
     """The rules with the fields of the plan, and the identity of the import. The identity is the request, not its

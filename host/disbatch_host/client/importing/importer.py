@@ -190,12 +190,18 @@ class Import:
             is_whole=self._is_whole,
         )
 
-    def look(self) -> Looked:
-        """Preview only: nothing is created. Raises UsageError if no row has one of the columns of `maps`."""
+    @property
+    def secret_columns(self) -> frozenset[str]:
+        """Those whose values are masked in reports."""
+        return self._maker.secret_columns
+
+    def look(self, shown: int = FIRST_SHOWN) -> Looked:
+        """Preview only: nothing is created, and no store is needed. `shown`: so many tasks. Raises UsageError if no row
+        has one of the columns of `maps`."""
         first: list[dict[str, Any]] = []
 
         def keep(values: dict[str, Any], key: str | None) -> None:
-            if len(first) < FIRST_SHOWN:
+            if len(first) < shown:
                 first.append(self._shown(values, key))
 
         self._notify()
@@ -263,6 +269,7 @@ class Import:
             key=None if rules.key_column is None else mapping.key_of_column(columns, rules.key_column),
             columns=columns,
             secret_columns=mapping.secret_columns(self._columns, schema),
+            column_of={field.path[0]: field.column for field in self._columns},
         )
 
     def _check(self, on_fit: Callable[[dict[str, Any], str | None], None]) -> None:

@@ -29,7 +29,11 @@ _NOT_THERE = object()
 
 
 class RowError(Exception):
-    """A row that does not fit; the message says why."""
+    """A row that does not fit; the message says why. `column`: the one that is to be mended, if it is known."""
+
+    def __init__(self, reason: str, column: str | None = None) -> None:
+        super().__init__(reason)
+        self.column = column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ def check_rows(
                 on_fit(*made(row, size, is_checked=False))
         except RowError as error:
             counts.faults += 1
-            on_fault(RowFault(line=line, reason=str(error), row=maker.shown(row)))
+            on_fault(RowFault(line=line, reason=str(error), row=maker.shown(row), column=error.column))
         if counts.rows - told == BATCH_ROWS:
             advance(BATCH_ROWS)
             told = counts.rows
@@ -176,7 +176,7 @@ def _batches(rows: Rows, maker: TaskMaker, record: Record, *, is_checked: bool, 
             elif not is_checked:  # so that a report covers all rows, including those that an earlier process did
                 made(row, size, is_checked=False)
         except RowError as error:
-            batch.faults.append(RowFault(line=line, reason=str(error), row=maker.shown(row)))
+            batch.faults.append(RowFault(line=line, reason=str(error), row=maker.shown(row), column=error.column))
             if stops:
                 batch.is_last = True
                 break

@@ -7,12 +7,13 @@ terminals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from disbatch_host.client.importing.mapping import Mapper, RowError
 from disbatch_host.client.importing.rows import ROW_MAX, BadRow
+from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.parameters import check_size
 from disbatch_host.documents.records import Document, QueueId, new_task
 from disbatch_host.errors import UsageError
@@ -27,6 +28,7 @@ class RowFault:
     line: int
     reason: str
     row: Any  # safe to show: secrets are masked, or it is None
+    column: str | None = None  # that is to be mended, if it is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class TaskMaker:
     key: Callable[[Any], str] | None  # the unique key of a row
     columns: tuple[str, ...] | None
     secret_columns: frozenset[str]
+    column_of: Mapping[str, str] = field(default_factory=dict)  # by parameter
 
     def made(self, row: Any, size: int, *, is_checked: bool) -> tuple[dict[str, Any], str | None]:
         """Parameters and unique key. Raises RowError, but not with `is_checked`: then an earlier call succeeded."""
@@ -55,8 +58,14 @@ class TaskMaker:
             except UsageError as error:
                 raise RowError(str(error)) from error
         if self.is_checking and self.schema is not None and (faults := self.schema.check(values)):
-            raise RowError("; ".join(str(fault) for fault in faults))
+            raise RowError("; ".join(str(fault) for fault in faults), self._column(faults[0].pointer))
+        if self.schema is not None and self.schema.has_secrets and (masked := masks_in(self.schema, values)):
+            raise RowError(f"{masked[0]}: {MASKED}", self._column(masked[0]))
         return values, key
+
+    def _column(self, pointer: str) -> str | None:
+        name = pointer.split("/")[1].replace("~1", "/").replace("~0", "~") if "/" in pointer else ""
+        return self.column_of.get(name)
 
     def document(self, values: dict[str, Any], key: str | None, fields: Mapping[str, Any], now: datetime) -> Document:
         """The document of a new task, without its `_id`."""

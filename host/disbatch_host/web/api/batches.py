@@ -11,7 +11,7 @@ from disbatch_host.web.api.failures import failures_json
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain
 from disbatch_host.web.problems import Code, Problem
-from disbatch_host.web.queries import LIMIT, PAGING
+from disbatch_host.web.queries import LIMIT, PAGING, link_header
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
 
@@ -34,8 +34,11 @@ def require_all_queues(call: Call) -> None:
 def _list(call: Call) -> Answer:
     require_all_queues(call)
     states = call.query.get("state")
-    found = call.client.batches.list(states=states, limit=call.query.get("limit", LIMIT))
-    return Answer(body={"items": [with_progress(call, one) for one in found]}, has_tag=True)
+    limit, after = call.query.get("limit", LIMIT), call.query.get("cursor")
+    found, following = call.client.batches.page(limit, states=states, after=after)
+    links = {} if following is None else link_header(call, {"next": following}, "batches")
+    body = {"items": [with_progress(call, one) for one in found], "next": following}
+    return Answer(body=body, headers=links, has_tag=True)
 
 
 def with_progress(call: Call, batch: Batch) -> dict[str, Any]:
@@ -52,9 +55,11 @@ def _get(call: Call) -> Answer:
 
 
 _STATE = {"type": "array", "items": {"type": "string"}, "description": "open, closed, done; several may be named."}
+_CURSOR = {"type": "string", "description": "`next` of another page of the same list."}
 ROUTES = (
     Route(
-        method="GET", path="/batches", role=Role.READ, does=_list, query={"state": _STATE, "limit": PAGING["limit"]},
+        method="GET", path="/batches", role=Role.READ, does=_list,
+        query={"state": _STATE, "limit": PAGING["limit"], "cursor": _CURSOR}, problems=(Code.CURSOR,),
         words="The newest batches, with their counts and how far they have come.",
     ),
     Route(

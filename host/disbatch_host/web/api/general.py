@@ -10,7 +10,10 @@ from disbatch_protocol.document import rfc3339
 
 
 def _root(call: Call) -> Answer:
-    names = ("overview", "queues", "tasks", "batches", "failures", "nodes", "plugins", "me", "openapi.json")
+    names = (
+        "overview", "queues", "tasks", "operations", "imports", "batches", "failures", "nodes", "plugins", "me",
+        "openapi.json",
+    )  # fmt: skip
     links = {name.partition(".")[0]: call.link(name) for name in names}
     return Answer(body={"version": __version__, "is_signed_in": call.who.name != "nobody", "_links": links})
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.pushing import Pushed
 from disbatch_host.client.queues import SETTABLE, QueueState
 from disbatch_host.decide import counts
@@ -117,34 +118,36 @@ def _resume(call: Call) -> Answer:
 def _push(call: Call) -> Answer:
     call.who.require_queue(call.path["q"])
     checks = _checks(call)
-    faults: list[Fault] = []
     wanted = _wanted(call.body)
-    if checks:
-        faults = _faults_of(call, wanted)
-    if faults:
+    if faults := _faults_of(call, wanted, checks=checks):
         raise Problem(Code.FAULTS, f"{len(faults)} faults in {len(wanted)} tasks; nothing was created", faults=faults)
-    pushed = _pushed(call, wanted, checks=checks)
+    pushed = _pushed(call, wanted)
     created = sum(one.is_new for one in pushed)
     body = {"ids": [str(one.id) for one in pushed], "created": created, "existing": len(pushed) - created}
     headers = {"Location": call.link("tasks", str(pushed[0].id))} if len(pushed) == 1 else {}
     return Answer(body=body, headers=headers)
 
 
-def _pushed(call: Call, wanted: Sequence[Mapping[str, Any]], *, checks: bool) -> list[Pushed]:
-    """Tasks that differ in nothing but their parameters and keys are created together."""
+def _pushed(call: Call, wanted: Sequence[Mapping[str, Any]]) -> list[Pushed]:
+    """Tasks that differ in nothing but their parameters and keys are created together. They have been checked."""
+    ids = None if call.once is None else call.new_ids(len(wanted))
     pushed: list[Pushed] = []
     for plan, some in itertools.groupby(wanted, lambda one: {name: one[name] for name in _PLANNED if name in one}):
         rows = list(some)
         keys = [one.get("unique_key") for one in rows]
+        own = None if ids is None else ids[len(pushed) : len(pushed) + len(rows)]
         if len(rows) > 1 and len({key is None for key in keys}) == 1:
             waiting = map(str, keys)
             key_of = None if keys[0] is None else partial(_next_of, waiting)
             parameters = [one["parameters"] for one in rows]
-            pushed += call.client.push_many(call.path["q"], parameters, checks=checks, key_of=key_of, **plan)
+            pushed += call.client.push_many(call.path["q"], parameters, checks=False, key_of=key_of, ids=own, **plan)
             continue
-        for one, key in zip(rows, keys, strict=True):
+        for number, (one, key) in enumerate(zip(rows, keys, strict=True)):
             keyed = {} if key is None else {"unique_key": key}
-            pushed.append(call.client.push(call.path["q"], one["parameters"], checks=checks, **plan, **keyed))
+            task_id = None if own is None else own[number]
+            pushed.append(
+                call.client.push(call.path["q"], one["parameters"], checks=False, task_id=task_id, **plan, **keyed)
+            )
     return pushed
 
 
@@ -169,17 +172,29 @@ def _wanted(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(body["tasks"]) if "tasks" in body else [body]
 
 
-def _faults_of(call: Call, wanted: list[Mapping[str, Any]]) -> list[Fault]:
-    """What does not fit, of every task, by its place in the body."""
+def _faults_of(call: Call, wanted: list[Mapping[str, Any]], *, checks: bool = True) -> list[Fault]:
+    """What does not fit, of every task, by its place in the body. Raises Problem if a check takes too long."""
     plugin = call.client.plugins.of_queue(call.path["q"])
     if plugin is None:
         return []
     found: list[Fault] = []
     for number, one in enumerate(wanted):
-        for fault in plugin.schema.check(one["parameters"]):
-            pointer = f"/tasks/{number}/parameters{fault.pointer}"
-            found.append(Fault(pointer=pointer, message=fault.message, hint=fault.hint))
+        at = f"/tasks/{number}/parameters"
+        if checks:
+            examined = plugin.schema.examined_in_time(one["parameters"])
+            if examined.took_too_long:
+                detail = f"{at}: the parameters {'; '.join(map(str, examined.faults))}"
+                raise Problem(Code.TOO_SLOW, detail)
+            found += [
+                Fault(pointer=f"{at}{one.pointer}", message=one.message, hint=one.hint) for one in examined.faults
+            ]
+        found += [Fault(pointer=f"{at}{one}", message=MASKED) for one in masks_in(plugin.schema, one["parameters"])]
     return found
+
+
+def _of_lines(rows: list[Any]) -> Any:
+    """Lines of NDJSON are the parameters of tasks."""
+    return {"tasks": [{"parameters": one} for one in rows]}
 
 
 # What tasks that are created together have in common.
@@ -219,7 +234,7 @@ _TASKS = {
 }  # fmt: skip
 _NEW = schemas.object_of(("_id", "class"), _id=schemas.ID, **{"class": schemas.ID}, **_FIELDS)
 _CHANGES = schemas.object_of((), **{"class": schemas.ID}, **_FIELDS)
-_PUSH = Body(schema=_TASKS, max_bytes=16 * 2**20)
+_PUSH = Body(schema=_TASKS, max_bytes=16 * 2**20, of_lines=_of_lines)
 ROUTES = (
     Route(method="GET", path="/queues", role=Role.READ, does=_list, words="All queues with their counts."),
     Route(
@@ -251,11 +266,12 @@ ROUTES = (
         method="POST", path="/queues/{q}/tasks", role=Role.OPERATE, does=_push, about=Code.QUEUE, body=_PUSH,
         query={"check": {"type": "boolean", "description": "no: whether the parameters fit or not (admin)."}},
         answers={201: {"type": "object", "required": ["ids", "created", "existing"]}},
-        words="Create one task, or up to 1,000.", problems=(Code.FAULTS, Code.CLOSED, Code.TOO_LARGE),
+        words="Create one task, or up to 1,000; lines of NDJSON are parameters.", is_once=True,
+        problems=(Code.FAULTS, Code.TOO_SLOW, Code.CLOSED, Code.TOO_LARGE, Code.KEY_REUSED, Code.RUNNING),
     ),
     Route(
         method="POST", path="/queues/{q}/tasks/check", role=Role.READ, does=_check, about=Code.QUEUE, body=_PUSH,
         answers={200: {"type": "object", "required": ["faults"]}},
-        words="Whether they would fit; nothing is created.", problems=(Code.TOO_LARGE,),
+        words="Whether they would fit; nothing is created.", problems=(Code.TOO_SLOW, Code.TOO_LARGE),
     ),
 )  # fmt: skip

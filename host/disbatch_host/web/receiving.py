@@ -1,0 +1,145 @@
+"""Bodies as they come in: JSON, lines of it, and files that go to the spool while they are read.
+
+Responsible for: the forms of a body, and a bound on each. Must not know: routes, what becomes of a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.spool import Received, Spool
+
+_FILES = ("text/csv", "text/tab-separated-values", "application/x-ndjson", "application/gzip", "application/x-gzip")
+_MULTIPART = "multipart/form-data"
+_ANY = "application/octet-stream"
+_BLOCK = 2**20
+_NAME_MAX = 200
+
+
+def json_of(data: bytes) -> Any:
+    """Raises Problem."""
+    try:
+        return orjson.loads(data)
+    except ValueError as error:
+        raise Problem(Code.BODY, f"expected JSON, found something else: {error}") from error
+
+
+def lines_of(data: bytes) -> list[Any]:
+    """The values of the lines that are not empty, without a last one `{"end": n}` after n others. Raises Problem, which
+    names the line."""
+    found: list[Any] = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(orjson.loads(line))
+            except ValueError as error:
+                raise Problem(Code.BODY, f"line {number}: expected JSON, found something else: {error}") from error
+    return found[:-1] if found and found[-1] == {"end": len(found) - 1} else found
+
+
+async def received(spool: Spool, request: Request, by: str) -> Received:
+    """The file that a request consists of, or brings along, in the spool. Raises Problem."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > spool.bytes_max + _BLOCK:
+        raise spool.too_large()
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    media_type = kind.decode("latin-1").lower()
+    if media_type == _MULTIPART:
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise Problem(Code.MEDIA, "expected multipart/form-data with a boundary")
+        parts = _FilePart(boundary)
+        blocks, name = parts.blocks(request.stream()), lambda: parts.name
+    elif media_type in (*_FILES, _ANY):
+        blocks, name = request.stream(), lambda: _name_in(request)
+    else:
+        raise Problem(Code.MEDIA, f"expected a file of {', '.join(_FILES)} or {_MULTIPART}, found {media_type!r:.80}")
+    return await _kept(spool, blocks, name, by)
+
+
+def _name_in(request: Request) -> str:
+    """What a sender calls a file that is the whole body."""
+    _, options = parse_options_header(request.headers.get("content-disposition", ""))
+    return _shown(options.get(b"filename", b""))
+
+
+async def _kept(spool: Spool, blocks: AsyncIterator[bytes], name: Any, by: str) -> Received:
+    with spool.receiving() as file:
+        held = bytearray()
+        async for block in blocks:
+            held += block
+            if len(held) >= _BLOCK:
+                await asyncio.to_thread(file.add, bytes(held))
+                held.clear()
+        await asyncio.to_thread(file.add, bytes(held))
+        return await asyncio.to_thread(file.finish, name() or "upload", by)
+
+
+class _FilePart:
+    """The first file of a form. Everything else in the form is passed over."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.name = ""
+        self._field = bytearray()
+        self._value = bytearray()
+        self._data = bytearray()
+        self._is_wanted = False
+        self._has_file = False
+        self._is_whole = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._header,
+                "on_part_data": self._add,
+                "on_end": self._end,
+            },
+        )
+
+    async def blocks(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Its content. Raises Problem if there is no file."""
+        async for block in stream:
+            try:
+                self._parser.write(block)
+            except ValueError as error:  # the parser's own are of this kind
+                raise Problem(Code.BODY, f"expected a form, found something else: {error}") from error
+            if self._data:
+                yield bytes(self._data)
+                self._data.clear()
+        if not self._has_file or not self._is_whole:
+            raise Problem(Code.BODY, "expected a form with a file, found none, or not its end")
+
+    def _begin(self) -> None:
+        self._is_wanted = False
+
+    def _header(self) -> None:
+        field, value = bytes(self._field).lower(), bytes(self._value)
+        self._field.clear()
+        self._value.clear()
+        if field == b"content-disposition" and not self._has_file:
+            _, options = parse_options_header(value)
+            if b"filename" in options:
+                self.name = _shown(options[b"filename"])
+                self._is_wanted = self._has_file = True
+
+    def _add(self, data: bytes, start: int, end: int) -> None:
+        if self._is_wanted:
+            self._data += data[start:end]
+
+    def _end(self) -> None:
+        self._is_whole = True
+
+
+def _shown(name: bytes) -> str:
+    """A file's name as logs and documents can show it; of a path, its last part."""
+    text = name.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    return "".join(one for one in text if one.isprintable())[:_NAME_MAX]
