@@ -117,7 +117,10 @@ class Site:
 
     def _view(self, request: Request, who: Principal, form: Pairs, seen: Any) -> Callable[[Client], View]:
         """What a page gets, once there is a store."""
-        call = functools.partial(Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params))
+        call = functools.partial(
+            Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params),
+            spool=self._shared.spool, wake=self._shared.background.wake,
+        )  # fmt: skip
         query = [(name, value) for name, value in request.query_params.multi_items() if value]
         base, here = self._place.base_path, request.url.path
         return lambda client: View(call=call(client=client), base=base, here=here, query=query, form=form, seen=seen)
