@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from disbatch_host.client import Client
+from disbatch_host.web import feed
 from disbatch_protocol.status import Status
 from helpers import web
 from helpers.printing import Printing
@@ -196,6 +200,40 @@ def test_a_follower_who_is_too_slow_has_a_gap_and_nobody_waits(server: Web, clie
         assert size == 20 * len(data) and gaps >= 1
     figures = server.get("/metrics", base="").text
     assert "disbatch_web_gaps_total 0\n" not in figures
+
+
+@sqlite_only
+def test_a_reader_leaves_out_what_everybody_is_too_slow_for(living_url: str, client: Client) -> None:
+    """Else what is shown would be older and older."""
+    run = run_of(client)
+
+    async def follow() -> list[feed.News]:
+        with ThreadPoolExecutor(1) as thread, Client.open(living_url, by="web") as reading:
+            loop = asyncio.get_running_loop()
+            one = feed.Feed(
+                run.id, lambda do: loop.run_in_executor(thread, do, reading), "/api/v1", behind_bytes=2**21,
+                ahead_seconds=0.05,
+            )  # fmt: skip
+            one.start()
+            await one.known()
+            run.prints(b"0123456789abcde\n" * 2**19)
+            run.ends()
+            told: list[feed.News] = []
+            while not one.is_over:
+                await asyncio.sleep(0.01)
+                told += [news for news in one._kept if news not in told]
+            return told
+
+    gaps = [json.loads(one.data.split(b"data: ")[1]) for one in asyncio.run(follow()) if one.kind == "gap"]
+    assert len(gaps) == 1 and gaps[0]["to"] == 2**23 and gaps[0]["from"] < 2**22, gaps
+
+
+def test_only_the_head_of_a_stream_can_be_asked_for(server: Web, client: Client) -> None:
+    run = run_of(client)
+    for path in (f"/tasks/{run.id}/events", "/overview/events"):
+        reply = server.ask("HEAD", path)
+        assert (reply.status, reply.data) == (200, b"")
+        assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
 def _read_all(stream: web.Following) -> tuple[int, int]:

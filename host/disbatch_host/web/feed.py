@@ -6,7 +6,7 @@ follows.
 Rules:
 1. Each piece of news is read, masked and written as text once, however many follow.
 2. The last `KEPT_BYTES` are kept for everybody together. Who is further behind has a gap; nobody waits for him. The
-   reader waits, a moment at most, for the quickest.
+   reader waits, a moment at most, for the quickest, and leaves out what he is too far behind to want (`BEHIND_BYTES`).
 3. A pause is nine times as long as the read before it: a task that is followed takes at most a tenth of a store.
 4. Text ends at the end of a character; an offset between two pieces of news is never within one.
 """
@@ -37,6 +37,7 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.status import is_finished
 
 KEPT_BYTES = 2**20
+BEHIND_BYTES = 32 * 2**20  # as much as a page shows of an output
 _EVENT_BYTES = 2**16  # of output in one event
 _LOOK_BYTES = 3 * 2**17  # of news, after which followers get their turn
 _LOOK_SECONDS = 0.5  # unless something wakes it
@@ -83,9 +84,10 @@ class Place:
 class News:
     """One event."""
 
-    kind: str  # task, stdout, stderr, reset, trouble, end
+    kind: str  # task, stdout, stderr, gap, reset, trouble, end
     data: bytes = field(repr=False)
     place: Place  # behind it
+    stream: str | None = None  # that it is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class _Known:
     outputs: Mapping[str, Output]
     shown: Mapping[str, Any]  # its document, without the log
     log: Sequence[Any]
+    is_behind: bool  # there was more than one look takes
 
 
 @dataclass(slots=True)
@@ -132,7 +135,18 @@ class _Look:
 class Feed:
     """Reads from `start` to `stop`, in the event loop; what asks a store is called by `lend`."""
 
-    def __init__(self, task_id: TaskId, lend: Lend, base: str) -> None:
+    def __init__(
+        self,
+        task_id: TaskId,
+        lend: Lend,
+        base: str,
+        *,
+        behind_bytes: int = BEHIND_BYTES,
+        ahead_seconds: float = _AHEAD_SECONDS,
+    ) -> None:
+        """`behind_bytes`: further than that is not read on; `ahead_seconds`: a moment for the quickest follower."""
+        self._behind_bytes = behind_bytes
+        self._ahead_seconds = ahead_seconds
         self.task_id = task_id
         self.followers = 0
         self.is_over = False  # the task has ended, and everything was read
@@ -188,7 +202,7 @@ class Feed:
         found = self._joined.get((number, streams))
         if found is None:
             some = [self._kept[index] for index in range(number - self._first, len(self._kept))]
-            wanted = [one.data for one in some if one.kind not in STREAMS or one.kind in streams]
+            wanted = [one.data for one in some if one.stream is None or one.stream in streams]
             last = some[-1]
             found = self._joined[number, streams] = Told(
                 b"".join(wanted), number + len(some), last.place, is_end=last.kind == "end"
@@ -235,7 +249,7 @@ class Feed:
 
     async def _wait_for_quickest(self) -> None:
         """Until somebody is so near that what is read next finds him within what is kept."""
-        end = time.monotonic() + _AHEAD_SECONDS
+        end = time.monotonic() + self._ahead_seconds
         while self._bytes_from(self._taken) > _AHEAD_BYTES and (left := end - time.monotonic()) > 0:
             self._near.clear()
             await _within(self._near.wait(), left)
@@ -273,8 +287,13 @@ class Feed:
         else:
             place = known.place
         is_end = is_finished(task.status)
-        has_more = known is not None and self._read_more(client, outputs, news, place, is_end=is_end)
-        place = news[-1].place if news else place
+        has_more = False
+        if known is not None:
+            if known.is_behind and known.run == run:
+                self._leave_out(client, outputs, news, place)
+                place = news[-1].place if news else place
+            has_more = self._read_more(client, outputs, news, place, is_end=is_end)
+            place = news[-1].place if news else place
         shown, log = self._shown(client, task)
         if known is None or shown != known.shown or log != known.log:
             since = log if known is None else _since(known.log, log)
@@ -282,8 +301,17 @@ class Feed:
         is_over = is_end and not has_more
         if is_over:
             news.append(News("end", end_event(shown, place), place))
-        now = _Known(place=place, run=run, outputs=outputs, shown=shown, log=log)
+        now = _Known(place=place, run=run, outputs=outputs, shown=shown, log=log, is_behind=has_more)
         return _Look(now, news, has_more=has_more, is_over=is_over)
+
+    def _leave_out(self, client: Client, outputs: Mapping[str, Output], news: list[News], place: Place) -> None:
+        """Of an output that grows quicker than even the quickest reads it, all but the end."""
+        for name, output in outputs.items():
+            begin = place.offsets[name]
+            if output.read(client.store, begin + self._behind_bytes):
+                end = output.begin_of_character(client.store, output.size(client.store))
+                place = place.at(name, end)
+                news.append(News("gap", gap_event(name, begin, end, place), place, name))
 
     def _read_more(
         self, client: Client, outputs: Mapping[str, Output], news: list[News], place: Place, *, is_end: bool
@@ -295,7 +323,7 @@ class Feed:
                 for part in _parts_of(output, data):
                     offset = place.offsets[name]
                     place = place.at(name, offset + len(part))
-                    news.append(News(name, text_event(name, offset, part, place), place))
+                    news.append(News(name, text_event(name, offset, part, place), place, name))
                     left -= len(news[-1].data)
                 if left <= 0:
                     return True
@@ -313,6 +341,11 @@ class Feed:
 def text_event(stream: str, offset: int, data: bytes, place: Place) -> bytes:
     """Some of a stream. What is not text comes with U+FFFD in its place, so the id alone says where it ends."""
     return event(stream, {"offset": offset, "text": data.decode("utf-8", "replace")}, id=place.id)
+
+
+def gap_event(stream: str, begin: int, end: int, place: Place) -> bytes:
+    """These bytes are left out; a request with Range has them."""
+    return event("gap", {"stream": stream, "from": begin, "to": end}, id=place.id)
 
 
 def end_event(shown: Mapping[str, Any], place: Place) -> bytes:

@@ -15,7 +15,7 @@ from disbatch_host.web.api.batches import batch_of, with_progress
 from disbatch_host.web.api.tasks import task_of
 from disbatch_host.web.call import Events
 from disbatch_host.web.events import MEDIA_TYPE, event
-from disbatch_host.web.feed import Feed, Joined, Place, text_event
+from disbatch_host.web.feed import Feed, Joined, Place, gap_event, text_event
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.role import Role
@@ -125,8 +125,7 @@ class _Follower:
             yield event("reset", {"attempt": now.attempt}, id=before.id)
         for name in (one for one in STREAMS if one in self._streams):
             if before.offsets[name] < now.offsets[name]:
-                left_out = {"stream": name, "from": before.offsets[name], "to": now.offsets[name]}
-                yield event("gap", left_out, id=now.id)
+                yield gap_event(name, before.offsets[name], now.offsets[name], now)
         yield joined.task
 
 
