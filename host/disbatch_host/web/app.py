@@ -116,9 +116,7 @@ class Application:
 
     def known(self, request: Request, role: Role | None, *, is_change: bool) -> Principal:
         """Who sent a request, if he may do it. Raises Problem."""
-        peer = None if request.client is None else request.client.host
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        who = self._identity.of(headers, request.cookies.get(COOKIE), peer)
+        who = self._sender(request)
         if who is None:
             if role is not None:
                 raise unauthenticated()
@@ -183,14 +181,22 @@ class Application:
             status = answer.status or int(status_of(route))
             return self._shared.sending.parts(answer, who, status, route.media_type)
 
-        def is_still() -> bool:
-            try:
-                self.known(request, route.role, is_change=False)
-            except Problem:
-                return False
-            return True
+        return self._shared.sending.events(answer, who, lambda: self._is_still(request, who))
 
-        return self._shared.sending.events(answer, who, is_still)
+    def _is_still(self, request: Request, who: Principal) -> bool:
+        """Whether whoever sent a request that goes on may do what he might do when it came."""
+        try:
+            found = self._sender(request, is_again=True)
+        except Problem:
+            return False
+        return (found is None and who.name == "nobody") or (
+            found is not None and found.role >= who.role and found.queues == who.queues
+        )
+
+    def _sender(self, request: Request, *, is_again: bool = False) -> Principal | None:
+        peer = None if request.client is None else request.client.host
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return self._identity.of(headers, request.cookies.get(COOKIE), peer, is_again=is_again)
 
     async def _no_route(self, request: Request, _: Exception) -> Response:
         if self._no_page is not None and not request.url.path.startswith(API):

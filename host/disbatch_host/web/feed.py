@@ -18,18 +18,30 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from disbatch_host.client import Client
 from disbatch_host.client.history import reason_in_short
-from disbatch_host.client.output_places import STREAMS, Output, attempt_of, whole_characters
+from disbatch_host.client.output_places import STREAMS, Output, attempt_of
 from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.errors import NotFoundError, StoreError, in_words
 from disbatch_host.web.call import Call
 from disbatch_host.web.documents import plain, task_json
-from disbatch_host.web.events import event
+from disbatch_host.web.news import (
+    News,
+    Place,
+    end_event,
+    entries_since,
+    gap_event,
+    gone_event,
+    parts_of,
+    reset_event,
+    task_event,
+    text_event,
+    trouble_event,
+)  # fmt: skip
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Problem
 from disbatch_host.web.role import Role
@@ -38,7 +50,6 @@ from disbatch_protocol.status import is_finished
 
 KEPT_BYTES = 2**20
 BEHIND_BYTES = 32 * 2**20  # as much as a page shows of an output
-_EVENT_BYTES = 2**16  # of output in one event
 _LOOK_BYTES = 3 * 2**17  # of news, after which followers get their turn
 _LOOK_SECONDS = 0.5  # unless something wakes it
 _LOOK_SECONDS_LEAST = 0.1  # on a busy store something always does
@@ -51,43 +62,6 @@ _WEB = Principal(name="web", role=Role.READ)
 
 T = TypeVar("T")
 Lend = Callable[[Callable[[Client], Any]], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How far somebody has come."""
-
-    attempt: int
-    offsets: Mapping[str, int]  # by stream
-
-    @property
-    def id(self) -> str:
-        """Of an event, after which one is here."""
-        return ":".join(map(str, (self.attempt, *(self.offsets[name] for name in STREAMS))))
-
-    @classmethod
-    def of_id(cls, text: str) -> Place | None:
-        """None: the text is not the id of an event."""
-        parts = text.split(":")
-        if len(parts) != 1 + len(STREAMS) or not all(
-            one.isascii() and one.isdigit() and len(one) < 19 for one in parts
-        ):
-            return None
-        attempt, *offsets = map(int, parts)
-        return cls(attempt, dict(zip(STREAMS, offsets, strict=True)))
-
-    def at(self, stream: str, offset: int) -> Place:
-        return Place(self.attempt, {**self.offsets, stream: offset})
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """One event."""
-
-    kind: str  # task, stdout, stderr, gap, reset, trouble, end
-    data: bytes = field(repr=False)
-    place: Place  # behind it
-    stream: str | None = None  # that it is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +160,7 @@ class Feed:
         return Joined(
             place=known.place,
             outputs=known.outputs,
-            task=_task_event(known.shown, known.log, known.place, is_whole=True),
+            task=task_event(known.shown, known.log, known.place, is_whole=True),
             number=self._first + len(self._kept) - self.is_over,  # of one that has ended, the end itself
         )
 
@@ -221,14 +195,14 @@ class Feed:
                 look: _Look = await self._lend(functools.partial(self._look, known))
             except NotFoundError:
                 place = Place(0, dict.fromkeys(STREAMS, 0)) if known is None else known.place
-                self._tell([News("end", event("end", {"status": None, "reason": "it was deleted"}), place)])
+                self._tell([News("end", gone_event(), place)])
                 self.is_over = True
                 self._is_ready.set()
                 break
             except (StoreError, Problem) as error:
                 if not is_troubled and known is not None:
                     is_troubled = True
-                    self._tell([News("trouble", event("trouble", {"message": in_words(error)}), known.place)])
+                    self._tell([News("trouble", trouble_event(in_words(error)), known.place)])
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
             is_troubled = False
@@ -283,7 +257,7 @@ class Feed:
         elif known.run != run:
             place = Place(run[0], dict.fromkeys(STREAMS, 0))
             if known.run[0] > 0:
-                news.append(News("reset", event("reset", {"attempt": run[0]}, id=place.id), place))
+                news.append(News("reset", reset_event(place), place))
         else:
             place = known.place
         is_end = is_finished(task.status)
@@ -296,8 +270,8 @@ class Feed:
             place = news[-1].place if news else place
         shown, log = self._shown(client, task)
         if known is None or shown != known.shown or log != known.log:
-            since = log if known is None else _since(known.log, log)
-            news.append(News("task", _task_event(shown, since, place, is_whole=known is None), place))
+            since = log if known is None else entries_since(known.log, log)
+            news.append(News("task", task_event(shown, since, place, is_whole=known is None), place))
         is_over = is_end and not has_more
         if is_over:
             news.append(News("end", end_event(shown, place), place))
@@ -320,7 +294,7 @@ class Feed:
         left = _LOOK_BYTES
         for name, output in outputs.items():
             while data := output.read_text(client.store, place.offsets[name], is_end=is_end):
-                for part in _parts_of(output, data):
+                for part in parts_of(data, is_binary=output.is_binary):
                     offset = place.offsets[name]
                     place = place.at(name, offset + len(part))
                     news.append(News(name, text_event(name, offset, part, place), place, name))
@@ -336,42 +310,6 @@ class Feed:
         entries = plain(call, {"log": log})["log"] if isinstance(log, (list, tuple)) else []
         more = {"status_name": statuses.name(task.status), "reason": reason_in_short(task)}
         return {**shown, **more, "attempt": attempt_of(task)}, entries
-
-
-def text_event(stream: str, offset: int, data: bytes, place: Place) -> bytes:
-    """Some of a stream. What is not text comes with U+FFFD in its place, so the id alone says where it ends."""
-    return event(stream, {"offset": offset, "text": data.decode("utf-8", "replace")}, id=place.id)
-
-
-def gap_event(stream: str, begin: int, end: int, place: Place) -> bytes:
-    """These bytes are left out; a request with Range has them."""
-    return event("gap", {"stream": stream, "from": begin, "to": end}, id=place.id)
-
-
-def end_event(shown: Mapping[str, Any], place: Place) -> bytes:
-    return event("end", {"status": shown.get("status"), "reason": shown.get("reason")}, id=place.id)
-
-
-def _task_event(shown: Mapping[str, Any], log: Sequence[Any], place: Place, *, is_whole: bool) -> bytes:
-    """`log`: the entries since the last such event, or all that there are (`is_whole`)."""
-    return event("task", {**shown, "log": list(log), "log_is_whole": is_whole}, id=place.id)
-
-
-def _since(before: Sequence[Any], now: Sequence[Any]) -> Sequence[Any]:
-    """The entries that were added; the oldest may have been dropped."""
-    for dropped in range(len(before) + 1):
-        kept = len(before) - dropped
-        if before[dropped:] == now[:kept]:
-            return now[kept:]
-    return now
-
-
-def _parts_of(output: Output, data: bytes) -> Iterator[bytes]:
-    """In parts of which several are kept."""
-    while data:
-        cut = _EVENT_BYTES if output.is_binary else whole_characters(data[:_EVENT_BYTES]) or len(data)
-        yield data[:cut]
-        data = data[cut:]
 
 
 async def _within(waiting: Awaitable[Any], seconds: float) -> None:

@@ -76,9 +76,12 @@ class Identity:
     def needs_sign_in(self) -> bool:
         return self._tokens is not None
 
-    def of(self, headers: Mapping[str, str], cookie: str | None, peer: str | None) -> Principal | None:
+    def of(
+        self, headers: Mapping[str, str], cookie: str | None, peer: str | None, *, is_again: bool = False
+    ) -> Principal | None:
         """Who sent these headers (names in lower case); None: nobody that is known. Raises Problem for a token that is
-        wrong, and for a header that only a proxy may send."""
+        wrong, and for a header that only a proxy may send. `is_again`: they were valid when this request came, and it
+        goes on; a token that is none any more is not counted as a wrong one."""
         if self._proxy is not None and (user := headers.get(self._proxy.header)) is not None:
             if not self._proxy.is_peer(peer):
                 raise Problem(Code.PROXY, f"{self._proxy.header} is taken from the proxy only; is --proxy-from right?")
@@ -88,12 +91,12 @@ class Identity:
             return Principal(name="anyone", role=Role.ADMIN, is_of_browser=True)
         authorization = headers.get("authorization", "")
         if authorization[: len(_BEARER)].lower() == _BEARER:
-            return self.of_token(authorization[len(_BEARER) :].strip(), peer)
+            return self.of_token(authorization[len(_BEARER) :].strip(), peer, is_again=is_again)
         return None if cookie is None else self._of_session(cookie)
 
-    def of_token(self, text: str, peer: str | None) -> Principal:
+    def of_token(self, text: str, peer: str | None, *, is_again: bool = False) -> Principal:
         """Raises Problem unless it is a valid token."""
-        token = self._token(text, peer)
+        token = self._token(text, peer, is_again=is_again)
         return _principal(token, token.expires)
 
     def sign_in(self, text: str, peer: str | None) -> Session:
@@ -104,16 +107,17 @@ class Identity:
         head = f"{token.id}.{int(expires.timestamp())}"
         return Session(text=f"{head}.{self._signature(head)}", expires=expires)
 
-    def _token(self, text: str, peer: str | None) -> Token:
+    def _token(self, text: str, peer: str | None, *, is_again: bool = False) -> Token:
         who = peer or "local"
-        if (seconds := self._wrong.seconds_left(who)) > 0:
+        if not is_again and (seconds := self._wrong.seconds_left(who)) > 0:
             raise Problem(
                 Code.TOO_MANY, f"too many wrong tokens from here; try again in {seconds:.0f} s",
                 headers={"Retry-After": f"{seconds:.0f}"},
             )  # fmt: skip
         found = self._known().of_secret(text)
         if found is None or not found.is_valid(datetime.now(UTC)):
-            self._wrong.count(who)
+            if not is_again:
+                self._wrong.count(who)
             what = "the token is not known here" if found is None else "the token has expired"
             hint = "`disbatch-host web token add` makes one"
             raise Problem(Code.UNAUTHENTICATED, f"{what}; {hint}", headers=_CHALLENGE)

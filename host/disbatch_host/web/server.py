@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -91,29 +92,32 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         connected = transport.get_extra_info("socket")
-        if (
-            connected.family != socket.AF_UNIX
-        ):  # head and body are two writes: else the second waits 40 ms for an answer
+        if connected.family != socket.AF_UNIX:
+            # Head and body of an answer are two writes: else the second waits 40 ms until the first has arrived.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
+        self._watch_header()
 
     def handle_events(self) -> None:
         super().handle_events()
         if self.cycle is not None:  # for an answer that cannot be completed
             self.scope["state"]["cut_off"] = self.transport.abort
-        if self.cycle is not None and self._timer is not None:  # the first request is here
-            self._timer.cancel()
-            self._timer = None
+        self._watch_header()
+
+    def _watch_header(self) -> None:
+        """Whatever comes of a header, it has so long from the moment when it could begin."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._forget_timer()
         super().connection_lost(exc)
 
-    def _close_if_silent(self) -> None:
-        self._timer = None
-        if self.cycle is None:
-            self.transport.close()
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class HttpServer(uvicorn.Server):

@@ -15,7 +15,8 @@ from disbatch_host.web.api.batches import batch_of, with_progress
 from disbatch_host.web.api.tasks import task_of
 from disbatch_host.web.call import Events
 from disbatch_host.web.events import MEDIA_TYPE, event
-from disbatch_host.web.feed import Feed, Joined, Place, gap_event, text_event
+from disbatch_host.web.feed import Feed, Joined
+from disbatch_host.web.news import Place, gap_event, reset_event, text_event
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.role import Role
@@ -96,7 +97,7 @@ class _Follower:
         now, begin = joined.place, self._begin
         if begin is not None and begin.attempt != now.attempt:
             begin = Place(now.attempt, dict.fromkeys(STREAMS, 0))
-            yield event("reset", {"attempt": now.attempt}, id=begin.id)
+            yield reset_event(begin)
         offsets = {}
         for name, end in now.offsets.items():
             offset = max(0, end - self._tail) if begin is None else min(begin.offsets[name], end)
@@ -122,7 +123,7 @@ class _Follower:
         now = joined.place
         if before.attempt != now.attempt:
             before = Place(now.attempt, dict.fromkeys(STREAMS, 0))
-            yield event("reset", {"attempt": now.attempt}, id=before.id)
+            yield reset_event(before)
         for name in (one for one in STREAMS if one in self._streams):
             if before.offsets[name] < now.offsets[name]:
                 yield gap_event(name, before.offsets[name], now.offsets[name], now)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from disbatch_host.client.output import run_of_attempt
 from disbatch_host.client.output_places import STREAMS, Output
 from disbatch_host.client.output_search import Search
+from disbatch_host.errors import StoreUnreachableError
 from disbatch_host.web.api.tasks import task_of
 from disbatch_host.web.call import Answer, Call, Parts, tags_in
 from disbatch_host.web.opening import Opening
@@ -20,6 +23,8 @@ from disbatch_host.web.route import Route, Schema
 
 _SEARCHED_BYTES = 64 * 2**20  # of one call
 _HITS_MAX = 200
+_PATIENCE_SECONDS = 30.0
+_AGAIN_SECONDS = 0.5
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _FROM = re.compile(r"(\d{1,18})(?::(\d{1,18}))?")
 
@@ -113,12 +118,24 @@ async def _pieces(opening: Opening, output: Output, start: int, end: int) -> Asy
     """One call of the store for each."""
     offset = start
     while offset < end:
-        data = (await opening.call(functools.partial(_read, output, offset)))[: end - offset]
+        data = (await _patiently(opening, functools.partial(_read, output, offset)))[: end - offset]
         if not data:
             what = f"{output.stream} of task {output.task} ends at byte {offset:,} of {end:,}"
             raise Problem(Code.NOT_KEPT, f"{what}: it was replaced or deleted meanwhile")
         yield data
         offset += len(data)
+
+
+async def _patiently(opening: Opening, do: Callable[[Call], bytes]) -> bytes:
+    """What is half sent is not cut off because the store was away, or in use, for a moment."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await opening.call(do)
+        except (StoreUnreachableError, Problem):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 def _read(output: Output, offset: int, call: Call) -> bytes:
