@@ -16,10 +16,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from disbatch_protocol.last_words import meaningful_line
+from disbatch_protocol.own_values import values_of, with_names
 
 TEXT_MAX = 120  # characters of a group's text
 KEY_DIGITS = 8
@@ -40,42 +41,62 @@ class Group(NamedTuple):
         return {"text": self.text, "key": self.key}
 
 
-def group_of(code: Any, message: Any = None) -> Group:
-    """The group of an error with this code and message, which may be anything that a document holds."""
+def group_of(code: Any, message: Any = None, *, parameters: Any = None, secrets: Collection[str] = ()) -> Group:
+    """The group of an error with this code and message, which may be anything that a document holds. `parameters`: of
+    its task; `secrets`: JSON pointers to those that are secret."""
     head = _printable(code)[:CODE_MAX].strip() if isinstance(code, str) else ""
-    words = normalized(line_of(message)) if isinstance(message, str) else ""
-    text = _cut(f"{head}: {words}" if head and words else head or words or "failed")
+    line, is_own = _line_of(message) if isinstance(message, str) else ("", False)
+    values = _values_in(line, parameters, secrets) if is_own and parameters else {}
+    words = normalized(with_names(_looked_at(line), values))
+    text = _cut(f"{head}: {words}" if head and words else head or words or "failed", values.values())
     return Group(text, hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS])
 
 
-def group_of_error(error: Mapping[str, Any]) -> Group:
-    """The group of `task.error`."""
-    return group_of(error.get("code"), error.get("message"))
+def group_of_error(error: Mapping[str, Any], parameters: Any = None, secrets: Collection[str] = ()) -> Group:
+    """The group of `task.error`; see `group_of`."""
+    return group_of(error.get("code"), error.get("message"), parameters=parameters, secrets=secrets)
+
+
+def _values_in(line: str, parameters: Any, secrets: Collection[str]) -> dict[str, str]:
+    """The values of these parameters that are in the line, and are not just numbers, with their names."""
+    looked_at = _looked_at(line)
+    printable = ((_printable(text), name) for text, name in values_of(parameters, secrets).items())
+    return {text: name for text, name in printable if text and text in looked_at and normalized(text) != "<n>"}
 
 
 def line_of(message: str) -> str:
     """The line of a message that says why: the program's own, else the host's first sentence."""
+    return _line_of(message)[0]
+
+
+def _line_of(message: str) -> tuple[str, bool]:
+    """The line that says why, and whether it is the program's own."""
     own: list[str] = []
     ours: list[str] = []
     for line in message[-_LINES_MAX:].split("\n"):
         (ours if line.startswith(_OURS) else own).append(line)
     words = meaningful_line("\n".join(own))
+    is_own = bool(words)
     if not words and ours:
         # How a run that was stopped took that is not why it was stopped.
         words = ours[0].partition(", and killed ")[0]
     while words.startswith(_OURS):
         words = words.removeprefix(_OURS).strip()
-    return words
+    return words, is_own
 
 
 def normalized(line: str) -> str:
     """The line with placeholders for what differs from task to task."""
-    text = _printable(line)[:LINE_MAX]
+    text = _looked_at(line)
     while True:  # each turn that changes something leaves fewer characters outside of placeholders
         replaced = _REPEATED().sub(r"\1", _PARTS().sub(_replacement, text))
         if replaced == text:
             return text.strip()
         text = replaced
+
+
+def _looked_at(line: str) -> str:
+    return _printable(line)[:LINE_MAX]
 
 
 def _printable(text: str) -> str:
@@ -84,12 +105,14 @@ def _printable(text: str) -> str:
     return " ".join(text.encode(errors="replace").decode().split()) if not text.isascii() else " ".join(text.split())
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, more_names: Collection[str]) -> str:
+    """`more_names`: of placeholders besides those of all groups."""
     if len(text) <= TEXT_MAX:
         return text
     kept = text[: TEXT_MAX - 1]
     opened = kept.rfind("<")
-    if opened >= 0 and _PLACEHOLDER().match(text, opened) and ">" not in kept[opened:]:
+    is_placeholder = _PLACEHOLDER().match(text, opened) or text[opened + 1 :].partition(">")[0] in more_names
+    if opened >= 0 and is_placeholder and ">" not in kept[opened:]:
         kept = kept[:opened]
     return f"{kept.rstrip()}{_CUT}"
 

@@ -22,7 +22,8 @@ read -r line
 n=$(expr "$line" : '.*"n":\([0-9]*\)')
 [ -e fixed ] && exit 0
 case $((n % 4)) in
-    1) echo "user $((n * 7919)) not found in /srv/mail$n/matt-$n.mbox" >&2; exit 1 ;;
+    1) user=$(expr "$line" : '.*"user":"\([^"]*\)"')
+       echo "user $user not found in /srv/mail$n/matt-$n.mbox" >&2; exit 1 ;;
     2) echo working >&2
        printf 'cannot connect to mx%d.example.com:25: timed out after %ds\n 4%%|##   |\r 8%%|###  |\nKilled\n' \
            "$n" "$n" >&2; exit 1 ;;
@@ -32,8 +33,9 @@ case $((n % 4)) in
 esac
 exit 0
 """
+NAMES = ("legacy-Ünal, Zoë", "matt@example.com", "o'neill", "u1", "van der Berg")
 WANTED = {
-    "exit_1: user <n> not found in <path>": 20,
+    "exit_1: user <user> not found in <path>": 20,
     "exit_1: cannot connect to <host>: timed out after <n>": 20,
     "quota: ValueError: <text> is over its <n>": 20,
 }
@@ -44,7 +46,9 @@ def test_planted_causes_are_found_and_each_is_run_again_by_the_command_that_is_s
 ) -> None:
     directory = plugin("planted", PLANTED, version="1.2")
     on_store.fine("queue", "create", "it's", "--class", "planted", "--maxthreads", "20")
-    rows = "".join(f'{{"n":{number}}}\n' for number in range(80))
+    rows = "".join(
+        json.dumps({"n": number, "user": NAMES[number % len(NAMES)]}, ensure_ascii=False) + "\n" for number in range(80)
+    )
     on_store.fine("task", "push", "it's", "-", stdin=rows)
     assert on_store.fine("task", "failures").out == "no failures\n"
     assert on_store.fine("task", "failures", "--json").out == ""

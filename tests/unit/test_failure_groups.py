@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disbatch_host.metrics.failures import GROUPS_MAX, FailureCounts
-from disbatch_protocol.groups import KEY_DIGITS, TEXT_MAX, group_of, normalized
+from disbatch_protocol.groups import KEY_DIGITS, TEXT_MAX, Group, group_of, normalized
 from disbatch_protocol.last_words import meaningful_line
+from disbatch_protocol.own_values import LOOKED_AT, VALUES_MAX
 
 VECTORS = json.loads((Path(__file__).parents[2] / "protocol" / "vectors" / "groups.json").read_text())["cases"]
 # What the patterns look for, and what nearly is that.
@@ -31,13 +32,19 @@ REPEATED = (
 )  # fmt: skip
 
 
+def of_task(code: Any, case: dict[str, Any]) -> Group:
+    return group_of(code, case["message"], parameters=case.get("parameters"), secrets=case.get("secrets", ()))
+
+
 @pytest.mark.parametrize("case", [pytest.param(one, id=one["name"]) for one in VECTORS])
 def test_group_vector(case: dict[str, Any]) -> None:
-    group = group_of(case["code"], case["message"])
+    group = of_task(case["code"], case)
     assert group.text == case["text"]
     assert group.key == case["key"] == hashlib.sha256(case["text"].encode()).hexdigest()[:KEY_DIGITS]
     for same in case.get("same", ()):
-        assert group_of(case["code"], same) == group, same
+        assert of_task(case["code"], {**case, "message": same}) == group, same
+    for same in case.get("same_with", ()):
+        assert of_task(case["code"], same) == group, same
 
 
 def test_vectors_of_different_causes_have_different_keys() -> None:
@@ -57,6 +64,44 @@ def test_a_text_is_short_and_stays_as_it_is_when_it_goes_through_again(message: 
 @given(st.text(max_size=100), st.text(max_size=200))
 def test_any_code_makes_a_text(code: str, message: str) -> None:
     assert 0 < len(group_of(code, message).text) <= TEXT_MAX
+
+
+@given(st.lists(PARTS, max_size=40).map("".join), st.dictionaries(st.text(), PARTS | st.text(max_size=5), max_size=5))
+def test_a_text_with_names_is_short_and_stays_as_it_is(message: str, parameters: dict[str, str]) -> None:
+    group = group_of("c", message, parameters=parameters)
+    assert 0 < len(group.text) <= TEXT_MAX
+    assert group_of("c", group.text.removeprefix("c").removeprefix(": ")) == group
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"names": [f"name {number}" for number in range(300_000)]},
+        {f"k{number}": f"ab{number}" for number in range(300_000)},
+        {"long": "ab " * 1_000_000, "user": "matt"},
+        [["deep"]] * 300_000,
+        {f"a{number}": "a" * number for number in range(200)},
+        {f"a{number}": "a " * (number % 100) + "-" * (number // 100) for number in range(900)},
+    ],
+    ids=["list", "object", "text", "lists", "nested-texts", "blanks"],
+)  # fmt: skip
+def test_large_parameters_take_no_longer_than_small_ones(parameters: Any) -> None:
+    for message in ("a " * 10_000, "name 7 of matt: ab12 " * 1000, "a" * 10_000):
+        began = time.process_time()
+        group_of("c", message, parameters=parameters, secrets=["/names/7"])
+        assert time.process_time() - began < 1.0, message[:20]
+
+
+def test_only_the_first_values_of_large_parameters_count() -> None:
+    first = {f"k{number}": f"other{number}" for number in range(VALUES_MAX - 1)}
+    assert group_of("c", "no matt", parameters={**first, "user": "matt"}).text == "c: no <user>"
+    assert group_of("c", "no matt", parameters={"more": "also", **first, "user": "matt"}).text == "c: no matt"
+    assert group_of("c", "no matt", parameters={"n": list(range(LOOKED_AT - 3)), "user": "matt"}).text == "c: no <user>"
+    assert group_of("c", "no matt", parameters={"n": list(range(LOOKED_AT)), "user": "matt"}).text == "c: no matt"
+    deep: Any = "matt"
+    for _ in range(5000):
+        deep = [deep]
+    assert group_of("c", "no matt", parameters={"deep": deep}).text == "c: no matt"
 
 
 def test_messages_of_a_megabyte_take_no_longer_than_short_ones() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host.client.published import schemas_of
+from disbatch_host.documents.causes import pointers_in
 from disbatch_host.documents.records import Task
 from disbatch_host.store.contract import Store
 from disbatch_protocol.masks import masked_at
@@ -39,7 +40,7 @@ class Masker:
     def places(self, found: Task, values: Any = None) -> set[str]:
         """JSON pointers to the secrets in its parameters; in `values`, if they are others of the same task."""
         values = found.parameters if values is None else values
-        places = {*_places(found.document.get("secrets")), *_places(found.run.get("secrets"))}
+        places = {*pointers_in(found.document.get("secrets")), *pointers_in(found.run.get("secrets"))}
         for name in {self._classes.get(found.queue, ""), _class_that_ran(found)}:
             for schema in self._schemas(name) if values else ():
                 places.update(schema.secrets(values))
@@ -63,7 +64,3 @@ class Masker:
 def _class_that_ran(found: Task) -> str:
     ran = found.run.get("plugin")
     return str(ran.get("class")) if isinstance(ran, Mapping) else ""
-
-
-def _places(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, (list, tuple)) else []

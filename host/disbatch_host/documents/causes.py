@@ -11,13 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from disbatch_host.documents.records import Document
+from disbatch_host.documents.records import Document, Task
 from disbatch_protocol.groups import group_of_error
 
 
-def with_group(error: Mapping[str, Any]) -> Document:
-    """The error with its group."""
-    return {**error, "group": group_of_error(error).to_document()}
+def with_group(error: Mapping[str, Any], task: Task | None = None, run: Mapping[str, Any] | None = None) -> Document:
+    """The error with its group. `task` and `run`: the ones that failed. The task's own parameters tell names from other
+    words; where the host says why, they are not needed."""
+    if task is None:
+        return {**error, "group": group_of_error(error).to_document()}
+    secrets = [*pointers_in(task.document.get("secrets")), *pointers_in((run or {}).get("secrets"))]
+    return {**error, "group": group_of_error(error, task.parameters, secrets).to_document()}
+
+
+def pointers_in(value: Any) -> list[str]:
+    """JSON pointers in a field of a document that may hold anything."""
+    return [one for one in value if isinstance(one, str)] if isinstance(value, (list, tuple)) else []
 
 
 def group_in(document: Mapping[str, Any]) -> tuple[str, str] | None:

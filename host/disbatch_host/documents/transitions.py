@@ -111,7 +111,7 @@ def end_change(
     unset = []
     if error is not None:
         # A cancellation is not a failure, and so has no cause to be counted.
-        error = dict(error) if conclusion.outcome is Outcome.CANCELLED else with_group(error)
+        error = dict(error) if conclusion.outcome is Outcome.CANCELLED else with_group(error, task, run)
         changes["error"] = error
     if conclusion.status in WAITING:
         changes["node"] = NOBODY
