@@ -88,6 +88,22 @@ def test_what_is_wrong_in_the_store_is_an_error_with_what_to_do(
     assert shown.code == 1 and "\x1b" not in shown.out and shown.out.splitlines()[-1].startswith("2 errors, ")
 
 
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_a_queue_that_paused_itself_is_named_whether_a_node_is_alive_or_not(
+    on_store: Terminal, store: Store, is_alive: bool
+) -> None:
+    paused = {"by": "node n1", "why": "3 tasks failed within 10m (pause_on_failures 3/10m)", "failures": 3}
+    limit = {"pause_on_failures": "3/10m"}
+    store.insert_queue({"_id": "mail", "class": "Mail", **limit, "paused": {**paused, "at": store.now()}})
+    store.insert_queue({"_id": "other", "class": "Mail"})
+    if is_alive:
+        put_node(store, "n1", queuetypes=[{"class": "Mail", "version": "1"}])
+    found = by_name(on_store("doctor", "--json"))["queues"]
+    assert found["verdict"] == "warning" and paused["why"] in found["text"] and "mail: " in found["text"]
+    assert "queue resume" in found["todo"] and ("no node is alive" in found["text"]) is not is_alive
+    assert ("start one" in found["todo"]) is not is_alive
+
+
 @on_sqlite
 def test_nothing_is_made_by_looking(on_store: Terminal, tmp_path: Path) -> None:
     before = files_below(tmp_path)

@@ -11,6 +11,7 @@ from disbatch_host.client.why import why
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Code
 from disbatch_host.documents import records
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Queue
 from disbatch_host.node.compartment import Troubles
 from disbatch_host.node.duties.failing_queues import pause_failing
@@ -64,6 +65,24 @@ def test_a_queue_of_which_too_many_tasks_fail_pauses_itself_until_somebody_resum
     assert queue_of(cluster, "bad").paused is None
     cluster.push("bad", {}, {})
     assert wait_for_pause(cluster, "bad")["at"] > resumed.document["resumed_at"]
+
+
+def test_a_node_looks_at_once_when_a_task_of_such_a_queue_fails_there(cluster: Cluster) -> None:
+    """500 quick tasks used to be through before the first look."""
+    cluster.plugin("Fails", FAILS)
+    cluster.queue("Fails", "bad", pause_on_failures="3/10m", maxthreads=1)
+    cluster.queue("Fails", "free", maxthreads=1)
+    cluster.start(pace={**QUICK, "failing_queues_seconds": 3600.0})
+    for task_id in cluster.push("free", *({} for _ in range(4))):
+        cluster.wait_for_status(task_id, Status.FAILED)
+    first = cluster.push("bad", {}, {"n": 0}, {})
+    for task_id in first:
+        cluster.wait_for_status(task_id, Status.FAILED, Status.CONCLUDED)
+    assert queue_of(cluster, "bad").paused is None
+    cluster.push("bad", *({} for _ in range(200)))
+    assert wait_for_pause(cluster, "bad")["failures"] >= 3
+    failed = cluster.store.count_tasks(TaskFilter(queue="bad", statuses=frozenset({int(Status.FAILED)})))
+    assert failed < 200, "it was paused while tasks waited"
 
 
 def failing(cluster: Cluster, limit: str, ends: str, **fields: Any) -> Queue:

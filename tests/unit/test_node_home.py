@@ -153,6 +153,14 @@ def test_a_directory_that_cannot_be_used_is_one_line_in_the_log(
     assert message.startswith("runs of this node end with it: ") and message.endswith(expected) and "\n" not in message
 
 
+@pytest.mark.parametrize("asked", [{"until_idle": True}, {"may_keep_runs": False}])
+def test_a_node_of_which_somebody_wants_that_its_runs_end_with_it_does_not_warn_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: dict[str, bool]
+) -> None:
+    assert found(tmp_path, **asked) is None
+    assert caplog.records == []
+
+
 def test_a_state_directory_that_takes_no_files_has_no_home(tmp_path: Path) -> None:
     """/proc takes none, whoever asks; a read-only file system fails in the same call."""
     with pytest.raises(HomeUnusableError, match="cannot be made"):

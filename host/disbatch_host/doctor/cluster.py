@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 8.0
 _SLOW_SECONDS = 0.25  # for one answer: a node asks some hundred times a second at full load
 _CLOCK_SECONDS = 2.0  # by which people are surprised: `--at 14:00` is read by this machine's clock
 _STANDSTILL = (Code.PAUSED, Code.MAXTHREADS, Code.MAXTOTAL)  # what somebody has asked for
+_RESUME = "`disbatch-host task failures` says why tasks fail; then disbatch-host queue resume ID"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,9 +217,14 @@ def queue_finding(seen: Seen) -> Finding | None:
     if not any(readings.is_alive(one) for one in seen.nodes):
         are_waiting = any(queue.id in seen.waiting for queue, _ in obstacles.values())
         waits = "; tasks wait" if are_waiting else ""
-        return warning(
-            "queues", f"{count}, and no node is alive{waits}", "start one: disbatch-host --plugins DIR", **facts
-        )
+        paused = [
+            f"{queue_id}: {cause.sentence}"
+            for queue_id, (_, causes) in obstacles.items() for cause in causes
+            if cause.code is Code.PAUSED_ON_FAILURES
+        ]  # fmt: skip
+        text = "; ".join([f"{count}, and no node is alive{waits}", *([some(paused, "; ")] if paused else [])])
+        todo = "start one: disbatch-host --plugins DIR"
+        return warning("queues", text, f"{todo}; {_RESUME}" if paused else todo, **facts)
     words = []
     is_bad = False
     for queue_id, (queue, causes) in obstacles.items():
@@ -229,7 +235,7 @@ def queue_finding(seen: Seen) -> Finding | None:
     codes = {causes[0].code for _, causes in obstacles.values()}
     todos = []
     if Code.PAUSED_ON_FAILURES in codes:
-        todos.append("`disbatch-host task failures` says why tasks fail; then disbatch-host queue resume ID")
+        todos.append(_RESUME)
     if codes != {Code.PAUSED_ON_FAILURES}:
         todos.append("put the plugin on a node, or correct the class: disbatch-host queue set ID class=CLASS")
     return (error if is_bad else warning)("queues", text, "; ".join(todos), **facts)

@@ -54,6 +54,7 @@ class Pace:
     batch_seconds: float = 5.0  # between two looks whether a batch is done, if nothing has changed
     batch_after_change_seconds: float = 0.5  # likewise, since a task of one has ended, or others have written
     failing_queues_seconds: float = 2.0  # between two looks at the failures of queues that have a limit of them
+    failing_queues_after_failure_seconds: float = 0.2  # likewise, since a task of one has failed here
     retention_seconds: float = 60.0  # between two looks for ended tasks that their queue no longer keeps
 
     # A culprit (`compartment`) is not tried again for so long: one that still fails costs little, one that somebody has

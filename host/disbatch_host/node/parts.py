@@ -129,7 +129,10 @@ class Parts:
                 self.batches, self.failing_queues, self.retention,
             ],
             health, troubles, pace,
-            wakes={one: one.wake for one in (self.heartbeat, self.due, self.batches, self.publishing)},
+            wakes={
+                one: one.wake
+                for one in (self.heartbeat, self.due, self.batches, self.failing_queues, self.publishing)
+            },
         )  # fmt: skip
         self.change(settings, directories, stop_grace_seconds=None)
 
@@ -214,6 +217,7 @@ class Parts:
             self.left_over.hold(run.task, report)
         self.due.on_end(run.task, report.seconds)
         self.batches.on_end(run.task)
+        self.failing_queues.on_end(run.task, report)
         if self._on_report is not None:
             self._on_report(run, report)
 
