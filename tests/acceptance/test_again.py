@@ -124,6 +124,13 @@ def test_the_outputs_of_the_last_three_attempts_are_there(mail: Terminal) -> Non
         assert mail.fine("task", "output", task_id, "--attempt", str(number)).out == f"out of {number}\n"
         said = mail.fine("task", "output", task_id, "--attempt", str(number), "--stderr", "--json").json
         assert said == [{"_id": task_id, "stream": "stderr", "text": f"err of {number}\n"}]
+    both = ("task", "output", task_id, "--attempt", "3", "--stream", "both")
+    assert mail.fine(*both).out == "stdout: out of 3\nstderr: err of 3\n"
+    assert mail.fine(*both, "--tail", "1", "--json").json[1] == {
+        "_id": task_id, "stream": "stderr", "text": "err of 3\n",
+    }  # fmt: skip
+    assert mail.fine("task", "output", task_id, "--attempt", "3", "--tail", "1").out == "out of 3\n"
+    assert mail.fine("task", "output", task_id, "--attempt", "3", "--tail", "0").out == ""
     assert mail.fine("task", "output", task_id).out == "out of 4\n"
     line = mail.refused(4, "task", "output", task_id, "--attempt", "9")
     assert "has no attempt 9; what is known is attempts 1 to 4" in line

@@ -9,8 +9,9 @@ import pytest
 
 from client.documents import put_task
 from disbatch_host.client import Client, Selection
+from disbatch_host.client.outputs import STREAMS, outputs_of_attempt
 from disbatch_host.client.pushing import ParametersError
-from disbatch_host.documents.changes import OutputChunk, RunKey
+from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunKey
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.plugin.catalog import load_plugins
 from disbatch_host.store.contract import Store
@@ -108,6 +109,51 @@ def test_the_output_of_an_attempt_is_read_by_its_number(client: Client, store: S
     unstarted = put_task(store)
     with pytest.raises(NotFoundError, match="it has not been started"):
         client.output(unstarted, attempt=1)
+
+
+def test_an_output_that_was_lost_with_its_node_is_not_called_deleted(client: Client, store: Store) -> None:
+    attempts = [
+        {"attempt": 1, "token": "t1", "status": 0, "reason": "lost", "node": "n7"},
+        {"attempt": 2, "token": "t2", "status": 2, "reason": "host_error", "started": None, "pid": 7},
+    ]
+    task_id = put_task(store, attempts=attempts, run={**RUN, "attempt": 3, "token": "t3"}, status=2)
+    for attempt, words in ((1, "was lost: node n7 was lost while it ran"), (2, "recorded nothing that it had printed")):
+        with pytest.raises(NotFoundError, match=words):
+            client.output(task_id, attempt=attempt)
+
+
+def test_both_streams_and_the_last_lines_of_an_earlier_attempt_are_read(client: Client, store: Store) -> None:
+    lines = b"".join(b"line %d\n" % number for number in range(50_000))
+    facts = {"stdout": {"bytes": len(lines), "in_file": True}, "stderr": {"bytes": 4, "in_file": False}}
+    binary = {"stdout": {"bytes": 3000, "encoding": "binary"}, "stderr": {"bytes": 0}}
+    attempts = [
+        {"attempt": 1, "token": "t1", "status": 2, "output": facts},
+        {"attempt": 2, "token": "t2", "status": 2, "output": binary},
+    ]
+    run = {**RUN, "attempt": 3, "token": "t3"}
+    task_id = put_task(store, attempts=attempts, run=run, stdout="last\nof all\n", stderr="why\n", status=2)
+    key = RunKey(task_id, "n1", "t1")
+    pieces = [lines[at : at + OUTPUT_CHUNK_SIZE] for at in range(0, len(lines), OUTPUT_CHUNK_SIZE)]
+    chunks = [OutputChunk(key=key, stream="stdout", number=n, data=one) for n, one in enumerate(pieces)]
+    store.commit([], [*chunks, OutputChunk(key=key, stream="stderr", number=0, data=b"a\nb\n")])
+    task = client.get(task_id)
+
+    def said(attempt: int, tail: int | None) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for one in outputs_of_attempt(store, task, attempt, STREAMS, tail=tail):
+            assert one.is_first is (one.stream not in found)
+            found[one.stream] = found.get(one.stream, b"") + one.data
+        return found
+
+    assert len(pieces) > 1 and said(1, None) == {"stdout": lines, "stderr": b"a\nb\n"}
+    assert said(1, 2) == {"stdout": b"line 49998\nline 49999\n", "stderr": b"a\nb\n"} and said(1, 0) == {}
+    assert said(1, 10**6)["stdout"] == lines
+    assert b"".join(client.output(task_id, attempt=1, tail=1)) == b"line 49999\n"
+    assert b"".join(client.output(task_id, tail=1)) == b"of all\n"
+    assert said(2, None) == {"stdout": b"disbatch-host: 3,000 bytes, not text\n"} and said(2, 0) == {}
+    assert said(3, 1) == {"stdout": b"of all\n", "stderr": b"why\n"}
+    with pytest.raises(NotFoundError, match="no attempt 4"):
+        outputs_of_attempt(store, task, 4, STREAMS)
 
 
 def test_an_output_that_an_earlier_version_has_deleted_is_not_taken_for_none(client: Client, store: Store) -> None:

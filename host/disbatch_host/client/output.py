@@ -22,6 +22,7 @@ from disbatch_host.documents.run_record import is_among_attempts
 from disbatch_host.errors import NotFoundError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.encodings import Encoding
+from disbatch_protocol.outcome import Reason
 from disbatch_protocol.status import is_finished
 
 _CHARACTER_MAX = 4  # bytes: the document's part of a longer stream ends with a whole character
@@ -75,11 +76,14 @@ def token_of_pieces(task: Task, stream: str) -> str | None:
     return token if is_full and not (facts and is_finished(task.status)) else None
 
 
-def tail_start(store: Store, task: Task, stream: str, lines: int) -> int:
-    """The byte of a stream at which its last `lines` lines begin; of many pieces only the last ones are read."""
-    token = token_of_pieces(task, stream)
-    if token is not None:
-        seen = whole_number(facts_of(task.run, stream).get("bytes")) or 0
+def tail_start(store: Store, task: Task, stream: str, lines: int, *, attempt: int | None = None) -> int:
+    """The byte of a stream at which its last `lines` lines begin; of many pieces only the last ones are read.
+    `attempt`: of that one, instead of the last."""
+    run = task.run if attempt is None else run_of_attempt(task, attempt)
+    is_last = run is task.run
+    token = token_of_pieces(task, stream) if is_last else run.get("token")
+    if isinstance(token, str):
+        seen = whole_number(facts_of(run, stream).get("bytes")) or 0
 
         def piece(number: int) -> bytes | None:
             return next(store.read_output(task.id, token, stream, first=number), None)
@@ -87,7 +91,7 @@ def tail_start(store: Store, task: Task, stream: str, lines: int) -> int:
         last = _last_number(lambda number: piece(number) is not None, max(0, seen - 1) // OUTPUT_CHUNK_SIZE)
         if last is not None:
             return _tail_start(((number, piece(number) or b"") for number in range(last, -1, -1)), lines)
-    return _tail_start([(0, inline_part(task, stream))], lines)
+    return _tail_start([(0, inline_part(task, stream))], lines) if is_last else 0
 
 
 def _last_number(is_there: Callable[[int], bool], guess: int) -> int | None:
@@ -142,7 +146,7 @@ def run_of_attempt(task: Task, number: int) -> Mapping[str, Any]:
 
 def attempt_pieces(store: Store, task: Task, number: int, stream: str, *, start: int = 0) -> Iterator[bytes]:
     """A stream of one attempt, as `output_pieces` has it. Raises NotFoundError, at once, if there is no such attempt or
-    its output is no longer kept."""
+    its output is not there: no longer kept, or lost with its node."""
     run = run_of_attempt(task, number)
     if run is task.run:
         return output_pieces(store, task, stream, start=start)
@@ -173,11 +177,18 @@ def _earlier_pieces(
     if piece is not None:
         return chain((piece[skipped:],), pieces)
     if not is_kept or (first == 0 and facts_of(run, stream).get("bytes")):
-        raise NotFoundError(
-            f"the output of attempt {run.get('attempt')} of task {task.id} is no longer kept; `keep_attempts` of queue "
-            f"{task.queue} says how many are"
-        )
+        raise NotFoundError(_why_gone(task, run))
     return iter(())
+
+
+def _why_gone(task: Task, run: Mapping[str, Any]) -> str:
+    which = f"the output of attempt {run.get('attempt')} of task {task.id}"
+    if run.get("reason") == Reason.LOST and not isinstance(run.get("output"), Mapping):
+        node = f"node {run['node']}" if isinstance(run.get("node"), str) else "its node"
+        return f"{which} was lost: {node} was lost while it ran, and so did not record what it had printed"
+    if run.get("reason") == Reason.HOST_ERROR and not isinstance(run.get("output"), Mapping):
+        return f"{which} is not there: its node could not go on with it, and recorded nothing that it had printed"
+    return f"{which} is no longer kept; `keep_attempts` of queue {task.queue} says how many are"
 
 
 def is_binary(run: Mapping[str, Any], stream: str) -> bool:

@@ -13,11 +13,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from disbatch_host.client.output import inline_part, is_binary, output_pieces, tail_start
+from disbatch_host.client.output import (
+    attempt_pieces,
+    inline_part,
+    is_binary,
+    output_pieces,
+    run_of_attempt,
+    tail_start,
+)
 from disbatch_host.client.short_ids import short_ids
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.earlier_outputs import facts_of
-from disbatch_host.documents.records import Task, TaskId
+from disbatch_host.documents.records import Task, TaskId, whole_number
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import WAITING, Status
 
@@ -53,6 +60,33 @@ def outputs(
                 if data:
                     yield Said(task_id=task.id, short_id=short[task.id], stream=stream, data=data, is_first=is_first)
                     is_first = False
+
+
+def outputs_of_attempt(
+    store: Store, task: Task, attempt: int, streams: Sequence[str] = ("stdout",), *, tail: int | None = None
+) -> Iterator[Said]:
+    """What one attempt of a task, which was read with its output, has said, as `outputs` has it. Raises NotFoundError,
+    at once, if there is no such attempt or its output is not there."""
+    (short_id,) = short_ids(store, [task.id]).values()
+    found = [(stream, _of_attempt(store, task, attempt, stream, tail)) for stream in streams]
+
+    def said() -> Iterator[Said]:
+        for stream, pieces in found:
+            for number, data in enumerate(filter(None, pieces)):
+                yield Said(task_id=task.id, short_id=short_id, stream=stream, data=data, is_first=number == 0)
+
+    return said()
+
+
+def _of_attempt(store: Store, task: Task, attempt: int, stream: str, tail: int | None) -> Iterator[bytes]:
+    run = run_of_attempt(task, attempt)
+    if run is task.run:
+        return pieces_of(store, task, stream, start_of(store, task, stream, tail))
+    if is_binary(run, stream):  # the document's line is about the last attempt
+        count = whole_number(facts_of(run, stream).get("bytes")) or 0
+        return iter([f"disbatch-host: {count:,} bytes, not text\n".encode()] if count and tail != 0 else [])
+    start = 0 if tail is None else tail_start(store, task, stream, tail, attempt=attempt)
+    return attempt_pieces(store, task, attempt, stream, start=start)
 
 
 def read_again(store: Store, listed: Iterable[Task]) -> Iterator[list[Task]]:

@@ -96,13 +96,22 @@ class Reading:
         return history.history_of(self.get(task_id))
 
     def output(
-        self, task_id: TaskId, stream: str = "stdout", *, start: int = 0, attempt: int | None = None
+        self,
+        task_id: TaskId,
+        stream: str = "stdout",
+        *,
+        start: int = 0,
+        attempt: int | None = None,
+        tail: int | None = None,
     ) -> Iterator[bytes]:
-        """Everything a task has printed so far on `stdout` or `stderr`, in pieces; `attempt`: of that one, instead of
-        the last. Raises NotFoundError, also for an attempt whose output is no longer kept (`keep_attempts`)."""
-        from disbatch_host.client.output import attempt_pieces, output_pieces  # noqa: PLC0415
+        """Everything a task has printed so far on `stdout` or `stderr`, in pieces, from the byte `start`, or only its
+        last `tail` lines; `attempt`: of that one, instead of the last. Raises NotFoundError, also for an attempt whose
+        output is no longer kept (`keep_attempts`), or was lost with its node."""
+        from disbatch_host.client.output import attempt_pieces, output_pieces, tail_start  # noqa: PLC0415
 
         task = self.get(task_id)
+        if tail is not None:
+            start = tail_start(self.store, task, stream, tail, attempt=attempt)
         if attempt is None:
             return output_pieces(self.store, task, stream, start=start)
         return attempt_pieces(self.store, task, attempt, stream, start=start)

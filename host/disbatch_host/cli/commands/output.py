@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import click
@@ -22,7 +22,7 @@ from disbatch_host.client.output import (
     run_of_attempt,
     tail_start,
 )
-from disbatch_host.client.outputs import STREAMS, Said, outputs
+from disbatch_host.client.outputs import STREAMS, Said, outputs, outputs_of_attempt
 from disbatch_host.client.outputs_followed import follow_outputs
 from disbatch_host.documents.batch import Batch
 from disbatch_host.documents.changes import TaskFilter
@@ -64,7 +64,7 @@ def output(
 
     \b
       disbatch-host task output 5f0c… --follow
-      disbatch-host task output 5f0c… --attempt 1 --stderr
+      disbatch-host task output 5f0c… --attempt 1 --stream both --tail 20
       disbatch-host task output --batch @last --failed --stream both --tail 5
       disbatch-host task output --queue mail --follow --tail 0 | grep -i error
 
@@ -83,26 +83,28 @@ def output(
             "tasks"
         )
     if attempt is not None:
-        _check_attempt(id, streams, tail, follows=follow)
+        _check_attempt(id, follows=follow)
     with common.opened_store() as store:
         if id is None:
             which = selection.filter_of(store, filters)
-            _print_many(store, which, streams, tail, follows=follow, is_raw=raw)
+            _print_lines(store, _said(store, which, streams, tail, follows=follow), streams, is_raw=raw)
             return
         found = find_task(store, id, common.who())
-        if len(streams) > 1:
-            _print_many(store, TaskFilter(ids=[found.id]), streams, tail, follows=follow, is_raw=raw, is_one=True)
-        else:
+        if len(streams) == 1:
             _print_one(store, found, streams[0], attempt, tail, follows=follow, is_raw=raw)
+            return
+        if attempt is None:
+            said = _said(store, TaskFilter(ids=[found.id]), streams, tail, follows=follow)
+        else:
+            said = outputs_of_attempt(store, found, attempt, streams, tail=tail)
+        _print_lines(store, said, streams, is_raw=raw, is_one=True)
 
 
-def _check_attempt(id: str | None, streams: Sequence[str], tail: int | None, *, follows: bool) -> None:
+def _check_attempt(id: str | None, *, follows: bool) -> None:
     if follows:
         raise UsageError("expected either --attempt or --follow, found both; --follow shows the attempt that runs")
     if id is None:
         raise UsageError("--attempt is for one task: expected its id")
-    if len(streams) > 1 or tail is not None:
-        raise UsageError("--attempt prints one whole stream; leave out --tail, and --stream both")
 
 
 def _streams_of(stream: str | None, *, wants_stderr: bool) -> tuple[str, ...]:
@@ -143,21 +145,14 @@ def _print_one(
 
 
 def _pieces(store: Store, found: Task, stream: str, attempt: int | None, tail: int | None) -> Iterator[bytes]:
+    start = 0 if tail is None else tail_start(store, found, stream, tail, attempt=attempt)
     if attempt is not None:
-        return attempt_pieces(store, found, attempt, stream)
-    start = 0 if tail is None else tail_start(store, found, stream, tail)
+        return attempt_pieces(store, found, attempt, stream, start=start)
     return output_pieces(store, found, stream, start=start)
 
 
-def _print_many(
-    store: Store,
-    which: TaskFilter,
-    streams: tuple[str, ...],
-    tail: int | None,
-    *,
-    follows: bool,
-    is_raw: bool,
-    is_one: bool = False,
+def _print_lines(
+    store: Store, found: Iterator[Said | None], streams: tuple[str, ...], *, is_raw: bool, is_one: bool = False
 ) -> None:
     def prefix_of(said: Said) -> str:
         of_stream = f"{said.stream}: " if len(streams) > 1 else ""
@@ -169,7 +164,7 @@ def _print_many(
         else LinePrinter(prefix_of, _stdout(is_raw=is_raw), is_cleaned=sys.stdout.isatty() and not is_raw)
     )
     with common.options_named():
-        for said in _said(store, which, streams, tail, follows=follows):
+        for said in found:
             if said is None:
                 printer.pause()
             else:
