@@ -13,7 +13,7 @@ import orjson
 import pymongo
 import pytest
 
-from disbatch_host.client import Client
+from disbatch_host.client import Client, Selection
 from disbatch_host.client.importing.collection import DocumentRows
 from disbatch_host.client.importing.files import kept, opened, rows_of
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Resumed, Rules, Step
@@ -362,6 +362,27 @@ def test_a_client_knows_the_schema_of_the_plugin(store: Store, queue: Queue, plu
     with pytest.raises(RowsRefusedError):
         client.import_file("mail", tmp_path / "rows.ndjson")
     assert client.import_file("mail", tmp_path / "rows.ndjson", Rules(is_checking=False)).created == 1
+
+
+def test_what_a_table_has_apostrophes_before_comes_back_as_it_was(store: Store, queue: Queue, tmp_path: Path) -> None:
+    """Table, edit, import: the apostrophe that keeps a spreadsheet from evaluating a text is none of the text."""
+    texts = [
+        "=1+1", "+49 30 1", "-x", "@home", "\ttab", "\rline", "'=quoted", "''=twice", "'tis", "'", "a'=b", "-5",
+        "plain",
+    ]  # fmt: skip
+    client = Client(store, None, by="me@here")
+    for text in texts:
+        client.push("mail", {"user": text})
+    for name in ("all.csv", "all.tsv"):
+        table = tmp_path / name
+        client.export(table, Selection(queue="mail"), columns=["user"])
+        content = table.read_bytes().decode("utf-8-sig")
+        assert "'=1+1" in content and "''=quoted" in content and '"=' not in content
+        table.write_text(content.replace("plain", "edited"))
+        store.insert_queue({"_id": name, "class": "mail"})
+        client.import_file(name, table)
+        made = [task.parameters["user"] for task in store.find_tasks(TaskFilter(queue=name))]
+        assert made == [*texts[:-1], "edited"]
 
 
 @pytest.mark.mongodb

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import orjson
 
 from disbatch_host.client import columns
 from disbatch_host.client.columns import Column, Document
+from disbatch_host.client.formula_cells import as_cell
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import FieldError, UsageError
 from disbatch_protocol.document import Other, rfc3339, to_json
@@ -41,8 +41,6 @@ _FIRST = (
 _FLAT = ("parameters", "result")
 _MORE = "more"
 _BOM = "\ufeff"  # without it spreadsheets take UTF-8 for something else
-_FORMULA = frozenset("=+-@\t\r\n")
-_NUMBER = re.compile(r"-(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _EXACT_BELOW = 10**15  # larger numbers are texts: spreadsheets keep 15 digits
 _DEPTH_MAX = 20  # of an object whose members have columns of their own
 
@@ -217,8 +215,7 @@ def cell_of(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    text = text.replace("\0", "\ufffd")
-    return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
+    return as_cell(text.replace("\0", "\ufffd"))
 
 
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

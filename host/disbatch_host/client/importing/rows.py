@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import IO, Any, Protocol
 
+from disbatch_host.client.formula_cells import from_cells
 from disbatch_host.errors import UsageError
 
 ROW_MAX = 8 * 2**20  # characters or bytes of one row: larger ones cannot be parameters (same limit)
@@ -123,7 +124,8 @@ class _Raw(io.RawIOBase):
 
 class CsvRows:
     """CSV according to RFC 4180, UTF-8, with the column names in its first line. Empty lines are skipped, and so are
-    columns without a name at the end, where spreadsheets leave them, as long as they are empty.
+    columns without a name at the end, where spreadsheets leave them, as long as they are empty. The apostrophe that an
+    export has put before what a spreadsheet would evaluate is taken off.
 
     `has_sep_line`: a line like `sep=;` comes before the header. Raises UsageError if there is no readable header.
     """
@@ -211,6 +213,8 @@ class CsvRows:
                 text = "".join(row)
                 if not text.isascii() and (bad := _bad_byte(text)) is not None:
                     row = BadRow(reason=_NO_UTF_8 % bad, row=[_shown(one) for one in row])
+                elif "'" in text:
+                    row = from_cells(row)
             yield line, lines.characters - seen, row
             seen = lines.characters
 
