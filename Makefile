@@ -36,8 +36,9 @@ check: $(VENV)/.run ## validate the bundled plugins
 	@sh plugins/go/build.sh
 	$(BIN)/disbatch-host check --plugins plugins
 
-schemas: $(VENV)/.run ## write schemas/config.json and README's table again from the table of settings
+schemas: $(VENV)/.test ## write schemas/config.json and README's table again from the table of settings, and docs/api.md from that of routes
 	$(BIN)/python -m disbatch_host.settings.written .
+	$(BIN)/python -m disbatch_host.web.api_page .
 
 soak: $(VENV)/.test ## the long tests (an hour of random documents for each store, or DISBATCH_RANDOM_SECONDS, and one of fuzzing, or DISBATCH_FUZZ_SECONDS), and each command of the acceptance tests as a process of its own
 	DISBATCH_TESTS_AS_PROCESS=1 $(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal tests/acceptance $(ARGS)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from disbatch_host.client import times
 from disbatch_host.client.finding import find_task, ids_of
+from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.published import origin_of
 from disbatch_host.client.requests import check_text
 from disbatch_host.client.times import Duration, Moment
@@ -174,6 +175,8 @@ def check_parameters(plugin: AnyPlugin | None, values: Mapping[str, Any]) -> Non
         origin = origin_of(plugin)
         as_published = f", {origin}" if origin else ""
         raise ParametersError(f"the parameters do not fit plugin {plugin.name}{as_published}: {text}")
+    if plugin is not None and (masked := masks_in(plugin.schema, values)):
+        raise ParametersError(f"{masked[0]}: {MASKED}")
 
 
 class Pusher:

@@ -1,6 +1,6 @@
-"""This API as an OpenAPI 3.1 document, and as docs/api.md: both from the table of routes.
+"""This API as an OpenAPI 3.1 document, from the table of routes.
 
-Responsible for: these two texts. Must not know: how a route works.
+Responsible for: this document. Must not know: how a route works.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
 from disbatch_protocol import schemas
 
-_EVERYWHERE = (Code.UNAUTHENTICATED, Code.ROLE, Code.TOO_MANY, Code.STORE, Code.BUSY)
+EVERYWHERE = (Code.UNAUTHENTICATED, Code.ROLE, Code.TOO_MANY, Code.STORE, Code.BUSY)
 _DOCUMENTS = ("task", "queue", "node", "batch", "failures", "manifest")
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -107,7 +107,7 @@ def _operation(route: Route) -> dict[str, Any]:
     for name, schema in route.query.items():
         plain = {key: value for key, value in schema.items() if key != "description"}
         parameters.append({"name": name, "in": "query", "description": schema.get("description", ""), "schema": plain})
-    codes = [*route.problems, *(_EVERYWHERE if route.role is not None else ()), route.about]
+    codes = [*route.problems, *(EVERYWHERE if route.role is not None else ()), route.about]
     refusals: dict[str, list[str]] = {}
     for code in dict.fromkeys(codes):
         refusals.setdefault(str(int(code.status)), []).append(code.word)
