@@ -14,6 +14,7 @@ from disbatch_host.errors import UsageError
 from disbatch_host.settings import written
 from disbatch_host.settings.table import BY_NAME, SETTINGS, Kind, Setting, default_of
 from disbatch_host.settings.values import NodeSettings, OnStop, Source, resolve
+from disbatch_host.settings.web_table import WEB_SETTINGS, WebSetting
 from disbatch_protocol import schemas
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +110,29 @@ def test_a_duration_of_nothing_is_refused_but_where_it_means_at_once(name: str) 
         return
     with pytest.raises(UsageError, match=f"{setting.option}: expected more than 0 seconds"):
         resolve({name: "0"}, {})
+
+
+@pytest.mark.parametrize("setting", WEB_SETTINGS, ids=lambda one: str(one.name))
+def test_the_file_takes_what_fits_a_setting_of_the_web(setting: WebSetting) -> None:
+    validator = jsonschema.Draft202012Validator(schemas.load("config"))
+    fitting: Any = True if setting.is_flag else setting.choices[0] if setting.choices else "text"
+    for value in (fitting, *((["a", "b"],) if setting.is_list else ()), *((5,) if setting.takes_number else ())):
+        assert validator.is_valid({"web": {setting.name: value}})
+    assert not validator.is_valid({"web": {setting.name: {"no": "value"}}})
+
+
+def test_settings_of_the_web_are_below_their_key(tmp_path: Path) -> None:
+    file = tmp_path / "host.json"
+    file.write_text('{"web": {"base-path": "/disbatch", "public_url": ["https://a.example"], "upload-max": 5}}')
+    settings = resolve({"config": str(file)}, {"HOME": "/home/x"})
+    assert settings.web == {"base_path": "/disbatch", "public_url": ["https://a.example"], "upload_max": 5}
+    assert resolve({}, {"HOME": "/home/x"}).web == {}
+    for text, words in (
+        ('{"web": {"listem": "x"}}', '/web/listem: unknown key "listem", did you mean "listen"?'),
+        ('{"web": {"no_auth": "yes"}}', "/web/no_auth: expected true or false, found the string"),
+        ('{"web": 3}', "/web: expected a JSON object, found"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError) as error:
+            resolve({"config": str(file)}, {"HOME": "/home/x"})
+        assert words in str(error.value)

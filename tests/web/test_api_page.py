@@ -29,7 +29,7 @@ def test_the_client_on_the_page_works(server: Web, client: Client) -> None:
     if client.store.find_queue("mail") is None:
         client.queues.create("mail", "Greet")
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert program == api_page.CLIENT and program.count("\n") == 20
+    assert program == api_page.CLIENT and sum(map(bool, program.splitlines())) <= 20
     variables = {
         "DISBATCH_API": f"http://127.0.0.1:{server.port}{server.base}", "DISBATCH_TOKEN": server.tokens["operate"],
         "PATH": os.environ["PATH"],

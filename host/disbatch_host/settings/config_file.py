@@ -50,9 +50,10 @@ def _checked_config(path: str, config: Any, data: bytes) -> dict[str, Any]:
     settings: Any = config
     if isinstance(config, dict):
         settings = {name.replace("-", "_"): value for name, value in config.items()}
-        for name in config:
-            if name.replace("-", "_") not in known:
-                faults.append(f'{pointer_to([name])}: unknown key "{name}", {_advice(name, known)}')
+        faults += _unknown((), config, known)
+        if isinstance(web := settings.get("web"), dict):
+            settings["web"] = {name.replace("-", "_"): value for name, value in web.items()}
+            faults += _unknown(("web",), web, known["web"]["properties"])
     for error in patterns.validator(schema).iter_errors(settings):
         if error.validator != "additionalProperties":
             where = pointer_to(error.absolute_path)
@@ -81,6 +82,15 @@ def _faults_of_texts(settings: Mapping[str, Any]) -> list[str]:
         except UsageError as error:
             faults.append(str(error).replace(setting.option, f"/{setting.name}"))
     return faults
+
+
+def _unknown(where: tuple[str, ...], given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """A fault for each key that nobody knows."""
+    return [
+        f'{pointer_to([*where, name])}: unknown key "{name}", {_advice(name, known)}'
+        for name in given
+        if name.replace("-", "_") not in known
+    ]
 
 
 def _named_twice(data: bytes) -> list[str]:

@@ -74,6 +74,7 @@ class Settings:
     log_level: str
     log_format: str
     metrics: Address | None
+    web: Mapping[str, Any] = field(default_factory=dict)  # of the file, by their names (`web_table`)
 
     @property
     def store_url(self) -> str:
@@ -123,6 +124,7 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str] | None = None
         log_level=merged.get("log_level", default_of("log_level")),
         log_format=merged.get("log_format", default_of("log_format")),
         metrics=None if metrics is None else parse_address("metrics", metrics),
+        web={name: value for name, value in (config.get("web") or {}).items() if value is not None},
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from disbatch_host.settings import web_table
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
@@ -37,6 +38,7 @@ _EXAMPLE = {
     "node_id": "mig01",
     "max_total": 50,
     "stop_grace": "10m",
+    "web": {"listen": "127.0.0.1:8780", "base_path": "/disbatch", "public_url": "https://jobs.example.org"},
 }
 
 
@@ -53,7 +55,7 @@ def config_schema() -> dict[str, Any]:
         "type": "object",
         "x-expected": "a JSON object",
         "additionalProperties": False,
-        "properties": {one.name: _property(one) for one in SETTINGS if one.description},
+        "properties": {**{one.name: _property(one) for one in SETTINGS if one.description}, "web": web_table.schema()},
         "examples": [_EXAMPLE],
     }
 

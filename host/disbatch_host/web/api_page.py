@@ -23,12 +23,14 @@ import json, os, time, urllib.request
 
 BASE, TOKEN = os.environ["DISBATCH_API"], os.environ["DISBATCH_TOKEN"]
 
+
 def ask(method, path, body=None, **headers):
     data = None if body is None else json.dumps(body).encode()
     headers |= {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     request = urllib.request.Request(BASE + path, data, headers, method=method)
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
+
 
 tasks = [{"parameters": {"user": name}} for name in ("ann", "bob")]
 pushed = ask("POST", "/queues/mail/tasks", {"tasks": tasks}, **{"Idempotency-Key": "tuesday"})

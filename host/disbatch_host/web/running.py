@@ -57,6 +57,7 @@ class WebSettings:
     streams: Limits = field(default_factory=Limits)
     spool: Path | None = None  # for files that are sent; None: none are taken
     upload_max: int = BYTES_MAX  # bytes of one
+    time_zone: str = "local"  # of the times that pages show, for whoever has not chosen one; or utc
     lease_seconds: float = LEASE_SECONDS  # until another server goes on where this one was killed
 
 
@@ -113,7 +114,7 @@ async def serve(
     shared = _shared(clients, settings)
     identity = Identity(tokens, settings.proxy)
     application = Application(shared, identity, settings.place, changes_per_second=settings.changes_per_second)
-    site = Site(application, shared, identity, settings.place)
+    site = Site(application, shared, identity, settings.place, zone=settings.time_zone)
 
     def stop() -> None:
         shared.background.stop()

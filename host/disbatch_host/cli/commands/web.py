@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,14 @@ from disbatch_host.cli.kinds import OneOf
 from disbatch_host.client import Client
 from disbatch_host.errors import FieldError, UsageError
 from disbatch_host.settings.forms import Address, parse_address
-from disbatch_protocol.quantities import parse_duration
+from disbatch_host.settings.web_table import DEFAULT_LISTEN, DEFAULT_UPLOAD_MAX, ROLES, WEB_SETTINGS
+from disbatch_protocol.quantities import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from disbatch_host.web.identity import Proxy
     from disbatch_host.web.running import WebSettings
     from disbatch_host.web.tokens import TokenFile
 
-_ROLES = ("read", "operate", "admin")
-_LISTEN = "127.0.0.1:8780"
 _SOCKET = "unix:"
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _TOKENS = click.option("--tokens", metavar="FILE", help="The file of tokens (/etc/disbatch/web.json, where it exists).")
@@ -40,16 +39,17 @@ class _Web(Subcommands):
         super().__init__(*arguments, **{**more, "invoke_without_command": True})
 
 
+def _web_options(command: Any) -> Any:
+    """The options of the table, in its order."""
+    for one in reversed(WEB_SETTINGS):
+        kind = {"type": OneOf(one.choices)} if one.choices else {"is_flag": True} if one.is_flag else {}
+        given: dict[str, Any] = {**kind, "metavar": one.metavar, "multiple": one.is_list, "help": one.help}
+        command = click.option(one.option, one.name, **given)(command)
+    return command
+
+
 @click.group(cls=_Web)
-@click.option("--listen", metavar="ADDR:PORT|unix:PATH", help=f"Where to listen ({_LISTEN}).")
-@click.option("--base-path", metavar="PATH", help="Below which path a proxy serves it, such as /disbatch.")
-@click.option("--public-url", "public_urls", multiple=True, metavar="URL", help="How browsers reach it.")
-@_TOKENS
-@click.option("--no-auth", is_flag=True, help="Nobody needs to sign in: on a loopback address or a Unix socket only.")
-@click.option("--proxy-user-header", metavar="NAME", help="A header by which a proxy says who has signed in there.")
-@click.option("--proxy-from", multiple=True, metavar="NET|unix", help="From where that header is taken: 127.0.0.1/32.")
-@click.option("--proxy-role", type=OneOf(_ROLES), default="read", show_default=True, help="What those may do.")
-@click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Pages that may read with a token.")
+@_web_options
 @click.option("--log-level", type=OneOf(("debug", "info", "warning", "error")), help="From which level on (info).")
 @click.option("--log-format", type=OneOf(("text", "json")), help="Lines of text, or JSON objects (text).")
 @common_options
@@ -68,7 +68,7 @@ def web(context: click.Context, /, **given: Any) -> None:
         return
     if common.wants_json():
         raise UsageError("--json is for commands that read, not for running a server")
-    settings = _settings(given)
+    settings = _settings(_merged(given))
     logs.set_up(given["log_level"] or "info", given["log_format"] or "text", node_id="web")
     from disbatch_host.web import running  # noqa: PLC0415  (only a server needs it)
 
@@ -83,6 +83,17 @@ def _open_client() -> Client:
     )  # fmt: skip
 
 
+def _merged(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, and for those that were not given what the configuration file says."""
+    file = common.settings().web
+    found: dict[str, Any] = {}
+    for one in WEB_SETTINGS:
+        value = given[one.name]
+        value = file.get(one.name) if value in (None, (), False) else value
+        found[one.name] = ((value,) if isinstance(value, str) else tuple(value or ())) if one.is_list else value
+    return found
+
+
 def _settings(given: dict[str, Any]) -> WebSettings:
     _require_extra()
     from disbatch_host.web.guard import Place  # noqa: PLC0415
@@ -90,17 +101,35 @@ def _settings(given: dict[str, Any]) -> WebSettings:
 
     place = Place(
         base_path=_base_path(given["base_path"]),
-        public_urls=_urls("--public-url", given["public_urls"]),
-        cors_origins=_urls("--cors-origin", given["cors_origins"]),
+        public_urls=_urls("--public-url", given["public_url"]),
+        cors_origins=_urls("--cors-origin", given["cors_origin"]),
     )
     file = _token_file(given["tokens"])
     return WebSettings(
-        listen=_listen(given["listen"] or _LISTEN),
+        listen=_listen(given["listen"] or DEFAULT_LISTEN),
         place=place,
         tokens=file if given["tokens"] is not None or file.path.exists() else None,
         needs_sign_in=not given["no_auth"],
         proxy=_proxy(given),
+        spool=_spool(given["spool"]),
+        upload_max=_upload_max(given["upload_max"]),
+        time_zone=given["time_zone"] or "local",
     )
+
+
+def _spool(given: str | None) -> Path | None:
+    """None: there is no place for one."""
+    if given is not None:
+        return Path(given)
+    state = common.settings().node.state_directory
+    return None if state is None else state / "web"
+
+
+def _upload_max(given: str | int | None) -> int:
+    try:
+        return parse_size(DEFAULT_UPLOAD_MAX if given is None else given)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--upload-max: {error}") from error
 
 
 def _require_extra() -> None:
@@ -162,14 +191,18 @@ def _proxy(given: dict[str, Any]) -> Proxy | None:
                     f"--proxy-from: expected a network like 127.0.0.1/32, or unix, found {one!r:.80}"
                 ) from error
     return Proxy(
-        header=name.lower(), networks=networks, is_local="unix" in peers, role=Role[given["proxy_role"].upper()]
+        header=name.lower(),
+        networks=networks,
+        is_local="unix" in peers,
+        role=Role[(given["proxy_role"] or "read").upper()],
     )
 
 
 def _token_file(path: str | None) -> TokenFile:
     from disbatch_host.web.tokens import DEFAULT_FILE, TokenFile  # noqa: PLC0415
 
-    return TokenFile(Path(path) if path is not None else DEFAULT_FILE)
+    named = path if path is not None else common.settings().web.get("tokens")
+    return TokenFile(DEFAULT_FILE if named is None else Path(named))
 
 
 @web.group(cls=Subcommands)
@@ -180,7 +213,7 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
-@click.option("--role", type=OneOf(_ROLES), default="read", show_default=True, help="What its owner may do.")
+@click.option("--role", type=OneOf(ROLES), default="read", show_default=True, help="What its owner may do.")
 @click.option("--queue", "queues", multiple=True, metavar="Q", help="It shows this queue alone; several may be named.")
 @click.option("--expires", metavar="DURATION", help="How long it works, such as 90d; else until it is removed.")
 @_TOKENS
