@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from disbatch_host.client import Client, control, deleting
+from disbatch_host.client import Client, control, deleting, operations
 from disbatch_host.client.importing import passes
 from disbatch_host.client.once import Once
 from disbatch_host.settings.forms import Address
@@ -31,6 +31,7 @@ from disbatch_host.web.tokens import TokenFile, new_token
 from helpers.web import Web
 
 LEASE_SECONDS = 1.0
+BATCH = 100  # tasks, or rows, in each batch of such a process: there is little to be done in a test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ _POINTS: Mapping[str, tuple[Any, str, Callable[[Any], Any]]] = {
 
 def _serve(given: Mapping[str, Any]) -> None:
     directory = Path(given["directory"])
+    operations.BATCH = passes.BATCH_ROWS = BATCH
     if given["dies"] is not None:
         where, name, change = _POINTS[given["dies"]]
         setattr(where, name, change(getattr(where, name)))

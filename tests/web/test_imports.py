@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from disbatch_host.client import Client, Selection
-from disbatch_host.client.importing.passes import BATCH_ROWS
 from disbatch_protocol.status import Status
 from helpers import web, web_process
 from helpers.processes import wait_until
@@ -199,19 +198,19 @@ def test_an_import_goes_on_where_its_server_was_killed_and_no_row_comes_twice(
     lonely_url: str, lonely_client: Client, plugins: Path, tmp_path: Path, dies: str
 ) -> None:
     lonely_client.queues.create("killed", "Greet")
-    count = 3 * BATCH_ROWS + 10
+    count = 3 * web_process.BATCH + 10
     with web_process.serving(lonely_url, plugins, tmp_path, dies=dies) as first:
         upload = send(first.web, people(count)).json["upload"]
         begun = first.web.post("/imports", {"upload": upload, "queue": "killed"}, headers={"Idempotency-Key": "i1"})
         assert begun.status == 202, begun.text
         first.wait_for_death()
     there = lonely_client.count(Selection(queue="killed"))
-    assert there == count if dies.startswith("once") else BATCH_ROWS <= there < count
+    assert there == count if dies.startswith("once") else web_process.BATCH <= there < count
     with web_process.serving(lonely_url, plugins, tmp_path) as second:
         again = second.web.post("/imports", {"upload": upload, "queue": "killed"}, headers={"Idempotency-Key": "i1"})
         assert again.json["id"] == begun.json["id"], "the same request, of which somebody did not hear"
         found = ended(second.web, begun)
-        assert list((tmp_path / "spool").glob("*.upload")) == []
+        wait_until(lambda: not list((tmp_path / "spool").glob("*.upload")), 30)
     assert (found["state"], found["created"]) == ("done", count)
     tasks = list(lonely_client.find(Selection(queue="killed")))
     assert [one.document["parameters"]["user"] for one in tasks] == [f"u{n}" for n in range(count)]
@@ -220,13 +219,14 @@ def test_an_import_goes_on_where_its_server_was_killed_and_no_row_comes_twice(
     }
 
 
+@pytest.mark.parametrize("lonely_url", ["sqlite"], indirect=True)
 def test_an_import_that_is_stopped_keeps_what_it_has_created(
     lonely_url: str, lonely_client: Client, plugins: Path, tmp_path: Path
 ) -> None:
     """Its server was killed, and nobody wants the rest."""
     lonely_client.queues.create("halted", "Greet")
     with web_process.serving(lonely_url, plugins, tmp_path, dies="while rows are created") as first:
-        upload = send(first.web, people(2 * BATCH_ROWS)).json["upload"]
+        upload = send(first.web, people(2 * web_process.BATCH)).json["upload"]
         begun = first.web.post("/imports", {"upload": upload, "queue": "halted"})
         first.wait_for_death()
     (tmp_path / "spool" / f"{upload}.upload").unlink()

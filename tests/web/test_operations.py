@@ -220,39 +220,40 @@ def test_an_operation_goes_on_where_its_server_was_killed(
     """Of whose second batch half was done; each task has had one turn, and is counted once."""
     queue = f"killed_{action}"
     lonely_client.queues.create(queue, "Greet")
-    made = put_failed(lonely_client, queue, 2500)
+    made = put_failed(lonely_client, queue, 250)
     with web_process.serving(lonely_url, plugins, tmp_path, dies=dies) as first:
         chosen = {"queue": queue, "status": "failed"}
         _, begun = tried_and_begun(first.web, action, filter=chosen)
         first.wait_for_death()
     done = len(made) - statuses(lonely_client, queue)[Status.FAILED]
-    assert done == 1500
+    assert done == 150
     with web_process.serving(lonely_url, plugins, tmp_path) as second:
         found = ended(second.web, begun)
-    assert (found["state"], found["done"], found["outcomes"]) == ("done", 2500, {outcome: 2500})
+    assert (found["state"], found["done"], found["outcomes"]) == ("done", 250, {outcome: 250})
     if action == "retry":
         tasks = list(lonely_client.find(Selection(queue=queue)))
-        assert {one.status for one in tasks} == {Status.CREATED} and len(tasks) == 2500
+        assert {one.status for one in tasks} == {Status.CREATED} and len(tasks) == 250
         assert len({str(one.document["retried"]["at"]) for one in tasks}) == 1, "one request, whoever carried it out"
     else:
         assert statuses(lonely_client, queue) == {}
 
 
+@pytest.mark.parametrize("lonely_url", ["sqlite"], indirect=True)
 def test_sigterm_stops_after_a_batch_and_another_server_goes_on(
     lonely_url: str, lonely_client: Client, plugins: Path, tmp_path: Path
 ) -> None:
     lonely_client.queues.create("terminated", "Greet")
-    put_failed(lonely_client, "terminated", 6000)
+    put_failed(lonely_client, "terminated", 3000)
     with web_process.serving(lonely_url, plugins, tmp_path) as first:
         _, begun = tried_and_begun(first.web, "retry", filter={"queue": "terminated"})
         wait_until(lambda: statuses_of_one(lonely_client, "terminated", Status.CREATED) > 0, 30)
         first.process.terminate()
         assert first.process.wait(30) == 0
     done = statuses(lonely_client, "terminated")[Status.CREATED]
-    assert done % 1000 == 0
+    assert done % web_process.BATCH == 0
     with web_process.serving(lonely_url, plugins, tmp_path) as second:
         found = ended(second.web, begun)
-    assert found["outcomes"] == {"retried": 6000}
+    assert found["outcomes"] == {"retried": 3000}
 
 
 def statuses_of_one(client: Client, queue: str, status: int) -> int:

@@ -120,7 +120,7 @@ class Background:
             raise  # it goes on when the store is back
         except LostJobError:
             return False
-        except DisbatchError as error:
+        except Exception as error:  # whatever it is, it must cost this operation alone
             log.warning("operation %s has failed: %s", job_id, in_words(error))
             jobs.end(job, JobState.FAILED, error=in_words(error))
         return True

@@ -28,7 +28,7 @@ from disbatch_host.client.importing.requested import FAULTS_MAX, Requested
 from disbatch_host.client.importing.task_maker import RowFault
 from disbatch_host.client.jobs import Job, Jobs, JobState, LostJobError
 from disbatch_host.client.tables import cell_of
-from disbatch_host.errors import DisbatchError, NotFoundError, StoreUnreachableError, in_words
+from disbatch_host.errors import NotFoundError, StoreUnreachableError, in_words
 from disbatch_host.web.spool import Received, Spool
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 KIND = "import"
 _TOLD_SECONDS = 1.0  # between notes of how far it has come
 _COLUMNS_MAX = 2000
+_ROW_MAX = 4096  # bytes of a row that is shown with its fault
 _LINES = 1000  # of a table, in a piece
 
 
@@ -61,6 +62,13 @@ def requested_of(body: Mapping[str, Any]) -> Requested:
         unique_key_from=body.get("unique_key_from"), skips=body.get("on_error", "stop") == "skip",
         timing=timing,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def fault_json(fault: RowFault) -> dict[str, Any]:
+    """A row that does not fit, without the row itself if that is long: there may be many of them."""
+    row = orjson.loads(orjson.dumps(fault.row, default=str))
+    is_short = len(orjson.dumps(row)) <= _ROW_MAX
+    return {"line": fault.line, "column": fault.column, "reason": fault.reason, "row": row if is_short else None}
 
 
 def file_of(job: Job, spool: Spool) -> Received | None:
@@ -99,9 +107,9 @@ class _Keeper:
             self._begin_faults()
         assert self._file is not None
         self._faults += 1
-        line = {"line": fault.line, "reason": fault.reason, "column": fault.column, "row": fault.row}
         if len(self._first) < FAULTS_MAX:
-            self._first.append(orjson.loads(orjson.dumps(line, default=str)))
+            self._first.append(fault_json(fault))
+        line = {"line": fault.line, "reason": fault.reason, "row": fault.row}
         self._file.write(orjson.dumps(line, default=str) + b"\n")
 
     @property
@@ -143,7 +151,7 @@ def carry_out(
         pass  # somebody else goes on
     except StoreUnreachableError:
         raise
-    except DisbatchError as error:
+    except Exception as error:  # whatever it is, it must cost this import alone
         log.warning("import %s has failed: %s", job.id, in_words(error))
         count = requested.created(client.store, job.id)
         jobs.end(keeper.job, JobState.FAILED, error=in_words(error), created=count, **keeper.faults)

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from disbatch_host.client.importing.requested import Prepared, Trial
-from disbatch_host.client.importing.task_maker import RowFault
 from disbatch_host.client.jobs import Job, Jobs
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import imports, schemas, spool
@@ -40,7 +39,7 @@ async def _post(opening: Opening) -> Answer:
     """The rows are looked at beside the store."""
     body = opening.body
     is_dry = bool(body.get("dry_run"))
-    received, prepared = await opening.call(_prepared)
+    received, prepared = await opening.call(prepared_of)
     if is_dry or body.get("on_error", "stop") == "stop":
         with opening.shared.exports.of(opening.who):
             trial = await asyncio.to_thread(tried, prepared, received)
@@ -48,10 +47,11 @@ async def _post(opening: Opening) -> Answer:
             return await opening.call(lambda call: Answer(status=200, body=trial_json(call, trial)))
         if trial.faulty:
             raise await opening.call(lambda call: _refused(call, trial))
-    return await opening.call(lambda call: _begun(call, received))
+    return await opening.call(lambda call: begun(call, received))
 
 
-def _prepared(call: Call) -> tuple[Received, Prepared]:
+def prepared_of(call: Call) -> tuple[Received, Prepared]:
+    """What the body asks for, as far as it can be. Raises NotFoundError, Problem, UsageError."""
     call.who.require_queue(call.body["queue"])
     received = upload_of(call, call.body["upload"])
     return received, call.client.prepared_import(imports.requested_of(call.body))
@@ -77,16 +77,11 @@ def trial_json(call: Call, trial: Trial) -> dict[str, Any]:
     return {
         "rows": trial.rows,
         "fit": trial.rows - trial.faulty,
-        "faults": [_fault_json(call, one) for one in trial.faults],
+        "faults": [*map(imports.fault_json, trial.faults)],
         "sample": [plain(call, {**one, "queue": str(one["queue"])}) for one in trial.sample],
         "secret_columns": list(trial.secret_columns),
         "notices": trial.notices,
     }
-
-
-def _fault_json(call: Call, fault: RowFault) -> dict[str, Any]:
-    shown = {"line": fault.line, "column": fault.column, "reason": fault.reason, "row": fault.row}
-    return orjson.loads(orjson.dumps(shown, default=str))  # type: ignore[no-any-return]
 
 
 def _refused(call: Call, trial: Trial) -> Problem:
@@ -95,7 +90,8 @@ def _refused(call: Call, trial: Trial) -> Problem:
     return Problem(Code.FAULTS, detail, faults=faults, more={"trial": trial_json(call, trial)})
 
 
-def _begun(call: Call, received: Received) -> Answer:
+def begun(call: Call, received: Received) -> Answer:
+    """It goes on in the background."""
     job_id = str(call.new_ids(1)[0])
     job = _jobs(call).create(job_id, imports.document_of(received, call.body, call.who.by))
     call.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,8 @@ from disbatch_host.web.queries import FILTER, LIMIT, PAGING, selection_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_protocol.document import rfc3339
+
+log = logging.getLogger(__name__)
 
 _SAMPLES = 5
 _WORDS = {"class_name": "class", "ids": "id"}  # of a filter, which a selection calls otherwise
@@ -105,8 +108,14 @@ def begun(call: Call, operation: Operation, until: datetime, of: int) -> Answer:
     """It goes on in the background."""
     job_id = str(call.new_ids(1)[0])
     job = operations.begin(call.client.store, jobs_of(call), operation, call.who.by, until, of, job_id)
+    log.info("operation %s of %s: %s %d tasks of %s", job.id, call.who.name, operation.action, of, _in_short(job))
     call.wake()
     return accepted(call, job)
+
+
+def _in_short(job: Job) -> str:
+    """Its selection on one line."""
+    return ", ".join(f"{name} {value!r:.80}" for name, value in job.document["selection"].items())
 
 
 def accepted(call: Call, job: Job) -> Answer:
