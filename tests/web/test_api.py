@@ -75,6 +75,10 @@ def test_the_description_has_every_route_and_every_schema(server: Web) -> None:
     assert {(path, method.upper()) for path, one in document["paths"].items() for method in one} == {
         (route.path, route.method) for route in api.ROUTES
     }
+    once = document["paths"]["/operations"]["post"]["parameters"]
+    assert [(one["name"], one["in"]) for one in once] == [("Idempotency-Key", "header")]
+    assert "text/csv" in document["paths"]["/uploads"]["post"]["requestBody"]["content"]
+    assert "application/x-ndjson" in document["paths"]["/queues/{q}/tasks"]["post"]["requestBody"]["content"]
     references = re.findall(r'"\$ref":"(#/components/schemas/[^/"]+)', reply.text)
     assert references and {one.rpartition("/")[2] for one in references} <= document["components"]["schemas"].keys()
     assert server.get("/openapi.json", headers={"If-None-Match": reply.headers["etag"]}).status == 304

@@ -12,7 +12,9 @@ from typing import Any
 from disbatch_host import __version__
 from disbatch_host.web import problems
 from disbatch_host.web.call import Answer, Call
+from disbatch_host.web.once import HEADER
 from disbatch_host.web.problems import Code
+from disbatch_host.web.receiving import FILES
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
 from disbatch_protocol import schemas
@@ -55,6 +57,8 @@ _WORDS = (
     "Tasks, queues, nodes and batches of a Disbatch store. Errors are RFC 9457 problems; dates are RFC 3339 in UTC "
     "with milliseconds; ids are text."
 )
+_ONCE = "A key of the sender's own: the same request with the same key is carried out once, and answered each time."
+_FILE = {"type": "string", "format": "binary"}
 _PROBLEM: Mapping[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance"],
@@ -107,6 +111,8 @@ def _operation(route: Route) -> dict[str, Any]:
     for name, schema in route.query.items():
         plain = {key: value for key, value in schema.items() if key != "description"}
         parameters.append({"name": name, "in": "query", "description": schema.get("description", ""), "schema": plain})
+    if route.is_once:
+        parameters.append({"name": HEADER, "in": "header", "description": _ONCE, "schema": {"type": "string"}})
     codes = [*route.problems, *(EVERYWHERE if route.role is not None else ()), route.about]
     refusals: dict[str, list[str]] = {}
     for code in dict.fromkeys(codes):
@@ -132,6 +138,10 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.role is None:
         found["security"] = []
     if route.body is not None:
-        body = {"application/json": {"schema": route.body.schema}}
+        body: dict[str, Any] = {"application/json": {"schema": route.body.schema}}
+        if route.body.of_lines is not None:
+            body["application/x-ndjson"] = {"schema": {"type": "string"}}
         found["requestBody"] = {"required": route.body.is_required, "content": body}
+    if route.takes_file:
+        found["requestBody"] = {"required": True, "content": {one: {"schema": _FILE} for one in FILES}}
     return found

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.spool import Received, Spool
 
-_FILES = ("text/csv", "text/tab-separated-values", "application/x-ndjson", "application/gzip", "application/x-gzip")
+FILES = ("text/csv", "text/tab-separated-values", "application/x-ndjson", "application/gzip", "application/x-gzip")
 _MULTIPART = "multipart/form-data"
 _ANY = "application/octet-stream"
 _BLOCK = 2**20
@@ -57,10 +57,10 @@ async def received(spool: Spool, request: Request, by: str) -> Received:
             raise Problem(Code.MEDIA, "expected multipart/form-data with a boundary")
         parts = _FilePart(boundary)
         blocks, name = parts.blocks(request.stream()), lambda: parts.name
-    elif media_type in (*_FILES, _ANY):
+    elif media_type in (*FILES, _ANY):
         blocks, name = request.stream(), lambda: _name_in(request)
     else:
-        raise Problem(Code.MEDIA, f"expected a file of {', '.join(_FILES)} or {_MULTIPART}, found {media_type!r:.80}")
+        raise Problem(Code.MEDIA, f"expected a file of {', '.join(FILES)} or {_MULTIPART}, found {media_type!r:.80}")
     return await _kept(spool, blocks, name, by)
 
 
