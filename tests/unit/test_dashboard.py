@@ -3,7 +3,10 @@ first, what is left out counted."""
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +72,17 @@ def test_every_section_is_there_with_its_facts() -> None:
     assert "failed, by cause, of 10" in text
     assert "exit_3" in text and "80 %" in text and "mail +1" in text and "no space left on device" in text
     assert "6b066cc838b0000246adfe38" in text and "50 % 1 of 2" in text and "61s" in text
+
+
+def test_the_picture_in_the_docs_has_the_titles_of_today() -> None:
+    """docs/status_watch.py draws it anew."""
+    drawn = (Path(__file__).parents[2] / "docs" / "status-watch.svg").read_text()
+    picture = html.unescape(re.sub("<[^>]*>", "", drawn)).replace("\xa0", " ")
+    running = [RunningFacts(task="t", queue="mail", node="mig01", seconds=3.0)]
+    for line in lines(overview(queues=some_queues(1), nodes=NODES, failures=FAILURES, running=running), height=40):
+        if line.startswith(("queue ", "node ", "failed, ", "running ")):
+            for title in re.sub(r"of [0-9]+|\([^)]*\)", "", line).split():
+                assert title in picture, line
 
 
 def test_orphaned_tasks_are_named_beside_those_that_failed() -> None:

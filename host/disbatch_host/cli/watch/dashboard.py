@@ -262,7 +262,7 @@ def _failures(overview: Overview, width: int) -> Block | None:
     _, things = _table("", ("count", "share", "queue", "message"), rows, len(rows), width, cuts_middle=True)
 
     def title(shown: int) -> Text:
-        more = "" if shown >= len(rows) else f": {shown} of {len(overview.failures)} reasons"
+        more = "" if shown >= len(rows) else f": {shown} of {len(overview.failures)} causes"
         return _line([(f"{name}{more}", "bold")], width)
 
     return Block(title, things, weight=2)
