@@ -65,6 +65,8 @@ def test_conditions_and_texts_of_errors_find_tasks(filled: Terminal) -> None:
     assert users(filled, "--where", "user=ann", "--where", ".status=2") == users(filled, "--grep", "disk full on host1")
     assert users(filled, "--where", "parameters.n=3") == users(filled, "--where", "result.size=-3") == [USERS[3]]
     assert users(filled, "--where", "result.tags=größe") == users(filled, "--where", "result.tags.1=größe") == ["größe"]
+    assert users(filled, "--where", "n>=3") == users(filled, "--where", "result.size<=-3")
+    assert USERS[3] in users(filled, "--where", "n>2") and USERS[3] not in users(filled, "--where", "n>3")
     both = ("--where", "user!=ann", "--where", "result.size!=0")
     assert users(filled, "--queue", "mail", *both) == [*USERS[:2:-1], "bob"]
     assert users(filled, "--where", r"deep.a\.b.0=1") == users(filled, "--where", r"\=1+1=true") == ["other"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, TaskFilter
-from disbatch_host.documents.conditions import Condition, Page, meets
+from disbatch_host.documents.conditions import Condition, Order, Page, meets
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import FieldError
 from disbatch_host.store.contract import Store
@@ -208,6 +208,32 @@ def test_a_condition_means_the_same_in_each_store_and_in_words(store: Store) -> 
             assert found == wanted, (path, values, negated)
             assert (made[number] in found) is (is_met is not negated)
             assert store.count_tasks(TaskFilter(where=(condition,))) == len(wanted)
+
+
+IN_ORDER: list[Any] = [  # values at `n`, and `a.b` (a key, which is another kind of question)
+    5, 5.0, 4.5, 6, -1, 0, "5", "6", True, None, [1, 9], [["x"], {"n": 9}], {"n": 9}, 2**53 + 1, "2026-11-30",
+    "2026-11-30T10:00:00Z", "2026-12-01", "2027", "zebra", ["2025-01-01", "zebra"], ["2026-12-24"], "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["n", "a.b"])
+def test_less_and_more_are_the_same_in_each_store_and_in_words(store: Store, name: str) -> None:
+    parameters = [*({name: one} for one in IN_ORDER), {}, {"other": 7}]
+    made = push(store, *parameters)
+
+    def found(order: str, than: Any) -> list[Any]:
+        condition = Condition(("parameters", name), (than,), order=Order(order))
+        ids = {task.id for task in store.find_tasks(TaskFilter(where=(condition,)))}
+        assert store.count_tasks(TaskFilter(where=(condition,))) == len(ids)
+        which = [one for one, task_id in zip(parameters, made, strict=True) if task_id in ids]
+        assert which == [one for one in parameters if meets(one, (name,), (than,), order=order)]
+        return [one[name] for one in which]
+
+    assert found(">", 5) == [6, [1, 9], 2**53 + 1] and found(">=", 5.0) == [5, 5.0, 6, [1, 9], 2**53 + 1]
+    assert found("<", 0) == [-1] and found("<=", 0) == [-1, 0] and found("<", 5) == [4.5, -1, 0, [1, 9]]
+    assert found(">", 2**53) == [2**53 + 1]
+    assert found(">", "2026-11-30") == ["2026-11-30T10:00:00Z", "2026-12-01", ["2026-12-24"]]
+    assert found("<=", "2026-11-30") == ["2026-11-30", ["2025-01-01", "zebra"]]
 
 
 def test_conditions_on_other_fields_and_several_at_once(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disbatch_host.client.conditions import condition_of, path_of
-from disbatch_host.documents.conditions import Condition
+from disbatch_host.documents.conditions import Condition, Order
 from disbatch_host.errors import FieldError
 from disbatch_host.store.sqlite import field_conditions, fields
 
@@ -27,6 +27,12 @@ TEXTS = {
     "x=NaN": Condition(("parameters", "x"), ("NaN",)),
     "größe= a ": Condition(("parameters", "größe"), (" a ",)),
     "x!==y": Condition(("parameters", "x"), ("=y",), negated=True),
+    "size_mb>50000": Condition(("parameters", "size_mb"), (50000,), order=Order.MORE),
+    "result.size>=-1.5": Condition(("result", "size"), (-1.5,), order=Order.AT_LEAST),
+    ".rate<7": Condition(("rate",), (7,), order=Order.LESS),
+    "day<=2026-11-30T10:00": Condition(("parameters", "day"), ("2026-11-30T10:00",), order=Order.AT_MOST),
+    r"a\>b\<c=1": Condition(("parameters", "a>b<c"), ("1", 1)),
+    "a=<b>": Condition(("parameters", "a"), ("<b>",)),
     "a!b=c": Condition(("parameters", "a!b"), ("c",)),
 }
 
@@ -38,7 +44,24 @@ def test_a_text_stands_for_a_condition(text: str) -> None:
     assert [type(one) for one in found.values] == [type(one) for one in TEXTS[text].values]
 
 
-@pytest.mark.parametrize("text", ["", "user", "=x", "!=x", ".=x", "..x=1", ".".join("a" * 60) + "=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "user",
+        "=x",
+        "!=x",
+        ".=x",
+        "..x=1",
+        "a>b",
+        "a<",
+        ">1",
+        "a>true",
+        "a>>1",
+        "a<1e999",
+        ".".join("a" * 60) + "=1",
+    ],
+)
 def test_a_text_that_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(FieldError, match="expected "):
         condition_of(text)

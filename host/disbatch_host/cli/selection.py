@@ -86,7 +86,8 @@ _FILTERS = {
         metavar="PATH=VALUE",
         help=(
             "Only tasks with this parameter (user=matt), part of the result (result.size=0) or other field "
-            "(.error.code=timeout); PATH!=VALUE: not with it. Several: all of them hold."
+            "(.error.code=timeout); PATH!=VALUE: not with it; 'PATH>VALUE', >=, <, <=: for numbers and dates. Several: "
+            "all of them hold."
         ),
     ),
     "grep": click.option(

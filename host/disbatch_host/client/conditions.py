@@ -1,4 +1,5 @@
-"""Conditions on the content of tasks, as people write them: `user=matt`, `result.size!=0`, `.error.code=timeout`.
+"""Conditions on the content of tasks, as people write them: `user=matt`, `result.size!=0`, `size>=100`,
+`.error.code=timeout`.
 
 Responsible for: reading such a text. Must not know: what a condition means (`documents.conditions`), terminals.
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from disbatch_host.documents.conditions import Condition, Scalar
+from disbatch_host.documents.conditions import Condition, Order, Scalar, is_date
 from disbatch_host.errors import FieldError
 
 _PARAMETERS, _RESULT = "parameters", "result"
@@ -34,7 +35,12 @@ def condition_of(text: str) -> Condition:
     """The condition that a text stands for. Raises FieldError."""
     parts, rest = _path_and_rest(text)
     if rest is None:
-        raise FieldError("where", f"expected PATH=VALUE or PATH!=VALUE, such as user=matt, found {_shown(text)}")
+        raise FieldError(
+            "where", f"expected PATH=VALUE, or != > >= < <= instead of =, such as user=matt, found {_shown(text)}"
+        )
+    if rest[0] in "<>":
+        order = Order(rest[:2] if rest[1:2] == "=" else rest[0])
+        return Condition(_from_document(parts, text), (_comparable(rest[len(order) :], text),), order=order)
     negated = rest.startswith("!")
     value = rest[2:] if negated else rest[1:]
     return Condition(_from_document(parts, text), _readings(value), negated=negated)
@@ -62,12 +68,13 @@ def _from_document(parts: list[str], text: str) -> tuple[str, ...]:
 
 
 def _path_and_rest(text: str) -> tuple[list[str], str | None]:
-    """The parts of the path at the beginning of a text, and the rest from `=` or `!=`; None if there is no such."""
+    """The parts of the path at the beginning of a text, and the rest from `=`, `!=`, `<` or `>`; None if there is no
+    such."""
     parts = [""]
     position = 0
     while position < len(text):
         character = text[position]
-        if character == "=" or text.startswith("!=", position):
+        if character in "=<>" or text.startswith("!=", position):
             return parts, text[position:]
         if character == "\\" and position + 1 < len(text):
             position += 1
@@ -91,6 +98,16 @@ def _readings(text: str) -> tuple[Scalar, ...]:
     if isinstance(value, int):
         return (text, value) if value in _INT64 else (text,)
     return (text, value) if isinstance(value, float) and math.isfinite(value) else (text,)
+
+
+def _comparable(value: str, text: str) -> Scalar:
+    """What less and more are there for."""
+    number = _readings(value)[-1]
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        return number
+    if is_date(value):
+        return value
+    raise FieldError("where", f"expected a number or a date such as 2026-11-30 behind < or >, found {_shown(text)}")
 
 
 def _shown(text: str) -> str:

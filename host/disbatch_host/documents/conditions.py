@@ -8,14 +8,18 @@ Rules:
    the first one's, `lines.sku` that of any. A list at its end is met by any of its items as well.
 2. Values are compared with their types: 1 is 1.0, but neither true nor "1". A missing value is equal to nothing, not
    even to null. So a negated condition is met where there is no value.
+3. Less and more are there for numbers, which are compared with numbers only, and for dates: a text that begins as
+   2026-11-30 does is compared, as text, with others that do.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from disbatch_host.documents.records import Task
@@ -24,17 +28,30 @@ PAGE_SECONDS = 2.0  # what a look for one page may take
 
 Scalar = str | int | float | bool | None
 
+DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}"  # how the text of a date begins (rule 3)
+_DATE = re.compile(DATE)
 _INDEX = re.compile("0|[1-9][0-9]{0,8}")
+
+
+class Order(StrEnum):
+    """How a value is to be, compared with another one (rule 3)."""
+
+    LESS = "<"
+    AT_MOST = "<="
+    MORE = ">"
+    AT_LEAST = ">="
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The value at a path of a task's document is one of some; `negated`: none of these."""
+    """The value at a path of a task's document is one of some; `negated`: none of these. With an `order`, it is less or
+    more than the only one of `values`, a number or the text of a date."""
 
     path: tuple[str, ...]  # from the document: ("parameters", "user")
     values: tuple[Scalar, ...] = field(repr=False)
     _: KW_ONLY
     negated: bool = False
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +67,12 @@ class Page:
     looked_to: datetime | None = None  # of a cut one, when the last task that was looked at was created
 
 
-def meets(value: Any, path: Sequence[str], values: Sequence[Scalar], *, negated: bool = False) -> bool:
+def meets(
+    value: Any, path: Sequence[str], values: Sequence[Scalar], *, negated: bool = False, order: str | None = None
+) -> bool:
     """Whether what is at this path of a value meets the condition."""
+    if order is not None:
+        return any(_is_in_order(found, order, values[0]) for found in values_at(value, path))
     return any(_is_one_of(found, values) for found in values_at(value, path)) is not negated
 
 
@@ -82,6 +103,23 @@ def index_of(name: str) -> int | None:
 def _is_one_of(found: Any, values: Sequence[Scalar]) -> bool:
     kind = _kind(found)
     return kind is not None and any(_kind(one) is kind and found == one for one in values)
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is compared as a date (rule 3)."""
+    return _DATE.match(text) is not None
+
+
+def _is_in_order(found: Any, order: str, than: Any) -> bool:
+    kind = _kind(found)
+    if kind is not _kind(than) or not (kind is float or (kind is str and is_date(found) and is_date(than))):
+        return False
+    return _ORDERS[order](found, than)
+
+
+_ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
+    Order.LESS: operator.lt, Order.AT_MOST: operator.le, Order.MORE: operator.gt, Order.AT_LEAST: operator.ge,
+}  # fmt: skip
 
 
 def _kind(value: Any) -> type | None:

@@ -50,7 +50,7 @@ FILTER: Mapping[str, Schema] = {
     "id": {**_TEXTS, "description": "These tasks alone."},
     "where": {
         **_TEXTS,
-        "description": "With this parameter or other field (user=matt, result.size!=0); all hold.",
+        "description": "With this parameter or other field (user=matt, result.size!=0, size>=100); all hold.",
     },
     "grep": _text("With this text in the code or message of the error."),
 }

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import reduce
@@ -19,11 +20,15 @@ from typing import Any
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
-from disbatch_host.documents.conditions import Condition, Scalar, index_of
+from disbatch_host.documents.conditions import DATE, Condition, Order, Scalar, index_of
 from disbatch_host.documents.records import Document
+
+_OPERATORS = {Order.LESS: "$lt", Order.AT_MOST: "$lte", Order.MORE: "$gt", Order.AT_LEAST: "$gte"}
 
 
 def condition_of(condition: Condition) -> Document:
+    if condition.order is not None:
+        return _in_order(condition.path, _OPERATORS[condition.order], condition.values[0])
     path, values = condition.path, [*condition.values, *_ids_among(condition.values)]
     query = _by_name(".".join(path), values) if all(map(_is_name, path)) else _by_expression(path, values)
     return {"$nor": [query]} if condition.negated else query
@@ -49,11 +54,31 @@ def _by_name(name: str, values: Sequence[Any]) -> Document:
 
 
 def _by_expression(path: Sequence[str], values: Sequence[Any]) -> Document:
+    wanted = {"$literal": list(values)}
+    return {"$expr": {"$ne": [{"$setIntersection": [_all_at(path), wanted]}, []]}}
+
+
+def _in_order(path: Sequence[str], operator: str, than: Scalar) -> Document:
+    if not isinstance(than, str) and all(map(_is_name, path)):
+        return {".".join(path): {operator: than}}  # in a query, numbers are compared with numbers only
+    if isinstance(than, str):
+        is_kind = {"$cond": [{"$eq": [{"$type": "$$this"}, "string"]}, _looks_like_date("$$this"), False]}
+    else:
+        is_kind = {"$and": [{"$isNumber": "$$this"}, {"$ne": ["$$this", {"$literal": math.nan}]}]}
+    is_met = {"$and": [is_kind, {operator: ["$$this", {"$literal": than}]}]}
+    met = {"$filter": {"input": _all_at(path), "as": "this", "cond": is_met}}
+    return {"$expr": {"$ne": [met, []]}}
+
+
+def _looks_like_date(value: str) -> Document:
+    return {"$regexMatch": {"input": value, "regex": DATE}}
+
+
+def _all_at(path: Sequence[str]) -> Document:
+    """An expression for all that a path leads to (`conditions.values_at`)."""
     found = reduce(_step, path, ["$$ROOT"])  # type: ignore[arg-type]
     items = {"$cond": [{"$isArray": "$$this"}, "$$this", []]}
-    all_found = _collected(found, {"$concatArrays": [["$$this"], items]})
-    wanted = {"$literal": list(values)}
-    return {"$expr": {"$ne": [{"$setIntersection": [all_found, wanted]}, []]}}
+    return _collected(found, {"$concatArrays": [["$$this"], items]})
 
 
 def _step(found: Any, part: str) -> Document:

@@ -54,10 +54,10 @@ def condition_of(condition: Condition) -> tuple[str, list[Any]]:
     else:
         column, path = "rest", condition.path
     stored_path = [_stored_key(one) for one in path]
-    asked = orjson.dumps([stored_path, condition.values, condition.negated]).decode()
+    asked = orjson.dumps([stored_path, condition.values, condition.negated, condition.order]).decode()
     call = f"disbatch_meets(CAST({column} AS BLOB), ?)"
     is_json = column == "rest" or column in JSON_COLUMNS
-    marks = _marks(stored_path, condition.values) if is_json and not condition.negated else None
+    marks = _marks(stored_path, condition) if is_json and not condition.negated else None
     if marks is None:
         return call, [asked]
     may_meet = [*([f"instr({column}, ?)"] * len(marks)), *(one.format(column) for one in _BY_HAND)]
@@ -79,13 +79,15 @@ def _stored_key(name: str) -> str:
     return f"${name}" if name.startswith("$") else name  # see `json_text`
 
 
-def _marks(path: Sequence[str], values: Sequence[Scalar]) -> list[str] | None:
+def _marks(path: Sequence[str], condition: Condition) -> list[str] | None:
     """Texts of which a JSON that meets a condition has at least one, if this program wrote it: to look for them is much
     cheaper than to read the JSON. None if there are no such texts."""
     if not path or index_of(path[-1]) is not None:
         return None
-    beginnings = [_beginning(one) for one in values]
     key = orjson.dumps(path[-1]).decode()
+    if condition.order is not None:
+        return [f"{key}:"]
+    beginnings = [_beginning(one) for one in condition.values]
     return None if None in beginnings else [f"{key}:{one}" for one in (*beginnings, "[")]
 
 
@@ -108,14 +110,14 @@ _BY_HAND = (
 
 
 def _meets(data: bytes | None, asked: str) -> bool:
-    path, values, negated = _parsed(asked)
+    path, values, negated, order = _parsed(asked)
     try:
         value = None if data is None else orjson.loads(data)
     except ValueError:
         return bool(negated)
     if data is None:
         return bool(negated)
-    return meets(value, path, values, negated=negated)
+    return meets(value, path, values, negated=negated, order=order)
 
 
 @functools.lru_cache(maxsize=64)
