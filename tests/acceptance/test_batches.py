@@ -46,6 +46,13 @@ def test_an_import_is_a_batch_that_is_named_counted_waited_for_and_deleted(site:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert done["source"] == {"kind": "import", "name": "rows.csv", "sha256": digest, "queue": queue}
     assert done["total"] == 10 and done["summary"]["failed"] == 1 and done["progress"]["percent"] == 100.0
+    assert "it took " in waited.err and " from the first start to the last end, " in waited.err
+    assert done["summary"]["attempts"] == done["progress"]["attempts"] == 10
+    assert len(done["summary"]["slowest"]) == 5
+    shown = site.fine("batch", "show", batch).out
+    assert "10 for 10 ended tasks\n" in shown and " since its creation" in shown
+    (document,) = site("batch", "wait", batch, "--json").json
+    assert document["run_seconds"] == done["progress"]["run_seconds"] < document["since_creation_seconds"]
     assert "@" in done["by"] and done["on_done"]["parameters"] == {"to": "ann"}
     (told,) = site.fine("task", "list", "--queue", tell, "--json").json
     assert told["parameters"]["batch"] == batch and told["parameters"]["to"] == "ann"

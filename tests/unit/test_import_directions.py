@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.commands.web": {"web", "client", "settings", "cli", *GROUND},
     "cli.commands.exec": {"trial", "client", "plugin", "process.interface", "documents", "cli", *GROUND},
     "client": {
-        "decide", "documents", "settings", "store.contract", "store.batch_ends", "store.open", "plugin", *GROUND,
+        "decide", "documents", "settings", "store.contract", "store.batch_ends", "store.batch_facts", "store.open",
+        "plugin", *GROUND,
     },
     "web": {"client", "decide", "documents", "settings", *GROUND},
     "doctor": {
@@ -60,7 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin.checking_child": {"process.this_process", *GROUND},  # a process of its own
     "process": {"c_library", "errors"},
     "store.contract": {"documents"},
-    "store.batch_ends": {"store.contract", "documents", "decide"},
+    "store.batch_ends": {"store.contract", "store.batch_facts", "documents", "decide"},
+    "store.batch_facts": {"store.contract", "documents"},
     "store.paging": {"documents", "errors"},
     "store.url": {"errors"},
     "store.open": {"store", "errors", "clock"},

@@ -26,8 +26,19 @@ def ends_in_words(
 
 def ended_in_words(count: int, seconds: float, words: str) -> str:
     """`495 ended in 41 s: 453 concluded, …`. `words`: of `ends_in_words`."""
-    took = render.duration(round(seconds) if seconds >= 1 else round(seconds, 1))
-    return f"{count} ended in {took}: {words}"
+    return f"{count} ended in {_rounded(seconds)}: {words}"
+
+
+def took_in_words(run_seconds: float, since_creation_seconds: float | None, *, is_about: bool) -> str:
+    """How long a batch took: `41 s from the first start to the last end, 1m2s since its creation`. `is_about`: not all
+    of its tasks were looked at."""
+    about = "about " if is_about else ""
+    whole = "" if since_creation_seconds is None else f", {_rounded(since_creation_seconds)} since its creation"
+    return f"{about}{_rounded(run_seconds)} from the first start to the last end{whole}"
+
+
+def _rounded(seconds: float) -> str:
+    return render.duration(round(seconds) if seconds >= 1 else round(seconds, 1))
 
 
 def _codes_in_words(codes: Mapping[str, int], failed: int) -> str:

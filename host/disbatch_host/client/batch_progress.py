@@ -6,23 +6,21 @@ how they are shown.
 
 from __future__ import annotations
 
-import heapq
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.changes import TaskFilter
-from disbatch_host.documents.records import Document, Task, TaskId
+from disbatch_host.documents.records import Document
+from disbatch_host.store import batch_facts
+from disbatch_host.store.batch_facts import BatchFacts
 from disbatch_host.store.contract import Store
-from disbatch_protocol.status import ENDED, Status
+from disbatch_protocol.status import Status
 
 COUNT_SECONDS = 0.3  # for counting; of more tasks, "about" is said
 _LOOK_SECONDS = 0.7  # for what single tasks tell
-_SLOWEST = 5
 _SUMMED = ("concluded", "failed", "terminated", "cancelled", "orphaned")
 
 
@@ -37,14 +35,22 @@ class BatchProgress:
     ended: int
     per_second: float | None  # ends, since the first of its tasks that was looked at started
     left_seconds: float | None  # until all have ended, at this rate
-    looked_at: int  # tasks; what follows is of these
-    attempts: int  # that were made
-    slowest: Sequence[tuple[TaskId, float]]  # seconds of the last attempt
+    facts: BatchFacts  # of a batch that is done, as they were then; else of ended tasks, as far as there was time
     behind_failure: int  # Blocked, since a task that they wait for did not conclude
 
     @property
     def percent(self) -> float | None:
         return 100 * self.ended / self.total if self.total else None
+
+    @property
+    def since_creation_seconds(self) -> float | None:
+        """From its creation to the last end, once it is done."""
+        return self.facts.seconds_since(self.batch.ctime) if self.batch.state is BatchState.DONE else None
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether `facts` are of all tasks that have ended."""
+        return self.is_counted and self.facts.looked_at >= self.ended
 
     def to_json(self) -> Document:
         numbers = {name: self.by_word[name] for name in counts.COLUMNS}
@@ -56,9 +62,11 @@ class BatchProgress:
             "percent": None if self.percent is None else round(self.percent, 2),
             "per_second": None if self.per_second is None else round(self.per_second, 3),
             "left_seconds": None if self.left_seconds is None else round(self.left_seconds, 1),
-            "looked_at": self.looked_at,
-            "attempts": self.attempts,
-            "slowest": [{"_id": str(task_id), "seconds": round(seconds, 3)} for task_id, seconds in self.slowest],
+            "looked_at": self.facts.looked_at,
+            "attempts": self.facts.attempts,
+            "slowest": self.facts.slowest_json(),
+            "run_seconds": _rounded(self.facts.run_seconds),
+            "since_creation_seconds": _rounded(self.since_creation_seconds),
             "behind_failure": self.behind_failure,
         }
 
@@ -74,8 +82,8 @@ def progress_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECON
     elif not counted.is_whole:
         total = max(total, batch.total or 0)
     ended = counts.ended(words)
-    details = _Details(store, batch, look_seconds)
-    per_second = details.per_second(ended, batch.done_at or store.now())
+    facts = facts_of(store, batch, look_seconds=look_seconds)
+    per_second = _per_second(facts, ended, batch.done_at or store.now())
     left = (total - ended) / per_second if per_second and batch.state is not BatchState.DONE and total > ended else None
     behind = 0
     if counted.by_status.get(int(Status.BLOCKED)):
@@ -89,46 +97,23 @@ def progress_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECON
         ended=ended,
         per_second=per_second,
         left_seconds=left,
-        looked_at=details.looked_at,
-        attempts=details.attempts,
-        slowest=details.slowest(),
+        facts=facts,
         behind_failure=behind,
     )
 
 
-class _Details:
-    """What the ended tasks of a batch tell, as far as there is time."""
+def facts_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECONDS) -> BatchFacts:
+    """What its ended tasks tell. Of a batch that is done it is in the summary, unless an older version wrote that."""
+    frozen = batch_facts.from_summary(batch.summary) if batch.state is BatchState.DONE else None
+    return frozen or batch_facts.look_at(store, batch.id, seconds=look_seconds)
 
-    def __init__(self, store: Store, batch: Batch, seconds: float) -> None:
-        self.looked_at = self.attempts = 0
-        self._first_start: datetime | None = None
-        self._slowest: list[tuple[float, str, TaskId]] = []
-        which = TaskFilter(batch=batch.id, statuses=frozenset(map(int, ENDED)), or_failed=True)
-        deadline = time.monotonic() + seconds
-        for task in store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True):
-            self._see(task)
-            if time.monotonic() > deadline:
-                break
 
-    def _see(self, task: Task) -> None:
-        self.looked_at += 1
-        self.attempts += task.last_attempt
-        run: Mapping[str, Any] = task.run
-        started, seconds = run.get("started"), run.get("seconds")
-        if isinstance(started, datetime) and (self._first_start is None or started < self._first_start):
-            self._first_start = started
-        if isinstance(seconds, (int, float)):
-            entry = (float(seconds), str(task.id), task.id)
-            if len(self._slowest) < _SLOWEST:
-                heapq.heappush(self._slowest, entry)
-            else:
-                heapq.heappushpop(self._slowest, entry)
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
-    def slowest(self) -> list[tuple[TaskId, float]]:
-        return [(task_id, seconds) for seconds, _, task_id in sorted(self._slowest, reverse=True)]
 
-    def per_second(self, ended: int, until: datetime) -> float | None:
-        if self._first_start is None or not ended:
-            return None
-        seconds = (until - self._first_start).total_seconds()
-        return ended / seconds if seconds > 0 else None
+def _per_second(facts: BatchFacts, ended: int, until: datetime) -> float | None:
+    if facts.first_start is None or not ended:
+        return None
+    seconds = (until - facts.first_start).total_seconds()
+    return ended / seconds if seconds > 0 else None

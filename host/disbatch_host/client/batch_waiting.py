@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from disbatch_host.client.batch_progress import facts_of
 from disbatch_host.client.history import code_of_error
 from disbatch_host.client.standstill import OnStill, first_in_the_way
 from disbatch_host.client.waiting import CODES_MAX, NAMED_MAX, OnProgress, Progress, Waited, failed_task, wait_for
@@ -112,6 +113,7 @@ class _TasksOfBatch:
         if not unfinished and counts.ended(total) < self._batch.summed("total"):
             ended = {name: self._batch.summed(name) for name in _SUMMED}
         bad = list(self._some(_BAD, CODES_MAX)) if any(ended[name] for name in _SUMMED[1:]) else []
+        facts = None if unfinished else facts_of(self._store, self._batch)
         codes = Counter(code_of_error(task) for task in bad if statuses.is_failed(task.status))
         return Waited(
             done=sum(ended.values()),
@@ -122,6 +124,9 @@ class _TasksOfBatch:
             unfinished=unfinished,
             is_open=self._batch.state is BatchState.OPEN,
             seconds=seconds,
+            run_seconds=None if facts is None else facts.run_seconds,
+            since_creation_seconds=None if facts is None else facts.seconds_since(self._batch.ctime),
+            is_about=facts is not None and facts.looked_at < sum(ended.values()),
             codes=dict(codes.most_common()),
             first_failed=tuple(map(failed_task, bad[:NAMED_MAX])),
             first_unfinished=tuple(one.id for one in self._some(_UNFINISHED, NAMED_MAX)) if unfinished else (),

@@ -81,6 +81,9 @@ class Waited:
     first_unfinished: tuple[TaskId, ...] = ()
     statuses: Mapping[TaskId, int] = field(default_factory=dict, repr=False)  # of tasks named by id, ended ones first
     is_open: bool = False  # of a batch: more tasks may be added to it
+    run_seconds: float | None = None  # of a batch: from the first start to the last end
+    since_creation_seconds: float | None = None  # of a batch: from then to the last end
+    is_about: bool = False  # these two are of a part of its tasks
     before: Mapping[str, int] | None = (
         None  # no selected task was unfinished: those that had ended, by `counts.COLUMNS`
     )

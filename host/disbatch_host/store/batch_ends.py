@@ -22,10 +22,12 @@ from disbatch_host.documents.batch import Batch, BatchChange, BatchState
 from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, new_task
+from disbatch_host.store import batch_facts
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
 _CAUSES_SECONDS = 0.5  # for counting the causes of failures
+_LOOK_SECONDS = 2.0  # for what single tasks tell; nothing else is done with the store meanwhile
 _FAILED, _ = statuses.parse("failed")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
@@ -93,6 +95,7 @@ def _summary(store: Store, batch: Batch, counted: Mapping[int, int], *, seconds:
         **{name: total[name] for name in ("concluded", "failed", "terminated", "cancelled", "orphaned")},
         "seconds": max(0.0, round(seconds, 3)),
         "causes": _causes(store, batch) if total["failed"] else [],
+        **batch_facts.look_at(store, batch.id, seconds=_LOOK_SECONDS).to_summary(),
     }
 
 

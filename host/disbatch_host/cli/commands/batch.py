@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render, results, selection
+from disbatch_host.cli import bars, common, render, results, selection, tally
 from disbatch_host.cli.commands import wait as waits
 from disbatch_host.cli.commands.cancel import Canceller
 from disbatch_host.cli.commands.retry import retry_selected
@@ -17,6 +17,7 @@ from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client import control
 from disbatch_host.client.batch_progress import BatchProgress
 from disbatch_host.client.batches import Batches, shown
+from disbatch_host.client.waiting import Waited
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.changes import TaskFilter
@@ -135,10 +136,7 @@ def _facts(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
     if progress.per_second is not None:
         left = "" if progress.left_seconds is None else f", about {render.duration(round(progress.left_seconds))} left"
         facts.append(("rate", f"{progress.per_second:.3g} a second since the first start{left}"))
-    if progress.looked_at:
-        facts.append(("attempts", f"{progress.attempts} for {progress.looked_at} ended tasks"))
-    for task_id, seconds in progress.slowest:
-        facts.append(("slowest", f"{task_id} took {render.duration(seconds)}"))
+    facts += _facts_of_tasks(progress)
     for cause in (one.summary or {}).get("causes") or ():
         if isinstance(cause, Mapping):
             facts.append(("cause", f"{cause.get('count')} x {cause.get('text')}"))
@@ -148,6 +146,27 @@ def _facts(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
         facts.append(("on done", _on_done_in_words(one)))
     if one.fault is not None:
         facts.append(("fault", (one.fault, "red")))
+    return facts
+
+
+def _facts_of_tasks(progress: BatchProgress) -> list[tuple[str, Any]]:
+    """How long it took, attempts and the slowest, and of how many tasks that is."""
+    told, is_all = progress.facts, progress.is_looked_at
+    if not told.looked_at:
+        return []
+    facts: list[tuple[str, Any]] = []
+    if progress.batch.state is BatchState.DONE and told.run_seconds is not None:
+        took = tally.took_in_words(told.run_seconds, progress.since_creation_seconds, is_about=not is_all)
+        facts.append(("took", took))
+    at_least = "" if progress.is_counted else "at least "
+    part = (
+        "" if is_all else f": of {told.looked_at} of {at_least}{progress.ended} ended tasks, for which there was time"
+    )
+    facts.append(
+        ("attempts", f"{told.attempts} for {told.looked_at} ended tasks" if is_all else f"{told.attempts}{part}")
+    )
+    for number, (task_id, seconds) in enumerate(told.slowest):
+        facts.append(("slowest", f"{task_id} took {render.duration(seconds)}{part if not number else ''}"))
     return facts
 
 
@@ -221,9 +240,13 @@ def wait(id: str, timeout: str | None) -> int:
                 on_open=results.say_open,
             )  # fmt: skip
         if common.wants_json():
-            render.print_json({"batch": found.id, **waits.document_of(waited)}, store.extended_json)
+            render.print_json({"batch": found.id, **waits.document_of(waited), **_took(waited)}, store.extended_json)
         waits.say_what_came_of_it(waited, limit_seconds, f" --batch {shlex.quote(found.id)}")
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
+
+
+def _took(waited: Waited) -> dict[str, Any]:
+    return {"run_seconds": waited.run_seconds, "since_creation_seconds": waited.since_creation_seconds}
 
 
 @batch.command()

@@ -116,12 +116,16 @@ def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: st
     _say_failed(waited, of_what)
     if waited.unfinished:
         _say_unfinished(waited, limit_seconds or 0.0)
+    if waited.run_seconds is not None:
+        took = tally.took_in_words(waited.run_seconds, waited.since_creation_seconds, is_about=waited.is_about)
+        click.echo(f"it took {took}", err=True)
     words = tally.ends_in_words(
         concluded=waited.concluded, failed=waited.failed, cancelled=waited.cancelled, orphaned=waited.orphaned,
         codes=waited.codes,
     )  # fmt: skip
     unfinished = f"; {waited.unfinished} unfinished" if waited.unfinished else ""
-    click.echo(f"{tally.ended_in_words(waited.done, waited.seconds, words)}{unfinished}", err=True)
+    seconds = waited.seconds if waited.run_seconds is None else waited.run_seconds
+    click.echo(f"{tally.ended_in_words(waited.done, seconds, words)}{unfinished}", err=True)
 
 
 def _say_failed(waited: Waited, of_what: str) -> None:
