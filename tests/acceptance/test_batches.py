@@ -118,6 +118,54 @@ def test_failed_tasks_of_a_batch_are_run_again_and_it_tells_once_more_only_if_it
     assert sorted(one["parameters"]["failed"] for one in told) == [0, 2]
 
 
+def test_one_cause_of_failure_of_a_batch_is_run_again_and_the_follow_up_is_not_forgotten(
+    site: Site, tmp_path: Path
+) -> None:
+    queue, tell, batch = site.queue(), site.queue(), name()
+    lines = f'{{"do": "exists", "file": "{tmp_path}/a"}}\n' * 2 + '{"do": "fail"}\n'
+    site.fine("task", "push", queue, "-", "--batch", batch, "--close", "--on-done", tell, stdin=lines)
+    until_done(site, batch)
+    two, one = site.fine("batch", "failures", batch, "--json").json
+    assert (two["count"], one["count"]) == (2, 1)
+    (tmp_path / "a").touch()
+    retried = site.fine("batch", "retry", batch, "--failure", two["key"], "--again")
+    assert retried.out == "2 tasks will be run again\n" and retried.err == ""
+    until_done(site, batch)
+    assert of(site, batch)["summary"]["concluded"] == 2
+    assert len(site.fine("task", "list", "--queue", tell, "--json").json) == 2
+    retried = site.fine("batch", "retry", batch, "--error", "exit_3")
+    assert retried.out == "1 task will be run again\n" and "only if it is retried with --again" in retried.err
+    until_done(site, batch)
+    retried = site.fine("batch", "retry", batch, "--grep", "nothing says this")
+    assert retried.out == "0 tasks will be run again\n"
+    assert f"--grep nothing says this; `disbatch-host batch failures {batch}` shows" in retried.err
+    assert "8 hexadecimal digits" in site.refused(2, "batch", "retry", batch, "--failure", "zz")
+    assert "task failures" in site.fine("task", "retry", "--failure", "00000000").err
+    refused = site.refused(2, "task", "retry", "--error", "exit_3", "--batch", batch)
+    assert "expected --failed or --status beside --batch, found neither" in refused
+
+
+def test_a_list_has_the_numbers_of_now_while_a_batch_goes_on(site: Site, tmp_path: Path) -> None:
+    queue, batch = site.queue(), name()
+    line = f'{{"do": "exists", "file": "{tmp_path}/a"}}\n'
+    site.fine("task", "push", queue, "-", "--batch", batch, "--close", stdin=line * 2 + FINE)
+    until_done(site, batch)
+
+    def listed() -> tuple[list[str], dict[str, Any]]:
+        (row,) = [one for one in site.fine("batch", "list").out.splitlines() if one.startswith(batch)]
+        (document,) = [one for one in site.fine("batch", "list", "--json").json if one["_id"] == batch]
+        return row.split()[1:4], document
+
+    row, document = listed()
+    assert row == ["done", "3", "2"] and "now" not in document
+    site.fine("queue", "set", queue, "maxthreads=0")
+    site.fine("batch", "retry", batch)
+    row, document = listed()
+    assert row == ["closed", "3", "0"] and document["summary"]["failed"] == 2
+    assert document["now"] == {"total": 3, "ended": 1, "failed": 0, "is_counted": True}
+    site.fine("batch", "cancel", batch, "--yes")
+
+
 def test_a_batch_is_cancelled_and_others_are_not(site: Site) -> None:
     queue, batch = site.queue("--maxthreads", "0"), name()
     other = site.push(queue)
@@ -233,7 +281,8 @@ def test_causes_and_table_of_a_batch_are_commands_of_their_own(site: Site) -> No
     site("batch", "wait", batch)
     as_task = site.fine("task", "failures", "--batch", batch, "--json").json
     (cause,) = site.fine("batch", "failures", batch, "--json").json
-    assert [cause] == as_task and cause["count"] == 2 and f"--batch {batch}" in cause["retry"]
+    assert [cause] == as_task and cause["count"] == 2
+    assert cause["retry"] == f"disbatch-host batch retry {batch} --failure {cause['key']}"
     assert site.fine("batch", "failures", "@last").out.endswith("2 failed\n")
     assert site.fine("task", "failures", "--batch", "@last").out.endswith("2 failed\n")
     assert site.fine("batch", "export", batch, "a.tsv").out == "3 tasks written to a.tsv\n"

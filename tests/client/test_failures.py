@@ -139,5 +139,11 @@ def test_the_command_that_retries_a_cause_is_one_for_a_shell(store: Store) -> No
     words = shlex.split(retry_command(reason, which))
     assert words[words.index("--version") + 1] == "1 or 2; rm -rf x" and words[words.index("--class") + 1] == "A::B"
     assert "--ended-since" in words and words[words.index("--batch") + 1] == "b"
+    of_batch = retry_command(reason, TaskFilter(batch="it's"))
+    assert shlex.split(of_batch) == ["disbatch-host", "batch", "retry", "it's", "--failure", "0123abcd"]
     plain = FailureFacts(code="exit_1", count=2, queues=("a", "b"), message="", orphaned=1)
     assert retry_command(plain, TaskFilter()).endswith("retry --error exit_1 --status failed,orphaned")
+    # `batch retry` takes failed ones alone.
+    assert retry_command(plain, TaskFilter(batch="b")).endswith("--status failed,orphaned --batch b")
+    plain = FailureFacts(code="exit_1", count=2, queues=("a", "b"), message="")
+    assert retry_command(plain, TaskFilter(batch="b")) == "disbatch-host batch retry b --error exit_1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from disbatch_host.client.batch_progress import progress_of
+from disbatch_host.client.batch_progress import BatchNow, now_of, progress_of
 from disbatch_host.documents import batch as batches
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.records import new_task
@@ -73,3 +73,10 @@ def test_a_summary_of_a_version_that_froze_nothing_is_completed_from_the_tasks(s
     assert batch_ends.apply(store, before, batches.done_change(before, summary, now=NOW))
     assert batch(store).state is BatchState.DONE and batch_facts.from_summary(batch(store).summary) is None
     assert progress_of(store, batch(store)).facts.attempts == 2
+
+
+def test_numbers_of_now_are_counted_in_a_given_time(store: Store) -> None:
+    store.insert_tasks([ended(1), {**ended(2), "status": 2}, new_task("q", {}, now=NOW, batch="b")])
+    going_on = closed(store)
+    assert list(now_of(store, [going_on])) == [BatchNow(total=3, ended=2, failed=1, is_counted=True)]
+    assert list(now_of(store, [going_on], seconds=-1.0)) == [None]

@@ -35,7 +35,7 @@ def some_filter_options(*names: str) -> Callable[[Callable[..., Any]], Callable[
         def with_filters(**given: Any) -> Any:
             filters = {name: given.pop(name) for name in names}
             with common.options_named():
-                conditions.conditions_of(filters["where"])  # wrong ones are refused before a store is asked
+                conditions.conditions_of(filters.get("where") or ())  # wrong ones are refused before a store is asked
             if filters.get("failed"):
                 if filters["status"]:
                     raise UsageError("expected either --failed or --status, found both")

@@ -6,7 +6,8 @@ how they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +21,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
 
 COUNT_SECONDS = 0.3  # for counting; of more tasks, "about" is said
+_LIST_SECONDS = 2.0  # for counting the batches of a list
 _LOOK_SECONDS = 0.7  # for what single tasks tell
 _SUMMED = ("concluded", "failed", "terminated", "cancelled", "orphaned")
 
@@ -100,6 +102,38 @@ def progress_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECON
         facts=facts,
         behind_failure=behind,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchNow:
+    """The tasks of a batch as they are now, in three numbers."""
+
+    total: int
+    ended: int
+    failed: int
+    is_counted: bool  # False: there was no time to count all; the numbers are at least so high
+
+    def to_json(self) -> Document:
+        return {"total": self.total, "ended": self.ended, "failed": self.failed, "is_counted": self.is_counted}
+
+
+def now_of(store: Store, batches: Iterable[Batch], *, seconds: float = _LIST_SECONDS) -> Iterator[BatchNow | None]:
+    """For each batch that goes on, its numbers; None for one that is done, whose summary has them, and where the time
+    for all of them, `seconds`, is over."""
+    deadline = time.monotonic() + seconds
+    for one in batches:
+        left = deadline - time.monotonic()
+        if one.state is BatchState.DONE or left <= 0:
+            yield None
+            continue
+        counted = store.count_batch(one.id, budget_seconds=min(left, COUNT_SECONDS))
+        words, total = counts.totals(counted.by_status), sum(counted.by_status.values())
+        yield BatchNow(
+            total=total if counted.is_whole else max(total, one.total or 0),
+            ended=counts.ended(words),
+            failed=words["failed"],
+            is_counted=counted.is_whole,
+        )
 
 
 def facts_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECONDS) -> BatchFacts:

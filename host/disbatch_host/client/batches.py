@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from disbatch_host.client import deleting
 from disbatch_host.client.batch_finding import find_batch
 from disbatch_host.client.batch_members import NewBatch, begin
-from disbatch_host.client.batch_progress import BatchProgress, progress_of
+from disbatch_host.client.batch_progress import BatchNow, BatchProgress, now_of, progress_of
 from disbatch_host.client.batch_waiting import OnOpen, wait_for_batch
 from disbatch_host.client.control import Changes
 from disbatch_host.client.standstill import OnStill
@@ -64,6 +64,11 @@ class Batches:
                 raise FieldError("cursor", f"expected `next` of a page of the same list, found {after!r:.60}")
             found = found[place + 1 : place + limit + 2]
         return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    def now(self, batches: Sequence[Batch]) -> tuple[BatchNow | None, ...]:
+        """For each of these that goes on, how many tasks it has now, how many of them have ended and failed, in about
+        two seconds for all. None: it is done, and its summary has them, or there was no time for it."""
+        return tuple(now_of(self._store, batches))
 
     def get(self, batch_id: str) -> Batch:
         """One batch; see `find_batch`."""

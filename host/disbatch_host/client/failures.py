@@ -146,7 +146,11 @@ def places_of(by_status: Mapping[QueueId, Mapping[int, int]]) -> Places:
 
 
 def retry_command(reason: FailureFacts, which: TaskFilter) -> str:
-    """The command that runs just these tasks again, as somebody types it in a shell."""
+    """The command that runs just these tasks again, as somebody types it in a shell. Of a batch it is `batch retry`,
+    which can have the batch tell once more that it is done."""
+    if which.batch is not None and which == TaskFilter(batch=which.batch) and (reason.key or not reason.orphaned):
+        cause = ["--error", reason.code] if reason.key is None else ["--failure", reason.key]
+        return shlex.join(["disbatch-host", "batch", "retry", which.batch, *cause])
     words = ["disbatch-host", "task", "retry"]
     if reason.key is not None:
         words += ["--failure", reason.key]

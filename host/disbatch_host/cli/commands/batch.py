@@ -11,11 +11,11 @@ import click
 from disbatch_host.cli import bars, common, render, results, selection, tally
 from disbatch_host.cli.commands import wait as waits
 from disbatch_host.cli.commands.cancel import Canceller
-from disbatch_host.cli.commands.retry import retry_selected
+from disbatch_host.cli.commands.retry import retry_selected, say_none_failed
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf, Whole
-from disbatch_host.client import control
-from disbatch_host.client.batch_progress import BatchProgress
+from disbatch_host.client import allowed, control
+from disbatch_host.client.batch_progress import BatchNow, BatchProgress
 from disbatch_host.client.batches import Batches, shown
 from disbatch_host.client.waiting import Waited
 from disbatch_host.decide import counts
@@ -27,7 +27,6 @@ from disbatch_protocol import status as statuses
 from disbatch_protocol.quantities import parse_duration
 
 _LIST_LIMIT = 20
-_FAILED, _ = statuses.parse("failed")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 _STATES = {BatchState.OPEN: "cyan", BatchState.CLOSED: "default", BatchState.DONE: "green"}
 
@@ -60,34 +59,42 @@ def list_(states: tuple[str, ...], limit: int) -> None:
     \b
       disbatch-host batch list --state open --state closed
 
-    open: tasks may be added; closed: nobody adds any, and some may be unfinished; done: all have ended.
+    open: tasks may be added; closed: nobody adds any, and some may be unfinished; done: all have ended. Until a batch
+    is done, its tasks and those that failed are counted as they are now.
     """
     with common.opened_store() as store:
         found = _batches(store).list(states=states or None, limit=limit + 1)
+        listed = [*zip(found[:limit], _batches(store).now(found[:limit]), strict=True)]
         if common.wants_json():
-            for one in found[:limit]:
-                render.print_json(shown(one), store.extended_json)
+            for one, current in listed:
+                more = {} if current is None else {"now": current.to_json()}
+                render.print_json({**shown(one), **more}, store.extended_json)
         else:
             now = store.now()
             rows = [
                 (
                     one.id,
                     (str(one.state), _STATES[one.state]),
-                    _of_summary(one, "total") or one.total or "-",
-                    _of_summary(one, "failed") if one.summary else "-",
+                    *_numbers(one, current),
                     one.by or "-",
                     render.age(one.ctime, now),
                     one.fault or _source_in_words(one),
                 )
-                for one in found[:limit]
+                for one, current in listed
             ]
             render.print_table(("batch", "state", "tasks", "failed", "by", "created", "source"), rows, right=(2, 3))
         if len(found) > limit:
             click.echo(f"the newest {limit}; there are more, --limit shows them", err=True)
 
 
-def _of_summary(one: Batch, name: str) -> Any:
-    return (one.summary or {}).get(name)
+def _numbers(one: Batch, current: BatchNow | None) -> tuple[Any, Any]:
+    """How many tasks it has, and how many failed: as its summary has it once it is done, until then as it is now."""
+    if current is not None:
+        about = "" if current.is_counted else "about "
+        return f"{about}{current.total}", f"{about}{current.failed}"
+    if one.state is BatchState.DONE and one.summary is not None:
+        return one.summed("total"), one.summed("failed")
+    return one.total or "-", "-"
 
 
 def _source_in_words(one: Batch) -> str:
@@ -251,29 +258,41 @@ def _took(waited: Waited) -> dict[str, Any]:
 
 @batch.command()
 @click.argument("id")
+@selection.some_filter_options("failure", "error", "grep")
 @click.option("--again", is_flag=True, help="Have --on-done create its task once more, when all have ended.")
 @common.reason_option
-@selection.YES
+@click.option("--yes", is_flag=True, help="Do not ask. A script is not asked anyway.")
 @common_options
-def retry(id: str, again: bool, reason: str | None, yes: bool) -> int:
-    """Run the failed tasks of a batch again, at once.
+def retry(id: str, filters: Mapping[str, Any], again: bool, reason: str | None, yes: bool) -> int:
+    """Run the failed tasks of a batch again, at once: all, or those of one cause.
 
     \b
       disbatch-host batch retry @last --reason 'server is back'
+      disbatch-host batch retry @last --failure 1a00ac14 --again
 
-    At a terminal, more than one task is retried only after a question.
+    The batch is done once more when they have ended. What --on-done created once, it creates then only with --again.
+    --failure takes all of the cause that did not conclude, as `task retry` does. At a terminal, more than one task is
+    retried only after a question; a script is not asked.
     """
     with common.opened_store() as store:
         found = _batches(store).get(id)
-        which = TaskFilter(batch=found.id, statuses=_FAILED, or_failed=True)
+        status = allowed.FAILED if filters["failure"] is None else allowed.FAILED_SOMEHOW
+        which = selection.filter_of(store, {**filters, "batch": found.id, "status": status})
         total = store.count_tasks(which)
+        if not total:
+            say_none_failed(filters, f"batch failures {shlex.quote(found.id)}")
         question = f"run {common.count_of(total, 'task')} of batch {render.printable(found.id)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         request = common.request(reason, store.now())
         code = retry_selected(store, control.retry(store, which, request), total, as_json=common.wants_json())
+        name = render.printable(found.id)
         if again and not _batches(store).arm(found.id):
-            name = render.printable(found.id)
             click.echo(f"batch {name} was made without --on-done, so --again does nothing", err=True)
+        if not again and total and found.on_done is not None and not found.is_armed:
+            click.echo(
+                f"batch {name} has told once that it was done; it tells again only if it is retried with --again",
+                err=True,
+            )
         return code
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, parameters, results, selection
+from disbatch_host.cli import bars, common, parameters, render, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
@@ -64,7 +64,7 @@ def retry(
     if filters["failure"] is not None and not filters["status"]:
         filters = {**filters, "status": allowed.FAILED_SOMEHOW}
     if not is_named and not filters["status"]:
-        raise UsageError("expected either --failed or --status with --queue, found neither")
+        raise UsageError(f"expected --failed or --status beside {_named(filters)}, found neither")
     with common.options_named():
         allowed.check_retriable(filters["status"])
     with common.opened_store() as store:
@@ -79,9 +79,16 @@ def retry(
             return _say_all(store, batches, as_json=as_json)
         which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
+        if not total:
+            say_none_failed(filters, "task failures")
         question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         return retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
+
+
+def _named(filters: Mapping[str, Any]) -> str:
+    """The options that narrow enough, as they were given."""
+    return " and ".join(f"--{name}" for name in ("queue", "batch") if filters[name] is not None)
 
 
 def _retry_with(
@@ -106,6 +113,14 @@ def _retry_with(
 _RETRY_WORDS: results.Words = {
     Outcome.NOT_ENDED: lambda one: f"is not run again: it has not ended, it is {results.status_of(one)}"
 }
+
+
+def say_none_failed(filters: Mapping[str, Any], shows: str) -> None:
+    """Where a cause was named, that no task failed for it. `shows`: the command that has the causes."""
+    causes = [f"--{name} {filters[name]}" for name in ("failure", "error", "grep") if filters[name] is not None]
+    if causes:
+        text = f"no such task failed with {' and '.join(causes)}; `disbatch-host {shows}` shows the causes"
+        click.echo(render.printable(text), err=True)
 
 
 def retry_selected(store: Store, batches: Iterable[Sequence[Result]], total: int, *, as_json: bool) -> int:
