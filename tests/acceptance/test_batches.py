@@ -145,6 +145,26 @@ def test_one_cause_of_failure_of_a_batch_is_run_again_and_the_follow_up_is_not_f
     assert "expected --failed or --status beside --batch, found neither" in refused
 
 
+def test_rows_that_an_import_has_skipped_are_in_the_story_of_its_batch(site: Site) -> None:
+    queue, batch = site.queue(), name()
+    (site.directory / "some.ndjson").write_text(f"oops\n{FINE}[]\n")
+    skip = ("task", "import", queue, "some.ndjson", "--on-error", "skip")
+    report = site.directory / "bad.ndjson"
+    said = site.fine(*skip, "--report", "bad.ndjson").out
+    assert ", 2 rows skipped" in said
+    own = of(site, "@last")
+    assert (own["source"]["skipped"], own["source"]["report"]) == (2, str(report)) and own["state"] != "open"
+    assert f"2 rows of the source did not fit; {report} has them" in site.fine("batch", "show", "@last").out
+    site.fine(*skip, "--batch", batch)
+    (site.directory / "more.ndjson").write_text(f"oops\n{FINE}")
+    site.fine("task", "import", queue, "more.ndjson", "--on-error", "skip", "--batch", batch)
+    source = of(site, batch)["source"]
+    assert source["skipped"] == 3 and source["name"] == "some.ndjson" and "report" not in source
+    (site.directory / "fine.ndjson").write_text(FINE)
+    site.fine("task", "import", queue, "fine.ndjson")
+    assert "skipped" not in of(site, "@last")["source"]
+
+
 def test_a_list_has_the_numbers_of_now_while_a_batch_goes_on(site: Site, tmp_path: Path) -> None:
     queue, batch = site.queue(), name()
     line = f'{{"do": "exists", "file": "{tmp_path}/a"}}\n'

@@ -169,6 +169,11 @@ def test_a_mail_says_what_came_of_a_batch(catalog: Catalog, mail: MailServer) ->
         "rcpt TO:<bob@example.com>",
     ]
     assert result.document["result"]["refused"] == []
+    run(catalog, "Notify::Mail", to="ann@example.com", **where, **{**TOLD, "concluded": 9, "cancelled": 8})
+    assert "Subject: Batch march: 9 of 20 concluded, 3 failed, 8 cancelled" in mail.mail
+    none = {"concluded": 0, "failed": 0, "cancelled": 20, "causes": []}
+    run(catalog, "Notify::Mail", to="ann@example.com", **where, **{**TOLD, **none})
+    assert "Subject: Batch march: cancelled, all 20" in mail.mail
     run(
         catalog,
         "Notify::Mail",

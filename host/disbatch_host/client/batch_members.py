@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Catalog
 
 NAME_MAX = 200  # characters
+_TRIES = 5  # of a change of a batch that others are changing too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Member:
     def __init__(self, store: Store, batch_id: str, by: str, *, closes: bool, is_own: bool) -> None:
         """`is_own`: nobody else adds tasks."""
         self.id = batch_id
+        self.report: str | None = None  # the file with the rows that are skipped
         self.closes = closes
         self._store = store
         self._by = by
@@ -61,12 +63,25 @@ class Member:
             raise BatchClosedError(f"batch {self.id} was deleted meanwhile")
         _check_open(Batch.from_document(document))
 
-    def close(self, created: int) -> None:
+    def close(self, created: int, *, skipped: int = 0) -> None:
         """Everything is created: close it if that was wanted. `created`: tasks, by this caller; others may have added
-        theirs to a batch with a name."""
+        theirs to a batch with a name. `skipped`: rows of its source that became none."""
+        if skipped:
+            self._note_skipped(skipped)
         if self.closes:
             wanted = batches.close_change(self._by, now=self._store.now(), total=created if self._is_own else None)
             self._store.change_batch(self.id, wanted.set, wanted.unset, only_if=wanted.only_if)
+
+    def _note_skipped(self, skipped: int) -> None:
+        for _ in range(_TRIES):
+            document = self._store.get_batch(self.id)
+            if document is None:
+                return
+            batch = Batch.from_document(document)
+            before = 0 if self._is_own else batch.skipped or 0  # of another source
+            wanted = batches.skipped_change(batch, before + skipped, self.report)
+            if self._store.change_batch(self.id, wanted.set, wanted.unset, only_if=wanted.only_if):
+                return
 
 
 def begin(

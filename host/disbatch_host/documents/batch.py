@@ -46,7 +46,7 @@ class Batch:
     state: BatchState
     by: str = ""  # who made it: user@machine
     ctime: datetime | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)  # kind, name, sha256
+    source: Mapping[str, Any] = field(default_factory=dict)  # kind, name, sha256; skipped, report
     total: int | None = None  # tasks that its maker created; None: not known (yet)
     on_done: Mapping[str, Any] | None = None  # queue, parameters; then `task`, the id of the one that was created
     stop_after: int | None = None  # final failures after which its waiting tasks are cancelled
@@ -94,6 +94,11 @@ class Batch:
     def summed(self, name: str) -> int:
         """A number of its summary; 0 where there is none."""
         return whole_number((self.summary or {}).get(name)) or 0
+
+    @property
+    def skipped(self) -> int | None:
+        """How many rows of its source did not fit and were left out; None if none was."""
+        return whole_number(self.source.get("skipped")) or None
 
     @property
     def is_armed(self) -> bool:
@@ -155,6 +160,15 @@ def close_change(by: str, *, now: datetime, total: int | None = None) -> BatchCh
     return BatchChange(
         only_if={"state": str(BatchState.OPEN)},
         set={"state": str(BatchState.CLOSED), "closed": {"at": now, "by": by}, "watched": True, **counted},
+    )
+
+
+def skipped_change(batch: Batch, skipped: int, report: str | None) -> BatchChange:
+    """So many rows of its source became no task; `report`: the file that has them."""
+    more = {} if report is None else {"report": report}
+    return BatchChange(
+        only_if={"state": str(batch.state), "source": batch.document.get("source")},
+        set={"source": {**batch.source, "skipped": skipped, **more}},
     )
 
 

@@ -99,8 +99,10 @@ def message_of(parameters: dict[str, Any], to: list[str]) -> EmailMessage:
 def subject(told: dict[str, Any]) -> str:
     if "total" not in told:
         return "A message from disbatch-host"
-    failed = f", {told['failed']} failed" if told.get("failed") else ""
-    return f"Batch {told.get('batch', '')}: {told.get('concluded', 0)} of {told['total']} concluded{failed}"
+    others = "".join(f", {told[name]} {name}" for name in ("failed", "cancelled", "orphaned") if told.get(name))
+    if told.get("cancelled") and told["cancelled"] == told["total"]:
+        return f"Batch {told.get('batch', '')}: cancelled, all {told['total']}"
+    return f"Batch {told.get('batch', '')}: {told.get('concluded', 0)} of {told['total']} concluded{others}"
 
 
 def table(told: dict[str, Any]) -> str:

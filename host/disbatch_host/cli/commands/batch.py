@@ -8,17 +8,16 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import bars, common, render, results, selection, tally
+from disbatch_host.cli import bars, batch_words, common, render, results, selection
 from disbatch_host.cli.commands import wait as waits
 from disbatch_host.cli.commands.cancel import Canceller
 from disbatch_host.cli.commands.retry import retry_selected, say_none_failed
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.client import allowed, control
-from disbatch_host.client.batch_progress import BatchNow, BatchProgress
+from disbatch_host.client.batch_progress import BatchNow
 from disbatch_host.client.batches import Batches, shown
 from disbatch_host.client.waiting import Waited
-from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import ExitCode, UsageError
@@ -28,7 +27,6 @@ from disbatch_protocol.quantities import parse_duration
 
 _LIST_LIMIT = 20
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
-_STATES = {BatchState.OPEN: "cyan", BatchState.CLOSED: "default", BatchState.DONE: "green"}
 
 
 @click.group(cls=Subcommands, elsewhere={"export": "export.of_batch", "failures": "failures.of_batch"})
@@ -74,11 +72,11 @@ def list_(states: tuple[str, ...], limit: int) -> None:
             rows = [
                 (
                     one.id,
-                    (str(one.state), _STATES[one.state]),
+                    (str(one.state), batch_words.STATES[one.state]),
                     *_numbers(one, current),
                     one.by or "-",
                     render.age(one.ctime, now),
-                    one.fault or _source_in_words(one),
+                    one.fault or batch_words.source_in_words(one),
                 )
                 for one, current in listed
             ]
@@ -97,12 +95,6 @@ def _numbers(one: Batch, current: BatchNow | None) -> tuple[Any, Any]:
     return one.total or "-", "-"
 
 
-def _source_in_words(one: Batch) -> str:
-    kind, name, queue = (one.source.get(field) for field in ("kind", "name", "queue"))
-    words = f"{kind or 'tasks'} {name}".strip() if name else str(kind or "tasks")
-    return f"{words} into queue {queue}" if queue else words
-
-
 @batch.command()
 @click.argument("id")
 @common_options
@@ -119,87 +111,7 @@ def show(id: str) -> None:
             document = {**shown(progress.batch), "progress": progress.to_json()}
             render.print_json(document, store.extended_json)
         else:
-            render.print_facts(_facts(store, progress))
-
-
-def _facts(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
-    one, words = progress.batch, progress.by_word
-    now = store.now()
-    facts: list[tuple[str, Any]] = [
-        ("batch", one.id),
-        ("state", (_state_in_words(one, progress), _STATES[one.state])),
-        ("created", f"{render.moment(one.ctime)} ({render.age(one.ctime, now)}) by {one.by or '-'}"),
-        ("source", _source_in_words(one)),
-    ]
-    if isinstance(digest := one.source.get("sha256"), str):
-        facts.append(("sha256", digest))
-    about = "" if progress.is_counted else "about "
-    percent = "" if progress.percent is None else f", {about}{progress.percent:.3g} % ended"
-    facts.append(("tasks", f"{about}{progress.total}{percent}"))
-    facts += [(name, words[name]) for name in counts.COLUMNS if words[name] and name != "terminated"]
-    if progress.behind_failure:
-        text = f"{progress.behind_failure} wait for tasks that failed, and keep the batch from being done"
-        facts.append(("blocked", (text, "yellow")))
-    if progress.per_second is not None:
-        left = "" if progress.left_seconds is None else f", about {render.duration(round(progress.left_seconds))} left"
-        facts.append(("rate", f"{progress.per_second:.3g} a second since the first start{left}"))
-    facts += _facts_of_tasks(progress)
-    for cause in (one.summary or {}).get("causes") or ():
-        if isinstance(cause, Mapping):
-            facts.append(("cause", f"{cause.get('count')} x {cause.get('text')}"))
-    if one.stop_after is not None:
-        facts.append(("stop after", _stop_in_words(one)))
-    if one.on_done is not None:
-        facts.append(("on done", _on_done_in_words(one)))
-    if one.fault is not None:
-        facts.append(("fault", (one.fault, "red")))
-    return facts
-
-
-def _facts_of_tasks(progress: BatchProgress) -> list[tuple[str, Any]]:
-    """How long it took, attempts and the slowest, and of how many tasks that is."""
-    told, is_all = progress.facts, progress.is_looked_at
-    if not told.looked_at:
-        return []
-    facts: list[tuple[str, Any]] = []
-    if progress.batch.state is BatchState.DONE and told.run_seconds is not None:
-        took = tally.took_in_words(told.run_seconds, progress.since_creation_seconds, is_about=not is_all)
-        facts.append(("took", took))
-    at_least = "" if progress.is_counted else "at least "
-    part = (
-        "" if is_all else f": of {told.looked_at} of {at_least}{progress.ended} ended tasks, for which there was time"
-    )
-    facts.append(
-        ("attempts", f"{told.attempts} for {told.looked_at} ended tasks" if is_all else f"{told.attempts}{part}")
-    )
-    for number, (task_id, seconds) in enumerate(told.slowest):
-        facts.append(("slowest", f"{task_id} took {render.duration(seconds)}{part if not number else ''}"))
-    return facts
-
-
-def _state_in_words(one: Batch, progress: BatchProgress) -> str:
-    if one.state is BatchState.DONE:
-        return f"done at {render.moment(one.done_at)}"
-    if one.state is BatchState.OPEN:
-        return f"open: tasks may be added; `disbatch-host batch close {shlex.quote(one.id)}` closes it"
-    closed = one.closed or {}
-    words = f"closed at {render.moment(closed.get('at'))} by {closed.get('by') or '-'}"
-    is_over = progress.is_counted and progress.ended == progress.total
-    return f"{words}; all tasks have ended, and a node marks it as done" if is_over else words
-
-
-def _stop_in_words(one: Batch) -> str:
-    if one.stopped is None:
-        return f"{one.stop_after} failures"
-    cancelled = one.stopped.get("cancelled")
-    rest = "; tasks that wait are being cancelled" if cancelled is None else f"; {cancelled} tasks were cancelled"
-    return f"{one.stop_after} failures: stopped at {render.moment(one.stopped.get('at'))}{rest}"
-
-
-def _on_done_in_words(one: Batch) -> str:
-    on_done = one.on_done or {}
-    task = on_done.get("task")
-    return f"a task in queue {on_done.get('queue')}{'' if task is None else f': task {task}'}"
+            render.print_facts(batch_words.facts_of(store, progress))
 
 
 @batch.command()

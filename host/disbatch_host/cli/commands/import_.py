@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -287,6 +288,7 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
         by=common.who(),
         catalog=None if options.no_check else common.catalog(),
         identity=options.identity,
+        report=None if options.report is None else str(Path(options.report).absolute()),
         on_fault=faults.add,
         on_progress=show,
         on_resumed=say_resumed,

@@ -125,7 +125,8 @@ class Import:
     """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks,
     by default one of its own; `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
     `identity` tells this import from others of the same file: everything that changes the tasks made from it, as
-    requested (a relative delay as such, not the resulting moment).
+    requested (a relative delay as such, not the resulting moment). `report`: the file into which the caller writes the
+    rows that do not fit, for people who look at the batch.
 
     `on_fault` gets each row that does not fit, `on_progress` the progress, `on_resumed` the earlier import that it
     resumes, `on_notice` a sentence about the file that people should know. Raises UsageError for anything wrong that
@@ -145,6 +146,7 @@ class Import:
         by: str,
         catalog: Catalog | None = None,
         identity: Mapping[str, Any] | None = None,
+        report: str | None = None,
         on_fault: Callable[[RowFault], object] = lambda _: None,
         on_progress: Callable[[Progress], object] = lambda _: None,
         on_resumed: Callable[[Resumed], object] = lambda _: None,
@@ -160,6 +162,7 @@ class Import:
         self._catalog = catalog
         self._member: Member | None = None
         self._identity = identity or {}
+        self._report = report
         self._on_fault = on_fault
         self._on_progress = on_progress
         self._on_resumed = on_resumed
@@ -322,6 +325,7 @@ class Import:
             is_resumed=is_resumed,
             checks=self._rules.is_checking,
         )
+        self._member.report = self._report
 
     def _create(self, name: str | None, total: int | None) -> bool:
         assert self._record is not None
