@@ -133,6 +133,19 @@ def test_columns_tell_tasks_apart_and_nothing_is_cut_in_a_pipe(filled: Terminal)
     assert as_json == [{"user": "-5", "n": 4, "pin": "********", "result.size": -4, ".node": "n1"}]
     typo = filled.fine("task", "list", "--columns", "stauts")
     assert typo.err.endswith("none of these has a parameter 'stauts'; did you mean 'status'?\n")
+    for wrong_name, right in (("usr", "user"), ("USER", "user"), ("result.sizes", "result.size")):
+        kind = wrong_name if "." in wrong_name else f"a parameter '{wrong_name}'"
+        said = f"has {kind}; did you mean '{right}'?\n"
+        of_mail = ("--queue", "mail", "--columns", f"task,{wrong_name}")
+        assert filled.fine("task", "export", *of_mail, "--format", "csv").err == f"none of these {said}"
+        assert filled.fine("task", "list", "--queue", "mail", "--where", f"{wrong_name}=x").err.endswith(said)
+        assert filled.fine("task", "export", "--where", f"{wrong_name}=x").err.endswith(said)
+    retried = filled.fine("task", "retry", "--failed", "--queue", "mail", "--where", "usr=x")
+    assert retried.err.endswith("has a parameter 'usr'; did you mean 'user'?\n")
+    assert filled.fine("task", "export", "--queue", "mail", "--columns", "zzz").err.startswith(
+        "none of these has a parameter 'zzz'; there are "
+    )
+    assert filled.fine("task", "list", "--queue", "mail", "--where", "user=nobody", "--where", "usr!=x").err == ""
     for wrong in (("--columns", ","), ("--columns", "a,a"), ("--columns", ".."), ("--columns", "task", "--wide")):
         assert "columns" in filled.refused(2, "task", "list", *wrong)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from disbatch_host.cli import common, terminal
-from disbatch_host.client import columns, conditions, finding
+from disbatch_host.cli import common, render, terminal
+from disbatch_host.client import columns, conditions, finding, unknown_names
 from disbatch_host.client.finding import Selection
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import UsageError
@@ -116,6 +116,12 @@ def filter_of(store: Store, filters: Mapping[str, Any]) -> TaskFilter:
     with common.options_named(class_name="class"):
         selected = Selection(**{name: one for name, one in filters.items() if name != "failed"})
         return finding.filter_of(store, selected, common.who())
+
+
+def say_unmet(store: Store, which: TaskFilter) -> None:
+    """On stderr, of a filter that has found nothing: what --where asks for and no task has."""
+    for note in unknown_names.unmet(store, which) if which.where else ():
+        click.echo(render.printable(note), err=True)
 
 
 def words_of(filters: Mapping[str, Any]) -> list[str]:

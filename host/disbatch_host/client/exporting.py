@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any
 
 import orjson
@@ -17,6 +18,7 @@ from disbatch_host.client import tables
 from disbatch_host.client.columns import Column, columns_of
 from disbatch_host.client.output import output_pieces
 from disbatch_host.client.tables import Format
+from disbatch_host.client.unknown_names import Unfilled
 from disbatch_host.documents.changes import INLINE_OUTPUT_MAX, TaskFilter
 from disbatch_host.documents.records import Document, Task, whole_number
 from disbatch_host.errors import UsageError
@@ -101,11 +103,13 @@ def _written(
             out.write(piece)
             yield is_last
         return
-    rows = ((found, shown(found)) for found in store.find_tasks(which, with_output=False))
     now = store.now()
+    unfilled = Unfilled(shape.columns or ())
+    rows = _seen(((found, shown(found)) for found in store.find_tasks(which, with_output=False)), unfilled, now)
     if shape.form is Format.NDJSON:
         for _ in tables.write_lines(rows, shape.columns or (), out, now, store.extended_json):
             yield True
+        _tell(unfilled, on_note)
         return
     table = tables.Table(
         out=out, delimiter=shape.delimiter, has_mark=shape.form is Format.CSV, now=now, other=store.extended_json,
@@ -113,11 +117,23 @@ def _written(
     )  # fmt: skip
     for _ in table.write(rows, shape.columns):
         yield True
+    _tell(unfilled, on_note)
     if table.left_over:
         on_note(
             f"{table.left_over} parameters and parts of results have no column of their own, since there are more than "
             f'{tables.COLUMNS_MAX}; they are in the column "more", as JSON'
         )
+
+
+def _seen(rows: Iterator[tables.ToldRow], unfilled: Unfilled, now: datetime) -> Iterator[tables.ToldRow]:
+    for task, document in rows:
+        unfilled.see(task, document, now)
+        yield task, document
+
+
+def _tell(unfilled: Unfilled, on_note: Callable[[str], object]) -> None:
+    for note in unfilled.notes():
+        on_note(note)
 
 
 def lines(store: Store, which: TaskFilter, shown: Shown, *, with_output: bool) -> Iterator[tuple[bytes, bool]]:

@@ -111,5 +111,7 @@ def _write(store: Store, which: TaskFilter, out: IO[bytes], shape: Shape, spool_
             spool_directory=spool_directory, on_progress=tell, on_note=notes.append,
         )  # fmt: skip
     for note in notes:
-        click.echo(note, err=True)
+        click.echo(render.printable(note), err=True)
+    if not count:
+        selection.say_unmet(store, which)
     return count

@@ -13,14 +13,14 @@ from disbatch_host.cli import common, render, selection, task_table
 from disbatch_host.cli.frame import PROGRAM, common_options
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import listing
-from disbatch_host.client.columns import NAMES, Column, column_of, columns_of
+from disbatch_host.client.columns import Column, column_of, columns_of
+from disbatch_host.client.unknown_names import Unfilled
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.conditions import PAGE_SECONDS, Page
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError, FieldError, UsageError
 from disbatch_host.store.contract import Store
 from disbatch_protocol.document import rfc3339, to_json
-from disbatch_protocol.faults import near_name
 from disbatch_protocol.status import IN_HAND
 
 _LIST_LIMIT = 50
@@ -128,11 +128,11 @@ class _Printer:
         )
         documents = [self.masked(one) for one in tasks]
         task_table.print_tasks(tasks, documents, around, shown=self._shown, is_wide=self._is_wide)
-        pairs = list(zip(tasks, documents, strict=True))
-        for column in self._shown or ():
-            near = None if column.is_own else near_name(column.name, NAMES)
-            if near and pairs and all(column.value(*pair, self._now) is None for pair in pairs):
-                click.echo(f"none of these has a parameter {column.name!r:.60}; did you mean {near!r}?", err=True)
+        unfilled = Unfilled(self._shown or ())
+        for task, document in zip(tasks, documents, strict=True):
+            unfilled.see(task, document, self._now)
+        for note in unfilled.notes(only_near=True):
+            click.echo(render.printable(note), err=True)
 
 
 def _list_pages(
@@ -146,6 +146,8 @@ def _list_pages(
         count += len(page.tasks)
         looked_at += page.looked_at
     printer.finish()
+    if not count and cursor is None:
+        selection.say_unmet(store, which)
     if page is None or page.next is None:
         return
     if common.wants_json():

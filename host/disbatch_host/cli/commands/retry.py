@@ -81,6 +81,7 @@ def retry(
         total = store.count_tasks(which)
         if not total:
             say_none_failed(filters, "task failures")
+            selection.say_unmet(store, which)
         question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         return retry_selected(store, control.retry(store, which, request), total, as_json=as_json)
