@@ -91,8 +91,16 @@ def _expected(error: Any) -> tuple[str, str]:
         case None:  # the schema `false`
             return "nothing at this place", ""
     if error.validator in _BOUNDS:
-        return _BOUNDS[error.validator].format(wanted), ""
+        words = _BOUNDS[error.validator].format(wanted)
+        return (_of_one(words) if wanted == 1 else words), ""
     return _OTHER.get(error.validator, f"what its `{error.validator}` describes"), ""
+
+
+def _of_one(words: str) -> str:
+    """`at least 1 characters` as people say it."""
+    for noun in ("character", "element", "name"):
+        words = words.replace(f" 1 {noun}s", f" 1 {noun}")
+    return words
 
 
 def _found(error: Any) -> str:

@@ -40,6 +40,17 @@ def find_batch(store: Store, text: str, by: str | None = None) -> Batch:
     raise NotFoundError(f"no batch {text!r} in {store.description}; {hint}")
 
 
+def earlier_import(store: Store, sha256: str, queue: str) -> Batch | None:
+    """The newest batch that a file with this content was imported into, for the same queue; None if there is none among
+    the newest batches, or all of its tasks were cancelled."""
+    for document in store.find_batches(newest_first=True, limit=_NEAR_OF):
+        batch = Batch.from_document(document)
+        if batch.source.get("sha256") == sha256 and batch.source.get("queue") == queue:
+            is_undone = bool(batch.summed("total")) and batch.summed("cancelled") == batch.summed("total")
+            return None if is_undone else batch
+    return None
+
+
 def batch_id_of(store: Store, text: str, by: str | None = None) -> str:
     """The id for a filter: that of a batch, or one that only tasks still have. Raises as `find_batch` does."""
     try:

@@ -100,12 +100,8 @@ def begin(
 
     Raises UsageError for a name or parameters that cannot be, BatchClosedError if it takes no more tasks, and
     NotFoundError for an unknown queue in `on_done`."""
+    on_done = check(store, new, catalog, checks=checks)
     name = new.name
-    if name is not None:
-        check_name(name)
-    if new.stop_after is not None and new.stop_after < 1:
-        raise FieldError("stop_after", f"expected a number of 1 or more, found {new.stop_after}")
-    on_done = _on_done(store, new, catalog, checks=checks)
     batch_id = name or default_id or str(store.new_ids(1)[0])
     document = batches.new_batch(
         batch_id, by, now=store.now(), source=source, on_done=on_done, stop_after=new.stop_after
@@ -113,6 +109,15 @@ def begin(
     if not store.insert_batch(document) and not is_resumed:
         _join(store, find_batch(store, batch_id), on_done, new.stop_after)
     return Member(store, batch_id, by, closes=new.closes or name is None, is_own=name is None)
+
+
+def check(store: Store, new: NewBatch, catalog: Catalog | None = None, *, checks: bool = True) -> Document | None:
+    """Its `on_done`, if it can be made. Raises UsageError and NotFoundError as `begin` does."""
+    if new.name is not None:
+        check_name(new.name)
+    if new.stop_after is not None and new.stop_after < 1:
+        raise FieldError("stop_after", f"expected a number of 1 or more, found {new.stop_after}")
+    return _on_done(store, new, catalog, checks=checks)
 
 
 def _join(store: Store, batch: Batch, on_done: Document | None, stop_after: int | None) -> None:

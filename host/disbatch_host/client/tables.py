@@ -133,7 +133,7 @@ class Table:
 
     def write_rows(self, rows: Iterator[ToldRow], shown: Sequence[Column]) -> Iterator[None]:
         """The same with given columns."""
-        write = self._writer()
+        write = row_writer(self.out, self.delimiter, has_mark=self.has_mark)
         write([cell_of(one.name) for one in shown])
         for task, document in rows:
             write([self._cell(one.value(task, document, self.now)) for one in shown])
@@ -149,7 +149,7 @@ class Table:
 
     def write_spooled(self, spool: IO[bytes]) -> Iterator[None]:
         """Second half: all rows are known, and are written; yields after each."""
-        write = self._writer()
+        write = row_writer(self.out, self.delimiter, has_mark=self.has_mark)
         self.left_over = len(self._beyond)
         names = list(self._names)
         # Parameters before results, each in the order in which they came first.
@@ -187,23 +187,25 @@ class Table:
                 values.append(self._cell(value))
         return numbers, values, rest
 
-    def _writer(self) -> Callable[[list[Any]], object]:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, delimiter=self.delimiter, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
-        begun = not self.has_mark
-
-        def write(cells: list[Any]) -> None:
-            nonlocal begun
-            writer.writerow(["" if one is None else one for one in cells])
-            mark, begun = "" if begun else _BOM, True
-            self.out.write((mark + text.getvalue()).encode("utf-8", "replace"))
-            text.seek(0)
-            text.truncate()
-
-        return write
-
     def _cell(self, value: Any) -> Any:
         return cell_of(_plain(value, self.other))
+
+
+def row_writer(out: IO[bytes], delimiter: str, *, has_mark: bool) -> Callable[[list[Any]], object]:
+    """Writes a row of cells. `has_mark`: of the encoding, before the first."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
+    begun = not has_mark
+
+    def write(cells: list[Any]) -> None:
+        nonlocal begun
+        writer.writerow(["" if one is None else one for one in cells])
+        mark, begun = "" if begun else _BOM, True
+        out.write((mark + text.getvalue()).encode("utf-8", "replace"))
+        text.seek(0)
+        text.truncate()
+
+    return write
 
 
 def cell_of(value: Any) -> Any:

@@ -58,7 +58,9 @@ _FAULTS_SHOWN = 20  # kinds of faults on stderr; --report gets every row
 @click.option("--on-error", type=OneOf(["stop", "skip"]), default="stop", show_default=True,
     help="If rows do not fit: create nothing, or all the others.",
 )  # fmt: skip
-@click.option("--report", metavar="FILE", help="Write the rows that do not fit to this file, one JSON object per line.")
+@click.option("--report", metavar="FILE",
+    help="Write the rows that do not fit to this file: a table if it ends in .csv or .tsv, else NDJSON.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Create nothing; show how many rows fit, and the first tasks.")
 @click.option("--new", "begins_again", is_flag=True, help="Do not resume an import that was killed: begin another one.")
 @click.option("--no-check", is_flag=True, help="Do not check the parameters against the plugin's schema.")
@@ -218,24 +220,31 @@ class _Faults:
     def __enter__(self) -> _Faults:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.tell()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.tell(is_all=kind is None)
         if self._report is not None:
             self._report.close()
+
+    def is_about(self, one: Import) -> None:
+        """The import whose rows these are."""
+        self.advise = one.map_advice
+        if self._report is not None:
+            self._report.columns = one.columns
 
     def add(self, fault: RowFault) -> None:
         self._groups.add(fault)
         if self._report is not None:
             self._report.add(fault)
 
-    def tell(self) -> None:
-        """Print the faults since the last call on stderr."""
+    def tell(self, *, is_all: bool = True) -> None:
+        """Print the faults since the last call on stderr. `is_all`: all rows were looked at."""
         groups, self._groups = self._groups, FaultGroups(_FAULTS_SHOWN)
         for one in groups:
             line = one.first.line
             rows = f" ({one.count} rows, the first is line {line})" if one.count > 1 else ""
             click.echo(f"{self._options.name}:{line}: {render.printable(one.first.reason)}{rows}", err=True)
-        where = f"all are in {self._options.report}" if self._report is not None else "--report FILE writes all"
+        which = "all" if is_all else "those found so far"
+        where = f"{which} are in {self._options.report}" if self._report is not None else "--report FILE writes all"
         if groups.others:
             click.echo(f"... and {groups.others} more ({where})", err=True)
         elif any(one.count > 1 for one in groups):
@@ -294,7 +303,7 @@ def _import_of(store: Store, options: _Options, file: OpenFile | None, faults: _
         on_resumed=say_resumed,
         on_notice=say_notice,
     )
-    faults.advise = one.map_advice
+    faults.is_about(one)
     return one
 
 
@@ -320,7 +329,7 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
         result = one.perform(begins_again=options.begins_again)
     except RowsRefusedError as error:
         bar.close()
-        faults.tell()
+        faults.tell(is_all=one.result.import_id is None)
         _print_summary(one.result)
         hint = " (--on-error skip creates the others)" if one.result.import_id is None else ""
         raise DisbatchError(f"{error}{hint}") from error
@@ -328,7 +337,7 @@ def _perform(one: Import, options: _Options, faults: _Faults, bar: _Bar) -> int:
         bar.close()
         if one.result.import_id is None:  # creation has not begun
             raise
-        faults.tell()
+        faults.tell(is_all=False)
         hint = ""
         if options.file is not None:
             hint = "; the same command resumes it"

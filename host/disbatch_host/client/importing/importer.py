@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host.client import batch_members
+from disbatch_host.client.batch_finding import earlier_import
 from disbatch_host.client.batch_members import Member, NewBatch
 from disbatch_host.client.importing import advice, mapping
 from disbatch_host.client.importing.files import OpenFile
@@ -29,6 +31,7 @@ from disbatch_host.client.importing.record import Record, begin
 from disbatch_host.client.importing.rows import Rows
 from disbatch_host.client.importing.task_maker import RowFault, TaskMaker
 from disbatch_host.client.parameters import misspelt_note, parse_json
+from disbatch_host.documents.batch import Batch
 from disbatch_host.documents.records import Queue, QueueId
 from disbatch_host.errors import FieldError, RowsRefusedError
 from disbatch_host.store.contract import Store
@@ -121,6 +124,15 @@ class Imported:
         }
 
 
+def _said_before(batch_id: str) -> str:
+    name = shlex.quote(batch_id)
+    return (
+        f"the same file was imported into this queue before, as batch {batch_id}: its tasks are created once more "
+        f"(`disbatch-host batch cancel {name}` cancels the unfinished ones of then, `batch cancel @last` these; "
+        "--unique-key-from keeps rows from becoming tasks twice)"
+    )
+
+
 class Import:
     """One import. `plugin`: the queue's, if known. `file` holds the rows, None for a collection. `batch`: of its tasks,
     by default one of its own; `by`: the person who makes it; `catalog` checks the parameters of its `on_done`.
@@ -194,6 +206,11 @@ class Import:
         )
 
     @property
+    def columns(self) -> Sequence[str] | None:
+        """The names in the header, if the rows have one."""
+        return self._rows.columns
+
+    @property
     def secret_columns(self) -> frozenset[str]:
         """Those whose values are masked in reports."""
         return self._maker.secret_columns
@@ -201,6 +218,7 @@ class Import:
     def look(self, shown: int = FIRST_SHOWN) -> Looked:
         """Preview only: nothing is created, and no store is needed. `shown`: so many tasks. Raises UsageError if no row
         has one of the columns of `maps`."""
+        self._check_batch()
         first: list[dict[str, Any]] = []
 
         def keep(values: dict[str, Any], key: str | None) -> None:
@@ -218,6 +236,7 @@ class Import:
 
         Raises RowsRefusedError if rows do not fit and `stops` is set, UsageError if the file changes meanwhile,
         StoreError."""
+        self._check_batch()
         self._notify()
         total = None
         if self._rules.stops:
@@ -242,6 +261,10 @@ class Import:
             return None
         fields = self._columns or [mapping.Field(column=one, path=(one,)) for one in columns]
         return advice.on_maps(columns, fields, self._plugin.schema, self._plugin.name, set(self._rules.constants))
+
+    def _check_batch(self) -> None:
+        """Before anything is written. Raises as `batch_members.begin` does for a batch that cannot be."""
+        batch_members.check(self._store, self._batch, self._catalog, checks=self._rules.is_checking)
 
     def _notify(self) -> None:
         for notice in self._rows.notices:
@@ -299,6 +322,7 @@ class Import:
 
     def _begin(self, name: str | None, *, begins_again: bool) -> None:
         fields, in_batch = self._rules.fields, self._batch.name
+        earlier = self._earlier()
         if name is None:
             self._record = Record.new(self._store, fields, in_batch)
         else:
@@ -307,8 +331,16 @@ class Import:
             self._record, self._is_resumed = begin(self._store, name, fields, in_batch, begins_again=begins_again)
         if self._is_resumed:
             self._on_resumed(Resumed(begun=self._record.begun, rows=self._record.rows))
+        elif earlier is not None:
+            self._on_notice(_said_before(earlier.id))
         if self._member is None and "batch" in self._record.fields:  # not if it was begun by a program without batches
             self._join(is_resumed=self._is_resumed)
+
+    def _earlier(self) -> Batch | None:
+        """The batch that the same file was imported into before, where that makes its tasks once more."""
+        if self._file is None or self._rules.key_column is not None:
+            return None
+        return earlier_import(self._store, self._file.content_digest().hex(), str(self._queue.id))
 
     def _join(self, *, is_resumed: bool) -> None:
         if self._file is not None:

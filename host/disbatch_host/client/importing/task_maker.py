@@ -65,7 +65,8 @@ class TaskMaker:
 
     def _column(self, pointer: str) -> str | None:
         name = pointer.split("/")[1].replace("~1", "/").replace("~0", "~") if "/" in pointer else ""
-        return self.column_of.get(name)
+        is_same = self.columns is None and not self.column_of  # an object, whose names are those of the parameters
+        return (name or None) if is_same else self.column_of.get(name)
 
     def document(self, values: dict[str, Any], key: str | None, fields: Mapping[str, Any], now: datetime) -> Document:
         """The document of a new task, without its `_id`."""
