@@ -169,9 +169,9 @@ def _plan_of(field: Field, schema: ParameterSchema | None, read_json: ReadJson) 
             return read_json(text.encode(), where) if field.is_json else from_text(text, expected, where)
         except UsageError as error:
             if is_json(text):  # too large, nested too deeply, a name twice
-                raise RowError(str(error)) from error
+                raise RowError(str(error), field.column) from error
             found = "another text" if is_secret else f"{text!r:.60}"
-            raise RowError(f"{where}: expected {words}, found {found}") from error
+            raise RowError(f"{where}: expected {words}, found {found}", field.column) from error
 
     return read, empty
 
@@ -199,11 +199,13 @@ def object_mapper(
                 continue
             if field.is_json:
                 if not isinstance(value, str):
-                    raise RowError(f"{field.column!r}: expected a text that holds JSON, found another value")
+                    raise RowError(
+                        f"{field.column!r}: expected a text that holds JSON, found another value", field.column
+                    )
                 try:
                     value = read_json(value.encode("utf-8", "replace"), f"{field.column!r}")
                 except UsageError as error:
-                    raise RowError(str(error)) from error
+                    raise RowError(str(error), field.column) from error
             _put(made, field.path, value)
         made.update(fixed)
         return made
@@ -250,7 +252,7 @@ def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row],
 
         def of_list(row: Row) -> str:
             if not (value := row[index]):
-                raise RowError(f"expected a unique key in column {column!r}, found nothing")
+                raise RowError(f"expected a unique key in column {column!r}, found nothing", column)
             return str(value)
 
         return of_list
@@ -258,9 +260,9 @@ def key_of_column(columns: Sequence[str] | None, column: str) -> Callable[[Row],
     def of_object(row: Row) -> str:
         value = value_at(row, column)
         if value is _NOT_THERE or value is None or value == "":
-            raise RowError(f"expected a unique key in {column!r}, found nothing")
+            raise RowError(f"expected a unique key in {column!r}, found nothing", column)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise RowError(f"expected a text or a number as the unique key in {column!r}, found another value")
+            raise RowError(f"expected a text or a number as the unique key in {column!r}, found another value", column)
         return str(value)
 
     return of_object
