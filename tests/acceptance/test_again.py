@@ -137,7 +137,11 @@ def test_the_outputs_of_the_last_three_attempts_are_there(mail: Terminal) -> Non
     assert "whole number" in mail.refused(2, "task", "output", task_id, "--attempt", "0")
     assert "either --attempt or --follow" in mail.refused(2, "task", "output", task_id, "--attempt", "1", "--follow")
     shown = mail.fine("task", "show", task_id).out
-    assert "task output ID --attempt 3" in shown and "--attempt 1`" not in shown and "--attempt 4" not in shown
+    assert (
+        f"`disbatch-host task output {task_id} --attempt 3`" in shown
+        and "--attempt 1`" not in shown
+        and "--attempt 4" not in shown
+    )
     mail.fine("task", "bundle", task_id, "b.tar.gz")
     with tarfile.open(fileobj=io.BytesIO((mail.directory / "b.tar.gz").read_bytes()), mode="r:gz") as archive:
         names = [one.name.partition("/")[2] for one in archive.getmembers()]

@@ -50,6 +50,12 @@ def test_an_import_is_a_batch_that_is_named_counted_waited_for_and_deleted(site:
     assert done["summary"]["attempts"] == done["progress"]["attempts"] == 10
     assert len(done["summary"]["slowest"]) == 5
     shown = site.fine("batch", "show", batch).out
+    document = site.store.get_batch(batch)
+    assert document is not None
+    followed = str(document["on_done"]["task"])
+    site.wait_for(followed, 1)
+    assert f"a task in queue {tell}: task {followed}, concluded\n" in site.fine("batch", "show", batch).out
+    assert "needs 6 characters or more" in site.refused(4, "batch", "wait", batch[:5])
     assert "10 for 10 ended tasks\n" in shown and " since its creation" in shown
     (document,) = site("batch", "wait", batch, "--json").json
     assert document["run_seconds"] == done["progress"]["run_seconds"] < document["since_creation_seconds"]

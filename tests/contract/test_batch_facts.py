@@ -80,3 +80,14 @@ def test_numbers_of_now_are_counted_in_a_given_time(store: Store) -> None:
     going_on = closed(store)
     assert list(now_of(store, [going_on])) == [BatchNow(total=3, ended=2, failed=1, is_counted=True)]
     assert list(now_of(store, [going_on], seconds=-1.0)) == [None]
+
+
+def test_nobody_knows_how_long_a_batch_takes_whose_queue_is_paused(store: Store) -> None:
+    store.insert_queue({"_id": "q", "class": "a"})
+    source = {"kind": "push", "queue": "q"}
+    assert store.insert_batch(batches.new_batch("b", "me", now=NOW, source=source))
+    store.insert_tasks([ended(1), new_task("q", {}, now=NOW, batch="b")])
+    running = progress_of(store, batch(store))
+    assert running.per_second is not None and running.left_seconds is not None
+    assert store.update_queue("q", {"paused": {"at": NOW, "by": "me"}}, ())
+    assert progress_of(store, batch(store)).left_seconds is None

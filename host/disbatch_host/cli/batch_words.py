@@ -14,6 +14,7 @@ from disbatch_host.client.batch_progress import BatchProgress
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
 from disbatch_host.store.contract import Store
+from disbatch_protocol import status as statuses
 
 STATES = {BatchState.OPEN: "cyan", BatchState.CLOSED: "default", BatchState.DONE: "green"}
 
@@ -57,7 +58,7 @@ def facts_of(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
     if one.stop_after is not None:
         facts.append(("stop after", _stop_in_words(one)))
     if one.on_done is not None:
-        facts.append(("on done", _on_done_in_words(one)))
+        facts.append(("on done", _on_done_in_words(store, one)))
     if one.fault is not None:
         facts.append(("fault", (one.fault, "red")))
     return facts
@@ -103,7 +104,11 @@ def _stop_in_words(one: Batch) -> str:
     return f"{one.stop_after} failures: stopped at {render.moment(one.stopped.get('at'))}{rest}"
 
 
-def _on_done_in_words(one: Batch) -> str:
+def _on_done_in_words(store: Store, one: Batch) -> str:
     on_done = one.on_done or {}
-    task = on_done.get("task")
-    return f"a task in queue {on_done.get('queue')}{'' if task is None else f': task {task}'}"
+    words, task_id = f"a task in queue {on_done.get('queue')}", on_done.get("task")
+    if task_id is None:
+        return words
+    task = store.get_task(task_id)
+    became = statuses.name(task.status) if task is not None else "to be created" if one.owes_task else "deleted since"
+    return f"{words}: task {task_id}, {became}"

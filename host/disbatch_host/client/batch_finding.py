@@ -37,6 +37,8 @@ def find_batch(store: Store, text: str, by: str | None = None) -> Batch:
     known = [str(one["_id"]) for one in store.find_batches(newest_first=True, limit=_NEAR_OF)]
     near = near_name(text, known)
     hint = f"did you mean {near!r}?" if near else "`disbatch-host batch list` shows the newest"
+    if len(text) < PREFIX_MIN and any(one.startswith(text) for one in known):
+        hint = f"the beginning of an id needs {PREFIX_MIN} characters or more; {hint}"
     raise NotFoundError(f"no batch {text!r} in {store.description}; {hint}")
 
 

@@ -86,7 +86,8 @@ def progress_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECON
     ended = counts.ended(words)
     facts = facts_of(store, batch, look_seconds=look_seconds)
     per_second = _per_second(facts, ended, batch.done_at or store.now())
-    left = (total - ended) / per_second if per_second and batch.state is not BatchState.DONE and total > ended else None
+    goes_on = batch.state is not BatchState.DONE and total > ended and not _is_paused(store, batch)
+    left = (total - ended) / per_second if per_second and goes_on else None
     behind = 0
     if counted.by_status.get(int(Status.BLOCKED)):
         blocked = frozenset({int(Status.BLOCKED)})
@@ -140,6 +141,13 @@ def facts_of(store: Store, batch: Batch, *, look_seconds: float = _LOOK_SECONDS)
     """What its ended tasks tell. Of a batch that is done it is in the summary, unless an older version wrote that."""
     frozen = batch_facts.from_summary(batch.summary) if batch.state is BatchState.DONE else None
     return frozen or batch_facts.look_at(store, batch.id, seconds=look_seconds)
+
+
+def _is_paused(store: Store, batch: Batch) -> bool:
+    """Whether the queue that its source filled is paused: how long that lasts nobody knows."""
+    name = batch.source.get("queue")
+    queue = store.find_queue(name) if isinstance(name, str) else None
+    return queue is not None and queue.paused is not None
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -19,7 +19,7 @@ from disbatch_host.decide.words import parts_of_error
 from disbatch_host.documents import run_processes
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.earlier_outputs import STREAMS, facts_of
-from disbatch_host.documents.records import Task
+from disbatch_host.documents.records import Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import PROTECTED, to_json
@@ -75,12 +75,12 @@ def _show(store: Store, found: Task) -> None:
     if "result" in document:
         facts.append(("result", _pretty(document["result"], store)))
     shown_whole = {name: value for name, value in document.items() if name not in PROTECTED or name in _ALSO_WHOLE}
-    facts += [(name, _shortened(_pretty(value, store))) for name, value in shown_whole.items()]
+    facts += [(name, _shortened(_pretty(value, store), found.id)) for name, value in shown_whole.items()]
     if document.get("log"):
-        facts.append(("log", _log_in_words(document["log"], store)))
+        facts.append(("log", _log_in_words(document["log"], store, found.id)))
     facts += _earlier_outputs(found)
     for stream in ("stdout", "stderr"):
-        facts.append((stream, _tail_of(document.get(stream), run, stream)))
+        facts.append((stream, _tail_of(found, document.get(stream), stream)))
     render.print_facts(facts)
 
 
@@ -179,11 +179,11 @@ def _progress_in_words(progress: Any) -> str:
     return ", ".join([*parts, str(message)] if message else parts) or "-"
 
 
-def _log_in_words(log: Any, store: Store) -> str:
+def _log_in_words(log: Any, store: Store, task_id: TaskId) -> str:
     entries = list(log) if isinstance(log, (list, tuple)) else [log]
     lines = []
     if len(entries) > _TAIL_LINES:
-        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: `disbatch-host task show ID --json`)")
+        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: `disbatch-host task show {task_id} --json`)")
     for entry in entries[-_TAIL_LINES:]:
         if isinstance(entry, Mapping) and "message" in entry and "level" in entry:
             fields = " ".join(f"{name}={value}" for name, value in (entry.get("fields") or {}).items())
@@ -204,20 +204,22 @@ _NOTES = {
 }
 
 
-def _tail_of(text: Any, run: Mapping[str, Any], stream: str) -> str:
+def _tail_of(found: Task, text: Any, stream: str) -> str:
     if not isinstance(text, str) or not text:
         return "(nothing)"
-    output = run.get("output")
+    output = found.run.get("output")
     facts = output.get(stream) if isinstance(output, Mapping) else None
     lines = text.rstrip("\n").split("\n")
     shown = [_cut(render.printable(line)) for line in lines[-_TAIL_LINES:]]
     option = " --stderr" if stream == "stderr" else ""
     if isinstance(facts, Mapping) and facts.get("encoding") == "binary":
-        shown.append(f"(`disbatch-host task output ID{option} > FILE`)")
+        shown.append(f"(`disbatch-host task output {found.id}{option} > FILE`)")
     elif isinstance(facts, Mapping) and facts.get("in_file"):
-        shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output ID{option}`)")
+        shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output {found.id}{option}`)")
     elif len(lines) > _TAIL_LINES:
-        shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output ID{option}`)")
+        shown.insert(
+            0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output {found.id}{option}`)"
+        )
     return "\n".join(shown)
 
 
@@ -230,7 +232,7 @@ def _earlier_outputs(found: Task) -> list[tuple[str, Any]]:
         if said:
             option = "" if sizes["stdout"] else " --stderr"
             number = one["attempt"]
-            lines.append(f"{' and '.join(said)}: `disbatch-host task output ID --attempt {number}{option}`")
+            lines.append(f"{' and '.join(said)}: `disbatch-host task output {found.id} --attempt {number}{option}`")
     return [("earlier", "\n".join(lines))] if lines else []
 
 
@@ -239,11 +241,11 @@ def _cut(line: str) -> str:
     return line if more <= 0 else f"{line[:_LINE_MAX]}… ({more} more character{'' if more == 1 else 's'})"
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: str, task_id: TaskId) -> str:
     return (
         text
         if len(text) <= _FREE_FIELD_MAX
-        else f"{text[:_FREE_FIELD_MAX]}… (all: `disbatch-host task show ID --json`)"
+        else f"{text[:_FREE_FIELD_MAX]}… (all: `disbatch-host task show {task_id} --json`)"
     )
 
 
