@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 JOBS   ?= 7
 
 .DEFAULT_GOAL = help
-.PHONY: help demo demo-web test sanitize fuzz lint check schemas soak bench compare wheels aarch clean
+.PHONY: help demo demo-web browser test sanitize fuzz lint check schemas soak bench compare wheels aarch clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo-web: $(VENV)/.web ## the page: a temporary store, a node, a few thousand ta
 
 test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+browser: ## what the tests of the page need of npm, besides Debian's chromium
+	@npm install --prefix tests/web/browser --no-package-lock --no-audit --no-fund --silent
 
 sanitize: $(VENV)/.test ## the tests of disbatch-supervisor once more, built with the sanitizers of the compiler (ASan, UBSan); a minute
 	$(BIN)/python -m pytest -m sanitized --numprocesses 2 $(ARGS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conftest import skip_or_fail
 from disbatch_host.client import Client
 from helpers import web
 from helpers.nodes import write_plugin
@@ -71,3 +73,13 @@ def client(living_url: str, plugins: Path) -> Iterator[Client]:
 def server(living_url: str, client: Client, plugins: Path) -> Iterator[Web]:
     with web.serving(living_url, [plugins], bound_to={"mail_only": ["mail"]}) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def browser_packages() -> None:
+    """Chromium and what drives it are here."""
+    modules = Path(__file__).parent / "browser" / "node_modules"
+    missing = [one for one in ("chromium", "node") if shutil.which(one) is None]
+    missing += [one for one in ("playwright-core", "axe-core") if not (modules / one).is_dir()]
+    if missing:
+        skip_or_fail(f"no {', '.join(missing)}: `apt-get install chromium nodejs npm`, then `make browser`")

@@ -346,4 +346,3 @@ document.addEventListener("keydown", event => {
 document.addEventListener("click", event => {
   $$("details.menu[open]").forEach(one => { if (!one.contains(event.target)) one.open = false })
 })
-$("#faults")?.focus()

@@ -1,0 +1,225 @@
+// Flows through the page in a real Chromium. Told on standard input what is there; prints a line of JSON for each flow.
+import { readFileSync } from "node:fs"
+import { createRequire } from "node:module"
+
+const require = createRequire(import.meta.url)
+const { chromium } = require("playwright-core")
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8")
+const told = JSON.parse(readFileSync(0, "utf8"))
+const { base, named, tokens, tasks } = told
+
+const browser = await chromium.launch({
+  executablePath: told.chromium,
+  args: ["--no-sandbox", "--host-resolver-rules=MAP jobs.test 127.0.0.1,MAP evil.test 127.0.0.1"],
+})
+let said = []
+
+async function visitor(options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options })
+  const page = await context.newPage()
+  page.setDefaultTimeout(20000)
+  // That a form was refused is said on the page; the browser's own line about it is no fault.
+  page.on("console", message => /status of 4\d\d/.test(message.text()) || said.push(`${message.type()}: ${message.text()}`))
+  page.on("pageerror", error => said.push(`error: ${error.message}`))
+  return page
+}
+
+async function signedIn(role = "admin", options = {}, at = base) {
+  const page = await visitor(options)
+  await page.goto(`${at}/login#t=${tokens[role]}`)
+  await page.waitForURL(url => url.pathname !== "/login")
+  return page
+}
+
+function expect(is, words) {
+  if (!is) throw new Error(words)
+}
+
+const text = (page, selector) => page.locator(selector).first().innerText()
+const flows = {
+  async "signs in by an address whose token is gone from it"() {
+    const page = await signedIn()
+    expect(!page.url().includes(tokens.admin), page.url())
+    expect((await page.evaluate(() => document.cookie)) === "", "a script can read the session")
+    await page.goBack().catch(() => null)
+    expect(!page.url().includes(tokens.admin), page.url())
+    await page.context().close()
+  },
+
+  async "pushes by the form of a plugin"() {
+    const page = await signedIn("operate")
+    await page.goto(`${base}/queues/forms/push`)
+    await page.fill("[name='/user']", "u".repeat(30))
+    await page.fill("[name='/password']", "planted-5ecret")
+    await page.click("button.primary")
+    expect(await page.evaluate(() => document.activeElement.id === "faults"), "the summary has no focus")
+    expect((await page.inputValue("[name='/password']")) === "", "the secret was sent back")
+    await page.fill("[name='/user']", "ann")
+    await page.fill("[name='/password']", "planted-5ecret")
+    await page.check("[name='/quiet'][value='true']")
+    await page.click("button.primary")
+    await page.click(".note.ok a")
+    expect((await text(page, "h1")).includes("created"), await text(page, "h1"))
+    expect((await text(page, ".kv")).includes("secret"), "the secret is not marked as one")
+    await page.context().close()
+  },
+
+  async "cancels a task, with a reason"() {
+    const page = await signedIn("operate")
+    await page.goto(`${base}/tasks/${tasks.stuck}`)
+    await page.click("summary:has-text('Cancel')")
+    await page.waitForTimeout(2200) // what renews itself leaves an open menu alone
+    await page.fill("details[open] [name=reason]", "it is stuck")
+    await page.click("details[open] button")
+    await page.waitForSelector("h1 .st.cancelled")
+    expect((await text(page, ".story")).includes("it is stuck"), "the story does not say why")
+    await page.context().close()
+  },
+
+  async "follows a task, and stays where somebody has scrolled to"() {
+    const page = await signedIn("read")
+    await page.goto(`${base}/tasks/${tasks.printing}`)
+    const count = () => page.locator(".log li").count()
+    const before = await count()
+    await page.waitForFunction(n => document.querySelectorAll(".log li").length > n + 5, before)
+    expect((await text(page, "[data-state]")) === "following", await text(page, "[data-state]"))
+    const top = () => page.evaluate(() => {
+      const box = document.querySelector(".log").getBoundingClientRect()
+      return document.elementFromPoint(box.left + 100, box.top + 40).textContent
+    })
+    await page.evaluate(() => { document.querySelector(".log").scrollTop = -200 })
+    await page.waitForTimeout(100)
+    const seen = await top()
+    await page.waitForFunction(() => document.querySelector("[data-state]").textContent.includes("new lines"))
+    await page.waitForTimeout(500)
+    expect((await top()) === seen, `moved from ${seen} to ${await top()}`)
+    expect(await page.evaluate(() => !document.querySelector(".log script, .log img")), "an output is HTML")
+    await page.keyboard.press("f")
+    await page.waitForFunction(() => document.querySelector("[data-state]").textContent === "following")
+    await page.context().close()
+  },
+
+  async "rows stay where they are while one is selected"() {
+    const page = await signedIn()
+    await page.goto(`${base}/tasks?queue=many`)
+    const first = page.locator("tbody tr").first()
+    const id = await first.getAttribute("id")
+    await first.locator("input").check()
+    expect(await page.locator(".bar").isVisible(), "there is no bar")
+    await page.evaluate(body => fetch(`${document.body.dataset.base}api/v1/queues/many/tasks`, body), {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ parameters: { user: "new", password: "x" } }),
+    })
+    await page.waitForSelector("#fresh")
+    expect((await page.locator("tbody tr").first().getAttribute("id")) === id, "the rows have moved")
+    expect(await first.locator("input").isChecked(), "nothing is selected any more")
+    await first.locator("input").uncheck()
+    await page.mouse.move(5, 5)
+    await page.evaluate(() => document.activeElement.blur())
+    await page.waitForFunction(was => document.querySelector("tbody tr").id !== was, id)
+    await page.context().close()
+  },
+
+  async "goes by keys, and by none in a field"() {
+    const page = await signedIn()
+    await page.goto(`${base}/tasks?queue=many`)
+    await page.keyboard.press("j")
+    await page.keyboard.press("x")
+    expect((await page.locator("tbody input:checked").count()) === 1, "x selects nothing")
+    await page.keyboard.press("/")
+    await page.keyboard.type("gq?")
+    expect((await page.inputValue(".find input")) === "gq?", "a key was taken from a field")
+    await page.evaluate(() => document.activeElement.blur())
+    await page.keyboard.press("g")
+    await page.keyboard.press("q")
+    await page.waitForURL(/\/queues$/)
+    await page.context().close()
+  },
+
+  async "works without JavaScript"() {
+    const page = await visitor({ javaScriptEnabled: false })
+    await page.goto(`${base}/queues/forms/push`)
+    await page.fill("#token", tokens.operate)
+    await page.click("button.primary")
+    expect(page.url().endsWith("/queues/forms/push"), page.url())
+    await page.fill("[name='/user']", "bob")
+    await page.fill("[name='/password']", "planted-5ecret")
+    await page.click("button.primary")
+    await page.click(".note.ok a")
+    await page.click("summary:has-text('Cancel')")
+    await page.click("details[open] button")
+    expect((await text(page, "h1")).includes("cancelled"), await text(page, "h1"))
+    await page.goto(`${base}/tasks?queue=many`)
+    await page.locator("tbody input").first().check()
+    await page.click("button[value=cancel]")
+    expect((await text(page, "h1")).includes("Cancel 1"), await text(page, "h1"))
+    await page.context().close()
+  },
+
+  async "works over plain HTTP by a name, where a browser says less about a form"() {
+    const page = await signedIn("operate", {}, named)
+    await page.goto(`${named}/queues/paused`)
+    await page.click("summary:has-text('Pause')")
+    await page.click("details[open] button")
+    await page.waitForSelector("button:has-text('Resume')")
+    said = said.filter(one => !one.includes("Cross-Origin-Opener-Policy")) // which is for encrypted pages only
+    await page.context().close()
+  },
+
+  async "a form of another site does nothing"() {
+    const page = await signedIn()
+    const evil = "http://evil.test/"
+    await page.route(`${evil}**`, route => route.fulfill({
+      contentType: "text/html",
+      body: `<form method="post" action="${base}/tasks/${tasks.kept}/cancel"><button>Win a prize</button></form>`,
+    }))
+    await page.goto(evil)
+    await page.click("button")
+    await page.waitForLoadState()
+    await page.goto(`${base}/tasks/${tasks.kept}`)
+    expect((await text(page, "h1")).includes("created"), await text(page, "h1"))
+    await page.context().close()
+  },
+}
+
+// At the width of a phone, where least fits: everything in one scheme, and the contrast of its colors in the other.
+async function screens() {
+  const page = await signedIn()
+  for (const path of told.screens) {
+    said = []
+    const problems = []
+    await page.emulateMedia({ colorScheme: "light" })
+    await page.goto(base + path)
+    for (const width of [1280, 640, 390]) {
+      await page.setViewportSize({ width, height: 800 })
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
+      if (wide > 0) problems.push(`${width} px: ${wide} px too wide`)
+    }
+    await page.evaluate(axe)
+    const looked = [await page.evaluate("axe.run()")]
+    await page.emulateMedia({ colorScheme: "dark" })
+    looked.push(await page.evaluate("axe.run({ runOnly: ['color-contrast'] })"))
+    for (const { violations, passes } of looked) {
+      if (!passes.length) problems.push("axe has looked at nothing")
+      for (const one of violations) {
+        problems.push(`${one.id}: ${one.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`)
+      }
+    }
+    console.log(JSON.stringify({ flow: path, problems: [...problems, ...said] }))
+    if (process.env.TIMES) console.error(path, Math.round(performance.now()))
+  }
+  await page.context().close()
+}
+
+for (const [flow, run] of Object.entries(flows)) {
+  said = []
+  const problems = []
+  try {
+    await run()
+  } catch (error) {
+    problems.push(String(error.stack).slice(0, 2000))
+  }
+  console.log(JSON.stringify({ flow, problems: [...problems, ...said] }))
+  if (process.env.TIMES) console.error(flow, Math.round(performance.now()))
+}
+await screens()
+await browser.close()
