@@ -57,6 +57,7 @@ SCREENS = {
     "document": "/tasks/{failed}?tab=document", "form": "/queues/forms/push", "JSON": "/queues/forms/push?as=json",
     "no form": "/queues/alone/push", "failures": "/failures", "batches": "/batches", "batch": "/batches/wave",
     "nodes": "/nodes", "plugins": "/plugins", "plugin": "/plugins/Greet", "keys": "/keys", "push": "/push",
+    "dry run": "/operations/new?action=retry&queue=many", "operations": "/operations", "filter": "/tasks?status=running",
 }  # fmt: skip
 
 

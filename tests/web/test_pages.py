@@ -19,6 +19,7 @@ from disbatch_host.web.pages import PAGES
 from helpers import web
 from helpers.browsing import Page, Visitor
 from helpers.nodes import write_plugin
+from helpers.processes import wait_until
 from helpers.web import Web
 
 MARK = "<script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -98,7 +99,7 @@ def addresses(things: dict[str, str]) -> list[str]:
               "class": ["Greet"]}  # fmt: skip
     found: list[str] = []
     for page in PAGES:
-        if page.method != "GET" or "{n}" in page.path:
+        if page.method != "GET" or "{n}" in page.path or "{o}" in page.path:
             continue
         name = re.search(r"\{(\w+)\}", page.path)
         found += [page.path.replace(name[0], one) for one in values[name[1]]] if name else [page.path]
@@ -292,6 +293,45 @@ def test_some_of_a_list_are_cancelled_once_it_is_said_what_becomes_of_them(admin
     assert done.status == 200 and "Cancelled: 2" in done.text
     assert [client.get(one).status for one in ids] == [-5, -5, -5, -2]
     assert admin.post("/tasks/act", [("action", "cancel")]).status == 400
+
+
+def test_all_that_fit_are_run_again_once_it_is_said_what_becomes_of_them(admin: Visitor, client: Client) -> None:
+    client.queues.create("all", "Greet")
+    ids = [str(one.id) for one in client.push_many("all", [{"user": f"u{n}"} for n in range(7)])]
+    client.cancel(ids[:5])
+    assert "action=retry" in admin.get("/tasks?queue=all&status=cancelled").text
+    address = "/operations/new?action=retry&queue=all&status=cancelled"
+    asked = admin.get(address)
+    assert asked.status == 200 and "Run 5 again" in asked.text and client.get(ids[0]).status == -5
+    (form,) = [one for one in Page(asked.text).forms if one.action.endswith("/operations")]
+    late = client.push("all", {"user": "late"}).id
+    client.cancel(late)  # after it was said: left alone
+    fields = [(name, MARK if name == "reason" else value) for name, value in form.fields]
+    begun = admin.post(form.action, fields)
+    assert begun.status == 303 and begun.headers["location"].startswith("/operations/")
+    shown: list[str] = []
+
+    def is_done() -> bool:
+        shown.append(admin.get(begun.headers["location"]).text)
+        return ">done</span>" in shown[-1]
+
+    wait_until(is_done, within_seconds=60)
+    assert "<script>alert" not in shown[-1] and "retried" in shown[-1]
+    assert [client.get(one).status for one in (*ids, late)] == [-2] * 7 + [-5]
+    assert "retry in all" in admin.get("/operations").text
+    assert admin.get("/operations/0123456789abcdef01234567").status == 404
+
+
+def test_what_cannot_be_undone_needs_its_number_typed(admin: Visitor, client: Client) -> None:
+    client.queues.create("typed", "Greet")
+    task = str(client.push("typed", {"user": "ann"}).id)
+    client.cancel(task)
+    address = "/operations/new?action=delete&queue=typed&status=cancelled"
+    refused = admin.send(address, "/operations", typed="2")
+    assert refused.status == 400 and "type the number 1" in refused.text and client.get(task).status == -5
+    wrong = admin.get("/operations/new?action=delete&queue=typed&status=created")
+    assert wrong.status == 422 and "status" in wrong.text
+    assert admin.send(address, "/operations", typed="1").status == 200
 
 
 def test_a_filter_is_added_by_its_form_and_pages_are_gone_through(admin: Visitor, client: Client) -> None:

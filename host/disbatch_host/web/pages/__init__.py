@@ -9,6 +9,7 @@ from disbatch_host.web.pages import (
     batches,
     failures,
     nodes,
+    operations,
     overview,
     plugins,
     push,
@@ -22,7 +23,7 @@ from disbatch_protocol.faults import near_name
 
 PAGES: tuple[Page, ...] = (
     *overview.PAGES, *queues.PAGES, *push.PAGES, *tasks.PAGES, *task.PAGES, *failures.PAGES, *batches.PAGES,
-    *nodes.PAGES, *plugins.PAGES, *searching.PAGES,
+    *nodes.PAGES, *operations.PAGES, *plugins.PAGES, *searching.PAGES,
 )  # fmt: skip
 _FIRST = ("overview", "queues", "tasks", "failures", "batches", "nodes", "plugins", "operations", "imports", "api")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disbatch_host.web.pages.page import ROUTES, Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 
@@ -25,11 +25,7 @@ def _show(view: View) -> Shown:
     counts = batch["progress"]
     words = ("concluded", "failed", "terminated", "cancelled", "orphaned", "running", "waiting")
     rows = [{"word": one, "count": _own(counts, one)} for one in words if _own(counts, one)]
-    done = "POST /batches/{b}/close" in ROUTES
-    values = {
-        "batch": batch, "rows": rows, "can_change": done, "has_operations": "POST /operations" in ROUTES,
-        "has_export": "GET /batches/{b}/export" in ROUTES,
-    }  # fmt: skip
+    values = {"batch": batch, "rows": rows}
     return Html(template="batch.html", title=f"{batch['_id']} (batch)", values=values)
 
 
@@ -39,16 +35,21 @@ def _own(counts: dict[str, int], word: str) -> int:
 
 
 def _close(view: View) -> Shown:
-    if "POST /batches/{b}/close" in ROUTES:
-        view.ask("POST /batches/{b}/close", body={}, b=view.path["b"])
-    else:
-        view.ask("GET /batches/{b}", b=view.path["b"])  # it is there, and may be seen
-        view.client.batches.close(view.path["b"])
+    view.ask("POST /batches/{b}/close", b=view.path["b"])
     return SeeOther(to=view.url("batches", view.path["b"]))
+
+
+def _delete(view: View) -> Shown:
+    """With all of its tasks, as an operation."""
+    if view.given("name").strip() != view.path["b"]:
+        raise Problem(Code.BODY, f"type the name of the batch, {view.path['b']!r}, to delete it")
+    answer = view.ask("DELETE /batches/{b}", b=view.path["b"])
+    return SeeOther(to=view.url("operations", answer.body["id"]))
 
 
 PAGES = (
     Page(path="/batches", does=_list),
     Page(path="/batches/{b}", does=_show, about=Code.BATCH),
     Page(path="/batches/{b}/close", does=_close, method="POST", role=Role.OPERATE, about=Code.BATCH),
+    Page(path="/batches/{b}/delete", does=_delete, method="POST", role=Role.ADMIN, about=Code.BATCH),
 )

@@ -12,7 +12,7 @@ from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web.api.tasks import task_of
 from disbatch_host.web.pages import output
-from disbatch_host.web.pages.page import ROUTES, Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.problems import Code
 from disbatch_host.web.role import Role
 from disbatch_protocol import status as statuses
@@ -43,7 +43,7 @@ def _show(view: View) -> Shown:
         "commands": _commands(task, tab), "is_finished": statuses.is_finished(task.status) or task.fault is not None,
         "followups": _follow_ups(view, task) if tab == "followups" else None, "find": view.get("find"),
         "wraps": bool(view.get("wrap")), "is_plain": bool(view.get("plain")), "class_name": _class_of(view, task, run),
-        "has_raw": "GET /tasks/{id}/output/{stream}" in ROUTES, "duration": _seconds(view, run),
+        "duration": _seconds(view, run),
         "max_attempts": _max_attempts(view, task),
     }  # fmt: skip
     icon = _ICONS.get(word.partition(" ")[0], "·")

@@ -9,7 +9,7 @@ from disbatch_host.client import columns as all_columns
 from disbatch_host.documents.records import Task
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
-from disbatch_host.web.pages.page import ROUTES, Html, Page, SeeOther, Shown, View, values
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, values
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_protocol import status as statuses
@@ -36,7 +36,6 @@ def _show(view: View) -> Shown:
         "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
         "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
         "without": _without(view, chosen) if not rows and not paging else [],
-        "has_export": "GET /tasks/export" in ROUTES,
     }  # fmt: skip
     title = "Tasks" if not chosen else f"Tasks: {', '.join(' '.join(filters.words_of(one)) for one in chosen)}"
     return Html(template="tasks.html", title=title[:200], values=values_)
@@ -160,7 +159,7 @@ def _fitting(view: View, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _whole_actions(view: View, query: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those that can be done with all that fit: an operation needs to know of which queue, batch or cause."""
     is_bounded = any(name in query for name in ("queue", "batch", "failure", "id"))
-    return _fitting(view, rows) if is_bounded and "POST /operations" in ROUTES else []
+    return _fitting(view, rows) if is_bounded else []
 
 
 def _ask_first(view: View) -> Shown:

@@ -1,0 +1,100 @@
+"""Operations: what would become of all tasks that fit, and how far one has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from disbatch_host.web.pages import filters
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last
+from disbatch_host.web.pages.tasks import rows_of
+from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.role import Role
+
+ACTIONS = ("retry", "cancel", "release", "delete")
+_TYPED_FROM = 1000  # tasks; above, and for all that are deleted, the number has to be typed
+_LIMIT = 50
+# Why a task would be left alone, in words that follow "12: ".
+_OTHERS = {
+    "not_ended": "they have not ended", "ended": "they have ended", "not_blocked": "they are not blocked",
+    "unique_key": "another task has their unique key", "awaited": "other tasks wait for their end",
+    "in_batch": "their batch is not done", "changed_before": "they have changed since",
+}  # fmt: skip
+
+
+def _new(view: View) -> Shown:
+    """The dry run."""
+    action = view.get("action")
+    return _tried(view, action, filters.filters_in(view.query), reason=view.get("reason"))
+
+
+def _tried(view: View, action: str, chosen: Any, *, reason: str = "", problem: Problem | None = None) -> Html:
+    if action not in ACTIONS:
+        raise Problem(Code.QUERY, f"action: expected one of {', '.join(ACTIONS)}, found {action!r:.40}")
+    body = {"action": action, "filter": filters.to_query(chosen), "dry_run": True}
+    found = view.ask("POST /operations", body=body).body
+    values = {
+        "action": action, "found": found, "pairs": filters.to_pairs(chosen), "reason": reason, "problem": problem,
+        "words": [filters.words_of(one) for one in chosen], "samples": rows_of(found["samples"]),
+        "others": [(count, _OTHERS.get(word, word.replace("_", " "))) for word, count in found["others"].items()],
+        "is_typed": action == "delete" or found["eligible"] > _TYPED_FROM,
+        "back": view.url("tasks", query=filters.to_pairs(chosen)),
+    }  # fmt: skip
+    status = 200 if problem is None else int(problem.code.status)
+    return Html(
+        template="operation_new.html", title=f"{action.capitalize()} all that fit?", values=values, status=status
+    )
+
+
+def _begin(view: View) -> Shown:
+    action, reason, expect = view.given("action"), view.given("reason").strip(), view.given("expect")
+    chosen = filters.filters_in(view.form)
+    typed = last(view.form, "typed", expect).strip().replace(",", "")
+    body: dict[str, Any] = {"action": action, "filter": filters.to_query(chosen), "until": view.given("until")}
+    try:
+        if typed != expect or not expect.isdigit():
+            raise Problem(Code.BODY, f"type the number {expect} to go on, found {typed!r:.40}")
+        if reason:
+            body["reason"] = reason
+        answer = view.ask("POST /operations", body={**body, "expect": int(expect)})
+    except Problem as error:
+        if error.code is Code.ROLE:
+            raise
+        return _tried(view, action, chosen, reason=reason, problem=error)
+    return SeeOther(to=view.url("operations", answer.body["id"]))
+
+
+def _list(view: View) -> Shown:
+    cursor = view.get("cursor")
+    found = view.ask("GET /operations", query={"limit": _LIMIT, **({"cursor": cursor} if cursor else {})}).body
+    return Html(template="operations.html", title="Operations", values={"found": found})
+
+
+def _show(view: View) -> Shown:
+    found = view.ask("GET /operations/{o}", o=view.path["o"]).body
+    values = {"operation": found, "pairs": _pairs(found["filter"]), "outcomes": found["outcomes"] or {}}
+    return Html(template="operation.html", title=f"{found['action'].capitalize()} (operation)", values=values)
+
+
+def _pairs(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The filter as the address of a list has it."""
+    return [
+        (name, str(one))
+        for name, value in chosen.items()
+        for one in (value if isinstance(value, list) else [value])
+        if one not in (None, "")
+    ]
+
+
+def _stop(view: View) -> Shown:
+    view.ask("POST /operations/{o}/stop", o=view.path["o"])
+    return SeeOther(to=view.url("operations", view.path["o"]))
+
+
+PAGES = (
+    Page(path="/operations", does=_list, about=Code.OPERATION),
+    Page(path="/operations", does=_begin, method="POST", role=Role.OPERATE, about=Code.QUEUE),
+    Page(path="/operations/new", does=_new, role=Role.OPERATE, about=Code.QUEUE),
+    Page(path="/operations/{o}", does=_show, about=Code.OPERATION),
+    Page(path="/operations/{o}/stop", does=_stop, method="POST", role=Role.OPERATE, about=Code.OPERATION),
+)
