@@ -184,7 +184,7 @@ const flows = {
 // At the width of a phone, where least fits: everything in one scheme, and the contrast of its colors in the other.
 async function screens() {
   const page = await signedIn()
-  for (const path of told.screens) {
+  for (const [flow, path] of Object.entries(told.screens)) {
     said = []
     const problems = []
     await page.emulateMedia({ colorScheme: "light" })
@@ -204,8 +204,8 @@ async function screens() {
         problems.push(`${one.id}: ${one.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`)
       }
     }
-    console.log(JSON.stringify({ flow: path, problems: [...problems, ...said] }))
-    if (process.env.TIMES) console.error(path, Math.round(performance.now()))
+    console.log(JSON.stringify({ flow, problems: [...problems, ...said] }))
+    if (process.env.TIMES) console.error(flow, Math.round(performance.now()))
   }
   await page.context().close()
 }
