@@ -70,7 +70,7 @@ def fill(client: Client) -> dict[str, str]:
     client.queues.create("alone", "Nobody::Has")
     store.insert_queue({"_id": "broken", "class": "Greet", "maxthreads": "ten", "ctime": now})
     client.queues.pause("still", why="the mail server is down")
-    greet = {"user": "ann", "password": "planted-5ecret"}
+    greet = {"user": "ann", "password": "planted-5ecret", "mode": "move", "hosts": ["mx01.example.org"]}
     client.push_many("many", [{**greet, "user": f"user{n}"} for n in range(12)], batch="wave")
     client.push("alone", {"year": 1}, checks=False)
     run = {"attempt": 2, "node": "mig01", "started": now, "ended": now, "seconds": 1.5, "reason": "exited",
@@ -80,7 +80,7 @@ def fill(client: Client) -> dict[str, str]:
         said = f"cannot connect to mx{number:02}.example.org: connection timed out after 30 s (attempt to port 993)"
         group = {"text": "exit_3: cannot connect to <host>: connection timed out", "key": "0a1b2c3d"}
         error = {"code": "exit_3", "message": said, "group": group}
-        task = new_task("many", {**greet, "user": f"failed{number}"}, now=now)
+        task = new_task("many", {**greet, "user": f"failed{number:015}", "target": f"new{number:02}"}, now=now)
         log = [{"time": now, "level": "info", "message": "began"}]
         task |= {"status": 2, "node": "mig01", "run": run, "error": error, "stdout": "begins\n", "log": log,
                  "stderr": f"\x1b[31mTraceback\x1b[0m\n{said}\n", "secrets": ["/password"], "batch": "wave",

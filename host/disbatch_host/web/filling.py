@@ -175,7 +175,8 @@ def _read_group(one: Field, texts: Mapping[str, str], faults: dict[str, str] | N
         if faults is None:
             raise NotGivenError(next(iter(own.values())))
         faults |= own
-    return found if found or one.is_required else _MISSING
+    is_touched = any(texts.get(name) for name, _ in _texts(one))  # an empty text of one that is not given is no value
+    return found if one.is_required or (found and is_touched) else _MISSING
 
 
 def _from_json(text: str) -> Any:

@@ -59,14 +59,15 @@ def fields_of(schema: Any) -> tuple[Field, ...] | None:
     properties = top.get("properties")
     if not isinstance(properties, Mapping) or not properties:
         return None
-    return tuple(_properties(schema, top, "", 1))
+    return tuple(_properties(schema, top, "", 1, frozenset({"#"})))
 
 
-def _properties(whole: Any, part: Mapping[str, Any], path: str, level: int) -> Iterator[Field]:
+def _properties(whole: Any, part: Mapping[str, Any], path: str, level: int, inside: frozenset[str]) -> Iterator[Field]:
+    """`inside`: the references that led here; one of them again is a circle."""
     required = part.get("required")
     names = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
     found = [
-        _field(whole, inner, f"{path}/{escaped(name)}", name, name in names, level)
+        _field(whole, inner, f"{path}/{escaped(name)}", name, name in names, level, inside)
         for name, inner in part["properties"].items()
         if isinstance(name, str)
     ]
@@ -74,14 +75,18 @@ def _properties(whole: Any, part: Mapping[str, Any], path: str, level: int) -> I
     yield from (one for one in found if not one.is_required)
 
 
-def _field(whole: Any, given: Any, name: str, key: str, is_required: bool, level: int) -> Field:
+def _field(whole: Any, given: Any, name: str, key: str, is_required: bool, level: int, inside: frozenset[str]) -> Field:
     part = _complete(whole, given)
     label = part.get("title")
     base = Field(
         name=name, key=key, label=label if isinstance(label, str) and label.strip() else key, kind="json",
         is_required=is_required, is_secret=part.get("writeOnly") is True, hint=_hint(part), schema=given,
     )  # fmt: skip
-    if variants := _variants(whole, part, name, level):
+    references = _references(whole, given)
+    if not inside.isdisjoint(references):
+        return base
+    inside |= references
+    if variants := _variants(whole, part, name, level, inside):
         return replace(base, kind="variants", variants=variants)
     if not _PLAIN.issuperset(part) or (part.get("$ref") is not None and "type" not in part and "enum" not in part):
         return base
@@ -101,7 +106,7 @@ def _field(whole: Any, given: Any, name: str, key: str, is_required: bool, level
         case "array" if not base.is_secret and (item := _item_of(whole, part)) is not None:
             return replace(base, kind="lines", item=item)
         case "object" if _is_group(part, level) and not base.is_secret:
-            return replace(base, kind="group", fields=tuple(_properties(whole, part, name, level + 1)))
+            return replace(base, kind="group", fields=tuple(_properties(whole, part, name, level + 1, inside)))
     return base
 
 
@@ -115,12 +120,15 @@ def _text_field(base: Field, part: Mapping[str, Any]) -> Field:
     return replace(base, kind=_INPUTS.get(form, "text") if isinstance(form, str) else "text")
 
 
-def _variants(whole: Any, part: Mapping[str, Any], name: str, level: int) -> tuple[Field, ...]:
+def _variants(whole: Any, part: Mapping[str, Any], name: str, level: int, inside: frozenset[str]) -> tuple[Field, ...]:
     """Objects of which one is chosen by a constant that each has; empty if it is not that simple."""
     given = part.get("oneOf") or part.get("anyOf")
     others = {"type", "title", "description", "oneOf", "anyOf", "default", "examples"}
     if not isinstance(given, list) or len(given) < 2 or not others.issuperset(part) or level > LEVELS_MAX:
         return ()
+    if any(not inside.isdisjoint(_references(whole, one)) for one in given):
+        return ()
+    inside = inside.union(*(_references(whole, one) for one in given))
     parts = [_complete(whole, one) for one in given]
     if not all(_is_group(one, level) and _constants(one) for one in parts):
         return ()
@@ -128,7 +136,7 @@ def _variants(whole: Any, part: Mapping[str, Any], name: str, level: int) -> tup
         Field(
             name=f"{name}?{number}", key=str(number), kind="group", hint=_hint(one), is_required=True,
             label=str(one.get("title") or ", ".join(f"{key} {value}" for key, value in _constants(one).items())),
-            fields=tuple(_properties(whole, one, f"{name}?{number}", level + 1)),
+            fields=tuple(_properties(whole, one, f"{name}?{number}", level + 1, inside)),
         )
         for number, one in enumerate(parts)
     )  # fmt: skip
@@ -214,6 +222,15 @@ def _hint(part: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json_of(value)
+
+
+def _references(whole: Any, part: Any) -> frozenset[str]:
+    """Those that are followed from a part to what it says."""
+    found: set[str] = set()
+    while isinstance(part, Mapping) and isinstance(part.get("$ref"), str) and part["$ref"] not in found:
+        found.add(part["$ref"])
+        part = part_at(whole, part["$ref"])
+    return frozenset(found)
 
 
 def _complete(whole: Any, part: Any) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ FIELDS = (
     ("rate", "text", "at most so many starts, such as 100/m or 10/30s"),
     ("sort", "choice", "fifo: the oldest first; lifo: the newest first"),
     ("keep", "text", "how long ended tasks are kept, such as 30d; for ever if empty"),
+    ("keep_attempts", "number", "of how many attempts of a task the output is kept, the current one among them"),
+    ("pause_on_failures", "text", "so many failures pause it: 50/10m, or 20%/100 of the last tasks that ended"),
     ("nodes_pin", "list", "the nodes that run it, with spaces between; all if empty"),
     ("nodes_ignore", "list", "the nodes that do not"),
 )
