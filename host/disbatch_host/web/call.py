@@ -22,10 +22,9 @@ from disbatch_host.web.spool import Spool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A request that has been read, and may be carried out."""
+class Asked:
+    """What a request says, once it has been read."""
 
-    client: Client  # of the person who asks, on a store that is lent for this call
     who: Principal
     base: str  # of all links, such as /disbatch/api/v1
     path: Mapping[str, str] = field(default_factory=dict)
@@ -33,6 +32,13 @@ class Call:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)  # by names in lower case
     once: Once | None = None  # where the request has an Idempotency-Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Asked):
+    """A request that may be carried out."""
+
+    client: Client  # of the person who asks, on a store that is lent for this call
     spool: Spool | None = None  # None: this server takes no files
     wake: Callable[[], object] = lambda: None  # whoever works in the background: there is something to do
 

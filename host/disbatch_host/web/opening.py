@@ -9,31 +9,22 @@ Rules:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from disbatch_host.client import Client
-from disbatch_host.client.once import Once
-from disbatch_host.web.call import Call
-from disbatch_host.web.principal import Principal
+from disbatch_host.web.call import Asked, Call
 from disbatch_host.web.shared import Shared
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class Opening(Asked):
     """A request whose answer takes longer."""
 
     shared: Shared
-    who: Principal
-    base: str  # of all links, such as /disbatch/api/v1
-    path: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, Any] = field(default_factory=dict)
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)  # by names in lower case
-    once: Once | None = None  # where the request has an Idempotency-Key
 
     async def call(self, do: Callable[[Call], T]) -> T:
         """What `do` returns, with a store that is lent for this call. Raises what it raises, and Problem if none is
