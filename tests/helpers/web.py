@@ -59,6 +59,7 @@ class Web:
     tokens: Mapping[str, str]  # by role
     base: str = "/api/v1"
     sign_out: Callable[[str], None] = lambda role: None  # remove its token
+    let_expire: Callable[[str, float], None] = lambda role, seconds: None  # its token, so many seconds from now
 
     def ask(
         self, method: str, path: str, body: Any = None, *, role: str | None = "admin", headers: Mapping[str, str] = {},
@@ -165,21 +166,23 @@ def serving(
     plugins: Sequence[Path] = (),
     *,
     bound_to: Mapping[str, Sequence[str]] = {},
-    brief_seconds: float | None = None,
     **settings: Any,
 ) -> Iterator[Web]:
     """A server of a store, with a token for each role. `bound_to`: further tokens, by name, that see these queues
-    alone and have the role operate. `brief_seconds`: and one named `brief`, which expires so soon."""
+    alone and have the role operate."""
     now = datetime.now(UTC)
     made = {name: new_token(name, Role[name.upper()], now=now) for name in ROLES}
     made |= {name: new_token(name, Role.OPERATE, queues=queues, now=now) for name, queues in bound_to.items()}
-    if brief_seconds is not None:
-        made["brief"] = new_token("brief", Role.READ, now=now, expires=now + timedelta(seconds=brief_seconds))
     tokens = {"now": Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))}
 
     def sign_out(role: str) -> None:
         left = tuple(one for one in tokens["now"].tokens if one.id != made[role][0].id)
         tokens["now"] = replace(tokens["now"], tokens=left)
+
+    def let_expire(role: str, seconds: float) -> None:
+        expires = datetime.now(UTC) + timedelta(seconds=seconds)
+        changed = (replace(one, expires=expires) if one.id == made[role][0].id else one for one in tokens["now"].tokens)
+        tokens["now"] = replace(tokens["now"], tokens=tuple(changed))
 
     started, servers = threading.Event(), list[HttpServer]()
     with ExitStack() as stack:
@@ -204,7 +207,7 @@ def serving(
         try:
             assert started.wait(30), "the server did not start"
             texts = {name: text for name, (_, text) in made.items()}
-            yield Web(port=listening.getsockname()[1], tokens=texts, sign_out=sign_out)
+            yield Web(port=listening.getsockname()[1], tokens=texts, sign_out=sign_out, let_expire=let_expire)
         finally:
             if servers:
                 servers[0].stop()
