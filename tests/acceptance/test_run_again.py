@@ -83,7 +83,7 @@ def test_what_has_not_ended_is_not_run_again(site: Site) -> None:
     result = site("task", "retry", task_id)
     assert (result.code, result.out) == (1, f"{task_id} is not run again: it has not ended, it is created\n")
     assert "have ended" in site.refused(2, "task", "retry", "--queue", queue, "--status", "waiting")
-    assert "either --failed or --status" in site.refused(2, "task", "retry", "--queue", queue)
+    assert "expected --failed or --status" in site.refused(2, "task", "retry", "--queue", queue)
     assert "found both" in site.refused(2, "task", "retry", "--queue", queue, "--failed", "--status", "orphaned")
     assert "found both" in site.refused(2, "task", "retry", task_id, "--failed")
     assert "expected task ids" in site.refused(2, "task", "retry", "--failed")
