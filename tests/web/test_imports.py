@@ -193,7 +193,14 @@ def test_somebody_bound_to_a_queue_sees_imports_of_that_alone(server: Web, clien
     assert server.get(f"/imports/{other['id']}/faults.csv", role="mail_only").code == "import"
 
 
-@pytest.mark.parametrize("dies", ["while rows are created", "once all rows are created"])
+@pytest.mark.parametrize(
+    ("lonely_url", "dies"),
+    [
+        ("sqlite", "while rows are created"),
+        pytest.param("mongodb", "once all rows are created", marks=pytest.mark.mongodb),
+    ],
+    indirect=["lonely_url"],
+)
 def test_an_import_goes_on_where_its_server_was_killed_and_no_row_comes_twice(
     lonely_url: str, lonely_client: Client, plugins: Path, tmp_path: Path, dies: str
 ) -> None:
