@@ -82,7 +82,7 @@ def test_pages_hold_each_task_once_in_the_order_of_creation(store: Store, newest
         if is_meant is not None:
             wanted = [one for one, task in zip(made, tasks, strict=True) if is_meant(*task)]
             assert everything == (wanted[::-1] if newest_first else wanted)
-        for limit in (1, 4, 100):
+        for limit in (4, 100) if which.queues is not None else (1, 4, 100):
             pages = walked(store, which, limit=limit, newest_first=newest_first)
             assert list(itertools.chain(*pages)) == everything
             assert all(len(page) == limit for page in pages[:-1])

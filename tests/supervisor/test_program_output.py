@@ -285,11 +285,11 @@ def says_events(size: int, **more: int) -> tuple[Plugin, Start]:
     return plugin(1, *command, drain=MICROSECONDS // 10), start(1, 1, **more)
 
 
-def hear_that_it_waits(talk: Talk) -> None:
+def hear_that_it_waits(talk: Talk, seconds: float = 0.5) -> None:
     """And that its end is not told, however long that lasts."""
     talk.hear(Log, where=lambda one: b"descriptor 3 is not read" in one.words)
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 0.5)
+    wait_until(lambda: time.monotonic() - began > seconds)
     talk.in_step()
     assert not [one for one in talk.kept if isinstance(one, End)]
 
@@ -314,8 +314,8 @@ def test_on_a_full_disk_a_program_waits_that_says_more_events_than_fit_and_none_
     size = 2**18
     with paired(files=disk.path) as talk:
         disk.fill()
-        talk.say(*says_events(size, idle_timeout=MICROSECONDS // 5))
-        hear_that_it_waits(talk)
+        talk.say(*says_events(size, idle_timeout=2 * MICROSECONDS))  # enough to begin with, on any machine
+        hear_that_it_waits(talk, seconds=2.5)
         disk.make_room()
         end = talk.end(1)
         assert (events_of(talk, end), end.events_end, end.stopped) == (size, size, Stop.NOT)
