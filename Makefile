@@ -18,7 +18,7 @@ demo: $(VENV)/.run ## the main job on a temporary SQLite file with the bundled p
 demo-web: $(VENV)/.web ## the page: a temporary store, a node, a few thousand tasks of which some fail; prints the address; Ctrl-C ends it
 	@$(BIN)/disbatch-host demo --web $(ARGS)
 
-test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 5 minutes on two cores
+test: $(VENV)/.test | tests/unit/__pycache__ ## all tests, with a real MongoDB and every language that is here; about 7 minutes on two cores
 	$(BIN)/python -m pytest -m "not soak and not sanitized" --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 browser: ## what the tests of the page need of npm, besides Debian's chromium

@@ -4,10 +4,10 @@ Responsible for: who works at it, that nobody else does so meanwhile, and that a
 Must not know: what the work is, servers.
 
 Rules:
-1. A job that is to be worked at has a mark beside its note: whoever looks for work reads the marks alone, and most of
-   the time there are none.
-2. Somebody works at it as long as his lease lasts, by the store's clock. Whoever takes it then finds in the note how
-   far it has come.
+1. A job that is to be worked at has a mark beside its note: a server that looks for work reads only the marks, and
+   most of the time there are none.
+2. A server works at it as long as its lease lasts, by the store's clock. The next one finds in the note how far
+   it has come.
 3. A note is written only as it was read (`rev`). Of two who believe that they work at it, one loses.
 """
 
@@ -100,7 +100,7 @@ class Jobs:
         return jobs, wanted[limit - 1] if len(wanted) > limit else None
 
     def ask_to_stop(self, job_id: str, by: str) -> Job:
-        """Whoever works at it stops after what is in his hands. One that has ended stays as it is."""
+        """The server that works at it stops after what it has in hand. One that has ended stays as it is."""
 
         def asked(document: Document) -> Document | None:
             if document["state"] != JobState.RUNNING or document.get("stop") is not None:

@@ -100,7 +100,7 @@ class Once:
             self._write(store, {"answer": text.decode(), "lease": None})
 
     def give_up(self, store: Store) -> None:
-        """It was not, or not wholly: whoever sends it again goes on with the same ids."""
+        """It was not, or not wholly: sending it again goes on with the same ids."""
         if self._is_mine:
             with contextlib.suppress(StoreError):  # the lease ends by itself
                 self._write(store, {"lease": None})

@@ -6,8 +6,8 @@ works at it and when (`jobs`), servers.
 
 Rules:
 1. What has changed since the moment `until` of the preview is left alone: nobody has seen it.
-2. The tasks of a batch are written down before the first of them is changed. Whoever goes on after a kill finds in each
-   of them whether it was this operation that has changed it.
+2. The tasks of a batch are written down before the first of them is changed. A server that goes on after a kill finds
+   in each of them whether it was this operation that has changed it.
 3. A task gets one turn. The order is that of creation, so that a cursor says what has had its turn.
 """
 

@@ -184,7 +184,7 @@ class Application:
         return self._shared.sending.events(answer, who, lambda: self._is_still(request, who))
 
     def _is_still(self, request: Request, who: Principal) -> bool:
-        """Whether whoever sent a request that goes on may do what he might do when it came."""
+        """Whether the sender of a long request still has the rights that it began with."""
         try:
             found = self._sender(request, is_again=True)
         except Problem:

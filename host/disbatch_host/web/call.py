@@ -40,7 +40,7 @@ class Call(Asked):
 
     client: Client  # of the person who asks, on a store that is lent for this call
     spool: Spool | None = None  # None: this server takes no files
-    wake: Callable[[], object] = lambda: None  # whoever works in the background: there is something to do
+    wake: Callable[[], object] = lambda: None  # tells the background worker that there is something to do
 
     def new_ids(self, count: int) -> list[TaskId]:
         """Ids for what this request creates, however often it is sent. Raises StillRunningError."""

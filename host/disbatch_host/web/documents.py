@@ -3,9 +3,9 @@
 Responsible for: the JSON forms that several routes share. Must not know: HTTP, routes.
 
 Rules:
-1. A document that does not fit its schema is `{"_id", "fault", "document"}`: whoever reads lists finds it there, and
+1. A document that does not fit its schema is `{"_id", "fault", "document"}`: readers of lists find it there, and
    need not guess at the others.
-2. The token of an attempt never leaves: whoever has it could write as the node.
+2. The token of an attempt never leaves: anyone who has it could write as the node.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Responsible for: this shape. Must not know: HTTP libraries, routes.
 
 Rules:
-1. No store is held while a part is on its way to whoever reads it: each part is a call of its own (`Opening.call`).
+1. No store is held while a part is on its way to its reader: each part is a call of its own (`Opening.call`).
 """
 
 from __future__ import annotations

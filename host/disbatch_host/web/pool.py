@@ -56,7 +56,7 @@ class ClientPool:
 
     def _give_back(self, client: Client, done: asyncio.Future[T]) -> None:
         if not done.cancelled():
-            done.exception()  # whoever asked may be gone; an error is not to be reported as never retrieved
+            done.exception()  # the sender may be gone; an error is not to be reported as never retrieved
         self._free.put_nowait(client)
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ class WebSettings:
     streams: Limits = field(default_factory=Limits)
     spool: Path | None = None  # for files that are sent; None: none are taken
     upload_max: int = BYTES_MAX  # bytes of one
-    time_zone: str = "local"  # of the times that pages show, for whoever has not chosen one; or utc
+    time_zone: str = "local"  # of the times that pages show, for people who have not chosen one; or utc
     lease_seconds: float = LEASE_SECONDS  # until another server goes on where this one was killed
 
 
@@ -166,4 +166,4 @@ def _say_where(settings: WebSettings, listening: socket.socket, once: str | None
     if once is not None:
         say(f"sign in, once: {url}/login#t={once}")
     if not settings.needs_sign_in:
-        log.warning("nobody needs to sign in: whoever reaches this address can run programs as the users of the nodes")
+        log.warning("nobody needs to sign in: anyone at this address can run programs as the users of the nodes")

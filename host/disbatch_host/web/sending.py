@@ -5,7 +5,7 @@ not know: routes, what is sent.
 
 Rules:
 1. There are so many places for streams, and so many for those of one person; as many for downloads besides.
-2. A stream ends after an hour, when whoever reads it may no longer do so, and at once when the server is to stop;
+2. A stream ends after an hour, when its reader may no longer do so, and at once when the server is to stop;
    always with `bye`, which says why. One whose reader takes nothing then is cut off.
 3. A body that cannot be completed is cut off: it must not look complete.
 """
@@ -39,7 +39,7 @@ PART_SECONDS = 120.0  # for a reader to take a part
 
 _NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-IsStill = Callable[[], bool]  # whether whoever asked may still read
+IsStill = Callable[[], bool]  # whether the reader may still read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

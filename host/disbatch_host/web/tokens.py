@@ -6,8 +6,8 @@ Responsible for: making, finding and removing tokens, and the key that sessions 
 
 Rules:
 1. The file holds a digest of each token, which is shown once. A token is random, so a plain SHA-256 is enough.
-2. Whoever may write tasks must not give himself rights: the file is nobody's but its owner's (0600, or less), and is
-   never in the store.
+2. People who can write tasks must not be able to give themselves rights: the file is nobody's but its owner's (0600,
+   or less), and is never in the store.
 3. It is read again when it has changed. One that has become unusable lets nobody in, and says why.
 """
 

@@ -6,8 +6,8 @@ Responsible for: what such a request means, its trial, and the steps of carrying
 not know: where files come from, servers.
 
 Rules:
-1. The batch of the tasks has the id of the import. Once it is closed everything is created, so whoever goes on after a
-   kill creates nothing more.
+1. The batch of the tasks has the id of the import. Once it is closed everything is created, so a server that goes on
+   after a kill creates nothing more.
 2. A mask is no value: where a row or a constant has one in the place of a secret, it does not fit.
 """
 

@@ -87,7 +87,7 @@ def _event_json(call: Call, event: Event, task: Task) -> dict[str, Any]:
 
 
 def actions_of(task: Task) -> list[str]:
-    """What can be done with a task in its state, whoever asks."""
+    """What can be done with a task in its state, by people with any role."""
     if task.status in statuses.UNFINISHED:
         return ["cancel", *(["release"] if task.status == Status.BLOCKED else [])]
     orphaned = ["cancel"] if task.status == Status.ORPHANED else []

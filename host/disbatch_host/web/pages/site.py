@@ -4,8 +4,8 @@ Responsible for: reading queries and forms, signing in where nobody is signed in
 not know: what a page shows.
 
 Rules:
-1. The same walls as for the API, in the same order: who asks, whether he may, whether a change comes from this site.
-2. Whoever is not signed in is asked to sign in, and comes back to where he wanted to go.
+1. The same walls as for the API, in the same order: who asks, whether they may, whether a change comes from this site.
+2. Anyone who is not signed in is asked to sign in, then taken to the page that was asked for.
 3. A change answers with another page (303), so that going back or loading again changes nothing twice.
 """
 
@@ -55,7 +55,7 @@ class Site:
     def __init__(
         self, application: Application, shared: Shared, identity: Identity, place: Place, *, zone: str = "local"
     ) -> None:
-        """`zone`: of times, for whoever has not chosen one."""
+        """`zone`: of times, for people who have not chosen one."""
         self._application = application
         self._shared = shared
         self._identity = identity

@@ -117,7 +117,7 @@ class Painter {
   }
 }
 
-// The output of a task. While it runs, what comes is added, and its end stays in view; whoever scrolls up stays there.
+// The output of a task. While it runs, what comes is added, and its end stays in view; a reader who scrolls up stays there.
 const LINES_MAX = 5000
 class LiveLog extends HTMLElement {
   connectedCallback() {
