@@ -19,8 +19,6 @@ from typing import Any
 
 import orjson
 
-FORMATS = ("text", "json")
-
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 _FIELD = "ids"  # the attribute of a record that holds them
 

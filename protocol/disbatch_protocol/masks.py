@@ -1,4 +1,4 @@
-"""Masks for secret values, which are given by JSON pointers. Pure.
+"""Masks for secret values, which are given by JSON pointers, and values without them. Pure.
 
 Must not know: which values are secret. It imports little, since commands that only show tasks import it.
 """
@@ -25,4 +25,22 @@ def _masked_at(value: Any, pointers: frozenset[str], at: str) -> Any:
         return {name: _masked_at(one, pointers, at + pointer_to([str(name)])) for name, one in value.items()}
     if isinstance(value, list):
         return [_masked_at(one, pointers, f"{at}/{index}") for index, one in enumerate(value)]
+    return value
+
+
+def without(value: Any, pointers: Collection[str]) -> Any:
+    """The value without what these JSON pointers name; None if that is all of it."""
+    places = frozenset(pointers)
+    return None if "" in places else _without(value, places, "") if places else value
+
+
+def _without(value: Any, pointers: frozenset[str], at: str) -> Any:
+    if isinstance(value, Mapping):
+        named = {name: at + pointer_to([str(name)]) for name in value}
+        return {
+            name: _without(one, pointers, named[name]) for name, one in value.items() if named[name] not in pointers
+        }
+    if isinstance(value, list):
+        named_items = [(f"{at}/{index}", one) for index, one in enumerate(value)]
+        return [_without(one, pointers, place) for place, one in named_items if place not in pointers]
     return value

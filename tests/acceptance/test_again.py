@@ -93,7 +93,9 @@ def test_parameters_that_do_not_fit_leave_the_task_as_it_is(mail: Terminal) -> N
     before = in_store(mail, first), in_store(mail, second)
     line = mail.refused(2, "task", "retry", first, second, "-p", f"user={'x' * 21}")
     assert "/user: expected at most 20 characters" in line and "--no-check skips this" in line
-    assert "found a filter" in mail.refused(2, "task", "retry", "--failed", "--queue", "q", "-p", "user=matt2")
+    assert "expected task ids with -p, found --queue" in mail.refused(
+        2, "task", "retry", "--failed", "--queue", "q", "-p", "user=matt2"
+    )
     assert "--no-check needs -p" in mail.refused(2, "task", "retry", first, "--no-check")
     assert "expected -p key=value" in mail.refused(2, "task", "retry", first, "-p", "user")
     assert (in_store(mail, first), in_store(mail, second)) == before
@@ -238,7 +240,12 @@ def test_a_queue_that_has_paused_itself_is_told_from_one_that_somebody_paused(ma
     (state,) = [one for one in mail.fine("status", "--json").json if one.get("queue") == "q"]
     assert "paused_on_failures" in state["reasons"] and state["paused"]["failures"] == 50
     said = mail("doctor")
-    assert said.code == 1 and why in said.out and "`disbatch-host task failures` says why" in said.out
+    assert (
+        said.code == 1
+        and why in said.out
+        and "`disbatch-host task failures --queue q` says why tasks fail; then `disbatch-host queue resume q`"
+        in said.out
+    )
     assert "put the plugin on a node" not in said.out
     mail.fine("queue", "resume", "q")
     (resumed,) = [one for one in mail.fine("queue", "list", "--json").json if one["_id"] == "q"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -194,3 +195,21 @@ def test_ids_that_a_task_waits_for_are_texts_on_both_stores(on_store: Terminal) 
         documents = [json.loads(line) for line in on_store.fine(*command).out.splitlines()]
         (after,) = [one["after"] for one in documents if one["_id"] == second]
         assert after == [first]
+
+
+def test_of_a_batch_what_failed_is_a_table_with_the_reasons(filled: Terminal) -> None:
+    mixed = '{"n": 1}\n{"n": 2}\n'
+    for name in ("good", "bad"):
+        filled.fine("task", "push", name, "-", "--batch", "march", stdin=mixed)
+    filled.fine("--until-idle")
+    said = filled.fine("batch", "export", "march", "failed.csv", "--failed").out
+    assert said == "2 tasks written to failed.csv\n"
+    found = list(csv.DictReader((filled.directory / "failed.csv").read_text("utf-8-sig").splitlines()))
+    assert [(one["queue"], one["status"], one["error"], one["parameters.n"]) for one in found] == [
+        ("bad", "failed", "exit_4", "1"), ("bad", "failed", "exit_4", "2"),
+    ]  # fmt: skip
+    assert all(one["message"] for one in found)
+    assert numbers(filled.fine("batch", "export", "march", "--where", "n=2", "--queue", "good").json) == [2]
+    assert len(filled.fine("batch", "export", "march").json) == 4
+    assert "both" in filled.refused(2, "batch", "export", "march", "--failed", "--status", "failed")
+    assert "--batch" in filled.refused(2, "batch", "export", "march", "--batch", "april")

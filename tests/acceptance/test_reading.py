@@ -41,7 +41,7 @@ def test_the_default_store_that_is_not_there_yet_looks_empty(terminal: Terminal,
 def test_status_of_a_fresh_machine_says_what_to_do(terminal: Terminal) -> None:
     out = terminal.fine("status").out
     assert "no queues; `disbatch-host queue create ID --class CLASS` makes one" in out
-    assert "no nodes; `disbatch-host --plugins DIR` runs one" in out
+    assert "no nodes; `disbatch-host --plugins ./plugins` runs one" in out
     assert "runs one" in terminal.fine("node", "list").out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,43 @@ def test_a_blocked_task_is_released(site: Site) -> None:
         site.wait_for(task_id, Status.CONCLUDED)
     result = site("task", "release", delayed)
     assert (result.code, result.out) == (1, f"{delayed} is not blocked, it is concluded\n")
+
+
+def test_blocked_tasks_of_a_filter_are_released_and_no_others(site: Site) -> None:
+    queue, other = site.queue(), site.queue()
+    lines = '{"user": "ann"}\n{"user": "bob"}\n{"user": "bob"}\n'
+    ann, *bobs = site.fine("task", "push", queue, "-", "--delay", "1h", stdin=lines).out.split()
+    elsewhere = site.push(other, "-p", "user=bob", "--delay", "1h")
+    assert "without --yes" in site.refused(2, "task", "release", "--queue", queue)
+    assert "expected blocked, found failed" in site.refused(2, "task", "release", "--queue", queue, "--failed")
+    of_bob = ("task", "release", "--queue", queue, "--where", "user=bob")
+    assert site.fine(*of_bob, "--yes").out == "2 tasks released\n"
+    for task_id in bobs:
+        site.wait_for(task_id, Status.CONCLUDED)
+    assert [site.task(one).status for one in (ann, elsewhere)] == [Status.BLOCKED] * 2
+    (document,) = site.fine("task", "release", "--queue", queue, "--status", "blocked", "--json").json
+    assert (document["_id"], document["outcome"]) == (ann, "released")
+    assert site.fine(*of_bob, "--yes").out == "0 tasks released\n"
+
+
+@pytest.mark.parametrize("command", ["cancel", "delete", "release", "retry"])
+def test_a_filter_without_a_queue_is_refused_with_the_command_that_shows_what_fits(site: Site, command: str) -> None:
+    queue = site.queue()
+    site.push(queue, "-p", "user=it's me", "--delay", "1h")
+    line = site.refused(2, "task", command, "--where", "user=it's me", "--yes")
+    assert "expected task ids, or --queue Q, --batch B or --failure KEY beside --where" in line
+    (shows,) = re.findall(r"`disbatch-host (.*?)`", line)
+    assert queue in site.fine(*shlex.split(shows)).out
+    assert "expected task ids, or --queue Q" in site.refused(2, "task", command)
+
+
+def test_a_filter_that_a_command_does_not_take_is_taken_by_another(site: Site) -> None:
+    line = site.refused(2, "task", "set", "--where", "user=ann", "priority=1")
+    assert "'disbatch-host task set' does not take --where; `disbatch-host task list --where PATH=VALUE` shows" in line
+    line = site.refused(2, "batch", "cancel", "march", "--where", "user=ann")
+    assert "`disbatch-host task cancel --batch ID --where PATH=VALUE` does" in line
+    line = site.refused(2, "task", "retry", "--queue", site.queue(), "--failed", "-p", "a=b")
+    assert "expected task ids with -p, found --queue; `disbatch-host task list --queue " in line
 
 
 def test_ended_tasks_are_deleted_with_their_output_and_no_others(site: Site) -> None:

@@ -342,7 +342,8 @@ def test_a_queue_that_exists_already_says_for_which_class(on_store: Terminal) ->
     assert on_store.fine("queue", "show", "q", "--json").json[0]["class"] == "Other"
     again = on_store.refused(2, "queue", "create", "q", "--class", "Other", "--maxthreads", "5")
     assert (
-        "queue 'q' exists already, for class Other as well; `disbatch-host queue set q` changes its settings" in again
+        "queue 'q' exists already, for class Other as well; `disbatch-host queue set q KEY=VALUE` changes its settings"
+        in again
     )
 
 

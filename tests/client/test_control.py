@@ -242,6 +242,17 @@ def test_what_is_blocked_is_released(client: Client, store: Store) -> None:
         assert found["status"] == Status.CREATED and not {"after", "not_before"} & found.keys()
 
 
+def test_of_a_selection_the_blocked_ones_are_released_and_each_once(client: Client, store: Store) -> None:
+    ann, bob = (client.push("q", {"user": name}, delay="1h").id for name in ("ann", "bob"))
+    changes = client.release(Selection(queue="q", where="user=ann"))
+    assert (changes.counts, changes.left) == ({Outcome.RELEASED: 1}, ())
+    assert client.get(ann).status == Status.CREATED and client.get(bob).status == Status.BLOCKED
+    with pytest.raises(UsageError, match="names a queue or a batch"):
+        client.release(Selection(where="user=bob"))
+    with pytest.raises(FieldError, match="expected blocked, found created"):
+        client.release(Selection(queue="q", status="created"))
+
+
 def test_priority_and_expires_of_what_waits_are_set_and_removed(client: Client, store: Store) -> None:
     task_id, run = client.push("q", {}, expires="1h").id, running(store)
     changes = client.set([task_id, run], priority=7, expires=None)

@@ -130,7 +130,7 @@ def test_help_has_everything_of_a_class_or_says_that_nobody_has_it(store: Store,
         True,
         False,
     )
-    assert found["examples"] == [{"name": "plain", "parameters": {"user": "x", "pin": MASK}}]
+    assert found["examples"] == [{"name": "plain", "parameters": {"user": "x"}}]
     assert (found["queues"], found["exit_codes"]) == (["q"], {"3-5": {"outcome": "permanent"}})
     assert "pin-of" not in repr(found)
     put_node(store, "n2", "s2", queuetypes=[{"class": "Old", "version": "1"}])

@@ -16,10 +16,27 @@ from disbatch_host.plugin.new import bundled
 from disbatch_host.trial.local_host import LocalResult, run_once
 
 TOLD: dict[str, Any] = {
-    "batch": "march", "total": 20, "concluded": 17, "failed": 3, "cancelled": 0, "orphaned": 0, "seconds": 61.5,
+    "batch": "march", "total": 20, "created": 20, "existing": 5, "skipped": 60, "concluded": 17, "failed": 3,
+    "cancelled": 0, "orphaned": 0, "seconds": 3725.5,
     "causes": [{"key": "0a1b2c3d", "text": "timeout", "count": 2}, {"key": "ffffffff", "text": "exit_1", "count": 1}],
 }  # fmt: skip
 SECRET = "s3cr3t-t0ken"
+REPORT = """\
+Batch march is done after 1 h 2 min.
+
+Of its 20 tasks
+      17 concluded: they did what they should
+       3 failed
+
+Of the rows that it was made from
+      20 became tasks
+       5 became none, since the same was waiting or running already
+      60 became none, since they did not fit
+
+Why tasks failed
+       2 x timeout (key 0a1b2c3d)
+       1 x exit_1 (key ffffffff)"""
+OF_SOURCE = ("created", "existing", "skipped")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +151,8 @@ def test_a_webhook_gets_what_came_of_a_batch(catalog: Catalog, web: WebServer) -
     ((headers, body),) = web.got
     assert code == 0 and "took it (200)" in words and headers["Authorization"] == f"Bearer {SECRET}"
     assert body.pop("text") == (
-        "batch march is done after 62 s: 20 tasks, 17 concluded, 3 failed (2 x timeout, 1 x exit_1)"
+        "batch march is done after 3726 s: 20 tasks, 17 concluded, 3 failed (2 x timeout, 1 x exit_1); "
+        "60 rows skipped, since they did not fit; 5 rows left out, since the same was waiting or running already"
     )
     assert body == TOLD
     run(
@@ -142,10 +160,10 @@ def test_a_webhook_gets_what_came_of_a_batch(catalog: Catalog, web: WebServer) -
         "Notify::Webhook",
         url=web.url(204),
         field="content",
-        text="{failed} of {total} {fine} <{batch}>",
+        text="{failed} of {total} {fine} <{batch}>, {skipped} skipped",
         **TOLD,
     )
-    assert web.got[-1][1]["content"] == "3 of 20 {fine} <march>"
+    assert web.got[-1][1]["content"] == "3 of 20 {fine} <march>, 60 skipped"
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, 4), (404, 4), (302, 4), (429, 75), (500, 75), (503, 75)])
@@ -161,17 +179,16 @@ def test_a_mail_says_what_came_of_a_batch(catalog: Catalog, mail: MailServer) ->
     where = {"host": "127.0.0.1", "port": mail.server_address[1], "from": "host@example.com"}
     code, words, result = run(catalog, "Notify::Mail", to=["ann@example.com", "bob@example.com"], **where, **TOLD)
     assert code == 0 and "sent to ann@example.com, bob@example.com" in words
-    assert (
-        "Subject: Batch march: 17 of 20 concluded, 3 failed" in mail.mail and "2 x timeout (key 0a1b2c3d)" in mail.mail
-    )
+    assert "Subject: Batch march: 17 of 20 concluded, 3 failed, 60 rows skipped" in mail.mail.replace("\r\n ", " ")
+    assert mail.mail.replace("\r\n", "\n").rstrip().endswith(REPORT)
     assert [one for one in mail.said if one.startswith("rcpt")] == [
         "rcpt TO:<ann@example.com>",
         "rcpt TO:<bob@example.com>",
     ]
     assert result.document["result"]["refused"] == []
     run(catalog, "Notify::Mail", to="ann@example.com", **where, **{**TOLD, "concluded": 9, "cancelled": 8})
-    assert "Subject: Batch march: 9 of 20 concluded, 3 failed, 8 cancelled" in mail.mail
-    none = {"concluded": 0, "failed": 0, "cancelled": 20, "causes": []}
+    assert "Subject: Batch march: 9 of 20 concluded, 3 failed, 8 cancelled, 60 rows" in mail.mail.replace("\r\n ", " ")
+    none = {"concluded": 0, "failed": 0, "cancelled": 20, "skipped": 0, "causes": []}
     run(catalog, "Notify::Mail", to="ann@example.com", **where, **{**TOLD, **none})
     assert "Subject: Batch march: cancelled, all 20" in mail.mail
     run(
@@ -222,3 +239,10 @@ def test_its_manifests_accept_what_a_batch_tells(catalog: Catalog) -> None:
     for name, more in (("Notify::Webhook", {"url": "http://x/"}), ("Notify::Mail", {"to": "a@b.c"})):
         plugin = catalog.plugins[name]
         assert not plugin.warnings and plugin.schema.check({**TOLD, **more}) == ()
+
+
+def test_a_node_of_the_version_before_tells_nothing_of_the_rows(catalog: Catalog, mail: MailServer) -> None:
+    where = {"host": "127.0.0.1", "port": mail.server_address[1], "from": "host@example.com"}
+    before = {name: value for name, value in TOLD.items() if name not in OF_SOURCE}
+    code, _, _ = run(catalog, "Notify::Mail", to="ann@example.com", **where, **before)
+    assert code == 0 and "17 concluded" in mail.mail and "rows" not in mail.mail

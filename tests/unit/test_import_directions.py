@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 HOST = ROOT / "host" / "disbatch_host"
 PROTOCOL = ROOT / "protocol" / "disbatch_protocol"
 
-GROUND = {"errors", "clock", "logs"}  # these import only the standard library
-STORE = {"store.contract", "store.paging", "store.url", "documents", "errors", "clock"}
+GROUND = {"errors", "clock", "logs", "suggested"}  # these import only the standard library
+STORE = {"store.contract", "store.paging", "store.url", "documents", "errors", "clock", "suggested"}
 # The seam, the one factory of a process host, and what is about this machine and this process; never a child.
 PROCESS = {"process.interface", "process.host", "process.machine", "process.this_process"}
 ALWAYS = {"", "disbatch_protocol"}  # the version of the package, and the protocol
@@ -68,12 +68,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store.open": {"store", "errors", "clock"},
     "store.sqlite": {"c_library", *STORE},
     "store.mongo": STORE,
-    "decide": {"documents"},
-    "documents": set(),
+    "decide": {"documents", "suggested"},
+    "documents": {"suggested"},
     "c_library": set(),
     "errors": set(),
     "clock": set(),
     "logs": set(),
+    "suggested": set(),
 }  # fmt: skip
 
 ONLY_IN = {"sqlite3": "store.sqlite", "pymongo": "store.mongo", "bson": "store.mongo", "gridfs": "store.mongo"}

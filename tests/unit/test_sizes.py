@@ -14,7 +14,7 @@ FILE_LINES_MAX = 400
 CLASS_LINES_MAX = 300
 METHODS_MAX = 12
 LISTS_OF_VERBS = {"SqliteStore", "MongoStore"}  # one small method for each verb of the contract
-FLAT = {"__init__.py", "__main__.py", "c_library.py", "errors.py", "clock.py", "logs.py"}
+FLAT = {"__init__.py", "__main__.py", "c_library.py", "errors.py", "clock.py", "logs.py", "suggested.py"}
 BANNER = re.compile(r"^\s*#\s*(-{3,}|={3,}|\*{3,}|#{3,})", re.MULTILINE)
 
 

@@ -61,3 +61,63 @@ def test_a_check_that_takes_too_long_is_ended(tmp_path: Path) -> None:
             assert "aaaa" not in reply.text
             assert server.post("/queues/slow/tasks", {"parameters": {"name": "aaa"}}).status == 201
         assert client.count(Selection(queue="slow")) == 1
+
+
+LATE = (
+    ({"at": "yesterday-ish"}, "/tasks/2/at"),
+    ({"delay": "5"}, "/tasks/2/delay"),
+    ({"expires": "2001-01-01"}, "/tasks/2/expires"),
+    ({"delay": "2h", "expires": "1h"}, "/tasks/2/expires"),
+    ({"delay": "1h", "at": "14:00"}, "/tasks/2"),
+    ({"priority": 2**40}, "/tasks/2/priority"),
+    ({"after": ["0" * 24]}, "/tasks/2/after"),
+    ({"after_any": True}, "/tasks/2"),
+    ({"unique_key": "a\nb"}, "/tasks/2/unique_key"),
+    ({"batch": "@last"}, "/tasks/2/batch"),
+)
+
+
+@pytest.mark.parametrize(("wrong", "pointer"), LATE, ids=[str(one) for one, _ in LATE])
+def test_nothing_is_created_where_one_of_several_cannot_be(
+    server: Web, client: Client, wrong: dict[str, object], pointer: str
+) -> None:
+    """Tasks before it were there, and the answer said that nothing had been done."""
+    if client.store.find_queue("late") is None:
+        client.queues.create("late", "Greet")
+    fine = {"parameters": {"user": "ann"}}
+    tasks = {"tasks": [fine, {**fine, "priority": 3}, {**fine, **wrong}, {"parameters": {"user": 3}}]}
+    reply = server.post("/queues/late/tasks", tasks)
+    assert (reply.status, reply.code) == (422, "faults"), reply.text
+    assert {one["pointer"] for one in reply.json["faults"]} == {pointer, "/tasks/3/parameters/user"}
+    assert client.count(Selection(queue="late")) == 0
+    checked = server.post("/queues/late/tasks/check", tasks, role="read")
+    assert {one["pointer"] for one in checked.json["faults"]} == {pointer, "/tasks/3/parameters/user"}
+
+
+def test_a_closed_batch_among_several_is_said_before_any_is_created(server: Web, client: Client) -> None:
+    client.queues.create("closed_late", "Greet")
+    client.push("closed_late", {"user": "ann"}, batch="was-open")
+    client.batches.close("was-open")
+    fine = {"parameters": {"user": "ann"}}
+    reply = server.post("/queues/closed_late/tasks", {"tasks": [fine, {**fine, "batch": "was-open"}]})
+    assert (reply.status, reply.code) == (409, "closed") and client.count(Selection(queue="closed_late")) == 1
+
+
+def test_several_that_differ_in_everything_are_created_in_their_order(server: Web, client: Client) -> None:
+    client.queues.create("differ", "Greet")
+    first = client.push("differ", {"user": "zero"}, unique_key="k")
+    wanted = [
+        {"parameters": {"user": "a"}, "priority": 5},
+        {"parameters": {"user": "b"}, "priority": 5, "unique_key": "k"},
+        {"parameters": {"user": "c"}, "priority": 5, "unique_key": "l"},
+        {"parameters": {"user": "d"}, "delay": "1h", "batch": "new-one"},
+        {"parameters": {"user": "e"}, "after": [str(first.id)]},
+    ]
+    reply = server.post("/queues/differ/tasks", {"tasks": wanted})
+    assert (reply.status, reply.json["created"], reply.json["existing"]) == (201, 4, 1), reply.text
+    ids = reply.json["ids"]
+    found = [client.get(one).document for one in ids]
+    assert ids[1] == str(first.id)
+    assert [one["parameters"]["user"] for one in found] == ["a", "zero", "c", "d", "e"]
+    assert (found[0]["priority"], found[3]["batch"], found[4]["after"]) == (5, "new-one", [first.id])
+    assert [one["created_by"] for one in found] == ["admin@web"] * 1 + [found[1]["created_by"]] + ["admin@web"] * 3

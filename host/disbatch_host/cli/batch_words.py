@@ -5,10 +5,10 @@ Responsible for: the lines of `batch show`. Must not know: how the numbers are c
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.cli import render, tally
 from disbatch_host.client.batch_progress import BatchProgress
 from disbatch_host.decide import counts
@@ -41,6 +41,9 @@ def facts_of(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
         report = one.source.get("report")
         where = f"; {report} has them" if isinstance(report, str) else ""
         facts.append(("skipped", (f"{skipped} rows of the source did not fit{where}", "yellow")))
+    if (existing := one.existing) is not None:
+        text = f"{existing} not created: an unfinished task had the unique key"
+        facts.append(("existing", (text, "yellow")))
     about = "" if progress.is_counted else "about "
     percent = "" if progress.percent is None else f", {about}{progress.percent:.3g} % ended"
     facts.append(("tasks", f"{about}{progress.total}{percent}"))
@@ -89,7 +92,7 @@ def _state_in_words(one: Batch, progress: BatchProgress) -> str:
     if one.state is BatchState.DONE:
         return f"done at {render.moment(one.done_at)}"
     if one.state is BatchState.OPEN:
-        return f"open: tasks may be added; `disbatch-host batch close {shlex.quote(one.id)}` closes it"
+        return f"open: tasks may be added; {suggested.hint('batch close', one.id)} closes it"
     closed = one.closed or {}
     words = f"closed at {render.moment(closed.get('at'))} by {closed.get('by') or '-'}"
     is_over = progress.is_counted and progress.ended == progress.total

@@ -13,6 +13,9 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from disbatch_host.store.url import without_passwords
 
 _LIKE_URL = r"://.*@|^[^=]*:[^=]*@"  # parameters (NAME=VALUE) are shown as they were given
 _ARG_START, _ARG_END = 48 - 3, 49 - 3  # proc(5), stat: fields; the first two come before the last parenthesis
@@ -57,6 +60,11 @@ def hide_passwords(arguments: Sequence[str]) -> None:
             while position >= 0:
                 ctypes.memset(start + position + 1, ord("*"), len(secret))
                 position = area.find(b":" + secret + b"@", position + 1)
+
+
+def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of this process without those that can't be shown: a store whose URL has a password."""
+    return {name: one for name, one in options.items() if name != "store" or without_passwords(one, [one]) == one}
 
 
 def in_arguments(url: str) -> str | None:

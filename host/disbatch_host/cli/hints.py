@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import click
 
+from disbatch_host import suggested
 from disbatch_protocol.faults import near_name
 
 # Commands as other programs call them.
@@ -44,7 +45,7 @@ def for_command(name: str, known: Iterable[str], groups: Mapping[str, Iterable[s
     """For a command that does not exist. `groups`: those of the known ones that have commands below them."""
     known = list(known)
     if name in _WITHOUT_A_COMMAND:
-        return "a node is run without a command: `disbatch-host --plugins DIR`"
+        return f"a node is run without a command: {suggested.a_node([])}"
     below = [group for group, names in groups.items() if name in names]
     if below:
         return f"did you mean '{below[0]} {name}'?"
@@ -80,6 +81,8 @@ def in_words(error: click.UsageError) -> str:
             for option in (*parameter.opts, *parameter.secondary_opts)
             if option.startswith("--")
         }
+        if (elsewhere := _filter_elsewhere(error.option_name, error.ctx)) is not None:
+            return f"{error.ctx.command_path!r} does not take {error.option_name}; {elsewhere}"
         near = near_name(error.option_name.lstrip("-"), options)
         hint = f"; did you mean '{options[near]}'?" if near else ""
         return f"No such option '{error.option_name}'{hint}"
@@ -99,6 +102,26 @@ def in_words(error: click.UsageError) -> str:
         if takes_queue and len(extra.split()) == 1 and not any(isinstance(one, click.Argument) for one in parameters):
             return f"{message}; did you mean '--queue {extra}'?"
     return message
+
+
+def _filter_elsewhere(option: str, context: click.Context) -> str | None:
+    """For a filter of tasks that a command does not take: the command that does."""
+    from disbatch_host.cli import selection  # noqa: PLC0415  (only for this mistake)
+
+    _, _, path = context.command_path.partition(" ")
+    group, _, name = path.partition(" ")
+    if group not in ("task", "batch") or not selection.takes(option):
+        return None
+    if group == "batch":
+        root = context.find_root().command
+        tasks = root.get_command(context, "task") if isinstance(root, click.Group) else None
+        same = tasks.get_command(context, name) if isinstance(tasks, click.Group) else None
+        if same is not None and any(option in one.opts for one in same.params):
+            return f"{suggested.hint(f'task {name} --batch ID', option, *_VALUE_OF.get(option, ['VALUE']))} does"
+    return f"{suggested.hint('task list', option, *_VALUE_OF.get(option, ['VALUE']))} shows such tasks with their ids"
+
+
+_VALUE_OF = {"--failed": [], "--where": ["PATH=VALUE"], "--status": ["failed"]}
 
 
 def path_of(arguments: Sequence[str], command: click.Command) -> str:

@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 
 import click
 
-from disbatch_host import __version__
+from disbatch_host import __version__, suggested
 from disbatch_host.cli import render, terminal
-from disbatch_host.cli.exposure import hide_passwords, stores_in
+from disbatch_host.cli.exposure import hide_passwords, stores_in, without_secrets
 from disbatch_host.cli.frame import INTERRUPTED, PROGRAM, Subcommands, common_options, imported, node_options
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_host.store.url import without_passwords
@@ -98,7 +98,7 @@ class _Commands(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 the thing asked about failed, 2 wrong use, 3 the store cannot be reached or refuses, "
         "4 no such queue, task, node or plugin, 5 node id in use.\n\n"
-        "`disbatch-host completion --help` explains shell completion of commands, options and ids."
+        f"{suggested.plain_hint('completion --help')} explains shell completion of commands, options and ids."
     ),
 )
 @common_options
@@ -142,11 +142,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    with terminal.guarded():
-        return _run_guarded(arguments)
+    given: dict[str, Any] = {}
+    with terminal.guarded(), suggested.started_with(lambda: without_secrets(given)):
+        return _run_guarded(arguments, given)
 
 
-def _run_guarded(arguments: list[str]) -> int:
+def _run_guarded(arguments: list[str], given: dict[str, Any]) -> int:
     is_debugging = "--debug" in arguments
     urls = tuple(stores_in(arguments, os.environ))
     # Commands print what matters themselves; only nodes log (cli.run), and commands with --debug.
@@ -158,7 +159,7 @@ def _run_guarded(arguments: list[str]) -> int:
         if os.environ.get("_DISBATCH_HOST_COMPLETE"):
             return _complete()
         _check_text(arguments)
-        result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj={}, color=_color())
+        result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj=given, color=_color())
         sys.stdout.flush()
     except click.exceptions.Abort:  # Ctrl-C, or "no" to a question before anything was done
         return INTERRUPTED

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from disbatch_host.cli import render
+import click
+
+from disbatch_host import suggested
+from disbatch_host.cli import common, render
 from disbatch_host.client.nodes import life_of
 from disbatch_host.decide import readings
 from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord
 
-NONE_YET = "no nodes; `disbatch-host --plugins DIR` runs one"
-
 _AWAY_STYLE = "yellow"
 _STYLES = {"dead": "red", "alive": "green"}
+
+
+def say_none() -> None:
+    """That there is no node, and how to run one: with the plugins that there are here."""
+    there = [common.in_here(one) for one in common.settings().plugins if one.is_dir()]
+    shown = [one if one.startswith(("/", ".")) else f"./{one}" for one in there]
+    click.echo(f"no nodes; {suggested.a_node(shown)} runs one")
 
 
 def print_nodes(nodes: Sequence[NodeRecord]) -> None:

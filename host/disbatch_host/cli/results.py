@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import render
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.standstill import Still
@@ -36,9 +36,9 @@ def say_still(still: Still) -> None:
 
 def say_open(found: Batch) -> None:
     """That a batch, which is waited for, has to be closed."""
-    name = render.printable(shlex.quote(found.id))
-    text = f"batch {name} has no unfinished task, but it is open; `disbatch-host batch close {name}` closes it"
-    click.echo(text, err=True)
+    closes = suggested.hint("batch close", found.id)
+    text = f"batch {found.id} has no unfinished task, but it is open; {closes} closes it"
+    click.echo(render.printable(text), err=True)
 
 
 def status_of(result: Result) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, render, terminal
 from disbatch_host.client import columns, conditions, finding, unknown_names
 from disbatch_host.client.finding import Selection
@@ -107,6 +108,7 @@ COLUMNS = click.option(
         "(result.size, .field)."
     ),
 )
+ALL_BUT_BATCH = tuple(name for name in _FILTERS if name != "batch")
 NAMES = click.argument("ids", nargs=-1, metavar="[ID...]")
 YES = click.option("--yes", is_flag=True, help="Do not ask; whether a script needs this, see above.")
 
@@ -128,7 +130,7 @@ def words_of(filters: Mapping[str, Any]) -> list[str]:
     """The options that make these filters, as somebody types them."""
     words: list[str] = []
     for name, value in filters.items():
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{_OPTIONS.get(name, name)}"
         if value is True:
             words.append(option)
         elif name != "status" or not filters["failed"]:
@@ -143,10 +145,16 @@ def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool
     given = [*given_options(filters), *more]
     if ids and given:
         raise UsageError(f"expected either task ids or {given[0]}, found both")
-    if not ids and all(filters[name] is None for name in _NARROW):
+    if not ids and given and all(filters[name] is None for name in _NARROW):
+        shows = suggested.hint("task list", *words_of(filters))
         raise UsageError(
-            "expected task ids, or --queue Q, --batch B or --failure KEY, and filters; `disbatch-host task list` shows "
-            "tasks"
+            f"expected task ids, or --queue Q, --batch B or --failure KEY beside {given[0]}, so that no others are "
+            f"changed, found neither; {shows} shows the tasks of all queues"
+        )
+    if not ids and not given:
+        raise UsageError(
+            "expected task ids, or --queue Q, --batch B or --failure KEY, and filters; "
+            f"{suggested.hint('task list')} shows tasks"
         )
     return bool(ids)
 
@@ -154,6 +162,11 @@ def is_named(ids: Sequence[str], filters: Mapping[str, Any], *more: str) -> bool
 def given_options(filters: Mapping[str, Any]) -> list[str]:
     """The filters that were given, as options."""
     return [f"--{_OPTIONS.get(name, name)}" for name, value in filters.items() if value not in (None, (), False)]
+
+
+def takes(option: str) -> bool:
+    """Whether it is one of the filter options."""
+    return option in {f"--{_OPTIONS.get(name, name)}" for name in _FILTERS}
 
 
 def of_what(filters: Mapping[str, Any]) -> str:

@@ -38,8 +38,14 @@ def check_retriable(words: Words) -> None:
 
 
 def check_deletable(words: Words) -> None:
-    hint = "cancel unfinished tasks first (`disbatch-host task cancel`)"
+    hint = "cancel unfinished tasks first"
     _check(words, statuses.is_finished, "tasks that have ended", hint)
+
+
+def check_releasable(words: Words) -> None:
+    for value in finding.statuses_of(words)[0] or ():
+        if value != Status.BLOCKED:
+            raise FieldError("status", f"expected blocked, found {statuses.name(value)}: nothing else is released")
 
 
 def _check(words: Words, is_allowed: Callable[[int], bool], for_what: str, hint: str) -> None:
@@ -61,6 +67,12 @@ def retriable(store: Store, selection: Selection, by: str) -> TaskFilter:
     """The tasks that `retry` takes from a selection: without a status, failed and terminated ones. Raises likewise."""
     check_retriable(selection.status)
     return _filter_of(store, selection, by, FAILED if selection.failure is None else FAILED_SOMEHOW)
+
+
+def releasable(store: Store, selection: Selection, by: str) -> TaskFilter:
+    """The tasks that `release` takes from a selection: blocked ones. Raises likewise."""
+    check_releasable(selection.status)
+    return _filter_of(store, selection, by, ("blocked",))
 
 
 def deletable(store: Store, selection: Selection, by: str, older: timedelta | None = None) -> TaskFilter:

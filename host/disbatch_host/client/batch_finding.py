@@ -5,6 +5,7 @@ Must not know: what is done with it.
 
 from __future__ import annotations
 
+from disbatch_host import suggested
 from disbatch_host.documents.batch import Batch
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.errors import NotFoundError, UsageError
@@ -23,7 +24,8 @@ def find_batch(store: Store, text: str, by: str | None = None) -> Batch:
         for document in store.find_batches(newest_first=True, limit=_NEAR_OF):
             if document.get("by") == by:
                 return Batch.from_document(document)
-        raise NotFoundError(f"no batch in {store.description} was made by {by}; `disbatch-host batch list` shows all")
+        shows = suggested.hint("batch list")
+        raise NotFoundError(f"no batch in {store.description} was made by {by}; {shows} shows all")
     found = store.get_batch(text)
     if found is not None:
         return Batch.from_document(found)
@@ -36,7 +38,7 @@ def find_batch(store: Store, text: str, by: str | None = None) -> Batch:
             raise UsageError(f"expected the id of one batch, found {text!r}, with which several begin: {ids}")
     known = [str(one["_id"]) for one in store.find_batches(newest_first=True, limit=_NEAR_OF)]
     near = near_name(text, known)
-    hint = f"did you mean {near!r}?" if near else "`disbatch-host batch list` shows the newest"
+    hint = f"did you mean {near!r}?" if near else f"{suggested.hint('batch list')} shows the newest"
     if len(text) < PREFIX_MIN and any(one.startswith(text) for one in known):
         hint = f"the beginning of an id needs {PREFIX_MIN} characters or more; {hint}"
     raise NotFoundError(f"no batch {text!r} in {store.description}; {hint}")

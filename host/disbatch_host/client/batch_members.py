@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from disbatch_host import suggested
 from disbatch_host.client import parameters
 from disbatch_host.client.batch_finding import find_batch
 from disbatch_host.client.finding import find_queue
@@ -63,23 +64,26 @@ class Member:
             raise BatchClosedError(f"batch {self.id} was deleted meanwhile")
         _check_open(Batch.from_document(document))
 
-    def close(self, created: int, *, skipped: int = 0) -> None:
+    def close(self, created: int, *, existing: int = 0, skipped: int = 0) -> None:
         """Everything is created: close it if that was wanted. `created`: tasks, by this caller; others may have added
-        theirs to a batch with a name. `skipped`: rows of its source that became none."""
-        if skipped:
-            self._note_skipped(skipped)
+        theirs to a batch with a name. `existing`, `skipped`: rows of its source that became none, since an unfinished
+        task has their unique key, or since they do not fit."""
+        if existing or skipped:
+            self._note_left_out(existing, skipped)
         if self.closes:
             wanted = batches.close_change(self._by, now=self._store.now(), total=created if self._is_own else None)
             self._store.change_batch(self.id, wanted.set, wanted.unset, only_if=wanted.only_if)
 
-    def _note_skipped(self, skipped: int) -> None:
+    def _note_left_out(self, existing: int, skipped: int) -> None:
         for _ in range(_TRIES):
             document = self._store.get_batch(self.id)
             if document is None:
                 return
             batch = Batch.from_document(document)
-            before = 0 if self._is_own else batch.skipped or 0  # of another source
-            wanted = batches.skipped_change(batch, before + skipped, self.report)
+            of_others = (0, 0) if self._is_own else (batch.skipped or 0, batch.existing or 0)
+            wanted = batches.left_out_change(
+                batch, skipped=of_others[0] + skipped, existing=of_others[1] + existing, report=self.report
+            )
             if self._store.change_batch(self.id, wanted.set, wanted.unset, only_if=wanted.only_if):
                 return
 
@@ -120,13 +124,21 @@ def check(store: Store, new: NewBatch, catalog: Catalog | None = None, *, checks
     return _on_done(store, new, catalog, checks=checks)
 
 
+def check_joinable(store: Store, name: str) -> None:
+    """Raises UsageError for what cannot be the name of a batch, BatchClosedError for one that takes no more tasks."""
+    check_name(name)
+    document = store.get_batch(name)
+    if document is not None:
+        _check_open(Batch.from_document(document))
+
+
 def _join(store: Store, batch: Batch, on_done: Document | None, stop_after: int | None) -> None:
     """Raises BatchClosedError, and UsageError if it was made with another `on_done` or `stop_after`."""
     _check_open(batch)
     wanted: Document = {}
     for name, value in (("on_done", on_done), ("stop_after", stop_after)):
         found = batch.document.get(name)
-        if value is not None and found is not None and found != value:
+        if value is not None and found is not None and _meant(found) != _meant(value):
             raise UsageError(f"batch {batch.id} has another {name} already; leave it out, or choose another batch")
         if value is not None and found is None:
             wanted[name] = value
@@ -137,11 +149,16 @@ def _join(store: Store, batch: Batch, on_done: Document | None, stop_after: int 
             raise UsageError(f"somebody has just changed batch {batch.id}; try again")
 
 
+def _meant(value: Any) -> Any:
+    """What a person has chosen of it. What the plugin takes may have changed since."""
+    return {**value, "tells": None} if isinstance(value, Mapping) else value
+
+
 def _check_open(batch: Batch) -> None:
     if batch.stopped is not None:
         raise BatchClosedError(
             f"batch {batch.id} has stopped: {batch.stopped.get('failed')} of its tasks failed, and it was made with "
-            f"stop_after {batch.stop_after}; `disbatch-host batch show {batch.id}` says more"
+            f"stop_after {batch.stop_after}; {suggested.hint('batch show', batch.id)} says more"
         )
     if batch.state is not BatchState.OPEN:
         raise BatchClosedError(f"batch {batch.id} is {batch.state} and takes no more tasks; choose another name")
@@ -160,10 +177,17 @@ def _on_done(store: Store, new: NewBatch, catalog: Catalog | None, *, checks: bo
         return on_done
     if places := plugin.schema.secrets(given):
         on_done["secrets"] = list(places)
-    if checks and (faults := plugin.schema.check({**given, **_EXAMPLE})):
+    faults = plugin.schema.check({**given, **_EXAMPLE})
+    if checks and faults:
         text = "; ".join(str(fault) for fault in faults)
         raise ParametersError(f"on_done: the parameters do not fit plugin {plugin.name}: {text}")
-    return on_done
+    # A plugin that was written before there were these may refuse them.
+    tells = [
+        name
+        for name in batches.TOLD_OF_SOURCE
+        if name not in given and plugin.schema.check({**given, **_EXAMPLE, name: 1}) == faults
+    ]
+    return {**on_done, "tells": tells} if tells else on_done
 
 
 _EXAMPLE: Mapping[str, Any] = {

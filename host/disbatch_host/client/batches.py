@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from disbatch_host import suggested
 from disbatch_host.client import deleting
 from disbatch_host.client.batch_finding import find_batch
 from disbatch_host.client.batch_members import NewBatch, begin
@@ -141,7 +142,7 @@ class Batches:
         if batch_ends.finish(self._store, batch) is not None:  # no node has noticed its end yet
             batch = self.get(batch.id)
         if batch.state is not BatchState.DONE:
-            raise UsageError(f"batch {batch.id} is {batch.state}; {_HOW_TO_END[batch.state]}")
+            raise UsageError(f"batch {batch.id} is {batch.state}; {_how_to_end(batch)}")
         return batch
 
     def delete(self, batch_id: str, *, on_progress: Callable[[int], object] | None = None) -> Changes:
@@ -157,10 +158,12 @@ class Batches:
 
 
 _ENDED = frozenset({*map(int, statuses.ENDED), int(Status.ORPHANED)})
-_HOW_TO_END = {
-    BatchState.OPEN: "`disbatch-host batch close` closes it, and it is done once its tasks have ended",
-    BatchState.CLOSED: "it can be deleted once its tasks have ended; `disbatch-host batch cancel` ends those that wait",
-}
+
+
+def _how_to_end(batch: Batch) -> str:
+    if batch.state is BatchState.OPEN:
+        return f"{suggested.hint('batch close', batch.id)} closes it, and it is done once its tasks have ended"
+    return f"it can be deleted once its tasks have ended; {suggested.hint('batch cancel', batch.id)} cancels them"
 
 
 def shown(batch: Batch) -> Document:

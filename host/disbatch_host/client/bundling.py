@@ -37,7 +37,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from disbatch_host import __version__
+from disbatch_host import __version__, suggested
 from disbatch_host.client.history import history_of
 from disbatch_host.client.masking import Masker
 from disbatch_host.client.output import attempts_with_output, output_pieces
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 INPUT_MAX = 64 * 2**20  # bytes of an input that is read from a bundle
 FILES_MAX = 2000  # of a plugin, that are listed
 _FILE_BYTES_MAX = 2**30  # of one file that is hashed
-_EXPECTED = "expected a bundle that `disbatch-host task bundle` wrote"
+_EXPECTED = f"expected a bundle that {suggested.plain_hint('task bundle ID')} wrote"
 _README = """\
 Task {id}, as disbatch-host {version} saw it at {now}.
 
@@ -263,9 +263,7 @@ def read_input(path: str) -> BundledInput:
     except OSError as error:
         raise UsageError(f"bundle {path} cannot be read: {error.strerror or error}") from error
     except (tarfile.TarError, ValueError, EOFError, RecursionError, gzip.BadGzipFile) as error:
-        raise UsageError(
-            f"expected a bundle that `disbatch-host task bundle` wrote, found another file: {path}"
-        ) from error
+        raise UsageError(f"{_EXPECTED}, found another file: {path}") from error
     raise UsageError(f"{_EXPECTED}, found no input in {path}")
 
 

@@ -164,9 +164,9 @@ class Client(Creating):
         new = OtherParameters(self.store, self._catalog, lambda _: others, checks=checks)
         return Changes.of(control.retry(self.store, new.checked(which), self._request(why), new.of), on_progress)
 
-    def release(self, ids: TaskId | Iterable[TaskId]) -> Changes:
-        """Let blocked tasks run now, regardless of the time or tasks they wait for. Raises NotFoundError."""
-        return Changes.of(control.release(self.store, self._named(ids)))
+    def release(self, tasks: Tasks, *, on_progress: Callable[[int], object] | None = None) -> Changes:
+        """Let blocked tasks run now, regardless of the time or tasks they wait for. Raises as `cancel` does."""
+        return Changes.of(control.release(self.store, self._meant(tasks, allowed.releasable)), on_progress)
 
     def set(self, ids: TaskId | Iterable[TaskId], **values: Any) -> Changes:
         """Change `priority` or `expires` of waiting tasks; None removes it. Raises NotFoundError, UsageError."""

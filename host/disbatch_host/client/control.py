@@ -227,16 +227,22 @@ def holder_of_key(store: Store, task: Task) -> Task | None:
     return next((one for one in found if one.id != task.id), None)
 
 
-def release(store: Store, tasks: Sequence[Task]) -> Iterator[list[Result]]:
-    """Let blocked tasks run now, regardless of the time or tasks they wait for."""
-    for batch in in_batches(store, tasks, lambda _: False):
-        yield release_some(store, batch)
+def release(store: Store, which: TaskFilter | Sequence[Task]) -> Iterator[list[Result]]:
+    """Let blocked tasks run now, regardless of the time or tasks they wait for. With a filter, each has one turn: one
+    that is blocked again by then, such as by its plugin, stays so."""
+    had_their_turn: set[TaskId] = set()
+    is_meant = _is_meant(which)
+    for batch in in_batches(store, which, lambda one: one.id in had_their_turn):
+        had_their_turn.update(one.id for one in batch)
+        yield release_some(store, batch, is_meant)
 
 
-def release_some(store: Store, tasks: Sequence[Task]) -> list[Result]:
-    """Release these, at most `BATCH`."""
+def release_some(
+    store: Store, tasks: Sequence[Task], is_meant: Callable[[Task], bool] = lambda _: True
+) -> list[Result]:
+    """Release these, at most `BATCH`; otherwise as `cancel_some`."""
     now = store.now()
-    changed = change(store, tasks, lambda one: transitions.release_change(one, now=now))
+    changed = change(store, tasks, lambda one: transitions.release_change(one, now=now), is_meant)
     return [
         *results_of(Outcome.RELEASED, changed.done),
         *results_of(Outcome.GONE, changed.gone),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # most programs need no import
     from disbatch_host.client.importing.from_source import Listeners
     from disbatch_host.client.importing.importer import Imported, Rules
     from disbatch_host.client.importing.requested import Prepared, Requested
+    from disbatch_host.client.several import Several, Wanted
 
 
 class Creating(Reading):
@@ -61,7 +62,7 @@ class Creating(Reading):
         member = pusher.batch = self._member(batch, checks)
         pushed = pusher.create([checked], ids=None if task_id is None else [task_id])[0]
         if member is not None:
-            member.close(1)
+            member.close(int(pushed.is_new), existing=int(not pushed.is_new))
         return pushed
 
     def push_many(
@@ -90,8 +91,16 @@ class Creating(Reading):
             if on_progress is not None:
                 on_progress(len(pushed))
         if member is not None:
-            member.close(len(pushed))
+            created = sum(one.is_new for one in pushed)
+            member.close(created, existing=len(pushed) - created)
         return pushed
+
+    def several(self, queue: str, wanted: Sequence[Wanted]) -> Several:
+        """Tasks of one queue that may differ in all that `push` takes, checked but for their parameters: nothing is
+        created until `Several.create`, which creates all. Raises NotFoundError for the queue."""
+        from disbatch_host.client.several import Several  # noqa: PLC0415
+
+        return Several(self.store, finding.find_queue(self.store, queue), self._catalog, wanted, self.by)
 
     def import_file(
         self,

@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.client.history import code_of_error
 from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.causes import group_in
@@ -150,12 +150,11 @@ def retry_command(reason: FailureFacts, which: TaskFilter) -> str:
     which can have the batch tell once more that it is done."""
     if which.batch is not None and which == TaskFilter(batch=which.batch) and (reason.key or not reason.orphaned):
         cause = ["--error", reason.code] if reason.key is None else ["--failure", reason.key]
-        return shlex.join(["disbatch-host", "batch", "retry", which.batch, *cause])
-    words = ["disbatch-host", "task", "retry"]
+        return suggested.typed("batch retry", which.batch, *cause)
     if reason.key is not None:
-        words += ["--failure", reason.key]
+        words = ["--failure", reason.key]
     else:
-        words += ["--error", reason.code, "--status", "failed,orphaned" if reason.orphaned else "failed"]
+        words = ["--error", reason.code, "--status", "failed,orphaned" if reason.orphaned else "failed"]
     queue = which.queue if which.queue is not None else reason.queues[0] if len(reason.queues) == 1 else None
     given = {
         "--queue": queue,
@@ -167,7 +166,7 @@ def retry_command(reason: FailureFacts, which: TaskFilter) -> str:
     }
     for option, value in given.items():
         words += [] if value is None else [option, str(value)]
-    return shlex.join(words)
+    return suggested.typed("task retry", *words)
 
 
 @dataclass(slots=True)

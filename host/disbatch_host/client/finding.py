@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from disbatch_host import suggested
 from disbatch_host.client import conditions, times
 from disbatch_host.client.batch_finding import batch_id_of
 from disbatch_host.client.times import Duration, Moment
@@ -91,7 +92,7 @@ def failure_key(text: str) -> str:
     """The key of a cause of failure, as a person types it. Raises FieldError."""
     key = text.strip().lower()
     if len(key) != KEY_DIGITS or not set(key) <= set("0123456789abcdef"):
-        hint = "`disbatch-host task failures` shows them"
+        hint = f"{suggested.hint('task failures')} shows them"
         raise FieldError("failure", f"expected a key of {KEY_DIGITS} hexadecimal digits, found {text!r:.60}; {hint}")
     return key
 
@@ -140,7 +141,7 @@ def find_queue(store: Store, name: str) -> Queue:
     if queue is None:
         known = [str(one.id) for one in store.queues()]
         near = near_name(name, known)
-        hint = f"did you mean {near!r}?" if near else "`disbatch-host queue list` shows the queues"
+        hint = f"did you mean {near!r}?" if near else f"{suggested.hint('queue list')} shows the queues"
         raise NotFoundError(f"no queue {name!r} in {store.description}; {hint}")
     return queue
 
@@ -155,7 +156,8 @@ def find_task(store: Store, task_id: TaskId, by: str | None = None) -> Task:
     if task is None and (meant := _meant(store, text, by)) is not None:
         task = store.get_task(meant)
     if task is None:
-        raise NotFoundError(f"no task {text!r} in {store.description}; `disbatch-host task list` shows the newest")
+        shows = suggested.hint("task list")
+        raise NotFoundError(f"no task {text!r} in {store.description}; {shows} shows the newest")
     return task
 
 

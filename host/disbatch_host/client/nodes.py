@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.client import handshake, requests
 from disbatch_host.decide import readings
 from disbatch_host.documents.changes import TaskFilter
@@ -79,7 +80,7 @@ class Nodes:
         found = self._store.get_node(node_id)
         if found is None:
             near = near_name(node_id, [one.id for one in self._store.nodes()])
-            hint = f"did you mean {near!r}?" if near else "`disbatch-host node list` shows the nodes"
+            hint = f"did you mean {near!r}?" if near else f"{suggested.hint('node list')} shows the nodes"
             raise NotFoundError(f"no node {node_id!r} in {self._store.description}; {hint}")
         return found
 
@@ -176,7 +177,7 @@ class Nodes:
         settles those)."""
         found = self.get(node_id)
         if readings.is_alive(found):
-            stop_it = f"`disbatch-host node stop {found.id} --wait` ends it" if found.is_ours else "stop it first"
+            stop_it = f"{suggested.hint('node stop', found.id, '--wait')} ends it" if found.is_ours else "stop it first"
             heard = "" if found.age_seconds is None else f", {silence_of(found)}"
             raise NodeNotGoneError(f"node {found.id} is alive{heard}; {stop_it}")
         in_hand = self._store.count_tasks(TaskFilter(node=found.id, statuses=IN_HAND))
@@ -188,7 +189,7 @@ class Nodes:
         if in_hand:
             raise NodeNotGoneError(
                 f"node {found.id} is dead and {'1 task is' if in_hand == 1 else f'{in_hand} tasks are'} still "
-                f"in its hands; any living node settles that, see `disbatch-host task list --node {found.id}`"
+                f"in its hands; any living node settles that, see {suggested.hint('task list', '--node', found.id)}"
             )
         self._store.hold(found.id, {})  # releases its places in queues with `maxtotal`
         if not self._store.remove_node(found.id, found.session):

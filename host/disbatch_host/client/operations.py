@@ -43,7 +43,10 @@ CHANGED = "changed"  # of a task that somebody else has changed meanwhile
 _NODES_MAX = 100
 _MOMENTS = ("since", "before", "ended_since", "ended_before")
 _DEFAULT_WORDS = {"cancel": ("unfinished",), "retry": allowed.FAILED, "release": ("blocked",)}
-_CHECKS = {"cancel": allowed.check_cancellable, "retry": allowed.check_retriable, "delete": allowed.check_deletable}
+_CHECKS = {
+    "cancel": allowed.check_cancellable, "retry": allowed.check_retriable, "delete": allowed.check_deletable,
+    "release": allowed.check_releasable,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +94,6 @@ def _able_words(action: str) -> Sequence[str | int]:
 
 
 def _check(action: str, words: Sequence[str | int]) -> None:
-    if action == "release":
-        for value in finding.statuses_of(words)[0] or ():
-            if value != Status.BLOCKED:
-                raise FieldError("status", f"expected blocked, found {statuses.name(value)}: nothing else is released")
-        return
     _CHECKS[action](words)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.client.parameter_table import ParameterRow, rows_of
 from disbatch_host.client.published import Published, PublishedPlugin, published_of
 from disbatch_host.decide import readings
@@ -18,6 +19,7 @@ from disbatch_host.plugin.published import readme_of, without_secret_defaults
 from disbatch_host.store.contract import Store
 from disbatch_protocol.faults import near_name
 from disbatch_protocol.manifest import Manifest
+from disbatch_protocol.masks import without
 from disbatch_protocol.outcome import ExitRule
 
 
@@ -48,12 +50,13 @@ class PluginHelp:
 
     @property
     def examples(self) -> list[dict[str, Any]]:
-        """Of its manifest, with secrets masked: name and parameters."""
+        """Of its manifest, without secrets, which nodes of an older version publish masked: name and parameters."""
         if self.plugin is None:
             return []
-        schema = self.plugin.schema
+        secrets = self.plugin.schema.secrets
         return [
-            {"name": one.name, "parameters": schema.masked(one.parameters)} for one in self.plugin.manifest.examples
+            {"name": one.name, "parameters": without(one.parameters, secrets(one.parameters)) or {}}
+            for one in self.plugin.manifest.examples
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -107,14 +110,14 @@ def plugin_help(store: Store | None, catalog: Catalog | None, class_name: str) -
 def _not_found(store: Store | None, catalog: Catalog | None, class_name: str) -> str:
     known: set[str] = set() if catalog is None else set(catalog.plugins)
     if catalog is not None and any(one.known_as == class_name for one in catalog.broken):
-        return (
-            f"plugin {class_name} cannot be used here, and no node has it; `disbatch-host check {class_name}` says why"
-        )
+        checks = suggested.hint("check", class_name)
+        return f"plugin {class_name} cannot be used here, and no node has it; {checks} says why"
     for node in () if store is None else store.nodes():
         if readings.is_alive(node) or readings.is_away(node):
             known |= readings.classes_of(node)
     near = near_name(class_name, sorted(known))
-    hint = f"did you mean {near!r}?" if near else "`disbatch-host plugins` shows those here, `node list` those of nodes"
+    here, of_nodes = suggested.hint("plugins"), suggested.hint("node list")
+    hint = f"did you mean {near!r}?" if near else f"{here} shows those here, {of_nodes} those of nodes"
     return f"no plugin {class_name!r}, neither in a directory here nor on a living node; {hint}"
 
 

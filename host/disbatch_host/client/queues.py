@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
+from disbatch_host import suggested
 from disbatch_host.client import handshake, times
 from disbatch_host.client.finding import find_queue
 from disbatch_host.client.obstacles import why_waiting
@@ -215,11 +215,11 @@ class Queues:
         other = self._store.find_queue(queue_id)
         if other is None:
             return None
-        command = f"disbatch-host queue set {shlex.quote(queue_id)}"
         if other.class_name == class_name:
-            hint = f"for class {class_name} as well; `{command}` changes its settings"
+            change = suggested.hint("queue set", queue_id, "KEY=VALUE")
+            hint = f"for class {class_name} as well; {change} changes its settings"
         else:
-            change = f"`{command} class={shlex.quote(class_name)}`"
+            change = suggested.hint("queue set", queue_id, f"class={class_name}")
             its = other.class_name or "?"
             hint = f"for class {its}, not {class_name}; choose another id, or change that one: {change}"
         return f"queue {queue_id!r} exists already, {hint}"
@@ -266,11 +266,10 @@ def _is_as_wanted(queue: Queue, fields: Mapping[str, Any], removed: Sequence[str
 def _changed_meanwhile(now: Queue, only_if: Mapping[str, Any]) -> str:
     others = [f"{name} is {_shown(now.document.get(name))}, was {_shown(was)}" for name, was in only_if.items()
               if now.document.get(name) != was]  # fmt: skip
-    queue_id = shlex.quote(str(now.id))
     what = "; ".join(others) or "it was changed, and changed back"
     return (
         f"queue {now.id} was changed by somebody else meanwhile, so nothing was written: {what}; "
-        f"look at it with `disbatch-host queue show {queue_id}`, then set it again"
+        f"look at it with {suggested.hint('queue show', now.id)}, then set it again"
     )
 
 
@@ -355,6 +354,6 @@ def _nodes(field_name: str, nodes: Sequence[str]) -> list[str]:
             raise FieldError(
                 field_name,
                 f"expected node ids of 1 to 8 characters ([a-zA-Z][a-zA-Z_0-9]*), found {one!r:.40}; "
-                "`disbatch-host node list` shows the nodes",
+                f"{suggested.hint('node list')} shows the nodes",
             )
     return list(nodes)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.client import history
 from disbatch_host.client.history import Event, Kind
 from disbatch_host.decide.words import error_in_short
@@ -41,7 +42,7 @@ def in_words(event: Event, task: Task) -> str:
             more = f" and {len(event.tasks) - _TASKS_NAMED} more" if len(event.tasks) > _TASKS_NAMED else ""
             return f"task {', '.join(map(str, event.tasks[:_TASKS_NAMED]))}{more}"
         case Kind.WAITS:
-            return f"`disbatch-host task why {task.id}` says why"
+            return f"{suggested.hint('task why', task.id)} says why"
         case Kind.CLAIMED:
             return f"by node {event.node}"
         case Kind.STARTED:

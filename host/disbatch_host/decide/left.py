@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from disbatch_host import suggested
 from disbatch_host.decide.why import queue_obstacles
 from disbatch_host.documents import local_time
 from disbatch_host.documents.records import NodeRecord, Queue, QueueId, Task
@@ -55,7 +56,10 @@ def left_waiting(
         waiting = counts[queue_id].get(Status.CREATED)
         if waiting and queue_id in served:
             words = f"{waiting} waiting: no node can claim {'it as it is' if waiting == 1 else 'them as they are'}"
-            left.append(Left(queue=queue_id, count=waiting, words=f"{words}; `disbatch-host task why ID` tells why"))
+            shows = suggested.hint("task list", "--queue", queue_id, "--status", "created")
+            left.append(
+                Left(queue=queue_id, count=waiting, words=f"{words}; {shows} shows them, and task why its reason")
+            )
         elif waiting:
             obstacles = queue_obstacles(by_id.get(queue_id), nodes, now=now, queue_id=str(queue_id))
             why = "; ".join([one.sentence for one in obstacles]) or "another node runs them"

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from disbatch_host import suggested
 from disbatch_host.decide import placement
 from disbatch_host.decide.absence import absence_of
 from disbatch_host.decide.readings import (
@@ -204,8 +205,8 @@ def _state(snapshot: Snapshot) -> Why | None:
     if task.status == Status.ORPHANED:
         return Why(
             Code.ENDED,
-            f"it is orphaned: node {task.node or task.run.get('node')} was lost while it ran; `disbatch-host task "
-            "retry` or `task cancel` decides what becomes of it",
+            f"it is orphaned: node {task.node or task.run.get('node')} was lost while it ran; "
+            f"{suggested.hint('task retry', task.id)} runs it again, {suggested.hint('task cancel', task.id)} does not",
         )
     if statuses.is_finished(task.status):
         if task.status not in frozenset(Status) and task.status < Status.FAILED:
@@ -257,7 +258,7 @@ _DELAYS = {
 
 def _waits_for_tasks(snapshot: Snapshot, waits_for: Sequence[TaskId]) -> Why:
     after_any = bool(snapshot.task.document.get("after_any"))
-    gone, failed, open_ = [], [], []
+    gone, failed, retried, open_ = [], [], [], []
     for task_id in waits_for:
         other = snapshot.predecessors.get(str(task_id))
         if other is None:
@@ -267,13 +268,14 @@ def _waits_for_tasks(snapshot: Snapshot, waits_for: Sequence[TaskId]) -> Why:
         is_bad = statuses.is_finished(other.status) and other.status != Status.CONCLUDED
         if is_bad and (not after_any or other.status == Status.ORPHANED):
             failed.append(words)
+            retried.append(task_id)
         else:
             open_.append(words)
     if failed:
         return Why(
             Code.AFTER_FAILED,
-            f"it waits for {some(failed)}, which did not end well; `disbatch-host task retry` of "
-            f"{'that one' if len(failed) == 1 else 'those'} lets it go on once {it_has(failed)} concluded",
+            f"it waits for {some(failed)}, which did not end well; {suggested.hint('task retry', *retried)} lets it go "
+            f"on once {it_has(failed)} concluded",
         )
     if gone:
         exist = "exists" if len(gone) == 1 else "exist"

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from disbatch_host import __version__
+from disbatch_host import __version__, suggested
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide import readings
 from disbatch_host.decide.why import Code, Why, queue_obstacles
@@ -29,13 +30,13 @@ from disbatch_host.settings.values import Settings
 from disbatch_host.store.contract import SCHEMA_VERSION, Store
 from disbatch_host.store.contract.answers import Access, StoreCondition
 from disbatch_host.store.open import open_store, sqlite_file
+from disbatch_protocol.faults import near_name
 from disbatch_protocol.quantities import format_duration
 
 PATIENCE_SECONDS = 8.0
 _SLOW_SECONDS = 0.25  # for one answer: a node asks some hundred times a second at full load
 _CLOCK_SECONDS = 2.0  # by which people are surprised: `--at 14:00` is read by this machine's clock
 _STANDSTILL = (Code.PAUSED, Code.MAXTHREADS, Code.MAXTOTAL)  # what somebody has asked for
-_RESUME = "`disbatch-host task failures` says why tasks fail; then disbatch-host queue resume ID"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,12 +53,13 @@ class Seen:
     trouble: Exception | None = None
     description: str = ""
     is_missing: bool = False  # the default file, which need not be there
+    plugins: Sequence[Path] = ()  # directories that a node here would have
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
 def look_at(settings: Settings) -> Seen:
     """Begin to ask; `found_of` waits for the answers."""
-    seen = Seen()
+    seen = Seen(plugins=[one for one in settings.plugins if one.is_dir()])
     threading.Thread(target=_ask, args=(settings, seen), name="doctor", daemon=True).start()
     return seen
 
@@ -112,7 +114,7 @@ def store_findings(seen: Seen) -> Iterator[Finding]:
     condition = seen.condition
     if seen.is_missing:
         yield warning(
-            "store", f"{seen.description} is not there yet", "a node or `disbatch-host queue create` makes it; --store "
+            "store", f"{seen.description} is not there yet", f"a node or {_CREATE} makes it; --store "
             "or DISBATCH_STORE names another",
         )  # fmt: skip
         return
@@ -155,7 +157,7 @@ def _no_answer(seen: Seen) -> Finding:
 def _layout(condition: StoreCondition) -> Finding:
     facts = {"layout": condition.layout, "known": SCHEMA_VERSION}
     if condition.layout is None:
-        return ok("layout", "empty: nobody has used it yet; a node or `disbatch-host queue create` sets it up", **facts)
+        return ok("layout", f"empty: nobody has used it yet; a node or {_CREATE} sets it up", **facts)
     if condition.layout > SCHEMA_VERSION:
         text = f"version {condition.layout}, and this program knows {SCHEMA_VERSION} at most"
         return error("layout", text, "install a newer disbatch-host here", **facts)
@@ -223,8 +225,9 @@ def queue_finding(seen: Seen) -> Finding | None:
             if cause.code is Code.PAUSED_ON_FAILURES
         ]  # fmt: skip
         text = "; ".join([f"{count}, and no node is alive{waits}", *([some(paused, "; ")] if paused else [])])
-        todo = "start one: disbatch-host --plugins DIR"
-        return warning("queues", text, f"{todo}; {_RESUME}" if paused else todo, **facts)
+        todos = [f"start one: {suggested.a_node(seen.plugins)}"]
+        todos += _resume(obstacles) if paused else []
+        return warning("queues", text, "; ".join(todos), **facts)
     words = []
     is_bad = False
     for queue_id, (queue, causes) in obstacles.items():
@@ -235,10 +238,35 @@ def queue_finding(seen: Seen) -> Finding | None:
     codes = {causes[0].code for _, causes in obstacles.values()}
     todos = []
     if Code.PAUSED_ON_FAILURES in codes:
-        todos.append(_RESUME)
+        todos += _resume(obstacles)
     if codes != {Code.PAUSED_ON_FAILURES}:
-        todos.append("put the plugin on a node, or correct the class: disbatch-host queue set ID class=CLASS")
+        todos.append(f"put the plugin on a node, or correct the class: {_correct_class(obstacles, seen.nodes)}")
     return (error if is_bad else warning)("queues", text, "; ".join(todos), **facts)
+
+
+_Obstacles = Mapping[str, tuple[Queue, Sequence[Why]]]
+_CREATE = suggested.plain_hint("queue create ID --class CLASS")
+
+
+def _resume(obstacles: _Obstacles) -> list[str]:
+    """What to do about queues that nodes have paused since too many of their tasks failed."""
+    paused = [
+        name for name, (_, causes) in obstacles.items() if Code.PAUSED_ON_FAILURES in {one.code for one in causes}
+    ]
+    shows = suggested.hint("task failures", *(("--queue", paused[0]) if len(paused) == 1 else ()))
+    resumes = some([suggested.hint("queue resume", name) for name in paused])
+    return [f"{shows} says why tasks fail; then {resumes}"]
+
+
+def _correct_class(obstacles: _Obstacles, nodes: Sequence[NodeRecord]) -> str:
+    """For the first queue that has a class like one that nodes have, or the first one."""
+    known = sorted({name for node in nodes if readings.is_alive(node) for name in readings.classes_of(node)})
+    others = [
+        (name, queue) for name, (queue, causes) in obstacles.items() if causes[0].code is not Code.PAUSED_ON_FAILURES
+    ]
+    found = next(((name, near) for name, queue in others if (near := near_name(queue.class_name, known))), None)
+    name, class_name = found or (others[0][0], "CLASS")
+    return suggested.hint("queue set", name, f"class={class_name}")
 
 
 def node_findings(seen: Seen) -> Iterator[Finding]:
@@ -256,7 +284,8 @@ def node_findings(seen: Seen) -> Iterator[Finding]:
     facts = {"alive": [one.id for one in alive], "dead": [one.id for one in dead], "away": away}
     if dead:
         names = [f"{one.id} (last heard from {_ago(one)}{_in_hand(one)})" for one in dead]
-        todo = "other nodes settle what they had; start them again, or `disbatch-host node delete ID`"
+        forget = some([suggested.hint("node delete", one.id) for one in dead])
+        todo = f"other nodes settle what they had; start them again, or {forget}"
         yield warning("nodes", f"{', '.join(words)}, dead: {some(names)}", todo, **facts)
     else:
         yield ok("nodes", ", ".join(words), **facts)
@@ -291,9 +320,8 @@ def _versions(alive: Sequence[NodeRecord]) -> Iterator[Finding]:
         yield warning("versions", text, todo, **facts)
     elif silent:
         what = "publishes no manifest" if len(silent) == 1 else "publish no manifest"
-        todo = (
-            "what their plugins take is known only there; `disbatch-host node show ID` says whether they have trouble"
-        )
+        shows = some([suggested.hint("node show", one) for one in silent])
+        todo = f"what their plugins take is known only there; {shows} says whether they have trouble"
         yield warning("versions", f"{text}; node{'' if len(silent) == 1 else 's'} {some(silent)} {what}", todo, **facts)
     else:
         yield ok("versions", text, **facts)
@@ -309,4 +337,6 @@ def _troubles(alive: Sequence[NodeRecord]) -> Iterator[Finding]:
             troubled[node.id] = found
     if troubled:
         text = some([f"node {node}: {some(found, '; ')}" for node, found in troubled.items()], "; ")
-        yield warning("troubles", text, "`disbatch-host status` and the log of the node say more", troubles=troubled)
+        yield warning(
+            "troubles", text, f"{suggested.hint('status')} and the log of the node say more", troubles=troubled
+        )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from disbatch_host import suggested
 from disbatch_host.decide import readings
 from disbatch_host.doctor import cluster, machine, supervisors
 from disbatch_host.doctor.cluster import Seen
@@ -99,11 +100,13 @@ def _plugins(settings: Settings) -> Iterator[Finding]:
     if catalog.broken:
         broken = [f"{one.known_as}: {one.faults[0]}" for one in catalog.broken]
         left_out = f"{text}, {len(catalog.broken)} left out: {some(broken, '; ')}"
-        yield error("plugins", left_out, "`disbatch-host check` has all faults", broken=len(broken), **facts)
+        yield error("plugins", left_out, f"{suggested.hint('check')} has all faults", broken=len(broken), **facts)
     elif warnings:
         text = f"{text}, {count_of(warnings, 'warning')}"
-        yield warning("plugins", text, "`disbatch-host check` has them", broken=0, **facts)
+        yield warning("plugins", text, f"{suggested.hint('check')} has them", broken=0, **facts)
     elif not catalog.plugins:
-        yield warning("plugins", f"none in {where}", "`disbatch-host new NAME` writes one", broken=0, **facts)
+        yield warning(
+            "plugins", f"none in {where}", f"{suggested.hint('new NAME --lang sh')} writes one", broken=0, **facts
+        )
     else:
         yield ok("plugins", text, broken=0, **facts)

@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -28,6 +28,7 @@ from typing import Any
 from disbatch_host.documents.records import Document, whole_number
 
 CAUSES_MAX = 20  # in a summary
+TOLD_OF_SOURCE = ("created", "existing", "skipped")  # rows, or other calls for a task; not told to every plugin
 
 
 class BatchState(StrEnum):
@@ -46,9 +47,11 @@ class Batch:
     state: BatchState
     by: str = ""  # who made it: user@machine
     ctime: datetime | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)  # kind, name, sha256; skipped, report
+    source: Mapping[str, Any] = field(default_factory=dict)  # kind, name, sha256; skipped, existing, report
     total: int | None = None  # tasks that its maker created; None: not known (yet)
-    on_done: Mapping[str, Any] | None = None  # queue, parameters; then `task`, the id of the one that was created
+    on_done: Mapping[str, Any] | None = (
+        None  # queue, parameters, tells; then `task`, the id of the one that was created
+    )
     stop_after: int | None = None  # final failures after which its waiting tasks are cancelled
     stopped: Mapping[str, Any] | None = None  # at, failed; then `cancelled`, how many tasks that were
     closed: Mapping[str, Any] | None = None  # at, by
@@ -99,6 +102,17 @@ class Batch:
     def skipped(self) -> int | None:
         """How many rows of its source did not fit and were left out; None if none was."""
         return whole_number(self.source.get("skipped")) or None
+
+    @property
+    def existing(self) -> int | None:
+        """How many rows of its source became no task since an unfinished one had their unique key; None if none was."""
+        return whole_number(self.source.get("existing")) or None
+
+    @property
+    def tells(self) -> Sequence[str]:
+        """Which of `TOLD_OF_SOURCE` the plugin of the task of `on_done` takes."""
+        names = (self.on_done or {}).get("tells")
+        return [name for name in TOLD_OF_SOURCE if isinstance(names, list) and name in names]
 
     @property
     def is_armed(self) -> bool:
@@ -163,12 +177,14 @@ def close_change(by: str, *, now: datetime, total: int | None = None) -> BatchCh
     )
 
 
-def skipped_change(batch: Batch, skipped: int, report: str | None) -> BatchChange:
-    """So many rows of its source became no task; `report`: the file that has them."""
-    more = {} if report is None else {"report": report}
+def left_out_change(batch: Batch, *, skipped: int, existing: int, report: str | None) -> BatchChange:
+    """So many rows of its source became no task: they did not fit, or had the unique key of an unfinished task.
+    `report`: the file that has those that did not fit."""
+    counted = {name: count for name, count in (("skipped", skipped), ("existing", existing)) if count}
+    more = {} if report is None or not skipped else {"report": report}
     return BatchChange(
         only_if={"state": str(batch.state), "source": batch.document.get("source")},
-        set={"source": {**batch.source, "skipped": skipped, **more}},
+        set={"source": {**batch.source, **counted, **more}},
     )
 
 

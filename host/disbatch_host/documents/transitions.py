@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.documents import earlier_outputs
 from disbatch_host.documents.causes import with_group
 from disbatch_host.documents.changes import RunChange, RunKey, TaskChange
@@ -370,7 +371,7 @@ def follow_change(follower: Task, ended: Task, *, now: datetime) -> TaskChange |
     else:
         message = (
             f"disbatch-host: task {ended.id}, which it waits for, ended as {status_name(ended.status)}; it waits until "
-            f"that one is run again and concludes (`disbatch-host task retry {ended.id}`)"
+            f"that one is run again and concludes ({suggested.plain_hint('task retry', ended.id)})"
         )
         fields = {"mtime": now, "error": {"code": "after_failed", "message": message, "task": str(ended.id)}}
     return TaskChange(

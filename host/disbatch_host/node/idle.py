@@ -16,7 +16,7 @@ import logging
 from collections.abc import Collection
 from datetime import timedelta
 
-from disbatch_host import logs
+from disbatch_host import logs, suggested
 from disbatch_host.decide import placement
 from disbatch_host.decide.left import Left, left_blocked, left_waiting
 from disbatch_host.documents.changes import TaskFilter
@@ -123,7 +123,7 @@ class Idle:
             log.warning("queue %s, %s", one.queue, one.words, extra=logs.ids(queue=one.queue))
         if len(left) > _NAMED_MAX:
             more = sum(one.count for one in left[_NAMED_MAX:])
-            log.warning("and %d more; `disbatch-host status` and `disbatch-host task why ID` tell of them", more)
+            log.warning("and %d more; %s tells of them", more, suggested.hint("status"))
 
     def _log_refused(self, what: str, tasks: Collection[TaskId]) -> None:
         for task_id in sorted(tasks, key=str)[:_NAMED_MAX]:

@@ -6,7 +6,8 @@ know: stores, nodes, when anything is published.
 Rules:
 1. A field of the manifest is published because it is known to be harmless (`FIELDS`): never `env`, `run_as`, the
    command, or a field that this version does not know. Of `arguments` and `env_parameters`, only the placeholders are.
-2. Values of secret parameters are not published: examples are masked, defaults of `writeOnly` parts are left out.
+2. Values of secret parameters are not published: they are left out of examples, as are defaults of `writeOnly` parts.
+   So an example need not fit its schema, nor is it checked when it is read.
 3. The digest is that of what is published: two nodes whose manifests differ in `env` alone publish the same, and
    nobody can guess a password by it.
 4. The manifest is a text of JSON: a store has names and numbers that it cannot hold.
@@ -20,16 +21,17 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from disbatch_host.plugin.catalog import Plugin
 from disbatch_host.plugin.checking import CheckedSchema, Checks
+from disbatch_protocol.faults import Fault
 from disbatch_protocol.manifest import Manifest, parse_manifest
 from disbatch_protocol.manifest_json import parse_json
-from disbatch_protocol.masks import masked_at
+from disbatch_protocol.masks import without
 from disbatch_protocol.references import part_at, parts_of
 from disbatch_protocol.templates import without_literals
 
@@ -73,7 +75,7 @@ def publication_of(plugin: Plugin) -> Publication:
     if "parameters" in shown:
         shown["parameters"] = without_secret_defaults(shown["parameters"])
     if "examples" in shown:
-        shown["examples"] = [_masked(example, plugin.schema) for example in shown["examples"]]
+        shown["examples"] = [_without_secrets(example, plugin.schema) for example in shown["examples"]]
     text = json.dumps(shown, separators=(",", ":"))
     if len(text) > MANIFEST_MAX:
         raise NotPublishableError(f"its manifest is not published: expected at most {MANIFEST_MAX} bytes, found more")
@@ -105,7 +107,11 @@ def read_publication(class_name: str, note: Mapping[str, Any], checks: Checks) -
     if not isinstance(document, dict):
         return "; ".join(map(str, faults)) or "expected a manifest that is a JSON object"
     data = json.dumps({**document, "command": _COMMAND}).encode()
-    parsed = parse_manifest(data, directory_name=class_name, check_parameters=checks.manifest_faults)
+
+    def without_examples(schema: Any, _: Any) -> Sequence[Fault]:
+        return checks.manifest_faults(schema, None)
+
+    parsed = parse_manifest(data, directory_name=class_name, check_parameters=without_examples)
     if parsed.manifest is None:
         return "; ".join(map(str, parsed.faults))
     if parsed.manifest.name != class_name:
@@ -119,11 +125,11 @@ def read_publication(class_name: str, note: Mapping[str, Any], checks: Checks) -
     )
 
 
-def _masked(example: Any, schema: CheckedSchema) -> Any:
+def _without_secrets(example: Any, schema: CheckedSchema) -> Any:
     if not isinstance(example, Mapping) or "parameters" not in example:
         return example
     parameters = example["parameters"]
-    return {**example, "parameters": masked_at(parameters, schema.secrets(parameters))}
+    return {**example, "parameters": without(parameters, schema.secrets(parameters)) or {}}
 
 
 def without_secret_defaults(schema: Any) -> Any:

@@ -70,6 +70,7 @@ def pay(store: Store, batch: Batch) -> bool:
         **(given if isinstance(given, Mapping) else {}),
         "batch": batch.id,
         **{name: summary.get(name) for name in _TOLD},
+        **{name: summary[name] for name in batch.tells if name in summary},
     }
     document = new_task(
         on_done["queue"] if queue is None else queue.id, parameters, now=store.now(), created_by=batch.by
@@ -89,9 +90,13 @@ _TOLD = ("total", "concluded", "failed", "cancelled", "orphaned", "seconds", "ca
 
 
 def _summary(store: Store, batch: Batch, counted: Mapping[int, int], *, seconds: float) -> Document:
-    total = counts.totals(counted)
+    total, in_all = counts.totals(counted), sum(counted.values())
     return {
-        "total": sum(counted.values()),
+        "total": in_all,
+        # Of one with a name nobody counts what each of its makers creates.
+        "created": in_all if batch.total is None else batch.total,
+        "existing": batch.existing or 0,
+        "skipped": batch.skipped or 0,
         **{name: total[name] for name in ("concluded", "failed", "terminated", "cancelled", "orphaned")},
         "seconds": max(0.0, round(seconds, 3)),
         "causes": _causes(store, batch) if total["failed"] else [],

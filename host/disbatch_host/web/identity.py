@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from disbatch_host import suggested
 from disbatch_host.errors import UsageError
 from disbatch_host.web.limits import Rate
 from disbatch_host.web.principal import Principal
@@ -31,6 +32,7 @@ SESSION_SECONDS = 12 * 3600
 _WRONG_PER_MINUTE = 10
 _MINUTE = 60.0
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="disbatch"'}
+_MAKE_ONE = suggested.plain_hint("web token add NAME --role read")
 _BEARER = "bearer "
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -119,8 +121,7 @@ class Identity:
             if not is_again:
                 self._wrong.count(who)
             what = "the token is not known here" if found is None else "the token has expired"
-            hint = "`disbatch-host web token add` makes one"
-            raise Problem(Code.UNAUTHENTICATED, f"{what}; {hint}", headers=_CHALLENGE)
+            raise Problem(Code.UNAUTHENTICATED, f"{what}; {_MAKE_ONE} makes one", headers=_CHALLENGE)
         return found
 
     def _of_session(self, cookie: str) -> Principal | None:
@@ -146,7 +147,7 @@ class Identity:
 
 def unauthenticated() -> Problem:
     """For a request that needs somebody to be signed in."""
-    detail = "expected a token (Authorization: Bearer dsb_…), or a session of the page; `disbatch-host web token add`"
+    detail = f"expected a token (Authorization: Bearer dsb_…), or a session of the page; {_MAKE_ONE} makes one"
     return Problem(Code.UNAUTHENTICATED, detail, headers=_CHALLENGE)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from disbatch_host import suggested
 from disbatch_host.client import Client
 from disbatch_host.client.jobs import LEASE_SECONDS
 from disbatch_host.errors import UsageError
@@ -70,7 +71,7 @@ def check(settings: WebSettings) -> None:
     if settings.tokens is None and settings.proxy is None:
         raise UsageError(
             f"others can reach {settings.listen.host or 'all addresses'}, and there is no file of tokens; "
-            "`disbatch-host web token add NAME --role read` makes one"
+            f"{suggested.plain_hint('web token add NAME --role read')} makes one"
         )
 
 
@@ -144,7 +145,7 @@ def _shared(clients: Sequence[Client], settings: WebSettings) -> Shared:
 
 
 def _tokens(settings: WebSettings) -> tuple[Callable[[], Tokens] | None, str | None]:
-    """What says who may sign in, and the token to be printed once, where nobody has made any."""
+    """What says who may sign in, and the token to be printed, where nobody has made any."""
     if not settings.needs_sign_in:
         return None, None
     if settings.tokens is not None:
@@ -164,6 +165,8 @@ def _say_where(settings: WebSettings, listening: socket.socket, once: str | None
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.place.base_path}"
         say(f"serving on {url}/")
     if once is not None:
-        say(f"sign in, once: {url}/login#t={once}")
+        lasting = suggested.plain_hint("web token add NAME --role operate")
+        say(f"sign in: {url}/login#t={once}")
+        say(f"this token works until the server ends, and is not shown again; {lasting} makes one that lasts")
     if not settings.needs_sign_in:
         log.warning("nobody needs to sign in: anyone at this address can run programs as the users of the nodes")

@@ -31,6 +31,7 @@ from typing import Any
 
 import orjson
 
+from disbatch_host import suggested
 from disbatch_host.errors import FieldError, NotFoundError, UsageError
 from disbatch_host.web.role import Role
 from disbatch_protocol.document import rfc3339
@@ -155,7 +156,11 @@ class TokenFile:
             if not gone:
                 known = [name for one in tokens.tokens for name in (one.id, one.name)]
                 near = near_name(named, known)
-                hint = f"did you mean {near!r}?" if near else "`disbatch-host web token list` shows them"
+                hint = (
+                    f"did you mean {near!r}?"
+                    if near
+                    else f"{suggested.plain_hint('web token list --tokens', self.path)} shows them"
+                )
                 raise NotFoundError(f"no token {named!r:.80} in {self.path}; {hint}")
             self._write(replace(tokens, tokens=tuple(one for one in tokens.tokens if one not in gone)))
             return gone
@@ -185,7 +190,8 @@ class TokenFile:
             raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:  # orjson's own is a ValueError
             raise UsageError(
-                f"{self.path} is not a file of tokens; `disbatch-host web token add` makes one (delete this first)"
+                f"{self.path} is not a file of tokens; delete it, and "
+                f"{suggested.plain_hint('web token add NAME --tokens', self.path)} makes one"
             ) from error
 
     def _write(self, tokens: Tokens) -> None:

@@ -21,7 +21,10 @@ from typing import Any
 REFUSED = 4
 TRY_AGAIN = 75
 PORTS = {"none": 25, "starttls": 587, "tls": 465}
-TOLD = ("batch", "total", "concluded", "failed", "cancelled", "orphaned", "seconds", "causes")
+TOLD = (
+    "batch", "total", "created", "existing", "skipped", "concluded", "failed", "cancelled", "orphaned", "seconds",
+    "causes",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -92,7 +95,7 @@ def message_of(parameters: dict[str, Any], to: list[str]) -> EmailMessage:
     message["Date"] = formatdate(localtime=True)
     message["Message-ID"] = make_msgid(idstring="disbatch")
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(filled(parameters["text"], told) if "text" in parameters else table(told))
+    message.set_content(filled(parameters["text"], told) if "text" in parameters else report(told))
     return message
 
 
@@ -102,16 +105,48 @@ def subject(told: dict[str, Any]) -> str:
     others = "".join(f", {told[name]} {name}" for name in ("failed", "cancelled", "orphaned") if told.get(name))
     if told.get("cancelled") and told["cancelled"] == told["total"]:
         return f"Batch {told.get('batch', '')}: cancelled, all {told['total']}"
-    return f"Batch {told.get('batch', '')}: {told.get('concluded', 0)} of {told['total']} concluded{others}"
+    skipped = f", {told['skipped']} rows skipped" if told.get("skipped") else ""
+    return f"Batch {told.get('batch', '')}: {told.get('concluded', 0)} of {told['total']} concluded{others}{skipped}"
 
 
-def table(told: dict[str, Any]) -> str:
-    """The numbers, one per line, and the causes of the failures."""
-    names = [name for name in TOLD if name in told and name != "causes"]
-    lines = [f"{name:<10} {told[name]}" for name in names]
-    lines += ["", "causes of failures:"] if told.get("causes") else []
-    lines += [f"{one.get('count'):>8} x {one.get('text')} (key {one.get('key')})" for one in told.get("causes", ())]
-    return "\n".join(lines or ["(no text)"]) + "\n"
+ENDS = {
+    "concluded": "concluded: they did what they should",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "orphaned": "orphaned: their machine was lost, and nobody knows how much of them was done",
+}
+ORIGINS = {
+    "created": "became tasks",
+    "existing": "became none, since the same was waiting or running already",
+    "skipped": "became none, since they did not fit",
+}
+
+
+def report(told: dict[str, Any]) -> str:
+    """What came of the batch, in words: of its tasks, of the rows that they come from, and why tasks failed."""
+    if "total" not in told:
+        return "(no text)\n"
+    after = f" after {took(told['seconds'])}" if "seconds" in told else ""
+    lines = [f"Batch {told.get('batch', '')} is done{after}.", "", f"Of its {told['total']} tasks"]
+    lines += [
+        f"{told[name]:>8} {words}" for name, words in ENDS.items() if told.get(name) or name in ("concluded", "failed")
+    ]
+    if "created" in told:
+        lines += ["", "Of the rows that it was made from"]
+        lines += [f"{told.get(name, 0):>8} {words}" for name, words in ORIGINS.items()]
+    if told.get("causes"):
+        lines += ["", "Why tasks failed"]
+        lines += [f"{one.get('count'):>8} x {one.get('text')} (key {one.get('key')})" for one in told["causes"]]
+    return "\n".join(lines) + "\n"
+
+
+def took(seconds: float) -> str:
+    """Two units at most: 1 h 12 min."""
+    left, parts = round(seconds), []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        parts += [f"{count} {unit}"] if count else []
+    return " ".join(parts[:2]) or "less than a second"
 
 
 def filled(text: str, told: dict[str, Any]) -> str:

@@ -18,8 +18,15 @@ from urllib.parse import urlsplit
 REFUSED = 4
 TRY_AGAIN = 75
 BUSY = (408, 425, 429)  # of the 4xx, those that pass
+LEFT_OUT = {
+    "skipped": "rows skipped, since they did not fit",
+    "existing": "rows left out, since the same was waiting or running already",
+}
 SAID_MAX = 300  # characters of an answer
-TOLD = ("batch", "total", "concluded", "failed", "cancelled", "orphaned", "seconds", "causes")
+TOLD = (
+    "batch", "total", "created", "existing", "skipped", "concluded", "failed", "cancelled", "orphaned", "seconds",
+    "causes",
+)  # fmt: skip
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -65,9 +72,10 @@ def summary(told: dict[str, Any]) -> str:
     others = "".join(f", {told[name]} {name}" for name in ("failed", "cancelled", "orphaned") if told.get(name))
     causes = causes_in_words(told)
     because = f" ({causes})" if causes else ""
+    left_out = "".join(f"; {told[name]} {words}" for name, words in LEFT_OUT.items() if told.get(name))
     return (
         f"batch {told.get('batch', '')} is done after {told.get('seconds', 0):.0f} s: {told['total']} tasks, "
-        f"{told.get('concluded', 0)} concluded{others}{because}"
+        f"{told.get('concluded', 0)} concluded{others}{because}{left_out}"
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, batch_words, common, render, results, selection
 from disbatch_host.cli.commands import wait as waits
 from disbatch_host.cli.commands.cancel import Canceller
@@ -160,7 +160,7 @@ def wait(id: str, timeout: str | None) -> int:
             )  # fmt: skip
         if common.wants_json():
             render.print_json({"batch": found.id, **waits.document_of(waited), **_took(waited)}, store.extended_json)
-        waits.say_what_came_of_it(waited, limit_seconds, f" --batch {shlex.quote(found.id)}")
+        waits.say_what_came_of_it(waited, limit_seconds, ["--batch", found.id])
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
 
@@ -192,7 +192,7 @@ def retry(id: str, filters: Mapping[str, Any], again: bool, reason: str | None, 
         which = selection.filter_of(store, {**filters, "batch": found.id, "status": status})
         total = store.count_tasks(which)
         if not total:
-            say_none_failed(filters, f"batch failures {shlex.quote(found.id)}")
+            say_none_failed(filters, suggested.hint("batch failures", found.id))
         question = f"run {common.count_of(total, 'task')} of batch {render.printable(found.id)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
         request = common.request(reason, store.now())

@@ -100,5 +100,5 @@ def _delete_selected(store: Store, which: TaskFilter, total: int, *, as_json: bo
 
 _WHY_KEPT = {
     Outcome.OWES: "a node has still to create follow-up tasks",
-    Outcome.IN_BATCH: "their batch is not done (`disbatch-host batch list`)",
+    Outcome.IN_BATCH: "their batch is not done",
 }

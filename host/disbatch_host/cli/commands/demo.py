@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, common, demo_web, render
 from disbatch_host.cli.frame import INTERRUPTED, common_options
 from disbatch_host.cli.kinds import Whole
@@ -93,7 +94,7 @@ def _demo(directory: Path, paths: Sequence[Path], keep: bool) -> int:
     store.close()
     _say(f"\n{common.count_of(done, 'task')} in {format_duration(seconds)}, {done / seconds:.0f} per second.")
     if keep:
-        _say(f"Look around:  disbatch-host status --store {url}")
+        _say(f"Look around:  {suggested.command('status --store', url)}")
     else:
         _say("Look around:  disbatch-host demo --keep")
     _say("Write a plugin of your own:  disbatch-host new Greet --lang bash")

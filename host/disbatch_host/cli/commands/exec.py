@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, parameters, render, terminal
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import bundling
@@ -246,7 +247,7 @@ def _broken_of(catalog: Catalog, name: str) -> BrokenPlugin:
     hint = (
         f"did you mean {near!r}?"
         if near
-        else "`disbatch-host plugins` shows the plugins here; --plugins DIR adds others"
+        else f"{suggested.hint('plugins')} shows the plugins here; --plugins DIR adds others"
     )
     raise NotFoundError(f"no plugin {name!r} below {where}; {hint}")
 

@@ -65,17 +65,25 @@ def export(file: str | None, filters: Mapping[str, Any], **shape: Any) -> None:
 @click.command("export")
 @click.argument("id")
 @_FILE
+@selection.some_filter_options(*selection.ALL_BUT_BATCH)
 @_shape_options
 @common_options
-def of_batch(id: str, file: str | None, **shape: Any) -> None:
+def of_batch(id: str, file: str | None, filters: Mapping[str, Any], **shape: Any) -> None:
     """Write the tasks of a batch to a file, or to stdout, in the order of their creation: a table that a spreadsheet
     opens, if the name ends in .csv or .tsv, else whole documents as NDJSON. `task export --help` says more.
 
     \b
       disbatch-host batch export @last result.csv
+      disbatch-host batch export @last failed.csv --failed
       disbatch-host batch export march march.tsv --columns task,status,user,error,message
+
+    The filters are those of `task export`. A table always has the columns error and message.
     """
-    _export(file, lambda store: TaskFilter(batch=batch_id_of(store, id, common.who())), shape)
+
+    def which_of(store: Store) -> TaskFilter:
+        return selection.filter_of(store, {**filters, "batch": batch_id_of(store, id, common.who())})
+
+    _export(file, which_of, shape)
 
 
 def _export(file: str | None, which_of: Callable[[Store], TaskFilter], options: Mapping[str, Any]) -> None:

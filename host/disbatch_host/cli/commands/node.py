@@ -10,7 +10,7 @@ import click
 from disbatch_host.cli import bars, common, render
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf
-from disbatch_host.cli.node_table import NONE_YET, life_cell, print_nodes
+from disbatch_host.cli.node_table import life_cell, print_nodes, say_none
 from disbatch_host.client.nodes import Asked, Nodes, silence_of, to_json
 from disbatch_host.decide import readings
 from disbatch_host.decide.readings import number
@@ -46,7 +46,7 @@ def list_(class_name: str | None, alive: bool | None, state: str | None) -> None
         elif found or store.nodes():
             print_nodes(found)
         else:
-            click.echo(NONE_YET)
+            say_none()
 
 
 @node.command()

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, results, selection, terminal
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import OneOf, Whole
@@ -79,8 +80,8 @@ def output(
         raise UsageError(f"expected either the id of a task or {given[0]}, found both")
     if id is None and not given:
         raise UsageError(
-            "expected the id of a task, or --queue Q, --batch B or another filter; `disbatch-host task list` shows "
-            "tasks"
+            "expected the id of a task, or --queue Q, --batch B or another filter; "
+            f"{suggested.hint('task list')} shows tasks"
         )
     if attempt is not None:
         _check_attempt(id, follows=follow)
@@ -125,11 +126,10 @@ def _print_one(
 ) -> None:
     run = found.run if attempt is None else run_of_attempt(found, attempt)
     if is_binary(run, stream) and (common.wants_json() or sys.stdout.isatty()):
-        option = " --stderr" if stream == "stderr" else ""
-        option += "" if attempt is None else f" --attempt {attempt}"
+        words = [*(["--stderr"] if stream == "stderr" else []), *([] if attempt is None else ["--attempt", attempt])]
         raise UsageError(
             f"the {stream} of task {found.id} is not text; write it into a file: "
-            f"disbatch-host task output {found.id}{option} > FILE"
+            f"{suggested.hint('task output', found.id, *words, then=' > FILE')}"
         )
     printer = DocumentPrinter(found.id, stream) if common.wants_json() else BytesPrinter(_stdout(is_raw=is_raw))
     if follows:

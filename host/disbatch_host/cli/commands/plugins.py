@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, parameter_table, plugin_facts, render
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.client.plugin_help import PluginHelp, exit_codes_of, plugin_help
@@ -39,7 +40,7 @@ def plugins(context: click.Context) -> None:
             render.print_json(plugin_facts.document_of(one))
         return
     if not usable:
-        click.echo("no usable plugin; `disbatch-host check` says why")
+        click.echo(f"no usable plugin; {suggested.hint('check')} says why")
     else:
         rows = [
             (
@@ -56,7 +57,7 @@ def plugins(context: click.Context) -> None:
         columns = ("class", "version", "mode", "timeout", "retries", "at once", "description")
         render.print_table(columns, rows, right=(4, 5))
     if catalog.broken:
-        click.echo(f"{len(catalog.broken)} left out; `disbatch-host check` says why", err=True)
+        click.echo(f"{len(catalog.broken)} left out; {suggested.hint('check')} says why", err=True)
 
 
 @plugins.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, batch_options, common, parameters, render, when
 from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import Whole
@@ -157,7 +158,8 @@ def known_plugin(store: Store, queue: Queue, *, no_check: bool) -> AnyPlugin | N
     notes = list(published.faults)
     if published.newest is None and is_broken_here(queue, catalog):
         notes.append(
-            f"the parameters are not checked: plugin {name} cannot be used here; `disbatch-host check {name}` says why"
+            f"the parameters are not checked: plugin {name} cannot be used here; "
+            f"{suggested.hint('check', name)} says why"
         )
     elif published.newest is not None and published.differing is not None:
         version = published.newest.version or "the newest"
@@ -265,7 +267,7 @@ class _Pusher:
             created = "the task was" if count == 1 else f"{count} tasks were"
             raise OutputError(
                 f"the output cannot be written: {error.strerror}; {created} created nevertheless, "
-                "`disbatch-host task list` shows the newest"
+                f"{suggested.hint('task list')} shows the newest"
             ) from error
 
     def _begin_batch(self) -> None:
@@ -278,14 +280,15 @@ class _Pusher:
     def close_batch(self) -> None:
         """Everything is created."""
         if self._member is not None:
-            self._member.close(self._created)
+            self._member.close(self._created, existing=sum(self._others.values()))
 
     def how_to_go_on(self) -> str:
         """What to do with the batch if not everything could be created; empty if there is none."""
         if self._member is None:
             return ""
-        name = shlex.quote(self._member.id)
-        return f"; its batch is open: push the rest with --batch {name} --close, or `disbatch-host batch close {name}`"
+        name = self._member.id
+        closes = suggested.hint("batch close", name)
+        return f"; its batch is open: push the rest with --batch {shlex.quote(name)} --close, or {closes}"
 
     def say_what_was_not_created(self) -> None:
         """One line on stderr for each task that is in the way."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, render, terminal
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf, Whole
@@ -104,8 +104,8 @@ def _say_unknown_class(store: Store, queue: Queue, was: str) -> None:
         where = ", ".join(str(one) for one in common.settings().plugins)
         hint = "its tasks wait until one has it"
         if unknown.near is not None:
-            change = f"disbatch-host queue set {shlex.quote(str(queue.id))} class={shlex.quote(unknown.near)}"
-            hint = f"did you mean {unknown.near!r}? `{change}` corrects it"
+            change = suggested.hint("queue set", queue.id, f"class={unknown.near}")
+            hint = f"did you mean {unknown.near!r}? {change} corrects it"
         text = (
             f"queue {queue.id} was {was}, but neither a living node nor {where} has a plugin {queue.class_name}; {hint}"
         )
@@ -285,7 +285,7 @@ def _say_unread(nodes: Sequence[str]) -> None:
     have = "node has" if len(nodes) == 1 else "nodes have"
     click.echo(
         f"{len(nodes)} {have} not confirmed the change and may still claim by what the queue said before: "
-        f"{', '.join(nodes)}; `disbatch-host node list` shows when they were last heard from",
+        f"{', '.join(nodes)}; {suggested.hint('node list')} shows when they were last heard from",
         err=True,
     )
 
@@ -366,6 +366,6 @@ def delete(id: str, yes: bool) -> None:
         if kept:
             their = "its task is" if kept == 1 else f"its {kept} tasks are"
             click.echo(
-                f"queue {id} deleted; {their} kept, and shown by `disbatch-host task list --queue {shlex.quote(id)}`",
+                f"queue {id} deleted; {their} kept, and shown by {suggested.hint('task list', '--queue', id)}",
                 err=True,
             )

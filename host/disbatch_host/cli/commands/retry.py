@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, common, parameters, render, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, control
 from disbatch_host.client.control import Outcome, Result
 from disbatch_host.client.finding import find_named
 from disbatch_host.client.pushing import ParametersError
+from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Document, Task
 from disbatch_host.errors import DisbatchError, ExitCode, UsageError
 from disbatch_host.store.contract import Store
@@ -58,7 +60,8 @@ def retry(
     """
     is_named = selection.is_named(ids, filters)
     if not is_named and pairs:
-        raise UsageError("expected task ids with -p, found a filter; `disbatch-host task push QUEUE --like ID` copies")
+        shows = suggested.hint("task list", *selection.words_of(filters))
+        raise UsageError(f"expected task ids with -p, found {selection.given_options(filters)[0]}; {shows} shows them")
     if no_check and not pairs:
         raise UsageError("--no-check needs -p: parameters that stay the same are not checked")
     if filters["failure"] is not None and not filters["status"]:
@@ -80,7 +83,7 @@ def retry(
         which = selection.filter_of(store, filters)
         total = store.count_tasks(which)
         if not total:
-            say_none_failed(filters, "task failures")
+            say_none_failed(filters, suggested.hint("task failures"))
             selection.say_unmet(store, which)
         question = f"run {common.count_of(total, 'task')} {selection.of_what(filters)} again?"
         selection.confirm(question, total, yes=yes, is_explicit=True)
@@ -120,7 +123,7 @@ def say_none_failed(filters: Mapping[str, Any], shows: str) -> None:
     """Where a cause was named, that no task failed for it. `shows`: the command that has the causes."""
     causes = [f"--{name} {filters[name]}" for name in ("failure", "error", "grep") if filters[name] is not None]
     if causes:
-        text = f"no such task failed with {' and '.join(causes)}; `disbatch-host {shows}` shows the causes"
+        text = f"no such task failed with {' and '.join(causes)}; {shows} shows the causes"
         click.echo(render.printable(text), err=True)
 
 
@@ -150,16 +153,47 @@ def _say_all(store: Store, batches: Iterable[Sequence[Result]], *, as_json: bool
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@selection.NAMES
+@selection.filter_options
+@selection.YES
 @common_options
-def release(ids: tuple[str, ...]) -> int:
+def release(ids: tuple[str, ...], filters: Mapping[str, Any], yes: bool) -> int:
     """Let blocked tasks run now, regardless of the time or tasks they wait for.
 
     \b
       disbatch-host task release 5f0c…
+      disbatch-host task release --queue mail --where user=matt
 
     For a task whose predecessor failed and will not be run again (task retry), or one that is due too late.
+
+    At a terminal, more than one task of a queue is released only after a question. A script needs --yes, or --status
+    blocked. Exit 1 if one that was named is not blocked.
     """
+    is_named = selection.is_named(ids, filters)
+    with common.options_named():
+        allowed.check_releasable(filters["status"])
     with common.opened_store() as store:
-        batches = control.release(store, find_named(store, ids, common.who()))
-        return _say_all(store, batches, as_json=common.wants_json())
+        as_json = common.wants_json()
+        if is_named:
+            return _say_all(store, control.release(store, find_named(store, ids, common.who())), as_json=as_json)
+        which = selection.filter_of(store, {**filters, "status": filters["status"] or ("blocked",)})
+        total = store.count_tasks(which)
+        if not total:
+            selection.say_unmet(store, which)
+        question = f"release {common.count_of(total, 'task')} {selection.of_what(filters)}?"
+        selection.confirm(question, total, yes=yes, is_explicit=bool(filters["status"]))
+        return _release_selected(store, which, total, as_json=as_json)
+
+
+def _release_selected(store: Store, which: TaskFilter, total: int, *, as_json: bool) -> int:
+    released = refused = 0
+    with bars.progress("releasing tasks", total=total) as advance:
+        for batch in control.release(store, which):
+            results.say(store, [one for one in batch if as_json or not one.is_done], as_json=as_json)
+            done = sum(one.is_done for one in batch)
+            released, refused = released + done, refused + len(batch) - done
+            advance(len(batch))
+    if not as_json:
+        others = f", {refused} are not" if refused else ""
+        click.echo(f"{common.count_of(released, 'task')} released{others}")
+    return ExitCode.FAILED if refused else ExitCode.DONE

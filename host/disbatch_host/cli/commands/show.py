@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, render, story
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import history
@@ -183,7 +184,7 @@ def _log_in_words(log: Any, store: Store, task_id: TaskId) -> str:
     entries = list(log) if isinstance(log, (list, tuple)) else [log]
     lines = []
     if len(entries) > _TAIL_LINES:
-        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: `disbatch-host task show {task_id} --json`)")
+        lines.append(f"(the last {_TAIL_LINES} of {len(entries)}; all: {_whole(task_id)})")
     for entry in entries[-_TAIL_LINES:]:
         if isinstance(entry, Mapping) and "message" in entry and "level" in entry:
             fields = " ".join(f"{name}={value}" for name, value in (entry.get("fields") or {}).items())
@@ -211,15 +212,14 @@ def _tail_of(found: Task, text: Any, stream: str) -> str:
     facts = output.get(stream) if isinstance(output, Mapping) else None
     lines = text.rstrip("\n").split("\n")
     shown = [_cut(render.printable(line)) for line in lines[-_TAIL_LINES:]]
-    option = " --stderr" if stream == "stderr" else ""
+    words = ["--stderr"] if stream == "stderr" else []
+    reads = suggested.hint("task output", found.id, *words)
     if isinstance(facts, Mapping) and facts.get("encoding") == "binary":
-        shown.append(f"(`disbatch-host task output {found.id}{option} > FILE`)")
+        shown.append(f"({suggested.hint('task output', found.id, *words, then=' > FILE')})")
     elif isinstance(facts, Mapping) and facts.get("in_file"):
-        shown.append(f"({format_size(facts.get('bytes', 0))} in all: `disbatch-host task output {found.id}{option}`)")
+        shown.append(f"({format_size(facts.get('bytes', 0))} in all: {reads})")
     elif len(lines) > _TAIL_LINES:
-        shown.insert(
-            0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: `disbatch-host task output {found.id}{option}`)"
-        )
+        shown.insert(0, f"(the last {_TAIL_LINES} of {len(lines)} lines; all: {reads})")
     return "\n".join(shown)
 
 
@@ -230,9 +230,8 @@ def _earlier_outputs(found: Task) -> list[tuple[str, Any]]:
         sizes = {name: facts_of(one, name).get("bytes") for name in STREAMS}
         said = [f"{format_size(size)} on {name}" for name, size in sizes.items() if isinstance(size, int) and size]
         if said:
-            option = "" if sizes["stdout"] else " --stderr"
-            number = one["attempt"]
-            lines.append(f"{' and '.join(said)}: `disbatch-host task output {found.id} --attempt {number}{option}`")
+            words = ["--attempt", one["attempt"], *([] if sizes["stdout"] else ["--stderr"])]
+            lines.append(f"{' and '.join(said)}: {suggested.hint('task output', found.id, *words)}")
     return [("earlier", "\n".join(lines))] if lines else []
 
 
@@ -242,11 +241,11 @@ def _cut(line: str) -> str:
 
 
 def _shortened(text: str, task_id: TaskId) -> str:
-    return (
-        text
-        if len(text) <= _FREE_FIELD_MAX
-        else f"{text[:_FREE_FIELD_MAX]}… (all: `disbatch-host task show {task_id} --json`)"
-    )
+    return text if len(text) <= _FREE_FIELD_MAX else f"{text[:_FREE_FIELD_MAX]}… (all: {_whole(task_id)})"
+
+
+def _whole(task_id: TaskId) -> str:
+    return suggested.hint("task show", task_id, "--json")
 
 
 def _pretty(value: Any, store: Store) -> str:

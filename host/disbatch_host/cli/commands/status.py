@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
-from disbatch_host.cli.node_table import NONE_YET, print_nodes
+from disbatch_host.cli.node_table import print_nodes, say_none
 from disbatch_host.client.failures import Failures, find_failures
 from disbatch_host.client.overview import QueueSummary, summary
 from disbatch_host.decide import readings
@@ -50,14 +51,14 @@ def status(watch: bool, interval: str | None) -> None:
         if rows:
             render.print_table(("queue", *_SHOWN, "note"), rows, right=range(1, len(_SHOWN) + 1))
         else:
-            click.echo("no queues; `disbatch-host queue create ID --class CLASS` makes one")
+            click.echo(f"no queues; {suggested.hint('queue create ID --class CLASS')} makes one")
         click.echo()
         if found.nodes:
             print_nodes(found.nodes)
             _print_unusable(found.nodes)
             _print_troubles(found.nodes)
         else:
-            click.echo(NONE_YET)
+            say_none()
         if any(one.counts[name] for one in found.queues for name in ("failed", "orphaned")):
             _print_causes(find_failures(store, limit=_CAUSES_MAX, seconds=_CAUSES_SECONDS))
 
@@ -98,7 +99,7 @@ def _print_causes(found: Failures) -> None:
     rows = [(one.total, render.printable(one.text), "" if one.key is None else one.key) for one in found.reasons]
     render.print_table(("failed", "cause", "key"), [(str(count), text, key) for count, text, key in rows], right=(0,))
     rest = f"; {common.count_of(found.other_groups, 'cause')} more" if found.other_groups else ""
-    click.echo(f"`disbatch-host task failures` shows them with their tasks, and how to run them again{rest}")
+    click.echo(f"{suggested.hint('task failures')} shows them with their tasks, and how to run them again{rest}")
 
 
 _CAUSES_MAX = 3
@@ -108,6 +109,7 @@ _CAUSES_SECONDS = 0.5  # for counting them
 def _print_unusable(records: Sequence[NodeRecord]) -> None:
     """Why nodes do not run classes that they have, for anyone who wonders why nothing happens."""
     lines: list[tuple[str, str]] = []
+    first_nodes: list[str] = []
     for word, unusable_of, hint in _UNUSABLE:
         nodes: dict[tuple[str, str], list[str]] = {}  # the same fault of a deployment is on all of them
         for record in records:
@@ -117,12 +119,14 @@ def _print_unusable(records: Sequence[NodeRecord]) -> None:
         for (name, reason), ids in nodes.items():
             head = f"{name} is {word} on node{'' if len(ids) == 1 else 's'} {', '.join(ids)}"
             lines.append((head, f"{' '.join(reason.split())}; {hint}"))
+            first_nodes.append(ids[0])
     if lines:
         click.echo()
     for head, rest in lines[:_UNUSABLE_MAX]:
         click.echo(f"{render.style(head, 'yellow')}: {rest}")
     if len(lines) > _UNUSABLE_MAX:
-        click.echo(f"and {len(lines) - _UNUSABLE_MAX} more; `disbatch-host node show ID` lists those of a node")
+        shows = suggested.hint("node show", first_nodes[_UNUSABLE_MAX])
+        click.echo(f"and {len(lines) - _UNUSABLE_MAX} more; {shows} lists those of a node")
 
 
 def _print_troubles(records: Sequence[NodeRecord]) -> None:
@@ -142,5 +146,5 @@ def _print_troubles(records: Sequence[NodeRecord]) -> None:
 _UNUSABLE_MAX = 20
 _UNUSABLE = (
     ("set aside", readings.set_aside_of, "it is tried again when its files change"),
-    ("broken", readings.broken_of, "`disbatch-host check` there says what to do"),
+    ("broken", readings.broken_of, f"{suggested.plain_hint('check')} there says what to do"),
 )

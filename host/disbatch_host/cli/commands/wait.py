@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, common, render, results, selection, tally
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_queue
@@ -75,7 +75,7 @@ def wait(ids: tuple[str, ...], filters: Mapping[str, Any], timeout: str | None) 
             _say_what_came_before(waited.before, filters["queue"] if len(given) == 1 else None)
         else:
             options = selection.words_of(filters)
-            say_what_came_of_it(waited, limit_seconds, f" {shlex.join(options)}" if options else "")
+            say_what_came_of_it(waited, limit_seconds, options)
         return ExitCode.DONE if waited.all_concluded else ExitCode.FAILED
 
 
@@ -110,7 +110,7 @@ def document_of(waited: Waited) -> dict[str, Any]:
 _ENDS = ("concluded", "failed", "cancelled", "orphaned")
 
 
-def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: str) -> None:
+def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: Sequence[str]) -> None:
     """On stderr: the first that did not conclude, what is unfinished, and as the last line what came of all. `of_what`:
     the options of `task list` that show them."""
     _say_failed(waited, of_what)
@@ -128,12 +128,12 @@ def say_what_came_of_it(waited: Waited, limit_seconds: float | None, of_what: st
     click.echo(f"{tally.ended_in_words(waited.done, seconds, words)}{unfinished}", err=True)
 
 
-def _say_failed(waited: Waited, of_what: str) -> None:
+def _say_failed(waited: Waited, of_what: Sequence[str]) -> None:
     for one in waited.first_failed:
         text = f"task {one.id} {statuses.name(one.status)}: {one.reason or 'no reason given'}"
         click.echo(render.printable(text), err=True)
     if (more := waited.not_concluded - len(waited.first_failed)) > 0:
-        shows = f"; `disbatch-host task list --failed{of_what}` shows those that failed" if waited.failed else ""
+        shows = f"; {suggested.hint('task list --failed', *of_what)} shows those that failed" if waited.failed else ""
         click.echo(render.printable(f"and {more} more{shows}"), err=True)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from disbatch_host import logs
+from disbatch_host import logs, suggested
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import Subcommands, common_options
 from disbatch_host.cli.kinds import OneOf
@@ -72,7 +72,8 @@ def web(context: click.Context, /, **given: Any) -> None:
     logs.set_up(given["log_level"] or "info", given["log_format"] or "text", node_id="web")
     from disbatch_host.web import running  # noqa: PLC0415  (only a server needs it)
 
-    running.run(settings, _open_client, click.echo)
+    with suggested.for_others():  # who reads it may sit anywhere
+        running.run(settings, _open_client, click.echo)
 
 
 def _open_client() -> Client:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from disbatch_host import suggested
 from disbatch_host.cli import render
 from disbatch_host.client.failures import FailureFacts
 from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts, RunningFacts
@@ -26,7 +27,6 @@ WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this, only the most important line is sho
 _GAP = "  "
 _NOTE_BESIDE_MIN = 24  # columns for a note in its queue's own line; with fewer it gets a line of its own
 _BAR = 10  # columns of a progress bar
-_FAILED_SHOWN = 5  # reasons of failures, when other blocks need the space
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def _queues(queues: Sequence[QueueFacts], width: int) -> Block:
             lines.append(_line([(f"    {note}", "yellow")], width))
         things.append(lines)
     if not things:
-        things = [[_line([("none; `disbatch-host queue create ID --class CLASS` makes one", "dim")], width)]]
+        things = [[_line([(f"none; {suggested.hint('queue create ID --class CLASS')} makes one", "dim")], width)]]
     return Block(title, things, weight=5)
 
 
@@ -238,7 +238,7 @@ def _nodes(nodes: Sequence[NodeFacts], width: int) -> Block:
     heads = ("state", "load", "heartbeat", "machine", "note")
     title, things = _table("node", heads, rows, len(nodes), width)
     if not things:
-        things = [[_line([("none; `disbatch-host --plugins DIR` runs one", "dim")], width)]]
+        things = [[_line([(f"none; {suggested.a_node([])} runs one", "dim")], width)]]
     return Block(title, things, weight=2)
 
 

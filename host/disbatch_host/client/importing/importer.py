@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from disbatch_host import suggested
 from disbatch_host.client import batch_members
 from disbatch_host.client.batch_finding import earlier_import
 from disbatch_host.client.batch_members import Member, NewBatch
@@ -125,10 +125,10 @@ class Imported:
 
 
 def _said_before(batch_id: str) -> str:
-    name = shlex.quote(batch_id)
+    then, now = suggested.hint("batch cancel", batch_id), suggested.hint("batch cancel @last")
     return (
         f"the same file was imported into this queue before, as batch {batch_id}: its tasks are created once more "
-        f"(`disbatch-host batch cancel {name}` cancels the unfinished ones of then, `batch cancel @last` these; "
+        f"({then} cancels the unfinished ones of then, {now} these; "
         "--unique-key-from keeps rows from becoming tasks twice)"
     )
 

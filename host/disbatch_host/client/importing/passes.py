@@ -117,7 +117,7 @@ def create_rows(
     with store.together():
         # Closed first: a process that is killed before the record is removed leaves that to the next one.
         if member is not None:
-            member.close(counts.created, skipped=0 if stops else counts.faults)
+            member.close(counts.created, existing=counts.existing, skipped=0 if stops else counts.faults)
         if note is not None:
             store.write_note(note, None, replacing=record.identity)
     return True

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from disbatch_host import logs
+from disbatch_host import logs, suggested
 from disbatch_host.decide.failing import too_many_failures
 from disbatch_host.documents import requests
 from disbatch_host.documents.records import Queue, Task
@@ -101,7 +101,7 @@ def _pause_if_failing(store: Store, queue: Queue, node_id: str) -> bool:
     if not store.update_queue(queue.id, {"paused": request}, only_if=guard):
         return False
     log.warning(
-        "queue %s is paused: %s; `disbatch-host queue resume %s` starts its tasks again", queue.id, found.why, queue.id,
-        extra=logs.ids(queue=queue.id),
+        "queue %s is paused: %s; %s starts its tasks again",
+        queue.id, found.why, suggested.hint("queue resume", queue.id), extra=logs.ids(queue=queue.id),
     )  # fmt: skip
     return True

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.errors import UsageError
 from disbatch_host.plugin.command_hints import script_with_places
 from disbatch_protocol import templates
@@ -27,6 +28,7 @@ _PATH = {"type": "string", "pattern": "^/", "description": "An absolute path."} 
 _HOST = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9.:_-]*$"}
 _MAIL = {"type": "string", "pattern": "^[^@\\s-][^@\\s]*@[^@\\s]+$"}
 _COUNT = {"type": "integer", "minimum": 0}
+_SCRIPT = suggested.plain_hint("new NAME --lang sh")
 _KINDS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("input", "output", "file", "path", "dir", "directory", "folder"), _PATH),
     **dict.fromkeys(("host", "hostname", "server"), _HOST),
@@ -49,7 +51,7 @@ def words_of(command: str) -> list[str]:
     if odd is not None:
         raise UsageError(
             f"no shell runs it, and {odd} would be a character like others; put it in quotes if it is meant so, or "
-            "write a script: `disbatch-host new NAME --lang sh`"
+            f"write a script: {_SCRIPT}"
         )
     return words
 
@@ -75,7 +77,8 @@ def manifest_of(name: str, program: str, words: Sequence[str], *, is_idempotent:
     if (script := script_with_places(program, words)) is not None:
         raise UsageError(
             f"a parameter inside a script of a shell would be run as code, found {script:.80}; give it as a word: "
-            """sh -c 'printf "%s" "$1"' sh {text}, or write a script, `disbatch-host new NAME --lang sh`"""
+            """sh -c 'printf "%s" "$1"' sh {text}, or write a script, """
+            f"{_SCRIPT}"
         )
     properties: dict[str, Any] = {}
     required: list[str] = []

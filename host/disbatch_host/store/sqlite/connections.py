@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from disbatch_host import suggested
 from disbatch_host.errors import StoreRefusedError, StoreUnwritableError
 from disbatch_host.store.contract.answers import Access
 from disbatch_host.store.sqlite import field_conditions
@@ -25,7 +26,6 @@ Result = TypeVar("Result")
 
 BUSY_SECONDS = 30.0  # how long a writer waits for its turn; a commit of the largest batch takes well under one
 LOOK_SECONDS = 2.0  # likewise, of somebody who only looks at the store
-MAKE_IT = "check the path, or make it with `disbatch-host queue create`"
 _OPENINGS = 10  # of a file that is just being replaced; a layer of a container replaces one when it is first written
 _OPEN_HINTS = {
     errno.EACCES: "check its permissions and those of its directory, or name another file",
@@ -52,7 +52,7 @@ def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity 
         elif not path.exists():
             if access is Access.OR_EMPTY:
                 return connect(Path(":memory:")), None
-            raise StoreRefusedError(f"{where} is not there; {MAKE_IT}")
+            raise StoreRefusedError(f"{where} is not there; {_how_to_make_it()}")
         why_not = why_not_writable(path)
     except OSError as error:
         why_not = error
@@ -65,6 +65,10 @@ def open_file(path: Path, access: Access) -> tuple[sqlite3.Connection, Identity 
     raise StoreUnwritableError(f"{where} cannot be opened: {why_not.strerror}; {hint}") from why_not
 
 
+def _how_to_make_it() -> str:
+    return f"check the path, or make it with {suggested.hint('queue create ID --class CLASS')}"
+
+
 def _look_at(path: Path, where: str) -> tuple[sqlite3.Connection, Identity | None]:
     """A connection that can only read, and for which not even the files beside it are made."""
     try:
@@ -73,7 +77,7 @@ def _look_at(path: Path, where: str) -> tuple[sqlite3.Connection, Identity | Non
         if not path.stat().st_size:  # nobody has used it yet
             return connect(Path(":memory:")), None
     except FileNotFoundError:
-        raise StoreRefusedError(f"{where} is not there; {MAKE_IT}") from None
+        raise StoreRefusedError(f"{where} is not there; {_how_to_make_it()}") from None
     except OSError as error:
         hint = _OPEN_HINTS.get(error.errno or 0, "name another file")
         raise StoreUnwritableError(f"{where} cannot be opened: {error.strerror}; {hint}") from None

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.documents.records import NOBODY
 from disbatch_host.errors import StoreRefusedError, StoreTooNewError
 from disbatch_host.store.contract import SCHEMA_VERSION
@@ -181,7 +182,7 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
     if can_only_read:
         raise StoreRefusedError(
             f"{where} has the layout of an older version, and cannot be written here; run a command of this version "
-            "once where it can, such as `disbatch-host status`"
+            f"once where it can, such as {suggested.hint('status')}"
         )
     _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
     connection.execute("PRAGMA synchronous = FULL")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from disbatch_host.client.masks import MASKED, masks_in
-from disbatch_host.client.pushing import Pushed
+from disbatch_host.client.pushing import Timing
 from disbatch_host.client.queues import SETTABLE, QueueState
+from disbatch_host.client.several import Several, TaskFault, Wanted
 from disbatch_host.decide import counts
 from disbatch_host.documents.records import KEEP_ATTEMPTS_MAX
-from disbatch_host.errors import ChangedMeanwhileError, NotFoundError
+from disbatch_host.errors import BatchClosedError, ChangedMeanwhileError, NotFoundError
 from disbatch_host.web import schemas
 from disbatch_host.web.api.tasks import reason_in
 from disbatch_host.web.call import Answer, Call, require_match, tag_of
@@ -119,45 +118,46 @@ def _push(call: Call) -> Answer:
     call.who.require_queue(call.path["q"])
     checks = _checks(call)
     wanted = _wanted(call.body)
-    if faults := _faults_of(call, wanted, checks=checks):
-        raise Problem(Code.FAULTS, f"{len(faults)} faults in {len(wanted)} tasks; nothing was created", faults=faults)
-    pushed = _pushed(call, wanted)
+    several = _several(call, wanted)
+    faults = [*_faults_of(call, wanted, checks=checks), *map(_fault_of, several.faults)]
+    closed = [one.error for one in several.faults if isinstance(one.error, BatchClosedError)]
+    if closed and len(closed) == len(faults):
+        raise closed[0]
+    if faults:
+        raise Problem(Code.FAULTS, _summed_up(faults, len(wanted)), faults=faults)
+    pushed = several.create(None if call.once is None else call.new_ids(len(wanted)))
     created = sum(one.is_new for one in pushed)
     body = {"ids": [str(one.id) for one in pushed], "created": created, "existing": len(pushed) - created}
     headers = {"Location": call.link("tasks", str(pushed[0].id))} if len(pushed) == 1 else {}
     return Answer(body=body, headers=headers)
 
 
-def _pushed(call: Call, wanted: Sequence[Mapping[str, Any]]) -> list[Pushed]:
-    """Tasks that differ in nothing but their parameters and keys are created together. They have been checked."""
-    ids = None if call.once is None else call.new_ids(len(wanted))
-    pushed: list[Pushed] = []
-    for plan, some in itertools.groupby(wanted, lambda one: {name: one[name] for name in _PLANNED if name in one}):
-        rows = list(some)
-        keys = [one.get("unique_key") for one in rows]
-        own = None if ids is None else ids[len(pushed) : len(pushed) + len(rows)]
-        if len(rows) > 1 and len({key is None for key in keys}) == 1:
-            waiting = map(str, keys)
-            key_of = None if keys[0] is None else partial(_next_of, waiting)
-            parameters = [one["parameters"] for one in rows]
-            pushed += call.client.push_many(call.path["q"], parameters, checks=False, key_of=key_of, ids=own, **plan)
-            continue
-        for number, (one, key) in enumerate(zip(rows, keys, strict=True)):
-            keyed = {} if key is None else {"unique_key": key}
-            task_id = None if own is None else own[number]
-            pushed.append(
-                call.client.push(call.path["q"], one["parameters"], checks=False, task_id=task_id, **plan, **keyed)
-            )
-    return pushed
+def _several(call: Call, wanted: Sequence[Mapping[str, Any]]) -> Several:
+    tasks = [
+        Wanted(
+            parameters=one["parameters"], unique_key=one.get("unique_key"), batch=one.get("batch"),
+            timing=cast("Timing", {name: one[name] for name in _TIMING if name in one}),
+        )
+        for one in wanted
+    ]  # fmt: skip
+    return call.client.several(call.path["q"], tasks)
 
 
-def _next_of(keys: Iterator[str], _: Mapping[str, Any]) -> str:
-    return next(keys)
+def _fault_of(found: TaskFault) -> Fault:
+    at = f"/tasks/{found.number}"
+    return Fault(pointer=f"{at}/{found.field}" if found.field else at, message=found.reason)
+
+
+def _summed_up(faults: Sequence[Fault], count: int) -> str:
+    if len(faults) == 1 and count == 1:
+        return f"{faults[0].pointer.removeprefix('/tasks/0').lstrip('/')}: {faults[0].message}; nothing was created"
+    return f"{len(faults)} faults in {count} tasks; nothing was created"
 
 
 def _check(call: Call) -> Answer:
     call.who.require_queue(call.path["q"])
-    faults = _faults_of(call, _wanted(call.body))
+    wanted = _wanted(call.body)
+    faults = [*_faults_of(call, wanted), *map(_fault_of, _several(call, wanted).faults)]
     return Answer(body={"faults": [one.to_json() for one in faults]})
 
 
@@ -197,8 +197,7 @@ def _of_lines(rows: list[Any]) -> Any:
     return {"tasks": [{"parameters": one} for one in rows]}
 
 
-# What tasks that are created together have in common.
-_PLANNED = ("priority", "delay", "at", "expires", "after", "after_any", "batch")
+_TIMING = ("priority", "delay", "at", "expires", "after", "after_any")
 _DURATION = {"type": ["string", "number"], "description": 'Like "1h30m", or seconds.'}
 _FIELDS: Mapping[str, Any] = {
     "description": {"type": ["string", "null"], "maxLength": 4000},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from disbatch_host import suggested
 from disbatch_host.client.history import reason_in_short
 from disbatch_host.client.output_places import STREAMS
 from disbatch_host.documents.records import Task
@@ -124,12 +124,10 @@ def _follow_ups(view: View, task: Task) -> list[dict[str, Any]]:
 
 def _commands(task: Task, tab: str) -> list[str]:
     """The same at a terminal."""
-    name = shlex.quote(str(task.id))
-    stream = " --stderr" if tab == "stderr" else ""
-    found = [f"disbatch-host task show {name}", f"disbatch-host task output {name}{stream}"]
-    if statuses.is_finished(task.status):
-        return [*found, f"disbatch-host task retry {name}"]
-    return [*found, f"disbatch-host task why {name}", f"disbatch-host task cancel {name}"]
+    stream = ["--stderr"] if tab == "stderr" else []
+    found = [suggested.command("task show", task.id), suggested.command("task output", task.id, *stream)]
+    others = ["task retry"] if statuses.is_finished(task.status) else ["task why", "task cancel"]
+    return [*found, *(suggested.command(one, task.id) for one in others)]
 
 
 def _act(action: str) -> Any:
