@@ -121,6 +121,10 @@ def test_rows_are_tried_and_nothing_is_created(server: Web, client: Client) -> N
     assert [one["parameters"]["password"] for one in found["sample"]] == ["********"] * 2
     assert "open-sesame" not in reply.text and "geheim" not in reply.text
     assert client.count(Selection(queue="trial")) == 0
+    kept = server.get(f"/uploads/{upload}/faults.csv")
+    rows = list(csv.DictReader(io.StringIO(kept.data.decode("utf-8-sig"), newline="")))
+    assert [one["line"] for one in rows] == ["4", "5"] and "geheim" not in kept.text
+    assert server.get(f"/uploads/{upload}/faults.csv", role="operate").code == "upload"
     refused = server.post("/imports", {**body, "dry_run": False})
     assert (refused.status, refused.code) == (422, "faults")
     assert [one["pointer"] for one in refused.json["faults"]] == ["line 4", "line 5"]

@@ -99,7 +99,7 @@ def addresses(things: dict[str, str]) -> list[str]:
               "class": ["Greet"]}  # fmt: skip
     found: list[str] = []
     for page in PAGES:
-        if page.method != "GET" or "{n}" in page.path or "{o}" in page.path:
+        if page.method != "GET" or {"{n}", "{o}", "{i}"} & {*page.path.split("/")}:
             continue
         name = re.search(r"\{(\w+)\}", page.path)
         found += [page.path.replace(name[0], one) for one in values[name[1]]] if name else [page.path]
@@ -121,7 +121,7 @@ def test_every_page_is_shown_escaped_and_without_secrets(admin: Visitor, things:
         assert reply.status == 200, (address, reply.status, reply.text[-800:])
         assert SECRET not in reply.text, address
         page = Page(reply.text)
-        assert "img" not in page.tags and page.tags.count("script") == 3, address
+        assert "img" not in page.tags and 3 <= page.tags.count("script") <= 4, address
         assert page.inline == [], (address, page.inline)
         assert not [one for one in page.links if one.startswith(("javascript:", "data:", "//", "http"))], address
         assert reply.headers["content-type"] == "text/html; charset=utf-8"

@@ -41,6 +41,15 @@ def duration(field: str, value: Duration) -> timedelta:
         raise FieldError(field, str(error)) from error
 
 
+def is_duration(text: str) -> bool:
+    """Whether it is one, rather than a point in time."""
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
 def moment(field: str, value: Moment, now: datetime) -> datetime:
     """A point in time; a time of day alone is its next occurrence."""
     found = _moment(value, now)

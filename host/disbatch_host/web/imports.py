@@ -1,22 +1,18 @@
 """Imports of files that were sent, carried out in the background.
 
-Responsible for: the note of an import, and where its rows that do not fit are kept. Must not know: HTTP, how an import
-proceeds (`client.importing.requested`).
+Responsible for: the note of an import, and how far it has come. Must not know: HTTP, how an import proceeds
+(`client.importing.requested`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import csv
-import io
 import logging
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
 
 import orjson
 
@@ -24,33 +20,33 @@ from disbatch_host.client import Client
 from disbatch_host.client.importing import requested
 from disbatch_host.client.importing.from_source import Listeners
 from disbatch_host.client.importing.importer import Imported, Progress
-from disbatch_host.client.importing.requested import FAULTS_MAX, Requested
+from disbatch_host.client.importing.requested import Requested
 from disbatch_host.client.importing.task_maker import RowFault
 from disbatch_host.client.jobs import Job, Jobs, JobState, LostJobError
-from disbatch_host.client.tables import cell_of
 from disbatch_host.errors import NotFoundError, StoreUnreachableError, in_words
+from disbatch_host.web.bad_rows import BadRows
 from disbatch_host.web.spool import Received, Spool
 
 log = logging.getLogger(__name__)
 
 KIND = "import"
 _TOLD_SECONDS = 1.0  # between notes of how far it has come
-_COLUMNS_MAX = 2000
-_ROW_MAX = 4096  # bytes of a row that is shown with its fault
-_LINES = 1000  # of a table, in a piece
+_RATE_OF = 5  # of these notes, from which its rate is calculated
 
 
 class _StoppedError(Exception):
     """Somebody, or the end of this server, stops it after its batch."""
 
 
-def document_of(received: Received, body: Mapping[str, Any], by: str) -> dict[str, Any]:
+def document_of(
+    received: Received, body: Mapping[str, Any], by: str, *, now: datetime, rows: int | None = None
+) -> dict[str, Any]:
     """The note of an import that is to be carried out. What was asked for is JSON in a text: names of columns may be
-    anything."""
+    anything. `rows`: of its file, if somebody has counted them."""
     return {
         "upload": received.id, "file": received.name, "sha256": received.sha256, "queue": body["queue"], "by": by,
-        "request": orjson.dumps(dict(body)).decode(), "step": None, "rows": 0, "total": None, "created": 0,
-        "existing": 0, "skipped": 0, "empty": 0, "faults": 0, "first_faults": [],
+        "begun": now, "request": orjson.dumps(dict(body)).decode(), "step": None, "rows": 0, "total": rows,
+        "per_second": None, "created": 0, "existing": 0, "skipped": 0, "empty": 0, "faults": 0, "first_faults": [],
     }  # fmt: skip
 
 
@@ -62,13 +58,6 @@ def requested_of(body: Mapping[str, Any]) -> Requested:
         unique_key_from=body.get("unique_key_from"), skips=body.get("on_error", "stop") == "skip",
         timing=timing,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def fault_json(fault: RowFault) -> dict[str, Any]:
-    """A row that does not fit, without the row itself if that is long: there may be many of them."""
-    row = orjson.loads(orjson.dumps(fault.row, default=str))
-    is_short = len(orjson.dumps(row)) <= _ROW_MAX
-    return {"line": fault.line, "column": fault.column, "reason": fault.reason, "row": row if is_short else None}
 
 
 def file_of(job: Job, spool: Spool) -> Received | None:
@@ -85,47 +74,47 @@ class _Keeper:
         self._is_stopping = is_stopping
         self._told = 0.0
         self._path = spool.faults_path(job.id)
-        self._file: IO[bytes] | None = None
-        self._faults = 0
-        self._first: list[dict[str, Any]] = []
+        self._bad = BadRows(self._path)
         self._step: str | None = None
+        self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_OF)  # when how many rows were done
 
     def advance(self, progress: Progress) -> None:
         if progress.step != self._step:  # each step meets all of them
             self._step = progress.step
-            self._begin_faults()
-        if time.monotonic() - self._told >= _TOLD_SECONDS:
+            self._times.clear()
+            self._bad.drop()
+            self._bad = BadRows(self._path)
+        now = time.monotonic()
+        if now - self._told >= _TOLD_SECONDS:
+            self._times.append((now, progress.rows))
+            total = self.job.document["total"] if progress.total is None else progress.total
             self.job = self._jobs.keep(
-                self.job, step=str(progress.step), rows=progress.rows, total=progress.total, **self.faults
-            )
-            self._told = time.monotonic()
+                self.job, step=str(progress.step), rows=progress.rows, total=total, per_second=self._per_second,
+                **self.faults,
+            )  # fmt: skip
+            self._told = now
         if self.job.is_to_stop or self._is_stopping():
             raise _StoppedError
 
     def add_fault(self, fault: RowFault) -> None:
-        if self._file is None:
-            self._begin_faults()
-        assert self._file is not None
-        self._faults += 1
-        if len(self._first) < FAULTS_MAX:
-            self._first.append(fault_json(fault))
-        line = {"line": fault.line, "reason": fault.reason, "row": fault.row}
-        self._file.write(orjson.dumps(line, default=str) + b"\n")
+        self._bad.add(fault)
 
     @property
     def faults(self) -> dict[str, Any]:
         """Rows are texts in the note: their names may be anything."""
-        return {"faults": self._faults, "first_faults": [orjson.dumps(one).decode() for one in self._first]}
+        return {"faults": self._bad.count, "first_faults": [orjson.dumps(one).decode() for one in self._bad.first]}
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Where nothing was looked at, the rows of the server before stay."""
+        if self._step is None:
+            self._bad.drop()
+        else:
+            self._bad.keep()
 
-    def _begin_faults(self) -> None:
-        self.close()
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(self._path, flags, 0o600), "wb")
-        self._faults, self._first = 0, []
+    @property
+    def _per_second(self) -> float | None:
+        (first, before), (last, now) = self._times[0], self._times[-1]
+        return round((now - before) / (last - first), 1) if last > first else None
 
 
 def carry_out(
@@ -174,49 +163,3 @@ def give_up(client: Client, jobs: Jobs, job: Job, **told: Any) -> None:
     with contextlib.suppress(NotFoundError):  # it has created nothing yet
         client.batches.close(job.id)
     jobs.end(job, JobState.STOPPED, created=requested.created(client.store, job.id), **told)
-
-
-class FaultsTable:
-    """The rows that do not fit as CSV, as they were, with line and reason behind them."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError if they are not kept here."""
-        self._file = path.open("rb")
-        self._columns: list[str] = []
-        for row in self._rows():
-            if isinstance(row.get("row"), dict):
-                new = [name for name in row["row"] if name not in self._columns]
-                self._columns += new[: _COLUMNS_MAX - len(self._columns)]
-
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        """All of it."""
-        lines = self._lines()
-        with self._file:
-            while data := await asyncio.to_thread(lambda: b"".join(islice(lines, _LINES))):
-                yield data
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        self._file.seek(0)
-        for line in self._file:
-            yield orjson.loads(line)
-
-    def _lines(self) -> Iterator[bytes]:
-        yield b"\xef\xbb\xbf" + _csv([*map(cell_of, self._columns), "line", "reason"])
-        for one in self._rows():
-            yield _csv([*self._cells(one["row"]), one["line"], cell_of(one["reason"])])
-
-    def _cells(self, row: Any) -> list[Any]:
-        if isinstance(row, dict):
-            return [cell_of(row.get(name)) for name in self._columns]
-        if isinstance(row, list):  # with more or fewer fields than there are columns
-            cells = [cell_of(one) for one in row[: len(self._columns)]]
-            return cells + [None] * (len(self._columns) - len(cells))
-        return [cell_of(row), *([None] * (len(self._columns) - 1))] if self._columns else []
-
-
-def _csv(cells: list[Any]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n").writerow(
-        ["" if one is None else one for one in cells]
-    )
-    return text.getvalue().encode("utf-8", "replace")

@@ -6,21 +6,24 @@ Responsible for: the forms of a body, and a bound on each. Must not know: routes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.spool import Received, Spool
 
 FILES = ("text/csv", "text/tab-separated-values", "application/x-ndjson", "application/gzip", "application/x-gzip")
+_ENDINGS = {"text/csv": ".csv", "text/tab-separated-values": ".tsv", "application/x-ndjson": ".ndjson"}
 _MULTIPART = "multipart/form-data"
 _ANY = "application/octet-stream"
 _BLOCK = 2**20
 _NAME_MAX = 200
+_DISCARD_SECONDS = 30.0
 
 
 def json_of(data: bytes) -> Any:
@@ -45,7 +48,8 @@ def lines_of(data: bytes) -> list[Any]:
 
 
 async def received(spool: Spool, request: Request, by: str) -> Received:
-    """The file that a request consists of, or brings along, in the spool. Raises Problem."""
+    """The file that a request consists of, or brings along, in the spool. Raises Problem, and ConnectionResetError if
+    its sender goes away."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > spool.bytes_max + _BLOCK:
         raise spool.too_large()
@@ -58,10 +62,22 @@ async def received(spool: Spool, request: Request, by: str) -> Received:
         parts = _FilePart(boundary)
         blocks, name = parts.blocks(request.stream()), lambda: parts.name
     elif media_type in (*FILES, _ANY):
-        blocks, name = request.stream(), lambda: _name_in(request)
+        blocks, name = request.stream(), lambda: _name_in(request) or f"upload{_ENDINGS.get(media_type, '')}"
     else:
         raise Problem(Code.MEDIA, f"expected a file of {', '.join(FILES)} or {_MULTIPART}, found {media_type!r:.80}")
-    return await _kept(spool, blocks, name, by)
+    try:
+        return await _kept(spool, blocks, name, by)
+    except ClientDisconnect as error:
+        raise ConnectionResetError from error
+
+
+async def discard(request: Request) -> None:
+    """Read what is left of a body that is not taken: a browser shows an answer only once it has sent all, and what
+    closes the connection before looks to it like a network that has failed. Bounded in time."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it was read
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            async for _ in request.stream():
+                pass
 
 
 def _name_in(request: Request) -> str:

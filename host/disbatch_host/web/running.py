@@ -38,6 +38,7 @@ from disbatch_host.web.server import HttpServer
 from disbatch_host.web.shared import Shared
 from disbatch_host.web.spool import BYTES_MAX, Spool
 from disbatch_host.web.tokens import TokenFile, Tokens, new_key, new_token
+from disbatch_host.web.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _shared(clients: Sequence[Client], settings: WebSettings) -> Shared:
     return Shared(
         pool=pool, looker=Looker(looking), hub=hub, sending=Sending(figures, settings.streams), figures=figures,
         background=Background(pool, importing, spool, lease_seconds=settings.lease_seconds), spool=spool,
-        lease_seconds=settings.lease_seconds,
+        trials=None if spool is None else Trials(spool), lease_seconds=settings.lease_seconds,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Responsible for: the parts of a server that live as long as it does. Must not kn
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.sending import Sending
 from disbatch_host.web.spool import Spool
+from disbatch_host.web.trials import Trials
 
 
 class OneEach:
@@ -53,6 +55,7 @@ class Shared:
     exports: OneEach = field(default_factory=lambda: OneEach("export or trial"))
     background: Background
     spool: Spool | None  # None: this server takes no files
+    trials: Trials | None  # likewise
     lease_seconds: float  # after which another server goes on with what this one has begun
 
     async def close(self) -> None:
@@ -60,4 +63,6 @@ class Shared:
         await self.hub.close()
         await self.looker.close()
         await self.background.close()
+        if self.trials is not None:
+            await asyncio.to_thread(self.trials.close)
         self.pool.close()

@@ -1,6 +1,6 @@
 """The directory of files that people have sent, until they are imported.
 
-Responsible for: receiving a file, what is said about it, finding it again, forgetting it. Must not know: HTTP
+Responsible for: receiving a file, what is kept beside it, finding it again, forgetting it. Must not know: HTTP
 libraries, what a file is imported as.
 
 Rules:
@@ -20,7 +20,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -38,9 +38,8 @@ _RATIO_MAX = 200  # text is packed to a tenth of its size, or a fiftieth
 _SMALL = 64 * 2**20  # what may be unpacked from anything
 _UNPACKED_FACTOR = 10  # times the most that may be sent
 _BLOCK = 2**20
-_ROWS_MAX = 10_000  # that are read for a first impression
 _ID = re.compile("[0-9a-f]{32}")
-_KINDS = ("upload", "json", "faults")
+_KINDS = ("upload", "json", "faults", "plan", "trial", "begun")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -54,6 +53,7 @@ class Received:
     by: str
     sha256: str
     size: int
+    at: float = 0.0  # when it had come, in seconds since 1970
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[OpenFile]:
@@ -99,20 +99,64 @@ class Spool:
         """One that is here."""
         if _ID.fullmatch(file_id) is None:
             return None
+        facts, path = self.beside(file_id, "json"), self.path_of(file_id)
+        if facts is None:
+            return None
         try:
-            facts = orjson.loads(self._facts(file_id).read_bytes())
-        except (OSError, ValueError):
+            at = path.stat().st_mtime
+        except OSError:
             return None
         return Received(
-            id=file_id, path=self.path_of(file_id), name=facts["name"], by=facts["by"], sha256=facts["sha256"],
-            size=facts["bytes"],
+            id=file_id, path=path, name=facts["name"], by=facts["by"], sha256=facts["sha256"], size=facts["bytes"],
+            at=at,
         )  # fmt: skip
 
+    def of_person(self, by: str) -> list[Received]:
+        """Those that somebody has sent, the newest first."""
+        ids = [path.name.partition(".")[0] for path in self.directory.glob("*.json")]
+        found = [one for one in map(self.find, ids) if one is not None and one.by == by]
+        return sorted(found, key=lambda one: one.at, reverse=True)
+
     def remove(self, file_id: str) -> None:
-        """It is needed no longer."""
-        for path in (self._facts(file_id), self.path_of(file_id)):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+        """It is needed no longer, nor is what was kept beside it; but for what became of it."""
+        for kind in _KINDS:
+            if kind != "begun":
+                self._path(file_id, kind).unlink(missing_ok=True)
+
+    def beside(self, file_id: str, kind: str) -> dict[str, Any] | None:
+        """What is kept beside a file, if there is anything."""
+        if _ID.fullmatch(file_id) is None:
+            return None
+        try:
+            found: dict[str, Any] = orjson.loads(self._path(file_id, kind).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def put_beside(self, file_id: str, kind: str, found: Mapping[str, Any]) -> None:
+        """Keep this beside a file, in the place of what is there. Raises Problem if there is no room."""
+        part = self._path(secrets.token_hex(16), kind)
+        try:
+            _write(part, found)
+            part.replace(self._path(file_id, kind))
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise _no_room(error) from error
+
+    def begin(self, file_id: str, by: str, job_id: str) -> str:
+        """The id of its one import: the first that anybody has given for it. Raises Problem."""
+        part = self._path(secrets.token_hex(16), "begun")
+        try:
+            _write(part, {"id": job_id, "by": by})
+            os.link(part, self._path(file_id, "begun"))  # all of it, or nothing
+        except FileExistsError:
+            found = self.beside(file_id, "begun")
+            return job_id if found is None else str(found["id"])
+        except OSError as error:
+            raise _no_room(error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return job_id
 
     def forget_old(self, besides: frozenset[str] = frozenset(), jobs: Sequence[str] = ()) -> None:
         """Remove what was sent long ago. `besides`: that is still needed; `jobs`: imports that are forgotten."""
@@ -125,6 +169,10 @@ class Spool:
                     if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                         path.unlink()
 
+    def tried_path(self, file_id: str) -> Path:
+        """Where the rows of a file are kept that did not fit when it was last tried."""
+        return self._path(file_id, "faults")
+
     def faults_path(self, job_id: str) -> Path:
         """Where the rows of an import are kept that do not fit."""
         return self.directory / f"{hashlib.sha256(job_id.encode()).hexdigest()[:32]}.faults"
@@ -134,16 +182,20 @@ class Spool:
 
     def keep(self, received: Received) -> None:
         """Remember what is known of it."""
-        path = self._facts(received.id)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(orjson.dumps(received.to_json()))
+        _write(self._path(received.id, "json"), received.to_json())
 
     def path_of(self, file_id: str) -> Path:
         """Of its content."""
-        return self.directory / f"{file_id}.upload"
+        return self._path(file_id, "upload")
 
-    def _facts(self, file_id: str) -> Path:
-        return self.directory / f"{file_id}.json"
+    def _path(self, file_id: str, kind: str) -> Path:
+        return self.directory / f"{file_id}.{kind}"
+
+
+def _write(path: Path, found: Mapping[str, Any]) -> None:
+    """A new file. Raises OSError."""
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(orjson.dumps(found))
 
 
 class Receiving:
@@ -208,29 +260,6 @@ def required(spool: Spool | None) -> Spool:
     if spool is None:
         raise Problem(Code.SPOOL, "this server has no directory for uploads; --spool names one")
     return spool
-
-
-def first_impression(received: Received, delimiter: str | None = None) -> dict[str, Any]:
-    """What is in a file, as far as its beginning shows. Raises UsageError if it cannot be read."""
-    with received.opened() as file:
-        rows = files.rows_of(file, delimiter=delimiter)
-        form, _, found = rows.form.partition(" ")
-        seen, columns = 0, rows.columns
-        for _, _, row in rows:
-            if columns is None and isinstance(row, dict):
-                columns = tuple(row)
-            seen += 1
-            if seen == _ROWS_MAX:
-                break
-        return {
-            "format": form,
-            "delimiter": found if form == "csv" else None,
-            "encoding": "utf-8",  # nothing else is read
-            "columns": list(columns or ()),
-            "rows_seen": seen,
-            "is_all": seen < _ROWS_MAX,
-            "notices": list(rows.notices),
-        }
 
 
 def _no_room(error: OSError) -> Problem:

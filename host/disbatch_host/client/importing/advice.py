@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
+from disbatch_host.client.importing.guessing import like
 from disbatch_host.client.importing.mapping import Field
 from disbatch_host.client.importing.task_maker import RowFault
-from disbatch_protocol.faults import near_name
 from disbatch_protocol.parameters import ParameterSchema
 
 _NAMED_MAX = 20  # columns or parameters that a sentence names
@@ -63,30 +63,13 @@ def on_maps(
         return None
     pairs = {field.column: field.name for field in known.values()}
     for name in missing:
-        near = spare[0] if len(spare) == len(missing) == 1 else _like(name, [one for one in spare if one not in pairs])
+        near = spare[0] if len(spare) == len(missing) == 1 else like(name, [one for one in spare if one not in pairs])
         if near is not None:
             pairs[near] = name
     options = " ".join(f"--map {shlex.quote(f'{column}={name}')}" for column, name in pairs.items())
     has_new = len(pairs) > len(known)
     what = f"try {options}" if has_new else "--map COLUMN=PARAMETER says which is which"
     return f"the columns are {_listed([repr(one) for one in columns])}; plugin {plugin} takes {_listed(names)}: {what}"
-
-
-def _like(name: str, columns: Sequence[str]) -> str | None:
-    """The column that is probably meant for a parameter: the same but for its spelling, or one word of it."""
-    wanted = _letters(name)
-    for column in columns:
-        if _letters(column) == wanted:
-            return column
-    for column in columns:
-        words = {_letters(word) for word in re.split(r"[\W_]+", column)}
-        if wanted in words or _letters(column) in {_letters(word) for word in re.split(r"[\W_]+", name)}:
-            return column
-    return near_name(name, columns)
-
-
-def _letters(text: str) -> str:
-    return "".join(one for one in text.casefold() if one.isalnum())
 
 
 def _listed(names: Sequence[str]) -> str:

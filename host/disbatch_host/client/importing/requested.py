@@ -22,7 +22,8 @@ from disbatch_host.client import finding
 from disbatch_host.client.batch_members import NewBatch
 from disbatch_host.client.importing.files import OpenFile, rows_of
 from disbatch_host.client.importing.from_source import Listeners, settled
-from disbatch_host.client.importing.importer import Import, Imported, Rules
+from disbatch_host.client.importing.guessing import ADDED, has_added
+from disbatch_host.client.importing.importer import Import, Imported, Progress, Rules
 from disbatch_host.client.importing.task_maker import RowFault
 from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.published import known_plugin
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from disbatch_host.plugin.catalog import Catalog
 
 FAULTS_MAX = 100  # that are told one by one
-_ADDED = ("line", "reason")  # the columns at the end of a file of faults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class Requested:
     def rules(self, columns: tuple[str, ...] | None) -> Rules:
         """For a file with these columns."""
         maps = self.maps
-        if maps is None and columns is not None and columns[-len(_ADDED) :] == _ADDED and len(columns) > len(_ADDED):
-            maps = {one: one for one in columns[: -len(_ADDED)]}  # a file of faults that were mended
+        if maps is None and columns is not None and has_added(columns):
+            maps = {one: one for one in columns[: -len(ADDED)]}  # a table of faults that were mended
         return Rules(
             maps=[f"{column}={parameter}" for column, parameter in (maps or {}).items()],
             constants=self.constants,
@@ -93,7 +93,14 @@ class Prepared:
                 raise FieldError(f"set{pointer}", MASKED)
         self._settled = settled(store, Rules(), requested.timing, None, by)[0]  # what is wrong with times shows now
 
-    def tried(self, file: OpenFile, most_samples: int = 5) -> Trial:
+    def tried(
+        self,
+        file: OpenFile,
+        most_samples: int = 5,
+        *,
+        on_fault: Callable[[RowFault], object] = lambda _: None,
+        on_progress: Callable[[Progress], object] = lambda _: None,
+    ) -> Trial:
         """Go through all rows; nothing is created. Raises UsageError for anything wrong that shows before the first
         row."""
         found = Trial()
@@ -101,13 +108,14 @@ class Prepared:
         def add(fault: RowFault) -> None:
             if len(found.faults) < FAULTS_MAX:
                 found.faults.append(fault)
+            on_fault(fault)
 
         rows = rows_of(file, delimiter=self._requested.delimiter)
         fields = self._settled.fields
         rules = self._requested.rules(rows.columns)
         one = Import(
             self._store, self.queue, rows, Rules(**{**_members(rules), "fields": fields}), plugin=self._plugin,
-            file=file, by=self._by, on_fault=add, on_notice=found.notices.append,
+            file=file, by=self._by, on_fault=add, on_notice=found.notices.append, on_progress=on_progress,
         )  # fmt: skip
         looked = one.look(most_samples)
         found.rows, found.faulty, found.sample = looked.rows, looked.faults, list(looked.tasks)

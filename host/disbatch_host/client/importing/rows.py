@@ -82,6 +82,13 @@ class Source:
         self._file = file
         self._is_compressed = os.pread(file.fileno(), 2, 0) == b"\x1f\x8b"
         self._was = self._stamp()
+        self._raw: _Raw | None = None
+
+    @property
+    def share_read(self) -> float:
+        """How much of it has been read since it was last opened, from 0 to 1."""
+        size = self._was[0]
+        return 0.0 if self._raw is None or not size else min(1.0, self._raw.position / size)
 
     def first_bytes(self) -> bytes:
         """The first bytes of its content. Raises UsageError if that cannot be decompressed."""
@@ -92,7 +99,7 @@ class Source:
 
     def opened(self) -> io.BufferedReader:
         """From the start, decompressed."""
-        raw = _Raw(self._file.fileno())
+        raw = self._raw = _Raw(self._file.fileno())
         if self._is_compressed:
             return io.BufferedReader(gzip.GzipFile(fileobj=io.BufferedReader(raw, _BLOCK)), _BLOCK)
         return io.BufferedReader(raw, _BLOCK)
@@ -111,14 +118,14 @@ class _Raw(io.RawIOBase):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._position = 0
+        self.position = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._descriptor, [buffer], self._position)
-        self._position += count
+        count = os.preadv(self._descriptor, [buffer], self.position)
+        self.position += count
         return count
 
 

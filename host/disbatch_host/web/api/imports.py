@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,11 +12,12 @@ import orjson
 from disbatch_host.client.importing.requested import Prepared, Trial
 from disbatch_host.client.jobs import Job, Jobs
 from disbatch_host.errors import DisbatchError
-from disbatch_host.web import imports, schemas, spool
+from disbatch_host.web import bad_rows, imports, schemas, spool, trials
 from disbatch_host.web.api.operations import JOB_PAGING
+from disbatch_host.web.bad_rows import FaultsTable
 from disbatch_host.web.call import Answer, Call, Parts
 from disbatch_host.web.documents import plain
-from disbatch_host.web.imports import FaultsTable
+from disbatch_host.web.impression import impression_of
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.queries import LIMIT
@@ -23,11 +25,13 @@ from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_host.web.spool import Received
 
+_SAMPLES = 5
+
 
 def _upload(call: Call) -> Answer:
     received: Received = call.body
     try:
-        found = spool.first_impression(received)
+        found = impression_of(received).to_json()
     except DisbatchError:
         spool.required(call.spool).remove(received.id)
         raise
@@ -42,7 +46,8 @@ async def _post(opening: Opening) -> Answer:
     received, prepared = await opening.call(prepared_of)
     if is_dry or body.get("on_error", "stop") == "stop":
         with opening.shared.exports.of(opening.who):
-            trial = await asyncio.to_thread(tried, prepared, received)
+            files = spool.required(opening.shared.spool)
+            trial = await asyncio.to_thread(trials.tried, prepared, received, files, _SAMPLES)
         if is_dry:
             return await opening.call(lambda call: Answer(status=200, body=trial_json(call, trial)))
         if trial.faulty:
@@ -66,18 +71,12 @@ def upload_of(call: Call, upload: str) -> Received:
     return found
 
 
-def tried(prepared: Prepared, received: Received) -> Trial:
-    """What would come of an import. It needs no store."""
-    with received.opened() as file:
-        return prepared.tried(file)
-
-
 def trial_json(call: Call, trial: Trial) -> dict[str, Any]:
     """What would come of an import."""
     return {
         "rows": trial.rows,
         "fit": trial.rows - trial.faulty,
-        "faults": [*map(imports.fault_json, trial.faults)],
+        "faults": [*map(bad_rows.fault_json, trial.faults)],
         "sample": [plain(call, {**one, "queue": str(one["queue"])}) for one in trial.sample],
         "secret_columns": list(trial.secret_columns),
         "notices": trial.notices,
@@ -90,12 +89,16 @@ def _refused(call: Call, trial: Trial) -> Problem:
     return Problem(Code.FAULTS, detail, faults=faults, more={"trial": trial_json(call, trial)})
 
 
-def begun(call: Call, received: Received) -> Answer:
-    """It goes on in the background."""
-    job_id = str(call.new_ids(1)[0])
-    job = _jobs(call).create(job_id, imports.document_of(received, call.body, call.who.by))
+def begun(call: Call, received: Received, *, job_id: str | None = None, rows: int | None = None) -> Answer:
+    """It goes on in the background. `job_id`: that it was promised; `rows`: of the file, if they were counted."""
+    job_id = job_id or str(call.new_ids(1)[0])
+    job = _jobs(call).create(job_id, _document(call, received, rows))
     call.wake()
     return Answer(status=202, body=import_json(call, job), headers={"Location": call.link("imports", job.id)})
+
+
+def _document(call: Call, received: Received, rows: int | None) -> dict[str, Any]:
+    return imports.document_of(received, call.body, call.who.by, now=call.client.store.now(), rows=rows)
 
 
 def _jobs(call: Call) -> Jobs:
@@ -106,10 +109,13 @@ def import_json(call: Call, job: Job) -> dict[str, Any]:
     """An import as its note has it."""
     document = job.document
     names = (
-        "file", "sha256", "queue", "by", "step", "rows", "total", "created", "existing", "skipped", "empty", "faults",
-        "error", "ended",
+        "file", "sha256", "queue", "by", "step", "rows", "total", "per_second", "created", "existing", "skipped",
+        "empty", "faults", "error", "ended",
     )  # fmt: skip
     shown = {name: document.get(name) for name in names}
+    # Until it has ended, every job has the time of its creation in the place of this count.
+    is_counted = isinstance(shown["created"], int)
+    shown |= {"begun": document.get("begun"), "created": shown["created"] if is_counted else 0}
     firsts = [orjson.loads(one) for one in document["first_faults"]]
     links = {
         "self": call.link("imports", job.id), "batch": call.link("batches", job.id),
@@ -147,12 +153,22 @@ def _stop(call: Call) -> Answer:
 
 async def _faults(opening: Opening) -> Parts:
     job = await opening.call(_seen)
+    path = spool.required(opening.shared.spool).faults_path(job.id)
+    return await _table(path, job.id, f"the rows of import {job.id}", "that has imported them")
+
+
+async def _tried_faults(opening: Opening) -> Parts:
+    received = await opening.call(lambda call: upload_of(call, call.path["u"]))
+    path = spool.required(opening.shared.spool).tried_path(received.id)
+    return await _table(path, received.id, f"the rows of upload {received.id}", "that has tried them")
+
+
+async def _table(path: Path, name: str, what: str, by: str) -> Parts:
     try:
-        table = await asyncio.to_thread(FaultsTable, spool.required(opening.shared.spool).faults_path(job.id))
+        table = await asyncio.to_thread(FaultsTable, path)
     except OSError as error:
-        detail = f"the rows of import {job.id} are not kept here: for 24 hours, by the server that has imported them"
-        raise Problem(Code.NOT_KEPT, detail) from error
-    headers = {"Content-Disposition": f'attachment; filename="faults-{job.id}.csv"'}
+        raise Problem(Code.NOT_KEPT, f"{what} are not kept here: for 24 hours, by the server {by}") from error
+    headers = {"Content-Disposition": f'attachment; filename="faults-{name}.csv"'}
     return Parts(parts=table.parts(), headers=headers)
 
 
@@ -183,6 +199,12 @@ ROUTES = (
         method="POST", path="/uploads", role=Role.OPERATE, does=_upload, takes_file=True, answers={201: _RECEIVED},
         about=Code.UPLOAD, words="Send a file of rows (CSV or NDJSON, also packed by gzip); it is kept for 24 hours.",
         problems=(Code.TOO_LARGE, Code.MEDIA, Code.FAULTS, Code.SPOOL),
+    ),
+    Route(
+        method="GET", path="/uploads/{u}/faults.csv", role=Role.OPERATE, opens=_tried_faults, about=Code.UPLOAD,
+        answers={200: {"type": "string"}}, media_type="text/csv; charset=utf-8",
+        problems=(Code.NOT_KEPT, Code.SPOOL),
+        words="The rows that did not fit when the file was last tried, with line and reason; secrets masked.",
     ),
     Route(
         method="POST", path="/imports", role=Role.OPERATE, opens=_post, about=Code.QUEUE, is_once=True,

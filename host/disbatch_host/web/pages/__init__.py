@@ -6,8 +6,11 @@ Responsible for: what is at which address. Must not know: how a screen is made.
 from __future__ import annotations
 
 from disbatch_host.web.pages import (
+    api,
     batches,
     failures,
+    import_file,
+    imports,
     nodes,
     operations,
     overview,
@@ -23,7 +26,7 @@ from disbatch_protocol.faults import near_name
 
 PAGES: tuple[Page, ...] = (
     *overview.PAGES, *queues.PAGES, *push.PAGES, *tasks.PAGES, *task.PAGES, *failures.PAGES, *batches.PAGES,
-    *nodes.PAGES, *operations.PAGES, *plugins.PAGES, *searching.PAGES,
+    *nodes.PAGES, *operations.PAGES, *plugins.PAGES, *searching.PAGES, *import_file.PAGES, *imports.PAGES, *api.PAGES,
 )  # fmt: skip
 _FIRST = ("overview", "queues", "tasks", "failures", "batches", "nodes", "plugins", "operations", "imports", "api")
 

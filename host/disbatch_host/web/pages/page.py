@@ -27,6 +27,8 @@ from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
 from disbatch_host.web.shared import Shared
+from disbatch_host.web.spool import Received
+from disbatch_host.web.trials import Trials
 
 Pairs = Sequence[tuple[str, str]]  # of a query or a form, in order
 
@@ -61,6 +63,9 @@ class View:
     here: str  # the path that is shown, without the base
     query: Pairs = ()
     form: Pairs = ()
+    sent: Received | Problem | None = None  # the file of a form, or why it was not taken
+    trials: Trials | None = None  # None: this server takes no files
+    origin: str = ""  # of this site for the one who looks, such as https://jobs.example
     seen: Any = None  # what `Page.looks` has found
 
     @property
@@ -154,6 +159,7 @@ class Page:
     role: Role = Role.READ  # the least that is needed
     about: Code = Code.ROUTE  # what is missing where it says "not found"
     form_max_bytes: int = 2**20
+    takes_file: bool = False  # its form has a file, and nothing else
     looks: Looks | None = None
 
     @property

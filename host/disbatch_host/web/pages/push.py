@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 
+from disbatch_host.client.times import is_duration
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import filling, forms
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_protocol.masks import MASK
-from disbatch_protocol.quantities import parse_duration
 
 COPIES_MAX = 1000
 _MAX_BYTES = 16 * 2**20
@@ -166,7 +166,7 @@ def _task(given: _Given) -> tuple[int, dict[str, Any]]:
     if options["priority"]:
         task["priority"] = _whole("priority", options["priority"], -(2**31), 2**31)
     if options["when"]:
-        task["delay" if _is_duration(options["when"]) else "at"] = options["when"]
+        task["delay" if is_duration(options["when"]) else "at"] = options["when"]
     for name in ("expires", "unique_key"):
         if options[name]:
             task[name] = options[name]
@@ -183,14 +183,6 @@ def _whole(name: str, text: str, low: int, high: int) -> int:
     if not (digits.isascii() and digits.isdigit()) or not low <= int(text[:20]) <= high:
         raise Problem(Code.BODY, f"{name}: expected a whole number from {low:,} to {high:,}, found {text!r:.40}")
     return int(text)
-
-
-def _is_duration(text: str) -> bool:
-    try:
-        parse_duration(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _without_secrets(plugin: Any, value: Any) -> Any:

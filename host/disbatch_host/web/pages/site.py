@@ -26,7 +26,7 @@ from starlette.routing import Route as StarletteRoute
 
 from disbatch_host.client import Client
 from disbatch_host.errors import DisbatchError, in_words
-from disbatch_host.web import guard, problems
+from disbatch_host.web import guard, problems, receiving, spool
 from disbatch_host.web.app import API, Application, Endpoint, audit
 from disbatch_host.web.call import Call
 from disbatch_host.web.guard import Place
@@ -38,6 +38,7 @@ from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_host.web.shared import Shared
+from disbatch_host.web.spool import Received
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,11 @@ class Site:
         who: Principal | None = None
         try:
             who = self._application.known(request, page.role, is_change=page.is_change)
-            form = await _form_of(request, page.form_max_bytes) if page.is_change else ()
-            view = self._view(request, who, form, None if page.looks is None else await page.looks(self._shared, who))
-            shown = await self._shared.pool.run(lambda client: page.does(view(client)), who.by)
+            sent = await self._sent(request, who) if page.takes_file else None
+            form = await _form_of(request, page.form_max_bytes) if page.is_change and not page.takes_file else ()
+            seen = None if page.looks is None else await page.looks(self._shared, who)
+            view = self._view(request, who, form, sent, seen)
+            shown = await self._shown(page, view, who, sent)
             response = await self._response(request, shown, who)
         except Problem as error:
             response = await self._refused(request, error, request_id, who)
@@ -115,15 +118,39 @@ class Site:
             audit(request, who, page.name, response.status_code, request_id)
         return response
 
-    def _view(self, request: Request, who: Principal, form: Pairs, seen: Any) -> Callable[[Client], View]:
+    async def _shown(
+        self, page: Page, view: Callable[[Client], View], who: Principal, sent: Received | Problem | None
+    ) -> Shown:
+        try:
+            return await self._shared.pool.run(lambda client: page.does(view(client)), who.by)
+        except BaseException:
+            if isinstance(sent, Received):  # nobody would find it again
+                await asyncio.to_thread(spool.required(self._shared.spool).remove, sent.id)
+            raise
+
+    async def _sent(self, request: Request, who: Principal) -> Received | Problem:
+        """The file of a form. What is wrong with it is said on the page that it was sent from."""
+        try:
+            return await receiving.received(spool.required(self._shared.spool), request, who.by)
+        except Problem as error:
+            await receiving.discard(request)
+            return error
+
+    def _view(
+        self, request: Request, who: Principal, form: Pairs, sent: Received | Problem | None, seen: Any
+    ) -> Callable[[Client], View]:
         """What a page gets, once there is a store."""
         call = functools.partial(
             Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params),
             spool=self._shared.spool, wake=self._shared.background.wake,
         )  # fmt: skip
         query = [(name, value) for name, value in request.query_params.multi_items() if value]
-        base, here = self._place.base_path, request.url.path
-        return lambda client: View(call=call(client=client), base=base, here=here, query=query, form=form, seen=seen)
+        scheme = "https" if _is_encrypted(request) else "http"
+        view = functools.partial(
+            View, base=self._place.base_path, here=request.url.path, query=query, form=form, sent=sent, seen=seen,
+            trials=self._shared.trials, origin=f"{scheme}://{request.headers.get('host', '')}",
+        )  # fmt: skip
+        return lambda client: view(call=call(client=client))
 
     async def _response(self, request: Request, shown: Shown, who: Principal | None) -> Response:
         if isinstance(shown, SeeOther):
@@ -218,10 +245,9 @@ class Site:
         self, request: Request, response: Response, name: str, value: str, *, is_script_free: bool = False,
         max_age: int | None = None,
     ) -> None:  # fmt: skip
-        is_encrypted = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
         response.set_cookie(
-            name, value, max_age=max_age, path=self._cookie_path, secure=is_encrypted, httponly=is_script_free,
-            samesite="lax",
+            name, value, max_age=max_age, path=self._cookie_path, secure=_is_encrypted(request),
+            httponly=is_script_free, samesite="lax",
         )  # fmt: skip
 
     @property
@@ -248,6 +274,10 @@ class Site:
     async def _icon(self, request: Request) -> Response:
         found = assets.assets()["icon.svg"]
         return Response(found.data, media_type=found.kind)
+
+
+def _is_encrypted(request: Request) -> bool:
+    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
 
 
 async def _form_of(request: Request, max_bytes: int) -> Sequence[tuple[str, str]]:
