@@ -48,10 +48,8 @@ def _page(
 ) -> Html:
     fields, rest = _filled(wizard, plan)
     columns = columns_of(wizard, found, plan)
-    secrets = {one.name for one in wizard.targets.known if one.is_secret}
     for number, one in enumerate(columns):
-        to = plan.maps.get(one["name"], "")
-        one |= {"number": number, "to": to, "is_secret": to in secrets}
+        one |= {"number": number, "to": plan.maps.get(one["name"], "")}
     values = {
         **wizard.values("map", plan), "found": found, "columns": columns, "plan": plan, "fields": fields, "rest": rest,
         "faults": faults, "problem": problem, "options": {name: plan.options.get(name, "") for name in OPTIONS},

@@ -94,18 +94,23 @@ class Wizard:
 def columns_of(wizard: Wizard, found: Impression, plan: Plan) -> list[dict[str, Any]]:
     """Each column with its first values."""
     hidden = plans.hidden(found.columns, plan, wizard.targets)
+    secrets = {one.name for one in wizard.targets.known if one.is_secret}
     rows = [_cells(one.values, found.columns, wizard.targets.schema) for one in found.rows if not one.reason]
     return [
-        {"name": one, "is_hidden": one in hidden, "values": [] if one in hidden else [row.get(one) for row in rows]}
-        for one in found.columns
-    ]
+        {
+            "name": one, "is_hidden": one in hidden, "is_secret": plan.maps.get(one) in secrets,
+            "values": [] if one in hidden else [row[number] for row in rows if number < len(row)],
+        }
+        for number, one in enumerate(found.columns)
+    ]  # fmt: skip
 
 
-def _cells(values: Any, columns: tuple[str, ...], schema: Any) -> Mapping[str, Any]:
+def _cells(values: Any, columns: tuple[str, ...], schema: Any) -> list[Any]:
     """What a row has in each column; secrets that its objects hold are masked."""
-    if isinstance(values, list):
-        return dict(zip(columns, values, strict=False))
-    return (values if schema is None else schema.masked(values)) if isinstance(values, Mapping) else {}
+    if not isinstance(values, Mapping):
+        return list(values)
+    shown = values if schema is None else schema.masked(values)
+    return [shown.get(one) for one in columns]
 
 
 def required_upload(wizard: Wizard) -> None:
