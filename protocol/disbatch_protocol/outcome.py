@@ -130,11 +130,36 @@ _DEFAULT_EXITS: Mapping[int, ExitRule] = MappingProxyType(
 )
 _FAILURE = ExitRule(outcome=Outcome.FAILURE)
 _NOTHING_SAID = Said()
+_SUCCESS = Conclusion(outcome=Outcome.SUCCESS, status=Status.CONCLUDED)
+# With no other reason has the plugin a say.
+_BY_PLUGIN = frozenset(
+    {Reason.EXITED, Reason.DONE, Reason.WORKER_EXITED, Reason.SIGNALED, Reason.TIMEOUT, Reason.IDLE_TIMEOUT}
+)
 
 
 def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said: Said = _NOTHING_SAID) -> Conclusion:
     """The next state of a task after attempt number `attempt` (from 1). `chance` in [0, 1) is for jitter."""
-    match end.reason:
+    if end.reason not in _BY_PLUGIN:
+        return _conclude_by_host(end.reason, rules)
+    if end.reason in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.SIGNALED) or end.exit_code is None:
+        ended = Conclusion(outcome=Outcome.TERMINATED, status=Status.TERMINATED)
+        return ended if said.retry is False else _again_or(ended, rules.retry, attempt, chance)
+    rule = _rule_of(end, rules, said)
+    match rule.outcome:
+        case Outcome.SUCCESS:
+            return _SUCCESS
+        case Outcome.SNOOZE:
+            delay = SNOOZE_SECONDS if said.snooze_seconds is None else said.snooze_seconds
+            return Conclusion(outcome=Outcome.SNOOZE, status=Status.BLOCKED, delay_seconds=delay, attempt_used=False)
+    failed = Conclusion(outcome=Outcome.FAILURE, status=said.status or rule.status or Status.FAILED)
+    if rule.outcome is Outcome.PERMANENT:
+        return Conclusion(outcome=Outcome.PERMANENT, status=failed.status)
+    return _again_or(failed, rules.retry, attempt, chance)
+
+
+def _conclude_by_host(reason: Reason, rules: EndRules) -> Conclusion:
+    """Where the host has ended the run, or has lost or never begun it."""
+    match reason:
         case Reason.CANCELLED:
             return Conclusion(outcome=Outcome.CANCELLED, status=Status.CANCELLED)
         case Reason.PARAMETERS | Reason.HOST_ERROR:
@@ -147,22 +172,8 @@ def conclude(end: RunEnd, rules: EndRules, *, attempt: int, chance: float, said:
             return Conclusion(outcome=Outcome.TERMINATED, status=Status.TERMINATED, attempt_used=False)
         case Reason.LOST if rules.idempotent:
             return Conclusion(outcome=Outcome.RETURNED, status=Status.CREATED)
-        case Reason.LOST:
+        case _:  # it is lost
             return Conclusion(outcome=Outcome.ORPHANED, status=Status.ORPHANED)
-    if end.reason in (Reason.TIMEOUT, Reason.IDLE_TIMEOUT, Reason.SIGNALED) or end.exit_code is None:
-        ended = Conclusion(outcome=Outcome.TERMINATED, status=Status.TERMINATED)
-        return ended if said.retry is False else _again_or(ended, rules.retry, attempt, chance)
-    rule = _rule_of(end, rules, said)
-    match rule.outcome:
-        case Outcome.SUCCESS:
-            return Conclusion(outcome=Outcome.SUCCESS, status=Status.CONCLUDED)
-        case Outcome.SNOOZE:
-            delay = SNOOZE_SECONDS if said.snooze_seconds is None else said.snooze_seconds
-            return Conclusion(outcome=Outcome.SNOOZE, status=Status.BLOCKED, delay_seconds=delay, attempt_used=False)
-    failed = Conclusion(outcome=Outcome.FAILURE, status=said.status or rule.status or Status.FAILED)
-    if rule.outcome is Outcome.PERMANENT:
-        return Conclusion(outcome=Outcome.PERMANENT, status=failed.status)
-    return _again_or(failed, rules.retry, attempt, chance)
 
 
 def retry_delay(policy: RetryPolicy, attempt: int, chance: float) -> float:

@@ -40,7 +40,8 @@ def start_change(
 ) -> RunChange:
     """Claimed → Running: durable before the process starts (promise 2). The outputs of the last attempts, so many
     together with this one, are kept."""
-    earlier = earlier_outputs.when_another_begins(task, keep_attempts)
+    is_first = not task.document.get("run")
+    earlier = earlier_outputs.NONE if is_first else earlier_outputs.when_another_begins(task, keep_attempts)
     return RunChange(
         key=key,
         statuses=(Status.CLAIMED,),

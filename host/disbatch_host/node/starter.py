@@ -117,7 +117,8 @@ class Starts:
             return None
         if worker is not None:
             idle.pop()
-        task = earlier_outputs.with_attempts(task, change.set)
+        if "attempts" in change.set:
+            task = earlier_outputs.with_attempts(task, change.set)
         self.started[task.id] = Started(task=task, plugin=plugin, run=run, worker=worker)
         return change
 

@@ -28,11 +28,11 @@ class Record:
     chunks: Sequence[OutputChunk]
     frees: Place | None
     answer: asyncio.Future[bool]
+    size: int = field(init=False)  # bytes of its pieces
 
-    @property
-    def size(self) -> int:
+    def __post_init__(self) -> None:
         keeps = () if self.change is None else self.change.keeps
-        return sum(len(chunk.data) for chunk in (*self.chunks, *keeps)) if self.chunks or keeps else 0
+        self.size = sum(len(chunk.data) for chunk in (*self.chunks, *keeps)) if self.chunks or keeps else 0
 
 
 @dataclass(slots=True, eq=False)

@@ -51,7 +51,7 @@ class Tally:
             self._ends["failed"] += 1
             self._codes[report.error_code or report.how] += 1
         else:
-            self._ends[Status(status).name.lower()] += 1
+            self._ends[_NAMES[status]] += 1
 
     def __str__(self) -> str:
         """`ran 1,000: 986 concluded, 14 failed (exit_3 12, timeout 2)`."""
@@ -72,6 +72,7 @@ class Tally:
         return f" ({', '.join(named)}{f' and {more} more codes' if more else ''})"
 
 
+_NAMES: Mapping[int, str] = {int(status): status.name.lower() for status in Status}
 _WORDS = ("concluded", "failed", "cancelled", "orphaned", "given back", "lost to others", "not recorded")
 _WITHOUT_CONCLUSION: Mapping[RunResult, str] = {
     RunResult.GIVEN_BACK: "given back",

@@ -52,6 +52,7 @@ class PreparedProgram:
     """A program with the things made for one process of it."""
 
     program: Program
+    deadlines: Deadlines  # of one run
     variables: Mapping[str, str] = field(repr=False)  # besides the program's own
     work_directory: Path | None
     work_directories: WorkDirectories = field(repr=False)
@@ -87,7 +88,20 @@ def prepare(plugin: Plugin, site: ProgramSite, *, name: str, variables: Mapping[
         raise StartError(f"cannot be started as the user that it names: {error.args[0]}") from error
     return PreparedProgram(
         program=program,
+        deadlines=shared.deadlines,
         variables=with_work_directory(variables, work_directory),
+        work_directory=work_directory,
+        work_directories=site.work_directories,
+    )
+
+
+def prepared_earlier(plugin: Plugin, site: ProgramSite, work_directory: Path | None) -> PreparedProgram:
+    """The same of a process that an earlier node has started, in this work directory."""
+    shared = shared_of(plugin, site)
+    return PreparedProgram(
+        program=shared.program,
+        deadlines=shared.deadlines,
+        variables={},
         work_directory=work_directory,
         work_directories=site.work_directories,
     )

@@ -189,6 +189,14 @@ class HostedProcess:
                 self._mark_begun(frame.pid)
             return
         match frame:
+            case Started():
+                self._pid_started = frame.pid_started
+                self._mark_begun(frame.pid)
+            case End() if self._was_handed_over:
+                self._is_ending = True  # perhaps told before the last task was read
+                self._host.after_answer(partial(self._finish, frame))
+            case End():
+                self._finish(frame)
             case Said():
                 self._hear(_STREAMS[frame.stream], frame.offset, frame.data)
                 if self._talk is not None:
@@ -199,14 +207,6 @@ class HostedProcess:
                 self._talk.take(frame)
             case Events():
                 self._hear_events(frame)
-            case Started():
-                self._pid_started = frame.pid_started
-                self._mark_begun(frame.pid)
-            case End() if self._was_handed_over:
-                self._is_ending = True  # perhaps told before the last task was read
-                self._host.after_answer(partial(self._finish, frame))
-            case End():
-                self._finish(frame)
             case NotStarted():
                 self._fail(frame)
             case Closed():

@@ -83,13 +83,17 @@ def _nul_error(program: Program) -> StartError:
 
 def _check(start: Start, version: int) -> None:
     """Raises StartError for a start that cannot be said to a supervisor with which this version is spoken."""
-    if any("\0" in value for value in start.variables.values()):
+    if "\0" in "".join(start.variables.values()):
         raise _nul_error(start.program)
     if start.words and version < WORDS_VERSION:
         raise StartError(
             f"cannot start {start.program.argv[0]} with arguments: the supervisor of this node's runs is of an earlier "
             "version; it goes once its runs have ended"
         )
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode() if text.isascii() else os.fsencode(text)
 
 
 def start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartFrame:
@@ -108,7 +112,7 @@ def start_frame(run: int, start: Start, plugin: int, *, is_live: bool) -> StartF
         | Input.NULL * (start.stdin is None)
         | Input.OPEN * start.keeps_stdin_open,
         note=start.note,
-        environment=packed([os.fsencode(f"{name}={value}") for name, value in start.variables.items()])
+        environment=packed([_as_bytes(f"{name}={value}") for name, value in start.variables.items()])
         + (packed(start.words) if start.words else b""),
         work_directory=b"" if start.work_directory is None else os.fsencode(start.work_directory),
         stdin=stdin[:PART_MAX],

@@ -75,6 +75,7 @@ class Run:
         """`running`: `run` as it is in the task if that is Running already; else the task is Claimed. `worker`: the
         process reserved for it. `asked_at`: when the store was asked for it, in seconds since boot. `adopted`: it goes
         on with what an earlier node has started. `keep_attempts`: of its queue, where the task is not Running yet."""
+        self.plugin = plugin
         self._context = context
         self._loop = asyncio.get_running_loop()
         key = RunKey(task.id, context.site.node_id, task.token)
@@ -120,10 +121,6 @@ class Run:
     @property
     def task(self) -> Task:
         return self._state.task
-
-    @property
-    def plugin(self) -> Plugin:
-        return self._state.plugin
 
     @property
     def log_ids(self) -> dict[str, Any]:

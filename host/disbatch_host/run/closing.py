@@ -152,7 +152,9 @@ class Closing:
 
     def report(self, found: Ending) -> RunReport:
         """This end is recorded."""
-        code, message = found.error_texts
+        code = message = group = None
+        if found.is_error:
+            (code, message), group = found.error_texts, found.error_group
         self._report = RunReport(
             result=RunResult.ENDED,
             conclusion=found.conclusion,
@@ -161,7 +163,7 @@ class Closing:
             how=ending.in_short(found.end),
             error_code=code,
             error_message=message,
-            error_group=found.error_group,
+            error_group=group,
             secrets=tuple(found.run.get("secrets", ())),
             left_over=found.run.get("left_over", ()),
         )

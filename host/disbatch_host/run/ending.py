@@ -41,6 +41,11 @@ class Ending(NamedTuple):  # made for each task, at a quarter of what a frozen d
     change: RunChange  # records all of it
 
     @property
+    def is_error(self) -> bool:
+        """Whether there is an error to be told."""
+        return "error" in self.change.set
+
+    @property
     def error_texts(self) -> tuple[str | None, str | None]:
         """`error.code` and `error.message`, as far as there is an error that has them. The message may quote secrets of
         the task."""
@@ -290,6 +295,8 @@ def _ended_run(
 
 def _follow_ups(state: RunState, now: datetime) -> list[Document]:
     """They belong to the batch of the task that creates them."""
+    if not state.events.follow_ups:
+        return []
     batch = state.task.document.get("batch")
     more = {"batch": batch} if isinstance(batch, str) else {}
     return [

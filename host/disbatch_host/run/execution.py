@@ -217,9 +217,14 @@ def facts_of(process_end: ProcessEnd) -> dict[str, Any]:
         "peak_memory_bytes": process_end.peak_memory_bytes,
     }
     # Only unusual facts are recorded (on the bound: docs/decisions/0004).
-    for name in ("peak_memory_is_bound", "stdin_unread", "output_held_open", "killed"):
-        if getattr(process_end, name):
-            facts[name] = True
+    if process_end.peak_memory_is_bound:
+        facts["peak_memory_is_bound"] = True
+    if process_end.stdin_unread:
+        facts["stdin_unread"] = True
+    if process_end.output_held_open:
+        facts["output_held_open"] = True
+    if process_end.killed:
+        facts["killed"] = True
     if process_end.memory_by_group:
         facts["memory_limit"] = BY_GROUP
     return facts

@@ -80,12 +80,7 @@ class OneshotExecution:
         one._heard = HeardSoFar({**dict.fromkeys(Stream, 0), Stream.EVENTS: event_bytes})
         one._adopt = adopt
         one._tries_left = 0
-        one._prepared = PreparedProgram(
-            program=program.shared_of(plugin, site).program,
-            variables={},
-            work_directory=work_directory,
-            work_directories=site.work_directories,
-        )
+        one._prepared = program.prepared_earlier(plugin, site, work_directory)
         return one
 
     @property
@@ -137,7 +132,7 @@ class OneshotExecution:
             variables=self._prepared.variables,
             words=self._assignment.words,
             work_directory=directory,
-            deadlines=program.shared_of(self._plugin, self._site).deadlines,
+            deadlines=self._prepared.deadlines,
             note=note if directory is None else notes.with_facts(note, work_directory=str(directory)),
             stdin=self._task_input,
             trust=self._assignment.trust,

@@ -27,11 +27,11 @@ from disbatch_protocol.manifest import StdinKind
 from disbatch_protocol.status import Status
 
 # Of `run`: the node's own marks, and a list for commands that show the task.
-_NOT_FOR_PLUGINS = ("token", "secrets", "supervisor", "session", "arguments", "arguments_left_out")
+_NOT_FOR_PLUGINS = frozenset({"token", "secrets", "supervisor", "session", "arguments", "arguments_left_out"})
 _ID_BYTES_MAX = 1024  # far above any id that somebody made on purpose, far below what exec takes as one variable
 # Bytes of `run.arguments`, with what each word takes besides its text: for people, in documents of very many tasks.
 _ARGUMENTS_MAX, _BESIDE_A_WORD = 2**13, 8
-_OF_EARLIER_ATTEMPT = ("error", "result", "progress")  # see `transitions.start_change`
+_OF_EARLIER_ATTEMPT = frozenset({"error", "result", "progress"})  # see `transitions.start_change`
 
 
 def run_fields(
@@ -153,18 +153,15 @@ def input_of(
 
 
 def _document_for_plugin(task: Task, run: Mapping[str, Any], parameters: Any) -> Document:
-    shown = {**run}
-    for name in _NOT_FOR_PLUGINS:
-        shown.pop(name, None)
     document = {
         **task.document,
         "status": int(Status.RUNNING),
         "mtime": run["started"],
         "parameters": parameters,
-        "run": shown,
+        "run": {name: value for name, value in run.items() if name not in _NOT_FOR_PLUGINS},
     }
-    for name in _OF_EARLIER_ATTEMPT:
-        document.pop(name, None)
+    if not _OF_EARLIER_ATTEMPT.isdisjoint(document):
+        document = {name: value for name, value in document.items() if name not in _OF_EARLIER_ATTEMPT}
     if "attempts" in document:
         document["attempts"] = [_attempt_for_plugin(one) for one in task.attempts]
     return document

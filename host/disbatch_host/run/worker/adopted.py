@@ -14,7 +14,7 @@ from pathlib import Path
 
 from disbatch_host.plugin import program
 from disbatch_host.plugin.catalog import Plugin
-from disbatch_host.plugin.program import PreparedProgram, ProgramSite
+from disbatch_host.plugin.program import ProgramSite
 from disbatch_host.process.interface import Process, ProcessEnd, ProcessHost, StartError, StartListener, Stream
 from disbatch_host.run.execution import HeardSoFar, Listener
 from disbatch_host.run.worker.hand import TaskInHand
@@ -39,12 +39,7 @@ class AdoptedWorker(Worker):
         super().__init__(plugin, site, processes, number=number, on_end=on_end, on_fault=None)
         self._ready.set_result(None)
         self._later: deque[tuple[TaskInHand, str]] = deque()  # tasks behind the one in hand, with their ids
-        self._prepared = PreparedProgram(
-            program=program.shared_of(plugin, site).program,
-            variables={},
-            work_directory=work_directory,
-            work_directories=site.work_directories,
-        )
+        self._prepared = program.prepared_earlier(plugin, site, work_directory)
 
     @property
     def should_retire(self) -> bool:

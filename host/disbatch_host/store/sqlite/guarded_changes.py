@@ -146,7 +146,8 @@ def changed_columns(change: RunChange | TaskChange, rest: str) -> dict[str, Any]
     """The columns that a change writes. `rest` as it is now: read only if the change names a field that is in it."""
     columns = fields.columns_of(change.set)
     for name in change.unset:
-        columns |= fields.EMPTY_COLUMNS.get(name, {})
+        if name in fields.EMPTY_COLUMNS:
+            columns |= fields.EMPTY_COLUMNS[name]
     added: dict[str, Any] = {}
     if not fields.IN_COLUMNS.issuperset(change.set):
         added = {name: value for name, value in change.set.items() if name not in fields.IN_COLUMNS}
