@@ -60,6 +60,7 @@ class Web:
     base: str = "/api/v1"
     sign_out: Callable[[str], None] = lambda role: None  # remove its token
     let_expire: Callable[[str, float], None] = lambda role, seconds: None  # its token, so many seconds from now
+    known: Tokens | None = None  # the tokens that it has begun with
 
     def ask(
         self, method: str, path: str, body: Any = None, *, role: str | None = "admin", headers: Mapping[str, str] = {},
@@ -166,14 +167,17 @@ def serving(
     plugins: Sequence[Path] = (),
     *,
     bound_to: Mapping[str, Sequence[str]] = {},
+    like: Web | None = None,
     **settings: Any,
 ) -> Iterator[Web]:
     """A server of a store, with a token for each role. `bound_to`: further tokens, by name, that see these queues
-    alone and have the role operate."""
+    alone and have the role operate. `like`: one that has ended, whose address and tokens this one has."""
     now = datetime.now(UTC)
     made = {name: new_token(name, Role[name.upper()], now=now) for name in ROLES}
     made |= {name: new_token(name, Role.OPERATE, queues=queues, now=now) for name, queues in bound_to.items()}
     tokens = {"now": Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))}
+    if like is not None and like.known is not None:
+        tokens["now"] = like.known
 
     def sign_out(role: str) -> None:
         left = tuple(one for one in tokens["now"].tokens if one.id != made[role][0].id)
@@ -188,7 +192,7 @@ def serving(
     with ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="disbatch-web-")))
         own = {"changes_per_second": 10_000, "spool": spool}
-        whole = WebSettings(listen=Address("127.0.0.1", 0), **{**own, **settings})
+        whole = WebSettings(listen=Address("127.0.0.1", 0 if like is None else like.port), **{**own, **settings})
         listening = stack.enter_context(server.bound(whole.listen))
         clients = [
             stack.enter_context(Client.open(url, plugins=plugins, by="web"))
@@ -206,8 +210,11 @@ def serving(
         thread.start()
         try:
             assert started.wait(30), "the server did not start"
-            texts = {name: text for name, (_, text) in made.items()}
-            yield Web(port=listening.getsockname()[1], tokens=texts, sign_out=sign_out, let_expire=let_expire)
+            texts = {name: text for name, (_, text) in made.items()} if like is None else like.tokens
+            yield Web(
+                port=listening.getsockname()[1], tokens=texts, sign_out=sign_out, let_expire=let_expire,
+                known=tokens["now"],
+            )  # fmt: skip
         finally:
             if servers:
                 servers[0].stop()

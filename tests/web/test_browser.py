@@ -5,13 +5,8 @@ One browser is started for all of them; a test looks at what it has found in one
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +15,13 @@ from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import new_task
 from disbatch_host.web.guard import Place
 from helpers import web
+from helpers.driving import driven, flows_of
 from helpers.nodes import write_plugin
 from helpers.printing import Printing
 
 # One browser does everything in the set-up of the first test.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(520)]
 
-HERE = Path(__file__).parent / "browser"
 PARAMETERS = {
     "type": "object",
     "required": ["user", "password"],
@@ -47,7 +42,7 @@ PARAMETERS = {
     },
     "additionalProperties": False,
 }  # fmt: skip
-FLOWS = re.findall(r'^  async "([^"]+)"\(', (HERE / "drive.mjs").read_text(), re.MULTILINE)
+FLOWS = flows_of("drive.mjs")
 SCREENS = {
     "overview": "/", "queues": "/queues", "queue": "/queues/many", "paused queue": "/queues/still",
     "queue without a node": "/queues/alone", "broken queue": "/queues/broken", "new queue": "/queues/new",
@@ -124,15 +119,9 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
 def _driven(server: web.Web, tasks: Mapping[str, str]) -> dict[str, list[str]]:
     told = {
         "base": f"http://127.0.0.1:{server.port}", "named": f"http://jobs.test:{server.port}", "tasks": tasks,
-        "tokens": dict(server.tokens), "chromium": shutil.which("chromium"),
-        "screens": {name: one.format(**tasks) for name, one in SCREENS.items()},
+        "tokens": dict(server.tokens), "screens": {name: one.format(**tasks) for name, one in SCREENS.items()},
     }  # fmt: skip
-    done = subprocess.run(
-        ["node", HERE / "drive.mjs"], input=json.dumps(told), capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {one["flow"]: one["problems"] for one in lines}
+    return driven("drive.mjs", told, {}, within_seconds=500)
 
 
 @pytest.mark.parametrize("flow", FLOWS)

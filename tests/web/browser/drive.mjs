@@ -1,41 +1,10 @@
 // Flows through the page in a real Chromium. Told on standard input what is there; prints a line of JSON for each flow.
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
+import { base, expect, forgive, run, said, signedIn, text, told, tokens, visitor } from "./visiting.mjs"
 
-const require = createRequire(import.meta.url)
-const { chromium } = require("playwright-core")
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8")
-const told = JSON.parse(readFileSync(0, "utf8"))
-const { base, named, tokens, tasks } = told
-
-const browser = await chromium.launch({
-  executablePath: told.chromium,
-  args: ["--no-sandbox", "--host-resolver-rules=MAP jobs.test 127.0.0.1,MAP evil.test 127.0.0.1"],
-})
-let said = []
-
-async function visitor(options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options })
-  const page = await context.newPage()
-  page.setDefaultTimeout(20000)
-  // That a form was refused is said on the page; the browser's own line about it is no fault.
-  page.on("console", message => /status of 4\d\d/.test(message.text()) || said.push(`${message.type()}: ${message.text()}`))
-  page.on("pageerror", error => said.push(`error: ${error.message}`))
-  return page
-}
-
-async function signedIn(role = "admin", options = {}, at = base) {
-  const page = await visitor(options)
-  await page.goto(`${at}/login#t=${tokens[role]}`)
-  await page.waitForURL(url => url.pathname !== "/login")
-  return page
-}
-
-function expect(is, words) {
-  if (!is) throw new Error(words)
-}
-
-const text = (page, selector) => page.locator(selector).first().innerText()
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8")
+const { named, tasks } = told
 const flows = {
   async "signs in by an address whose token is gone from it"() {
     const page = await signedIn()
@@ -73,29 +42,6 @@ const flows = {
     await page.click("details[open] button")
     await page.waitForSelector("h1 .st.cancelled")
     expect((await text(page, ".story")).includes("it is stuck"), "the story does not say why")
-    await page.context().close()
-  },
-
-  async "follows a task, and stays where somebody has scrolled to"() {
-    const page = await signedIn("read")
-    await page.goto(`${base}/tasks/${tasks.printing}`)
-    const count = () => page.locator(".log li").count()
-    const before = await count()
-    await page.waitForFunction(n => document.querySelectorAll(".log li").length > n + 5, before)
-    expect((await text(page, "[data-state]")) === "following", await text(page, "[data-state]"))
-    const top = () => page.evaluate(() => {
-      const box = document.querySelector(".log").getBoundingClientRect()
-      return document.elementFromPoint(box.left + 100, box.top + 40).textContent
-    })
-    await page.evaluate(() => { document.querySelector(".log").scrollTop = -200 })
-    await page.waitForTimeout(100)
-    const seen = await top()
-    await page.waitForFunction(() => document.querySelector("[data-state]").textContent.includes("new lines"))
-    await page.waitForTimeout(500)
-    expect((await top()) === seen, `moved from ${seen} to ${await top()}`)
-    expect(await page.evaluate(() => !document.querySelector(".log script, .log img")), "an output is HTML")
-    await page.keyboard.press("f")
-    await page.waitForFunction(() => document.querySelector("[data-state]").textContent === "following")
     await page.context().close()
   },
 
@@ -161,7 +107,7 @@ const flows = {
     await page.click("summary:has-text('Pause')")
     await page.click("details[open] button")
     await page.waitForSelector("button:has-text('Resume')")
-    said = said.filter(one => !one.includes("Cross-Origin-Opener-Policy")) // which is for encrypted pages only
+    forgive(/Cross-Origin-Opener-Policy/) // which is for encrypted pages only
     await page.context().close()
   },
 
@@ -185,8 +131,8 @@ const flows = {
 async function screens() {
   const page = await signedIn()
   for (const [flow, path] of Object.entries(told.screens)) {
-    said = []
     const problems = []
+    forgive(/./)
     await page.emulateMedia({ colorScheme: "light" })
     await page.goto(base + path)
     for (const width of [1280, 640, 390]) {
@@ -210,16 +156,5 @@ async function screens() {
   await page.context().close()
 }
 
-for (const [flow, run] of Object.entries(flows)) {
-  said = []
-  const problems = []
-  try {
-    await run()
-  } catch (error) {
-    problems.push(String(error.stack).slice(0, 2000))
-  }
-  console.log(JSON.stringify({ flow, problems: [...problems, ...said] }))
-  if (process.env.TIMES) console.error(flow, Math.round(performance.now()))
-}
 await screens()
-await browser.close()
+await run(flows)

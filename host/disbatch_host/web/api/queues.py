@@ -13,7 +13,7 @@ from disbatch_host.decide import counts
 from disbatch_host.documents.records import KEEP_ATTEMPTS_MAX
 from disbatch_host.errors import BatchClosedError, ChangedMeanwhileError, NotFoundError
 from disbatch_host.web import schemas
-from disbatch_host.web.api.tasks import reason_in
+from disbatch_host.web.api.tasks import faults_of, reason_in
 from disbatch_host.web.call import Answer, Call, require_match, tag_of
 from disbatch_host.web.documents import queue_json
 from disbatch_host.web.problems import Code, Fault, Problem
@@ -181,14 +181,9 @@ def _faults_of(call: Call, wanted: list[Mapping[str, Any]], *, checks: bool = Tr
     for number, one in enumerate(wanted):
         at = f"/tasks/{number}/parameters"
         if checks:
-            examined = plugin.schema.examined_in_time(one["parameters"])
-            if examined.took_too_long:
-                detail = f"{at}: the parameters {'; '.join(map(str, examined.faults))}"
-                raise Problem(Code.TOO_SLOW, detail)
-            found += [
-                Fault(pointer=f"{at}{one.pointer}", message=one.message, hint=one.hint) for one in examined.faults
-            ]
-        found += [Fault(pointer=f"{at}{one}", message=MASKED) for one in masks_in(plugin.schema, one["parameters"])]
+            found += faults_of(plugin, one["parameters"], at)
+        else:
+            found += [Fault(pointer=f"{at}{one}", message=MASKED) for one in masks_in(plugin.schema, one["parameters"])]
     return found
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from disbatch_host.client import Selection, story
 from disbatch_host.client.control import Changes, Outcome, Result
 from disbatch_host.client.history import Event, reason_in_short
+from disbatch_host.client.masks import MASKED, masks_in
+from disbatch_host.client.other_parameters import parameters_of
+from disbatch_host.decide.absence import absence_of
 from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError
-from disbatch_host.web import schemas
+from disbatch_host.web import filling, schemas
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain, task_json
-from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.queries import FILTER, LIMIT, PAGING, page_answer, selection_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
+
+if TYPE_CHECKING:
+    from disbatch_host.client.published import AnyPlugin
 
 
 def task_of(call: Call) -> Task:
@@ -61,7 +68,7 @@ def whole_task(call: Call, task: Task) -> dict[str, Any]:
     client = call.client
     document = task_json(call, task, client.masked(task))
     why = None
-    if task.status in _WAITING:
+    if task.status in _WAITING or absence_of(task, client.store.nodes()) is not None:
         found = client.why(task.id)
         why = {"code": str(found.code), "sentence": found.sentence}
     return {
@@ -104,7 +111,28 @@ def _cancel(call: Call) -> Answer:
 
 def _retry(call: Call) -> Answer:
     task = task_of(call)
-    return _changed(call, task, call.client.retry(task.id, why=reason_in(call)))
+    values = (call.body or {}).get("parameters")
+    if values is None:
+        return _changed(call, task, call.client.retry(task.id, why=reason_in(call)))
+    plugin = call.client.plugins.of_queue(str(task.queue))
+    faults = faults_of(plugin, {**parameters_of(task), **values}, "/parameters")
+    if faults:
+        raise Problem(Code.FAULTS, "the parameters do not fit; it is not run again", faults=faults)
+    return _changed(call, task, call.client.retry(task.id, why=reason_in(call), values=values, checks=False))
+
+
+def faults_of(plugin: AnyPlugin | None, parameters: Mapping[str, Any], at: str) -> list[Fault]:
+    """What of the parameters of a task does not fit, masks among them. `at`: their place in the body. Raises Problem if
+    the check takes too long."""
+    if plugin is None:
+        return [Fault(pointer=f"{at}{one}", message=MASKED) for one in filling.masks_in(parameters)]
+    examined = plugin.schema.examined_in_time(parameters)
+    if examined.took_too_long:
+        raise Problem(Code.TOO_SLOW, f"{at}: the parameters {'; '.join(map(str, examined.faults))}")
+    return [
+        *(Fault(pointer=f"{at}{one.pointer}", message=one.message, hint=one.hint) for one in examined.faults),
+        *(Fault(pointer=f"{at}{one}", message=MASKED) for one in masks_in(plugin.schema, parameters)),
+    ]
 
 
 def _release(call: Call) -> Answer:
@@ -167,11 +195,21 @@ def problem_of(result: Result) -> Problem:
 
 _TASK = {"type": "object", "description": "A task: schemas/task.json without output, with links."}
 _CHANGED = {"type": "object", "required": ["outcome", "task"]}
-_ACTIONS = (
-    ("cancel", _cancel, "Cancel it if it waits; ask its node to stop it if it runs.", (Code.ENDED,)),
-    ("retry", _retry, "Run it again.", (Code.NOT_ENDED, Code.UNIQUE_KEY)),
-    ("release", _release, "Let it run now, whatever it waits for.", (Code.NOT_BLOCKED,)),
+_AGAIN = schemas.object_of(
+    reason=schemas.REASON,
+    parameters={"type": "object", "description": "Other values of some of its parameters; it keeps the rest."},
 )
+_ACTIONS = (
+    (
+        "cancel", _cancel, "Cancel it if it waits; ask its node to stop it if it runs.", schemas.WITH_REASON,
+        (Code.ENDED,),
+    ),
+    (
+        "retry", _retry, "Run it again, also with other values of some parameters.", _AGAIN,
+        (Code.NOT_ENDED, Code.UNIQUE_KEY, Code.FAULTS, Code.TOO_SLOW),
+    ),
+    ("release", _release, "Let it run now, whatever it waits for.", schemas.WITH_REASON, (Code.NOT_BLOCKED,)),
+)  # fmt: skip
 ROUTES = (
     Route(
         method="GET", path="/tasks", role=Role.READ, does=_list, words="Tasks, without output, log and attempts.",
@@ -185,14 +223,14 @@ ROUTES = (
     ),
     Route(
         method="GET", path="/tasks/{id}", role=Role.READ, does=_get, about=Code.TASK, answers={200: _TASK},
-        words="One task, with its story, why it waits, and what can be done with it.",
+        words="One task, with its story, why it waits or is stuck, and what can be done with it.",
     ),
     *(
         Route(
             method="POST", path=f"/tasks/{{id}}/{name}", role=Role.OPERATE, does=does, words=words, about=Code.TASK,
-            body=Body(schema=schemas.WITH_REASON, is_required=False), answers={200: _CHANGED}, problems=problems,
+            body=Body(schema=schema, is_required=False), answers={200: _CHANGED}, problems=problems,
         )
-        for name, does, words, problems in _ACTIONS
+        for name, does, words, schema, problems in _ACTIONS
     ),
     Route(
         method="DELETE", path="/tasks/{id}", role=Role.ADMIN, does=_delete, about=Code.TASK, answers={204: None},

@@ -17,6 +17,7 @@ from disbatch_host.web.pages import (
     plugins,
     push,
     queues,
+    retry,
     searching,
     task,
     tasks,
@@ -25,8 +26,9 @@ from disbatch_host.web.pages.page import Page
 from disbatch_protocol.faults import near_name
 
 PAGES: tuple[Page, ...] = (
-    *overview.PAGES, *queues.PAGES, *push.PAGES, *tasks.PAGES, *task.PAGES, *failures.PAGES, *batches.PAGES,
-    *nodes.PAGES, *operations.PAGES, *plugins.PAGES, *searching.PAGES, *import_file.PAGES, *imports.PAGES, *api.PAGES,
+    *overview.PAGES, *queues.PAGES, *push.PAGES, *tasks.PAGES, *task.PAGES, *retry.PAGES, *failures.PAGES,
+    *batches.PAGES, *nodes.PAGES, *operations.PAGES, *plugins.PAGES, *searching.PAGES, *import_file.PAGES,
+    *imports.PAGES, *api.PAGES,
 )  # fmt: skip
 _FIRST = ("overview", "queues", "tasks", "failures", "batches", "nodes", "plugins", "operations", "imports", "api")
 

@@ -14,6 +14,7 @@ _SEQUENCE = re.compile(r"\x1b(?:\[([0-9;:]*)m|\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 _LINE_MAX = 20_000  # letters of one line
+_CUT = re.compile(r"disbatch-host: \d+ bytes of output are left out here \(")  # as `run.output` says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Line:
     at: int  # the byte of the stream that it begins at
     number: int | None  # from 1; None where the lines before it were not counted
     spans: Sequence[Span]
+    is_cut: bool = False  # it says that something is left out between the lines around it
 
     @property
     def has_hit(self) -> bool:
@@ -50,7 +52,7 @@ def lines_of(
         spans = [*_marked(_spans(text[:_LINE_MAX], state, is_plain=is_plain), find)]
         if len(text) > _LINE_MAX:
             spans.append(Span(f" … {len(text) - _LINE_MAX} more letters", "cut"))
-        yield Line(at=at, number=number, spans=spans)
+        yield Line(at=at, number=number, spans=spans, is_cut=_CUT.match(text) is not None)
         at += len(raw) + 1
         number = None if number is None else number + 1
 

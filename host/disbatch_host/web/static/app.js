@@ -77,167 +77,6 @@ class PickList extends HTMLElement {
 }
 customElements.define("pick-list", PickList)
 
-// Colors of a terminal, as the server has them too; all other control characters are made visible.
-const COLORS = ["black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"]
-const SEQUENCE = /\x1b(?:\[([0-9;:]*)m|\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g
-const CONTROL = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g
-class Painter {
-  color = ""
-  weight = ""
-
-  paint(text, into, isPlain) {
-    let at = 0
-    const add = part => {
-      if (!part) return
-      const classes = isPlain ? "" : [this.color, this.weight].filter(Boolean).join(" ")
-      const node = document.createElement(classes ? "b" : "span")
-      node.textContent = part.replace(CONTROL, "\ufffd")
-      if (classes) node.className = classes
-      into.append(classes ? node : node.firstChild)
-    }
-    for (const match of text.matchAll(SEQUENCE)) {
-      add(text.slice(at, match.index))
-      if (match[1] !== undefined) this.apply(match[1])
-      at = match.index + match[0].length
-    }
-    add(text.slice(at))
-  }
-
-  apply(codes) {
-    const parts = codes.replaceAll(":", ";").split(";").map(one => Number(one) || 0)
-    for (let n = 0; n < parts.length; n += 1) {
-      const code = parts[n]
-      if (code === 0) this.color = this.weight = ""
-      else if (code === 1 || code === 2) this.weight = code === 1 ? "c-bold" : "c-dim"
-      else if (code === 22) this.weight = ""
-      else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) this.color = `c-${COLORS[code % 10]}`
-      else if (code === 39) this.color = ""
-      else if (code === 38 || code === 48) n += parts[n + 1] === 5 ? 2 : 4
-    }
-  }
-}
-
-// The output of a task. While it runs, what comes is added, and its end stays in view; a reader who scrolls up stays there.
-const LINES_MAX = 5000
-class LiveLog extends HTMLElement {
-  connectedCallback() {
-    this.failures = this.unseen = 0
-    this.text = ""
-    this.painter = new Painter()
-    if (!this.dataset.events || this.last !== undefined) return
-    this.last = this.dataset.from
-    this.at = Number(this.dataset.from.split(":")[this.dataset.stream === "stdout" ? 1 : 2])
-    this.openLine = this.dataset.open ? $("li:last-child span", this) : null
-    this.setAttribute("hx-morph-skip", "")
-    this.seen = () => (document.hidden ? this.stop() : this.follow())
-    document.addEventListener("visibilitychange", this.seen)
-    this.pane.addEventListener("scroll", () => {
-      if (this.isFollowing && this.unseen) { this.unseen = 0; this.tell() }
-    })
-    this.seen()
-  }
-
-  disconnectedCallback() {
-    this.stop()
-    if (this.seen) document.removeEventListener("visibilitychange", this.seen)
-  }
-
-  get pane() { return $(".log", this) }
-  get isFollowing() { return !this.pane || !this.pane.matches(".follow") || this.pane.scrollTop > -24 }
-  end() { if (this.pane) this.pane.scrollTop = this.pane.matches(".follow") ? 0 : this.pane.scrollHeight }
-
-  follow() {
-    if (this.source || !this.last) return
-    const { stream, events } = this.dataset
-    this.source = new EventSource(`${events}?streams=${stream}&from=${encodeURIComponent(this.last)}`)
-    const on = (name, does) => this.source.addEventListener(name, event => {
-      this.failures = 0
-      if (event.lastEventId) this.last = event.lastEventId
-      does(event.data ? JSON.parse(event.data) : {})
-    })
-    on(stream, ({ text }) => this.add(text))
-    on("task", () => {})
-    on("reset", ({ attempt }) => { this.at = 0; this.note(`attempt ${attempt}`) })
-    on("gap", ({ from, to }) => { this.at = to; this.note(`${to - from} bytes came too fast to be shown here`) })
-    on("end", () => this.finish())
-    this.source.addEventListener("error", () => {
-      this.failures += 1
-      if (this.failures >= 3 || this.source?.readyState === EventSource.CLOSED) this.finish()
-    })
-  }
-
-  stop() {
-    this.source?.close()
-    this.source = null
-  }
-
-  // From now on the page is renewed as a whole, this with it.
-  finish() {
-    this.stop()
-    this.last = ""
-    this.removeAttribute("hx-morph-skip")
-  }
-
-  add(text) {
-    if (!this.text) setTimeout(() => this.show(), 50)
-    this.text += text
-  }
-
-  show() {
-    const list = $("ol", this), was = this.pane.scrollHeight, isFollowing = this.isFollowing
-    const lines = this.text.split("\n"), isOpen = lines.at(-1) !== ""
-    this.text = ""
-    if (!isOpen) lines.pop()
-    $("p.none", this)?.remove()
-    const added = document.createDocumentFragment(), bytes = new TextEncoder()
-    const first = Math.max(0, lines.length - LINES_MAX)
-    let number = Number($("li:last-child a", list)?.textContent) || 0
-    lines.forEach((line, n) => {
-      if (n === 0 && this.openLine) this.painter.paint(line, this.openLine, this.dataset.plain)
-      else {
-        number += 1
-        if (n >= first) added.append(this.line(line, this.dataset.places ? this.at : number))
-      }
-      this.at += bytes.encode(line).length + (n < lines.length - 1 || !isOpen ? 1 : 0)
-    })
-    list.append(added)
-    this.openLine = isOpen ? $("li:last-child span", list) : null
-    while (list.children.length > LINES_MAX) list.firstElementChild.remove()
-    if (!isFollowing) {
-      this.pane.scrollTop -= this.pane.scrollHeight - was
-      this.unseen += lines.length
-    }
-    this.tell()
-  }
-
-  line(text, number) {
-    const item = document.createElement("li"), anchor = document.createElement("a")
-    const words = document.createElement("span")
-    item.id = `${this.dataset.stream}@${this.at}`
-    anchor.href = `#${item.id}`
-    anchor.textContent = number
-    this.painter.paint(text, words, this.dataset.plain)
-    item.append(anchor, words)
-    return item
-  }
-
-  note(words) {
-    const item = document.createElement("li"), text = document.createElement("span")
-    text.textContent = `— ${words} —`
-    item.append(document.createElement("a"), text)
-    $("ol", this).append(item)
-    this.openLine = null
-  }
-
-  tell() {
-    const state = $("[data-state]", this)
-    if (!state) return
-    state.className = this.unseen ? "st paused" : "st running"
-    state.textContent = this.unseen ? `↓ ${this.unseen} new lines` : "following"
-  }
-}
-customElements.define("live-log", LiveLog)
-
 // What renews itself. Nothing moves below a pointer, a focus or a selection: rows are renewed in place then.
 const live = () => $("#live")
 function isBusy() {
@@ -245,8 +84,7 @@ function isBusy() {
   const focus = document.activeElement
   return Boolean(
     $("details[open]", part) || $("tbody input:checked", part) || $("tbody tr:hover", part)
-    || (getSelection()?.type === "Range" && !getSelection().anchorNode?.parentElement?.closest("live-log")) || (focus && focus !== document.body && part.contains(focus) && !focus.closest("live-log"))
-    || $$("live-log:not([hx-morph-skip])", part).some(one => !one.isFollowing),
+    || getSelection()?.type === "Range" || (focus && focus !== document.body && part.contains(focus)),
   )
 }
 
@@ -327,8 +165,8 @@ const KEYS = {
   "?": () => $("[data-key='?']")?.click(),
   ".": () => $("[data-key='.']")?.click(),
   w: () => $("[data-key='w']")?.click(),
-  e: () => ($("[data-key='e']") ? $("[data-key='e']").click() : $("live-log")?.end()),
-  f: () => $("live-log")?.end(),
+  e: () => $("[data-key='e']")?.click(),
+  f: () => $("[data-key='f']")?.click(),
   j: () => step(1),
   k: () => step(-1),
   x: () => document.activeElement?.closest("tr")?.querySelector("input[type=checkbox]")?.click(),
