@@ -40,7 +40,7 @@ def test_it_has_every_route_with_its_role_and_a_line(text: str) -> None:
 @pytest.mark.parametrize("route", [one for one in api.ROUTES if one.body], ids=lambda one: one.name)
 def test_the_body_of_a_line_is_one_that_the_route_takes(route: api.Route) -> None:
     assert route.body is not None
-    body = curl.example_of(route.body.schema)
+    body = curl.body_of(route)
     assert not schemas.faults_of(route.body.schema, body), body
 
 

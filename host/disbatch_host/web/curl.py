@@ -21,34 +21,51 @@ _PLACES = {
     "class": "CLASS", "stream": "stdout",
 }  # fmt: skip
 _SENTENCE = "in words"
+# Where the least that a route takes says too little.
+_BODIES: Mapping[str, Any] = {
+    "POST /queues/{q}/tasks": {"parameters": {"NAME": "VALUE"}},
+    "POST /queues/{q}/tasks/check": {"parameters": {"NAME": "VALUE"}},
+    "PATCH /queues/{q}": {"maxthreads": 4},
+    "POST /operations": {"action": "retry", "filter": {"queue": "QUEUE"}, "dry_run": True},
+    "POST /imports": {"upload": "UPLOAD", "queue": "QUEUE", "on_error": "skip"},
+}
+_QUERIES = {"DELETE /queues/{q}": "tasks=keep", "GET /tasks/{id}/output/{stream}/search": "q=TEXT"}
+_FILES = ("/export", "/bundle", ".csv")
 
 
 def line_of(route: Route) -> str:
-    """`curl -H "Authorization: Bearer $TOKEN" "$API/queues"`: the address and the token are variables of the shell."""
+    """`curl -H "Authorization: Bearer $DISBATCH_TOKEN" "$DISBATCH_API/queues"`: address and token are variables of the
+    shell."""
     parts = ["curl"]
-    if route.media_type == "text/event-stream":
+    if route.path.endswith("/events"):
         parts.append("-N")
+    if route.path.endswith(_FILES):
+        parts.append("-OJ")  # a file, by the name that the server gives it
     if route.method != "GET":
         parts.append(f"-X {route.method}")
     if route.role is not None:
         parts.append('-H "Authorization: Bearer $DISBATCH_TOKEN"')
     if route.takes_file:
         parts += ["-H 'Content-Type: text/csv'", "--data-binary @FILE.csv"]
-    elif route.body is not None and (body := example_of(route.body.schema)) is not None:
+    if body := body_of(route):
         kind = "application/merge-patch+json" if route.method == "PATCH" else "application/json"
         parts += [f"-H 'Content-Type: {kind}'", f"-d {shlex.quote(orjson.dumps(body).decode())}"]
-    if _needs_match(route):
+    if any(one.word == "if_match" for one in route.problems):
         parts.append("-H 'If-Match: *'")
-    return f'{" ".join(parts)} "$DISBATCH_API{_address(route)}"'
+    query = f"?{_QUERIES[route.name]}" if route.name in _QUERIES else ""
+    return f'{" ".join(parts)} "$DISBATCH_API{_address(route)}{query}"'
 
 
 def _address(route: Route) -> str:
-    path = _PLACE.sub(lambda match: _PLACES.get(match[1], match[1].upper()), route.path)
-    return f"{path}?tasks=keep" if route.name == "DELETE /queues/{q}" else path
+    path = route.path.replace("/attempts/{n}", "/attempts/1")
+    return _PLACE.sub(lambda match: _PLACES.get(match[1], match[1].upper()), path)
 
 
-def _needs_match(route: Route) -> bool:
-    return any(one.word == "if_match" for one in route.problems)
+def body_of(route: Route) -> Any:
+    """A body that it takes; None: it needs none."""
+    if route.name in _BODIES:
+        return _BODIES[route.name]
+    return None if route.body is None else example_of(route.body.schema)
 
 
 def example_of(schema: Mapping[str, Any], name: str = "") -> Any:

@@ -165,6 +165,8 @@ class Site:
             wanted = request.url.path if request.method in ("GET", "HEAD") else "/"
             query = f"?{request.url.query}" if request.url.query and request.method == "GET" else ""
             return await self._response(request, SeeOther(to=self._url("login", query={"next": wanted + query})), who)
+        if problem.code is Code.ROLE:  # somebody is signed in, and goes on elsewhere
+            who = self._who_or_nobody(request)
         values = {"problem": problem, "request_id": request_id, "near": problem.more.get("near", ())}
         page = Html(template="problem.html", title=problem.code.title, values=values, status=int(problem.code.status))
         response = await self._response(request, page, who)
