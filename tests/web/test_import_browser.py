@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from disbatch_host.client import Client, Selection
+from disbatch_host.client.importing import task_maker
 from disbatch_host.client.jobs import Jobs, JobState
 from disbatch_host.web import imports
 from helpers import web
@@ -77,6 +81,24 @@ def fill(client: Client) -> dict[str, str]:
     return ids
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A row at which a trial waits until the end."""
+    end, real = threading.Event(), task_maker.TaskMaker.made
+
+    def made(self: task_maker.TaskMaker, row: Any, size: int, *, is_checked: bool) -> Any:
+        if row and row[0] == "hold me":
+            end.wait(400)
+        return real(self, row, size, is_checked=is_checked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_maker.TaskMaker, "made", made)
+        try:
+            yield
+        finally:
+            end.set()
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> Iterator[Mapping[str, list[str]]]:
     """What was wrong in each flow, and on each screen."""
@@ -86,7 +108,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
     write_table(directory / "people.csv")
     with Client.open(url, plugins=[directory / "plugins"], by="ann@here", creates=True) as client:
         ids = fill(client)
-        with web.serving(url, [directory / "plugins"]) as server:
+        with web.serving(url, [directory / "plugins"]) as server, held():
             told = {
                 "base": f"http://127.0.0.1:{server.port}", "tokens": dict(server.tokens), "bad": bad_lines(),
                 "files": {"large": str(directory / "people.csv")}, "chromium": shutil.which("chromium"),

@@ -146,6 +146,16 @@ def test_rows_that_do_not_fit_are_named_as_a_spreadsheet_names_them(visitor: Vis
     assert users == ["ann", "", "carl"]
 
 
+def test_a_row_with_line_ends_in_a_field_is_one_row_of_a_spreadsheet(visitor: Visitor, client: Client) -> None:
+    queue(client, "lines")
+    table = f'sep=,\nuser,tries\n"a\nb\nc",1\n\n{"x" * 30},2\n'
+    found = check(visitor, "lines", table, {})
+    assert re.findall(r'<th scope="row" class="n k">.*?(\d+)</th>', found.text) == ["4"], "header 1, then 2, an empty 3"
+    done = through(visitor, found)
+    assert re.findall(r'<th scope="row" class="n k">.*?(\d+)</th>', done.text) == ["4"]
+    assert [one.document["parameters"]["user"] for one in client.find(Selection(queue="lines"))] == ["a\nb\nc"]
+
+
 def test_mended_rows_are_sent_again_with_the_same_columns(visitor: Visitor, client: Client) -> None:
     queue(client, "mended")
     table = f"who,n\nann,1\n{'x' * 30},2\n"

@@ -90,7 +90,8 @@ def run(directory: Path, listen: str) -> int:
     here = [sys.executable, "-m", "disbatch_host"]
     node = [*here, "--store", url, "--plugins", str(plugins), "--node-id", "demo", "--max", "8", "--state-dir",
             str(directory / "state"), "--log-level", "error"]  # fmt: skip
-    web = [*here, "web", "--store", url, "--plugins", str(plugins), "--listen", listen, "--log-level", "warning"]
+    web = [*here, "web", "--store", url, "--plugins", str(plugins), "--listen", listen, "--spool",
+           str(directory / "spool"), "--log-level", "warning"]  # fmt: skip
     children = [subprocess.Popen(node), subprocess.Popen(web)]
     try:
         return children[1].wait()

@@ -82,7 +82,7 @@ def impression_of(received: Received, delimiter: str | None = None, *, guesses: 
         is_guess = guesses and delimiter is None and format_of(file.name, first) is None
         if is_guess:
             delimiter = recognized(first.decode("utf-8-sig", "replace"), COMMA)
-        rows = files.rows_of(file, delimiter=delimiter)
+        rows = files.rows_of(file, delimiter=delimiter, counts_rows=True)
         form, _, found = rows.form.partition(" ")
         columns = rows.columns
         seen = size = unreadable = 0

@@ -82,8 +82,11 @@ def kept(stream: IO[bytes], name: str, on_bytes: OnBytes = _ignored) -> Iterator
         yield OpenFile(name=name, file=spool, source=Source(spool), digest=digest.digest())
 
 
-def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = None) -> Rows:
-    """The rows of a file: `csv` or `ndjson` according to `form`, else to its name or first bytes.
+def rows_of(
+    file: OpenFile, *, form: str | None = None, delimiter: str | None = None, counts_rows: bool = False
+) -> Rows:
+    """The rows of a file: `csv` or `ndjson` according to `form`, else to its name or first bytes. `counts_rows`: see
+    `CsvRows`.
 
     Raises UsageError if the format is unclear, or the file cannot be read that way."""
     name = file.name
@@ -100,10 +103,10 @@ def rows_of(file: OpenFile, *, form: str | None = None, delimiter: str | None = 
         if delimiter is not None:
             raise FieldError("delimiter", f"only CSV has one, but {name} is NDJSON, unless its format is given as csv")
         return NdjsonRows(name, file.source, parse_json)
-    return _csv_rows(file, first, delimiter)
+    return _csv_rows(file, first, delimiter, counts_rows)
 
 
-def _csv_rows(file: OpenFile, first: bytes, delimiter: str | None) -> CsvRows:
+def _csv_rows(file: OpenFile, first: bytes, delimiter: str | None, counts_rows: bool) -> CsvRows:
     """By the given delimiter, else by the one that the file names, or that its first lines show."""
     name, sample = file.name, first.decode("utf-8-sig", "replace")
     if len(first) == FIRST_BYTES:  # the last line may be cut
@@ -118,7 +121,7 @@ def _csv_rows(file: OpenFile, first: bytes, delimiter: str | None) -> CsvRows:
         if chosen != usual:
             words = delimiters.in_words(chosen)
             notices = (f"{name}: {words} is taken as the delimiter of the fields (--delimiter names another one)",)
-    return CsvRows(name, file.source, chosen, has_sep_line=named is not None, notices=notices)
+    return CsvRows(name, file.source, chosen, has_sep_line=named is not None, counts_rows=counts_rows, notices=notices)
 
 
 def _delimiter_of(text: str) -> str:

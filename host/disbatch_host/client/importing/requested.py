@@ -110,7 +110,7 @@ class Prepared:
                 found.faults.append(fault)
             on_fault(fault)
 
-        rows = rows_of(file, delimiter=self._requested.delimiter)
+        rows = rows_of(file, delimiter=self._requested.delimiter, counts_rows=True)
         fields = self._settled.fields
         rules = self._requested.rules(rows.columns)
         one = Import(
@@ -144,7 +144,7 @@ def perform(
     plugin = known_plugin(store, catalog, queue.class_name)
     batch = NewBatch(name=import_id, closes=True)
     with opened() as file:
-        rows = rows_of(file, delimiter=requested.delimiter)
+        rows = rows_of(file, delimiter=requested.delimiter, counts_rows=True)
         rules, identity = settled(store, requested.rules(rows.columns), requested.timing, batch, by)
         one = Import(
             store, queue, rows, rules, plugin=plugin, file=file, identity=identity, batch=batch, by=by,

@@ -134,7 +134,9 @@ class CsvRows:
     columns without a name at the end, where spreadsheets leave them, as long as they are empty. The apostrophe that an
     export has put before what a spreadsheet would evaluate is taken off.
 
-    `has_sep_line`: a line like `sep=;` comes before the header. Raises UsageError if there is no readable header.
+    `has_sep_line`: a line like `sep=;` comes before the header. `counts_rows`: lines are numbered as a spreadsheet
+    numbers rows: one whose fields have line ends is one, and the header is the first. Raises UsageError if there is no
+    readable header.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class CsvRows:
         *,
         row_max: int = ROW_MAX,
         has_sep_line: bool = False,
+        counts_rows: bool = False,
         notices: tuple[str, ...] = (),
     ) -> None:
         self.name = name
@@ -153,6 +156,7 @@ class CsvRows:
         self._delimiter = delimiter
         self._row_max = row_max
         self._has_sep_line = has_sep_line
+        self._counts_rows = counts_rows
         # For the whole process; the only other CSV readers in it are instances of this class.
         csv.field_size_limit(row_max)
         header = next(iter(self._records()), None)
@@ -201,9 +205,10 @@ class CsvRows:
         if self._has_sep_line and next(texts, None) is not None:
             before = 1
         reader = csv.reader(texts, delimiter=self._delimiter, strict=True)
-        seen = 0  # characters before this record
+        seen = number = 0  # characters before this record, and its number
         while True:
-            line = reader.line_num + 1 + before
+            number += 1
+            line = number if self._counts_rows else reader.line_num + 1 + before
             row: Any
             try:
                 row = next(reader)

@@ -27,7 +27,13 @@ def begin(wizard: Wizard, plan: Plan, received: Received, prepared: Prepared) ->
     """Try all rows, in the background. Raises Problem."""
     view = wizard.view
     assert view.trials is not None  # there is a file
-    view.trials.begin(received, prepared, digest_of(plan.body(received.id)), view.who)
+    view.trials.begin(received, prepared, _digest(wizard, plan), view.who)
+
+
+def _digest(wizard: Wizard, plan: Plan) -> str:
+    """What a trial is of: the plan, and what the plugin takes."""
+    takes = None if wizard.plugin is None else wizard.plugin.manifest.parameters
+    return digest_of({"plan": plan.body(wizard.received.id), "takes": takes})
 
 
 def show(wizard: Wizard) -> Shown:
@@ -42,7 +48,7 @@ def _tried(wizard: Wizard, plan: Plan) -> tuple[Tried | None, str]:
     """The trial, which is begun again if its server did not finish it."""
     view = wizard.view
     assert view.trials is not None
-    found = view.trials.find(wizard.received.id, digest_of(plan.body(wizard.received.id)))
+    found = view.trials.find(wizard.received.id, _digest(wizard, plan))
     if found is not None:
         return found, found.error
     try:
@@ -56,8 +62,10 @@ def _tried(wizard: Wizard, plan: Plan) -> tuple[Tried | None, str]:
 
 def _page(wizard: Wizard, plan: Plan, tried: Tried | None, problem: str, status: int = 200) -> Html:
     found = {} if tried is None else tried.found
+    is_under_way = tried is not None and tried.is_under_way
     values = {
-        **wizard.values("check", plan), "plan": plan, "tried": tried, "problem": problem, "found": found,
+        **wizard.values("check", plan, is_under_way=is_under_way), "plan": plan, "tried": tried, "problem": problem,
+        "found": found,
         "faults": [*map(fault_row, found.get("faults", ()))], "sample": _sample(found),
         "again": wizard.url(like=wizard.upload), "back": wizard.url("map"),
     }  # fmt: skip

@@ -74,11 +74,11 @@ class Wizard:
         ours = {"upload": self.upload, "step": step} if step else {}
         return self.view.url("queues", self.queue, "import", query={**ours, **query})
 
-    def values(self, step: str, plan: Plan | None) -> dict[str, Any]:
+    def values(self, step: str, plan: Plan | None, *, is_under_way: bool = False) -> dict[str, Any]:
         """What the template of each step has."""
-        received = self.received
-        is_again = plan is None or plan.unique_key_from is None
-        earlier = earlier_import(self.view.client.store, received.sha256, self.queue) if is_again else None
+        received, earlier = self.received, None
+        if not is_under_way and (plan is None or plan.unique_key_from is None):
+            earlier = earlier_import(self.view.client.store, received.sha256, self.queue)
         return {
             "name": self.queue, "plugin": self.plugin, "class_name": self.view.client.queues.get(self.queue).class_name,
             "targets": self.targets, "file": received, "steps": self.links(step, plan), "earlier": earlier,
