@@ -5,12 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from disbatch_host.client import control
 from disbatch_host.client.batch_progress import BatchNow, now_of, progress_of
+from disbatch_host.clock import SystemClock
 from disbatch_host.documents import batch as batches
 from disbatch_host.documents.batch import Batch, BatchState
+from disbatch_host.documents.changes import TaskChange
 from disbatch_host.documents.records import new_task
+from disbatch_host.documents.requests import request_of
+from disbatch_host.node.compartment import Troubles
+from disbatch_host.node.duties.batches import Settled, Surveys, settle_batches
+from disbatch_host.node.pace import Pace
 from disbatch_host.store import batch_ends, batch_facts
 from disbatch_host.store.contract import Store
+from disbatch_protocol.status import Status
+from helpers.steps import walk
 from helpers.stores import NOW
 
 
@@ -91,3 +100,52 @@ def test_nobody_knows_how_long_a_batch_takes_whose_queue_is_paused(store: Store)
     assert running.per_second is not None and running.left_seconds is not None
     assert store.update_queue("q", {"paused": {"at": NOW, "by": "me"}}, ())
     assert progress_of(store, batch(store)).left_seconds is None
+
+
+def settle(store: Store, surveys: Surveys) -> Settled:
+    """One look that has no time."""
+    return settle_batches(store, "n1", Troubles(SystemClock(), Pace()), surveys, seconds=0.0)
+
+
+def test_the_end_of_a_large_batch_is_surveyed_in_pieces(store: Store) -> None:
+    """The thread of the store had nothing else done for two seconds where there were a million tasks."""
+    failed = {"status": 2, "error": {"code": "exit_3", "message": "m", "group": {"text": "exit_3", "key": "0" * 8}}}
+    store.insert_tasks([{**ended(number % 9), **(failed if number % 2 else {})} for number in range(230)])
+    closed(store)
+    surveys, pieces = Surveys(), 0
+    while batch(store).state is BatchState.CLOSED:
+        settled = settle(store, surveys)
+        pieces += 1
+        assert settled.goes_on is not settled.is_all
+    summary = batch(store).summary
+    assert summary is not None and 9 <= pieces <= 10
+    assert (summary["looked_at"], summary["attempts"], summary["failed"]) == (230, 230, 115)
+    assert [one["seconds"] for one in summary["slowest"]] == [8] * 5
+    assert summary["causes"] == [{"key": "0" * 8, "text": "exit_3", "count": 115}]
+    assert settle(store, surveys) == Settled()
+
+
+def test_a_survey_begins_again_if_tasks_have_run_again_meanwhile(store: Store) -> None:
+    ids = store.insert_tasks([*map(ended, range(120))])
+    closed(store)
+    surveys = Surveys()
+    assert settle(store, surveys).goes_on and settle(store, surveys).goes_on
+    task = store.get_task(ids[0])
+    assert task is not None
+    (changes,) = control.retry(store, [task], request_of("me", None, now=NOW))
+    assert [one.is_done for one in changes] == [True]
+    assert settle(store, surveys) == Settled(), "it goes on"
+    walk(store, ids[0], Status.CONCLUDED)
+    again = {"attempt": 2, "started": NOW, "ended": NOW + timedelta(hours=1), "seconds": 3600.0}
+    assert not store.change_tasks([TaskChange(task_id=ids[0], statuses=frozenset({1}), set={"run": again})])
+    while batch(store).state is BatchState.CLOSED:
+        settle(store, surveys)
+    summary = batch(store).summary
+    assert summary is not None and (summary["looked_at"], summary["attempts"]) == (120, 121)
+    assert summary["slowest"][0] == {"_id": str(ids[0]), "seconds": 3600.0}
+
+
+def test_a_survey_takes_no_more_time_in_all_than_it_may(store: Store) -> None:
+    store.insert_tasks([*map(ended, range(120))])
+    look = batch_facts.Look("b", seconds=1e-9)
+    assert look.go_on(store, 60.0) and look.facts().looked_at == 1

@@ -105,3 +105,17 @@ def test_a_batch_stops_after_so_many_failures(cluster: Cluster) -> None:
     (one, *_) = [task for task in cluster.tasks() if task.status == Status.CANCELLED]
     assert "tasks of batch b failed, after which it stops" in one.document["error"]["message"]
     assert [cluster.task(one).status for one in others] == [2, 2]  # not of the batch
+
+
+def test_a_node_that_is_to_leave_goes_on_until_a_large_batch_is_done(cluster: Cluster) -> None:
+    """Each look takes a piece of the survey, and there are more pieces than looks in vain."""
+    cluster.plugin("Fine", "exit 0")
+    queue = cluster.queue("Fine")
+    begin(cluster, "b")
+    now = datetime.now(UTC)
+    run = {"attempt": 1, "started": now, "ended": now, "seconds": 1.0}
+    cluster.push(queue, *[{}] * 700, batch="b", status=1, run=run)
+    close(cluster, "b")
+    cluster.run(pace={"piece_seconds": 0.0})
+    done = batch(cluster, "b")
+    assert done.state is BatchState.DONE and done.summed("looked_at") == 700

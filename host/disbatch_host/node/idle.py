@@ -24,7 +24,7 @@ from disbatch_host.documents.records import Queue, QueueId, Task, TaskId
 from disbatch_host.errors import StoreError
 from disbatch_host.node.claiming import Claiming
 from disbatch_host.node.compartment import Troubles
-from disbatch_host.node.duties.batches import settle_batches
+from disbatch_host.node.duties.batches import Surveys, settle_batches
 from disbatch_host.node.duties.due import settle_due
 from disbatch_host.node.duties.lost_runs import LostRuns
 from disbatch_host.node.pace import Pace
@@ -63,6 +63,7 @@ class Idle:
         self._health = health
         self._troubles = troubles
         self._pace = pace
+        self._surveys = Surveys()
         self._node_id = runs.context.site.node_id
         self._looks_in_vain = 0  # for what is due, one after the other: something was, and none of it could be done
 
@@ -88,9 +89,10 @@ class Idle:
         if ids and store.has_unfinished(list(ids), due_before=soon, besides=stuck):
             return True
         # A batch that is done may have a task to create.
-        batches = settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
+        batches = settle_batches(store, self._node_id, self._troubles, self._surveys, seconds=self._pace.piece_seconds)
         settled = settle_due(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
-        has_changed, is_all = bool(settled.changed or batches.created), settled.is_all and batches.is_all
+        has_changed = bool(settled.changed or batches.created or batches.goes_on)
+        is_all = settled.is_all and batches.is_all
         self._looks_in_vain = 0 if has_changed or is_all else self._looks_in_vain + 1
         if self._looks_in_vain > _IN_VAIN_MAX:
             return False  # something cannot be written: it waits for a person

@@ -27,7 +27,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 
 _CAUSES_SECONDS = 0.5  # for counting the causes of failures
-_LOOK_SECONDS = 2.0  # for what single tasks tell; nothing else is done with the store meanwhile
+_LOOK_SECONDS = 2.0  # for what single tasks tell
 _FAILED, _ = statuses.parse("failed")
 _UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
@@ -40,18 +40,58 @@ class Finished:
     has_created: bool  # the task of `on_done`
 
 
-def finish(store: Store, batch: Batch) -> Finished | None:
+class Survey:
+    """What the summary of a batch needs of its single tasks, found in pieces: where there are a million, nobody else
+    could use the store for seconds. It is of one round."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._look = batch_facts.Look(batch.id, _LOOK_SECONDS)
+        self._causes: list[Document] | None = None
+
+    def is_of(self, batch: Batch) -> bool:
+        return (batch.id, batch.round) == (self._batch.id, self._batch.round)
+
+    @property
+    def is_over(self) -> bool:
+        return self._causes is not None
+
+    def go_on(self, store: Store, seconds: float) -> None:
+        """Another piece, of about so long."""
+        if not self._look.is_over:
+            self._look.go_on(store, seconds)
+        elif self._causes is None:
+            self._causes = _causes(store, self._batch)
+
+    def to_summary(self) -> Document:
+        return {"causes": self._causes or [], **self._look.facts().to_summary()}
+
+
+def can_be_done(store: Store, batch: Batch) -> bool:
+    """Whether `finish` would mark it as done now."""
+    return (
+        batch.state is BatchState.CLOSED
+        and batch.fault is None
+        and not batch.is_stopping
+        and not store.is_batch_unfinished(batch.id)
+    )
+
+
+def finish(store: Store, batch: Batch, survey: Survey | None = None) -> Finished | None:
     """Mark a closed batch as done, and create the task of `on_done`; None if it is not done, or somebody else was
-    faster."""
-    if batch.state is not BatchState.CLOSED or batch.fault is not None or batch.is_stopping:
+    faster. `survey`: of this round, and over; None: it is made now."""
+    if not can_be_done(store, batch):
         return None
-    if store.is_batch_unfinished(batch.id):
-        return None
+    if survey is None:
+        survey = Survey(batch)
+        while not survey.is_over:
+            survey.go_on(store, _LOOK_SECONDS)
     now = store.now()
     counted = store.count_batch(batch.id).by_status
     if any(counted.get(status) for status in _UNFINISHED) or store.is_batch_unfinished(batch.id):
         return None
-    summary = _summary(store, batch, counted, seconds=(now - batch.ctime).total_seconds() if batch.ctime else 0.0)
+    seconds = (now - batch.ctime).total_seconds() if batch.ctime else 0.0
+    summary = _summary(batch, counted, survey, seconds=seconds)
     task_id = store.new_ids(1)[0] if batch.is_armed else None
     with store.together():
         if not apply(store, batch, batches.done_change(batch, summary, now=now, task_id=task_id)):
@@ -89,7 +129,7 @@ def pay(store: Store, batch: Batch) -> bool:
 _TOLD = ("total", "concluded", "failed", "cancelled", "orphaned", "seconds", "causes")
 
 
-def _summary(store: Store, batch: Batch, counted: Mapping[int, int], *, seconds: float) -> Document:
+def _summary(batch: Batch, counted: Mapping[int, int], survey: Survey, *, seconds: float) -> Document:
     total, in_all = counts.totals(counted), sum(counted.values())
     return {
         "total": in_all,
@@ -99,8 +139,7 @@ def _summary(store: Store, batch: Batch, counted: Mapping[int, int], *, seconds:
         "skipped": batch.skipped or 0,
         **{name: total[name] for name in ("concluded", "failed", "terminated", "cancelled", "orphaned")},
         "seconds": max(0.0, round(seconds, 3)),
-        "causes": _causes(store, batch) if total["failed"] else [],
-        **batch_facts.look_at(store, batch.id, seconds=_LOOK_SECONDS).to_summary(),
+        **survey.to_summary(),
     }
 
 

@@ -19,6 +19,7 @@ from disbatch_host.store.contract import Store
 from disbatch_protocol.status import ENDED
 
 _SLOWEST = 5
+_PAGE_MAX = 2000  # tasks that are read at once; the first page is of one, each next one twice as large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +78,46 @@ def from_summary(summary: Mapping[str, Any] | None) -> BatchFacts | None:
 
 
 def look_at(store: Store, batch_id: str, *, seconds: float) -> BatchFacts:
-    """Look at its ended tasks, in any order, for about so long; at one at least."""
-    look = _Look()
-    which = TaskFilter(batch=batch_id, statuses=frozenset(map(int, ENDED)), or_failed=True)
-    deadline = time.monotonic() + seconds
-    for task in store.find_tasks(which, with_output=False, with_parameters=False, in_any_order=True):
-        look.see(task)
-        if time.monotonic() > deadline:
-            break
+    """Look at its ended tasks for about so long; at one at least."""
+    look = Look(batch_id, seconds)
+    look.go_on(store, seconds)
     return look.facts()
 
 
-class _Look:
-    def __init__(self) -> None:
+class Look:
+    """A look at the ended tasks of a batch that is taken in pieces, for those who have others to serve in between."""
+
+    def __init__(self, batch_id: str, seconds: float) -> None:
+        """`seconds`: that all pieces together may take."""
+        self._which = TaskFilter(batch=batch_id, statuses=frozenset(map(int, ENDED)), or_failed=True)
+        self._left_seconds = seconds
+        self._cursor: str | None = None
+        self._size = 1
+        self.is_over = False
         self._looked_at = self._attempts = 0
         self._slowest: list[tuple[float, str, TaskId]] = []
         self._first_start: datetime | None = None
         self._last_end: datetime | None = None
 
-    def see(self, task: Task) -> None:
+    def go_on(self, store: Store, seconds: float) -> bool:
+        """Look for about so long; returns whether it is over: all were seen, or there is no time for more."""
+        began = time.monotonic()
+        until = began + min(seconds, self._left_seconds)
+        while not self.is_over:
+            page = store.find_page(
+                self._which, limit=self._size, newest_first=False, cursor=self._cursor, with_parameters=False
+            )
+            for task in page.tasks:
+                self._see(task)
+            self._cursor, self._size = page.next, min(2 * self._size, _PAGE_MAX)
+            self.is_over = page.next is None
+            if time.monotonic() > until:
+                break
+        self._left_seconds -= time.monotonic() - began
+        self.is_over = self.is_over or self._left_seconds <= 0
+        return self.is_over
+
+    def _see(self, task: Task) -> None:
         self._looked_at += 1
         self._attempts += task.last_attempt
         for run in (*task.attempts[:1], task.run):  # the first start may be that of an earlier attempt

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from disbatch_host import logs
@@ -26,6 +26,7 @@ from disbatch_host.node.compartment import Troubles, write_each
 from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store import batch_ends
+from disbatch_host.store.batch_ends import Survey
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.status import Status
@@ -35,10 +36,8 @@ log = logging.getLogger(__name__)
 _BATCH = "batch"
 _LOOKED_AT = 1000  # batches in one look; their order changes from look to look
 _CANCELLED = 500  # tasks in one write
-_CAUSES_SECONDS = 0.5  # for counting the causes of failures
 _WAITING = frozenset({int(Status.CREATED), int(Status.BLOCKED)})
 _FAILED, _ = statuses.parse("failed")
-_UNFINISHED = frozenset(map(int, statuses.UNFINISHED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +46,7 @@ class Settled:
 
     created: int = 0  # tasks
     is_all: bool = True  # nothing is left for another look
+    goes_on: bool = False  # with what a batch that has ended is to say: the next look finds more of it
 
 
 class Batches:
@@ -68,6 +68,7 @@ class Batches:
         self._troubles = troubles
         self._pace = pace
         self._on_created = on_created
+        self._surveys = Surveys()
         self._loop = asyncio.get_running_loop()
         self._looked_at = float("-inf")
         self._is_planned = False  # a look soon
@@ -99,7 +100,9 @@ class Batches:
         """One look. The rest comes with the next."""
         self._looked_at = self._loop.time()
         settled = await self._store_thread.call(
-            lambda store: settle_batches(store, self._node_id, self._troubles, seconds=self._pace.piece_seconds)
+            lambda store: settle_batches(
+                store, self._node_id, self._troubles, self._surveys, seconds=self._pace.piece_seconds
+            )
         )
         if settled.created:
             self._on_created()
@@ -107,27 +110,47 @@ class Batches:
             self._look_soon()
 
 
-def settle_batches(store: Store, node_id: str, troubles: Troubles, *, seconds: float) -> Settled:
+class Surveys:
+    """Those of batches that have ended and are large: they go on with the next look. Used in the store's thread."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Survey] = {}
+
+    def keep_only(self, batch_ids: Collection[str]) -> None:
+        """Forget those of other batches: another node has marked them, or they were deleted."""
+        for gone in self._of.keys() - set(batch_ids):
+            del self._of[gone]
+
+    def of(self, batch: Batch) -> Survey:
+        """That of this round of a batch."""
+        survey = self._of.get(batch.id)
+        if survey is None or not survey.is_of(batch):
+            survey = self._of[batch.id] = Survey(batch)
+        return survey
+
+
+def settle_batches(store: Store, node_id: str, troubles: Troubles, surveys: Surveys, *, seconds: float) -> Settled:
     """Do what has to be done with batches, as far as there is time. Called in the store's thread."""
     found = store.watched_batches(_LOOKED_AT)
+    surveys.keep_only({str(one.get("_id")) for one in found})
     deadline = time.monotonic() + seconds
-    created, is_all = 0, len(found) < _LOOKED_AT
+    created, is_all, goes_on = 0, len(found) < _LOOKED_AT, False
     # Not always the same ones first, where there is no time for all.
     start = int(deadline * 1000) % len(found) if len(found) > 1 else 0
     for number, document in enumerate([*found[start:], *found[:start]]):
         if number and time.monotonic() > deadline:
-            return Settled(created=created, is_all=False)
+            return Settled(created=created, is_all=False, goes_on=goes_on)
         batch = Batch.from_document(document)
         if batch.fault is not None:
             troubles.report(_BATCH, batch.id, batch.fault)
         elif not troubles.is_resting(_BATCH, batch.id):
             with troubles.contained(_BATCH, batch.id):
-                one = _settle(store, batch, node_id, troubles, deadline)
-                created, is_all = created + one.created, is_all and one.is_all
-    return Settled(created=created, is_all=is_all)
+                one = _settle(store, batch, node_id, troubles, surveys, deadline)
+                created, is_all, goes_on = created + one.created, is_all and one.is_all, goes_on or one.goes_on
+    return Settled(created=created, is_all=is_all, goes_on=goes_on)
 
 
-def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadline: float) -> Settled:
+def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, surveys: Surveys, deadline: float) -> Settled:
     created = 0
     if batch.owes_task:
         created += batch_ends.pay(store, batch)
@@ -138,7 +161,14 @@ def _settle(store: Store, batch: Batch, node_id: str, troubles: Troubles, deadli
         if not _cancel_waiting(store, batch, node_id, troubles, deadline):
             return Settled(created=created, is_all=False)
         batch = batch_ends.read(store, batch.id) or batch
-    finished = batch_ends.finish(store, batch)
+    if not batch_ends.can_be_done(store, batch):
+        return Settled(created=created)
+    survey = surveys.of(batch)
+    while not survey.is_over:
+        survey.go_on(store, max(0.0, deadline - time.monotonic()))
+        if time.monotonic() > deadline:
+            return Settled(created=created, is_all=False, goes_on=True)
+    finished = batch_ends.finish(store, batch, survey)
     if finished is not None:
         created += finished.has_created
         summary = finished.summary
