@@ -42,9 +42,6 @@ class Outcome(StrEnum):
     ORPHANED = "orphaned"
 
 
-NAMED_IN_MANIFEST = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.PERMANENT, Outcome.RETRY, Outcome.SNOOZE)
-
-
 class Reason(StrEnum):
     """Why a run ended: the closed list of `run.reason`. People's rules match on it; nothing is ever renamed."""
 

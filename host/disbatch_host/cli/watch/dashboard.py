@@ -22,8 +22,6 @@ from disbatch_host.client.failures import FailureFacts
 from disbatch_host.client.overview import NodeFacts, Overview, QueueFacts, RunningFacts
 from disbatch_host.decide.why import Code
 
-WIDTH_MIN, HEIGHT_MIN = 40, 8  # below this, only the most important line is shown
-
 _GAP = "  "
 _NOTE_BESIDE_MIN = 24  # columns for a note in its queue's own line; with fewer it gets a line of its own
 _BAR = 10  # columns of a progress bar

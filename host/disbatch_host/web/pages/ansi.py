@@ -35,10 +35,6 @@ class Line:
     spans: Sequence[Span]
     is_cut: bool = False  # it says that something is left out between the lines around it
 
-    @property
-    def has_hit(self) -> bool:
-        return any(one.is_hit for one in self.spans)
-
 
 def lines_of(
     data: bytes, *, start: int, number: int | None, find: str = "", is_plain: bool = False

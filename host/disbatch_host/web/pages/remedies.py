@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from disbatch_host import suggested
 from disbatch_host.decide.why import Code
 
 
@@ -40,7 +41,7 @@ def remedy_for(code: str, queue: str, can: Callable[[str], bool]) -> Remedy | No
             words = {
                 Code.NO_PLUGIN: "Install the plugin on a node, or give the queue the class that was meant.",
                 Code.SET_ASIDE: "Mend the plugin on its node; the node tries it again by itself.",
-                Code.BROKEN: "Mend the plugin on its node; `disbatch-host check` says what is wrong with it.",
+                Code.BROKEN: f"Mend the plugin on its node; {suggested.plain_hint('check')} says what is wrong.",
                 Code.DRAINING: "Resume the node, or wait until it is started again.",
             }[Code(code)]
             return Remedy(words=words, link=("nodes",), label="Nodes")
