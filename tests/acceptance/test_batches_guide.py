@@ -11,4 +11,4 @@ PAGE = Path(__file__).parents[2] / "docs/batches.md"
 
 
 def test_every_step_of_the_page_does_what_it_shows(terminal: Terminal, tmp_path: Path) -> None:
-    assert type_page(PAGE, terminal, tmp_path / "place") == 24
+    assert type_page(PAGE, terminal, tmp_path / "place") == 25
