@@ -178,14 +178,15 @@ def serving(
     tokens = {"now": Tokens(key=new_key(), tokens=tuple(token for token, _ in made.values()))}
     if like is not None and like.known is not None:
         tokens["now"] = like.known
+    ids = {name: one.id for name, one in zip(made, tokens["now"].tokens, strict=True)}
 
     def sign_out(role: str) -> None:
-        left = tuple(one for one in tokens["now"].tokens if one.id != made[role][0].id)
+        left = tuple(one for one in tokens["now"].tokens if one.id != ids[role])
         tokens["now"] = replace(tokens["now"], tokens=left)
 
     def let_expire(role: str, seconds: float) -> None:
         expires = datetime.now(UTC) + timedelta(seconds=seconds)
-        changed = (replace(one, expires=expires) if one.id == made[role][0].id else one for one in tokens["now"].tokens)
+        changed = (replace(one, expires=expires) if one.id == ids[role] else one for one in tokens["now"].tokens)
         tokens["now"] = replace(tokens["now"], tokens=tuple(changed))
 
     started, servers = threading.Event(), list[HttpServer]()

@@ -52,6 +52,8 @@ SCREENS = {
     "document": "/tasks/{failed}?tab=document", "form": "/queues/forms/push", "JSON": "/queues/forms/push?as=json",
     "no form": "/queues/alone/push", "failures": "/failures", "batches": "/batches", "batch": "/batches/wave",
     "nodes": "/nodes", "plugins": "/plugins", "plugin": "/plugins/Greet", "keys": "/keys", "push": "/push",
+    "retry": "/tasks/{failed}/retry", "task that goes on": "/tasks/{printing}", "attempt": "/tasks/{failed}?attempt=1",
+    "found": "/tasks/{failed}?find=cannot+connect",
     "dry run": "/operations/new?action=retry&queue=many", "operations": "/operations",
     "filter": "/tasks?status=running",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from disbatch_host.client import Client
+from disbatch_host.web.sending import Limits
 from disbatch_protocol.status import Status
 from helpers import web
 from helpers.driving import driven, flows_of
@@ -68,16 +69,22 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
     url = f"sqlite://{directory}/test.db"
     plugins = [directory / "plugins"]
     with Client.open(url, plugins=plugins, by="ann@here", creates=True) as client, contextlib.ExitStack() as stack:
-        server = stack.enter_context(web.serving(url, plugins))
+        settings: dict[str, Any] = {"streams": Limits(comment_seconds=0.5)}
+        servers = [stack.enter_context(web.serving(url, plugins, **settings))]
+        server = servers[0]
         runs = Runs(client)
 
         def restart() -> None:
             stack.close()
-            stack.enter_context(web.serving(url, plugins, like=server))
+            servers.append(stack.enter_context(web.serving(url, plugins, like=server, **settings)))
+
+        def sign_out(role: str) -> None:
+            servers[-1].sign_out(role)
 
         told = {"base": f"http://127.0.0.1:{server.port}", "tokens": dict(server.tokens)}
         names = ("task", "begin", "print", "tell", "end", "again")
-        answers = {**{one: getattr(runs, one) for one in names}, "stop": stack.close, "restart": restart}
+        answers = {**{one: getattr(runs, one) for one in names}, "stop": stack.close, "restart": restart,
+                   "sign_out": sign_out}  # fmt: skip
         yield driven(SCRIPT, told, answers, within_seconds=400)
 
 

@@ -168,6 +168,14 @@ run({
     all += await ask("print", { task, text: "line %d\n", times: 50, first: 150 })
     await size(page, all)
     expect((await whole(page))[0] === numbered(0, 200), "lines are missing, or there twice")
+    await ask("stop")
+    await page.waitForFunction(() => document.querySelector("#t-trouble")?.textContent.includes("the server does not answer"))
+    expect((await text(page, "[data-live]")).startsWith("every 5 s"), await text(page, "[data-live]"))
+    all += await ask("print", { task, text: "line %d\n", times: 50, first: 200 })
+    await ask("restart")
+    await page.waitForFunction(() => document.querySelector("[data-live]").textContent.startsWith("live") && !document.querySelector("#t-trouble"))
+    await size(page, all)
+    expect((await whole(page))[0] === numbered(0, 250), "lines are missing, or there twice, after a longer while")
     forgive(/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET/)
     expect((await state(page)) === "following", await state(page))
   },
@@ -366,6 +374,38 @@ run({
     const label = await page.getAttribute(".log", "aria-label"), live = await page.evaluate(() => document.querySelector(".log").closest("[aria-live], [role=log], [role=status]"))
     expect(label === "stdout of attempt 1" && live === null, `${label}; every line would be read aloud`)
     expect((await page.textContent("[data-said]")) === "following", await page.textContent("[data-said]"))
+  },
+
+  async "nine tabs of which eight are hidden: each loads, and the one that is seen goes on"() {
+    const task = await ask("task")
+    let all = await ask("print", { task, text: "line %d\n", times: 10 })
+    const first = await opened(`/tasks/${task}`), pages = [first]
+    for (let n = 1; n < 9; n += 1) {
+      await size(pages.at(-1), all)
+      await hide(pages.at(-1), true)
+      const page = await first.context().newPage(), began = Date.now()
+      await page.goto(`${base}/tasks/${task}`)
+      await size(page, all)
+      expect(Date.now() - began < 5000, `tab ${n + 1} took ${Date.now() - began} ms`)
+      pages.push(page)
+    }
+    all += await ask("print", { task, text: "line %d\n", times: 10, first: 10 })
+    await size(pages.at(-1), all)
+    expect((await log(first, log => log.lines.last.size)) < all, "a hidden tab goes on")
+    await hide(pages.at(-1), true)
+    await hide(first, false)
+    await size(first, all)
+    expect((await whole(first))[0] === numbered(0, 20), "lines are missing, or there twice")
+  },
+
+  async "whose token ends has to sign in again, and comes back to the same place"() {
+    const task = await ask("task")
+    await ask("print", { task, text: "line %d\n", times: 10 })
+    const page = await opened(`/tasks/${task}?stream=stdout`, "admin")
+    await size(page, 70)
+    await ask("sign_out", { role: "admin" })
+    await page.waitForURL(url => url.pathname === "/login")
+    expect(page.url().includes(encodeURIComponent(`/tasks/${task}?stream=stdout`)), page.url())
   },
 
   async "a command is copied"() {

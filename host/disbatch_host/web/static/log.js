@@ -77,6 +77,7 @@ export class LiveLog extends HTMLElement {
     if (!before.attempt || before.attempt === attempt) {
       if (!before.attempt && !before.size) { before.attempt = attempt; this.pane.setAttribute("aria-label", `${this.stream} of attempt ${attempt}`); return }
       before.isGone = true // its number now stands for another one
+      for (const one of before.items) if (Lines.isHole(one)) Object.assign(one, { why: "gone", words: "its output was replaced by the next attempt" })
     }
     this.change(() => this.lines.begin(attempt, 0, `attempt ${attempt}`))
     this.say(`attempt ${attempt} has begun`)

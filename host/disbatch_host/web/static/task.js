@@ -22,7 +22,7 @@ function place(text) {
     const mine = document.getElementById(one.id)
     if (!mine || mine.dataset.shown === one.innerHTML) continue
     if (mine.dataset.shown === undefined && mine.innerHTML === one.innerHTML) continue
-    if ($("details[open]", mine) || isSelected(mine)) { isStale = true; continue }
+    if ($("details[open], :active", mine) || isSelected(mine)) { isStale = true; continue }
     const focused = focusable(mine).indexOf(document.activeElement)
     mine.dataset.shown = one.innerHTML
     mine.replaceChildren(...document.importNode(one, true).childNodes)
