@@ -13,6 +13,7 @@ import pytest
 
 from disbatch_host.client import Client, Selection
 from disbatch_host.client.importing import task_maker
+from disbatch_host.web import imports
 from helpers import web, web_process
 from helpers.browsing import Page, Visitor
 from helpers.importing import begin_import, check, checked, choose, people, seen_until, text_of, through
@@ -257,6 +258,34 @@ def test_a_trial_goes_on_when_nobody_looks_and_says_how_far_it_is(
     held.set()
     found = seen_until(visitor, began, lambda one: "hx-get" not in one.text)
     assert "6000</b> fit" in found.text.replace("\u202f", "")
+
+
+def test_an_import_is_stopped_and_keeps_what_it_has_created(
+    visitor: Visitor, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = check(visitor, made(client, "halted"), people(7000), {})
+    reached, goes_on, real = threading.Event(), threading.Event(), task_maker.TaskMaker.made
+
+    def held(self: task_maker.TaskMaker, row: object, size: int, *, is_checked: bool) -> object:
+        if is_checked and row == ["u4000", "4000"]:  # the first of the third batch, between two commits
+            reached.set()
+            assert goes_on.wait(60)
+        return real(self, row, size, is_checked=is_checked)
+
+    monkeypatch.setattr(task_maker.TaskMaker, "made", held)
+    monkeypatch.setattr(imports._Keeper, "told_seconds", 0.0)
+    address = begin_import(visitor, found).headers["location"]
+    assert reached.wait(60)
+    shown = visitor.get(address).text
+    for words in ("<b>4000</b>", "of 7000 rows done", ">Stop</button>", "Its batch"):
+        assert words in shown, words
+    assert ">running</span>" in visitor.get("/imports").text
+    assert visitor.send(address, "/stop").status == 200
+    goes_on.set()
+    done = seen_until(visitor, address, lambda one: "hx-get" not in one.text)
+    assert ">stopped</span>" in done.text and ">6000</a></dd>" in done.text and "Go on to its batch" in done.text
+    assert client.count(Selection(queue="halted")) == 6000
+    assert client.batches.get(address.rpartition("/")[2]).state == "closed"
 
 
 def upload_in(address: str) -> str:

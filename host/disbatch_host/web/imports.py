@@ -30,7 +30,6 @@ from disbatch_host.web.spool import Received, Spool
 log = logging.getLogger(__name__)
 
 KIND = "import"
-_TOLD_SECONDS = 1.0  # between notes of how far it has come
 _RATE_OF = 5  # of these notes, from which its rate is calculated
 
 
@@ -68,6 +67,8 @@ def file_of(job: Job, spool: Spool) -> Received | None:
 class _Keeper:
     """Writes down how far an import has come, and the rows that do not fit."""
 
+    told_seconds = 1.0  # between notes
+
     def __init__(self, jobs: Jobs, job: Job, spool: Spool, is_stopping: Callable[[], bool]) -> None:
         self.job = job
         self._jobs = jobs
@@ -85,7 +86,7 @@ class _Keeper:
             self._bad.drop()
             self._bad = BadRows(self._path)
         now = time.monotonic()
-        if now - self._told >= _TOLD_SECONDS:
+        if now - self._told >= self.told_seconds:
             self._times.append((now, progress.rows))
             total = self.job.document["total"] if progress.total is None else progress.total
             self.job = self._jobs.keep(
