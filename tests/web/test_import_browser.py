@@ -23,7 +23,7 @@ from helpers import web
 from helpers.nodes import write_plugin
 
 # One browser does everything in the set-up of the first test.
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(520)]
 
 DRIVER = Path(__file__).parent / "browser" / "importing.mjs"
 PARAMETERS = {
@@ -88,7 +88,7 @@ def held() -> Iterator[None]:
 
     def made(self: task_maker.TaskMaker, row: Any, size: int, *, is_checked: bool) -> Any:
         if row and row[0] == "hold me":
-            end.wait(400)
+            end.wait(500)
         return real(self, row, size, is_checked=is_checked)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +116,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
                 "shots": os.environ.get("DISBATCH_SHOTS"),
             }  # fmt: skip
             done = subprocess.run(
-                ["node", DRIVER], input=json.dumps(told), capture_output=True, text=True, timeout=400, check=False
+                ["node", DRIVER], input=json.dumps(told), capture_output=True, text=True, timeout=500, check=False
             )
         assert done.returncode == 0, done.stderr[-3000:]
         lines = [json.loads(line) for line in done.stdout.splitlines()]
