@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
-from disbatch_host import suggested
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
-PROGRAM = suggested.PROGRAM
+PROGRAM = "disbatch-host"
 INTERRUPTED = 130  # a shell's exit code for a program ended by SIGINT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
