@@ -166,6 +166,9 @@ def test_rows_that_an_import_has_skipped_are_in_the_story_of_its_batch(site: Sit
     site.fine("task", "import", queue, "more.ndjson", "--on-error", "skip", "--batch", batch)
     source = of(site, batch)["source"]
     assert source["skipped"] == 3 and source["name"] == "some.ndjson" and "report" not in source
+    (site.directory / "one.ndjson").write_text(f"oops\n{FINE}")
+    site.fine("task", "import", queue, "one.ndjson", "--on-error", "skip")
+    assert "1 row of the source did not fit\n" in site.fine("batch", "show", "@last").out
     (site.directory / "fine.ndjson").write_text(FINE)
     site.fine("task", "import", queue, "fine.ndjson")
     assert "skipped" not in of(site, "@last")["source"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,21 @@ def test_a_plugin_here_is_shown_as_it_is_here_even_without_its_store(on_store: T
     assert on_store.fine("plugins", "--json").json[0]["name"] == "Here"
     on_store.refused(2, "plugins", "shwo")
     on_store.refused(2, "plugins", "show")
+
+
+def test_an_example_is_shown_without_its_secret_and_fits_once_that_is_given(
+    on_store: Terminal, store: Store, tmp_path: Path
+) -> None:
+    """As Notify::Webhook: its URL is secret, required, and has a pattern that no mask fits."""
+    url = {"type": "string", "pattern": "^https?://", "writeOnly": True}
+    schema = {"type": "object", "required": ["url"], "properties": {"url": url, "text": {"type": "string"}}}
+    example = {"name": "hello", "parameters": {"url": "https://x.example/s3cret", "text": "hi"}}
+    publish(store, tmp_path, "Hook", parameters=schema, examples=[example])
+    shown = on_store.fine("plugins", "show", "Hook")
+    assert 'example hello: {"text": "hi"} and a secret: url\n' in shown.out
+    assert "s3cret" not in shown.out and "***" not in shown.out and shown.err == ""
+    (document,) = on_store.fine("plugins", "show", "Hook", "--json").json
+    assert document["examples"] == [{"name": "hello", "parameters": {"text": "hi"}}]
+    on_store.fine("queue", "create", "hook", "--class", "Hook")
+    assert "url" in on_store.refused(2, "task", "push", "hook", json.dumps(document["examples"][0]["parameters"]))
+    on_store.fine("task", "push", "hook", '{"text": "hi"}', "-p", "url=https://y.example/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,21 @@ def test_blocked_tasks_of_a_filter_are_released_and_no_others(site: Site) -> Non
     assert site.fine(*of_bob, "--yes").out == "0 tasks released\n"
 
 
+def test_the_next_page_and_the_retry_of_a_cause_are_of_the_store_that_was_named(site: Site) -> None:
+    queue, store = site.queue(), site.environment["DISBATCH_STORE"]
+    failed = site.fine("task", "push", queue, "-", stdin='{"do": "fail"}\n' * 2).out.split()
+    for task_id in failed:
+        site.wait_for(task_id, Status.FAILED)
+    elsewhere = replace(site, environment={**site.environment, "DISBATCH_STORE": "sqlite:///nowhere/x.db"})
+    listed = elsewhere.fine("task", "list", "--queue", queue, "--limit", "1", "--store", store)
+    (command,) = re.findall(r"or: disbatch-host (.*)", listed.err)
+    assert failed[0] in elsewhere.fine(*shlex.split(command)).out and failed[1] in listed.out
+    (cause,) = elsewhere.fine("task", "failures", "--queue", queue, "--json", "--store", store).json
+    retried = elsewhere.fine(*shlex.split(cause["retry"])[1:])
+    assert retried.out == "2 tasks will be run again\n"
+    assert "--store" not in site.fine("task", "list", "--queue", queue, "--limit", "1").err
+
+
 @pytest.mark.parametrize("command", ["cancel", "delete", "release", "retry"])
 def test_a_filter_without_a_queue_is_refused_with_the_command_that_shows_what_fits(site: Site, command: str) -> None:
     queue = site.queue()
@@ -151,6 +167,10 @@ def test_a_filter_that_a_command_does_not_take_is_taken_by_another(site: Site) -
     assert "'disbatch-host task set' does not take --where; `disbatch-host task list --where PATH=VALUE` shows" in line
     line = site.refused(2, "batch", "cancel", "march", "--where", "user=ann")
     assert "`disbatch-host task cancel --batch ID --where PATH=VALUE` does" in line
+    line = site.refused(2, "batch", "list", "--status", "done")
+    assert "did you mean '--state'?" in line
+    line = site.refused(2, "task", "delete", "--queue", "a queue", "--status", "running")
+    assert "cancel unfinished tasks first: `disbatch-host task cancel --queue 'a queue' --status unfinished`" in line
     line = site.refused(2, "task", "retry", "--queue", site.queue(), "--failed", "-p", "a=b")
     assert "expected task ids with -p, found --queue; `disbatch-host task list --queue " in line
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from disbatch_host import suggested
 from disbatch_host.cli import render, tally
+from disbatch_host.cli.common import count_of as counted
 from disbatch_host.client.batch_progress import BatchProgress
 from disbatch_host.decide import counts
 from disbatch_host.documents.batch import Batch, BatchState
@@ -40,7 +41,7 @@ def facts_of(store: Store, progress: BatchProgress) -> list[tuple[str, Any]]:
     if (skipped := one.skipped) is not None:
         report = one.source.get("report")
         where = f"; {report} has them" if isinstance(report, str) else ""
-        facts.append(("skipped", (f"{skipped} rows of the source did not fit{where}", "yellow")))
+        facts.append(("skipped", (f"{counted(skipped, 'row')} of the source did not fit{where}", "yellow")))
     if (existing := one.existing) is not None:
         text = f"{existing} not created: an unfinished task had the unique key"
         facts.append(("existing", (text, "yellow")))

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli.kinds import OneOf, Whole
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
 
-PROGRAM = "disbatch-host"
+PROGRAM = suggested.PROGRAM
 INTERRUPTED = 130  # a shell's exit code for a program ended by SIGINT
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -81,9 +81,9 @@ def in_words(error: click.UsageError) -> str:
             for option in (*parameter.opts, *parameter.secondary_opts)
             if option.startswith("--")
         }
-        if (elsewhere := _filter_elsewhere(error.option_name, error.ctx)) is not None:
-            return f"{error.ctx.command_path!r} does not take {error.option_name}; {elsewhere}"
         near = near_name(error.option_name.lstrip("-"), options)
+        if near is None and (elsewhere := _filter_elsewhere(error.option_name, error.ctx)) is not None:
+            return f"{error.ctx.command_path!r} does not take {error.option_name}; {elsewhere}"
         hint = f"; did you mean '{options[near]}'?" if near else ""
         return f"No such option '{error.option_name}'{hint}"
     if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:

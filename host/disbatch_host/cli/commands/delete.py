@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import bars, common, results, selection
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client import allowed, deleting, times
@@ -16,7 +17,7 @@ from disbatch_host.client.control import Outcome
 from disbatch_host.client.finding import find_named
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import Task
-from disbatch_host.errors import ExitCode, UsageError
+from disbatch_host.errors import ExitCode, FieldError, UsageError
 from disbatch_host.store.contract import Store
 
 
@@ -44,7 +45,7 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
     if not is_named and not filters["status"]:
         raise UsageError("expected --status with --queue, such as --status concluded, found none")
     with common.options_named():
-        allowed.check_deletable(filters["status"])
+        _check(filters)
         age = None if older is None else times.duration("older", older)
     as_json = common.wants_json()
     with common.opened_store() as store:
@@ -58,6 +59,15 @@ def delete(ids: tuple[str, ...], filters: Mapping[str, Any], older: str | None, 
         selection.confirm(question, total, yes=yes, is_explicit=False)
         _delete_selected(store, which, total, as_json=as_json)
         return ExitCode.DONE
+
+
+def _check(filters: Mapping[str, Any]) -> None:
+    """Raises FieldError for a status of unfinished tasks, with the command that ends them."""
+    try:
+        allowed.check_deletable(filters["status"])
+    except FieldError as error:
+        cancels = suggested.hint("task cancel", *selection.words_of({**filters, "status": ("unfinished",)}))
+        raise FieldError("status", f"{error.reason}: {cancels}") from error
 
 
 _WORDS: results.Words = {

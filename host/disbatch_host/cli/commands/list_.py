@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from disbatch_host import suggested
 from disbatch_host.cli import common, render, selection, task_table
-from disbatch_host.cli.frame import PROGRAM, common_options
+from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.kinds import Whole
 from disbatch_host.client import listing
 from disbatch_host.client.columns import Column, column_of, columns_of
@@ -155,7 +155,7 @@ def _list_pages(
         end = {"next": page.next, "looked_at": looked_at, "is_cut": page.is_cut, "looked_to": looked_to}
         render.print_json(end, err=True)
         return
-    command = shlex.join([PROGRAM, "task", "list", *again, "--cursor", page.next])
+    command = suggested.typed("task list", *again, "--cursor", page.next)
     if page.is_cut:
         since = "" if page.looked_to is None else f", back to {render.moment(page.looked_to)},"
         which_ones = "the newest" if cursor is None else "the next"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -83,7 +83,8 @@ def show(class_name: str) -> None:
         found.rows, is_open=found.manifest is not None and found.manifest.parameters is None
     )
     for example in found.examples:
-        click.echo(f"\nexample {render.printable(example['name'])}: {parameter_table.in_json(example['parameters'])}")
+        shown = parameter_table.in_json(example["parameters"])
+        click.echo(f"\nexample {render.printable(example['name'])}: {shown}{_left_out(found, example['parameters'])}")
     if found.published.nodes:
         click.echo()
         rows = [(one.id, one.version or "-", one.program, _state(one)) for one in found.published.nodes]
@@ -92,6 +93,13 @@ def show(class_name: str) -> None:
         more = "\n… (the rest is not published)" if found.readme_is_cut else ""
         click.echo(f"\n{render.printable(found.readme).rstrip()}{more}")
     parameter_table.say_what_differs(found)
+
+
+def _left_out(found: PluginHelp, parameters: Any) -> str:
+    """Which secrets somebody who tries an example has to add."""
+    given = parameters if isinstance(parameters, Mapping) else {}
+    names = [row.name for row in found.rows if row.is_secret and row.is_required and row.name not in given]
+    return f" and a secret: {', '.join(names)}" if names else ""
 
 
 @contextlib.contextmanager
