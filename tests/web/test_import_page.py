@@ -133,7 +133,7 @@ def test_rows_that_do_not_fit_are_named_as_a_spreadsheet_names_them(visitor: Vis
     assert "<b>3</b> fit, <b>3</b> do not" in re.sub(r"\s+", " ", found.text)
     rows = re.findall(r'<th scope="row" class="n k">.*?(\d+)</th><td class="s nw">([^<]*)</td>', found.text)
     assert rows == [("3", "Mailbox user"), ("4", "tries"), ("6", "")]
-    assert "at most 20 characters" in found.text and "many" in found.text and "integer" in found.text
+    assert "at most 20 characters" in found.text and "many" in found.text and "a whole number" in found.text
     assert "3 fields, as the header has" in found.text
     table_of = visitor.get(next(one for one in Page(found.text).links if one.endswith("faults.csv")))
     lines = list(csv.DictReader(io.StringIO(table_of.data.decode("utf-8-sig"), newline="")))

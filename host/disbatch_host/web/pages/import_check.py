@@ -20,6 +20,11 @@ from disbatch_host.web.trials import Tried, digest_of
 from disbatch_protocol.masks import MASK
 
 _WHERE = re.compile(r"""^(?:/\S*|column '[^']*'|'[^']*'): """)
+# Types as somebody who has a spreadsheet knows them.
+_KINDS = {
+    "array": 'a list, as ["a", "b"]', "boolean": "true or false", "integer": "a whole number", "null": "nothing",
+    "number": "a number", "object": 'an object, as {"a": 1}', "string": "a text",
+}  # fmt: skip
 _FURTHER = re.compile(r"; (?=/\S*: )")
 
 
@@ -80,9 +85,14 @@ def fault_row(fault: Mapping[str, Any]) -> dict[str, Any]:
     cell = row.get(column) if isinstance(row, Mapping) and column in row else None
     return {
         "line": fault["line"], "column": column or "", "reason": reason, "more": len(further),
-        "expected": expected.removeprefix("expected ") if found else first,
+        "expected": _in_words(expected.removeprefix("expected ")) if found else first,
         "found": found.partition("; ")[0] if cell in (None, "") else cell, "is_secret": cell == MASK,
     }  # fmt: skip
+
+
+def _in_words(expected: str) -> str:
+    kinds = expected.split(" or ")
+    return " or ".join(_KINDS[one] for one in kinds) if all(one in _KINDS for one in kinds) else expected
 
 
 def _sample(found: Mapping[str, Any]) -> dict[str, Any]:
