@@ -439,7 +439,8 @@ def test_a_node_that_settles_a_dead_one_on_its_machine_ends_its_supervisor_with_
     leaves = 'setsid env -i sh -c "echo \\$\\$ >$DISBATCH_PLUGIN_DIR/left-$DISBATCH_NODE; exec sleep 600"'
     deaf = "" if ends_by_itself else "trap '' TERM; "
     program = (
-        f"{deaf}{BEGIN}; {leaves} & echo begun on $DISBATCH_NODE; {GO}; kill -9 $(cat $DISBATCH_PLUGIN_DIR/left-n2)"
+        f"{deaf}{BEGIN}; {leaves} & echo begun on $DISBATCH_NODE; {GO}; "
+        "until kill -9 $(cat $DISBATCH_PLUGIN_DIR/left-n2); do sleep 0.02; done"
     )
     for name, idempotent in (("Once", False), ("Again", True)):
         keeping.plugin(name, program, idempotent=idempotent, kill_grace="60s")

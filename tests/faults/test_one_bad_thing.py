@@ -227,6 +227,9 @@ def statuses(store: Store, ids: list[Any]) -> list[int | None]:
     return [None if (task := store.get_task(task_id)) is None else task.status for task_id in ids]
 
 
+UNHURRIED = Pace(piece_seconds=30.0)  # what a machine with other things to do cannot use up
+
+
 def settled(store: Store, troubles: Troubles) -> int:
     """How many changes were made for what is due, in several looks: each has only so much time."""
     return sum(due.settle_due(store, "n1", troubles, seconds=30).changed for _ in range(10))
@@ -277,10 +280,12 @@ def test_a_lost_run_that_cannot_be_settled_stops_no_other(store: Store, troubles
     ids = some_tasks(store, 5)
     store.claim("gone", [Want("Q", 5)], "t")
     refusing: Any = Refusing(store, ids[1])
-    assert lost_runs.settle(refusing, "gone", is_on_this_machine=False, troubles=troubles).given_back == 4
+    assert (
+        lost_runs.settle(refusing, "gone", is_on_this_machine=False, troubles=troubles, pace=UNHURRIED).given_back == 4
+    )
     assert statuses(store, ids) == [-2, -1, -2, -2, -2]
-    assert not lost_runs.settle(store, "gone", is_on_this_machine=False, troubles=troubles)  # it rests
-    assert lost_runs.settle(store, "gone", is_on_this_machine=False).given_back == 1
+    assert not lost_runs.settle(store, "gone", is_on_this_machine=False, troubles=troubles, pace=UNHURRIED)  # it rests
+    assert lost_runs.settle(store, "gone", is_on_this_machine=False, pace=UNHURRIED).given_back == 1
 
 
 def test_an_ended_task_that_cannot_be_deleted_stops_no_other(store: Store, troubles: Troubles) -> None:
@@ -290,9 +295,9 @@ def test_an_ended_task_that_cannot_be_deleted_stops_no_other(store: Store, troub
     (queue,) = store.queues()
     refusing: Any = Refusing(store, ids[0])
     refusing.ended_before = lambda *which: [task_id for task_id in ids if store.get_task(task_id) is not None]
-    assert retention.delete_ended(refusing, queue, troubles) == (3, True)
+    assert retention.delete_ended(refusing, queue, troubles, seconds=30) == (3, True)
     assert statuses(store, ids) == [1, None, None, None]
-    assert retention.delete_ended(refusing, queue, troubles) == (0, True)
+    assert retention.delete_ended(refusing, queue, troubles, seconds=30) == (0, True)
 
 
 def test_no_number_of_bad_tasks_at_the_front_keeps_the_others_from_their_turn(store: Store, troubles: Troubles) -> None:
@@ -301,7 +306,7 @@ def test_no_number_of_bad_tasks_at_the_front_keeps_the_others_from_their_turn(st
     good = some_tasks(store, 12)
     refusing: Any = Refusing(store, *bad)
     store.claim("gone", [Want("Q", 24)], "t")
-    settled = lost_runs.settle(refusing, "gone", is_on_this_machine=False, troubles=troubles)
+    settled = lost_runs.settle(refusing, "gone", is_on_this_machine=False, troubles=troubles, pace=UNHURRIED)
     assert (settled.given_back, settled.is_all, settled.refused, settled.done) == (12, True, set(bad), set(good))
     assert statuses(store, bad + good) == [-1] * 12 + [-2] * 12
     long_ago = SystemClock().now().replace(year=2020)
