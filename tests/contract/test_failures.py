@@ -209,3 +209,22 @@ def test_a_file_of_before_gets_the_index_and_an_older_program_goes_on_with_it(tm
     beside.close()
     again.close()
     store.close()
+
+
+def test_by_the_hour_of_their_end_failures_are_told_apart_as_well(store: Store) -> None:
+    """With a cause and without; a task that says nothing of its end counts all the same."""
+    hour = 3600
+    begin = NOW.replace(minute=0, second=0, microsecond=0) - NOW
+    for seconds in (0, hour - 1, hour, 5 * hour):
+        failed(store, "no room", after_seconds=begin.total_seconds() + seconds)
+    for seconds in (2, hour + 2):
+        at = NOW + begin + timedelta(seconds=seconds)
+        push(store, {}, status=2, error={"code": "old", "message": "m"}, mtime=at)
+    found = store.count_failures(TaskFilter(), seconds=SECONDS, by_hour=True)
+    assert found.is_complete
+    counts: Counter[Any] = Counter()
+    for row in found.rows:
+        assert row.first is not None and row.last is not None and row.last - row.first < timedelta(hours=1)
+        counts[row.key is None, (row.first - NOW - begin) // timedelta(hours=1)] += row.count
+    assert counts == {(False, 0): 2, (False, 1): 1, (False, 5): 1, (True, 0): 1, (True, 1): 1}
+    assert len(store.count_failures(TaskFilter(), seconds=SECONDS).rows) == 2

@@ -14,7 +14,7 @@ from helpers.web import Reply, Web
 
 _SAME_SITE = {"Sec-Fetch-Site": "same-origin"}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-_LINKS = ("href", "src", "action", "hx-get", "data-events", "data-task", "data-output")
+_LINKS = ("href", "src", "action", "hx-get", "data-events", "data-task", "data-output", "data-news", "data-rows")
 
 
 @dataclass

@@ -7,13 +7,15 @@ Rules:
 1. A cause is `error.group`, as the host that saw the failure wrote it. Tasks of earlier versions and other programs
    have none; they are grouped by `error.code`, and have no key.
 2. A group has what was counted; its text and message are those of its newest tasks.
+3. Groups may be told apart by version, node and queue as well, or by these alone. `only` says what the tasks of such a
+   group have; without the cause it has no tasks that expired, which no node ran.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -23,16 +25,20 @@ from disbatch_host.client.history import code_of_error
 from disbatch_host.decide.words import error_in_short
 from disbatch_host.documents.causes import group_in
 from disbatch_host.documents.changes import TaskFilter
+from disbatch_host.documents.conditions import Condition
 from disbatch_host.documents.failure_counts import FailureCount
-from disbatch_host.documents.records import QueueId, Task, TaskId
+from disbatch_host.documents.records import NOBODY, QueueId, Task, TaskId
 from disbatch_host.store.contract import Store
 from disbatch_protocol import status as statuses
 from disbatch_protocol.document import rfc3339
 from disbatch_protocol.status import FAILURES, Status
 
+CAUSE = "error"
+BY = (CAUSE, "version", "node", "queue")  # what groups can be told apart by
 GROUPS_MAX = 1000  # groups that are told apart; the others are counted as one
 SECONDS = 5.0  # for the count of all failures
 TASKS_MAX = 3  # of each group that are named
+_NEWEST_SECONDS = 0.5  # for finding tasks of one group
 _PLAIN_MAX = 500  # newest failures without a group that are read for examples of their codes
 _PLACES_MAX = 25  # pairs of queue and status searched for these, those with the most first
 
@@ -56,6 +62,8 @@ class FailureFacts:
     versions: tuple[str, ...] = ()  # of the plugin
     nodes: tuple[str, ...] = ()
     tasks: tuple[TaskId, ...] = ()  # up to three, the newest first
+    only: Mapping[str, str | None] = field(default_factory=dict)  # of `BY`, without the cause; None: they have none
+    versions_of_others: tuple[str, ...] = ()  # all that are known, for a group whose tasks have no version
 
     @property
     def example(self) -> str:
@@ -90,6 +98,7 @@ class FailureFacts:
             "nodes": list(self.nodes),
             "message": self.message,
             "tasks": [str(one) for one in self.tasks],
+            **({"only": dict(self.only)} if self.only else {}),
         }
 
 
@@ -107,22 +116,32 @@ class Failures:
 
 
 def find_failures(
-    store: Store, which: TaskFilter | None = None, *, limit: int = GROUPS_MAX, seconds: float = SECONDS
+    store: Store,
+    which: TaskFilter | None = None,
+    *,
+    limit: int = GROUPS_MAX,
+    seconds: float = SECONDS,
+    by: Sequence[str] = (CAUSE,),
 ) -> Failures:
-    """Why the tasks of a selection failed, in about so many seconds; the `limit` most frequent reasons. Raises
-    StoreError."""
+    """Why the tasks of a selection failed, in about so many seconds; the `limit` most frequent reasons. `by`: some of
+    `BY`. Raises StoreError."""
     which = which or TaskFilter()
     deadline = time.monotonic() + seconds
     found = store.count_failures(which, seconds=seconds)
-    groups = _groups_of(found.rows)
-    ordered = sorted(groups.values(), key=lambda one: (-one.total, one.key or "", one.code))
+    groups = _groups_of(found.rows, by)
+    versions = tuple(sorted({row.version for row in found.rows if row.version}))
+    ordered = sorted(
+        groups.values(), key=lambda one: (-one.total, one.key or "", one.code, *map(str, one.only.values()))
+    )
     kept = ordered[: min(limit, GROUPS_MAX)]
     plain = _Plain(store, which, [row for row in found.rows if row.key is None])
     reasons: list[FailureFacts] = []
     for one in kept:
         if reasons and time.monotonic() > deadline + seconds:
             break
-        reasons.append(one.facts(_newest(store, which, one.key) if one.key is not None else plain.of(one.code)))
+        is_plain = one.key is None and CAUSE in by
+        tasks = plain.of(one.code, one.only) if is_plain else _newest(store, which, one, versions)
+        reasons.append(one.facts(tasks, versions))
     others = ordered[len(reasons) :]
     return Failures(
         reasons=sorted(reasons, key=lambda one: (-one.total, one.code, one.text)),
@@ -175,6 +194,8 @@ class _Group:
 
     key: str | None
     code: str
+    only: Mapping[str, str | None]
+    has_cause: bool = True
     failed: int = 0
     orphaned: int = 0
     expired: int = 0
@@ -203,10 +224,13 @@ class _Group:
         if row.node is not None:
             self.nodes[row.node] += row.count
 
-    def facts(self, tasks: Sequence[Task]) -> FailureFacts:
+    def facts(self, tasks: Sequence[Task], versions: tuple[str, ...]) -> FailureFacts:
         newest = tasks[0] if tasks else None
         group = None if newest is None else group_in(newest.document)
-        code = self.code if newest is None else code_of_error(newest)
+        if not self.has_cause:
+            code, group = "", None
+        else:
+            code = self.code if newest is None else code_of_error(newest)
         return FailureFacts(
             code=code,
             count=self.failed,
@@ -221,6 +245,8 @@ class _Group:
             versions=_by_count(self.versions),
             nodes=_by_count(self.nodes),
             tasks=tuple(one.id for one in tasks[:TASKS_MAX]),
+            only=self.only,
+            versions_of_others=versions if self.only.get("version", "") is None else (),
         )
 
 
@@ -228,11 +254,16 @@ def _by_count(counts: Counter[str]) -> tuple[str, ...]:
     return tuple(name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
-def _groups_of(rows: Iterable[FailureCount]) -> dict[tuple[str | None, str], _Group]:
-    groups: dict[tuple[str | None, str], _Group] = {}
+def _groups_of(rows: Iterable[FailureCount], by: Sequence[str]) -> dict[Any, _Group]:
+    groups: dict[Any, _Group] = {}
+    has_cause = CAUSE in by
     for row in rows:
-        code = _code_of(row)
-        groups.setdefault((row.key, code), _Group(row.key, code)).add(row)
+        if not has_cause and row.status == Status.CANCELLED:
+            continue
+        key, code = (row.key, _code_of(row)) if has_cause else (None, "")
+        values = {"version": row.version or None, "node": row.node, "queue": str(row.queue)}
+        only = {name: value for name, value in values.items() if name in by}
+        groups.setdefault((key, code, *only.values()), _Group(key, code, only, has_cause)).add(row)
     return groups
 
 
@@ -241,14 +272,32 @@ def _code_of(row: FailureCount) -> str:
     return "" if row.key is not None else row.code or statuses.name(row.status)
 
 
-def _newest(store: Store, which: TaskFilter, key: str) -> list[Task]:
-    """Some tasks of a group, those created last."""
+def _newest(store: Store, which: TaskFilter, group: _Group, versions: Sequence[str]) -> list[Task]:
+    """Some tasks of a group, those created last, as far as they are found in time."""
     if which.statuses is None:
-        which = replace(which, statuses=_ENDS, or_failed=True)
-    found = store.find_tasks(
-        replace(which, failure=key), limit=TASKS_MAX, newest_first=True, with_output=False, with_parameters=False
-    )
-    return list(found)
+        which = replace(which, statuses=_ENDS if group.has_cause else frozenset(map(int, FAILURES)), or_failed=True)
+    if group.key is not None:
+        which = replace(which, failure=group.key)
+    if group.key is not None and not group.only:
+        return list(
+            store.find_tasks(which, limit=TASKS_MAX, newest_first=True, with_output=False, with_parameters=False)
+        )
+    page = store.find_page(
+        narrowed(which, group.only, versions), limit=TASKS_MAX, newest_first=True, budget_seconds=_NEWEST_SECONDS,
+        with_parameters=False,
+    )  # fmt: skip
+    return list(page.tasks)
+
+
+def narrowed(which: TaskFilter, only: Mapping[str, str | None], versions: Sequence[str]) -> TaskFilter:
+    """The tasks of a group among those of a selection (rule 3). `versions`: all that are known."""
+    where = list(which.where)
+    if only.get("version", "") is None:
+        where += [Condition(("run", "plugin", "version"), (one,), negated=True) for one in versions]
+    if only.get("node", "") is None:
+        where.append(Condition(("node",), (NOBODY,)))
+    given: dict[str, Any] = {name: value for name, value in only.items() if value is not None}
+    return replace(which, where=tuple(where), **given)
 
 
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))
@@ -266,12 +315,13 @@ class _Plain:
             self._places[row.queue, row.status] += row.count
         self._by_code: dict[str, list[Task]] | None = None
 
-    def of(self, code: str) -> list[Task]:
+    def of(self, code: str, only: Mapping[str, str | None] = {}) -> list[Task]:
         if self._by_code is None:
             self._by_code = {}
             for task in sorted(self._read(), key=_when, reverse=True):
                 self._by_code.setdefault(code_of_error(task), []).append(task)
-        return self._by_code.get(code, [])
+        found = self._by_code.get(code, [])
+        return [one for one in found if all(_VALUES[name](one) == value for name, value in only.items())]
 
     def _read(self) -> list[Task]:
         found: list[Task] = []
@@ -284,6 +334,13 @@ class _Plain:
             )
             found += (one for one in tasks if group_in(one.document) is None)
         return found
+
+
+_VALUES: Mapping[str, Callable[[Task], str | None]] = {
+    "version": lambda task: (task.run.get("plugin") or {}).get("version"),
+    "node": lambda task: task.node,
+    "queue": lambda task: str(task.queue),
+}
 
 
 def _when(task: Task) -> float:

@@ -254,7 +254,7 @@ class Observer:
             at=found.at,
             store=self._store.description,
             queues=queues,
-            nodes=[_node_facts(record) for record in found.nodes],
+            nodes=[node_facts(record) for record in found.nodes],
             failures=failed.reasons,
             failures_seen=failed.total + failed.orphaned + failed.expired,
             running=running,
@@ -321,7 +321,8 @@ def _running_facts(task: Task, records: Sequence[NodeRecord], now: datetime) -> 
     )
 
 
-def _node_facts(record: NodeRecord) -> NodeFacts:
+def node_facts(record: NodeRecord) -> NodeFacts:
+    """One node as its document tells it."""
     served = readings.heartbeat_queues(record)
     heartbeat, settings, host = (readings.object_of(record, name) for name in ("heartbeat", "settings", "host"))
     running = whole_number(heartbeat.get("running"))

@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 from disbatch_host.client import finding, history
 from disbatch_host.client import why as reasons
-from disbatch_host.client.failures import GROUPS_MAX, SECONDS, Failures, find_failures
+from disbatch_host.client.failures import CAUSE, GROUPS_MAX, SECONDS, Failures, find_failures
+from disbatch_host.client.failures_by_hour import FailuresByHour, find_failures_by_hour
 from disbatch_host.client.finding import Selection
 from disbatch_host.client.history import Event
 from disbatch_host.client.masking import Masker
@@ -166,14 +167,20 @@ class Reading:
         *,
         limit: int = GROUPS_MAX,
         seconds: float = SECONDS,
+        by: Sequence[str] = (CAUSE,),
     ) -> Failures:
         """Why tasks failed, of all queues, of one, or of a selection: by cause, the most frequent first, with count,
         first and last, queues, nodes, versions of plugins, and some of the tasks. `limit`: at most so many causes.
+        `by`: what groups are told apart by, some of `failures.BY`, instead of the cause alone.
         Where there are more than can be counted in `seconds`, `is_complete` is False. Raises as `find` does."""
         selection = which if isinstance(which, Selection) else Selection(queue=which)
         return find_failures(
-            self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds
+            self.store, finding.filter_of(self.store, selection, self.by), limit=limit, seconds=seconds, by=by
         )
+
+    def failures_by_hour(self, which: Selection, *, seconds: float = SECONDS) -> FailuresByHour:
+        """How many tasks of a selection failed in each hour. Raises as `find` does."""
+        return find_failures_by_hour(self.store, finding.filter_of(self.store, which, self.by), seconds=seconds)
 
     def export(
         self,

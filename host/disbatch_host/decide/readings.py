@@ -68,10 +68,16 @@ def passed_over_of(node: NodeRecord) -> list[str]:
 def broken_of(node: NodeRecord) -> dict[str, str]:
     """The plugins that it cannot use, and why. One whose manifest does not even give its name goes by the name of its
     directory, as it would if it were intact."""
-    return {
-        str(one.get("class") or PurePath(str(one.get("manifest"))).parent.name): str(one.get("reason"))
-        for one in records_of(node.document.get("broken"))
-    }
+    return {_name_of_broken(one): str(one.get("reason")) for one in records_of(node.document.get("broken"))}
+
+
+def broken_files_of(node: NodeRecord) -> dict[str, str]:
+    """The manifests of the plugins that it cannot use, by the same names."""
+    return {_name_of_broken(one): str(one.get("manifest")) for one in records_of(node.document.get("broken"))}
+
+
+def _name_of_broken(one: Mapping[str, Any]) -> str:
+    return str(one.get("class") or PurePath(str(one.get("manifest"))).parent.name)
 
 
 def records_of(value: Any) -> list[Mapping[str, Any]]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from disbatch_host.client import Client, Selection
+from disbatch_host.client.batch_progress import progress_of
 from disbatch_host.client.overview import Observer
 from disbatch_host.web.documents import plain_of
 from disbatch_host.web.looks import Looks, Seen
 from disbatch_host.web.principal import Principal
+from disbatch_host.web.recent import Lately, Recent
 
 Queues = frozenset[str]
 
@@ -24,6 +26,9 @@ _REASONS_MAX = 50  # of failures, for somebody who sees some queues
 _REASONS_SECONDS = 0.5
 _WANTED_SECONDS = 60.0  # after the last time that they were asked for
 _COMPARED_SECONDS = 60.0  # a rate since longer ago would say nothing about now
+_BATCHES_MAX = 5  # that go on
+_BATCH_SECONDS = 0.05  # for the tasks of one batch, whose rate they tell
+_ENDED = ("concluded", "failed", "cancelled", "orphaned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Picture:
 
     whole: Mapping[str, Any]  # as `status --watch --json`
     failures: Mapping[Queues, Mapping[str, Any]] = field(default_factory=dict)  # of those who see these queues alone
+    batches: Sequence[Mapping[str, Any]] = ()  # that go on, the newest first
 
     def of(self, queues: Queues | None) -> dict[str, Any]:
         """What somebody may see of it who sees these queues; None: all."""
@@ -54,6 +60,7 @@ class Looker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="looker")
         self._observer: Observer | None = None
         self._looked_at = 0.0
+        self._recent = Recent()
         self._wanted: dict[Queues, float] = {}  # when somebody who sees these alone has asked last
         self.looks: Looks[Picture] = Looks(self._in_thread)
 
@@ -61,6 +68,14 @@ class Looker:
         """As it is now, as far as this person may see it. Raises StoreError if it was never seen."""
         self._want(who.queues)
         return self._shown(await self.looks.fresh(), who)
+
+    async def page(self, who: Principal) -> dict[str, Any]:
+        """The same, with what only the page shows: the last ten minutes, and batches that go on."""
+        self._want(who.queues)
+        seen = await self.looks.fresh()
+        lately: Lately = self._recent.of(who.queues)
+        batches = seen.picture.batches if who.queues is None else ()
+        return {**self._shown(seen, who).picture, "lately": lately, "batches": batches}
 
     async def overviews(self, who: Principal) -> AsyncGenerator[Seen[dict[str, Any]], None]:
         """Whenever there is a new one."""
@@ -101,7 +116,18 @@ class Looker:
             self._observer = self._client.observer()
         seen = plain_of(self._client, self._observer.look().to_json())
         self._looked_at = time.monotonic()
-        return Picture(seen, {one: self._failures_of(one) for one in wanted})
+        counts = {one["queue"]: (sum(one[word] for word in _ENDED), one["failed"]) for one in seen["queues"]}
+        self._recent.add(self._looked_at, counts)
+        return Picture(seen, {one: self._failures_of(one) for one in wanted}, self._batches())
+
+    def _batches(self) -> list[dict[str, Any]]:
+        store = self._client.store
+        under_way = self._client.batches.list(states=("open", "closed"), limit=_BATCHES_MAX)
+        return [
+            {**progress_of(store, one, look_seconds=_BATCH_SECONDS).to_json(), "id": one.id, "state": str(one.state),
+             "queue": one.source.get("queue"), "on_done": (one.on_done or {}).get("queue")}
+            for one in under_way
+        ]  # fmt: skip
 
     def _failures_of(self, queues: Queues) -> dict[str, Any]:
         which = Selection(queues=sorted(queues))

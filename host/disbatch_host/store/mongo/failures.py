@@ -24,6 +24,8 @@ from disbatch_protocol.status import FAILURES, Status
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
 _FIELDS = {**dict.fromkeys(("queue", "status", "node", "mtime"), 1), "version": "$run.plugin.version", "_id": 0}
+_MILLISECONDS: Document = {"$convert": {"input": "$mtime", "to": "long", "onError": None, "onNull": None}}
+_HOUR: Document = {"hour": {"$subtract": [_MILLISECONDS, {"$mod": [_MILLISECONDS, 3_600_000]}]}}
 _ABOVE: Document = {"status": {"$gt": int(Status.FAILED)}}
 # A text, which is in the index as it is; `$exists` would have the server read each document.
 HAS_GROUP: Document = {"error.group.key": {"$gte": ""}}
@@ -34,14 +36,17 @@ class Failures:
     def __init__(self, tasks: Collection[Document]) -> None:
         self._tasks = tasks
 
-    def count(self, which: TaskFilter, seconds: float) -> FailureCounts:
+    def count(self, which: TaskFilter, seconds: float, *, by_hour: bool) -> FailureCounts:
         deadline = time.monotonic() + seconds
-        counted = [self._in_time(_with_group(which), "key", {"key": "$error.group.key"}, layout.BY_FAILURE, deadline)]
+        hour = _HOUR if by_hour else {}
+        keys = {"key": "$error.group.key", **hour}
+        counted = [self._in_time(_with_group(which), keys, layout.BY_FAILURE, deadline)]
         if which.failure is None and self._has_others(which, deadline):
             failed = which if which.statuses is not None else replace(which, statuses=_FAILED, or_failed=True)
             for part in _by_status(failed):
                 condition = _both(part, _HAS_NO_GROUP)
-                counted.append(self._in_time(condition, "code", {"code": "$error.code"}, layout.BY_STATUS, deadline))
+                codes = {"code": "$error.code", **hour}
+                counted.append(self._in_time(condition, codes, layout.BY_STATUS, deadline))
         wanted = which if which.statuses is not None else replace(which, statuses=_ENDS, or_failed=True)
         return FailureCounts(
             rows=[row for one in counted for row in one.rows if wanted.covers(row.status)],
@@ -71,17 +76,15 @@ class Failures:
 
         return int(_hinted(count, index))
 
-    def _in_time(
-        self, condition: Document, name: str, field: Document, index: layout.Keys, deadline: float
-    ) -> FailureCounts:
-        """All of them, else some."""
+    def _in_time(self, condition: Document, fields: Document, index: layout.Keys, deadline: float) -> FailureCounts:
+        """All of them, else some; told apart by these fields besides those that all have."""
 
         def counts(limit: Sequence[Document], **options: Any) -> list[Document]:
-            names = (name, "queue", "status", "node", "version")
+            names = (*fields, "queue", "status", "node", "version")
             pipeline: list[Document] = [
                 {"$match": condition},
                 *limit,
-                {"$project": {**_FIELDS, **field}},
+                {"$project": {**_FIELDS, **fields}},
                 {
                     "$group": {
                         "_id": {one: f"${one}" for one in names},

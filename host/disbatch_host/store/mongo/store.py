@@ -403,9 +403,9 @@ class MongoStore:
                     of_queue[status] = of_queue.get(status, 0) + group["count"]
         return counts
 
-    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
+    def count_failures(self, which: TaskFilter, *, seconds: float, by_hour: bool = False) -> FailureCounts:
         with self._translated():
-            return self._failures.count(which, seconds)
+            return self._failures.count(which, seconds, by_hour=by_hour)
 
     def last_ends(self, queue: QueueId, *, failed: bool, since: datetime | None, limit: int) -> list[datetime]:
         with self._translated():

@@ -22,24 +22,25 @@ from disbatch_host.store.sqlite.time_limit import TimeLimit
 from disbatch_protocol.status import FAILURES, Status
 
 _CODE = "CASE WHEN json_valid(rest) THEN json_extract(rest, '$.error.code') END"
+_HOUR = ", mtime / 3600000"
 _ENDS = frozenset(int(one) for one in (*FAILURES, Status.CANCELLED))  # of tasks with a group: those that expired
 _FAILED = frozenset(int(one) for one in FAILURES)
 
 
-def count(connection: sqlite3.Connection, which: TaskFilter, seconds: float) -> FailureCounts:
+def count(connection: sqlite3.Connection, which: TaskFilter, seconds: float, *, by_hour: bool) -> FailureCounts:
     """As `Store.count_failures` wants it."""
     deadline = time.monotonic() + seconds
-    grouped = _in_time(connection, _statement(which, is_grouped=True), deadline)
+    grouped = _in_time(connection, _statement(which, is_grouped=True, by_hour=by_hour), deadline)
     plain = FailureCounts()
     if _has_others(connection, which, deadline):
-        plain = _in_time(connection, _statement(which, is_grouped=False), deadline)
+        plain = _in_time(connection, _statement(which, is_grouped=False, by_hour=by_hour), deadline)
     return FailureCounts(rows=[*grouped.rows, *plain.rows], is_complete=grouped.is_complete and plain.is_complete)
 
 
 Statement = tuple[str, list[Any]]  # with `{limit}` where a limit of the tasks may stand, and the values
 
 
-def _statement(which: TaskFilter, *, is_grouped: bool) -> Statement:
+def _statement(which: TaskFilter, *, is_grouped: bool, by_hour: bool) -> Statement:
     if which.statuses is None:
         which = replace(which, statuses=_ENDS if is_grouped else _FAILED, or_failed=True)
     key, code = (conditions.GROUP_KEY, "NULL") if is_grouped else ("NULL", _CODE)
@@ -50,7 +51,7 @@ def _statement(which: TaskFilter, *, is_grouped: bool) -> Statement:
     else:
         tasks, values = _plain_tasks(which, fields)
     statement = f"""SELECT key, code, queue, status, node, version, count(*), min(mtime), max(mtime) FROM ({tasks})
-        GROUP BY key, code, queue, status, node, version LIMIT {ROWS_MAX + 1}"""
+        GROUP BY key, code, queue, status, node, version{_HOUR if by_hour else ""} LIMIT {ROWS_MAX + 1}"""
     return statement, values
 
 

@@ -277,8 +277,8 @@ class SqliteStore(Session):
             of_queue[status] = of_queue.get(status, 0) + count
         return counts
 
-    def count_failures(self, which: TaskFilter, *, seconds: float) -> FailureCounts:
-        return self._look(lambda connection: failures.count(connection, which, seconds))
+    def count_failures(self, which: TaskFilter, *, seconds: float, by_hour: bool = False) -> FailureCounts:
+        return self._look(lambda connection: failures.count(connection, which, seconds, by_hour=by_hour))
 
     def last_ends(self, queue: QueueId, *, failed: bool, since: datetime | None, limit: int) -> list[datetime]:
         if not self._look(lambda connection: last_ends.is_ready(connection, failed=failed)):

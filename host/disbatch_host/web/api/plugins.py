@@ -14,8 +14,7 @@ from disbatch_host.web.route import Route
 
 
 def _list(call: Call) -> Answer:
-    items = [_brief(call, name) for name in call.client.plugins.classes() if _sees(call, name)]
-    return Answer(body={"items": items}, has_tag=True)
+    return Answer(body={"items": [_brief(call, name) for name in call.client.plugins.classes() if _sees(call, name)]})
 
 
 def _brief(call: Call, class_name: str) -> dict[str, Any]:

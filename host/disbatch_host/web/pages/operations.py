@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from disbatch_host.web.pages import filters
+from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last
 from disbatch_host.web.pages.tasks import rows_of
 from disbatch_host.web.problems import Code, Problem
@@ -28,29 +29,44 @@ def _new(view: View) -> Shown:
     return _tried(view, action, filters.filters_in(view.query), reason=view.get("reason"))
 
 
-def _tried(view: View, action: str, chosen: Any, *, reason: str = "", problem: Problem | None = None) -> Html:
+def _of(chosen: Sequence[Filter]) -> dict[str, Any]:
+    """The tasks, as the API takes them: some by their ids, or all that fit."""
+    ids = [one.value for one in chosen if one.name == "id"]
+    return {"ids": ids} if ids and len(ids) == len(chosen) else {"filter": filters.to_query(chosen)}
+
+
+def _tried(
+    view: View, action: str, chosen: Sequence[Filter], *, reason: str = "", problem: Problem | None = None
+) -> Html:  # fmt: skip
     if action not in ACTIONS:
         raise Problem(Code.QUERY, f"action: expected one of {', '.join(ACTIONS)}, found {action!r:.40}")
-    body = {"action": action, "filter": filters.to_query(chosen), "dry_run": True}
-    found = view.ask("POST /operations", body=body).body
+    found = view.ask("POST /operations", body={"action": action, **_of(chosen), "dry_run": True}).body
     values = {
         "action": action, "found": found, "pairs": filters.to_pairs(chosen), "reason": reason, "problem": problem,
-        "words": [filters.words_of(one) for one in chosen], "samples": rows_of(found["samples"]),
+        "words": [filters.words_of(one) for one in chosen if one.name != "id"], "samples": rows_of(found["samples"]),
         "others": [(count, _OTHERS.get(word, word.replace("_", " "))) for word, count in found["others"].items()],
         "is_typed": action == "delete" or found["eligible"] > _TYPED_FROM,
-        "back": view.url("tasks", query=filters.to_pairs(chosen)),
+        "back": _back(view, chosen),
     }  # fmt: skip
     status = 200 if problem is None else int(problem.code.status)
     return Html(
-        template="operation_new.html", title=f"{action.capitalize()} all that fit?", values=values, status=status
-    )
+        template="operation_new.html", title=f"{action.capitalize()} {found['eligible']} tasks?", values=values,
+        status=status,
+    )  # fmt: skip
+
+
+def _back(view: View, chosen: Sequence[Filter]) -> str:
+    """The list that the question comes from."""
+    there = view.get("back") or view.given("back")
+    ours = view.url("tasks"), view.url("failures"), view.url("batches")
+    return there if there.startswith(ours) else view.url("tasks", query=filters.to_pairs(chosen))
 
 
 def _begin(view: View) -> Shown:
     action, reason, expect = view.given("action"), view.given("reason").strip(), view.given("expect")
     chosen = filters.filters_in(view.form)
     typed = last(view.form, "typed", expect).strip().replace(",", "")
-    body: dict[str, Any] = {"action": action, "filter": filters.to_query(chosen), "until": view.given("until")}
+    body: dict[str, Any] = {"action": action, **_of(chosen), "until": view.given("until")}
     try:
         if typed != expect or not expect.isdigit():
             raise Problem(Code.BODY, f"type the number {expect} to go on, found {typed!r:.40}")

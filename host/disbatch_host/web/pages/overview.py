@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
-from disbatch_host.client.batch_progress import progress_of
+from disbatch_host.web.pages.charts import Chart, chart, per_minute
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
-from disbatch_host.web.pages.words import number
+from disbatch_host.web.pages.words import number, span
 from disbatch_host.web.principal import Principal
+from disbatch_host.web.recent import STEP_SECONDS, Lately
 from disbatch_host.web.shared import Shared
 
 _REASONS = 6
 _WORDS = ("waiting", "running", "concluded", "failed", "orphaned")
 _RUNNING = 8
-_BATCHES = 5
-_LOOK_SECONDS = 0.05  # at the tasks of one batch, for its rate
 
 
 async def _look(shared: Shared, who: Principal) -> Mapping[str, Any]:
     """What one look for all viewers has found some seconds ago."""
-    return (await shared.looker.overview(who)).picture
+    return await shared.looker.page(who)
 
 
 def _show(view: View) -> Shown:
@@ -33,13 +33,16 @@ def _show(view: View) -> Shown:
         "totals": {word: sum(one[word] for one in queues) for word in _WORDS},
         "needs": _needs(queues, seen["nodes"] if sees_all else ()),
         "reasons": seen["failures"][:_REASONS],
+        "reasons_of": seen["failures_seen"],
         "nodes": seen["nodes"],
         "sees_all": sees_all,
         "running": seen["running"][:_RUNNING],
-        "batches": _batches(view) if sees_all else [],
+        "batches": seen["batches"],
+        "charts": _charts(seen["lately"]),
         "per_second": sum(rates) if rates else None,
         "age_seconds": seen["age_seconds"],
         "trouble": seen["trouble"],
+        "seen_at": view.now - timedelta(seconds=seen["age_seconds"]) if seen["trouble"] else None,
     }
     return Html(template="overview.html", title="Overview", values=values)
 
@@ -61,12 +64,16 @@ def _needs(queues: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any
     return [*found, *({"name": one["node"], "words": "is dead", "to": ("nodes", one["node"])} for one in dead)]
 
 
-def _batches(view: View) -> list[dict[str, Any]]:
-    under_way = view.client.batches.list(states=("open", "closed"), limit=_BATCHES)
-    return [
-        {**progress_of(view.client.store, one, look_seconds=_LOOK_SECONDS).to_json(), "id": one.id, "state": one.state}
-        for one in under_way
-    ]
+def _charts(lately: Lately) -> dict[str, Any]:
+    """Of what the looks for all viewers remember."""
+    when = f"the last {span(max(60.0, lately.seconds))}"
+    begin = f"{span(lately.seconds)} ago"
+    sparks = {name: chart(per_minute(one, STEP_SECONDS)) for name, one in lately.by_queue.items() if any(one)}
+    charts: dict[str, Chart | None] = {
+        "ended": chart(per_minute(lately.ended, STEP_SECONDS), begin=begin, end="now"),
+        "failed": chart(per_minute(lately.failed, STEP_SECONDS), begin=begin, end="now"),
+    }
+    return {**charts, "sparks": sparks, "when": when, "failed_in_all": lately.failed_in_all}
 
 
 def _keys(_: View) -> Shown:

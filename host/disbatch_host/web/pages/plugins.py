@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from disbatch_host.client import Selection
 from disbatch_host.web.pages.page import Html, Page, Shown, View
@@ -25,10 +28,21 @@ def _show(view: View) -> Shown:
     plugin = view.ask("GET /plugins/{class}", class_=view.path["class"]).body
     queues = [one for one in plugin["queues"] if view.who.sees(one)]
     values = {
-        "plugin": plugin, "queues": queues, "readme": [*_readme(plugin.get("readme") or "")],
+        "plugin": {**plugin, "examples": [{**one, "curl": _curl(view, queues, one)} for one in plugin["examples"]]},
+        "queues": queues, "readme": [*_readme(plugin.get("readme") or "")],
         "figures": _figures(view, plugin["class"]) if view.who.queues is None else None,
     }  # fmt: skip
     return Html(template="plugin.html", title=f"{plugin['class']} (plugin)", values=values)
+
+
+def _curl(view: View, queues: Sequence[str], example: Mapping[str, Any]) -> str:
+    """The line of a shell that pushes an example; what is secret in it has to be put in."""
+    if not queues:
+        return ""
+    body = shlex.quote(orjson.dumps({"parameters": example["parameters"]}).decode())
+    address = view.url("api", "v1", "queues", queues[0], "tasks")
+    headers = """-H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json'"""
+    return f'curl {headers} -d {body} "$SERVER"{shlex.quote(address)}'
 
 
 def _readme(text: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from disbatch_host.client import Selection
+from disbatch_host.decide import readings
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.pages.tasks import rows_of
 from disbatch_host.web.problems import Code, Problem
@@ -44,7 +45,7 @@ def _show(view: View) -> Shown:
     values: dict[str, Any] = {"queue": queue, "name": view.path["q"], "causes": _causes(view), "fields": FIELDS}
     page = view.ask("GET /tasks", query={"queue": view.path["q"], "limit": _NEWEST}).body
     values["newest"] = rows_of(page["items"])
-    values["nodes"] = _nodes_of(view, queue)
+    values |= _nodes_of(view, queue)
     return Html(template="queue.html", title=f"{view.path['q']} (queue)", values=values)
 
 
@@ -58,12 +59,22 @@ def _causes(view: View) -> Any:
     return found.reasons
 
 
-def _nodes_of(view: View, queue: Mapping[str, Any]) -> list[str]:
-    """The living nodes that have its plugin."""
-    class_name = queue.get("class")
+def _nodes_of(view: View, queue: Mapping[str, Any]) -> dict[str, Any]:
+    """The living nodes that have its plugin, by the version of that; and how many of its tasks each of them runs."""
+    class_name, name = queue.get("class"), view.path["q"]
     if not isinstance(class_name, str) or view.who.queues is not None:
-        return []
-    return [one.id for one in view.client.nodes.list(class_name=class_name, is_alive=True)]
+        return {"nodes": [], "in_use": []}
+    records = view.client.nodes.list(class_name=class_name, is_alive=True)
+    by_version: dict[str, list[str]] = {}
+    for one in records:
+        by_version.setdefault(readings.versions_of(one)[class_name], []).append(one.id)
+    in_use = [
+        (one.id, readings.number(served, "processing"))
+        for one in records
+        for served in readings.heartbeat_queues(one)
+        if served.get("queue") == name and readings.number(served, "processing")
+    ]
+    return {"nodes": sorted(by_version.items(), reverse=True), "in_use": in_use}
 
 
 def _pause(view: View) -> Shown:

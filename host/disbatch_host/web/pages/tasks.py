@@ -7,18 +7,22 @@ from typing import Any
 
 from disbatch_host.client import columns as all_columns
 from disbatch_host.documents.records import Task
+from disbatch_host.errors import NotFoundError
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, values
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_protocol import status as statuses
+from disbatch_protocol.masks import MASK
 from disbatch_protocol.status import Status
 
 _LIMIT = 50
-_IDS_MAX = 1000
+_IDS_MAX = 200  # in one address
 _COLUMNS_MAX = 12
-_ACTIONS = {"retry": Role.OPERATE, "cancel": Role.OPERATE, "release": Role.OPERATE, "delete": Role.ADMIN}
+_OFFERED_MAX = 50  # columns
+_FITS = "fits."  # before the name of a filter, in the form about the tasks that were selected
+_ACTIONS = ("retry", "cancel", "release", "delete")
 _ENDED = frozenset({"concluded", "failed", "terminated", "cancelled", "orphaned"})
 
 
@@ -29,10 +33,12 @@ def _show(view: View) -> Shown:
     query = filters.to_query(chosen)
     paging = {name: view.get(name) for name in ("cursor", "order") if view.get(name)}
     answer = view.ask("GET /tasks", query={**query, **paging, "limit": _LIMIT}).body
-    names = _column_names(view, answer["items"])
+    plugin = _plugin(view, query, answer["items"])
+    names = _column_names(view, answer["items"], plugin)
     rows = rows_of(answer["items"], names)
     values_ = {
-        "rows": rows, "columns": names, "offered": _offered(answer["items"], names), "answer": answer,
+        "rows": rows, "columns": _columns(names, rows), "offered": _offered(answer["items"], names, plugin),
+        "answer": answer, "plugin": plugin.name if plugin else "", "alone": _alone(view, names),
         "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
         "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
         "without": _without(view, chosen) if not rows and not paging else [],
@@ -78,27 +84,59 @@ def _without(view: View, chosen: Sequence[Filter]) -> list[dict[str, Any]]:
     return found
 
 
-def _column_names(view: View, items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The parameters that are shown: those that the address names, else those that tell the tasks apart."""
+def _plugin(view: View, query: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Any:
+    """The one that all of these tasks are for; None: there is none, or nobody knows it."""
+    queues = {one.get("queue") for one in items} or {query.get("queue")}
+    (queue,) = queues if len(queues) == 1 else (None,)
+    try:
+        return view.client.plugins.of_queue(queue) if isinstance(queue, str) else None
+    except NotFoundError:  # the queue was deleted
+        return None
+
+
+def _columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each column with its word, and whether it has nothing but numbers."""
+    found = []
+    for number, name in enumerate(names):
+        cells = [one["cells"][number] for one in rows if one["cells"][number] is not None]
+        is_number = bool(cells) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in cells)
+        found.append({"name": name, "word": name.removeprefix("p."), "is_number": is_number})
+    return found
+
+
+def _alone(view: View, names: Sequence[str]) -> str:
+    """Where the rows that are shown are got by their ids."""
+    kept = [("queue", view.get("queue"))] if view.get("queue") and not view.get("queue").startswith("!") else []
+    return view.url("tasks", query=[("live", "off"), ("columns", ",".join(names) or "-"), *kept])
+
+
+def _column_names(view: View, items: Sequence[Mapping[str, Any]], plugin: Any) -> list[str]:
+    """The parameters that are shown: those that the address names, else the first two that the plugin requires and
+    that are not secret, else those that tell the tasks apart."""
     chosen = [name for some in values(view.query, "columns") for name in some.split(",") if name]
     if chosen:
         return [name for name in dict.fromkeys(chosen) if name != "-"][:_COLUMNS_MAX]
     if len({one.get("queue") for one in items}) != 1:
         return []
-    return [f"p.{name}" for name in all_columns.telling_names(items, None)]
+    return [f"p.{name}" for name in all_columns.telling_names(items, plugin)]
 
 
-def _offered(items: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[str]:
-    """The columns that can be chosen: the parameters that these tasks have."""
+def _offered(items: Sequence[Mapping[str, Any]], chosen: Sequence[str], plugin: Any) -> list[str]:
+    """The columns that can be chosen: the parameters of the plugin, and those that these tasks have."""
     names: dict[str, None] = dict.fromkeys(chosen)
+    schema = None if plugin is None else plugin.manifest.parameters
+    if isinstance(schema, Mapping) and isinstance(schema.get("properties"), Mapping):
+        names |= dict.fromkeys(f"p.{name}" for name, one in schema["properties"].items() if not _is_secret(one))
     for one in items:
         parameters = one.get("parameters")
-        names |= (
-            dict.fromkeys(f"p.{name}" for name in parameters if isinstance(name, str))
-            if isinstance(parameters, Mapping)
-            else {}
-        )
-    return list(names)[:50]
+        for name, value in parameters.items() if isinstance(parameters, Mapping) else ():
+            if isinstance(name, str) and value != MASK:
+                names.setdefault(f"p.{name}")
+    return list(names)[:_OFFERED_MAX]
+
+
+def _is_secret(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and schema.get("writeOnly") is True
 
 
 def rows_of(items: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -149,8 +187,10 @@ def _fitting(view: View, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     if words & _ENDED and view.can("operate"):
         found.append("retry")
-    if words - _ENDED - {"damaged"} and view.can("operate"):
+    if (words - _ENDED - {"damaged"} or "orphaned" in words) and view.can("operate"):
         found.append("cancel")
+    if "blocked" in words and view.can("operate"):
+        found.append("release")
     if words & _ENDED and view.can("admin"):
         found.append("delete")
     return found
@@ -162,62 +202,21 @@ def _whole_actions(view: View, query: Mapping[str, Any], rows: Sequence[Mapping[
     return _fitting(view, rows) if is_bounded else []
 
 
-def _ask_first(view: View) -> Shown:
-    """What would become of the tasks that were selected."""
-    action, ids = _asked_for(view)
-    items = view.ask("GET /tasks", query={"id": ids, "limit": min(len(ids), 500)}).body["items"] if ids else []
-    fitting, others = list[dict[str, Any]](), list[dict[str, Any]]()
-    for one in items:
-        (fitting if action in _possible(one) else others).append(_row(one, ()))
-    values_ = {"action": action, "fitting": fitting, "others": others, "back": _back(view)}
-    return Html(template="act.html", title=f"{action.capitalize()} {len(fitting)} tasks?", values=values_)
-
-
-def _possible(item: Mapping[str, Any]) -> list[str]:
-    from disbatch_host.web.api.tasks import actions_of  # noqa: PLC0415
-
-    return [] if item.get("fault") else actions_of(Task.from_document({"queue": None, **item}))
-
-
 def _act(view: View) -> Shown:
-    """Do it, one task after another, and say what became of each that was left."""
-    if not view.given("sure"):
-        return _ask_first(view)
-    action, ids = _asked_for(view)
-    view.who.require(_ACTIONS[action])
-    body = {"reason": view.given("reason")} if view.given("reason") else None
-    done, refused = 0, []
-    for one in ids:
-        try:
-            if action == "delete":
-                view.ask("DELETE /tasks/{id}", id=one)
-            else:
-                view.ask(f"POST /tasks/{{id}}/{action}", body=body, id=one)
-            done += 1
-        except Problem as error:
-            refused.append({"id": one, "why": error.detail})
-    values_ = {"action": action, "done": done, "refused": refused, "back": _back(view)}
-    return Html(template="acted.html", title=f"{_PAST[action]}: {done}", values=values_)
-
-
-_PAST = {"retry": "Run again", "cancel": "Cancelled", "release": "Released", "delete": "Deleted"}
-
-
-def _asked_for(view: View) -> tuple[str, list[str]]:
+    """On to the question what would become of the tasks that were selected, or of all that fit."""
     action, ids = view.given("action"), list(dict.fromkeys(values(view.form, "id")))
     if action not in _ACTIONS:
         raise Problem(Code.BODY, f"action: expected one of {', '.join(_ACTIONS)}, found {action!r:.40}")
-    if not ids:
+    if view.given("all"):
+        pairs = [(name.removeprefix(_FITS), value) for name, value in view.form if name.startswith(_FITS)]
+    elif not ids:
         raise Problem(Code.BODY, "expected at least one task: select some of the list first")
-    if len(ids) > _IDS_MAX:
-        raise Problem(Code.BODY, f"expected at most {_IDS_MAX} tasks, found {len(ids)}")
-    return action, ids
-
-
-def _back(view: View) -> str:
-    """The list from which the tasks were selected."""
-    there = view.given("back")
-    return there if there.startswith(view.url("tasks")) else view.url("tasks")
+    elif len(ids) > _IDS_MAX:
+        raise Problem(Code.BODY, f"expected at most {_IDS_MAX} tasks, found {len(ids)}; a filter can name more")
+    else:
+        pairs = [("id", one) for one in ids]
+    query = [("action", action), *pairs, ("back", view.given("back"))]
+    return SeeOther(to=view.url("operations", "new", query=query))
 
 
 PAGES = (

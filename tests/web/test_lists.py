@@ -1,0 +1,223 @@
+"""The list of tasks: its columns, what is done with some of them or with all that fit, and what it says of itself."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from disbatch_host.client import Client, Selection
+from helpers.browsing import Page, Visitor
+from helpers.nodes import write_plugin
+from helpers.processes import wait_until
+from helpers.web import Web
+
+SECRET = "planted-5ecret"
+_names = (f"listed{n}" for n in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("plugins")
+    properties: dict[str, Any] = {name: {"type": "string"} for name in ("note", "host", "user", "target")}
+    properties |= {"password": {"type": "string", "writeOnly": True}, "size": {"type": "integer"}}
+    required = ["password", "user", "host", "target"]
+    schema = {"type": "object", "required": required, "properties": properties}
+    write_plugin(directory, "Move", "true", parameters=schema)
+    return directory
+
+
+@pytest.fixture
+def queue(client: Client) -> str:
+    name = next(_names)
+    client.queues.create(name, "Move")
+    return name
+
+
+@pytest.fixture(scope="module")
+def admin(server: Web) -> Visitor:
+    visitor = Visitor(server)
+    visitor.sign_in("admin")
+    return visitor
+
+
+def fill(client: Client, queue: str, count: int, **more: Any) -> list[str]:
+    rows = [{"note": "n", "password": SECRET, "user": f"u{n}", "host": f"h{n}", "target": f"t{n}", "size": n, **more}
+            for n in range(count)]  # fmt: skip
+    return [str(one.id) for one in client.push_many(queue, rows)]
+
+
+def columns_of(text: str) -> list[str]:
+    head = re.search(r"<thead>(.*?)</thead>", text, re.DOTALL)
+    assert head is not None
+    return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', head[1])
+
+
+def test_the_columns_are_the_first_two_required_parameters_that_are_not_secret(
+    admin: Visitor, client: Client, queue: str
+) -> None:
+    fill(client, queue, 2)
+    text = admin.get(f"/tasks?queue={queue}").text
+    assert columns_of(text)[1:4] == ["Status", "user", "host"]
+    offered = re.findall(r'name="columns" value="p\.(\w+)"( checked)?', text)
+    assert ("user", " checked") in offered and ("size", "") in offered and "password" not in dict(offered)
+    assert "Parameters of Move" in text
+
+
+def test_columns_are_in_the_address_and_numbers_stand_right(admin: Visitor, client: Client, queue: str) -> None:
+    fill(client, queue, 2)
+    text = admin.get(f"/tasks?queue={queue}&columns=-&columns=p.size&columns=p.note").text
+    assert columns_of(text)[1:4] == ["Status", "size", "note"] and '<td class="cell n"' in text
+    menu = text.partition('id="columns"')[2].partition("</details>")[0]
+    (form,) = Page(menu).forms
+    assert form.fields == [("queue", queue), ("columns", "-"), ("columns", "p.size"), ("columns", "p.note")]
+    assert columns_of(admin.get(f"/tasks?queue={queue}&columns=-").text)[1:3] == ["Status", "Attempts"]
+    hidden = admin.get(f"/tasks?queue={queue}&columns=p.password").text
+    assert SECRET not in hidden and "********" in hidden
+
+
+def test_the_rows_that_are_shown_are_got_alone_with_the_same_cells(admin: Visitor, client: Client, queue: str) -> None:
+    ids = fill(client, queue, 3)
+    client.cancel(ids[0])
+    text = admin.get(f"/tasks?queue={queue}&status=cancelled&columns=-&columns=p.size").text
+    alone = re.search(r'data-rows="([^"]+)"', text)
+    assert alone is not None
+    client.retry(ids[0])  # it fits no longer
+    row = admin.get(f"{html.unescape(alone[1])}&id={ids[0]}").text
+    assert f'id="t-{ids[0]}"' in row and columns_of(row) == columns_of(text) and ">created<" in row
+    assert f'id="t-{ids[0]}"' not in admin.get(f"/tasks?queue={queue}&status=cancelled").text
+
+
+def asked(admin: Visitor, *fields: tuple[str, str]) -> str:
+    """The question that a selection leads to."""
+    reply = admin.follow(admin.post("/tasks/act", fields))
+    assert reply.status == 200, reply.text
+    return reply.text
+
+
+def done(admin: Visitor, text: str, **filled: str) -> str:
+    """Answer it; the page of the operation when it has ended."""
+    (form,) = [one for one in Page(text).forms if one.action.endswith("/operations")]
+    fields = [(name, value) for name, value in form.fields if name not in filled]
+    begun = admin.post(form.action, [*fields, *filled.items()])
+    assert begun.status == 303, begun.text
+    shown: list[str] = []
+
+    def has_ended() -> bool:
+        shown.append(admin.get(begun.headers["location"]).text)
+        return ">running</span>" not in shown[-1]
+
+    wait_until(has_ended, within_seconds=60)
+    return shown[-1]
+
+
+def test_some_of_a_list_are_cancelled_once_it_is_said_what_becomes_of_them(
+    admin: Visitor, client: Client, queue: str
+) -> None:
+    ids = fill(client, queue, 4)
+    client.cancel(ids[0])
+    back = f"/tasks?queue={queue}&columns=p.size"
+    text = asked(admin, *(("id", one) for one in ids[:3]), ("action", "cancel"), ("back", back))
+    assert "<b>2</b> will be cancelled" in text and "1: they have ended" in text and "As of " in text
+    assert f'href="{html.escape(back)}"' in text and client.get(ids[1]).status == -2
+    assert "cancelled" in done(admin, text, reason="enough")
+    assert [client.get(one).status for one in ids] == [-5, -5, -5, -2]
+    assert client.get(ids[1]).document["error"]["message"] and "enough" in str(client.get(ids[1]).document)
+
+
+def test_all_that_fit_are_meant_where_that_was_chosen(admin: Visitor, client: Client, queue: str) -> None:
+    ids = fill(client, queue, 53)
+    client.cancel(ids[:52])
+    page = admin.get(f"/tasks?queue={queue}&status=cancelled")
+    assert 'data-all-fit="52"' in page.text
+    (form,) = [one for one in Page(page.text).forms if one.action.endswith("/tasks/act")]
+    assert ("fits.queue", queue) in form.fields and ("fits.status", "cancelled") in form.fields
+    chosen = [(name, "all" if name == "all" else value) for name, value in form.fields]
+    text = asked(admin, *chosen, ("action", "retry"))
+    assert "Run 52 again" in text and text.count("/tasks/") >= 5
+    done(admin, text)
+    assert client.count(Selection(queue=queue, status=("created",))) == 53
+
+
+def test_deleting_some_needs_their_number_typed(admin: Visitor, client: Client, queue: str) -> None:
+    ids = fill(client, queue, 3)
+    client.cancel(ids)
+    text = asked(admin, ("id", ids[0]), ("id", ids[1]), ("action", "delete"))
+    (form,) = [one for one in Page(text).forms if one.action.endswith("/operations")]
+    wrong = admin.post(form.action, [*form.fields, ("typed", "3")])
+    assert wrong.status == 400 and "type the number 2" in wrong.text and client.count(Selection(queue=queue)) == 3
+    assert "deleted" in done(admin, text, typed="2") and client.count(Selection(queue=queue)) == 1
+
+
+@pytest.mark.parametrize(("action", "count"), [("cancel", 0), ("burn", 1), ("cancel", 201)])
+def test_a_selection_that_cannot_be_is_refused(admin: Visitor, action: str, count: int) -> None:
+    fields = [("action", action), *(("id", f"{n:024}") for n in range(count))]
+    assert admin.post("/tasks/act", fields).status == 400
+
+
+def test_a_question_leads_back_to_this_site_alone(admin: Visitor, client: Client, queue: str) -> None:
+    (one,) = fill(client, queue, 1)
+    for there in ("https://evil.example/tasks", "//evil.example/tasks", "javascript:alert(1)"):
+        text = asked(admin, ("id", one), ("action", "cancel"), ("back", there))
+        assert f'href="/tasks?id={one}" data-back' in text and f'href="{there}' not in text
+
+
+def test_only_actions_that_fit_a_shown_status_are_there(server: Web, client: Client, queue: str) -> None:
+    operator, reader = Visitor(server), Visitor(server)
+    operator.sign_in("operate")
+    reader.sign_in("read")
+    ids = fill(client, queue, 2)
+    client.push(queue, {"password": "x", "user": "u", "host": "h", "target": "t"}, delay="2h")
+    client.cancel(ids[0])
+
+    def actions(visitor: Visitor, status: str) -> list[str]:
+        return re.findall(r'name="action" value="(\w+)"', visitor.get(f"/tasks?queue={queue}&status={status}").text)
+
+    assert actions(operator, "created") == ["cancel"] and actions(operator, "blocked") == ["cancel", "release"]
+    assert actions(operator, "cancelled") == ["retry"] and actions(reader, "waiting,cancelled") == []
+    whole = Visitor(server)
+    whole.sign_in("admin")
+    assert actions(whole, "cancelled") == ["retry", "delete"]
+
+
+def test_a_filter_and_its_opposite_are_chips_that_can_be_taken_away(admin: Visitor, client: Client, queue: str) -> None:
+    ids = fill(client, queue, 3)
+    client.cancel(ids[0], why="x")
+    text = html.unescape(admin.get(f"/tasks?queue={queue}&status=!cancelled&p.user=!u1&columns=p.size").text)
+    assert "<b>1</b> fits (exact)" in text and f'id="t-{ids[2]}"' in text
+    assert "status <b>not cancelled</b>" in text and "user <b>≠ u1</b>" in text
+    assert f'href="/tasks?queue={queue}&status=%21cancelled&columns=p.size" aria-label="Without user ≠ u1"' in text
+    empty = html.unescape(admin.get(f"/tasks?queue={queue}&status=created&p.user=u0").text)
+    assert re.search(r'Without <b>status created</b>: <a href="[^"]*p.user=u0">1</a>', empty)
+    assert re.search(r'Without <b>user = u0</b>: <a href="[^"]*status=created">2</a>', empty)
+
+
+def test_a_search_that_ran_out_of_time_says_how_far_it_looked(
+    admin: Visitor, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(client, queue, 130)
+    whole = Client.page
+    monkeypatch.setattr(Client, "page", lambda *given, **more: whole(*given, **{**more, "budget_seconds": -1.0}))
+    text = admin.get(f"/tasks?queue={queue}&p.user=u0").text
+    assert re.search(r"Looked at the newest \d+ tasks; nothing yet\.", text) and "No task fits" not in text
+    for _ in range(10):
+        address = re.search(r'href="([^"]+)">Go on</a>', text)
+        assert address is not None and "cursor=" in address[1]
+        text = admin.get(html.unescape(address[1])).text
+        if '<tr id="t-' in text:
+            break
+        assert re.search(r"Looked at \d+ tasks; nothing yet\.", text)
+    assert text.count('<tr id="t-') == 1 and ">u0<" in text
+
+
+def test_the_oldest_come_first_where_that_was_asked_for(admin: Visitor, client: Client, queue: str) -> None:
+    ids = fill(client, queue, 3)
+    text = admin.get(f"/tasks?queue={queue}&order=oldest").text
+    assert re.findall(r'<tr id="t-(\w+)"', text) == ids
+    assert f'href="/tasks?queue={queue}">newest first' in html.unescape(text)
+    assert quote(queue) in text
