@@ -110,7 +110,7 @@ def test_where_a_row_does_not_fit_nothing_is_created_and_all_faults_are_told(
 ) -> None:
     faults: list[RowFault] = []
     text = "user,tries,pin\nann,1,1234\nben,many,1234\n,3,1234\n"
-    with pytest.raises(RowsRefusedError, match="nothing is created: 1 of 3 rows do not fit"):
+    with pytest.raises(RowsRefusedError, match="nothing is created: 1 of 3 rows does not fit"):
         perform(text, plugin=plugin, on_fault=faults.append)
     assert tasks(store) == []
     (fault,) = faults

@@ -38,6 +38,21 @@ _OTHER_WORDS: Mapping[str, str] = MappingProxyType(
         "workers": "node list",
     }
 )
+# Commands below a group, likewise.
+_SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "del": "delete",
+        "describe": "show",
+        "get": "show",
+        "info": "show",
+        "kill": "cancel",
+        "ls": "list",
+        "remove": "delete",
+        "rm": "delete",
+        "status": "show",
+        "unpause": "resume",
+    }
+)
 _WITHOUT_A_COMMAND = frozenset({"run", "serve", "start"})
 
 
@@ -63,10 +78,15 @@ def for_command(name: str, known: Iterable[str], groups: Mapping[str, Iterable[s
 def for_subcommand(name: str, path: str, known: Iterable[str]) -> str:
     """For a command that does not exist in a group; `path` is the group's."""
     known = list(known)
-    near = near_name(name, known) or next(
-        (other.split()[1] for word, other in _OTHER_WORDS.items() if word == name and path.endswith(other.split()[0])),
-        None,
-    )
+    if (same := _SYNONYMS.get(name)) in known:
+        return f"did you mean {same!r}?"
+    group, _, below = _OTHER_WORDS.get(name, "").partition(" ")
+    other = below.split(" ")[0]
+    if other in known and path.endswith(group):
+        return f"did you mean {other!r}?"
+    if other.isalpha() and group.isalpha():
+        return f"did you mean '{group} {below}'?"
+    near = near_name(name, known)
     return f"did you mean {near!r}?" if near in known else f"one of {', '.join(known)}"
 
 

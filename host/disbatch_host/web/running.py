@@ -168,6 +168,6 @@ def _say_where(settings: WebSettings, listening: socket.socket, once: str | None
     if once is not None:
         lasting = suggested.plain_hint("web token add NAME --role operate")
         say(f"sign in: {url}/login#t={once}")
-        say(f"this token works until the server ends, and is not shown again; {lasting} makes one that lasts")
+        say(f"this token works until the server ends, and is not shown again; {lasting} makes one for later starts")
     if not settings.needs_sign_in:
         log.warning("nobody needs to sign in: anyone at this address can run programs as the users of the nodes")

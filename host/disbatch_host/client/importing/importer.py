@@ -245,7 +245,8 @@ class Import:
             if faults := self._counts.faults:
                 count = total - self._counts.empty
                 rows = "1 row" if count == 1 else f"{count} rows"
-                raise RowsRefusedError(f"nothing is created: {faults} of {rows} do not fit")
+                fit = "does not fit" if faults == 1 else "do not fit"
+                raise RowsRefusedError(f"nothing is created: {faults} of {rows} {fit}")
         name = self._name()
         self._begin(name, begins_again=begins_again)
         self._is_whole = self._create(name, total)
