@@ -192,8 +192,8 @@ def serving(
     started, servers = threading.Event(), list[HttpServer]()
     with ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="disbatch-web-")))
-        own = {"changes_per_second": 10_000, "spool": spool}
-        whole = WebSettings(listen=Address("127.0.0.1", 0 if like is None else like.port), **{**own, **settings})
+        own = {"listen": Address("127.0.0.1", 0 if like is None else like.port), "changes_per_second": 10_000}
+        whole = WebSettings(**{**own, "spool": spool, **settings})
         listening = stack.enter_context(server.bound(whole.listen))
         clients = [
             stack.enter_context(Client.open(url, plugins=plugins, by="web"))
@@ -212,9 +212,9 @@ def serving(
         try:
             assert started.wait(30), "the server did not start"
             texts = {name: text for name, (_, text) in made.items()} if like is None else like.tokens
+            port = 0 if isinstance(whole.listen, Path) else listening.getsockname()[1]
             yield Web(
-                port=listening.getsockname()[1], tokens=texts, sign_out=sign_out, let_expire=let_expire,
-                known=tokens["now"],
+                port=port, tokens=texts, sign_out=sign_out, let_expire=let_expire, known=tokens["now"]
             )  # fmt: skip
         finally:
             if servers:

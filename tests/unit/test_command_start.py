@@ -15,6 +15,7 @@ from disbatch_host.store.open import open_store
 SLOW = {
     "asyncio", "importlib.resources", "jsonschema", "prometheus_client", "pymongo", "rich.live", "rich.table",
     "tempfile", "disbatch_host.node", "disbatch_host.process", "disbatch_host.run", "disbatch_host.trial",
+    "disbatch_host.web", "jinja2", "python_multipart", "starlette", "uvicorn",
 }  # fmt: skip
 OF_PLUGINS = {
     "disbatch_host.documents.transitions", "disbatch_host.plugin.catalog", "disbatch_protocol.events",

@@ -14,8 +14,7 @@ from disbatch_host.client import Client
 from disbatch_host.clock import SystemClock
 from disbatch_host.documents.records import new_task
 from disbatch_host.web.guard import Place
-from helpers import web
-from helpers.driving import driven, flows_of
+from helpers import driving, web
 from helpers.nodes import write_plugin
 from helpers.printing import Printing
 
@@ -42,7 +41,7 @@ PARAMETERS = {
     },
     "additionalProperties": False,
 }  # fmt: skip
-FLOWS = flows_of("drive.mjs")
+FLOWS = driving.flows_of("drive.mjs")
 SCREENS = {
     "overview": "/", "queues": "/queues", "queue": "/queues/many", "paused queue": "/queues/still",
     "queue without a node": "/queues/alone", "broken queue": "/queues/broken", "new queue": "/queues/new",
@@ -112,18 +111,14 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
     printer.start()
     try:
         with web.serving(url, [directory / "plugins"], place=Place(public_urls=["http://jobs.test"])) as server:
-            yield _driven(server, tasks)
+            told = {
+                "base": f"http://127.0.0.1:{server.port}", "named": f"http://jobs.test:{server.port}", "tasks": tasks,
+                "tokens": dict(server.tokens), "screens": {name: one.format(**tasks) for name, one in SCREENS.items()},
+            }  # fmt: skip
+            yield driving.driven("drive.mjs", told, {}, within_seconds=500)
     finally:
         stop.set()
         printer.join(30)
-
-
-def _driven(server: web.Web, tasks: Mapping[str, str]) -> dict[str, list[str]]:
-    told = {
-        "base": f"http://127.0.0.1:{server.port}", "named": f"http://jobs.test:{server.port}", "tasks": tasks,
-        "tokens": dict(server.tokens), "screens": {name: one.format(**tasks) for name, one in SCREENS.items()},
-    }  # fmt: skip
-    return driven("drive.mjs", told, {}, within_seconds=500)
 
 
 @pytest.mark.parametrize("flow", FLOWS)

@@ -29,10 +29,11 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ INPUT_MAX = 64 * 2**20  # bytes of an input that is read from a bundle
 FILES_MAX = 2000  # of a plugin, that are listed
 _FILE_BYTES_MAX = 2**30  # of one file that is hashed
 _EXPECTED = f"expected a bundle that {suggested.plain_hint('task bundle ID')} wrote"
+_NOT_IN_NAMES = re.compile(r"[^\w.-]", re.ASCII)
 _README = """\
 Task {id}, as disbatch-host {version} saw it at {now}.
 
@@ -108,7 +110,12 @@ def write_bundle(store: Store, task: Task, catalog: Catalog | None, out: IO[byte
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name, content in _members(store, task, catalog):
-            _add(archive, f"task-{task.id}/{name}", content, at)
+            _add(archive, f"{bundle_name(task)}/{name}", content, at)
+
+
+def bundle_name(task: Task) -> str:
+    """Of its directory, and of its file without an ending: an id of another program may hold a slash, or anything."""
+    return f"task-{_NOT_IN_NAMES.sub('_', str(task.id))}"
 
 
 def _members(store: Store, task: Task, catalog: Catalog | None) -> Iterator[tuple[str, bytes | Iterator[bytes]]]:
@@ -122,7 +129,7 @@ def _members(store: Store, task: Task, catalog: Catalog | None) -> Iterator[tupl
     yield "task.json", _json(store, document)
     found = input_of(store, task, catalog)
     yield "input.json", _json(store, {"class": class_name, "parameters": found.parameters, "masked": found.masked})
-    yield "story.json", _json(store, [_event(one) for one in history_of(task)])
+    yield "story.json", _json(store, [_event(one) for one in history_of(replace(task, document=masked))])
     yield from _attempts(store, task)
     if plugin is not None:
         yield from _plugin(store, plugin)

@@ -59,7 +59,18 @@ WEB_SETTINGS: tuple[WebSetting, ...] = (
     WebSetting(
         name="proxy_from", metavar="NET|unix", is_list=True, help="From where that header is taken: 127.0.0.1/32."
     ),
-    WebSetting(name="proxy_role", choices=ROLES, help="What those may do (read)."),
+    WebSetting(name="proxy_role", choices=ROLES, help="What those may do (read; with --proxy-group, nothing)."),
+    WebSetting(
+        name="proxy_group", metavar="GROUP=ROLE", is_list=True, help="What members of a group may do; the most counts."
+    ),
+    WebSetting(
+        name="proxy_groups_header",
+        metavar="NAME",
+        help="Where the proxy says in which groups somebody is, with commas.",
+    ),
+    WebSetting(
+        name="proxy_secret", metavar="FILE", help="What is in this file has to come with them, in X-Disbatch-Secret."
+    ),
     WebSetting(name="cors_origin", metavar="URL", is_list=True, help="Pages that may read with a token."),
     WebSetting(name="spool", metavar="DIR", help="Where files to be imported are kept (in the state directory)."),
     WebSetting(

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from disbatch_host.settings import web_table
 from disbatch_host.settings.forms import NODE_ID_PATTERN
 from disbatch_host.settings.table import SETTINGS, Kind, Setting
+from disbatch_host.settings.web_table import WEB_SETTINGS
+from disbatch_host.settings.web_table import schema as web_schema
 
 README_BEGIN, README_END = "<!-- settings -->", "<!-- /settings -->"  # the table stands between these lines
+WEB_BEGIN, WEB_END = "<!-- settings of the page -->", "<!-- /settings of the page -->"  # and that of the page
 
 _TYPES: dict[Kind, tuple[dict[str, Any], str]] = {
     Kind.STORE: ({"type": "string"}, "the URL of a store"),
@@ -55,7 +57,7 @@ def config_schema() -> dict[str, Any]:
         "type": "object",
         "x-expected": "a JSON object",
         "additionalProperties": False,
-        "properties": {**{one.name: _property(one) for one in SETTINGS if one.description}, "web": web_table.schema()},
+        "properties": {**{one.name: _property(one) for one in SETTINGS if one.description}, "web": web_schema()},
         "examples": [_EXAMPLE],
     }
 
@@ -106,13 +108,25 @@ def _default(setting: Setting) -> str:
     return f"`{setting.default}`"
 
 
+def web_table() -> str:
+    """README's table of the page: a row for each of its settings."""
+    rows = [("option of `disbatch-host web`", "which says"), ("---", "---")]
+    for one in WEB_SETTINGS:
+        value = one.metavar or "|".join(one.choices)
+        written = f"`{one.option}{f' {value}' if value else ''}`{' (repeatable)' if one.is_list else ''}"
+        rows.append((written.replace("|", "\\|"), one.help.removesuffix(".")))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def with_table(readme: str) -> str:
-    """README with its table rewritten. Raises ValueError if the place for it is not marked."""
-    before, begin, rest = readme.partition(README_BEGIN)
-    _, end, after = rest.partition(README_END)
-    if not begin or not end:
-        raise ValueError(f"expected {README_BEGIN} and {README_END} in the README, found no such lines")
-    return f"{before}{begin}\n{readme_table()}{end}{after}"
+    """README with its tables rewritten. Raises ValueError if the place for one is not marked."""
+    for begin, end, table in ((README_BEGIN, README_END, readme_table()), (WEB_BEGIN, WEB_END, web_table())):
+        before, found_begin, rest = readme.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not found_begin or not found_end:
+            raise ValueError(f"expected {begin} and {end} in the README, found no such lines")
+        readme = f"{before}{begin}\n{table}{end}{after}"
+    return readme
 
 
 def schema_text() -> str:

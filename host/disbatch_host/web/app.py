@@ -15,17 +15,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from disbatch_host.errors import DisbatchError, FieldError, in_words
-from disbatch_host.web import api, guard, problems, queries, receiving, schemas, spool
+from disbatch_host.web import api, guard, paths, problems, queries, receiving, schemas, spool
 from disbatch_host.web.call import Answer, Events, Parts, tag_of, tags_in
 from disbatch_host.web.guard import Guard, Place
 from disbatch_host.web.identity import COOKIE, Identity, unauthenticated
@@ -49,6 +50,18 @@ _NDJSON = "application/x-ndjson"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+class OtherPages(Protocol):
+    """What people read where no route has answered."""
+
+    async def no_page(self, request: Request) -> Response:
+        """For an address that nothing is at."""
+        ...
+
+    async def refused(self, request: Request, problem: Problem) -> Response:
+        """For a request that no route gets."""
+        ...
+
+
 class Application:
     """Everything that requests share. Made in the event loop that serves them."""
 
@@ -62,21 +75,30 @@ class Application:
         self._changes = Rate(changes_per_second, 1.0)
         self._changes_per_second = changes_per_second
         self._base = f"{place.base_path}{API}"
-        self._no_page: Endpoint | None = None
+        self._pages: OtherPages | None = None
 
-    def asgi(self, more: Sequence[BaseRoute] = (), *, no_page: Endpoint | None = None) -> guard.App:
-        """What a server calls. `more`: routes beside those of the API; `no_page` answers for all other addresses."""
-        self._no_page = no_page
+    def asgi(self, more: Sequence[StarletteRoute] = (), *, pages: OtherPages | None = None) -> guard.App:
+        """What a server calls. `more`: routes beside those of the API; `pages` answers for all other addresses."""
+        self._pages = pages
         by_path: dict[str, list[Route]] = {}
         for route in api.ROUTES:
             by_path.setdefault(route.path, []).append(route)
-        found: list[BaseRoute] = [
+        found = [
             StarletteRoute(f"{API}{path}", self._endpoint(routes), methods=[*{one.method for one in routes}])
             for path, routes in by_path.items()
         ]
         handlers = {HTTPStatus.NOT_FOUND: self._no_route, HTTPStatus.METHOD_NOT_ALLOWED: self._no_method}
-        app: Any = Starlette(routes=[*found, *more], exception_handlers=handlers)
-        return Guard(app, self._place, lambda _, problem: problem_response(problem, problems.new_request_id()))
+        known = [*found, *more]
+        app: Any = Starlette(routes=[*known, *_stretched(known)], exception_handlers=handlers)
+        app.router.redirect_slashes = False  # it knows no base path
+        return Guard(app, self._place, self._refused_at_the_wall)
+
+    def _refused_at_the_wall(self, scope: guard.Scope, problem: Problem) -> guard.App:
+        async def refuse(scope: guard.Scope, receive: guard.Receive, send: guard.Send) -> None:
+            response = await self._refused(Request(scope, receive), problem)
+            await response(scope, receive, send)
+
+        return refuse
 
     def _endpoint(self, routes: Sequence[Route]) -> Endpoint:
         by_method = {route.method: route for route in routes}
@@ -91,10 +113,13 @@ class Application:
         request_id = problems.new_request_id()
         began = time.monotonic()
         who: Principal | None = None
+        told = ""
         try:
-            who = self.known(request, route.role, is_change=route.is_change)
+            who = self.sender(request)
+            who = self.allowed(request, who, route.role, is_change=route.is_change)
             answer = await self._carry_out(route, request, who)
             if isinstance(answer, Answer):
+                told = answer.told
                 response = self._response(route, request, answer)
             else:
                 response = self._longer(route, request, who, answer)
@@ -111,12 +136,15 @@ class Application:
             response = problem_response(problem, request_id)
         self._shared.figures.count_request(route.name, response.status_code, time.monotonic() - began)
         if route.is_change:
-            audit(request, who, route.name, response.status_code, request_id)
+            audit(request, who, route.name, response.status_code, request_id, told)
         return response
 
     def known(self, request: Request, role: Role | None, *, is_change: bool) -> Principal:
-        """Who sent a request, if he may do it. Raises Problem."""
-        who = self._sender(request)
+        """Who sent a request, if they may do it. Raises Problem."""
+        return self.allowed(request, self.sender(request), role, is_change=is_change)
+
+    def allowed(self, request: Request, who: Principal | None, role: Role | None, *, is_change: bool) -> Principal:
+        """The one who sent a request, if they may do it. Raises Problem."""
         if who is None:
             if role is not None:
                 raise unauthenticated()
@@ -139,7 +167,10 @@ class Application:
             body = await receiving.received(spool.required(self._shared.spool), request, who.by)
         elif route.body is not None:
             body = await self._body(route.body, request)
-        path, headers = dict(request.path_params), {name.lower(): value for name, value in request.headers.items()}
+        path, headers = (
+            paths.names(request.path_params),
+            {name.lower(): value for name, value in request.headers.items()},
+        )
         once = once_of(route, who.name, headers, [path, query, body], lease_seconds=self._shared.lease_seconds)
         opening = Opening(
             shared=self._shared, who=who, base=self._base, path=path, query=query, body=body, headers=headers, once=once
@@ -186,28 +217,69 @@ class Application:
     def _is_still(self, request: Request, who: Principal) -> bool:
         """Whether the sender of a long request still has the rights that it began with."""
         try:
-            found = self._sender(request, is_again=True)
+            found = self.sender(request, is_again=True)
         except Problem:
             return False
         return (found is None and who.name == "nobody") or (
             found is not None and found.role >= who.role and found.queues == who.queues
         )
 
-    def _sender(self, request: Request, *, is_again: bool = False) -> Principal | None:
+    def sender(self, request: Request, *, is_again: bool = False) -> Principal | None:
+        """Who sent a request; None: nobody that is known. Raises Problem as `Identity.of` does."""
         peer = None if request.client is None else request.client.host
         headers = {name.lower(): value for name, value in request.headers.items()}
         return self._identity.of(headers, request.cookies.get(COOKIE), peer, is_again=is_again)
 
     async def _no_route(self, request: Request, _: Exception) -> Response:
-        if self._no_page is not None and not request.url.path.startswith(API):
-            return await self._no_page(request)
-        detail = f"nothing is at {request.url.path!r:.200}; {self._base}/ has the addresses"
-        return problem_response(Problem(Code.ROUTE, detail), problems.new_request_id())
+        path = request.scope["path"]
+        if self._pages is not None and not _is_of_api(path):
+            return await self._pages.no_page(request)
+        detail = f"nothing is at {paths.shown(path)!r:.200}; {self._base}/ has the addresses"
+        return await self._refused(request, Problem(Code.ROUTE, detail))
 
     async def _no_method(self, request: Request, error: Exception) -> Response:
         headers: Mapping[str, str] = getattr(error, "headers", None) or {}
         detail = f"{request.method} is not for this address; {headers.get('Allow', 'others')} can be used"
-        return problem_response(Problem(Code.METHOD, detail, headers=headers), problems.new_request_id())
+        return await self._refused(request, Problem(Code.METHOD, detail, headers=headers))
+
+    async def _refused(self, request: Request, problem: Problem) -> Response:
+        """A request that no route gets."""
+        if self._pages is not None and not _is_of_api(request.scope["path"]):
+            return await self._pages.refused(request, problem)
+        return problem_response(problem, problems.new_request_id())
+
+
+def _is_of_api(path: str) -> bool:
+    return f"{path}/".startswith(f"{API}/")
+
+
+def _stretched(routes: Sequence[StarletteRoute]) -> list[StarletteRoute]:
+    """The same for a path that a proxy has unquoted (`paths`, rule 3)."""
+
+    def found_or_nothing(endpoint: Endpoint) -> Endpoint:
+        async def tried(request: Request) -> Response:
+            response = await endpoint(request) if all(request.path_params.values()) else None
+            if response is None or response.status_code == HTTPStatus.NOT_FOUND:
+                raise _nothing_at(request, routes)
+            return response
+
+        return tried
+
+    return [
+        StarletteRoute(path, found_or_nothing(one.endpoint), methods=[*(one.methods or ())])
+        for one in sorted(routes, key=lambda one: -paths.fixed_length(one.path))
+        if (path := paths.stretched(one.path)) is not None
+    ]
+
+
+def _nothing_at(request: Request, routes: Sequence[StarletteRoute]) -> HTTPException:
+    """For an address that has no such method, or that nothing is at."""
+    methods = {
+        one for route in routes if route.matches(request.scope)[0] is Match.PARTIAL for one in route.methods or ()
+    }
+    if methods:
+        return HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(sorted(methods))})
+    return HTTPException(HTTPStatus.NOT_FOUND)
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
@@ -218,16 +290,19 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     )  # fmt: skip
 
 
-def audit(request: Request, who: Principal | None, what: str, status: int, request_id: str) -> None:
-    """The line of a change."""
+def audit(
+    request: Request, who: Principal | None, what: str, status: int, request_id: str, told: str = ""
+) -> None:  # fmt: skip
+    """The line of a change. `told`: `Answer.told`."""
     peer = "local" if request.client is None else request.client.host
     name = "nobody" if who is None else who.name
-    log.info("%s from %s: %s -> %d (%s)", name, peer, _on_one_line(request, what), status, request_id)
+    done = f"{_on_one_line(request, what)}{f': {told}' if told else ''}"
+    log.info("%s from %s: %s -> %d (%s)", name, peer, done, status, request_id)
 
 
 def _on_one_line(request: Request, what: str) -> str:
     """The route, and what its path names."""
-    named = ", ".join(f"{name} {value!r:.80}" for name, value in request.path_params.items())
+    named = ", ".join(f"{name} {value!r:.80}" for name, value in paths.names(request.path_params).items())
     return f"{what} ({named})" if named else what
 
 

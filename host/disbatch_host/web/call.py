@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
 from disbatch_host.client import Client
 from disbatch_host.client.once import Once
 from disbatch_host.documents.records import TaskId
+from disbatch_host.web import paths
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.spool import Spool
@@ -49,7 +49,7 @@ class Call(Asked):
 
     def link(self, *parts: str) -> str:
         """The path of a resource of this API."""
-        return "/".join((self.base, *(escaped(one) for one in parts)))
+        return "/".join((self.base, *(paths.quoted(one) for one in parts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     has_tag: bool = False  # an ETag of the body, which conditional requests are held against
     tag: str | None = None  # another ETag, which they are held against
+    told: str = ""  # for the log: of a change, what its address does not say; no secret is in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +97,6 @@ def require_match(call: Call, body: Any) -> None:
 def tags_in(header: str) -> list[str]:
     """The ETags that a conditional request names."""
     return [one.strip().removeprefix("W/") for one in header.split(",")]
-
-
-def escaped(part: str) -> str:
-    """A part of a path."""
-    return quote(part, safe="")
 
 
 def tag_of(body: Any) -> str:

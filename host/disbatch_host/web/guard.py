@@ -8,17 +8,20 @@ Rules:
    `localhost`, or a name that was given.
 2. A change that a browser sends by itself (a cookie, a proxy) comes from a page of this server: `Sec-Fetch-Site` says
    so, or `Origin` where a browser has no such header. No tokens in forms.
-3. Both a proxy that strips the base path and one that keeps it are understood.
+3. Both a proxy that strips the base path and one that keeps it are understood. What is behind this sees the path in
+   one spelling, with its segments quoted (`paths`).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from disbatch_host.web import paths
 from disbatch_host.web.problems import Code, Problem
 
 Scope = MutableMapping[str, Any]
@@ -38,6 +41,19 @@ _HEADERS = (
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
 )
+# For pages of `--cors-origin`, which have a token; nothing is said of credentials, so a browser sends no cookie.
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+    (
+        b"access-control-allow-headers",
+        b"Authorization, Content-Type, Content-Disposition, If-Match, If-None-Match, Idempotency-Key, Range",
+    ),
+    (b"access-control-max-age", b"600"),
+)
+_EXPOSED = b"ETag, Link, Location, Retry-After, Content-Disposition, Content-Range, X-Attempt"
+HEADER_BYTES = 16 * 1024
+_FIELD_BYTES = len(": \r\n")
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HSTS = ("strict-transport-security", "max-age=31536000")
 
 
@@ -51,21 +67,32 @@ class Place:
 
     def is_host(self, host: str) -> bool:
         """Whether a `Host` header names this server."""
-        name = urlsplit(f"//{host}").hostname if host else None
-        if name is None:
+        found = _HOST.fullmatch(host)
+        if found is None:
             return False
+        name = found["name"].lower()
         if name == "localhost" or name in {urlsplit(url).hostname for url in self.public_urls}:
             return True
         try:
-            ipaddress.ip_address(name)
+            ipaddress.ip_address(name.strip("[]"))
         except ValueError:
             return False
         return True
 
     def is_own_origin(self, origin: str, host: str) -> bool:
         """Whether a page of this server has this origin."""
-        found = urlsplit(origin)
-        return found.netloc == host or origin in {_origin_of(url) for url in self.public_urls}
+        own = {f"http://{host}", f"https://{host}", *map(_origin_of, self.public_urls)}
+        return origin.lower() in {one.lower() for one in own}
+
+    def is_encrypted(self, scope: Scope) -> bool:
+        """Whether the browser speaks TLS, to a proxy: the proxy says so, or the only address that was given does."""
+        said = header(scope, b"x-forwarded-proto")
+        if said is not None:
+            return said.partition(",")[0].strip().lower() == "https"
+        found = _HOST.fullmatch(header(scope, b"host") or "")
+        name = "" if found is None else found["name"].lower()
+        schemes = {one.scheme for one in map(urlsplit, self.public_urls) if one.hostname == name}
+        return scope.get("scheme") == "https" or schemes == {"https"}
 
 
 def _origin_of(url: str) -> str:
@@ -92,33 +119,41 @@ class Guard:
             await self._app(scope, receive, send)
             return
         host = header(scope, b"host") or ""
-        scope = {**scope, **self._without_base(scope)}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = list(self._headers(scope, message.get("headers", ())))
             await send(message)
 
+        raw = scope["raw_path"]
+        path = paths.below(self._place.base_path, paths.canonical(raw, "replace"))
+        scope = {**scope, "path": path, "raw_path": path.encode()}
         if not self._place.is_host(host):
             problem = Problem(Code.HOST, f"expected the address of this server or a --public-url, found {host!r:.100}")
             await self._refuse(scope, problem)(scope, receive, send_with_headers)
-            return
-        await self._app(scope, receive, send_with_headers)
+        elif sum(len(name) + len(value) + _FIELD_BYTES for name, value in scope["headers"]) > HEADER_BYTES:
+            problem = Problem(Code.HEADER, f"expected a header of at most {HEADER_BYTES:,} bytes")
+            await self._refuse(scope, problem)(scope, receive, send_with_headers)
+        elif not paths.is_text(raw):
+            problem = Problem(Code.ROUTE, "expected a path in UTF-8")
+            await self._refuse(scope, problem)(scope, receive, send_with_headers)
+        elif scope["method"] == "OPTIONS" and self._is_preflight(scope):
+            await send_with_headers({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
+            await send({"type": "http.response.body"})
+        else:
+            await self._app(scope, receive, send_with_headers)
 
-    def _without_base(self, scope: Scope) -> Scope:
-        base, path = self._place.base_path, scope["path"]
-        if base and (path == base or path.startswith(f"{base}/")):
-            raw = scope.get("raw_path") or path.encode()
-            return {"path": path[len(base) :] or "/", "raw_path": raw[len(base.encode()) :] or b"/"}
-        return {}
+    def _is_preflight(self, scope: Scope) -> bool:
+        """Whether a browser asks if a page of another site may ask."""
+        is_asked = header(scope, b"access-control-request-method") is not None
+        return is_asked and header(scope, b"origin") in self._place.cors_origins
 
     def _headers(self, scope: Scope, given: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
         names = set()
         for name, value in given:
             names.add(name.lower())
             yield name, value
-        is_encrypted = scope.get("scheme") == "https" or header(scope, b"x-forwarded-proto") == "https"
-        for name, value in (*_HEADERS, *((_HSTS,) if is_encrypted else ())):
+        for name, value in (*_HEADERS, *((_HSTS,) if self._place.is_encrypted(scope) else ())):
             if name.encode() not in names:
                 yield name.encode(), value.encode()
         if b"cache-control" not in names:
@@ -126,6 +161,7 @@ class Guard:
         origin = header(scope, b"origin")
         if origin is not None and origin in self._place.cors_origins and header(scope, b"cookie") is None:
             yield b"access-control-allow-origin", origin.encode()
+            yield b"access-control-expose-headers", _EXPOSED
             yield b"vary", b"Origin"
 
 

@@ -16,7 +16,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from disbatch_host import suggested
@@ -28,6 +28,7 @@ from disbatch_host.web.role import Role
 from disbatch_host.web.tokens import Token, Tokens
 
 COOKIE = "dsb_session"
+PROXY_SECRET = "x-disbatch-secret"
 SESSION_SECONDS = 12 * 3600
 _WRONG_PER_MINUTE = 10
 _MINUTE = 60.0
@@ -45,7 +46,10 @@ class Proxy:
     header: str  # in lower case
     networks: Sequence[Network] = ()
     is_local: bool = False  # connections to the Unix socket are its own
-    role: Role = Role.READ
+    secret: str | None = None  # which it also sends, where others could connect from its address
+    role: Role | None = Role.READ  # of everybody; None: of nobody but the members of groups
+    groups_header: str | None = None  # in lower case
+    groups: Mapping[str, Role] = field(default_factory=dict)
 
     def is_peer(self, peer: str | None) -> bool:
         """`peer`: its address, None over a Unix socket."""
@@ -56,6 +60,14 @@ class Proxy:
         except ValueError:
             return False
         return any(address in network for network in self.networks)
+
+    def knows_secret(self, given: str) -> bool:
+        return self.secret is None or hmac.compare_digest(given.encode(), self.secret.encode())
+
+    def role_of(self, groups: str) -> Role | None:
+        """The highest that somebody in these groups has; None: none."""
+        found = [self.groups[one] for one in map(str.strip, groups.split(",")) if one in self.groups]
+        return max([*found, *(() if self.role is None else (self.role,))], default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +99,22 @@ class Identity:
         if self._proxy is not None and (user := headers.get(self._proxy.header)) is not None:
             if not self._proxy.is_peer(peer):
                 raise Problem(Code.PROXY, f"{self._proxy.header} is taken from the proxy only; is --proxy-from right?")
+            if not self._proxy.knows_secret(headers.get(PROXY_SECRET, "")):
+                raise Problem(Code.PROXY, f"{self._proxy.header} is taken only with the secret of the proxy")
             if user:
-                return Principal(name=_name(user), role=self._proxy.role, is_of_browser=True)
+                return self._of_proxy(self._proxy, _name(user), headers)
         if self._tokens is None:
             return Principal(name="anyone", role=Role.ADMIN, is_of_browser=True)
         authorization = headers.get("authorization", "")
         if authorization[: len(_BEARER)].lower() == _BEARER:
             return self.of_token(authorization[len(_BEARER) :].strip(), peer, is_again=is_again)
         return None if cookie is None else self._of_session(cookie)
+
+    def _of_proxy(self, proxy: Proxy, name: str, headers: Mapping[str, str]) -> Principal:
+        role = proxy.role_of("" if proxy.groups_header is None else headers.get(proxy.groups_header, ""))
+        if role is None:
+            raise Problem(Code.ROLE, f"{name} is in no group that has a role here; --proxy-group gives one")
+        return Principal(name=name, role=role, is_of_browser=True)
 
     def of_token(self, text: str, peer: str | None, *, is_again: bool = False) -> Principal:
         """Raises Problem unless it is a valid token."""

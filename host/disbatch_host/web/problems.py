@@ -69,6 +69,7 @@ class Code(Enum):
     ACTION_FOR_STATUS = ("action_for_status", 422, "The action is not for tasks with this status")
     TOO_SLOW = ("too_slow", 422, "Checking the parameters takes too long")
     IF_MATCH = ("if_match", 428, "If-Match is required")
+    HEADER = ("header", 431, "The header is too large")
     TOO_MANY = ("too_many", 429, "Too many requests")
     INTERNAL = ("internal", 500, "This is a fault of the program")
     STORE = ("store", 503, "The store does not answer")

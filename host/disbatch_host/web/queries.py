@@ -5,10 +5,13 @@ Responsible for: the parameters of a query that several routes take, and what th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
+
+import orjson
 
 from disbatch_host.client import Selection
 from disbatch_host.documents.conditions import Page
@@ -96,14 +99,44 @@ def wrong_value(error: FieldError) -> Problem:
     return Problem(code, f"{name}: {error.reason}", faults=[Fault(pointer=name, message=error.reason)])
 
 
+def cursor_of(call: Call) -> str | None:
+    """The store's own, of the cursor that a query has. Raises Problem for that of another list."""
+    given = call.query.get("cursor")
+    if given is None:
+        return None
+    own, _, mark = given.rpartition(_MARKED)
+    if not own or mark != _mark(call):
+        message = "expected `next` or `previous` of another page of the same list"
+        raise Problem(Code.CURSOR, f"cursor: {message}", faults=[Fault(pointer="cursor", message=message)])
+    return str(own)
+
+
+def cursor_for(call: Call, own: str | None) -> str | None:
+    """The cursor of another page of this list, from the store's own."""
+    return None if own is None else f"{own}{_MARKED}{_mark(call)}"
+
+
+_MARKED = "."
+_MARK_DIGITS = 8
+
+
+def _mark(call: Call) -> str:
+    """What a list is of: its filter, its order, and the queues that are seen."""
+    query = {"order": "newest", **{name: call.query[name] for name in call.query if name not in ("cursor", "limit")}}
+    queues = None if call.who.queues is None else sorted(call.who.queues)
+    said = orjson.dumps([query, queues], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(said).hexdigest()[:_MARK_DIGITS]
+
+
 def page_answer(call: Call, page: Page, items: Sequence[Mapping[str, Any]], *path: str, **more: Any) -> Answer:
     """One page of a list: its items, and where the ones before and after are."""
-    links = {name: cursor for name, cursor in (("next", page.next), ("prev", page.previous)) if cursor is not None}
+    following, before = cursor_for(call, page.next), cursor_for(call, page.previous)
+    links = {name: cursor for name, cursor in (("next", following), ("prev", before)) if cursor is not None}
     looked_to = None if page.looked_to is None else rfc3339(page.looked_to)
     body = {
         "items": list(items),
-        "next": page.next,
-        "previous": page.previous,
+        "next": following,
+        "previous": before,
         **more,
         "looked_at": {"tasks": page.looked_at, "is_all": not page.is_cut, "to": looked_to},
     }

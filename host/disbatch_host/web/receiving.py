@@ -81,9 +81,10 @@ async def discard(request: Request) -> None:
 
 
 def _name_in(request: Request) -> str:
-    """What a sender calls a file that is the whole body."""
+    """What a sender calls a file that is the whole body; without a name, one that ends as files of its kind do."""
     _, options = parse_options_header(request.headers.get("content-disposition", ""))
-    return _shown(options.get(b"filename", b""))
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _shown(options.get(b"filename", b"")) or f"upload{_ENDINGS.get(kind, '')}"
 
 
 async def _kept(spool: Spool, blocks: AsyncIterator[bytes], name: Any, by: str) -> Received:

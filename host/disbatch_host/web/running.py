@@ -123,7 +123,7 @@ async def serve(
         loop.call_soon_threadsafe(shared.sending.close)
 
     routes = [*outside.routes(application, shared), *site.routes()]
-    http = HttpServer(application.asgi(routes, no_page=site.no_page), on_stop=stop, on_started=lambda: on_started(http))
+    http = HttpServer(application.asgi(routes, pages=site), on_stop=stop, on_started=lambda: on_started(http))
     if settings.tokens is not None and threading.current_thread() is threading.main_thread():
         loop.add_signal_handler(signal.SIGHUP, settings.tokens.forget)
     shared.background.start()

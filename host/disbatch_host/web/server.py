@@ -28,10 +28,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from disbatch_host.errors import UsageError
 from disbatch_host.settings.forms import Address
+from disbatch_host.web.guard import HEADER_BYTES
 
 HEADER_SECONDS = 5.0
 STOP_SECONDS = 10
-_HEADER_BYTES = 16 * 1024
 _BACKLOG = 512
 _SOCKET_MODE = 0o600
 
@@ -127,7 +127,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: Any, *, on_stop: Callable[[], object], on_started: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, h11_max_incomplete_event_size=_HEADER_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
+            proxy_headers=False, h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
             timeout_keep_alive=int(HEADER_SECONDS),
         )  # fmt: skip
         super().__init__(config)

@@ -125,7 +125,7 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._read_at: tuple[int, int, int] | None = None
+        self._read_at: tuple[int, int, int, int] | None = None
         self._tokens: Tokens | None = None
 
     def current(self) -> Tokens:
@@ -134,7 +134,12 @@ class TokenFile:
             facts = self.path.stat()
         except OSError as error:
             raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
-        mark = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        mark = (
+            facts.st_ino,
+            facts.st_size,
+            facts.st_mtime_ns,
+            facts.st_ctime_ns,
+        )  # the last one of chmod and chown, too
         if self._tokens is None or mark != self._read_at:
             self._tokens, self._read_at = None, mark  # one that has become unusable lets nobody in
             self._tokens = self._read()
@@ -184,7 +189,7 @@ class TokenFile:
     def _read(self) -> Tokens:
         try:
             with self.path.open("rb") as file:
-                _require_private(self.path, os.fstat(file.fileno()))
+                require_private(self.path, os.fstat(file.fileno()))
                 return _tokens_of(orjson.loads(file.read()))
         except OSError as error:
             raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -209,7 +214,8 @@ class TokenFile:
             raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _require_private(path: Path, facts: os.stat_result) -> None:
+def require_private(path: Path, facts: os.stat_result) -> None:
+    """Raises UsageError for a file that others could read or write."""
     if facts.st_uid not in (0, os.geteuid()):
         raise UsageError(f"{path} belongs to another user ({facts.st_uid}); expected root or the user of this process")
     if facts.st_mode & _OTHERS_BITS:

@@ -1,9 +1,6 @@
-// Flows through the page in a real Chromium. Told on standard input what is there; prints a line of JSON for each flow.
-import { readFileSync } from "node:fs"
-import { createRequire } from "node:module"
-import { base, expect, forgive, run, said, signedIn, text, told, tokens, visitor } from "./visiting.mjs"
+// Flows through the page, and all of its screens.
+import { base, expect, forgive, looked, resumed, run, signedIn, text, told, tokens, visitor } from "./visiting.mjs"
 
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8")
 const { named, tasks } = told
 const flows = {
   async "signs in by an address whose token is gone from it"() {
@@ -127,34 +124,10 @@ const flows = {
   },
 }
 
-// At the width of a phone, where least fits: everything in one scheme, and the contrast of its colors in the other.
-async function screens() {
-  const page = await signedIn()
-  for (const [flow, path] of Object.entries(told.screens)) {
-    const problems = []
-    forgive(/./)
-    await page.emulateMedia({ colorScheme: "light" })
-    await page.goto(base + path)
-    for (const width of [1280, 640, 390]) {
-      await page.setViewportSize({ width, height: 800 })
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
-      if (wide > 0) problems.push(`${width} px: ${wide} px too wide`)
-    }
-    await page.evaluate(axe)
-    const looked = [await page.evaluate("axe.run()")]
-    await page.emulateMedia({ colorScheme: "dark" })
-    looked.push(await page.evaluate("axe.run({ runOnly: ['color-contrast'] })"))
-    for (const { violations, passes } of looked) {
-      if (!passes.length) problems.push("axe has looked at nothing")
-      for (const one of violations) {
-        problems.push(`${one.id}: ${one.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`)
-      }
-    }
-    console.log(JSON.stringify({ flow, problems: [...problems, ...said] }))
-    if (process.env.TIMES) console.error(flow, Math.round(performance.now()))
-  }
-  await page.context().close()
-}
+const screens = Object.fromEntries(Object.entries(told.screens).map(([screen, path]) => [screen, async () => {
+  const page = await resumed()
+  await page.goto(base + path)
+  return looked(page)
+}]))
 
-await screens()
-await run(flows)
+await run({ ...flows, ...screens })

@@ -1,14 +1,17 @@
 // What all flows through the page in a real Chromium share: visitors, what is found wrong, and what the test is asked for.
+import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
 import { createInterface } from "node:readline"
 
-const { chromium } = createRequire(import.meta.url)("playwright-core")
+const require = createRequire(import.meta.url)
+const { chromium } = require("playwright-core")
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8")
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 export const told = JSON.parse((await lines.next()).value)
 export const { base, tokens } = told
 export const browser = await chromium.launch({
   executablePath: told.chromium,
-  args: ["--no-sandbox", "--enable-precise-memory-info", "--host-resolver-rules=MAP jobs.test 127.0.0.1,MAP evil.test 127.0.0.1"],
+  args: ["--no-sandbox", "--enable-precise-memory-info", "--host-resolver-rules=MAP *.test 127.0.0.1"],
 })
 export let said = [] // in the console
 
@@ -17,16 +20,25 @@ export async function visitor(options = {}) {
   const page = await context.newPage()
   page.setDefaultTimeout(20000)
   // That something was refused is said on the page; the browser's own line about it is no fault.
-  page.on("console", message => /status of 4\d\d/.test(message.text()) || said.push(`${message.type()}: ${message.text()}`))
+  page.on("console", message => /status of (4\d\d|503)/.test(message.text()) || said.push(`${message.type()}: ${message.text()}`))
   page.on("pageerror", error => said.push(`error: ${error.message}`))
+  page.on("dialog", dialog => { said.push(`dialog: ${dialog.message()}`); dialog.dismiss() })
   return page
 }
 
-export async function signedIn(role = "admin", options = {}, at = base) {
+export async function signedIn(role = "admin", options = {}, at = base, its = tokens) {
   const page = await visitor(options)
-  await page.goto(`${at}/login#t=${tokens[role]}`)
-  await page.waitForURL(url => url.pathname !== "/login")
+  await page.goto(`${at}/login#t=${its[role]}`)
+  await page.waitForURL(url => !url.pathname.endsWith("/login"))
   return page
+}
+
+// The same with a session that is there already, for those who look at many screens.
+const sessions = new Map()
+export async function resumed(role = "admin", options = {}, at = base, its = tokens) {
+  const key = `${role} ${at}`
+  if (!sessions.has(key)) sessions.set(key, await (await signedIn(role, {}, at, its)).context().storageState())
+  return visitor({ storageState: sessions.get(key), ...options })
 }
 
 export function expect(is, words) {
@@ -44,13 +56,37 @@ export async function ask(what, more = {}) {
   return JSON.parse((await lines.next()).value)
 }
 
-// Each flow in its turn; a line of JSON with what was wrong in it.
+// What axe-core finds wrong; `rules`: only these.
+export async function faults(page, rules) {
+  await page.evaluate(axe)
+  const { violations, passes } = await page.evaluate(given => globalThis.axe.run(given ? { runOnly: given } : {}), rules)
+  if (!passes.length) return ["axe has looked at nothing"]
+  return violations.map(one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`)
+}
+
+// What is wrong with a page for somebody: at three widths, and at the width of a phone, where least fits, everything in
+// one scheme, and the contrast of its colors in the other.
+export async function looked(page) {
+  const problems = []
+  await page.emulateMedia({ colorScheme: "light" })
+  for (const width of [1280, 640, 390]) {
+    await page.setViewportSize({ width, height: 800 })
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
+    if (wide > 0) problems.push(`${width} px: ${wide} px too wide`)
+  }
+  problems.push(...await faults(page))
+  await page.emulateMedia({ colorScheme: "dark" })
+  problems.push(...await faults(page, ["color-contrast"]))
+  return problems
+}
+
+// Each flow in its turn; a flow may return what it found wrong; a line of JSON with what was wrong in it.
 export async function run(flows) {
   for (const [flow, does] of Object.entries(flows)) {
     said = []
     const problems = []
     try {
-      await does()
+      problems.push(...(await does()) ?? [])
     } catch (error) {
       problems.push(String(error.stack).slice(0, 2000))
     }

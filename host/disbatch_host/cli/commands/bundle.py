@@ -8,7 +8,7 @@ import click
 
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
-from disbatch_host.client.bundling import write_bundle
+from disbatch_host.client.bundling import bundle_name, write_bundle
 from disbatch_host.client.complete_file import complete_file
 from disbatch_host.client.finding import find_task
 from disbatch_host.errors import DisbatchError, UsageError
@@ -42,7 +42,7 @@ def bundle(id: str, file: str | None) -> None:
                 raise UsageError("refusing to write an archive to a terminal; name a file")
             write_bundle(store, found, catalog, sys.stdout.buffer)
             return
-        name = file or f"task-{found.id}.tar.gz"
+        name = file or f"{bundle_name(found)}.tar.gz"
         with complete_file(name, packs=False) as out:
             write_bundle(store, found, catalog, out)
         if common.wants_json():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -136,6 +137,7 @@ def _upload_max(given: str | int | None) -> int:
 def _require_extra() -> None:
     try:
         import jinja2  # noqa: F401, PLC0415
+        import python_multipart  # noqa: F401, PLC0415
         import starlette  # noqa: F401, PLC0415
         import uvicorn  # noqa: F401, PLC0415
     except ImportError as error:
@@ -158,7 +160,7 @@ def _base_path(text: str | None) -> str:
     if text in (None, "", "/"):
         return ""
     assert text is not None
-    if not text.startswith("/") or "//" in text or any(one in text for one in "?#%\\ "):
+    if not text.startswith("/") or "//" in text or not text.isascii() or any(one in text for one in "?#%\\ "):
         raise UsageError(f"--base-path: expected a path like /disbatch, found {text!r:.200}")
     return text.rstrip("/")
 
@@ -173,30 +175,62 @@ def _urls(option: str, texts: Sequence[str]) -> tuple[str, ...]:
 
 def _proxy(given: dict[str, Any]) -> Proxy | None:
     name, peers = given["proxy_user_header"], given["proxy_from"]
-    if name is None and not peers:
+    more = [one for one in ("proxy_role", "proxy_group", "proxy_groups_header", "proxy_secret") if given[one]]
+    if name is None and not peers and not more:
         return None
     if name is None or not peers:
         raise UsageError("expected --proxy-user-header and --proxy-from together: any peer could send the header")
-    if _HEADER.fullmatch(name) is None:
-        raise UsageError(f"--proxy-user-header: expected the name of a header, found {name!r:.100}")
+    if bool(given["proxy_group"]) != bool(given["proxy_groups_header"]):
+        raise UsageError("expected --proxy-group and --proxy-groups-header together")
     from disbatch_host.web.identity import Proxy  # noqa: PLC0415
     from disbatch_host.web.role import Role  # noqa: PLC0415
 
-    networks = []
-    for one in peers:
-        if one != "unix":
-            try:
-                networks.append(ipaddress.ip_network(one, strict=False))
-            except ValueError as error:
-                raise UsageError(
-                    f"--proxy-from: expected a network like 127.0.0.1/32, or unix, found {one!r:.80}"
-                ) from error
+    role = given["proxy_role"] or (None if given["proxy_group"] else "read")
     return Proxy(
-        header=name.lower(),
-        networks=networks,
+        header=_header("--proxy-user-header", name),
+        networks=[_network(one) for one in peers if one != "unix"],
         is_local="unix" in peers,
-        role=Role[(given["proxy_role"] or "read").upper()],
+        secret=_secret_in(given["proxy_secret"]),
+        role=None if role is None else Role[role.upper()],
+        groups_header=given["proxy_groups_header"] and _header("--proxy-groups-header", given["proxy_groups_header"]),
+        groups={group: Role[word.upper()] for group, word in map(_group, given["proxy_group"])},
     )
+
+
+def _header(option: str, name: str) -> str:
+    if _HEADER.fullmatch(name) is None:
+        raise UsageError(f"{option}: expected the name of a header, found {name!r:.100}")
+    return name.lower()
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise UsageError(f"--proxy-from: expected a network like 127.0.0.1/32, or unix, found {text!r:.80}") from error
+
+
+def _group(text: str) -> tuple[str, str]:
+    group, _, role = text.rpartition("=")
+    if not group or role not in ROLES:
+        raise UsageError(f"--proxy-group: expected a group and its role, such as ops=operate, found {text!r:.100}")
+    return group, role
+
+
+def _secret_in(path: str | None) -> str | None:
+    if path is None:
+        return None
+    from disbatch_host.web.tokens import require_private  # noqa: PLC0415
+
+    try:
+        with Path(path).open() as file:
+            require_private(Path(path), os.fstat(file.fileno()))
+            found = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--proxy-secret: {path} cannot be read: {error}") from error
+    if not found:
+        raise UsageError(f"--proxy-secret: {path} is empty")
+    return found
 
 
 def _token_file(path: str | None) -> TokenFile:

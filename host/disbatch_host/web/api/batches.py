@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from disbatch_host.client import Selection
 from disbatch_host.client.batches import shown
@@ -11,7 +12,7 @@ from disbatch_host.web.api.failures import failures_json
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain
 from disbatch_host.web.problems import Code, Problem
-from disbatch_host.web.queries import LIMIT, PAGING, link_header
+from disbatch_host.web.queries import LIMIT, PAGING, cursor_for, cursor_of, link_header
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
 
@@ -34,8 +35,9 @@ def require_all_queues(call: Call) -> None:
 def _list(call: Call) -> Answer:
     require_all_queues(call)
     states = call.query.get("state")
-    limit, after = call.query.get("limit", LIMIT), call.query.get("cursor")
-    found, following = call.client.batches.page(limit, states=states, after=after)
+    limit, after = call.query.get("limit", LIMIT), cursor_of(call)
+    found, own = call.client.batches.page(limit, states=states, after=after)
+    following = cursor_for(call, own)
     links = {} if following is None else link_header(call, {"next": following}, "batches")
     body = {"items": [with_progress(call, one) for one in found], "next": following}
     return Answer(body=body, headers=links, has_tag=True)
@@ -44,7 +46,7 @@ def _list(call: Call) -> Answer:
 def with_progress(call: Call, batch: Batch) -> dict[str, Any]:
     """A batch, and how far it has come."""
     progress = plain(call, call.client.batches.progress(batch.id).to_json())
-    links = {"self": call.link("batches", batch.id), "tasks": f"{call.link('tasks')}?batch={batch.id}"}
+    links = {"self": call.link("batches", batch.id), "tasks": f"{call.link('tasks')}?{urlencode({'batch': batch.id})}"}
     return {**plain(call, shown(batch)), "progress": progress, "_links": links}
 
 

@@ -20,7 +20,7 @@ from disbatch_host.web.documents import plain
 from disbatch_host.web.impression import impression_of
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import LIMIT
+from disbatch_host.web.queries import LIMIT, cursor_for, cursor_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_host.web.spool import Received
@@ -94,7 +94,9 @@ def begun(call: Call, received: Received, *, job_id: str | None = None, rows: in
     job_id = job_id or str(call.new_ids(1)[0])
     job = _jobs(call).create(job_id, _document(call, received, rows))
     call.wake()
-    return Answer(status=202, body=import_json(call, job), headers={"Location": call.link("imports", job.id)})
+    told = f"import {job.id} of {received.name!r:.80} into {call.body['queue']!r:.80}"
+    headers = {"Location": call.link("imports", job.id)}
+    return Answer(status=202, body=import_json(call, job), headers=headers, told=told)
 
 
 def _document(call: Call, received: Received, rows: int | None) -> dict[str, Any]:
@@ -136,7 +138,8 @@ def _seen(call: Call) -> Job:
 
 
 def _list(call: Call) -> Answer:
-    jobs, following = _jobs(call).page(call.query.get("limit", LIMIT), call.query.get("cursor"))
+    jobs, own = _jobs(call).page(call.query.get("limit", LIMIT), cursor_of(call))
+    following = cursor_for(call, own)
     items = [import_json(call, one) for one in jobs if call.who.sees(str(one.document["queue"]))]
     return Answer(body={"items": items, "next": following}, has_tag=True)
 

@@ -27,7 +27,7 @@ def node_json(call: Call, record: NodeRecord) -> dict[str, Any]:
 
 
 def _list(call: Call) -> Answer:
-    return Answer(body={"items": [node_json(call, one) for one in call.client.nodes.list()]})
+    return Answer(body={"items": [node_json(call, one) for one in call.client.nodes.list()]}, has_tag=True)
 
 
 def _get(call: Call) -> Answer:
@@ -37,7 +37,7 @@ def _get(call: Call) -> Answer:
         page = call.client.page(Selection(node=record.id, status=("running",)), limit=_RUNNING_MAX)
         masked = call.client.masker().document
         body["running_tasks"] = [task_json(call, one, masked(one), is_whole=False) for one in page.tasks]
-    return Answer(body=body)
+    return Answer(body=body, has_tag=True)
 
 
 def _asked(call: Call, asked: Asked) -> Answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,14 +14,13 @@ from disbatch_host.web import schemas
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain, task_json
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import FILTER, LIMIT, PAGING, selection_of
+from disbatch_host.web.queries import FILTER, LIMIT, PAGING, cursor_for, cursor_of, selection_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_protocol.document import rfc3339
 
-log = logging.getLogger(__name__)
-
 _SAMPLES = 5
+_MAY_BE_SECRET = ("where", "grep")
 _WORDS = {"class_name": "class", "ids": "id"}  # of a filter, which a selection calls otherwise
 
 
@@ -108,19 +106,20 @@ def begun(call: Call, operation: Operation, until: datetime, of: int) -> Answer:
     """It goes on in the background."""
     job_id = str(call.new_ids(1)[0])
     job = operations.begin(call.client.store, jobs_of(call), operation, call.who.by, until, of, job_id)
-    log.info("operation %s of %s: %s %d tasks of %s", job.id, call.who.name, operation.action, of, _in_short(job))
     call.wake()
-    return accepted(call, job)
+    return accepted(call, job, f"operation {job.id}: {operation.action} {of:,} tasks of {_in_short(job)}")
 
 
 def _in_short(job: Job) -> str:
-    """Its selection on one line."""
-    return ", ".join(f"{name} {value!r:.80}" for name, value in job.document["selection"].items())
+    """Its selection on one line. A value of a parameter may be a secret."""
+    selection = job.document["selection"].items()
+    return ", ".join(name if name in _MAY_BE_SECRET else f"{name} {value!r:.80}" for name, value in selection)
 
 
-def accepted(call: Call, job: Job) -> Answer:
+def accepted(call: Call, job: Job, told: str = "") -> Answer:
     """202, and where it is."""
-    return Answer(status=202, body=operation_json(call, job), headers={"Location": call.link("operations", job.id)})
+    headers = {"Location": call.link("operations", job.id)}
+    return Answer(status=202, body=operation_json(call, job), headers=headers, told=told)
 
 
 def _moment(call: Call, text: str) -> datetime:
@@ -172,7 +171,8 @@ def _is_seen(call: Call, job: Job) -> bool:
 
 def _list(call: Call) -> Answer:
     limit = call.query.get("limit", LIMIT)
-    jobs, following = jobs_of(call).page(limit, call.query.get("cursor"))
+    jobs, own = jobs_of(call).page(limit, cursor_of(call))
+    following = cursor_for(call, own)
     items = [operation_json(call, one) for one in jobs if _is_seen(call, one)]
     return Answer(body={"items": items, "next": following}, has_tag=True)
 

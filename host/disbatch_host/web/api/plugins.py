@@ -14,7 +14,8 @@ from disbatch_host.web.route import Route
 
 
 def _list(call: Call) -> Answer:
-    return Answer(body={"items": [_brief(call, name) for name in call.client.plugins.classes() if _sees(call, name)]})
+    items = [_brief(call, name) for name in call.client.plugins.classes() if _sees(call, name)]
+    return Answer(body={"items": items}, has_tag=True)
 
 
 def _brief(call: Call, class_name: str) -> dict[str, Any]:

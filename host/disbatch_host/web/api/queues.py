@@ -73,7 +73,8 @@ def _create(call: Call) -> Answer:
     name, class_name = str(fields.pop("_id")), str(fields.pop("class"))
     queue = call.client.queues.create(name, class_name, **fields)
     body = queue_json(call, queue)
-    return Answer(body=body, headers={"Location": call.link("queues", name), "ETag": tag_of(body)})
+    headers = {"Location": call.link("queues", name), "ETag": tag_of(body)}
+    return Answer(body=body, headers=headers, told=f"q {name!r:.80}, class {class_name!r:.80}")
 
 
 def _patch(call: Call) -> Answer:
@@ -129,7 +130,7 @@ def _push(call: Call) -> Answer:
     created = sum(one.is_new for one in pushed)
     body = {"ids": [str(one.id) for one in pushed], "created": created, "existing": len(pushed) - created}
     headers = {"Location": call.link("tasks", str(pushed[0].id))} if len(pushed) == 1 else {}
-    return Answer(body=body, headers=headers)
+    return Answer(body=body, headers=headers, told=f"{created:,} created, {len(pushed) - created:,} existing")
 
 
 def _several(call: Call, wanted: Sequence[Mapping[str, Any]]) -> Several:

@@ -17,7 +17,7 @@ from disbatch_host.web import filling, schemas
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain, task_json
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import FILTER, LIMIT, PAGING, page_answer, selection_of
+from disbatch_host.web.queries import FILTER, LIMIT, PAGING, cursor_of, page_answer, selection_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_protocol import status as statuses
@@ -39,7 +39,7 @@ def _list(call: Call) -> Answer:
     selection = selection_of(call.query, call.who)
     page = call.client.page(
         selection, limit=call.query.get("limit", LIMIT), newest_first=call.query.get("order") != "oldest",
-        cursor=call.query.get("cursor"),
+        cursor=cursor_of(call),
     )  # fmt: skip
     masked = call.client.masker().document
     items = [task_json(call, one, masked(one), is_whole=False) for one in page.tasks]

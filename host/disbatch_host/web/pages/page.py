@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 
 from disbatch_host.client import Client
 from disbatch_host.errors import DisbatchError, FieldError
-from disbatch_host.web import api, problems, queries, schemas
-from disbatch_host.web.call import Answer, Call, escaped
+from disbatch_host.web import api, paths, problems, queries, schemas
+from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
@@ -67,6 +67,7 @@ class View:
     trials: Trials | None = None  # None: this server takes no files
     origin: str = ""  # of this site for the one who looks, such as https://jobs.example
     seen: Any = None  # what `Page.looks` has found
+    told: list[str] = field(default_factory=list)  # what changes have to say to the log
 
     @property
     def client(self) -> Client:
@@ -115,24 +116,31 @@ class View:
         assert found.does is not None, f"{route} answers for longer than one call"
         call = replace(self.call, path=named, query=dict(query or {}), body=body, headers=headers)
         try:
-            return found.does(call)
+            answer = found.does(call)
         except FieldError as error:
             if found.is_change:
                 raise problems.problem_of(error, missing=found.about) from error
             raise queries.wrong_value(error) from error
         except DisbatchError as error:
             raise problems.problem_of(error, missing=found.about) from error
+        if answer.told:
+            self.told.append(answer.told)
+        return answer
 
 
 ROUTES: Mapping[str, Route] = {one.name: one for one in api.ROUTES}
 
 
 def url(base: str, *parts: str, query: Pairs | Mapping[str, Any] = ()) -> str:
-    """An address below `base`."""
+    """An address below `base`. That of the overview ends with a slash: a browser sends the cookie to nothing above."""
+    return with_query("/".join((base, *(paths.quoted(str(one)) for one in parts or ("",)))), query)
+
+
+def with_query(path: str, query: Pairs | Mapping[str, Any]) -> str:
+    """An address from its path."""
     given = query.items() if isinstance(query, Mapping) else query
     pairs = [(name, str(value)) for name, value in given if value not in (None, "")]
-    path = "/".join((base, *(escaped(str(one)) for one in parts)))
-    return f"{path or '/'}{'?' if pairs else ''}{urlencode(pairs)}"
+    return f"{path}{'?' if pairs else ''}{urlencode(pairs)}"
 
 
 def last(pairs: Pairs, name: str, default: str = "") -> str:

@@ -18,7 +18,7 @@ import jinja2
 import orjson
 
 from disbatch_host.web.pages import assets, words
-from disbatch_host.web.pages.page import Html, Pairs, url
+from disbatch_host.web.pages.page import Html, Pairs, url, with_query
 from disbatch_host.web.principal import Principal
 from disbatch_host.web.role import Role
 from disbatch_protocol import status as statuses
@@ -90,14 +90,14 @@ class Renderer:
             """This page with some of its query changed; None leaves one out."""
             kept = [(name, value) for name, value in look.query if name not in given]
             more = [(name, str(value)) for name, value in given.items() if value is not None]
-            return url(self._base + look.path, query=[*kept, *more])
+            return with_query(self._base + look.path, [*kept, *more])
 
         values = {
             **shown.values, "title": shown.title, "look": look, "who": look.who, "can": can, "when": when,
             "changed": changed, "zone_name": str(now.astimezone(zone).tzname() or "local"), "now": when(now),
             "done_at": lambda seconds: now + timedelta(seconds=seconds),
             "is_live": look.who is not None and dict(look.query).get(_LIVE) != "off",
-            "here": url(self._base + look.path, query=look.query), "section": _section(look.path),
+            "here": with_query(self._base + look.path, look.query), "section": _section(look.path),
         }  # fmt: skip
         return self._environment.get_template(shown.template).render(values)
 
@@ -115,7 +115,7 @@ def _local() -> tzinfo:
 
 def _section(path: str) -> str:
     """The part of the site that an address belongs to."""
-    return path.split("/")[1]
+    return path.removeprefix("/").partition("/")[0]
 
 
 def status_class(value: Any) -> str:

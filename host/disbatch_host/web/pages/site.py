@@ -17,16 +17,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
 from disbatch_host.client import Client
 from disbatch_host.errors import DisbatchError, in_words
-from disbatch_host.web import guard, problems, receiving, spool
+from disbatch_host.web import guard, paths, problems, receiving, spool
 from disbatch_host.web.app import API, Application, Endpoint, audit
 from disbatch_host.web.call import Call
 from disbatch_host.web.guard import Place
@@ -46,8 +45,9 @@ SCHEME_COOKIE, ZONE_COOKIE = "dsb_scheme", "dsb_zone"
 _YEAR_SECONDS = 365 * 86_400
 _NOBODY = Principal(name="nobody", role=Role.READ, queues=frozenset())
 _LOGIN_MAX = 16 * 1024
-# With `no-referrer`, a browser that sends no Sec-Fetch-Site (plain HTTP) would say `Origin: null` with each form.
-_HEADERS = {"Referrer-Policy": "same-origin"}
+# For a browser that sends no Sec-Fetch-Site (plain HTTP): after `no-referrer` its forms would say `Origin: null`, and
+# nothing would tell them from those of other sites. docs/decisions/0010 has the rest.
+_SAYS_ORIGIN = {"Referrer-Policy": "same-origin"}
 
 
 class Site:
@@ -64,7 +64,7 @@ class Site:
         self._zone = zone
         self._renderer = Renderer(place.base_path)
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[StarletteRoute]:
         by_path: dict[str, dict[str, Page]] = {}
         for page in PAGES:
             by_path.setdefault(page.path, {})[page.method] = page
@@ -83,8 +83,23 @@ class Site:
 
     async def no_page(self, request: Request) -> Response:
         """For an address that nothing is at."""
-        problem = Problem(Code.ROUTE, f"nothing is at {request.url.path!r:.200}", more={"near": near(request.url.path)})
+        path: str = request.scope["path"]
+        if (path.endswith("/") or not path) and path != "/" and request.method in ("GET", "HEAD"):
+            to = url(
+                self._place.base_path,
+                *map(unquote, filter(None, path.strip("/").split("/"))),
+                query=request.query_params.multi_items(),
+            )
+            return await self._response(request, SeeOther(to=to), None)
+        problem = Problem(Code.ROUTE, f"nothing is at {paths.shown(path)!r:.200}", more={"near": near(path)})
         return await self._refused(request, problem, problems.new_request_id(), self._who_or_nobody(request))
+
+    async def refused(self, request: Request, problem: Problem) -> Response:
+        """For a request that no route gets."""
+        is_ours = problem.code is not Code.HOST  # else nobody is told who is signed in here
+        return await self._refused(
+            request, problem, problems.new_request_id(), self._who_or_nobody(request) if is_ours else None
+        )
 
     def _endpoint(self, pages: Mapping[str, Page]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -95,12 +110,14 @@ class Site:
     async def _answer(self, page: Page, request: Request) -> Response:
         request_id = problems.new_request_id()
         who: Principal | None = None
+        told: list[str] = []
         try:
-            who = self._application.known(request, page.role, is_change=page.is_change)
+            who = self._application.sender(request)
+            who = self._application.allowed(request, who, page.role, is_change=page.is_change)
             sent = await self._sent(request, who) if page.takes_file else None
             form = await _form_of(request, page.form_max_bytes) if page.is_change and not page.takes_file else ()
             seen = None if page.looks is None else await page.looks(self._shared, who)
-            view = self._view(request, who, form, sent, seen)
+            view = self._view(request, who, form, sent, seen, told)
             shown = await self._shown(page, view, who, sent)
             response = await self._response(request, shown, who)
         except Problem as error:
@@ -115,7 +132,7 @@ class Site:
             problem = Problem(Code.INTERNAL, f"a fault of this program; its log says more, at {request_id}")
             response = await self._refused(request, problem, request_id, who)
         if page.is_change:
-            audit(request, who, page.name, response.status_code, request_id)
+            audit(request, who, page.name, response.status_code, request_id, "; ".join(told))
         return response
 
     async def _shown(
@@ -137,36 +154,36 @@ class Site:
             return error
 
     def _view(
-        self, request: Request, who: Principal, form: Pairs, sent: Received | Problem | None, seen: Any
+        self, request: Request, who: Principal, form: Pairs, sent: Received | Problem | None, seen: Any, told: list[str]
     ) -> Callable[[Client], View]:
         """What a page gets, once there is a store."""
         call = functools.partial(
-            Call, who=who, base=f"{self._place.base_path}{API}", path=dict(request.path_params),
+            Call, who=who, base=f"{self._place.base_path}{API}", path=paths.names(request.path_params),
             spool=self._shared.spool, wake=self._shared.background.wake,
         )  # fmt: skip
         query = [(name, value) for name, value in request.query_params.multi_items() if value]
-        scheme = "https" if _is_encrypted(request) else "http"
+        scheme = "https" if self._place.is_encrypted(request.scope) else "http"
         view = functools.partial(
-            View, base=self._place.base_path, here=request.url.path, query=query, form=form, sent=sent, seen=seen,
-            trials=self._shared.trials, origin=f"{scheme}://{request.headers.get('host', '')}",
+            View, base=self._place.base_path, here=request.scope["path"], query=query, form=form, sent=sent, seen=seen,
+            told=told, trials=self._shared.trials, origin=f"{scheme}://{request.headers.get('host', '')}",
         )  # fmt: skip
         return lambda client: view(call=call(client=client))
 
     async def _response(self, request: Request, shown: Shown, who: Principal | None) -> Response:
         if isinstance(shown, SeeOther):
-            return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": shown.to, **_HEADERS})
+            return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": shown.to})
         text = await asyncio.to_thread(self._renderer.page, shown, self._look_of(request, who))
-        return Response(text, status_code=shown.status, media_type="text/html; charset=utf-8", headers=_HEADERS)
+        headers = {} if "sec-fetch-site" in request.headers else _SAYS_ORIGIN
+        return Response(text, status_code=shown.status, media_type="text/html; charset=utf-8", headers=headers)
 
     async def _refused(
         self, request: Request, problem: Problem, request_id: str, who: Principal | None
     ) -> Response:  # fmt: skip
-        if problem.code is Code.UNAUTHENTICATED and request.url.path != "/login":
-            wanted = request.url.path if request.method in ("GET", "HEAD") else "/"
-            query = f"?{request.url.query}" if request.url.query and request.method == "GET" else ""
-            return await self._response(request, SeeOther(to=self._url("login", query={"next": wanted + query})), who)
-        if problem.code is Code.ROLE:  # somebody is signed in, and goes on elsewhere
-            who = self._who_or_nobody(request)
+        path = request.scope["path"]
+        if problem.code is Code.UNAUTHENTICATED and path != "/login":
+            query = request.scope["query_string"].decode("latin-1")
+            wanted = (f"{path}?{query}" if query else path) if request.method in ("GET", "HEAD") else "/"
+            return await self._response(request, SeeOther(to=self._url("login", query={"next": wanted})), who)
         values = {"problem": problem, "request_id": request_id, "near": problem.more.get("near", ())}
         page = Html(template="problem.html", title=problem.code.title, values=values, status=int(problem.code.status))
         response = await self._response(request, page, who)
@@ -178,7 +195,7 @@ class Site:
         scheme = request.cookies.get(SCHEME_COOKIE, "")
         return Look(
             who=who if who is not None and who is not _NOBODY else None,
-            path=request.url.path,
+            path=request.scope["path"],
             query=request.query_params.multi_items(),
             scheme=scheme if scheme in ("light", "dark") else "",
             zone=request.cookies.get(ZONE_COOKIE, "") or self._zone,
@@ -248,7 +265,7 @@ class Site:
         max_age: int | None = None,
     ) -> None:  # fmt: skip
         response.set_cookie(
-            name, value, max_age=max_age, path=self._cookie_path, secure=_is_encrypted(request),
+            name, value, max_age=max_age, path=self._cookie_path, secure=self._place.is_encrypted(request.scope),
             httponly=is_script_free, samesite="lax",
         )  # fmt: skip
 
@@ -276,10 +293,6 @@ class Site:
     async def _icon(self, request: Request) -> Response:
         found = assets.assets()["icon.svg"]
         return Response(found.data, media_type=found.kind)
-
-
-def _is_encrypted(request: Request) -> bool:
-    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
 
 
 async def _form_of(request: Request, max_bytes: int) -> Sequence[tuple[str, str]]:
