@@ -7,11 +7,13 @@ import csv
 import html
 import io
 import re
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from disbatch_host.client import Client
+from disbatch_host.client.importing.importer import Rules
 from disbatch_host.documents.causes import with_group
 from disbatch_protocol.status import Status
 from helpers.browsing import Visitor
@@ -135,3 +137,13 @@ def test_batches_that_go_on_are_on_the_overview(admin: Visitor, wave: Client) ->
     wait_until(is_there, within_seconds=30)
     row = re.search(r'<tr id="b-wave">.*?</tr>', admin.get("/").text, re.DOTALL)
     assert row is not None and "then 1 task to then" in words_of(row[0])
+
+
+def test_it_says_which_rows_of_its_file_became_no_task(admin: Visitor, wave: Client, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("user,tries\ndouble,1\ndouble,2\nbad,many\n")
+    rules = Rules(stops=False, key_column="user")
+    made = wave.import_file("waved", tmp_path / "rows.csv", rules)
+    assert (made.created, made.existing, made.skipped) == (1, 1, 1)
+    said = words_of(admin.get(f"/batches/{made.batch}").text)
+    assert "1 row did not fit" in said and "1 not created: an unfinished task had the unique key" in said
+    assert "did not fit" not in words_of(admin.get("/batches/wave").text)
