@@ -14,7 +14,7 @@ from disbatch_host.cli.exposure import without_secrets
 
 HOST = Path(__file__).parents[2] / "host" / "disbatch_host"
 # Texts that are no hints: pages of the documentation, and the README in a bundle.
-TEXTS = {"web/api_page.py", "settings/web_table.py", "client/bundling.py"}
+TEXTS = {"web/api_page.py", "settings/web_table.py", "settings/written.py", "client/bundling.py"}
 ODD = "it's a `name`; rm -rf $HOME"
 
 
