@@ -384,7 +384,7 @@ export class LiveLog extends HTMLElement {
     const pressed = { w: this.isWrapped, p: this.isPlain, f: this.isFollowing }
     for (const one of this.querySelectorAll("[data-do]")) {
       if (one.dataset.do in pressed) one.setAttribute("aria-pressed", pressed[one.dataset.do])
-      if (one.dataset.do === "f") one.hidden = !this.isLive
+      if (one.dataset.do === "f" && one !== this.state) one.hidden = !this.isLive
     }
     if (!this.state) return
     const lines = `${this.unseen} new ${this.unseen === 1 ? "line" : "lines"}`

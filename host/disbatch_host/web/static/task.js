@@ -37,6 +37,7 @@ function place(text) {
   }
   showCopies()
   showSizes()
+  clock()
 }
 
 const focusable = root => $$("a[href], button, summary, input", root)
@@ -52,6 +53,7 @@ function renew() {
     try {
       const address = new URL(location.href)
       for (const one of ["find", "hit", "at"]) address.searchParams.delete(one) // of the output, which is not renewed
+      if (STREAMS.includes(page.dataset.tab)) address.searchParams.set("stream", page.dataset.tab) // it may be another one that is first now
       const answer = await fetch(address)
       if (answer.redirected && /\/login$/.test(new URL(answer.url).pathname)) { location.reload(); return }
       if (!answer.ok) throw new Error(`status ${answer.status}`)
@@ -91,7 +93,7 @@ function trouble(words) {
 }
 
 function clock() {
-  const note = $("[data-live]")
+  const note = $("[data-clock]")
   if (!note || document.hidden) return
   const words = { live: "live", polling: "every 5 s", off: "" }[mode]
   note.textContent = words ? `${words}, renewed ${Math.max(0, Math.round((Date.now() - renewedAt) / 1000))} s ago` : ""
@@ -137,7 +139,7 @@ function showSizes() {
   for (const [stream, end] of Object.entries(sizes)) {
     const tab = $(`[data-size="${stream}"]`)
     if (!tab || new URLSearchParams(location.search).has("attempt")) continue
-    tab.textContent = size(end)
+    tab.textContent = end ? size(end) : "·"
     if (!fresh.has(stream) || $(".fresh", tab.parentElement)) continue
     const mark = Object.assign(document.createElement("span"), { className: "fresh", textContent: " ●" })
     mark.setAttribute("aria-label", "something new")
@@ -149,7 +151,7 @@ function showSizes() {
 const HEARD = {
   task: heardOf,
   trouble: ({ message }) => trouble(message),
-  reset: ({ attempt }) => { renew(); if (log?.isLive) log.reset(attempt) },
+  reset: ({ attempt }) => { Object.assign(sizes, { stdout: 0, stderr: 0 }); renew(); if (log?.isLive) log.reset(attempt) },
   end: ({ reason }) => ended(reason),
 }
 
