@@ -321,11 +321,11 @@ run({
   async "everything on the screen goes on by one stream"() {
     const task = await ask("task", { begins: false })
     const page = await signedIn("operate")
-    let open = 0, most = 0
-    page.on("request", request => { if (request.url().includes("/events")) most = Math.max(most, open += 1) })
-    const closed = request => { if (request.url().includes("/events")) open -= 1 }
-    page.on("requestfinished", closed)
-    page.on("requestfailed", closed)
+    const open = new Set()
+    let most = 0
+    page.on("request", request => { if (request.url().includes("/events")) most = Math.max(most, open.add(request).size) })
+    page.on("requestfinished", request => open.delete(request))
+    page.on("requestfailed", request => open.delete(request))
     await page.goto(`${base}/tasks/${task}`)
     expect((await text(page, "#t-notes")).includes("No node is alive") || (await text(page, "#t-notes")).includes("no node is alive"), await text(page, "#t-notes"))
     await page.waitForFunction(() => document.querySelector("[data-clock]").textContent.startsWith("live"))
@@ -348,7 +348,7 @@ run({
     await page.waitForSelector("h1 .st.failed")
     await page.waitForFunction(() => document.title.startsWith("✗") && document.querySelector("#t-story").textContent.includes("ended"))
     await page.waitForFunction(() => document.querySelector("[data-state]").textContent.startsWith("ended"))
-    expect(most === 1 && open === 0, `${most} streams at once, ${open} at the end`)
+    expect(most === 1 && open.size === 0, `${most} streams at once, ${open.size} at the end`)
     expect((await page.locator("summary:has-text('Retry')").count()) === 1, "there is no Retry")
     expect((await text(page, ".tabs [aria-current]")).startsWith("stdout"), "another tab than the one that is shown seems open")
     expect((await page.locator("#t-live a").count()) === 0, "what has ended can be paused")

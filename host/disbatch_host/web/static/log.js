@@ -60,7 +60,6 @@ export class LiveLog extends HTMLElement {
   }
 
   // What comes. A pause is kept, whatever that is.
-
   add({ offset, text }) {
     const bytes = encoder.encode(text), section = this.section
     if (!this.isFollowing) this.unseen += Math.max(1, text.split("\n").length - 1)
@@ -102,8 +101,6 @@ export class LiveLog extends HTMLElement {
     this.tell()
     this.say(`ended: ${words}`)
   }
-
-  // What is fetched
 
   async ask(section, from, to) {
     const answer = await fetch(`${this.output}?attempt=${section.attempt}`, { headers: { Range: `bytes=${from}-${to - 1}` } })
@@ -179,8 +176,6 @@ export class LiveLog extends HTMLElement {
     if (!this.isLive) return
     if (this.isFollowing) { this.goesToEnd = false; this.tell() } else this.end()
   }
-
-  // What is seen
 
   // A change of the lines: what is read stays where it is.
   change(does) {
@@ -392,6 +387,7 @@ export class LiveLog extends HTMLElement {
     const kind = this.isFollowing ? "st running" : this.isLive ? "st paused" : "st"
     if (this.state.textContent !== words) this.state.textContent = words
     this.state.className = kind
+    this.state.disabled = !this.isLive
     this.state.parentElement.hidden = !words
     this.state.nextElementSibling.textContent = this.isFollowing ? "scroll up to stop" : this.isLive ? "f goes on" : ""
     if (this.wasFollowing !== this.isFollowing && this.wasFollowing !== undefined && this.isLive) this.say(words)
