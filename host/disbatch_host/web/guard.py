@@ -18,6 +18,7 @@ import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -138,7 +139,8 @@ class Guard:
             problem = Problem(Code.ROUTE, "expected a path in UTF-8")
             await self._refuse(scope, problem)(scope, receive, send_with_headers)
         elif scope["method"] == "OPTIONS" and self._is_preflight(scope):
-            await send_with_headers({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
+            answer = {"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": list(_PREFLIGHT)}
+            await send_with_headers(answer)
             await send({"type": "http.response.body"})
         else:
             await self._app(scope, receive, send_with_headers)
