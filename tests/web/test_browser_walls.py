@@ -169,10 +169,10 @@ def found(tmp_path_factory: pytest.TempPathFactory, browser_packages: None) -> I
 
 @pytest.mark.parametrize("flow", [*FLOWS, *(f"behind {kind}" for kind in proxies.KINDS)])
 def test_it_holds_in_a_browser(found: Mapping[str, list[str]], flow: str) -> None:
-    assert found[flow] == []
+    assert found[flow] == [], "\n".join(found[flow])
 
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_state_can_be_read_by_everybody(found: Mapping[str, list[str]], screen: str) -> None:
     """No violation for axe-core, nothing in the console, no sideways scroll at 390, 640 and 1,280 px."""
-    assert found[screen] == []
+    assert found[screen] == [], "\n".join(found[screen])
