@@ -223,6 +223,16 @@ def test_a_search_that_ran_out_of_time_says_how_far_it_looked(
     assert text.count('<tr id="t-') == 1 and ">u0<" in text
 
 
+def test_a_link_to_the_next_page_has_the_filter_as_it_is_read(server: Web, client: Client, queue: str) -> None:
+    """`failed=False` was refused."""
+    ids = fill(client, queue, 2)
+    first = server.get(f"/tasks?queue={queue}&failed=no&limit=1")
+    address = re.match(r'<(\S+)>; rel="next"', first.headers["link"])
+    assert address is not None and "failed=false" in address[1]
+    following = server.ask("GET", address[1], base="")
+    assert following.status == 200 and [one["_id"] for one in following.json["items"]] == [ids[0]]
+
+
 def test_the_oldest_come_first_where_that_was_asked_for(admin: Visitor, client: Client, queue: str) -> None:
     ids = fill(client, queue, 3)
     text = admin.get(f"/tasks?queue={queue}&order=oldest").text

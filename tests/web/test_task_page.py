@@ -15,7 +15,8 @@ import pytest
 from disbatch_host.client import Client
 from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import new_task
-from disbatch_host.web.pages import assets, retry
+from disbatch_host.web import filling
+from disbatch_host.web.pages import ansi, assets, retry
 from disbatch_host.web.pages.remedies import remedy_for
 from disbatch_protocol.encodings import Encoding
 from disbatch_protocol.status import Status
@@ -292,6 +293,34 @@ def test_secrets_within_a_value_that_was_changed_stay() -> None:
     assert retry.changed(real, masked, {"auth": {"user": "ann"}}) == {}
     other = {"auth": {"user": "ann", "password": "n3w"}}
     assert retry.changed(real, masked, other) == other
+
+
+def test_secrets_within_a_list_stay_with_the_item_that_has_them() -> None:
+    """A form whose list was not touched ran the task again without the passwords in it."""
+    real = {"accounts": [{"user": "ann", "password": "a"}, {"user": "bob", "password": "b"}], "keys": ["k", "l"]}
+    masked = {
+        "accounts": [{"user": "ann", "password": "********"}, {"user": "bob", "password": "********"}],
+        "keys": ["********", "********"],
+    }
+    assert retry.changed(real, masked, filling.without_masks(masked)) == {}
+
+    def accounts(*given: dict[str, str]) -> Any:
+        return retry.changed(real, masked, {"accounts": [*given]})["accounts"]
+
+    ann, bob = real["accounts"]
+    assert accounts({"user": "bob"}, {"user": "ann"}) == [bob, ann]
+    assert accounts({"user": "eve"}, {"user": "bob"}) == [{"user": "eve", "password": "a"}, bob]
+    assert accounts({"user": "bob"}) == [bob]
+    assert accounts({"user": "eve"}, {"user": "ann"}, {"user": "bob"}) == [{"user": "eve"}, ann, bob]
+    assert retry.changed(real, masked, {"keys": ["m"]}) == {"keys": ["m"]}
+
+
+def test_a_number_that_is_none_shows_the_task_all_the_same(admin: Visitor, client: Client) -> None:
+    run = _failed(client)
+    for query in ("at=%C2%B2", "hit=%C2%B2&find=xx", f"at={'9' * 5000}"):
+        assert admin.get(f"/tasks/{run.id}?tab=stdout&{query}").status == 200, query
+    (line,) = ansi.lines_of(b"\x1b[31m\x1b[" + b"0" * 5000 + b"mplain", start=0, number=1)
+    assert [(one.text, one.classes) for one in line.spans] == [("plain", "")]
 
 
 def test_the_api_runs_a_task_again_with_other_parameters(server: Web, client: Client) -> None:

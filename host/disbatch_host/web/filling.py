@@ -209,6 +209,37 @@ def without_masks(value: Any) -> Any:
     return [without_masks(one) for one in value if one != MASK] if isinstance(value, list) else value
 
 
+def with_secrets(real: Any, masked: Any, given: Any) -> Any:
+    """What was given in the place of `real`, with the secrets within it that were left empty. In a list, an item that
+    is as it was keeps its own, and one that was changed in its place as well."""
+    if _same(given, without_masks(masked)):
+        return real
+    if isinstance(real, Mapping) and isinstance(masked, Mapping) and isinstance(given, Mapping):
+        kept = {name: real[name] for name, one in masked.items() if one == MASK and name not in given and name in real}
+        return {
+            **{name: with_secrets(real.get(name), masked.get(name), one) for name, one in given.items()}, **kept,
+        }  # fmt: skip
+    if isinstance(real, list) and isinstance(masked, list) and isinstance(given, list):
+        return _items_with_secrets(real, masked, given)
+    return given
+
+
+def _items_with_secrets(real: list[Any], masked: list[Any], given: list[Any]) -> list[Any]:
+    left = [number for number, one in enumerate(masked) if one != MASK]
+    is_in_place = len(left) == len(given) == len(real)
+    found: list[Any] = [_MISSING] * len(given)
+    for place, one in enumerate(given):
+        same = [number for number in left if _same(one, without_masks(masked[number]))]
+        if same:
+            number = place if place in same else same[0]
+            found[place] = real[number]
+            left.remove(number)
+    for place, one in enumerate(given):
+        if found[place] is _MISSING:
+            found[place] = with_secrets(real[place], masked[place], one) if is_in_place and place in left else one
+    return found
+
+
 def masks_in(value: Any, path: str = "") -> Iterator[str]:
     """Where a value has a mask in the place of a secret."""
     if value == MASK:

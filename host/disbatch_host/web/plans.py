@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from disbatch_host.client import Client
 from disbatch_host.client.importing import guessing
 from disbatch_host.client.importing.mapping import Field, secret_columns
+from disbatch_host.client.jobs import Jobs
 from disbatch_host.client.parameter_table import rows_of
 from disbatch_host.client.times import is_duration
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import filling
+from disbatch_host.web.imports import KIND
 from disbatch_host.web.spool import Received, Spool
 
 _KIND = "plan"
@@ -150,9 +153,17 @@ def queue_of(spool: Spool, upload: str) -> str | None:
     return None if found is None else str(found["queue"])
 
 
-def waiting(spool: Spool, by: str) -> list[Received]:
+def waiting(spool: Spool, client: Client, by: str) -> list[Received]:
     """The files of somebody that are not being imported, the newest first."""
-    return [one for one in spool.of_person(by) if spool.beside(one.id, "begun") is None]
+    return [
+        one for one in spool.of_person(by)
+        if (found := spool.beside(one.id, "begun")) is None or not is_begun(client, found)
+    ]  # fmt: skip
+
+
+def is_begun(client: Client, promised: Mapping[str, Any]) -> bool:
+    """Whether the store has the import that a file was promised."""
+    return Jobs(client.store, KIND).find(str(promised["id"])) is not None
 
 
 def keep(spool: Spool, received: Received, plan: Plan) -> None:

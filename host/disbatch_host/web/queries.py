@@ -147,7 +147,11 @@ def link_header(call: Call, links: Mapping[str, str], *path: str) -> dict[str, s
     """RFC 8288: the other pages of this list."""
     if not links:
         return {}
-    query = {name: value for name, value in call.query.items() if name != "cursor"}
+    query = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in call.query.items()
+        if name != "cursor"
+    }
     found = [
         f'<{call.link(*path)}?{urlencode({**query, "cursor": cursor}, doseq=True)}>; rel="{name}"'
         for name, cursor in links.items()

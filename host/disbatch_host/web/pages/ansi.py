@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _SEQUENCE = re.compile(r"\x1b(?:\[([0-9;:]*)m|\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _COLORS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+_DIGITS_MAX = 9  # of a code, the last ones: a program may print any number
 _LINE_MAX = 20_000  # letters of one line
 _CUT = re.compile(r"disbatch-host: \d+ bytes of output are left out here \(")  # as `run.output` says it
 
@@ -61,7 +62,7 @@ class _State:
         self.is_bold = self.is_dim = False
 
     def apply(self, codes: str) -> None:
-        parts = [int(one) if one.isdigit() else 0 for one in codes.replace(":", ";").split(";")]
+        parts = [int(one[-_DIGITS_MAX:] or 0) for one in codes.replace(":", ";").split(";")]
         position = 0
         while position < len(parts):
             code = parts[position]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from disbatch_host.web.forms import Field
 from disbatch_host.web.impression import Impression, impression_of
 from disbatch_host.web.pages import import_check
 from disbatch_host.web.pages.import_steps import Wizard, columns_of
-from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, number_in
 from disbatch_host.web.plans import Plan
 from disbatch_host.web.problems import Code, Problem, problem_of
 from disbatch_host.web.role import Role
@@ -125,9 +125,9 @@ def _chosen(wizard: Wizard, found: Impression, before: Plan) -> tuple[Plan, dict
     view = wizard.view
     faults: dict[str, str] = {}
     maps = _maps(view, found.columns, faults)
-    constants = _constants(wizard, before, faults)
-    key = view.given("key")
-    chosen_key = found.columns[int(key)] if key.isascii() and key.isdigit() and int(key) < len(found.columns) else None
+    constants = _constants(wizard, before, maps, faults)
+    key = number_in(view.given("key"))
+    chosen_key = found.columns[key] if key is not None and key < len(found.columns) else None
     options = {name: text for name in OPTIONS if (text := view.given(name).strip())}
     digits = options.get("priority", "0").removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _PRIORITY_MAX):
@@ -172,7 +172,9 @@ def _check(wizard: Wizard, plan: Plan, columns: Sequence[str], faults: dict[str,
         faults["columns"] = f"{', '.join(missing)}: required; choose a column, or give a value for all tasks"
 
 
-def _constants(wizard: Wizard, before: Plan, faults: dict[str, str]) -> dict[str, Any]:
+def _constants(
+    wizard: Wizard, before: Plan, maps: Mapping[str, str], faults: dict[str, str]
+) -> dict[str, Any]:  # fmt: skip
     """Secrets that were given before are never sent to the browser: an empty field keeps them."""
     view = wizard.view
     fields = _fields(wizard)
@@ -189,10 +191,24 @@ def _constants(wizard: Wizard, before: Plan, faults: dict[str, str]) -> dict[str
         faults[_OTHERS] = f"expected an object of JSON: {str(error)[:100]}"
     for name in filling.masks_in(found):
         faults[name] = f"{MASK} is not the secret; enter it again"
-    for one in fields or ():
-        if one.is_secret and one.key in before.constants and not view.given(f"forget{one.name}"):
-            found.setdefault(one.key, before.constants[one.key])
-    return found
+    return found | _kept(wizard, before.constants, found, {one.partition(".")[0] for one in maps.values()})
+
+
+def _kept(
+    wizard: Wizard, before: Mapping[str, Any], found: Mapping[str, Any], mapped: Collection[str]
+) -> dict[str, Any]:  # fmt: skip
+    """The constants that have secrets which stay. `mapped`: parameters that have a column now."""
+    schema = wizard.targets.schema
+    masked = {} if schema is None else schema.masked(before)
+    forgotten = {one.key for one in _fields(wizard) or () if wizard.view.given(f"forget{one.name}")}
+    kept = {}
+    for name, one in masked.items():
+        is_secret = filling.without_masks([one]) in ([], [{}], [[]]) and one != before[name]  # all of it
+        if name in found:
+            kept[name] = filling.with_secrets(before[name], one, found[name])
+        elif is_secret and name not in forgotten and (one == MASK or name not in mapped):
+            kept[name] = before[name]
+    return kept
 
 
 PAGES = (

@@ -42,7 +42,7 @@ def _empty(wizard: Wizard, problem: str = "", status: int = 200) -> Html:
     files = view.call.spool
     waiting = [] if files is None else [
         {"id": one.id, "name": one.name, "bytes": one.size, "at": datetime.fromtimestamp(one.at, UTC)}
-        for one in plans.waiting(files, view.who.by) if plans.queue_of(files, one.id) == wizard.queue
+        for one in plans.waiting(files, view.client, view.who.by) if plans.queue_of(files, one.id) == wizard.queue
     ]  # fmt: skip
     values = {
         "name": wizard.queue, "problem": problem, "bytes_max": None if files is None else files.bytes_max,

@@ -63,9 +63,10 @@ class Wizard:
         plans.keep(self.spool, self.received, plan)
 
     def begun(self) -> SeeOther | None:
-        """Where the import of its file is, if it was begun."""
+        """Where the import of its file is, if it was begun. One that was promised, and that the store has never got,
+        is begun by the next who asks for it."""
         found = self.spool.beside(self.upload, "begun")
-        if found is None or found["by"] != self.view.who.by:
+        if found is None or found["by"] != self.view.who.by or not plans.is_begun(self.view.client, found):
             return None
         return SeeOther(to=self.view.url("imports", str(found["id"])))
 

@@ -31,7 +31,7 @@ def _waiting(view: View) -> list[dict[str, Any]]:
     if files is None:
         return []
     found = []
-    for one in plans.waiting(files, view.who.by):
+    for one in plans.waiting(files, view.client, view.who.by):
         queue = plans.queue_of(files, one.id)
         plan = None if queue is None else plans.find(files, one.id, queue)
         if queue is not None and view.who.sees(queue):

@@ -31,6 +31,7 @@ from disbatch_host.web.spool import Received
 from disbatch_host.web.trials import Trials
 
 Pairs = Sequence[tuple[str, str]]  # of a query or a form, in order
+_DIGITS_MAX = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,11 @@ def with_query(path: str, query: Pairs | Mapping[str, Any]) -> str:
 def last(pairs: Pairs, name: str, default: str = "") -> str:
     """The last value of a name."""
     return next((value for key, value in reversed(pairs) if key == name), default)
+
+
+def number_in(text: str) -> int | None:
+    """A number from 0 on, as an address or a form has it; None: it is something else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX else None
 
 
 def values(pairs: Pairs, name: str) -> list[str]:

@@ -12,7 +12,7 @@ import orjson
 from disbatch_host.client.times import is_duration
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import filling, forms
-from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, number_in
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_protocol.masks import MASK
@@ -43,8 +43,9 @@ def _show(view: View) -> Shown:
     if like := view.get("like"):
         value = filling.without_masks(view.ask("GET /tasks/{id}", id=like).body.get("parameters") or {})
     example = view.get("example")
-    if plugin is not None and example.isdigit() and int(example) < len(plugin.manifest.examples):
-        found = plugin.manifest.examples[int(example)]
+    number = number_in(example)
+    if plugin is not None and number is not None and number < len(plugin.manifest.examples):
+        found = plugin.manifest.examples[number]
         value = filling.without_masks(plugin.schema.masked(found.parameters))
     given = _Given(as_json=view.get("as") == "json", value=value)
     return _page(view, plugin, given, is_new=not like and not example)

@@ -125,15 +125,8 @@ def _form_in(view: View, task: Task) -> tuple[Any, dict[str, str]]:
 
 def changed(real: Mapping[str, Any], masked: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are others than before, each with the secrets within it that were left empty (rule 1)."""
-    whole = {name: _with_secrets(real.get(name), masked.get(name), one) for name, one in given.items()}
+    whole = {name: filling.with_secrets(real.get(name), masked.get(name), one) for name, one in given.items()}
     return {name: one for name, one in whole.items() if name not in real or not _is_same(real[name], one)}
-
-
-def _with_secrets(real: Any, masked: Any, given: Any) -> Any:
-    if not (isinstance(real, Mapping) and isinstance(masked, Mapping) and isinstance(given, Mapping)):
-        return given
-    kept = {name: real[name] for name, one in masked.items() if one == MASK and name not in given and name in real}
-    return {**{name: _with_secrets(real.get(name), masked.get(name), one) for name, one in given.items()}, **kept}
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ from disbatch_host.documents.records import Task, whole_number
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web.api.tasks import actions_of, task_of
 from disbatch_host.web.pages import output
-from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, number_in
 from disbatch_host.web.pages.remedies import remedy_for
 from disbatch_host.web.pages.retry import retry_with_others
 from disbatch_host.web.pages.words import moment
@@ -135,10 +135,9 @@ def _part(
 ) -> output.Part | None:  # fmt: skip
     if tab not in STREAMS or task.fault is not None or not (run.get("attempt") or kept[tab]):
         return None
-    at, hit = view.get("at"), view.get("hit")
     wish = output.Wish(
-        at=int(at) if at.isdigit() and len(at) < 16 else None, find=view.get("find")[:200],
-        hit=int(hit) if hit.isdigit() and len(hit) < 6 else None, is_plain=bool(view.get("plain")),
+        at=number_in(view.get("at")), find=view.get("find")[:200], hit=number_in(view.get("hit")),
+        is_plain=bool(view.get("plain")),
     )  # fmt: skip
     return output.part_of(view.client, task, run, tab, kept[tab], wish)
 

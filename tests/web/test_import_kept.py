@@ -1,0 +1,78 @@
+"""What the steps of an import keep: the import that a file was promised, and secrets that were given before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from disbatch_host.client import Client, Selection
+from disbatch_host.web.spool import Spool
+from helpers import web
+from helpers.browsing import Visitor
+from helpers.importing import begin_import, check, checked, choose, people, seen_until, through
+from helpers.nodes import write_plugin
+from helpers.web import Web
+
+SECRET = "planted-5ecret"
+
+
+def signed(server: Web) -> Visitor:
+    visitor = Visitor(server)
+    assert visitor.sign_in("operate").status == 200
+    return visitor
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def alone(living_url: str, client: Client, plugins: Path, spool: Path) -> Iterator[Web]:
+    """A server with a spool of its own."""
+    with web.serving(living_url, [plugins], spool=spool) as one:
+        yield one
+
+
+def test_an_import_that_was_promised_and_never_begun_can_be_begun(alone: Web, client: Client, spool: Path) -> None:
+    """A server that was killed between the two left a file that led to an import which nobody knew."""
+    client.queues.create("promised", "Greet")
+    visitor = signed(alone)
+    found = check(visitor, "promised", people(3), {})
+    (sent,) = [one for one in spool.iterdir() if one.suffix == ".upload"]
+    promised = str(client.store.new_ids(1)[0])
+    assert Spool(spool).begin(sent.stem, "operate@web", promised) == promised
+    assert "people.csv" in visitor.get("/queues/promised/import").text
+    assert re.search(r"Sent by you.*people\.csv", visitor.get("/imports").text, re.DOTALL)
+    address = begin_import(visitor, found).headers["location"]
+    assert address == f"/imports/{promised}"
+    assert seen_until(visitor, address, lambda one: ">done</span>" in one.text).status == 200
+    assert client.count(Selection(queue="promised")) == 3
+
+
+def test_secrets_within_what_all_tasks_get_stay_when_columns_are_chosen_again(
+    living_url: str, client: Client, tmp_path: Path, spool: Path
+) -> None:
+    auth = {"type": "object", "properties": {"login": {"type": "string"}, "key": {"type": "string", "writeOnly": True}}}
+    schema = {"type": "object", "properties": {"user": {"type": "string"}, "auth": auth, "other": auth}}
+    write_plugin(tmp_path, "Deep", "true", parameters={**schema, "additionalProperties": False})
+    name = "deep"
+    client.queues.create(name, "Deep")
+    with web.serving(living_url, [tmp_path / "Deep"], spool=spool) as server:
+        visitor = signed(server)
+        address = visitor.send_file(f"/queues/{name}/import", "user\nann\n", "a.csv").headers["location"]
+        secrets = {"/auth/login": "me", "/auth/key": SECRET, "/other/key": SECRET}
+        fields = choose(visitor.get(address.replace("step=file", "step=map"))).fields
+        kept = [one for one in fields if one[0] not in (*secrets, "key")]
+        assert {one for one, _ in fields} >= set(secrets)
+        checked(visitor, visitor.post(f"/queues/{name}/import/map", [*kept, *secrets.items(), ("key", "9" * 5000)]))
+        again = visitor.get(address.replace("step=file", "step=map"))
+        assert SECRET not in again.text
+        found = checked(visitor, visitor.post(f"/queues/{name}/import/map", choose(again).fields))
+        through(visitor, found)
+    (task,) = client.find(Selection(queue=name))
+    given = {"user": "ann", "auth": {"login": "me", "key": SECRET}, "other": {"key": SECRET}}
+    assert task.document["parameters"] == given
