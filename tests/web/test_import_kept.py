@@ -76,3 +76,22 @@ def test_secrets_within_what_all_tasks_get_stay_when_columns_are_chosen_again(
     (task,) = client.find(Selection(queue=name))
     given = {"user": "ann", "auth": {"login": "me", "key": SECRET}, "other": {"key": SECRET}}
     assert task.document["parameters"] == given
+
+
+def test_a_trial_that_cannot_be_kept_is_told_and_not_begun_by_every_look(
+    alone: Web, client: Client, spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.queues.create("full", "Greet")
+    visitor = signed(alone)
+    address = visitor.send_file("/queues/full/import", people(3), "people.csv").headers["location"]
+    (sent,) = [one for one in spool.iterdir() if one.suffix == ".upload"]
+    sent.with_suffix(".trial").mkdir()  # so that nothing can be put there
+    form = choose(visitor.get(address.replace("step=file", "step=map")))
+    found = checked(visitor, visitor.post(form.action, form.fields))
+    assert "cannot be kept" in found.text
+    for _ in range(3):
+        assert "cannot be kept" in visitor.get(address.replace("step=file", "step=check")).text
+    assert sum("the trial of a file has failed" in one.message for one in caplog.records) == 1
+    sent.with_suffix(".trial").rmdir()
+    again = checked(visitor, visitor.post(form.action, form.fields))
+    assert re.search(r"<b>3</b> fit\b", again.text)

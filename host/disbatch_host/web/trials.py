@@ -36,6 +36,7 @@ _AT_ONCE = 2
 _EACH_MAX = 4  # of one person, those that wait for their turn among them
 _TURN_SECONDS = 0.5  # between looks whether one is to stop that waits for its turn
 _STOP_SECONDS = 5.0
+_NOT_KEPT_MAX = 100
 
 
 class _StoppedError(Exception):
@@ -109,6 +110,7 @@ class Trials:
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         self._lock = threading.Lock()
         self._under_way: dict[str, _UnderWay] = {}  # by file
+        self._not_kept: dict[str, tuple[str, Tried]] = {}  # by file: its plan, and that nothing is known of it
         self._is_closed = False
 
     def begin(self, received: Received, prepared: Prepared, plan: str, who: Principal) -> None:
@@ -123,6 +125,7 @@ class Trials:
                 raise Problem(Code.TOO_MANY, detail, headers={"Retry-After": "5"})
             if before is not None:
                 before.stop.set()
+            self._not_kept.pop(received.id, None)
             one = self._under_way[received.id] = _UnderWay(plan=plan, by=who.by)
             one.thread = threading.Thread(
                 target=self._carry_out, args=(one, received, prepared), name="trial", daemon=True
@@ -135,6 +138,9 @@ class Trials:
             one = self._under_way.get(file_id)
             if one is not None and one.plan == plan:
                 return one.as_tried()
+            plan_before, failed = self._not_kept.get(file_id, ("", None))
+            if failed is not None and plan_before == plan:
+                return failed
         found = self._spool.beside(file_id, "trial")
         if found is None or found.pop("plan") != plan:
             return None
@@ -172,11 +178,20 @@ class Trials:
         except _StoppedError:
             pass
         except Exception as error:  # whatever it is, it must cost this trial alone
-            log.warning("the trial of a file has failed: %s", in_words(error))
+            why = error.detail if isinstance(error, Problem) else in_words(error)
+            log.warning("the trial of a file has failed: %s", why)
+            self._remember(one, received, why)
         finally:
             with self._lock:
                 if self._under_way.get(received.id) is one:
                     del self._under_way[received.id]
+
+    def _remember(self, one: _UnderWay, received: Received, error: str) -> None:
+        """Where there is no room for what came of it, every look at it would begin it again."""
+        with self._lock:
+            while len(self._not_kept) >= _NOT_KEPT_MAX:
+                del self._not_kept[next(iter(self._not_kept))]
+            self._not_kept[received.id] = one.plan, Tried(state="failed", error=error)
 
     def _told(self, one: _UnderWay, received: Received, prepared: Prepared) -> dict[str, Any]:
         """What is kept of it."""
