@@ -311,7 +311,9 @@ def test_secrets_within_a_list_stay_with_the_item_that_has_them() -> None:
     assert accounts({"user": "bob"}, {"user": "ann"}) == [bob, ann]
     assert accounts({"user": "eve"}, {"user": "bob"}) == [{"user": "eve", "password": "a"}, bob]
     assert accounts({"user": "bob"}) == [bob]
-    assert accounts({"user": "eve"}, {"user": "ann"}, {"user": "bob"}) == [{"user": "eve"}, ann, bob]
+    assert accounts({"user": "eve"}, {"user": "ann"}, {"user": "bob"}) == [{"user": "eve"}, ann, {"user": "bob"}]
+    real["accounts"][0], masked["accounts"][0] = {"user": "ann"}, {"user": "ann"}
+    assert accounts({"user": "bob"}, {"user": "ann"}) == [{"user": "bob"}, {"user": "ann"}], "nothing would mask it"
     assert retry.changed(real, masked, {"keys": ["m"]}) == {"keys": ["m"]}
 
 

@@ -211,7 +211,8 @@ def without_masks(value: Any) -> Any:
 
 def with_secrets(real: Any, masked: Any, given: Any) -> Any:
     """What was given in the place of `real`, with the secrets within it that were left empty. In a list, an item that
-    is as it was keeps its own, and one that was changed in its place as well."""
+    is as it was keeps its own, and one that was changed in its place as well; but no secret goes to a place where there
+    was none, which may not be known as one."""
     if _same(given, without_masks(masked)):
         return real
     if isinstance(real, Mapping) and isinstance(masked, Mapping) and isinstance(given, Mapping):
@@ -229,7 +230,11 @@ def _items_with_secrets(real: list[Any], masked: list[Any], given: list[Any]) ->
     is_in_place = len(left) == len(given) == len(real)
     found: list[Any] = [_MISSING] * len(given)
     for place, one in enumerate(given):
-        same = [number for number in left if _same(one, without_masks(masked[number]))]
+        hidden = {*masks_in(masked[place])} if place < len(masked) else set()
+        same = [
+            number for number in left
+            if _same(one, without_masks(masked[number])) and hidden.issuperset(masks_in(masked[number]))
+        ]  # fmt: skip
         if same:
             number = place if place in same else same[0]
             found[place] = real[number]
