@@ -124,6 +124,24 @@ def done(admin: Visitor, text: str, **filled: str) -> str:
     return shown[-1]
 
 
+def test_a_number_that_is_none_or_too_large_is_refused(admin: Visitor, client: Client, queue: str) -> None:
+    """Of a long one only the beginning was compared with what there may be."""
+    fill(client, queue, 1)
+    (form,) = [
+        one
+        for one in Page(asked(admin, ("action", "cancel"), ("all", "all"), ("fits.queue", queue), count=1)).forms
+        if one.action.endswith("/operations")
+    ]
+    kept = [one for one in form.fields if one[0] not in ("expect", "typed")]
+    for wrong in ("²", "9" * 5000):
+        reply = admin.post(form.action, [*kept, ("expect", wrong)])
+        assert reply.status < 500 and "to go on" in reply.text, (wrong[:5], reply.status)
+    for wrong in (f"{1:020}999999", "9" * 5000, "²", "--5"):
+        reply = admin.post(f"/queues/{queue}/push", [("as", "json"), ("json", "{}"), ("copies", wrong)])
+        assert reply.status in (400, 422) and "expected a whole number" in reply.text, (wrong[:30], reply.status)
+    assert client.count(Selection(queue=queue)) == 1
+
+
 def test_some_of_a_list_are_cancelled_once_it_is_said_what_becomes_of_them(
     admin: Visitor, client: Client, queue: str
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
-from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last
+from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last, number_in
 from disbatch_host.web.pages.tasks import rows_of
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
@@ -68,11 +68,11 @@ def _begin(view: View) -> Shown:
     typed = last(view.form, "typed", expect).strip().replace(",", "")
     body: dict[str, Any] = {"action": action, **_of(chosen), "until": view.given("until")}
     try:
-        if typed != expect or not expect.isdigit():
+        if typed != expect or (number := number_in(expect)) is None:
             raise Problem(Code.BODY, f"type the number {expect} to go on, found {typed!r:.40}")
         if reason:
             body["reason"] = reason
-        answer = view.ask("POST /operations", body={**body, "expect": int(expect)})
+        answer = view.ask("POST /operations", body={**body, "expect": number})
     except Problem as error:
         if error.code is Code.ROLE:
             raise

@@ -180,10 +180,11 @@ def _task(given: _Given) -> tuple[int, dict[str, Any]]:
 
 
 def _whole(name: str, text: str, low: int, high: int) -> int:
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or not low <= int(text[:20]) <= high:
+    digits = number_in(text.removeprefix("-"))
+    number = -digits if digits is not None and text.startswith("-") else digits
+    if number is None or not low <= number <= high:
         raise Problem(Code.BODY, f"{name}: expected a whole number from {low:,} to {high:,}, found {text!r:.40}")
-    return int(text)
+    return number
 
 
 def _without_secrets(plugin: Any, value: Any) -> Any:
