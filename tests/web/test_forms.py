@@ -91,8 +91,8 @@ def test_what_is_filled_in_is_sent_back(
     schema = {"type": "object", "properties": properties, "required": required}
     found, faults = sent_back(schema, value)
     assert faults == {}
-    # What is required and missing may come as an empty text, list or object: the check says whether it fits.
-    extra = {name: found.pop(name) for name in [*found] if name not in value and found[name] in ("", [], {})}
+    # What is required and missing may come as an empty list or object: the check says whether it fits.
+    extra = {name: found.pop(name) for name in [*found] if name not in value and found[name] in ([], {})}
     assert set(extra) <= set(required)
     assert orjson.dumps(found, option=orjson.OPT_SORT_KEYS) == orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
@@ -140,3 +140,14 @@ def test_what_is_no_number_is_said_at_its_field(kind: str, text: str) -> None:
     fields = forms.fields_of({"properties": {"n": {"type": kind}}}) or ()
     found, faults = filling.read(fields, {"/n": text})
     assert found == {} and text in faults["/n"]
+
+
+def test_what_is_required_and_not_given_is_known_wherever_it_is() -> None:
+    text = {"type": "string"}
+    inner = {"type": "object", "properties": {"a": text, "b": {**text, "minLength": 1}}, "required": ["a", "b"]}
+    kinds = [{"properties": {"k": {"const": one}, one: text}, "required": ["k", one]} for one in "xy"]
+    properties = {"needed": inner, "left": inner, "one": {"oneOf": kinds}}
+    fields = forms.fields_of({"properties": properties, "required": ["needed", "one"]}) or ()
+    missing = [*filling.not_given(fields, {"needed": {"a": "x"}, "one": {"k": "y"}})]
+    assert [(one.name, one.takes_empty) for one in missing] == [("/needed/b", False), ("/one?1/y", True)]
+    assert [one.name for one in filling.not_given(fields, {})] == ["/needed", "/one"]

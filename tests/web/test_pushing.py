@@ -9,6 +9,7 @@ import pytest
 from disbatch_host.client import Client, Selection
 from disbatch_host.client.pushing import ParametersError
 from helpers import web
+from helpers.browsing import Page, Visitor
 from helpers.nodes import write_plugin
 from helpers.web import Web
 
@@ -121,3 +122,27 @@ def test_several_that_differ_in_everything_are_created_in_their_order(server: We
     assert [one["parameters"]["user"] for one in found] == ["a", "zero", "c", "d", "e"]
     assert (found[0]["priority"], found[3]["batch"], found[4]["after"]) == (5, "new-one", [first.id])
     assert [one["created_by"] for one in found] == ["admin@web"] * 1 + [found[1]["created_by"]] + ["admin@web"] * 3
+
+
+@pytest.fixture(scope="module")
+def visitor(server: Web) -> Visitor:
+    found = Visitor(server)
+    assert found.sign_in("operate").status == 200
+    return found
+
+
+def test_a_required_text_that_is_left_empty_is_asked_for_at_its_field(visitor: Visitor, client: Client) -> None:
+    client.queues.create("left_empty", "Greet")
+    for given in ({}, {"check": "1"}):
+        refused = visitor.send("/queues/left_empty/push", "/push", **{"/user": "", "/tries": "1"}, **given)
+        assert refused.status == 422 and "user</a>: is required; an empty text can be given" in refused.text
+        assert 'id="f/user-e">is required' in refused.text and 'aria-required="true"' in refused.text
+    assert client.count(Selection(queue="left_empty")) == 0
+    meant = visitor.post("/queues/left_empty/push", [("as", "json"), ("json", '{"user": ""}')])
+    assert meant.status == 303
+    (task,) = client.find(Selection(queue="left_empty"))
+    assert task.parameters == {"user": ""}
+    again = visitor.get(f"/queues/left_empty/push?like={task.id}")
+    (form,) = [one for one in Page(again.text).forms if one.action.endswith("/push")]
+    assert dict(form.fields)["/user"] == '""' and visitor.post(form.action, form.fields).status == 303
+    assert [one.parameters for one in client.find(Selection(queue="left_empty"))] == [{"user": ""}] * 2

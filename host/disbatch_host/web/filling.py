@@ -5,7 +5,7 @@ its schema.
 
 Rules:
 1. What was filled in comes back the same: a value that a field could not give back makes it a field of JSON.
-2. An empty field is a value that is not given, but for a text that is required.
+2. An empty field is a value that is not given; who means an empty text writes it as JSON.
 3. A secret is never filled in.
 """
 
@@ -165,7 +165,7 @@ def _read(one: Field, texts: Mapping[str, str], faults: dict[str, str] | None = 
                 if one.item == "string"
                 else [_number(line.strip(), is_whole=one.item == "integer") for line in lines]
             )
-    return text if text or (one.is_required and not one.is_secret) else _MISSING
+    return text or _MISSING
 
 
 def _read_group(one: Field, texts: Mapping[str, str], faults: dict[str, str] | None) -> Any:
@@ -177,6 +177,20 @@ def _read_group(one: Field, texts: Mapping[str, str], faults: dict[str, str] | N
         faults |= own
     is_touched = any(texts.get(name) for name, _ in _texts(one))  # an empty text of one that is not given is no value
     return found if one.is_required or (found and is_touched) else _MISSING
+
+
+def not_given(fields: Sequence[Field], value: Mapping[str, Any]) -> Iterator[Field]:
+    """The fields of required values that an object lacks, of objects within it as well."""
+    for one in fields:
+        inner = value.get(one.key, _MISSING)
+        if inner is _MISSING:
+            if one.is_required:
+                yield one
+        elif one.kind == "group" and isinstance(inner, Mapping):
+            yield from not_given(one.fields, inner)
+        elif one.kind == "variants" and isinstance(inner, Mapping):
+            chosen = next((variant for variant in one.variants if _has_constants(variant, inner)), None)
+            yield from () if chosen is None else not_given(chosen.fields, inner)
 
 
 def _from_json(text: str) -> Any:

@@ -51,6 +51,7 @@ class Field:
     schema: Any = None  # of a field of JSON, for people
     text: str = ""  # what is filled in
     is_whole: bool = False  # of a number
+    takes_empty: bool = False  # a text: an empty one fits, which only JSON can say
 
 
 def fields_of(schema: Any) -> tuple[Field, ...] | None:
@@ -115,6 +116,8 @@ def _text_field(base: Field, part: Mapping[str, Any]) -> Field:
         return replace(base, kind="password")
     longest = part.get("maxLength")
     form = part.get("format")
+    if form in (None, "x-text") and not part.get("minLength") and "pattern" not in part:
+        base = replace(base, takes_empty=True)
     if (isinstance(longest, int) and longest > _LONG_TEXT) or form == "x-text":
         return replace(base, kind="textarea")
     return replace(base, kind=_INPUTS.get(form, "text") if isinstance(form, str) else "text")

@@ -117,9 +117,16 @@ def _given(view: View, plugin: Any) -> _Given:
         if not isinstance(others, dict):
             raise ValueError("not an object")
         found = {**others, **found}
+        whole = found if plugin is None else plugin.schema.with_defaults(found)
+        missing = {one.name: _missing(one) for one in filling.not_given(fields, whole)}
+        faults = {**missing, **faults}
     except ValueError as error:
         faults = {**faults, _OTHERS: f"expected an object of JSON: {str(error)[:100]}"}
     return _Given(as_json=False, value=found, options=options, faults=faults)
+
+
+def _missing(one: forms.Field) -> str:
+    return "is required" + ("; an empty text can be given in the JSON tab" if one.takes_empty else "")
 
 
 def _carried_out(view: View, plugin: Any, given: _Given) -> Any:
