@@ -139,6 +139,28 @@ def test_batches_that_go_on_are_on_the_overview(admin: Visitor, wave: Client) ->
     assert row is not None and "then 1 task to then" in words_of(row[0])
 
 
+@pytest.mark.parametrize(
+    ("status", "looks", "words"),
+    [
+        (Status.CONCLUDED, "concluded", "done, all concluded"), (Status.FAILED, "failed", "done, 1 failed"),
+        (Status.CANCELLED, "cancelled", "done, 1 cancelled"),
+    ],
+)  # fmt: skip
+def test_only_a_batch_whose_tasks_all_concluded_ended_well(
+    admin: Visitor, client: Client, status: Status, looks: str, words: str
+) -> None:
+    name = f"ended-{looks}"
+    client.batches.create(name)
+    (one,) = client.push_many("waved", [{"user": "u"}], batch=name)
+    walk(client.store, one.id, status)
+    client.batches.close(name)
+    for path in ("/batches", f"/batches/{name}"):
+        text = admin.get(path).text
+        part = text[text.index(f'id="b-{name}"') :] if path == "/batches" else text
+        found = re.search(r'class="st (\w+)">(done[^<]*)<', part)
+        assert found is not None and found.groups() == (looks, words), path
+
+
 def test_it_says_which_rows_of_its_file_became_no_task(admin: Visitor, wave: Client, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("user,tries\ndouble,1\ndouble,2\nbad,many\n")
     rules = Rules(stops=False, key_column="user")

@@ -57,5 +57,13 @@ def test_a_chart_has_its_numbers_in_words_and_fits_its_place() -> None:
     assert [one.x for one in found.bars] == [0, 4, 12]  # nothing has no bar, and a little has one that is seen
     assert all(one.height >= 1.4 and one.y + one.height == pytest.approx(40) for one in found.bars)
     assert chart([5.0]) is None and chart([]) is None
+    little = chart([0.0, 0.04, 0.5, 3.0])
+    assert little is not None and little.label("Ended", "a minute").endswith("now 3, least 0, most 3")
+    assert [one.now for some in ([0, 0.04], [0, 0.5], [0, 9.4]) if (one := chart(some))] == ["<0.1", "0.5", "9.4"]
     flat = chart([0.0, 0.0])
-    assert flat is not None and flat.line == "0,40 4,40" and (flat.now, flat.most) == ("0", "0") and not flat.bars
+    assert (
+        flat is not None
+        and flat.line == "0,40 4,40"
+        and (flat.now, flat.most, flat.area) == ("0", "0", "")
+        and not flat.bars
+    )

@@ -94,7 +94,7 @@ def test_what_groups_are_told_apart_by_is_in_the_address_and_one_always_stays(
 
 def test_the_chart_says_how_many_failed_in_which_hour(visitor: Visitor, planted: Client) -> None:
     text = visitor.get("/failures?queue=grouped").text
-    label = re.search(r'aria-label="Failures by the hour in the last 24 hours: now (\d+), least 0, most (\d)"', text)
+    label = re.search(r'aria-label="Still failed, by hour, in the last 24 hours: now (\d+), least 0, most (\d)"', text)
     assert label is not None and int(label[2]) in range(3, 7)  # the hour may end while they are planted
     assert text.count("<rect") in (2, 3)
     assert "<rect" not in visitor.get("/failures?queue=grouped&error=none").text

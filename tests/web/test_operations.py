@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from disbatch_host.documents.causes import with_group
 from disbatch_host.documents.records import TaskId, new_task
 from disbatch_protocol.status import Status
 from helpers import web_process
+from helpers.browsing import Visitor
 from helpers.processes import wait_until
 from helpers.steps import walk
 from helpers.web import Reply, Web
@@ -262,3 +265,31 @@ def test_sigterm_stops_after_a_batch_and_another_server_goes_on(
 
 def statuses_of_one(client: Client, queue: str, status: int) -> int:
     return client.count(Selection(queue=queue, status=int(status)))
+
+
+def test_the_page_of_a_retry_says_how_its_tasks_are_now(server: Web, client: Client) -> None:
+    """They have lost the cause that they were found by; what leads to them does not ask for it."""
+    client.queues.create("since", "Greet")
+    made = put_failed(client, "since", 4, batch="retried-wave")
+    put_failed(client, "since", 2)
+    cause = client.get(made[0]).document["error"]["group"]["key"]
+    visitor = Visitor(server)
+    visitor.sign_in("operate")
+    _, begun = tried_and_begun(server, "retry", filter={"batch": "retried-wave", "failure": cause}, role="operate")
+    assert ended(server, begun)["outcomes"] == {"retried": 4}
+    page = f"/operations/{begun.json['id']}"
+
+    def shown() -> str:
+        return html.unescape(visitor.get(page).text)
+
+    text = shown()
+    assert "4 put back to wait" in text and ">under way<" in text and "data-every" in text
+    its = re.search(r'href="(/tasks[?][^"]+)">Its tasks<', text)
+    assert its is not None and "<b>4</b> fit" in visitor.get(its[1]).text and 'href="/batches/retried-wave"' in text
+    for one in made[:3]:
+        walk(client.store, one, Status.CONCLUDED)
+    walk(client.store, made[3], Status.FAILED)
+    text = shown()
+    assert ">done, 3 concluded, 1 failed<" in text and "data-every" not in text
+    failed = re.search(r'<dt>failed now</dt><dd><a href="([^"]+)">1<', text)
+    assert failed is not None and "<b>1</b> fits" in visitor.get(failed[1]).text

@@ -7,7 +7,7 @@ from typing import Any
 
 from disbatch_host.client import columns
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
-from disbatch_host.web.pages.words import number
+from disbatch_host.web.pages.words import batch_state, number
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 from disbatch_protocol.masks import MASK
@@ -26,7 +26,9 @@ def _list(view: View) -> Shown:
         raise Problem(Code.QUERY, f"state: expected one of {', '.join(STATES)}, found {state!r:.40}")
     query = {"limit": _LIMIT, **({"state": [state]} if state else {}), **({"cursor": cursor} if cursor else {})}
     found = view.ask("GET /batches", query=query).body
-    values = {"batches": found["items"], "next": found["next"], "states": STATES, "state": state}
+    values = {
+        "batches": found["items"], "next": found["next"], "states": STATES, "state": state, "state_of": batch_state,
+    }  # fmt: skip
     return Html(template="batches.html", title="Batches", values=values)
 
 
@@ -38,7 +40,8 @@ def _show(view: View) -> Shown:
     words = ("concluded", "failed", "terminated", "cancelled", "orphaned", "running", "waiting")
     rows = [{"word": one, "count": _own(counts, one)} for one in words if _own(counts, one)]
     values = {
-        "batch": batch, "rows": rows, "story": sorted(_story(view, batch), key=lambda one: str(one["at"])),
+        "batch": batch, "rows": rows, "state": batch_state(batch["state"], counts),
+        "story": sorted(_story(view, batch), key=lambda one: str(one["at"])),
         "columns": _columns(view, batch["_id"]), "causes_of": sum(one["count"] for one in batch["causes"]),
     }  # fmt: skip
     return Html(template="batch.html", title=f"{batch['_id']} (batch)", values=values)

@@ -60,8 +60,9 @@ def chart(values: Sequence[float], *, begin: str = "", end: str = "") -> Chart |
         for n, (value, top) in enumerate(zip(values, tops, strict=True))
         if value > 0 and (height := max(_LEAST_BAR, round(HEIGHT - top, 1)))
     ]
+    area = f"0,{HEIGHT} {' '.join(points)} {width},{HEIGHT}" if most > 0 else ""
     return Chart(
-        width=width, line=" ".join(points), area=f"0,{HEIGHT} {' '.join(points)} {width},{HEIGHT}", bars=bars,
+        width=width, line=" ".join(points), area=area, bars=bars,
         now=_said(values[-1]), least=_said(min(values)), most=_said(most), most_at=list(values).index(most),
         begin=begin, end=end,
     )  # fmt: skip
@@ -73,4 +74,9 @@ def per_minute(parts: Sequence[float], step_seconds: float) -> list[float]:
 
 
 def _said(value: float) -> str:
-    return number(round(value)) if round(value) else "0"
+    """One that is not nothing is never said to be 0: the line shows it."""
+    if value <= 0:
+        return "0"
+    if value < 0.1:
+        return "<0.1"
+    return number(round(value)) if value >= 9.95 else f"{value:.1f}".removesuffix(".0")

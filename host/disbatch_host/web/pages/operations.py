@@ -9,12 +9,15 @@ from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last, number_in
 from disbatch_host.web.pages.tasks import rows_of
+from disbatch_host.web.pages.words import number
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
 
 ACTIONS = ("retry", "cancel", "release", "delete")
 _TYPED_FROM = 1000  # tasks; above, and for all that are deleted, the number has to be typed
 _LIMIT = 50
+_IDS_MAX = 20  # in the address of a list
+_NOW = ("waiting", "running", "concluded", "failed", "cancelled", "orphaned")
 # Why a task would be left alone, in words that follow "12: ".
 _OTHERS = {
     "not_ended": "they have not ended", "ended": "they have ended", "not_blocked": "they are not blocked",
@@ -88,8 +91,52 @@ def _list(view: View) -> Shown:
 
 def _show(view: View) -> Shown:
     found = view.ask("GET /operations/{o}", o=view.path["o"]).body
-    values = {"operation": found, "pairs": _pairs(found["filter"]), "outcomes": found["outcomes"] or {}}
+    tasks = None if found["action"] in ("delete", "close") else _tasks_of(found)
+    values = {
+        "operation": found, "pairs": _pairs(found["filter"]), "outcomes": found["outcomes"] or {},
+        "tasks": None if tasks is None else view.url("tasks", query=_pairs(tasks)),
+        "since": _since(view, found, tasks) if found["action"] == "retry" and tasks is not None else None,
+    }  # fmt: skip
     return Html(template="operation.html", title=f"{found['action'].capitalize()} (operation)", values=values)
+
+
+def _tasks_of(operation: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter that finds its tasks as they are now. What it found them by, such as a cause, they may have lost."""
+    given = operation["filter"]
+    ids = given.get("id") or []
+    found: dict[str, Any] = {name: given[name] for name in ("queue", "batch") if given.get(name)}
+    if ids and len(ids) <= _IDS_MAX:
+        found["id"] = list(ids)
+    if operation["action"] == "retry":
+        found["ended_since"] = operation["until"]  # since when they have changed
+        if operation.get("by"):
+            found["where"] = [f".retried.by={operation['by']}"]
+    return found
+
+
+def _since(view: View, operation: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What has become of the tasks that it put back to wait, as they are now; None: there are none."""
+    put_back = (operation["outcomes"] or {}).get("retried", 0)
+    if not put_back:
+        return None
+    counts, links, is_exact = {}, {}, True
+    for word in _NOW:
+        counted = view.ask("GET /tasks/count", query={**tasks, "status": [word]}).body
+        links[word] = view.url("tasks", query=[("status", word), *_pairs(tasks)])
+        counts[word], is_exact = counted["value"], is_exact and counted["is_exact"]
+    unfinished = counts["waiting"] + counts["running"]
+    if unfinished:
+        state = "running", "under way"
+    elif counts["concluded"] == put_back:
+        state = "concluded", "done, all concluded"
+    else:
+        known = [f"{number(counts[word])} {word}" for word in _NOW if counts[word]]
+        state = "failed" if counts["failed"] else "cancelled", ", ".join(["done", *known])
+    ended = min(put_back, sum(counts.values()) - unfinished)
+    return {
+        "put_back": put_back, "counts": counts, "is_exact": is_exact, "unfinished": unfinished, "ended": ended,
+        "state": state, "links": links,
+    }  # fmt: skip
 
 
 def _pairs(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ Responsible for: short texts. Must not know: HTML, what a value is of.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -135,3 +136,14 @@ def zone_of(name: str, fallback: tzinfo) -> tzinfo:
         return ZoneInfo(name) if name else fallback
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         return fallback
+
+
+def batch_state(state: str, progress: Mapping[str, Any]) -> tuple[str, str]:
+    """What became of a batch: the status whose look it has, and words. Only one whose tasks all concluded is well."""
+    if state != "done":
+        return "running", state
+    others = [(word, progress[word]) for word in ("failed", "cancelled", "orphaned") if progress.get(word)]
+    if not others:
+        return ("concluded", "done, all concluded") if progress.get("concluded") else ("cancelled", "done, no task")
+    looks = "failed" if progress.get("failed") else others[0][0]
+    return looks, ", ".join(["done", *(f"{number(count)} {word}" for word, count in others)])

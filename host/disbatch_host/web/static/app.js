@@ -31,3 +31,8 @@ $$("[data-zone]").forEach(one => { one.value = Intl.DateTimeFormat().resolvedOpt
 document.addEventListener("click", event => {
   $$("details.menu[open]").forEach(one => { if (!one.contains(event.target)) one.open = false })
 })
+
+// A question that opens takes the focus: what is typed is its reason, and Enter sends it.
+document.addEventListener("toggle", event => {
+  if (event.target.matches?.("details.ask[open]")) $("form input:not([type=hidden]), form button", event.target)?.focus()
+}, true)

@@ -1,6 +1,7 @@
 // The screen of a task that goes on: what has changed is put in place of what was there, by one stream of events.
 import { Following } from "./following.js"
 import "./log.js"
+import { span } from "./dom.js"
 import { size } from "./nodes.js"
 
 const $ = (selector, root = document) => root.querySelector(selector)
@@ -92,7 +93,17 @@ function trouble(words) {
   bar.textContent = `Not renewed since ${new Date(renewedAt).toLocaleTimeString("en-GB")}: ${words}.`
 }
 
+// How long it has been running: what the server said, and what has gone by since that was put in place.
+function lasts() {
+  const place = $("[data-seconds]")
+  if (!place || document.hidden) return
+  if (place.dataset.at === undefined) place.dataset.at = Date.now()
+  const words = span(Number(place.dataset.seconds) + (Date.now() - Number(place.dataset.at)) / 1000)
+  if (place.textContent !== words) place.textContent = words
+}
+
 function clock() {
+  lasts()
   const note = $("[data-clock]")
   if (!note || document.hidden) return
   const words = { live: "live", polling: "every 5 s", off: "" }[mode]
