@@ -35,6 +35,8 @@ def fault_of(error: Any, secrets: Collection[str]) -> Fault:
         return Fault(pointer=pointer, message=f"expected {expected}, found nothing", hint=hint)
     if error.validator in ("additionalProperties", "unevaluatedProperties") and not isinstance(error.instance, str):
         return Fault(pointer=pointer, message=expected, hint=hint)
+    if error.validator == "minLength" and error.validator_value == 1:
+        return Fault(pointer=pointer, message="must not be empty", hint=hint)
     return Fault(pointer=pointer, message=f"expected {expected}, found {_found(error)}", hint=hint)
 
 
@@ -108,7 +110,7 @@ def _found(error: Any) -> str:
         return plain_kind_of(error.instance)
     value, is_size = error.instance, error.validator.startswith(("min", "max"))
     if isinstance(value, str) and is_size:
-        return f"{len(value)}"
+        return f"{len(value) or 'none'}"
     return f"{len(value)} names" if isinstance(value, Mapping) and is_size else kind_of(value)
 
 

@@ -170,7 +170,7 @@ def test_where_a_row_does_not_fit_nothing_is_created(at: Terminal, plugin: Plugi
     assert [int(line.split(":")[1]) for line in lines[:-1]] == BAD_LINES
     assert lines[0] == "bad.csv:3: expected 2 fields, as the header has, found 1"
     assert lines[1].startswith("bad.csv:4: column 'tries': expected integer, found")
-    assert lines[2].startswith("bad.csv:5: /user: expected at least 1 character, found 0")
+    assert lines[2].startswith("bad.csv:5: /user: must not be empty")
     assert lines[-1].startswith("disbatch-host: nothing is created: 6 of 8 rows do not fit")
     assert exported(at, "mail") == []
     report = [json.loads(line) for line in (at.directory / "faults.ndjson").read_text().splitlines()]

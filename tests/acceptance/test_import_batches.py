@@ -42,7 +42,7 @@ def test_a_report_is_a_table_if_its_name_says_so(at: Terminal, plugin: Plugin) -
     assert list(first) == ["line", "column", "reason", "E-Mail", "tries", "password"]
     assert (first["line"], first["column"], first["E-Mail"], first["tries"]) == ("2", "tries", "ann", "many")
     assert first["reason"].startswith("column 'tries': expected integer")
-    assert second["column"] == "E-Mail" and second["reason"] == "/user: expected at least 1 character, found 0"
+    assert second["column"] == "E-Mail" and second["reason"] == "/user: must not be empty"
     assert third["reason"] == "expected 3 fields, as the header has, found 1" and third["column"] == ""
     assert fourth["E-Mail"] == "'=1+1" and fourth["column"] == "tries"
     assert "s3cret" not in (at.directory / "faults.csv").read_text()

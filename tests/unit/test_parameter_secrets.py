@@ -67,6 +67,8 @@ def test_names_inside_a_secret_are_not_quoted() -> None:
     ("rule", "value", "said"),
     [
         ({"minLength": 3}, "ab", "/a: expected at least 3 characters, found 2"),
+        ({"minLength": 3}, "", "/a: expected at least 3 characters, found none"),
+        ({"minLength": 1}, "", "/a: must not be empty"),
         ({"maxItems": 1}, [1, 2], "/a: expected at most 1 element, found a list of 2"),
         ({"multipleOf": 5}, 7, "/a: expected a multiple of 5, found the number 7"),
         ({"uniqueItems": True}, [1, 1], "/a: expected elements that are all different, found a list of 2"),

@@ -7,15 +7,24 @@ import gzip
 import html
 import io
 import re
+from pathlib import Path
 
 import pytest
 
 from disbatch_host.client import Client, Selection
 from helpers.browsing import Page, Visitor
 from helpers.importing import check, checked, choose, people, text_of, through
+from helpers.nodes import write_plugin
 from helpers.web import Web
 
 SECRET = "planted-5ecret"
+
+
+@pytest.fixture(scope="module")
+def plugins(plugins: Path) -> Path:
+    strict = {"type": "object", "required": ["to"], "properties": {"to": {"type": "string", "minLength": 1}}}
+    write_plugin(plugins, "Strict", "true", parameters=strict)
+    return plugins
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,7 @@ def test_a_file_becomes_a_batch_in_four_steps(visitor: Visitor, client: Client) 
     form = choose(columns)
     assert dict(form.fields)["to.0"] == "user" and dict(form.fields)["to.1"] == "tries" and "required" in columns.text
     found = checked(visitor, visitor.post(form.action, [*form.fields, ("priority", "3")]))
-    assert re.search(r"<b>50</b> fit\b", found.text) and "Task 3" in found.text and "Task 4" not in found.text
+    assert re.search(r"<b>50</b> fit\b", found.text) and "Line 4" in found.text and "Line 5" not in found.text
     assert client.count(Selection(queue="whole")) == 0, "nothing is created before somebody says so"
     done = through(visitor, found)
     assert ">50</a></dd>" in done.text and "Go on to its batch" in done.text
@@ -135,6 +144,8 @@ def test_rows_that_do_not_fit_are_named_as_a_spreadsheet_names_them(visitor: Vis
     assert rows == [("3", "Mailbox user"), ("4", "tries"), ("6", "")]
     assert "at most 20 characters" in found.text and "many" in found.text and "a whole number" in found.text
     assert "3 fields, as the header has" in found.text
+    assert "1 row has nothing in a required column, 'Mailbox user', and fits with an empty value" in text_of(found)
+    assert re.findall(r'<th scope="col">(Line [^<]*|Task [^<]*)</th>', found.text) == ["Line 2", "Line 5", "Line 7"]
     table_of = visitor.get(next(one for one in Page(found.text).links if one.endswith("faults.csv")))
     lines = list(csv.DictReader(io.StringIO(table_of.data.decode("utf-8-sig"), newline="")))
     assert [one["line"] for one in lines] == ["3", "4", "6"] and lines[0]["password"] == "********"
@@ -144,6 +155,20 @@ def test_rows_that_do_not_fit_are_named_as_a_spreadsheet_names_them(visitor: Vis
     assert "secret" in found.text and ">3</a></dd>" in done.text and "<dd>3</dd>" in done.text
     users = [one.document["parameters"]["user"] for one in client.find(Selection(queue="bad"))]
     assert users == ["ann", "", "carl"]
+
+
+def test_rows_that_are_the_same_are_named(visitor: Visitor, client: Client) -> None:
+    table = "user,tries\nann,1\nbob,\nann,1\ncarl,x\ncarl,x\nbob,\n,\n,\nbob,2\n"
+    found = check(visitor, queue(client, "same"), table, {})
+    assert "2 rows are the same as an earlier one, and each becomes a task: lines 4, 7" in text_of(found)
+    assert "required column" not in found.text
+    with_keys = check(visitor, "same", table, {"key": "0"})
+    assert "the same as an earlier one" not in with_keys.text
+
+
+def test_an_empty_value_that_does_not_fit_is_said_in_words(visitor: Visitor, client: Client) -> None:
+    found = check(visitor, queue(client, "strict", "Strict"), "to,note\nann,1\n,2\n", {})
+    assert "to empty must not be empty" in text_of(found) and "nothing in a required column" not in text_of(found)
 
 
 def test_a_row_with_line_ends_in_a_field_is_one_row_of_a_spreadsheet(visitor: Visitor, client: Client) -> None:

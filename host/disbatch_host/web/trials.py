@@ -225,6 +225,7 @@ def _in_json(trial: Trial) -> dict[str, Any]:
         "rows": trial.rows, "fit": trial.rows - trial.faulty, "faulty": trial.faulty,
         "faults": [*map(fault_json, trial.faults)], "sample": [dict(one) for one in trial.sample],
         "secret_columns": list(trial.secret_columns), "notices": trial.notices,
+        "lines": trial.lines,
     }  # fmt: skip
     plain: dict[str, Any] = orjson.loads(orjson.dumps(found, default=str, option=orjson.OPT_NON_STR_KEYS))
     return plain

@@ -176,6 +176,19 @@ def _plan_of(field: Field, schema: ParameterSchema | None, read_json: ReadJson) 
     return read, empty
 
 
+def filled_if_empty(
+    columns: Sequence[str], fields: Sequence[Field], schema: ParameterSchema | None, read_json: ReadJson
+) -> dict[int, str]:
+    """Where in a list of texts an empty one becomes the value of a required parameter; each with its column."""
+    if schema is None:
+        return {}
+    return {
+        columns.index(field.column): field.column
+        for field in fields
+        if schema.places.requires(field.path) and _plan_of(field, schema, read_json)[1] is not _NOT_THERE
+    }
+
+
 def object_mapper(
     fields: Sequence[Field] | None, constants: Mapping[str, Any], read_json: ReadJson, *, has_references: bool = False
 ) -> Mapper:

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from disbatch_host.client import finding
 from disbatch_host.client.batch_members import NewBatch
+from disbatch_host.client.importing import mapping
 from disbatch_host.client.importing.files import OpenFile, rows_of
 from disbatch_host.client.importing.from_source import Listeners, settled
 from disbatch_host.client.importing.guessing import ADDED, has_added
 from disbatch_host.client.importing.importer import Import, Imported, Progress, Rules
 from disbatch_host.client.importing.task_maker import RowFault
+from disbatch_host.client.importing.watched import Watched
 from disbatch_host.client.masks import MASKED, masks_in
+from disbatch_host.client.parameters import parse_json
 from disbatch_host.client.published import known_plugin
 from disbatch_host.client.pushing import Timing
 from disbatch_host.documents.batch import Batch, BatchState
@@ -75,6 +78,7 @@ class Trial:
     sample: list[Mapping[str, Any]] = field(default_factory=list)  # tasks, masked
     secret_columns: tuple[str, ...] = ()
     notices: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)  # of the sample
 
 
 class Prepared:
@@ -106,21 +110,31 @@ class Prepared:
         found = Trial()
 
         def add(fault: RowFault) -> None:
+            rows.forget()
             if len(found.faults) < FAULTS_MAX:
                 found.faults.append(fault)
             on_fault(fault)
 
-        rows = rows_of(file, delimiter=self._requested.delimiter, counts_rows=True)
+        rows = Watched(rows_of(file, delimiter=self._requested.delimiter, counts_rows=True))
         fields = self._settled.fields
         rules = self._requested.rules(rows.columns)
         one = Import(
             self._store, self.queue, rows, Rules(**{**_members(rules), "fields": fields}), plugin=self._plugin,
             file=file, by=self._by, on_fault=add, on_notice=found.notices.append, on_progress=on_progress,
         )  # fmt: skip
+        rows.required = self._filled_if_empty(rules, rows.columns)
         looked = one.look(most_samples)
+        found.notices += rows.notices_at_end(has_keys=rules.key_column is not None)
+        found.lines = rows.lines[: len(looked.tasks)]
         found.rows, found.faulty, found.sample = looked.rows, looked.faults, list(looked.tasks)
         found.secret_columns = tuple(sorted(one.secret_columns))
         return found
+
+    def _filled_if_empty(self, rules: Rules, columns: tuple[str, ...] | None) -> Mapping[int, str]:
+        if columns is None or self._plugin is None:
+            return {}
+        fields = mapping.parse_fields(rules.maps, columns) if rules.maps else mapping.of_all_columns(columns)
+        return mapping.filled_if_empty(columns, fields, self._plugin.schema, parse_json)
 
 
 def _members(rules: Rules) -> dict[str, Any]:

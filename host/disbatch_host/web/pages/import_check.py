@@ -71,7 +71,7 @@ def _page(wizard: Wizard, plan: Plan, tried: Tried | None, problem: str, status:
     values = {
         **wizard.values("check", plan, is_under_way=is_under_way), "plan": plan, "tried": tried, "problem": problem,
         "found": found,
-        "faults": [*map(fault_row, found.get("faults", ()))], "sample": _sample(found),
+        "faults": [*map(fault_row, found.get("faults", ()))], "sample": _sample(found), "lines": found.get("lines", ()),
         "again": wizard.url(like=wizard.upload), "back": wizard.url("map"),
     }  # fmt: skip
     return Html(template="import_check.html", title=f"Import into {wizard.queue}: check", values=values, status=status)
@@ -86,7 +86,8 @@ def fault_row(fault: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "line": fault["line"], "column": column or "", "reason": reason, "more": len(further),
         "expected": _in_words(expected.removeprefix("expected ")) if found else first,
-        "found": found.partition("; ")[0] if cell in (None, "") else cell, "is_secret": cell == MASK,
+        "found": "empty" if cell == "" else found.partition("; ")[0] if cell is None else cell,
+        "is_secret": cell == MASK,
     }  # fmt: skip
 
 
