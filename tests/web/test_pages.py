@@ -300,10 +300,10 @@ def test_all_that_fit_are_run_again_once_it_is_said_what_becomes_of_them(admin: 
 
     def is_done() -> bool:
         shown.append(admin.get(begun.headers["location"]).text)
-        return ">done</span>" in shown[-1]
+        return "<b>5 put back to wait</b>" in shown[-1]
 
     wait_until(is_done, within_seconds=60)
-    assert "<script>alert" not in shown[-1] and "retried" in shown[-1]
+    assert "<script>alert" not in shown[-1] and ">under way</span>" in shown[-1]
     assert [client.get(one).status for one in (*ids, late)] == [-2] * 7 + [-5]
     assert "retry in all" in admin.get("/operations").text
     assert admin.get("/operations/0123456789abcdef01234567").status == 404
