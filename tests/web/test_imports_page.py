@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import html
+import http.client
+import os
 import re
 import socket
 import threading
@@ -13,7 +17,7 @@ import pytest
 
 from disbatch_host.client import Client, Selection
 from disbatch_host.client.importing import task_maker
-from disbatch_host.web import imports
+from disbatch_host.web import bad_rows, imports
 from helpers import web, web_process
 from helpers.browsing import Page, Visitor
 from helpers.importing import begin_import, check, checked, choose, people, seen_until, text_of, through
@@ -131,6 +135,24 @@ def test_what_is_too_large_is_said_on_the_page_and_nothing_of_it_is_left(
     for size in (2**20 + 1, 2**24):
         reply = visitor.send_file("/queues/mail/import", b"user\n" + b"x" * size, "people.csv")
         assert reply.status == 413 and "at most 1,048,576 bytes" in reply.text and 'type="file"' in reply.text
+    assert list(spool.iterdir()) == []
+
+
+def test_a_form_without_end_is_read_as_far_as_a_file_may_be_large(alone: Web, client: Client, spool: Path) -> None:
+    """A part that is no file is kept nowhere, and its length is told by nobody."""
+    made(client, "mail")
+    cookies = "; ".join(f"{name}={value}" for name, value in signed(alone, "operate").cookies.items())
+    headers = {
+        "Cookie": cookies, "Sec-Fetch-Site": "same-origin", "Transfer-Encoding": "chunked",
+        "Content-Type": "multipart/form-data; boundary=b0",
+    }  # fmt: skip
+    head = b'--b0\r\nContent-Disposition: form-data; name="note"\r\n\r\n'
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", alone.port, timeout=60)) as connection:
+        connection.request(
+            "POST", "/queues/mail/import", iter([head, *[b"x" * 2**16] * 64]), headers, encode_chunked=True
+        )
+        reply = connection.getresponse()
+        assert (reply.status, b"at most 1,048,576 bytes" in reply.read()) == (413, True)
     assert list(spool.iterdir()) == []
 
 
@@ -258,6 +280,20 @@ def test_a_trial_goes_on_when_nobody_looks_and_says_how_far_it_is(
     held.set()
     found = seen_until(visitor, began, lambda one: "hx-get" not in one.text)
     assert "6000</b> fit" in found.text.replace("\u202f", "")
+
+
+def test_an_import_whose_rows_that_do_not_fit_cannot_be_kept_says_so(
+    visitor: Visitor, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = check(visitor, made(client, "full"), people(3), {})
+
+    def refused(self: bad_rows.BadRows, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bad_rows.BadRows, "__init__", refused)
+    shown = through(visitor, found)
+    assert ">failed</span>" in shown.text and "cannot be kept: " in text_of(shown)
+    assert client.count(Selection(queue="full")) == 0
 
 
 def test_an_import_is_stopped_and_keeps_what_it_has_created(

@@ -123,7 +123,11 @@ def carry_out(
 ) -> None:
     """The whole import, or the rest of it; as far as it is not stopped. Raises StoreUnreachableError."""
     wanted = requested_of(orjson.loads(job.document["request"]))
-    keeper = _Keeper(jobs, job, spool, is_stopping)
+    try:
+        keeper = _Keeper(jobs, job, spool, is_stopping)
+    except OSError as error:
+        _fail(client, jobs, job, f"the rows that do not fit cannot be kept: {in_words(error)}")
+        return
     listeners: Listeners = {"on_fault": keeper.add_fault, "on_progress": keeper.advance}
     try:
         with contextlib.closing(keeper):
@@ -142,9 +146,12 @@ def carry_out(
     except StoreUnreachableError:
         raise
     except Exception as error:  # whatever it is, it must cost this import alone
-        log.warning("import %s has failed: %s", job.id, in_words(error))
-        count = requested.created(client.store, job.id)
-        jobs.end(keeper.job, JobState.FAILED, error=in_words(error), created=count, **keeper.faults)
+        _fail(client, jobs, keeper.job, in_words(error), **keeper.faults)
+
+
+def _fail(client: Client, jobs: Jobs, job: Job, why: str, **more: Any) -> None:
+    log.warning("import %s has failed: %s", job.id, why)
+    jobs.end(job, JobState.FAILED, error=why, created=requested.created(client.store, job.id), **more)
 
 
 def _end(client: Client, jobs: Jobs, keeper: _Keeper, done: Imported | None) -> None:

@@ -23,6 +23,7 @@ _MULTIPART = "multipart/form-data"
 _ANY = "application/octet-stream"
 _BLOCK = 2**20
 _NAME_MAX = 200
+_DIGITS_MAX = 20  # of a length: all of a larger number says no more
 _DISCARD_SECONDS = 30.0
 
 
@@ -51,7 +52,8 @@ async def received(spool: Spool, request: Request, by: str) -> Received:
     """The file that a request consists of, or brings along, in the spool. Raises Problem, and ConnectionResetError if
     its sender goes away."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > spool.bytes_max + _BLOCK:
+    most = spool.bytes_max + _BLOCK  # with what a form has besides the file
+    if declared.isdigit() and int(declared[:_DIGITS_MAX]) > most:
         raise spool.too_large()
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     media_type = kind.decode("latin-1").lower()
@@ -60,7 +62,7 @@ async def received(spool: Spool, request: Request, by: str) -> Received:
         if not boundary:
             raise Problem(Code.MEDIA, "expected multipart/form-data with a boundary")
         parts = _FilePart(boundary)
-        blocks, name = parts.blocks(request.stream()), lambda: parts.name
+        blocks, name = parts.blocks(_bounded(request.stream(), most, spool)), lambda: parts.name
     elif media_type in (*FILES, _ANY):
         blocks, name = request.stream(), lambda: _name_in(request) or f"upload{_ENDINGS.get(media_type, '')}"
     else:
@@ -69,6 +71,16 @@ async def received(spool: Spool, request: Request, by: str) -> Received:
         return await _kept(spool, blocks, name, by)
     except ClientDisconnect as error:
         raise ConnectionResetError from error
+
+
+async def _bounded(stream: AsyncIterator[bytes], most: int, spool: Spool) -> AsyncIterator[bytes]:
+    """At most so many bytes of it. Raises Problem: a form may have parts without end that are no file."""
+    count = 0
+    async for block in stream:
+        count += len(block)
+        if count > most:
+            raise spool.too_large()
+        yield block
 
 
 async def discard(request: Request) -> None:

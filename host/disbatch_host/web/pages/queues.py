@@ -32,6 +32,7 @@ FIELDS = (
     ("nodes_ignore", "list", "the nodes that do not"),
 )
 _LISTS = frozenset(name for name, kind, _ in FIELDS if kind == "list")
+_DIGITS_MAX = 18
 _NUMBERS = frozenset(name for name, kind, _ in FIELDS if kind == "number")
 
 
@@ -181,9 +182,9 @@ def _fields_in(given: Mapping[str, str]) -> dict[str, Any]:
         if name in _LISTS:
             found[name] = text.replace(",", " ").split() or None
         elif name in _NUMBERS and text:
-            if not text.isascii() or not text.isdigit():
+            if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX:
                 raise Problem(Code.BODY, f"{name}: expected a whole number, found {text!r:.40}")
-            found[name] = int(text[:18])
+            found[name] = int(text)
         else:
             found[name] = text or None
     return found

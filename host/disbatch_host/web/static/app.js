@@ -32,7 +32,15 @@ document.addEventListener("click", event => {
   $$("details.menu[open]").forEach(one => { if (!one.contains(event.target)) one.open = false })
 })
 
-// A question that opens takes the focus: what is typed is its reason, and Enter sends it.
+// A question that opens takes the focus: what is typed is its reason, and Enter sends it. Its button may lie where the one
+// that opened it was, so that of two quick taps the second does nothing.
+const SURE = 600 // ms
+const opened = new WeakMap()
 document.addEventListener("toggle", event => {
+  if (event.target.open) opened.set(event.target, performance.now())
   if (event.target.matches?.("details.ask[open]")) $("form input:not([type=hidden]), form button", event.target)?.focus()
+}, true)
+document.addEventListener("submit", event => {
+  const menu = event.target.closest("details.menu")
+  if (menu && performance.now() - (opened.get(menu) ?? -SURE) < SURE) event.preventDefault()
 }, true)
