@@ -293,3 +293,23 @@ def test_the_page_of_a_retry_says_how_its_tasks_are_now(server: Web, client: Cli
     assert ">done, 3 concluded, 1 failed<" in text and "data-every" not in text
     failed = re.search(r'<dt>failed now</dt><dd><a href="([^"]+)">1<', text)
     assert failed is not None and "<b>1</b> fits" in visitor.get(failed[1]).text
+
+
+def test_the_question_says_which_cause_and_that_some_have_concluded(server: Web, client: Client) -> None:
+    client.queues.create("question", "Greet")
+    cause = client.get(put_failed(client, "question", 2)[0]).document["error"]["group"]["key"]
+    well = [put_task(client.store, "question", status=int(Status.CONCLUDED), age_seconds=60) for _ in range(3)]
+    visitor = Visitor(server)
+    visitor.sign_in("operate")
+
+    def asked(action: str, query: str) -> str:
+        return visitor.get(f"/operations/new?action={action}&{query}").text
+
+    of_cause = asked("retry", f"queue=question&failure={cause}")
+    assert "cause <b>exit_3: cannot connect</b>" in of_cause and f"<b>{cause}</b>" not in of_cause
+    assert "What fails later is left alone." in of_cause and "concluded</b>" not in of_cause
+    again = asked("retry", "&".join(f"id={one}" for one in well))
+    assert "<b>3 of them concluded</b>" in again and "What fails later" not in again
+    assert "concluded</b>" not in asked("retry", "queue=question"), "these are left alone"
+    nothing = asked("cancel", f"id={well[0]}")
+    assert "There is nothing to cancel" in nothing and "1: they have ended" in nothing and "no tasks?" not in nothing

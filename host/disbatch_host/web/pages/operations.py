@@ -16,6 +16,7 @@ from disbatch_host.web.role import Role
 ACTIONS = ("retry", "cancel", "release", "delete")
 _TYPED_FROM = 1000  # tasks; above, and for all that are deleted, the number has to be typed
 _LIMIT = 50
+_CAUSE_MAX = 80  # letters of a cause on its chip
 _IDS_MAX = 20  # in the address of a list
 _NOW = ("waiting", "running", "concluded", "failed", "cancelled", "orphaned")
 # Why a task would be left alone, in words that follow "12: ".
@@ -46,16 +47,34 @@ def _tried(
     found = view.ask("POST /operations", body={"action": action, **_of(chosen), "dry_run": True}).body
     values = {
         "action": action, "found": found, "pairs": filters.to_pairs(chosen), "reason": reason, "problem": problem,
-        "words": [filters.words_of(one) for one in chosen if one.name != "id"], "samples": rows_of(found["samples"]),
+        "words": [_words_of(one, found["samples"]) for one in chosen if one.name != "id"],
+        "samples": rows_of(found["samples"]),
         "others": [(count, _OTHERS.get(word, word.replace("_", " "))) for word, count in found["others"].items()],
         "is_typed": action == "delete" or found["eligible"] > _TYPED_FROM,
-        "back": _back(view, chosen),
+        "back": _back(view, chosen), "concluded": _concluded(found, chosen) if action == "retry" else 0,
     }  # fmt: skip
     status = 200 if problem is None else int(problem.code.status)
     return Html(
         template="operation_new.html", title=f"{action.capitalize()} {found['eligible']} tasks?", values=values,
         status=status,
     )  # fmt: skip
+
+
+def _words_of(one: Filter, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """A filter on its chip; of a cause, the code and message that some of its tasks have, instead of its key."""
+    if one.name == "failure":
+        for task in samples:
+            error = task.get("error")
+            if isinstance(error, Mapping) and error.get("code"):
+                text = f"{error['code']}: {error.get('message') or ''}".rstrip(": ")
+                return "cause", f"{text[:_CAUSE_MAX]}…" if len(text) > _CAUSE_MAX else text
+    return filters.words_of(one)
+
+
+def _concluded(found: Mapping[str, Any], chosen: Sequence[Filter]) -> int:
+    """How many of those that would run again have done their work already."""
+    named = any(one.name in ("id", "status") for one in chosen)
+    return found["by_status"].get("concluded", 0) if named else 0
 
 
 def _back(view: View, chosen: Sequence[Filter]) -> str:
