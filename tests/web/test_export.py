@@ -38,7 +38,7 @@ def test_lines_are_the_tasks_in_order_and_say_where_they_end(server: Web, client
     client.push_many("lines", ({"user": f"u{n}", "password": "open-sesame"} for n in range(count)))
     reply = server.get("/tasks/export?queue=lines", role="read")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/x-ndjson")
-    assert reply.headers["content-disposition"] == 'attachment; filename="tasks.ndjson"'
+    assert reply.headers["content-disposition"] == 'attachment; filename="lines.ndjson"'
     *tasks, last = lines_of(reply.text)
     assert last == {"end": count}
     assert [one["parameters"]["user"] for one in tasks] == [f"u{n}" for n in range(count)]
@@ -86,7 +86,7 @@ def test_a_batch_is_a_file(server: Web, client: Client) -> None:
     client.push_many("batched", ({"user": f"u{n}"} for n in range(3)), batch="märz 2")
     reply = server.get("/batches/m%C3%A4rz%202/export")
     assert lines_of(reply.text)[-1] == {"end": 3}
-    assert reply.headers["content-disposition"] == 'attachment; filename="batch-m_rz_2.ndjson"'
+    assert reply.headers["content-disposition"] == 'attachment; filename="m_rz_2.ndjson"'
     assert server.get("/batches/m%C3%A4rz%202/export", role="mail_only").code == "role"
 
 

@@ -257,3 +257,64 @@ def test_the_oldest_come_first_where_that_was_asked_for(admin: Visitor, client: 
     assert re.findall(r'<tr id="t-(\w+)"', text) == ids
     assert f'href="/tasks?queue={queue}">newest first' in html.unescape(text)
     assert quote(queue) in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("status=fialed", "status=failed"), ("stauts=failed", "status=failed"), ("user=ann", "p.user=ann")],
+)
+def test_a_filter_that_is_wrong_stands_in_its_form_and_what_was_meant_is_a_link(
+    admin: Visitor, client: Client, queue: str, wrong: str, meant: str
+) -> None:
+    ids = fill(client, queue, 1)
+    reply = admin.get(f"/tasks?queue={queue}&{wrong}")
+    assert reply.status == 400 and "<h1>Tasks</h1>" in reply.text and ids[0] not in reply.text
+    assert f"/tasks?queue={queue}&{meant}" in Page(reply.text).links and "action=delete" not in reply.text
+    form = reply.text.partition('id="add-filter" open')[2].partition("</form>")[0]
+    name, _, value = wrong.partition("=")
+    assert f'value="{value}"' in form and f'name="{name}"' not in form and f'value="{queue}"' in form
+
+
+def test_a_status_is_one_click_away_and_other_filters_stay(admin: Visitor, client: Client, queue: str) -> None:
+    fill(client, queue, 1)
+    text = admin.get(f"/tasks?queue={queue}&status=waiting&p.user=u0").text
+    tabs = text.partition('<nav class="tabs" aria-label="Status">')[2].partition("</nav>")[0]
+    assert re.findall(r'aria-current="page">(\w+)<', tabs) == ["waiting"]
+    assert f"/tasks?queue={queue}&p.user=u0&status=concluded" in Page(tabs).links
+    added = admin.get(f"/tasks?queue={queue}&add=status&word=failed&value=&parameter=")
+    assert added.headers["location"] == f"/tasks?queue={queue}&status=failed"
+
+
+def test_an_id_is_found_by_the_form_that_lists_show_and_by_its_end(admin: Visitor, client: Client, queue: str) -> None:
+    one, other = fill(client, queue, 2)
+    short = f"{one[8:15]}…{one[-3:]}"
+    for text in (short, short.replace("…", "...")):
+        found = admin.get(f"/search?q={quote(text)}").headers["location"]
+        assert one in found and other not in found
+    if one[-8:] != other[-8:]:
+        assert admin.get(f"/search?q={one[-8:]}").headers["location"] == f"/tasks/{one}"
+    shared = admin.get(f"/search?q={one[:10]}").headers["location"]
+    assert f"id={one}" in shared or shared == f"/tasks/{one}"
+
+
+def test_a_file_is_named_after_its_queue(admin: Visitor, client: Client, queue: str) -> None:
+    fill(client, queue, 1)
+    reply = admin.get(f"/api/v1/tasks/export?format=csv&queue={queue}")
+    assert f'filename="{queue}.csv"' in reply.headers["content-disposition"]
+
+
+def test_what_is_not_there_leads_to_its_list_and_tells_nothing_of_the_server(
+    server: Web, admin: Visitor, living_url: str
+) -> None:
+    for address, listed in (("/tasks/0123456789abcdef01234567", "/tasks"), ("/queues/no_such", "/queues")):
+        reply = admin.get(address)
+        assert reply.status == 404 and f'class="btn primary" href="{listed}"' in reply.text
+        assert living_url not in reply.text and "disbatch-host" not in reply.text.partition("<main")[2]
+
+
+def test_a_class_that_no_node_has_is_said_with_its_queues_and_the_way_out(admin: Visitor, client: Client) -> None:
+    name = next(_names)
+    client.queues.create(name, "Nowhere")
+    text = admin.get("/plugins/Nowhere").text
+    assert f"/queues/{name}" in Page(text).links and f"/queues/{name}/change" in Page(text).links
+    assert admin.get("/plugins/Nobody").status == 404

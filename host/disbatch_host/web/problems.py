@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,22 @@ def problem_of(error: DisbatchError, *, missing: Code = Code.ROUTE, wrong: Code 
     code = next((code for kind, code in _CODES if isinstance(error, kind)), wrong)
     headers = {"Retry-After": _RETRY_SECONDS} if code in (Code.STORE, Code.RUNNING) else {}
     return Problem(code, errors.in_words(error), headers=headers)
+
+
+_STORE = re.compile(r"(?:sqlite|mongodb(?:\+srv)?)://[^;`\s]*")
+_IN_STORE = re.compile(rf" in {_STORE.pattern}")
+_SHOWS = re.compile(r"; [^;]*`?disbatch-host [^;]* shows? [^;]*")
+
+
+def in_place(problem: Problem, *, names_store: bool = False) -> Problem:
+    """The same for a page: without the commands of a terminal where a thing is not there, and without the store's
+    address where it helps nobody."""
+    detail = problem.detail
+    if problem.code.status == HTTPStatus.NOT_FOUND:
+        detail = _SHOWS.sub("", _IN_STORE.sub("", detail))
+    if not names_store:
+        detail = _STORE.sub("the store", detail)
+    return Problem(problem.code, detail, faults=problem.faults, headers=problem.headers, more=problem.more)
 
 
 def new_request_id() -> str:

@@ -28,12 +28,17 @@ _MEDIA = {Format.NDJSON: "application/x-ndjson", Format.CSV: "text/csv; charset=
 
 
 async def _tasks(opening: Opening) -> Parts:
-    return await _export(opening, lambda call: selection_of(call.query, call.who), "tasks")
+    return await _export(opening, lambda call: selection_of(call.query, call.who), _name_of(opening))
 
 
 async def _batch(opening: Opening) -> Parts:
     batch = await opening.call(batch_of)
-    return await _export(opening, lambda _: Selection(batch=batch.id), f"batch-{batch.id}")
+    return await _export(opening, lambda _: Selection(batch=batch.id), batch.id)
+
+
+def _name_of(opening: Opening) -> str:
+    """Of the batch or the queue that the tasks are of: one file is told from another by it."""
+    return str(opening.query.get("batch") or opening.query.get("queue") or "tasks")
 
 
 async def _export(opening: Opening, selection: Callable[[Call], Selection], name: str) -> Parts:

@@ -6,14 +6,16 @@ know: tasks, HTML.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from disbatch_host.web.pages.page import Pairs
-from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.queries import FILTER
 from disbatch_protocol import status as statuses
+from disbatch_protocol.faults import near_name
 
 _PARAMETER = "p."
 _LISTS = frozenset(name for name, schema in FILTER.items() if schema.get("type") == "array")
@@ -22,6 +24,11 @@ ADDABLE = ("status", "error", "queue", "node", "since", "before", "ended_since",
 # Those whose opposite is a condition on the task.
 _NEGATED = {"error": ".error.code", "node": ".node", "queue": ".queue", "batch": ".batch", "class": ".run.plugin.class",
             "version": ".run.plugin.version", "unique_key": ".unique_key"}  # fmt: skip
+
+
+# What else the address of the list has.
+_OTHERS = frozenset({"add", "value", "word", "not", "parameter", "columns", "cursor", "order", "live"})
+_NEAR = re.compile(r"did you mean '?([^'?]+)'?\?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,44 @@ def filters_in(query: Pairs) -> list[Filter]:
     """Those of an address, in its order; all else of it (columns, cursor) is left out."""
     return [Filter(name=name, value=value) for name, value in query
             if value and (name in FILTER or name.startswith(_PARAMETER))]  # fmt: skip
+
+
+def unknown_in(query: Pairs) -> list[Filter]:
+    """What an address has that is neither a filter nor anything else of the list."""
+    return [Filter(name=name, value=value) for name, value in query
+            if name not in FILTER and name not in _OTHERS and not name.startswith(_PARAMETER)]  # fmt: skip
+
+
+def require_known(query: Pairs) -> None:
+    """Raises Problem for the first that is not: else the list would be of more tasks than somebody meant."""
+    for one in unknown_in(query):
+        near = near_name(one.name, FILTER)
+        hint = f"did you mean {near}?" if near else f"a parameter of the tasks is {_PARAMETER}{one.name:.60}"
+        message = f"not a filter of tasks; {hint}"
+        raise Problem(Code.QUERY, f"{one.name!r:.60} is {message}", faults=[Fault(pointer=one.name, message=message)])
+
+
+def wrong_in(query: Pairs, problem: Problem) -> Filter | None:
+    """The filter that a problem is about."""
+    name = problem.faults[0].pointer if problem.faults else problem.detail.partition(":")[0]
+    if problem.code is Code.QUEUE:
+        name = "queue"
+    of_it = [one for one in [*unknown_in(query), *filters_in(query)] if name in (one.name, one.name.removeprefix("/"))]
+    return of_it[-1] if of_it else None
+
+
+def meant_by(wrong: Filter, problem: Problem, queues: Iterable[str]) -> Filter | None:
+    """What was probably meant by a filter that cannot be used."""
+    if wrong.name not in FILTER:
+        near = near_name(wrong.name, FILTER)
+        return Filter(name=near or f"{_PARAMETER}{wrong.name}", value=wrong.value)
+    known = {"status": statuses.names(), "queue": queues}.get(wrong.name)
+    if known is not None:
+        sign = "!" if wrong.value.startswith("!") else ""
+        near = near_name(wrong.value.removeprefix("!"), known)
+        return None if near is None else Filter(name=wrong.name, value=f"{sign}{near}")
+    found = _NEAR.search(problem.detail)
+    return None if found is None else Filter(name=wrong.name, value=found[1])
 
 
 def to_query(filters: Sequence[Filter]) -> dict[str, Any]:

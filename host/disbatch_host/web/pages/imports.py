@@ -21,7 +21,8 @@ def _list(view: View) -> Shown:
     cursor = view.get("cursor")
     found = view.ask("GET /imports", query={"limit": _LIMIT, **({"cursor": cursor} if cursor else {})}).body
     waiting = _waiting(view) if view.can("operate") else []
-    values = {"imports": [*map(_shown, found["items"])], "next": found["next"], "waiting": waiting}
+    imports = [{**_shown(one), "has_batch": _batch(view, one["batch"])} for one in found["items"]]
+    values = {"imports": imports, "next": found["next"], "waiting": waiting}
     return Html(template="imports.html", title="Imports", values=values)
 
 

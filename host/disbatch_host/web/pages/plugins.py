@@ -11,7 +11,7 @@ import orjson
 
 from disbatch_host.client import Selection
 from disbatch_host.web.pages.page import Html, Page, Shown, View
-from disbatch_host.web.problems import Code
+from disbatch_host.web.problems import Code, Problem
 from disbatch_protocol.status import Status
 
 _LOOKED_AT = 1000
@@ -25,7 +25,10 @@ def _list(view: View) -> Shown:
 
 
 def _show(view: View) -> Shown:
-    plugin = view.ask("GET /plugins/{class}", class_=view.path["class"]).body
+    try:
+        plugin = view.ask("GET /plugins/{class}", class_=view.path["class"]).body
+    except Problem as error:
+        return _absent(view, error)
     queues = [one for one in plugin["queues"] if view.who.sees(one)]
     values = {
         "plugin": {**plugin, "examples": [{**one, "curl": _curl(view, queues, one)} for one in plugin["examples"]]},
@@ -33,6 +36,16 @@ def _show(view: View) -> Shown:
         "figures": _figures(view, plugin["class"]) if view.who.queues is None else None,
     }  # fmt: skip
     return Html(template="plugin.html", title=f"{plugin['class']} (plugin)", values=values)
+
+
+def _absent(view: View, problem: Problem) -> Shown:
+    """A class that a queue names and no node has published. Raises the problem for one that nobody names."""
+    name = view.path["class"]
+    items = view.ask("GET /plugins").body["items"]
+    queues = [queue for one in items if one["class"] == name for queue in one["queues"] or () if view.who.sees(queue)]
+    if problem.code is not Code.PLUGIN or not queues:
+        raise problem
+    return Html(template="plugin_absent.html", title=f"{name} (plugin)", values={"name": name, "queues": queues})
 
 
 def _curl(view: View, queues: Sequence[str], example: Mapping[str, Any]) -> str:

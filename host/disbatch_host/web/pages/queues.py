@@ -10,6 +10,7 @@ import orjson
 from disbatch_host.client import Selection
 from disbatch_host.decide import readings
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
+from disbatch_host.web.pages.remedies import remedy_for
 from disbatch_host.web.pages.tasks import rows_of
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
@@ -45,6 +46,8 @@ def _show(view: View) -> Shown:
     queue = _queue(view)
     values: dict[str, Any] = {"queue": queue, "name": view.path["q"], "causes": _causes(view), "fields": FIELDS}
     page = view.ask("GET /tasks", query={"queue": view.path["q"], "limit": _NEWEST}).body
+    notes = [one for one in queue.get("notes") or [] if one["code"] != "paused"]
+    values["notes"] = [(one, remedy_for(one["code"], view.path["q"], view.can)) for one in notes]
     values["newest"] = rows_of(page["items"])
     values |= _nodes_of(view, queue)
     return Html(template="queue.html", title=f"{view.path['q']} (queue)", values=values)

@@ -23,6 +23,8 @@ class Remedy:
     link: tuple[str, ...] = ()
     label: str = ""
     command: str = ""
+    also: tuple[str, ...] = ()  # another link
+    also_label: str = ""
 
 
 def remedy_for(code: str, queue: str, can: Callable[[str], bool]) -> Remedy | None:
@@ -37,6 +39,10 @@ def remedy_for(code: str, queue: str, can: Callable[[str], bool]) -> Remedy | No
                 words="Start a node whose plugins have this class, or look at those that were there.",
                 link=("nodes",), label="Nodes", command="disbatch-host --plugins DIR",
             )  # fmt: skip
+        case Code.NO_PLUGIN if can("admin"):
+            words = "Install the plugin on a node, or give the queue the class that was meant."
+            change = (*own, "change")
+            return Remedy(words=words, link=change, label="Change the queue", also=("nodes",), also_label="Nodes")
         case Code.NO_PLUGIN | Code.SET_ASIDE | Code.BROKEN | Code.DRAINING:
             words = {
                 Code.NO_PLUGIN: "Install the plugin on a node, or give the queue the class that was meant.",

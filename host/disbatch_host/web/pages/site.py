@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 SCHEME_COOKIE, ZONE_COOKIE = "dsb_scheme", "dsb_zone"
 _YEAR_SECONDS = 365 * 86_400
 _NOBODY = Principal(name="nobody", role=Role.READ, queues=frozenset())
+_LISTS = {
+    Code.QUEUE: "queues", Code.TASK: "tasks", Code.BATCH: "batches", Code.NODE: "nodes", Code.PLUGIN: "plugins",
+    Code.OPERATION: "operations", Code.IMPORT: "imports", Code.UPLOAD: "imports",
+}  # fmt: skip
 _LOGIN_MAX = 16 * 1024
 # For a browser that sends no Sec-Fetch-Site (plain HTTP): after `no-referrer` its forms would say `Origin: null`, and
 # nothing would tell them from those of other sites. docs/decisions/0010 has the rest.
@@ -184,7 +188,11 @@ class Site:
             query = request.scope["query_string"].decode("latin-1")
             wanted = (f"{path}?{query}" if query else path) if request.method in ("GET", "HEAD") else "/"
             return await self._response(request, SeeOther(to=self._url("login", query={"next": wanted})), who)
-        values = {"problem": problem, "request_id": request_id, "near": problem.more.get("near", ())}
+        shown = problems.in_place(problem, names_store=who is not None and who.role >= Role.ADMIN)
+        values = {
+            "problem": shown, "request_id": request_id, "near": problem.more.get("near", ()),
+            "list": _LISTS.get(problem.code, ""),
+        }  # fmt: skip
         page = Html(template="problem.html", title=problem.code.title, values=values, status=int(problem.code.status))
         response = await self._response(request, page, who)
         for name, value in problem.headers.items():

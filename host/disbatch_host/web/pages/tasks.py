@@ -11,7 +11,7 @@ from disbatch_host.errors import NotFoundError
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, values
-from disbatch_host.web.problems import Code, Problem
+from disbatch_host.web.problems import Code, Problem, in_place
 from disbatch_host.web.role import Role
 from disbatch_protocol import status as statuses
 from disbatch_protocol.masks import MASK
@@ -22,6 +22,7 @@ _IDS_MAX = 200  # in one address
 _COLUMNS_MAX = 12
 _OFFERED_MAX = 50  # columns
 _FITS = "fits."  # before the name of a filter, in the form about the tasks that were selected
+_FORM = frozenset({"add", "value", "word", "not", "cursor", "parameter"})  # fields of the one for a new filter
 _ACTIONS = ("retry", "cancel", "release", "delete")
 _ENDED = frozenset({"concluded", "failed", "terminated", "cancelled", "orphaned"})
 
@@ -29,6 +30,31 @@ _ENDED = frozenset({"concluded", "failed", "terminated", "cancelled", "orphaned"
 def _show(view: View) -> Shown:
     if (added := _added(view)) is not None:
         return added
+    try:
+        filters.require_known(view.query)
+        return _found(view)
+    except Problem as error:
+        if error.code not in (Code.QUERY, Code.CURSOR, Code.QUEUE):
+            raise
+        return _refused(view, error)
+
+
+def _refused(view: View, problem: Problem) -> Shown:
+    """The list without tasks: what is wrong, what was probably meant, and the form with the filter that is wrong."""
+    wrong = filters.wrong_in(view.query, problem)
+    chosen = [*filters.filters_in(view.query), *filters.unknown_in(view.query)]
+    queues = [str(one.id) for one in view.client.store.queues() if view.who.sees(str(one.id))]
+    meant = None if wrong is None else filters.meant_by(wrong, problem, queues)
+    others = [one for one in chosen if one != wrong]
+    values_ = {
+        "answer": None, "chips": _chips(view, chosen), "addable": filters.ADDABLE, "words": statuses.names(),
+        "problem": in_place(problem), "wrong": wrong, "rows": [],
+        "meant": None if meant is None else (" ".join(filters.words_of(meant)), _address(view, [*others, meant])),
+    }  # fmt: skip
+    return Html(template="tasks.html", title="Tasks", values=values_, status=int(problem.code.status))
+
+
+def _found(view: View) -> Shown:
     chosen = filters.filters_in(view.query)
     query = filters.to_query(chosen)
     paging = {name: view.get(name) for name in ("cursor", "order") if view.get(name)}
@@ -40,6 +66,7 @@ def _show(view: View) -> Shown:
         "rows": rows, "columns": _columns(names, rows), "offered": _offered(answer["items"], names, plugin),
         "answer": answer, "plugin": plugin.name if plugin else "", "alone": _alone(view, names),
         "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
+        "words": statuses.names(), "state": view.get("status"),
         "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
         "without": _without(view, chosen) if not rows and not paging else [],
     }  # fmt: skip
@@ -52,7 +79,9 @@ def _added(view: View) -> Shown | None:
     name, value = view.get("add"), view.get("value").strip()
     if not name:
         return None
-    kept = [(key, one) for key, one in view.query if key not in ("add", "value", "not", "cursor", "parameter")]
+    if name == "status":
+        value = value or view.get("word")
+    kept = [(key, one) for key, one in view.query if key not in _FORM]
     name = f"p.{view.get('parameter').strip()}" if name == "p." else name
     if value and name != "p.":
         kept.append((name, f"!{value}" if view.get("not") else value))

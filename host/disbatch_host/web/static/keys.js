@@ -1,11 +1,14 @@
 // Keys: none with a modifier, none in fields, and none where somebody has switched them off.
 import { $, $$, store } from "./dom.js"
 
-const off = $("#keys-off")
-if (off) {
-  off.checked = store?.getItem("keys") === "off"
-  off.addEventListener("change", () => store?.setItem("keys", off.checked ? "off" : "on"))
+export function showOff(root = document) {
+  const off = $("#keys-off", root)
+  if (off) off.checked = store?.getItem("keys") === "off"
 }
+showOff()
+document.addEventListener("change", event => {
+  if (event.target.id === "keys-off") store?.setItem("keys", event.target.checked ? "off" : "on")
+})
 let before = ""
 const rows = () => $$("main tbody tr").filter(one => $("a", one))
 function step(by) {

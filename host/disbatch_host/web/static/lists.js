@@ -1,5 +1,6 @@
 // Lists of which some are picked, and the questions that are asked before something is done with them.
 import { $, $$, parsed } from "./dom.js"
+import { showOff } from "./keys.js"
 
 // What is done with picked rows needs at least one. Where all on a page are picked, all that fit can be.
 class PickList extends HTMLElement {
@@ -48,10 +49,22 @@ class PickList extends HTMLElement {
 }
 customElements.define("pick-list", PickList)
 
-// A page that asks before many tasks are changed is shown over the list that it was asked from.
-async function ask(request) {
+// The form of a filter shows the fields of its kind; without a script it has all of them.
+function showKind() {
+  const kind = $("#fk"), { parameter, word, value } = kind?.form.elements ?? {}
+  if (!kind) return
+  parameter.hidden = kind.value !== "p."
+  word.hidden = kind.value !== "status"
+  value.hidden = !word.hidden
+  if (value.hidden) value.value = ""
+}
+showKind()
+document.addEventListener("change", event => { if (event.target.id === "fk") showKind() })
+
+// A page that asks before many tasks are changed is shown over the list that it was asked from, and so are the keys.
+async function ask(request, selector = "main form[data-question]") {
   const answer = await fetch(...request).catch(() => null)
-  const form = answer?.ok && $("main form[data-question]", parsed(await answer.text()))
+  const form = answer?.ok && $(selector, parsed(await answer.text()))
   if (!form) return false
   const dialog = document.createElement("dialog")
   dialog.setAttribute("aria-labelledby", "question")
@@ -62,6 +75,7 @@ async function ask(request) {
     if (event.target === dialog || event.target.closest("[data-back]")) { event.preventDefault(); dialog.close() }
   })
   document.body.append(dialog)
+  showOff(dialog)
   dialog.showModal()
   return true
 }
@@ -78,8 +92,8 @@ document.addEventListener("submit", event => {
   })
 })
 document.addEventListener("click", event => {
-  const link = event.target.closest?.("a[data-asks]")
+  const link = event.target.closest?.("a[data-asks], a[data-key='?']")
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
   event.preventDefault()
-  ask([link.href]).then(done => { if (!done) location.href = link.href })
+  ask([link.href], link.matches("[data-asks]") ? undefined : "#keys").then(done => { if (!done) location.href = link.href })
 })
