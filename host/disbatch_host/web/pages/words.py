@@ -103,7 +103,12 @@ def moment(value: Any) -> datetime | None:
 
 def age(seconds: float | None) -> str:
     """`3 s ago`, `never`."""
-    return "never" if seconds is None else f"{span(max(1, round(seconds))).replace('.0', '')} ago"
+    return "never" if seconds is None else f"{_coarse(max(1, round(seconds)))} ago"
+
+
+def _coarse(seconds: float) -> str:
+    """`3 min`, `22 h`: a span by its largest unit."""
+    return " ".join(span(seconds).replace(".0", "").split(" ")[:2])
 
 
 def ago(then: datetime, now: datetime) -> str:

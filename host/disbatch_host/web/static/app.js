@@ -17,7 +17,8 @@ class LocalTime extends HTMLElement {
   renew() {
     const time = $("time", this)
     if (!time?.textContent.endsWith(" ago")) return
-    const words = `${span(Math.max(1, (Date.now() - Date.parse(time.dateTime)) / 1000))} ago`
+    const since = span(Math.max(1, (Date.now() - Date.parse(time.dateTime)) / 1000))
+    const words = `${since.split(" ").slice(0, 2).join(" ")} ago`
     if (time.textContent !== words) time.textContent = words
   }
 }
