@@ -345,3 +345,17 @@ def test_modules_import_each_other_by_the_names_that_they_are_served_under(serve
     assert len(imported) >= 4 and all(re.fullmatch(r"[a-z]+-[0-9a-f]{10}\.js", one) for one in imported)
     for name in imported:
         assert server.get(f"/static/{name}", base="", role=None).status == 200
+
+
+def test_a_running_task_says_how_long_in_a_way_that_can_go_on_and_a_cancelled_one_is_no_failure(
+    admin: Visitor, client: Client
+) -> None:
+    run = run_of(client)
+    run.begin()
+    text = text_of(admin, f"/tasks/{run.id}")
+    assert re.search(r'for <span data-seconds="[0-9.]+">[^<]+</span>', text)
+    waits = client.push(client.get(run.id).queue, {"user": "ann"}).id
+    client.cancel(waits)
+    text = text_of(admin, f"/tasks/{waits}")
+    assert "data-seconds" not in text and 'class="note bad"' not in text and "st cancelled" in text
+    assert "from its first attempt" not in text and "It runs again." in text
