@@ -297,6 +297,22 @@ def test_an_id_is_found_by_the_form_that_lists_show_and_by_its_end(admin: Visito
     assert f"id={one}" in shared or shared == f"/tasks/{one}"
 
 
+def test_the_files_of_a_list_have_its_filters_and_its_columns(admin: Visitor, client: Client, queue: str) -> None:
+    fill(client, queue, 2)
+    text = admin.get(f"/tasks?queue={queue}&status=waiting&p.user=u1&columns=-&columns=p.size&live=off").text
+    csv, lines = (one for one in Page(text).links if "/tasks/export" in one)
+    head, *rows = admin.get(csv).text.splitlines()
+    assert head.endswith('"task","status","size"') and len(rows) == 1
+    assert '"u1"' in admin.get(lines).text and '"u0"' not in admin.get(lines).text
+
+
+def test_a_batch_that_is_misspelt_is_mended_by_a_link(admin: Visitor, client: Client, queue: str) -> None:
+    batch = f"november-of-{queue}"
+    client.push_many(queue, [{"user": "u", "host": "h", "target": "t", "password": SECRET}], batch=batch)
+    reply = admin.get(f"/tasks?queue={queue}&batch={batch[1:]}")
+    assert reply.status == 404 and f"/tasks?queue={queue}&batch={batch}" in Page(reply.text).links
+
+
 def test_a_file_is_named_after_its_queue(admin: Visitor, client: Client, queue: str) -> None:
     fill(client, queue, 1)
     reply = admin.get(f"/api/v1/tasks/export?format=csv&queue={queue}")

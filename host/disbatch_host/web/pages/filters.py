@@ -28,6 +28,7 @@ _NEGATED = {"error": ".error.code", "node": ".node", "queue": ".queue", "batch":
 
 # What else the address of the list has.
 _OTHERS = frozenset({"add", "value", "word", "not", "parameter", "columns", "cursor", "order", "live"})
+_ABSENT = re.compile(r"no (\w+) '([^']*)'")
 _NEAR = re.compile(r"did you mean '?([^'?]+)'?\?")
 
 
@@ -63,9 +64,11 @@ def require_known(query: Pairs) -> None:
 def wrong_in(query: Pairs, problem: Problem) -> Filter | None:
     """The filter that a problem is about."""
     name = problem.faults[0].pointer if problem.faults else problem.detail.partition(":")[0]
-    if problem.code is Code.QUEUE:
-        name = "queue"
-    of_it = [one for one in [*unknown_in(query), *filters_in(query)] if name in (one.name, one.name.removeprefix("/"))]
+    given = [*unknown_in(query), *filters_in(query)]
+    if absent := _ABSENT.match(problem.detail):  # the queue, batch or task that a filter names
+        of_it = [one for one in given if one.value.removeprefix("!") == absent[2]]
+        return next((one for one in of_it if one.name == absent[1]), of_it[0] if of_it else None)
+    of_it = [one for one in given if one.name == name]
     return of_it[-1] if of_it else None
 
 

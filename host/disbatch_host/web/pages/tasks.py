@@ -66,7 +66,7 @@ def _found(view: View) -> Shown:
         "rows": rows, "columns": _columns(names, rows), "offered": _offered(answer["items"], names, plugin),
         "answer": answer, "plugin": plugin.name if plugin else "", "alone": _alone(view, names),
         "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
-        "words": statuses.names(), "state": view.get("status"),
+        "files": _files(view, query, names), "words": statuses.names(), "state": view.get("status"),
         "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
         "without": _without(view, chosen) if not rows and not paging else [],
     }  # fmt: skip
@@ -131,6 +131,19 @@ def _columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[di
         is_number = bool(cells) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in cells)
         found.append({"name": name, "word": name.removeprefix("p."), "is_number": is_number})
     return found
+
+
+def _files(view: View, query: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Where the tasks that fit are got as a file of each kind: by the filters as the API has them."""
+    pairs = [(name, one) for name, value in query.items() for one in (value if isinstance(value, list) else [value])]
+    if values(view.query, "columns"):
+        pairs.append(("columns", ",".join(["task", "status", *(one.removeprefix("p.") for one in names)])))
+    said = [(name, str(one).lower() if isinstance(one, bool) else one) for name, one in pairs]
+    address = ("api", "v1", "tasks", "export")
+    return {
+        "CSV": view.url(*address, query=[*said, ("format", "csv")]),
+        "NDJSON": view.url(*address, query=[*(one for one in said if one[0] != "columns"), ("format", "ndjson")]),
+    }
 
 
 def _alone(view: View, names: Sequence[str]) -> str:
