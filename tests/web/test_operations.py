@@ -306,7 +306,7 @@ def test_the_question_says_which_cause_and_that_some_have_concluded(server: Web,
         return visitor.get(f"/operations/new?action={action}&{query}").text
 
     of_cause = asked("retry", f"queue=question&failure={cause}")
-    assert "cause <b>exit_3: cannot connect</b>" in of_cause and f"<b>{cause}</b>" not in of_cause
+    assert "cause</span> <b>exit_3: cannot connect</b>" in of_cause and f"<b>{cause}</b>" not in of_cause
     assert "What fails later is left alone." in of_cause and "concluded</b>" not in of_cause
     again = asked("retry", "&".join(f"id={one}" for one in well))
     assert "<b>3 of them concluded</b>" in again and "What fails later" not in again

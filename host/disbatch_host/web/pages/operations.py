@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from disbatch_host.documents.causes import group_in
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last, number_in
@@ -61,13 +62,11 @@ def _tried(
 
 
 def _words_of(one: Filter, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """A filter on its chip; of a cause, the code and message that some of its tasks have, instead of its key."""
+    """A filter on its chip; of a cause, its code and message instead of its key."""
     if one.name == "failure":
-        for task in samples:
-            error = task.get("error")
-            if isinstance(error, Mapping) and error.get("code"):
-                text = f"{error['code']}: {error.get('message') or ''}".rstrip(": ")
-                return "cause", f"{text[:_CAUSE_MAX]}…" if len(text) > _CAUSE_MAX else text
+        text = next((found[0] for task in samples if (found := group_in(task)) is not None), "")
+        if text:
+            return "cause", f"{text[:_CAUSE_MAX]}…" if len(text) > _CAUSE_MAX else text
     return filters.words_of(one)
 
 
