@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from disbatch_host.client import Client, Selection
 from disbatch_host.client.pushing import ParametersError
 from helpers import web
 from helpers.browsing import Page, Visitor
+from helpers.importing import text_of
 from helpers.nodes import write_plugin
 from helpers.web import Web
 
@@ -146,3 +148,41 @@ def test_a_required_text_that_is_left_empty_is_asked_for_at_its_field(visitor: V
     (form,) = [one for one in Page(again.text).forms if one.action.endswith("/push")]
     assert dict(form.fields)["/user"] == '""' and visitor.post(form.action, form.fields).status == 303
     assert [one.parameters for one in client.find(Selection(queue="left_empty"))] == [{"user": ""}] * 2
+
+
+def test_what_was_pushed_is_shown_as_it_is_now_until_it_has_ended(visitor: Visitor, client: Client) -> None:
+    client.queues.create("shown_live", "Greet")
+    pushed = visitor.send("/queues/shown_live/push", "/push", **{"/user": "ann"})
+    (task,) = client.find(Selection(queue="shown_live"))
+    live = pushed.text.partition('<div id="live"')[2].partition("<form")[0]
+    assert f'/tasks/{task.id}"' in live and 'class="st created"' in live and "hx-get" in live
+    assert "What will happen" not in pushed.text and "Waits behind" not in pushed.text
+    assert f"disbatch-host task push shown_live --like {task.id}" in pushed.text
+    client.cancel(task.id)
+    ended = visitor.get(f"/queues/shown_live/push?pushed={task.id}&like={task.id}")
+    live = ended.text.partition('<div id="live"')[2].partition("<form")[0]
+    assert 'class="st cancelled"' in live and "hx-get" not in live
+    assert visitor.get(f"/queues/shown_live/push?pushed={'0' * 24}").status == 200
+
+
+def test_a_form_says_what_waits_before_and_whether_anybody_runs_it(visitor: Visitor, client: Client) -> None:
+    client.queues.create("waits", "Greet")
+    first = visitor.get("/queues/waits/push")
+    assert "No living node can run this; a task waits until one has the plugin Greet." in text_of(first)
+    assert "Waits behind nothing" in text_of(first) and "at a terminal" not in first.text
+    client.push("waits", {"user": "ann"})
+    assert "Waits behind 1 task " in text_of(visitor.get("/queues/waits/push"))
+
+
+def test_a_check_opens_nothing_and_says_the_same_at_a_terminal(visitor: Visitor, client: Client) -> None:
+    client.queues.create("only_checked", "Greet")
+    plain = visitor.send("/queues/only_checked/push", "/push", **{"/user": "o'ann"}, check="1")
+    assert "It fits" in plain.text and re.search(r"<details>\s*<summary><b>When and how often", plain.text)
+    assert """disbatch-host task push only_checked '{"user":"o'"'"'ann"}'""" in text_of(plain)
+    timed = {"/user": "ann", "when": "2h", "priority": "3", "check": "1"}
+    text = text_of(visitor.send("/queues/only_checked/push", "/push", **timed))
+    assert """push only_checked '{"user":"ann"}' --delay 2h --priority 3""" in text
+    secret = visitor.send("/queues/only_checked/push", "/push", **{"/user": "ann", "/password": "s3cret"}, check="1")
+    assert "It fits" in secret.text and "at a terminal" not in secret.text
+    wrong = text_of(visitor.send("/queues/only_checked/push", "/push", **{"/user": "ann", "when": "soonish"}))
+    assert 'Not before : expected a duration like "2h", a time like' in wrong and "local time of the server" in wrong

@@ -9,17 +9,22 @@ from typing import Any
 
 import orjson
 
+from disbatch_host import suggested
 from disbatch_host.client.times import is_duration
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import filling, forms
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, number_in
 from disbatch_host.web.problems import Code, Problem
 from disbatch_host.web.role import Role
+from disbatch_protocol import status as statuses
 from disbatch_protocol.masks import MASK
 
 COPIES_MAX = 1000
 _MAX_BYTES = 16 * 2**20
-_OPTIONS = ("priority", "when", "expires", "unique_key", "after", "copies")
+_OPTIONS = {
+    "priority": "Priority", "when": "Not before", "expires": "Expires", "unique_key": "Unique key", "after": "After",
+    "copies": "Copies",
+}  # fmt: skip
 _TASK = re.compile(r"/tasks/\d+/parameters")
 _OTHERS = "others"  # the field of parameters that the schema does not name
 
@@ -58,15 +63,49 @@ def _page(view: View, plugin: Any, given: _Given, *, is_new: bool = False, statu
     if fields is not None and not is_new:
         fields, rest = filling.filled(fields, given.value)
     queue = view.client.queues.get(view.path["q"])
+    task = _pushed(view)
     values = {
         "name": view.path["q"], "queue": queue, "plugin": plugin, "fields": fields, "rest": rest,
         "as_json": given.as_json or fields is None, "text": given.text or _pretty(given.value or {}),
         "options": given.options, "faults": given.faults, "problem": given.problem, "others": _OTHERS,
         "takes_others": isinstance(schema, dict) and schema.get("additionalProperties") is not False,
-        "examples": [] if plugin is None else plugin.manifest.examples, "labels": _labels(fields or ()),
+        "examples": [] if plugin is None else plugin.manifest.examples, "labels": _OPTIONS | _labels(fields or ()),
+        "given_options": [name for name in _OPTIONS if given.options.get(name)], "task": task,
+        "is_finished": task is not None and statuses.is_finished(task["status"]), "command": _command(view, given),
+        "runs_somewhere": bool(view.client.nodes.list(class_name=queue.class_name, is_alive=True)),
         "waiting": view.client.queues.state(view.path["q"]).waiting,
     }  # fmt: skip
     return Html(template="push.html", title=f"Push to {view.path['q']}", values=values, status=status)
+
+
+def _pushed(view: View) -> Any:
+    """The task that was just created, as it is now; None if there is none, or any more."""
+    if not (task_id := view.get("pushed")):
+        return None
+    try:
+        found = view.ask("GET /tasks/{id}", id=task_id).body
+    except Problem:
+        return None
+    return found if isinstance(found.get("status"), int) else None
+
+
+def _command(view: View, given: _Given) -> str:
+    """What would create the same task at a terminal; empty where nothing is filled in, or a secret is left out."""
+    like = view.get("like")
+    if like and not view.get("copies"):
+        return suggested.command("task push", view.path["q"], "--like", like)
+    options = given.options
+    if not given.value or not options.get("is_whole") or options.get("copies") not in ("", "1"):
+        return ""
+    words: list[object] = [view.path["q"], forms.json_of(given.value)]
+    if options["when"]:
+        words += ["--delay" if is_duration(options["when"]) else "--at", options["when"]]
+    for name in ("priority", "expires", "unique_key"):
+        if options[name]:
+            words += [f"--{name.replace('_', '-')}", options[name]]
+    for one in options["after"].replace(",", " ").split():
+        words += ["--after", one]
+    return suggested.command("task push", *words)
 
 
 def _labels(fields: Any) -> dict[str, str]:
@@ -139,14 +178,18 @@ def _carried_out(view: View, plugin: Any, given: _Given) -> Any:
         if view.given("check"):
             faults = view.ask("POST /queues/{q}/tasks/check", body=task, q=view.path["q"]).body["faults"]
             if faults:
-                return _with(given, {_name_of(one["pointer"]): one["message"] for one in faults})
-            return _Given(
-                as_json=given.as_json, value=given.value, text=given.text, options={**given.options, "fits": "1"}
-            )
+                told = [(one["pointer"], one["message"]) for one in faults]
+                return _with(given, {_name_of(pointer): _words_of(pointer, words) for pointer, words in told})
+            whole = "1" if _without_secrets(plugin, given.value) == given.value else ""
+            return _Given(as_json=given.as_json, value=given.value, text=given.text,
+                          options={**given.options, "fits": "1", "is_whole": whole})  # fmt: skip
         body = task if copies == 1 else {"tasks": [task] * copies}
         answer = view.ask("POST /queues/{q}/tasks", body=body, q=view.path["q"]).body
     except Problem as error:
-        by_field = {_name_of(one.pointer): one.message + (f"; {one.hint}" if one.hint else "") for one in error.faults}
+        by_field = {
+            _name_of(one.pointer): _words_of(one.pointer, one.message) + (f"; {one.hint}" if one.hint else "")
+            for one in error.faults
+        }
         return _with(given, by_field, error)
     query = {"pushed": answer["ids"][0], "like": answer["ids"][0], "copies": copies if copies > 1 else "",
              "existing": answer["existing"] or "", "as": "json" if given.as_json else ""}  # fmt: skip
@@ -165,6 +208,15 @@ def _name_of(pointer: str) -> str:
         return pointer[match.end() :]
     name = pointer.rpartition("/")[2]
     return "when" if name in ("delay", "at") else name
+
+
+def _words_of(pointer: str, words: str) -> str:
+    """A moment may be a duration as well, and who looks at the page may be in another zone."""
+    if _TASK.match(pointer) is not None:
+        return words
+    if pointer.endswith("/at") and words.startswith("expected a time"):
+        words = words.replace("expected", 'expected a duration like "2h",', 1)
+    return words.replace("in local time", "in local time of the server", 1)
 
 
 def _task(given: _Given) -> tuple[int, dict[str, Any]]:
