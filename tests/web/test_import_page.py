@@ -143,7 +143,7 @@ def test_rows_that_do_not_fit_are_named_as_a_spreadsheet_names_them(visitor: Vis
     rows = re.findall(r'<th scope="row" class="n k">.*?(\d+)</th><td class="s nw">([^<]*)</td>', found.text)
     assert rows == [("3", "Mailbox user"), ("4", "tries"), ("6", "")]
     assert "at most 20 characters" in found.text and "many" in found.text and "a whole number" in found.text
-    assert "3 fields, as the header has" in found.text
+    assert "3 fields, as the header has" in found.text and "many a whole number · at least 0" in text_of(found)
     assert "1 row has nothing in a required column, 'Mailbox user', and fits with an empty value" in text_of(found)
     assert re.findall(r'<th scope="col">(Line [^<]*|Task [^<]*)</th>', found.text) == ["Line 2", "Line 5", "Line 7"]
     table_of = visitor.get(next(one for one in Page(found.text).links if one.endswith("faults.csv")))

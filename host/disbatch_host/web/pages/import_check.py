@@ -9,6 +9,7 @@ from typing import Any
 
 from disbatch_host.client.importing.requested import Prepared
 from disbatch_host.errors import DisbatchError
+from disbatch_host.web import forms
 from disbatch_host.web.api import imports as routes
 from disbatch_host.web.pages.import_steps import Wizard
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
@@ -68,13 +69,22 @@ def _tried(wizard: Wizard, plan: Plan) -> tuple[Tried | None, str]:
 def _page(wizard: Wizard, plan: Plan, tried: Tried | None, problem: str, status: int = 200) -> Html:
     found = {} if tried is None else tried.found
     is_under_way = tried is not None and tried.is_under_way
+    about = _about(wizard, plan)
     values = {
         **wizard.values("check", plan, is_under_way=is_under_way), "plan": plan, "tried": tried, "problem": problem,
         "found": found,
-        "faults": [*map(fault_row, found.get("faults", ()))], "sample": _sample(found), "lines": found.get("lines", ()),
+        "faults": [{**fault_row(one), "about": about.get(one.get("column"), "")} for one in found.get("faults", ())],
+        "sample": _sample(found), "lines": found.get("lines", ()),
         "again": wizard.url(like=wizard.upload), "back": wizard.url("map"),
     }  # fmt: skip
     return Html(template="import_check.html", title=f"Import into {wizard.queue}: check", values=values, status=status)
+
+
+def _about(wizard: Wizard, plan: Plan) -> dict[str, str]:
+    """What the schema says of each column: its words and bounds."""
+    fields = None if wizard.plugin is None else forms.fields_of(wizard.plugin.manifest.parameters)
+    words = {one.key: one.hint for one in fields or () if not one.is_secret}
+    return {column: words[name] for column, name in plan.maps.items() if words.get(name)}
 
 
 def fault_row(fault: Mapping[str, Any]) -> dict[str, Any]:
