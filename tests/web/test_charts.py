@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disbatch_host.web.pages.charts import chart, per_minute
+from disbatch_host.web.pages.overview import rates_of
 from disbatch_host.web.recent import STEP_SECONDS, STEPS, Recent
 
 
@@ -67,3 +68,15 @@ def test_a_chart_has_its_numbers_in_words_and_fits_its_place() -> None:
         and (flat.now, flat.most, flat.area) == ("0", "0", "")
         and not flat.bars
     )
+
+
+def test_the_rate_of_a_queue_is_the_last_value_of_its_chart() -> None:
+    recent = Recent()
+    queues = [{"queue": name, "per_second": 2.0} for name in ("mail", "move")]
+    recent.add(1000.0, {"mail": (0, 0), "move": (0, 0)})
+    assert rates_of(queues, recent.of()) == {"mail": 120, "move": 120}, "there is no chart yet"
+    recent.add(1030.0, {"mail": (3, 0), "move": (0, 0)})
+    lately = recent.of()
+    drawn = chart(per_minute(lately.by_queue["mail"], STEP_SECONDS))
+    assert drawn is not None and drawn.now == "6"
+    assert rates_of(queues, lately) == {"mail": 6.0, "move": 0.0}

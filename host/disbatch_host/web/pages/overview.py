@@ -39,6 +39,7 @@ def _show(view: View) -> Shown:
         "running": seen["running"][:_RUNNING],
         "batches": seen["batches"],
         "charts": _charts(seen["lately"]),
+        "rates": rates_of(queues, seen["lately"]),
         "per_second": sum(rates) if rates else None,
         "age_seconds": seen["age_seconds"],
         "trouble": seen["trouble"],
@@ -62,6 +63,14 @@ def _needs(queues: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any
             )
     dead = [one for one in nodes if one["state"] == "dead" and one["running"]]
     return [*found, *({"name": one["node"], "words": "is dead", "to": ("nodes", one["node"])} for one in dead)]
+
+
+def rates_of(queues: Sequence[Mapping[str, Any]], lately: Lately) -> dict[str, float]:
+    """Tasks that ended per minute, by queue: the last value of its chart, or what a node says before there is one."""
+    if len(lately.ended) < 2:
+        return {one["queue"]: round(60 * (one["per_second"] or 0)) for one in queues}
+    last = {name: per_minute(one[-1:], STEP_SECONDS)[0] for name, one in lately.by_queue.items()}
+    return {one["queue"]: round(last.get(one["queue"], 0.0), 1) for one in queues}
 
 
 def _charts(lately: Lately) -> dict[str, Any]:

@@ -98,7 +98,8 @@ function lasts() {
   const place = $("[data-seconds]")
   if (!place || document.hidden) return
   if (place.dataset.at === undefined) place.dataset.at = Date.now()
-  const words = span(Number(place.dataset.seconds) + (Date.now() - Number(place.dataset.at)) / 1000)
+  const seconds = Math.floor(Number(place.dataset.seconds) + (Date.now() - Number(place.dataset.at)) / 1000)
+  const words = seconds < 60 || seconds >= 3600 ? span(seconds) : `${Math.floor(seconds / 60)} min ${seconds % 60} s`
   if (place.textContent !== words) place.textContent = words
 }
 
