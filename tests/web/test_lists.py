@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from disbatch_host.client import Client, Selection
+from disbatch_host.client.importing.importer import Rules
 from helpers.browsing import Page, Visitor
 from helpers.nodes import write_plugin
 from helpers.processes import wait_until
@@ -311,6 +312,16 @@ def test_a_batch_that_is_misspelt_is_mended_by_a_link(admin: Visitor, client: Cl
     client.push_many(queue, [{"user": "u", "host": "h", "target": "t", "password": SECRET}], batch=batch)
     reply = admin.get(f"/tasks?queue={queue}&batch={batch[1:]}")
     assert reply.status == 404 and f"/tasks?queue={queue}&batch={batch}" in Page(reply.text).links
+
+
+def test_batches_name_the_queue_and_the_file_that_they_are_of(
+    admin: Visitor, client: Client, queue: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"{queue}.csv"
+    file.write_text("user,host,target,password\na,h,t,x\n")
+    made = client.import_file(queue, file, Rules())
+    row = admin.get("/batches").text.partition(f'id="b-{made.batch}"')[2].partition("</tr>")[0]
+    assert f"/queues/{queue}" in Page(row).links and f">{file.name}<" in row
 
 
 def test_a_file_is_named_after_its_queue(admin: Visitor, client: Client, queue: str) -> None:
