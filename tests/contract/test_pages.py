@@ -88,6 +88,28 @@ def test_pages_hold_each_task_once_in_the_order_of_creation(store: Store, newest
             assert all(len(page) == limit for page in pages[:-1])
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_the_failures_of_one_cause_are_found_without_looking_at_other_tasks(store: Store, newest_first: bool) -> None:
+    made = put(store, *[("a", 1), ("b", 2)] * 30)
+    of_cause = [
+        store.insert_tasks([new_task(queue, {}, now=NOW, status=status, error={"code": "x", "group": group})])[0]
+        for queue, status, group in [("a", 2, {"text": "t", "key": "k"}), ("b", -3, {"text": "t", "key": "k"})] * 4
+    ]
+    put(store, ("a", 2), error={"code": "x", "group": {"text": "u", "key": "other"}})
+    made += put(store, *[("a", 2)] * 30)
+    wanted = of_cause[::-1] if newest_first else of_cause
+    for which, these in (
+        (TaskFilter(failure="k"), wanted),
+        (TaskFilter(failure="k", queue="b"), [one for one in wanted if of_cause.index(one) % 2]),
+        (TaskFilter(failure="k", statuses=frozenset({2})), [one for one in wanted if not of_cause.index(one) % 2]),
+        (TaskFilter(failure="none"), []),
+    ):
+        for limit in (3, 100):
+            assert list(itertools.chain(*walked(store, which, limit=limit, newest_first=newest_first))) == these
+    page = store.find_page(TaskFilter(failure="k"), limit=100, newest_first=newest_first)
+    assert page.looked_at == len(of_cause) < len(made)
+
+
 def test_a_cursor_stays_where_it_is_when_tasks_go_and_come(store: Store) -> None:
     made = put(store, *[("q", 1)] * 9)
     first = store.find_page(TaskFilter(queue="q"), limit=3)

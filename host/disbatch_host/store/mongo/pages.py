@@ -5,7 +5,7 @@ Responsible for: candidates in the order of their ids, without sorting. Must not
 Rules:
 1. The index on status, queue and priority has the tasks of each three of these in the order of their ids. So the newest
    tasks of a queue are merged from a few such runs, by the server, if a query names them all (up to 200 of them).
-   Without any of these the index of the ids has the order.
+   Without any of these the index of the ids has the order. The failures of one cause are such a run of their own index.
 2. A comparison in a query keeps to one type of ids. So a walk has a stretch for each type, in the server's order.
 """
 
@@ -49,6 +49,11 @@ def is_selective(which: TaskFilter) -> bool:
     return dataclasses.replace(which, queue=None, queues=None, statuses=None, or_failed=False) != TaskFilter()
 
 
+def index_of(which: TaskFilter) -> layout.Keys:
+    """The index that has the runs of such tasks."""
+    return layout.BY_STATUS if which.failure is None else layout.BY_FAILURE
+
+
 def _is_indexed(which: TaskFilter) -> bool:
     return which.ids is not None or which.after is not None
 
@@ -65,20 +70,24 @@ class Documents:
         *,
         descending: bool,
         after: Position | None,
-        has_index: bool,
+        index: layout.Keys | None,
     ) -> None:
-        """`has_index`: that on status and queue is there; else all tasks are walked through."""
+        """`index`: see `index_of`; None if it is not there: all tasks are walked through."""
         self._tasks, self._projection, self._unreadable = tasks, projection, unreadable
         self._condition = forms.condition(which)
         self._is_indexed = _is_indexed(which) or (which.batch is not None and self._is_small_batch(which.batch))
         self._descending = descending
         self._order = DESCENDING if descending else ASCENDING
         self._runs: list[Document] | None = None
-        if has_index and not self._is_indexed:
+        self._index = None if index is None else list(index)
+        if index is not None and not self._is_indexed:
             with contextlib.suppress(*reading.NOT_DECODED):  # a queue, or a priority, of another program
                 self._runs = self._runs_of(which)
         has_runs = any(one is not None for one in (which.queue, which.queues, which.statuses))
-        self.is_selective = not self._is_indexed and (is_selective(which) or (self._runs is None and has_runs))
+        if which.failure is not None and self._runs is not None:
+            self.is_selective = dataclasses.replace(which, failure=None) != TaskFilter()
+        else:
+            self.is_selective = not self._is_indexed and (is_selective(which) or (self._runs is None and has_runs))
         self._stretches = self._bounds(after)
 
     def step(self, size: int, count: int) -> Step:
@@ -109,7 +118,7 @@ class Documents:
         if self._runs is None:
             every = self._condition if self._is_indexed else {}
             return self._ids(every, bounds, count, None if self._is_indexed else _BY_ID)
-        each = [self._ids(run, bounds, count, layout.BY_STATUS) for run in self._runs]
+        each = [self._ids(run, bounds, count, self._index) for run in self._runs]
         return list(itertools.islice(heapq.merge(*each, key=_key, reverse=self._descending), count))
 
     def _ids(self, condition: Document, bounds: Document, count: int, hint: Any) -> list[Position]:
@@ -135,7 +144,7 @@ class Documents:
             between = {"$and": [between, forms.NOT_ODD_ID]}
         if self._runs is None:
             return self._found(between, count, _BY_ID)
-        each = [self._found({"$and": [run, between]}, count, layout.BY_STATUS) for run in self._runs]
+        each = [self._found({"$and": [run, between]}, count, self._index) for run in self._runs]
         return list(itertools.islice(heapq.merge(*each, key=_key_of_found, reverse=self._descending), count))
 
     def _found(self, position: Document, count: int, hint: Any) -> list[Found]:
@@ -175,6 +184,8 @@ class Documents:
     def _runs_of(self, which: TaskFilter) -> list[Document] | None:
         """The conditions of the runs (rule 1), each for many that the server itself merges; None if these are all
         tasks, or too many runs."""
+        if which.failure is not None:
+            return [{"error.group.key": which.failure}]
         if which.queue is None and which.queues is None and which.statuses is None:
             return None
         queues = [which.queue] if which.queue is not None else [*(which.queues or self._queues_of(which))]

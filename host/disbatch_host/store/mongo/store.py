@@ -91,7 +91,7 @@ class MongoStore:
         self._client: pymongo.MongoClient[Document] | None = None
         self._server_clock = ServerClock(clock, self._ask_clock)
         self._ids = IdSource(self._server_clock)
-        self._has_status_index: bool | None = None  # None: not looked at
+        self._has_index: dict[tuple[tuple[str, int], ...], bool] = {}  # those that were looked for
         is_srv = url.startswith("mongodb+srv:")
         try:
             parsed = {} if is_srv else pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
@@ -359,11 +359,12 @@ class MongoStore:
         projection = {**forms.NO_OUTPUT, **({} if with_parameters else forms.NO_PARAMETERS)}
         descending = newest_first is not paging.is_backward(cursor)
         with self._translated():
-            if self._has_status_index is None:
-                self._has_status_index = layout.has_index(self._tasks, layout.BY_STATUS)
+            index = tuple(pages.index_of(which))
+            if index not in self._has_index:
+                self._has_index[index] = layout.has_index(self._tasks, index)
             documents = pages.Documents(
                 self._tasks, which, projection, self._unreadable,
-                descending=descending, after=after, has_index=self._has_status_index,
+                descending=descending, after=after, index=index if self._has_index[index] else None,
             )  # fmt: skip
             look = paging.Look(
                 limit=limit, is_selective=documents.is_selective, budget_seconds=budget_seconds, cursor=cursor,

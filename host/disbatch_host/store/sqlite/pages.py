@@ -5,7 +5,7 @@ Responsible for: candidates in the order of creation, without sorting a queue. M
 Rules:
 1. The index on queue and status has the tasks of each pair of these in the order of creation, and so has that on batch
    and status. So the newest tasks of a queue are merged from a few such runs; no index has them together, and none is
-   needed.
+   needed. The failures of one cause are a run of their own index.
 2. A statement says NOT INDEXED where positions are given: the rows are read by these, whatever else it says.
 """
 
@@ -36,6 +36,8 @@ _WIDER = 16  # the next window after an empty one
 
 def is_selective(which: TaskFilter) -> bool:
     """Whether there is more to a filter than queue, or batch, and statuses, and no index for it."""
+    if which.failure is not None:
+        return not _is_indexed(which) and replace(which, failure=None) != TaskFilter()
     one = replace(which, queue=None, queues=None) if which.batch is None else replace(which, batch=None)
     return not _is_indexed(which) and replace(one, statuses=None, or_failed=False) != TaskFilter()
 
@@ -43,6 +45,13 @@ def is_selective(which: TaskFilter) -> bool:
 def _run_of(which: TaskFilter) -> str:
     """The first column of the index whose runs are merged."""
     return "queue" if which.batch is None else "batch"
+
+
+def _run_condition(which: TaskFilter) -> str:
+    """What tells one run from the others of its index."""
+    if which.failure is not None:
+        return f"{conditions.HAS_GROUP} AND {conditions.GROUP_KEY} = ?"
+    return f"{_run_of(which)} = ? AND status = ?"
 
 
 def _is_indexed(which: TaskFilter) -> bool:
@@ -92,7 +101,7 @@ class Rows:
         self._condition, self._values = conditions.where(which)
         self._is_indexed = _is_indexed(which)
         self._runs = None if self._is_indexed else _runs(read, which)
-        self._run = f"{_run_of(which)} = ? AND status = ?"
+        self._run = _run_condition(which)
         # Also where all tasks are walked through although only those of some statuses match.
         self.is_selective = not self._is_indexed and (is_selective(which) or (_has_runs(which) and self._runs is None))
         lowest, highest = read(_ENDS)[0] if self.is_selective else (None, None)
@@ -198,12 +207,14 @@ def _has_runs(which: TaskFilter) -> bool:
     return any(one is not None for one in (which.queue, which.queues, which.batch, which.statuses))
 
 
-def _runs(read: Read, which: TaskFilter) -> list[tuple[Any, Any]] | None:
-    """The pairs of queue (or batch) and status that may have such tasks, found by steps through the index; None if
-    these are all or too many."""
+def _runs(read: Read, which: TaskFilter) -> list[tuple[Any, ...]] | None:
+    """The cause of failure, or the pairs of queue (or batch) and status that may have such tasks, found by steps
+    through the index; None if these are all or too many."""
+    if which.failure is not None:
+        return [(which.failure,)]
     if not _has_runs(which):
         return None
-    runs: list[tuple[Any, Any]] = []
+    runs: list[tuple[Any, ...]] = []
     column = _run_of(which)
     for value in _given(which) or _values(read, column, "1", ()):
         for status in _values(read, "status", f"{column} = ?", (value,)):
