@@ -216,8 +216,12 @@ const flows = {
     await page.keyboard.press("x")
     await page.keyboard.press("Enter")
     await page.waitForURL(/\/tasks\/\w{24}/)
+    const there = page.url()
     await page.keyboard.press("?")
-    await page.waitForURL(/\/keys$/)
+    await page.waitForSelector("dialog[open] #keys")
+    expect(page.url() === there, `the keys lead to ${page.url()}`)
+    await page.keyboard.press("Escape")
+    await page.waitForSelector("dialog[open]", { state: "hidden" })
     for (const [key, path] of [["o", "/"], ["b", "/batches"], ["q", "/queues"], ["t", "/tasks"], ["f", "/failures"], ["n", "/nodes"], ["p", "/plugins"]]) {
       await page.keyboard.press("g")
       await page.keyboard.press(key)

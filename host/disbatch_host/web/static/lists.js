@@ -52,7 +52,7 @@ customElements.define("pick-list", PickList)
 // The form of a filter shows the fields of its kind; without a script it has all of them.
 function showKind() {
   const kind = $("#fk"), { parameter, word, value } = kind?.form.elements ?? {}
-  if (!kind) return
+  if (!parameter || !word) return // the form of failures has neither
   parameter.hidden = kind.value !== "p."
   word.hidden = kind.value !== "status"
   value.hidden = !word.hidden
