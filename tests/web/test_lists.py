@@ -292,8 +292,8 @@ def test_an_id_is_found_by_the_form_that_lists_show_and_by_its_end(admin: Visito
     for text in (short, short.replace("…", "...")):
         found = admin.get(f"/search?q={quote(text)}").headers["location"]
         assert one in found and other not in found
-    if one[-8:] != other[-8:]:
-        assert admin.get(f"/search?q={one[-8:]}").headers["location"] == f"/tasks/{one}"
+    if one[-16:] != other[-16:]:
+        assert admin.get(f"/search?q={one[-16:]}").headers["location"] == f"/tasks/{one}"
     shared = admin.get(f"/search?q={one[:10]}").headers["location"]
     assert f"id={one}" in shared or shared == f"/tasks/{one}"
 

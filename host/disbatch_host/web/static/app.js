@@ -33,15 +33,17 @@ document.addEventListener("click", event => {
   $$("details.menu[open]").forEach(one => { if (!one.contains(event.target)) one.open = false })
 })
 
-// A question that opens takes the focus: what is typed is its reason, and Enter sends it. Its button may lie where the one
-// that opened it was, so that of two quick taps the second does nothing.
-const SURE = 600 // ms
-const opened = new WeakMap()
+// A question that opens takes the focus: what is typed is its reason, and Enter sends it.
 document.addEventListener("toggle", event => {
-  if (event.target.open) opened.set(event.target, performance.now())
   if (event.target.matches?.("details.ask[open]")) $("form input:not([type=hidden]), form button", event.target)?.focus()
 }, true)
-document.addEventListener("submit", event => {
-  const menu = event.target.closest("details.menu")
-  if (menu && performance.now() - (opened.get(menu) ?? -SURE) < SURE) event.preventDefault()
+
+// Its button may lie where the one that opened it was: of two quick taps on one place the second does nothing.
+const SURE = 600, NEAR = 24 // ms, px
+let tap = { x: -NEAR, y: -NEAR, at: -SURE }
+document.addEventListener("click", event => {
+  if (!event.detail) return // a key
+  const isSame = performance.now() - tap.at < SURE && Math.hypot(event.clientX - tap.x, event.clientY - tap.y) < NEAR
+  if (event.target.closest("summary")) tap = { x: event.clientX, y: event.clientY, at: performance.now() }
+  else if (isSame && event.target.closest("details.menu form")) event.preventDefault()
 }, true)
