@@ -1,6 +1,6 @@
 // What renews itself: when, and how little of the page moves by it.
 //
-// `#live` is the part that does. Its attributes, which come anew with each renewal:
+// `#live` is the part of the page that is renewed. Its attributes, which come anew with each renewal:
 //   data-every   seconds between two renewals
 //   data-age     seconds since what it shows was so, as the page was made
 //   data-rows    where its rows are got alone, by their ids, so that each shows how its task goes on
