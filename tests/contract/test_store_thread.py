@@ -13,6 +13,7 @@ import pytest
 from disbatch_host.documents.changes import Place, RunChange, RunKey, Want
 from disbatch_host.documents.records import new_task
 from disbatch_host.errors import StoreRefusedError
+from disbatch_host.node.pace import Pace
 from disbatch_host.node.store_thread import StoreThread
 from disbatch_host.store.contract import Store
 from disbatch_protocol.status import Status
@@ -33,9 +34,9 @@ def statuses(store: Store, keys: list[RunKey]) -> list[int]:
     return [task.status for task in found if task is not None]
 
 
-def carry_out(store: Store, what: Callable[[StoreThread], Awaitable[Any]]) -> Any:
+def carry_out(store: Store, what: Callable[[StoreThread], Awaitable[Any]], pace: Pace = Pace()) -> Any:
     async def run() -> Any:
-        thread = StoreThread(store)
+        thread = StoreThread(store, pace=pace)
         try:
             return await what(thread)
         finally:
@@ -120,6 +121,22 @@ def test_ends_without_end_do_not_put_off_what_was_recorded(store: Store) -> None
         assert answer.done() and answer.result()
 
     carry_out(store, run)
+
+
+def test_a_call_that_comes_while_a_turn_gathers_waits_for_nothing_that_may_come_after_it(store: Store) -> None:
+    """Where nothing else came, as at the end of a node, it waited for ever."""
+    keys = claimed(store, 2)
+
+    async def run(thread: StoreThread) -> None:
+        thread.start()
+        assert await thread.record(start(keys[0]))
+        answer = thread.record(start(keys[1]))
+        while not thread.turns.records and not answer.done():  # until it is taken in, and the turn gathers
+            await asyncio.sleep(0)
+        found = await asyncio.wait_for(thread.call(lambda store: store.get_task(keys[0].task_id)), 20)
+        assert found is not None and await answer
+
+    carry_out(store, run, Pace(turn_seconds=0.3))
 
 
 def test_a_place_is_not_free_where_the_store_has_refused_its_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

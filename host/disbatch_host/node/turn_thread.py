@@ -119,8 +119,9 @@ class TurnThread:
 
     def _take_in(self) -> None:
         """Take everything out of the inbox; wait for the first item if there is nothing else to do."""
-        # The mark that `stop` puts into the inbox may have been taken out during a pause: then nothing more will come.
-        wait = self._owner.is_inline or not (self._turns.has_work or self._owner.is_stopping)
+        # Calls may have been taken out while a turn gathered, and the mark that `stop` puts into the inbox during a
+        # pause: then nothing more need come.
+        wait = not self._calls and (self._owner.is_inline or not (self._turns.has_work or self._owner.is_stopping))
         may_be_offered = not self._owner.is_inline and self._store.answers_at_once
         self._take_items(wait=wait, timeout=self._pace.slow_rest_seconds if may_be_offered else None)
 
