@@ -163,12 +163,12 @@ class Meddler:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def change_tasks(self, changes: Sequence[TaskChange], **how: Any) -> set[TaskId]:
         if self._left:
             self._left -= 1
             for one in changes:
                 self._meddle(one.task_id)
-        return self._store.change_tasks(changes)
+        return self._store.change_tasks(changes, **how)
 
 
 def test_a_task_that_starts_meanwhile_is_asked_to_stop(store: Store) -> None:

@@ -23,7 +23,15 @@ from bson import ObjectId
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.placement import Load
 from disbatch_host.documents import transitions
-from disbatch_host.documents.changes import OUTPUT_CHUNK_SIZE, OutputChunk, RunChange, RunKey, TaskFilter, Want
+from disbatch_host.documents.changes import (
+    OUTPUT_CHUNK_SIZE,
+    OutputChunk,
+    RunChange,
+    RunKey,
+    TaskChange,
+    TaskFilter,
+    Want,
+)
 from disbatch_host.documents.records import NOBODY, Queue, Task, new_task
 from disbatch_host.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from disbatch_host.node.claim_ledger import ClaimLedger, ClaimRequest
@@ -313,6 +321,26 @@ def test_only_what_was_refused_is_called_refused_when_claims_are_replaced(mongo:
     fence = [RunChange(key=key, statuses=(Status.CLAIMED,), set={"claim": {"token": "t2", "at": NOW}}) for key in keys]
     assert mongo.commit(fence) == {keys[0]}
     assert mongo.commit(fence) == {keys[0]}
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_of_changes_one_by_one_none_is_called_refused_because_another_was(
+    mongo: MongoStore, monkeypatch: pytest.MonkeyPatch, one_by_one: bool
+) -> None:
+    """The server says how many it made, not which: a task that a person had released was said to be running already."""
+    released, other = push(mongo, {}, {}, status=int(Status.BLOCKED))
+    changes = [
+        TaskChange(task_id=one, statuses=frozenset({int(status)}), set={"status": int(Status.CREATED), "mtime": NOW})
+        for one, status in ((released, Status.BLOCKED), (other, Status.ORPHANED))
+    ]
+    look = mongo._task_changes._unseen
+
+    def look_late(of: Any) -> Any:
+        assert ids_of(mongo.claim("n1", [Want("q", 2)], "t")) == [released]
+        return look(of)
+
+    monkeypatch.setattr(mongo._task_changes, "_unseen", look_late)
+    assert mongo.change_tasks(changes, one_by_one=one_by_one) == ({other} if one_by_one else {released, other})
 
 
 def test_a_dead_run_on_the_same_node_is_refused_though_the_task_looks_as_it_wanted(mongo: MongoStore) -> None:

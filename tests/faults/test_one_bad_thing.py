@@ -199,9 +199,9 @@ class Refusing:
             self.tries += 1
             raise StoreRefusedError("a validator refuses it")
 
-    def change_tasks(self, changes: Sequence[TaskChange]) -> Any:
+    def change_tasks(self, changes: Sequence[TaskChange], **how: Any) -> Any:
         self._check([change.task_id for change in changes])
-        return self._store.change_tasks(changes)
+        return self._store.change_tasks(changes, **how)
 
     def commit(self, changes: Sequence[RunChange], chunks: Any = ()) -> Any:
         self._check([change.key.task_id for change in changes])

@@ -37,6 +37,7 @@ from disbatch_protocol.status import Status
 
 BATCH = 1000  # tasks held at once
 _PASSES = 3  # over the selection, to catch tasks that changed meanwhile; an endless inflow is not chased
+_SHOWN_MAX = 20  # tasks whose results people read one by one
 _TRIES = 5  # per change of a task that others are changing too
 _LEFT_MAX = 1000  # results of unchanged tasks, kept for the caller
 _SETTABLE = ("priority", "expires")
@@ -350,7 +351,9 @@ def change(
 def _change(store: Store, changes: Sequence[TaskChange]) -> tuple[set[TaskId], dict[TaskId, str]]:
     """Make these changes. Returns the ids of those that were not made, and why the store refuses some of them."""
     try:
-        return (store.change_tasks(changes) if changes else set()), {}
+        # Of few, each result is shown: none may be wrong because another of them was refused.
+        is_shown = len(changes) <= _SHOWN_MAX
+        return (store.change_tasks(changes, one_by_one=is_shown) if changes else set()), {}
     except ChangesRefusedError as error:
         return error.not_carried_out, {task_id: str(why) for task_id, why in error.reasons.items()}
 

@@ -145,11 +145,13 @@ class Tasks(Protocol):
         ForeignIndexError among them. One that is refused does not keep the others from being created: the exception
         has the ids of those that were."""
 
-    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def change_tasks(self, changes: Sequence[TaskChange], *, one_by_one: bool = False) -> set[TaskId]:
         """Carry out each change by itself, in any order, if its guard holds; returns the ids of those that were
         refused, because the task is gone or no longer as the guard requires. A change is also refused if it would make
         a task unfinished whose `unique_key` another unfinished task of its queue has. A change that was carried out and
-        is made again may be refused: its caller can see in the task whether it was carried out.
+        is made again may be refused: its caller can see in the task whether it was carried out. So
+        may one that was carried out with others of which one is refused, if its task has changed again since; not with
+        `one_by_one`, which may cost a trip to a server for each.
 
         A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
         `awaited: true` if it was `awaited` before: its followers wait for its next end. A change that removes that mark

@@ -273,10 +273,10 @@ class MongoStore:
         with self._translated():
             return self._creation.insert(copies, again=again)
 
-    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def change_tasks(self, changes: Sequence[TaskChange], *, one_by_one: bool = False) -> set[TaskId]:
         self._claims.forget_ahead()
         with self._translated():
-            return self._task_changes.carry_out(changes)
+            return self._task_changes.carry_out(changes, one_by_one=one_by_one)
 
     def get_task(self, task: TaskId) -> Task | None:
         with self._translated():

@@ -6,7 +6,7 @@ means, except for two that concern other documents: it may give a task its `uniq
 
 Rules:
 1. Every write has the guard in it. The server only says how many were carried out, so if some were not, the documents
-   are read.
+   are read; in a document that has changed again since, the change can no longer be seen, unless it was written alone.
 2. A change that the server refuses does not stop the others: it is reported at the end, with the reason.
 """
 
@@ -40,12 +40,13 @@ class TaskChanges:
         self._keys = keys
         self._passed_over = passed_over
 
-    def carry_out(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def carry_out(self, changes: Sequence[TaskChange], *, one_by_one: bool = False) -> set[TaskId]:
         """Returns the ids of those that were refused, as `Store.change_tasks` promises."""
+        at_once = 1 if one_by_one else _AT_ONCE
         refused: set[TaskId] = set()
         reasons: _Reasons = {}
-        for start in range(0, len(changes), _AT_ONCE):
-            part = changes[start : start + _AT_ONCE]
+        for start in range(0, len(changes), at_once):
+            part = changes[start : start + at_once]
             told = [change for change in part if change.set.get("awaited") is False]
             refused |= self._change([change for change in part if change.set.get("awaited") is not False], reasons)
             refused |= self._tell(told, reasons) if told else set()

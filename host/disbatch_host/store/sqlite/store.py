@@ -187,7 +187,7 @@ class SqliteStore(Session):
             duplicate="a task with one of these ids exists already",
         )
 
-    def change_tasks(self, changes: Sequence[TaskChange]) -> set[TaskId]:
+    def change_tasks(self, changes: Sequence[TaskChange], *, one_by_one: bool = False) -> set[TaskId]:
         self._note_changes()
         return self._write(lambda connection: guarded_changes.apply_to_tasks(connection, changes))
 
