@@ -6,6 +6,7 @@ Responsible for: making them, and ending all of it together. Must not know: what
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,9 @@ echo "moved $number messages"
 
 
 def run(directory: Path, listen: str) -> int:
-    """Serve until Ctrl-C; everything is below `directory`."""
+    """Serve until Ctrl-C, or until this process is told to end; everything is below `directory`."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.default_int_handler)  # node and page end with this process, not after it
     plugins, url = directory / "plugins", sqlite_url(directory / "disbatch.db")
     plugins.mkdir()
     for notice in bundled.prepare(plugins):
@@ -89,7 +92,7 @@ def run(directory: Path, listen: str) -> int:
     fill(url, plugins)
     here = [sys.executable, "-m", "disbatch_host"]
     node = [*here, "--store", url, "--plugins", str(plugins), "--node-id", "demo", "--max", "8", "--state-dir",
-            str(directory / "state"), "--log-level", "error"]  # fmt: skip
+            str(directory / "state"), "--stop-grace", "0", "--log-level", "error"]  # fmt: skip
     web = [*here, "web", "--store", url, "--plugins", str(plugins), "--listen", listen, "--spool",
            str(directory / "spool"), "--log-level", "warning"]  # fmt: skip
     children = [subprocess.Popen(node), subprocess.Popen(web)]
@@ -98,6 +101,8 @@ def run(directory: Path, listen: str) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, signal.SIG_IGN)  # asked already
         for child in children:
             child.terminate()
         for child in children:
