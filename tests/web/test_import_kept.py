@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from disbatch_host.client import Client, Selection
@@ -51,6 +52,25 @@ def test_an_import_that_was_promised_and_never_begun_can_be_begun(alone: Web, cl
     assert address == f"/imports/{promised}"
     assert seen_until(visitor, address, lambda one: ">done</span>" in one.text).status == 200
     assert client.count(Selection(queue="promised")) == 3
+
+
+def test_what_another_version_has_kept_of_a_file_is_as_if_it_were_not_there(
+    alone: Web, client: Client, spool: Path
+) -> None:
+    """After an upgrade, a plan with a field that is gone made each step of its import an internal error for a day."""
+    client.queues.create("upgraded", "Greet")
+    visitor = signed(alone)
+    check(visitor, "upgraded", people(3), {})
+    (sent,) = [one for one in spool.iterdir() if one.suffix == ".upload"]
+    for kind in ("plan", "trial"):
+        path = sent.with_suffix(f".{kind}")
+        kept = orjson.loads(path.read_bytes())
+        path.write_bytes(orjson.dumps({**kept, "written_by": "0.0.9", "a_field_that_is_gone": True}))
+    for step in ("map", "check"):
+        seen = visitor.get(f"/queues/upgraded/import?upload={sent.stem}&step={step}")
+        assert seen.status in (200, 303), (step, seen.text)
+    assert visitor.get("/queues/upgraded/import").status == 200
+    assert visitor.get("/imports").status == 200
 
 
 def test_secrets_within_what_all_tasks_get_stay_when_columns_are_chosen_again(

@@ -143,13 +143,13 @@ def of_request(body: Mapping[str, Any], schema: Any) -> Plan:
 
 def find(spool: Spool, upload: str, queue: str) -> Plan | None:
     """The plan of a file for this queue."""
-    found = spool.beside(upload, _KIND)
+    found = spool.own_beside(upload, _KIND)
     return None if found is None or found.get("queue") != queue else Plan(**found)
 
 
 def queue_of(spool: Spool, upload: str) -> str | None:
     """The queue that a file is for."""
-    found = spool.beside(upload, _KIND)
+    found = spool.own_beside(upload, _KIND)
     return None if found is None else str(found["queue"])
 
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import orjson
 
+from disbatch_host import __version__
 from disbatch_host.client.importing import files
 from disbatch_host.client.importing.files import OpenFile
 from disbatch_host.errors import UsageError
@@ -40,6 +41,7 @@ _UNPACKED_FACTOR = 10  # times the most that may be sent
 _BLOCK = 2**20
 _ID = re.compile("[0-9a-f]{32}")
 _KINDS = ("upload", "json", "faults", "plan", "trial", "begun")
+_VERSION = "written_by"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -133,11 +135,16 @@ class Spool:
             return None
         return found
 
+    def own_beside(self, file_id: str, kind: str) -> dict[str, Any] | None:
+        """What `put_beside` has kept; nothing of another version of this program, which may have another shape."""
+        found = self.beside(file_id, kind)
+        return None if found is None or found.pop(_VERSION, None) != __version__ else found
+
     def put_beside(self, file_id: str, kind: str, found: Mapping[str, Any]) -> None:
         """Keep this beside a file, in the place of what is there. Raises Problem if there is no room."""
         part = self._path(secrets.token_hex(16), kind)
         try:
-            _write(part, found)
+            _write(part, {**found, _VERSION: __version__})
             part.replace(self._path(file_id, kind))
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ class Trials:
             plan_before, failed = self._not_kept.get(file_id, ("", None))
             if failed is not None and plan_before == plan:
                 return failed
-        found = self._spool.beside(file_id, "trial")
+        found = self._spool.own_beside(file_id, "trial")
         if found is None or found.pop("plan") != plan:
             return None
         return Tried(**found)
