@@ -106,9 +106,14 @@ def cursor_of(call: Call) -> str | None:
         return None
     own, _, mark = given.rpartition(_MARKED)
     if not own or mark != _mark(call):
-        message = "expected `next` or `previous` of another page of the same list"
-        raise Problem(Code.CURSOR, f"cursor: {message}", faults=[Fault(pointer="cursor", message=message)])
+        raise wrong_cursor()
     return str(own)
+
+
+def wrong_cursor() -> Problem:
+    """A cursor of another list, or of none."""
+    message = "expected `next` or `previous` of another page of the same list"
+    return Problem(Code.CURSOR, f"cursor: {message}", faults=[Fault(pointer="cursor", message=message)])
 
 
 def cursor_for(call: Call, own: str | None) -> str | None:
@@ -122,7 +127,8 @@ _MARK_DIGITS = 8
 
 def _mark(call: Call) -> str:
     """What a list is of: its filter, its order, and the queues that are seen."""
-    query = {"order": "newest", **{name: call.query[name] for name in call.query if name not in ("cursor", "limit")}}
+    shape = ("cursor", "limit", "columns")
+    query = {"order": "newest", **{name: call.query[name] for name in call.query if name not in shape}}
     queues = None if call.who.queues is None else sorted(call.who.queues)
     said = orjson.dumps([query, queues], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(said).hexdigest()[:_MARK_DIGITS]

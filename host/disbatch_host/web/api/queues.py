@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
+
+import orjson
 
 from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.pushing import Timing
@@ -17,6 +21,7 @@ from disbatch_host.web.api.tasks import faults_of, reason_in
 from disbatch_host.web.call import Answer, Call, require_match, tag_of
 from disbatch_host.web.documents import queue_json
 from disbatch_host.web.problems import Code, Fault, Problem
+from disbatch_host.web.queries import LIMIT, PAGING, cursor_for, cursor_of, link_header, wrong_cursor
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
 from disbatch_protocol import status as statuses
@@ -25,15 +30,82 @@ PUSHED_MAX = 1000  # tasks in one request
 
 
 def _list(call: Call) -> Answer:
+    """By name, or by creation where an order is asked for."""
+    order = call.query.get("order", _BY_NAME)
+    states = {_key(order, one): one for one in _states(call)}
+    keys = sorted(states, reverse=order == "newest")
+    start, end = _bounds(keys, _place_of(call, order), call.query.get("limit", LIMIT), reverse=order == "newest")
+    following = _cursor(call, order, _AFTER, keys[end - 1]) if end < len(keys) else None
+    before = _cursor(call, order, _BEFORE, keys[start]) if 0 < start < len(keys) else None
+    links = {name: cursor for name, cursor in (("next", following), ("prev", before)) if cursor is not None}
+    body = {
+        "items": _items(call, [states[key] for key in keys[start:end]]),
+        "next": following,
+        "previous": before,
+        "count": {"value": len(keys), "is_exact": True},
+    }
+    return Answer(body=body, headers=link_header(call, links, "queues"), has_tag=True)
+
+
+_BY_NAME = "name"
+_AFTER, _BEFORE = "after", "before"  # a queue, which may be deleted by then
+
+
+def _key(order: str, state: QueueState) -> str:
+    name, created = str(state.queue.id), state.queue.document.get("ctime")
+    if order == _BY_NAME:
+        return name
+    return f"{created.isoformat() if isinstance(created, datetime) else ''} {name}"
+
+
+def _cursor(call: Call, order: str, side: str, key: str) -> str | None:
+    return cursor_for(call, base64.urlsafe_b64encode(orjson.dumps([order, side, key])).decode())
+
+
+def _place_of(call: Call, order: str) -> tuple[str, str] | None:
+    """The side of which key the page is on. Raises Problem."""
+    own = cursor_of(call)
+    if own is None:
+        return None
+    try:
+        of, side, key = orjson.loads(base64.urlsafe_b64decode(own))
+    except (ValueError, TypeError):
+        raise wrong_cursor() from None
+    if of != order or side not in (_AFTER, _BEFORE) or not isinstance(key, str):
+        raise wrong_cursor()
+    return side, key
+
+
+def _bounds(keys: Sequence[str], place: tuple[str, str] | None, limit: int, *, reverse: bool) -> tuple[int, int]:
+    """Where a page begins and ends."""
+    if place is None:
+        return 0, min(limit, len(keys))
+    side, key = place
+    if side == _BEFORE:
+        end = sum(one > key if reverse else one < key for one in keys)
+        return max(0, end - limit), end
+    start = sum(one >= key if reverse else one <= key for one in keys)
+    return start, min(start + limit, len(keys))
+
+
+def _states(call: Call) -> list[QueueState]:
+    return [one for one in call.client.queues.list() if call.who.sees(str(one.queue.id))]
+
+
+def _items(call: Call, states: Sequence[QueueState]) -> list[dict[str, Any]]:
     oldest = {str(queue): moment for queue, moment in call.client.store.oldest_waiting().items()}
     now = call.client.store.now()
     items = []
-    for state in call.client.queues.list():
-        name = str(state.queue.id)
-        if call.who.sees(name):
-            waited = None if name not in oldest else max(0.0, (now - oldest[name]).total_seconds())
-            items.append({**_state_json(call, state), "oldest_waiting_seconds": waited})
-    return Answer(body={"items": items}, has_tag=True)
+    for state in states:
+        since = oldest.get(str(state.queue.id))
+        waited = None if since is None else max(0.0, (now - since).total_seconds())
+        items.append({**_state_json(call, state), "oldest_waiting_seconds": waited})
+    return items
+
+
+def all_queues(call: Call) -> list[dict[str, Any]]:
+    """All that this person sees, as in the list."""
+    return _items(call, _states(call))
 
 
 def _state_json(call: Call, state: QueueState) -> dict[str, Any]:
@@ -230,8 +302,15 @@ _TASKS = {
 _NEW = schemas.object_of(("_id", "class"), _id=schemas.ID, **{"class": schemas.ID}, **_FIELDS)
 _CHANGES = schemas.object_of((), **{"class": schemas.ID}, **_FIELDS)
 _PUSH = Body(schema=_TASKS, max_bytes=16 * 2**20, of_lines=_of_lines)
+_ORDER: Mapping[str, Any] = {
+    "type": "string", "enum": ["newest", "oldest"], "description": "By creation; without it, by name.",
+}  # fmt: skip
 ROUTES = (
-    Route(method="GET", path="/queues", role=Role.READ, does=_list, words="All queues with their counts."),
+    Route(
+        method="GET", path="/queues", role=Role.READ, does=_list, words="Queues with their counts, by name.",
+        query={**PAGING, "order": _ORDER}, problems=(Code.CURSOR,),
+        answers={200: {"type": "object", "required": ["items", "next", "previous", "count"]}},
+    ),
     Route(
         method="POST", path="/queues", role=Role.ADMIN, does=_create, words="Create a queue.", body=Body(schema=_NEW),
         answers={201: {"type": "object"}}, problems=(Code.EXISTS, Code.FAULTS), about=Code.QUEUE,

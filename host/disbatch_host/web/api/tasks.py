@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from disbatch_host.client import Selection, story
+from disbatch_host.client import Selection, columns, story
+from disbatch_host.client.columns import Column
 from disbatch_host.client.control import Changes, Outcome, Result
 from disbatch_host.client.history import Event, reason_in_short
 from disbatch_host.client.masks import MASKED, masks_in
@@ -15,7 +18,7 @@ from disbatch_host.documents.records import Task
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import filling, schemas
 from disbatch_host.web.call import Answer, Call
-from disbatch_host.web.documents import plain, task_json
+from disbatch_host.web.documents import plain, task_json, task_links, without_tokens
 from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.queries import FILTER, LIMIT, PAGING, cursor_of, page_answer, selection_of
 from disbatch_host.web.role import Role
@@ -36,14 +39,37 @@ def task_of(call: Call) -> Task:
 
 
 def _list(call: Call) -> Answer:
-    selection = selection_of(call.query, call.who)
+    selection, chosen, now = selection_of(call.query, call.who), _columns(call), call.client.store.now()
     page = call.client.page(
         selection, limit=call.query.get("limit", LIMIT), newest_first=call.query.get("order") != "oldest",
         cursor=cursor_of(call),
     )  # fmt: skip
     masked = call.client.masker().document
-    items = [task_json(call, one, masked(one), is_whole=False) for one in page.tasks]
+    items = [_item(call, one, masked(one), chosen, now) for one in page.tasks]
     return page_answer(call, page, items, "tasks", count=_count_json(call, selection, exact=False))
+
+
+def _columns(call: Call) -> dict[str, Column]:
+    """Those that are asked for, by the names that they have in the query. Raises FieldError."""
+    if "columns" not in call.query:
+        return {}
+    given = [name.strip() for text in call.query["columns"] for name in text.split(",")]
+    names = [name for name in given if name]
+    found = columns.columns_of([_OF_PARAMETERS.sub("parameters.", name) for name in names])
+    return dict(zip(names, found, strict=True))
+
+
+_OF_PARAMETERS = re.compile(r"^p\.")  # as in the addresses of the page
+
+
+def _item(
+    call: Call, task: Task, masked: Mapping[str, Any], chosen: Mapping[str, Column], now: datetime
+) -> dict[str, Any]:
+    if not chosen:
+        return task_json(call, task, masked, is_whole=False)
+    shown = without_tokens(masked)
+    cells = {name: one.value(task, shown, now) for name, one in chosen.items()}
+    return {"_id": str(task.id), "columns": plain(call, cells), "_links": task_links(call, task)}
 
 
 def _count(call: Call) -> Answer:
@@ -210,10 +236,14 @@ _ACTIONS = (
     ),
     ("release", _release, "Let it run now, whatever it waits for.", schemas.WITH_REASON, (Code.NOT_BLOCKED,)),
 )  # fmt: skip
+_COLUMNS: Mapping[str, Any] = {
+    "type": "array", "items": {"type": "string"},
+    "description": "Of each task these alone (its `columns`), also with commas: p.user,status,result.size.",
+}  # fmt: skip
 ROUTES = (
     Route(
         method="GET", path="/tasks", role=Role.READ, does=_list, words="Tasks, without output, log and attempts.",
-        query={**FILTER, **PAGING}, about=Code.QUEUE, problems=(Code.CURSOR,),
+        query={**FILTER, **PAGING, "columns": _COLUMNS}, about=Code.QUEUE, problems=(Code.CURSOR,),
         answers={200: {"type": "object", "required": ["items", "next", "previous", "count", "looked_at"]}},
     ),
     Route(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from disbatch_host.web.api.queues import all_queues
 from disbatch_host.web.pages.charts import Chart, chart, per_minute
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.pages.words import number, span
@@ -91,7 +92,7 @@ def _keys(_: View) -> Shown:
 
 def _push(view: View) -> Shown:
     """Which queue to push to."""
-    queues = [one for one in view.ask("GET /queues").body["items"] if "fault" not in one]
+    queues = [one for one in all_queues(view.call) if "fault" not in one]
     if len(queues) == 1:
         return SeeOther(to=view.url("queues", queues[0]["_id"], "push"))
     return Html(template="push_where.html", title="Push", values={"queues": queues})

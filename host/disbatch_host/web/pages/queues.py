@@ -9,6 +9,7 @@ import orjson
 
 from disbatch_host.client import Selection
 from disbatch_host.decide import readings
+from disbatch_host.web.api.queues import all_queues
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View
 from disbatch_host.web.pages.remedies import remedy_for
 from disbatch_host.web.pages.tasks import rows_of
@@ -38,7 +39,7 @@ _NUMBERS = frozenset(name for name, kind, _ in FIELDS if kind == "number")
 
 
 def _list(view: View) -> Shown:
-    items = view.ask("GET /queues").body["items"]
+    items = all_queues(view.call)
     return Html(template="queues.html", title="Queues", values={"queues": items})
 
 
