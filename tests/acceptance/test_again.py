@@ -234,7 +234,10 @@ def test_a_queue_that_has_paused_itself_is_told_from_one_that_somebody_paused(ma
         store.close()
     task_id = push(mail)
     assert re.search(rf"^state +paused by node n1: {re.escape(why)}, since", mail.fine("queue", "show", "q").out, re.M)
-    assert why in mail.fine("status").out and why in mail.fine("task", "why", task_id).out
+    goes_on = "`disbatch-host queue resume q` lets nodes run it again"
+    status, told_why = mail.fine("status"), mail.fine("task", "why", task_id)
+    assert why in status.out and goes_on in status.out and why in told_why.out and goes_on in told_why.err
+    assert goes_on in mail.fine("queue", "show", "q").out
     (told,) = mail.fine("task", "why", task_id, "--json").json
     assert told["reason"] == "paused_on_failures"
     (state,) = [one for one in mail.fine("status", "--json").json if one.get("queue") == "q"]

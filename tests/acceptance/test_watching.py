@@ -260,6 +260,7 @@ def test_wait_for_a_queue_waits_for_all_of_it_and_names_what_has_failed(on_store
     late = on_store("task", "wait", "--queue", "q", "--timeout", "0")
     assert late.code == 1 and "4 tasks have not ended: " in late.err and bad in late.err
     assert "nothing moves; task " in late.err and "it waits: no node is alive" in late.err
+    assert "` runs one, DIR being where its plugins are" in late.err
     assert re.fullmatch(r"0 ended in 0(\.\d)? s: 0 concluded; 4 unfinished", late.err.splitlines()[-1])
     with stopping_node(on_store), on_terminal(on_store, 80, 24, "task", "wait", "--queue", "q") as watched:
         watched.wait_for("0/4")

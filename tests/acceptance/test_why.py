@@ -344,6 +344,8 @@ def test_a_claimed_task_of_a_node_that_stands_still(asker: Asker) -> None:
 def test_the_sentence_for_people_is_one_sentence(asker: Asker, terminal: Terminal) -> None:
     asker.cluster.queue("quick")
     (task_id,) = asker.cluster.push("quick", {})
-    shown = terminal.fine("task", "why", str(task_id), "--store", asker.cluster.url).out
-    assert shown == "It waits: no node is alive.\n"
+    shown = terminal.fine("task", "why", str(task_id), "--store", asker.cluster.url)
+    assert shown.out == "It waits: no node is alive.\n"
+    node = f"disbatch-host --plugins DIR --store {asker.cluster.url}"
+    assert shown.err == f"`{node}` runs one, DIR being where its plugins are\n"
     assert "no task 'x'" in terminal.refused(4, "task", "why", "x", "--store", asker.cluster.url)

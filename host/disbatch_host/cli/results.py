@@ -10,6 +10,7 @@ import click
 from disbatch_host import suggested
 from disbatch_host.cli import render
 from disbatch_host.client.control import Outcome, Result
+from disbatch_host.client.remedies import remedy
 from disbatch_host.client.standstill import Still
 from disbatch_host.documents.batch import Batch
 from disbatch_host.store.contract import Store
@@ -30,8 +31,10 @@ def say(store: Store, results: Sequence[Result], words: Words | None = None, *, 
 
 
 def say_still(still: Still) -> None:
-    """Why nothing moves, in the sentence of `task why`."""
+    """Why nothing moves, and what helps, in the words of `task why`."""
     click.echo(render.printable(f"nothing moves; task {still.task_id}: {still.why.sentence}"), err=True)
+    if (helps := remedy(still.why.code, queue=still.queue, task=still.task_id)) is not None:
+        click.echo(render.printable(helps), err=True)
 
 
 def say_open(found: Batch) -> None:

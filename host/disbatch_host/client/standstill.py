@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from disbatch_host.client import why as reasons
 from disbatch_host.decide.absence import absence_of
-from disbatch_host.decide.why import Code, Why
+from disbatch_host.decide.why import Code, Why, cause_of
 from disbatch_host.documents.changes import TaskFilter
 from disbatch_host.documents.records import TaskId
 from disbatch_host.errors import NotFoundError
@@ -32,6 +32,7 @@ class Still:
     """Nothing moves."""
 
     task_id: TaskId  # one of the tasks that wait
+    queue: str
     why: Why
 
 
@@ -72,12 +73,13 @@ class Standstill:
         if self._on_still is None or task_id is None:
             return
         try:
-            why = reasons.why(self._store, task_id)
+            snapshot = reasons.snapshot_of(self._store, task_id)
         except NotFoundError:  # deleted at this moment; the next look notices
             return
+        why = cause_of(snapshot)
         if why.code not in _MOVES and why.code not in self._told:
             self._told.add(why.code)
-            self._on_still(Still(task_id=task_id, why=why))
+            self._on_still(Still(task_id=task_id, queue=str(snapshot.task.queue), why=why))
 
 
 def first_in_the_way(store: Store, which: TaskFilter) -> TaskId | None:

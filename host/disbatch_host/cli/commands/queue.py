@@ -26,6 +26,7 @@ from disbatch_host.client.queues import (
     check_settable,
     new_queue,
 )
+from disbatch_host.client.remedies import remedy
 from disbatch_host.clock import SystemClock
 from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import KEEP_ATTEMPTS, KEEP_ATTEMPTS_MAX, Queue, Sort
@@ -223,6 +224,8 @@ def show(id: str) -> None:
         )
         facts.append(("tasks", ends or "none"))
         facts += [("waits", (render.printable(words), "yellow")) for words in _waits_in_words(state)]
+        helps = [remedy(one.code, queue=str(found.id)) for one in state.causes]
+        facts += [("to do", render.printable(words)) for words in dict.fromkeys(helps) if words is not None]
         render.print_facts(facts)
         if taken is not None:
             from disbatch_host.cli import parameter_table  # noqa: PLC0415

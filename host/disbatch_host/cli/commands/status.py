@@ -12,7 +12,9 @@ from disbatch_host.cli.frame import common_options
 from disbatch_host.cli.node_table import print_nodes, say_none
 from disbatch_host.client.failures import Failures, find_failures
 from disbatch_host.client.overview import QueueSummary, summary
+from disbatch_host.client.remedies import remedy
 from disbatch_host.decide import readings
+from disbatch_host.decide.why import Code
 from disbatch_host.documents.records import NodeRecord
 from disbatch_host.errors import UsageError
 from disbatch_protocol.quantities import parse_duration
@@ -59,6 +61,7 @@ def status(watch: bool, interval: str | None) -> None:
             _print_troubles(found.nodes)
         else:
             say_none()
+        _print_paused(found.queues)
         if any(one.counts[name] for one in found.queues for name in ("failed", "orphaned")):
             _print_causes(find_failures(store, limit=_CAUSES_MAX, seconds=_CAUSES_SECONDS))
 
@@ -72,6 +75,14 @@ def _interval(watch: bool, text: str | None) -> float:
         return max(_INTERVAL_MIN_SECONDS, parse_duration(text))
     except ValueError as error:
         raise UsageError(f"--interval: {error}") from error
+
+
+def _print_paused(queues: Sequence[QueueSummary]) -> None:
+    """How those go on that were paused because of their failures."""
+    for one in queues:
+        if one.queue is not None and one.queue.is_paused_on_failures:
+            helps = remedy(Code.PAUSED_ON_FAILURES, queue=str(one.queue.id))
+            click.echo(f"queue {render.printable(str(one.queue.id))} has paused itself: {helps}")
 
 
 _STYLES = {"failed": "red", "running": "cyan", "concluded": "green"}

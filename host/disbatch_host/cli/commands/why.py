@@ -7,6 +7,7 @@ import click
 from disbatch_host.cli import common, render
 from disbatch_host.cli.frame import common_options
 from disbatch_host.client.finding import find_task
+from disbatch_host.client.remedies import remedy
 from disbatch_host.client.why import why as why_of
 
 
@@ -14,7 +15,7 @@ from disbatch_host.client.why import why as why_of
 @click.argument("id")
 @common_options
 def why(id: str) -> None:
-    """Say in one sentence why a task has not started.
+    """Say in one sentence why a task has not started, and which command helps, if one does.
 
     With --json a document: `_id`, `reason` (a code from a closed list) and `sentence`.
 
@@ -22,7 +23,8 @@ def why(id: str) -> None:
       disbatch-host task why 5f0c…
     """
     with common.opened_store() as store:
-        task_id = find_task(store, id, common.who()).id
+        task = find_task(store, id, common.who())
+        task_id = task.id
         found = why_of(store, task_id)
         if common.wants_json():
             document = {"_id": task_id, "reason": str(found.code), "sentence": found.sentence}
@@ -30,3 +32,5 @@ def why(id: str) -> None:
             return
         stop = "" if found.sentence.endswith("?") else "."
         click.echo(render.printable(f"{found.sentence[0].upper()}{found.sentence[1:]}{stop}"))
+        if (helps := remedy(found.code, queue=str(task.queue), task=task_id)) is not None:
+            click.echo(render.printable(helps), err=True)
