@@ -53,19 +53,6 @@ class Batches:
         found = self._store.find_batches(states=states, limit=limit, newest_first=True)
         return tuple(map(Batch.from_document, found))
 
-    def page(
-        self, limit: int, *, states: Collection[str] | None = None, after: str | None = None
-    ) -> tuple[tuple[Batch, ...], str | None]:
-        """Some of them, the newest first, those older than the batch `after`; and the last one's id if there are more.
-        Cost: by how many are newer. Raises FieldError also where `after` is no batch of that list."""
-        found = self.list(states=states, limit=None if after is not None else limit + 1)
-        if after is not None:
-            place = next((number for number, one in enumerate(found) if one.id == after), None)
-            if place is None:
-                raise FieldError("cursor", f"expected `next` of a page of the same list, found {after!r:.60}")
-            found = found[place + 1 : place + limit + 2]
-        return found[:limit], found[limit - 1].id if len(found) > limit else None
-
     def now(self, batches: Sequence[Batch]) -> tuple[BatchNow | None, ...]:
         """For each of these that goes on, how many tasks it has now, how many of them have ended and failed, in about
         two seconds for all. None: it is done, and its summary has them, or there was no time for it."""

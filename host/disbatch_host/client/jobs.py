@@ -91,13 +91,15 @@ class Jobs:
         found = self._store.read_note(self._note(job_id))
         return None if found is None else Job(id=job_id, document=found)
 
-    def page(self, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
-        """The newest first, those older than `before`; and where the next page begins, if there is one."""
-        names = self._names()
-        wanted = [one for one in reversed(names) if before is None or one < before][: limit + 1]
-        documents = [(one, self._store.read_note(self._note(one))) for one in wanted[:limit]]
-        jobs = [Job(id=name, document=document) for name, document in documents if document is not None]
-        return jobs, wanted[limit - 1] if len(wanted) > limit else None
+    def ids(self) -> Sequence[str]:
+        """Of all, the oldest first: ids count up."""
+        prefix = self._note("")
+        return [one.removeprefix(prefix) for one in self._store.note_names(prefix, _NAMES_MAX)]
+
+    def read(self, ids: Sequence[str]) -> list[Job]:
+        """Those of these that are there."""
+        documents = [(one, self._store.read_note(self._note(one))) for one in ids]
+        return [Job(id=name, document=document) for name, document in documents if document is not None]
 
     def ask_to_stop(self, job_id: str, by: str) -> Job:
         """The server that works at it stops after what it has in hand. One that has ended stays as it is."""
@@ -152,7 +154,7 @@ class Jobs:
 
     def forget_old(self) -> list[str]:
         """Remove those that ended long ago, and the oldest beyond `KEPT_MAX`; returns their ids."""
-        names, gone = self._names(), []
+        names, gone = self.ids(), []
         latest = self._store.now() - timedelta(seconds=_KEPT_SECONDS)
         for number, name in enumerate(names):
             note = self._store.read_note(self._note(name))
@@ -189,11 +191,6 @@ class Jobs:
             return self._change(job.id, mine)
         except NotFoundError as error:
             raise LostJobError(str(error)) from error
-
-    def _names(self) -> Sequence[str]:
-        """Of all, the oldest first: ids count up."""
-        prefix = self._note("")
-        return [one.removeprefix(prefix) for one in self._store.note_names(prefix, _NAMES_MAX)]
 
     def _note(self, job_id: str) -> str:
         return f"web.{self._kind}.{job_id}"

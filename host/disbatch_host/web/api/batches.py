@@ -12,9 +12,10 @@ from disbatch_host.web.api.failures import failures_json
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain
 from disbatch_host.web.problems import Code, Problem
-from disbatch_host.web.queries import LIMIT, PAGING, cursor_for, cursor_of, link_header
+from disbatch_host.web.queries import PAGING
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Route
+from disbatch_host.web.small_lists import ANSWER, small_page
 
 _CAUSES = 10
 _CAUSES_SECONDS = 0.5
@@ -34,13 +35,15 @@ def require_all_queues(call: Call) -> None:
 
 def _list(call: Call) -> Answer:
     require_all_queues(call)
-    states = call.query.get("state")
-    limit, after = call.query.get("limit", LIMIT), cursor_of(call)
-    found, own = call.client.batches.page(limit, states=states, after=after)
-    following = cursor_for(call, own)
-    links = {} if following is None else link_header(call, {"next": following}, "batches")
-    body = {"items": [with_progress(call, one) for one in found], "next": following}
-    return Answer(body=body, headers=links, has_tag=True)
+    found = {_key(one): one for one in call.client.batches.list(states=call.query.get("state"))}
+    order = call.query.get("order", "newest")
+    page = small_page(call, list(found), order=order, is_descending=order == "newest")
+    return page.answer(call, [with_progress(call, found[key]) for key in page.keys], "batches")
+
+
+def _key(batch: Batch) -> str:
+    """By creation."""
+    return f"{'' if batch.ctime is None else batch.ctime.isoformat()} {batch.id}"
 
 
 def with_progress(call: Call, batch: Batch) -> dict[str, Any]:
@@ -57,12 +60,11 @@ def _get(call: Call) -> Answer:
 
 
 _STATE = {"type": "array", "items": {"type": "string"}, "description": "open, closed, done; several may be named."}
-_CURSOR = {"type": "string", "description": "`next` of another page of the same list."}
 ROUTES = (
     Route(
         method="GET", path="/batches", role=Role.READ, does=_list,
-        query={"state": _STATE, "limit": PAGING["limit"], "cursor": _CURSOR}, problems=(Code.CURSOR,),
-        words="The newest batches, with their counts and how far they have come.",
+        query={"state": _STATE, **PAGING}, answers={200: ANSWER}, problems=(Code.CURSOR,),
+        words="Batches, with their counts and how far they have come.",
     ),
     Route(
         method="GET", path="/batches/{b}", role=Role.READ, does=_get, about=Code.BATCH,

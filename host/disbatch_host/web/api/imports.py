@@ -13,16 +13,17 @@ from disbatch_host.client.importing.requested import Prepared, Trial
 from disbatch_host.client.jobs import Job, Jobs
 from disbatch_host.errors import DisbatchError
 from disbatch_host.web import bad_rows, imports, schemas, spool, trials
-from disbatch_host.web.api.operations import JOB_PAGING
+from disbatch_host.web.api.operations import jobs_answer
 from disbatch_host.web.bad_rows import FaultsTable
 from disbatch_host.web.call import Answer, Call, Parts
 from disbatch_host.web.documents import plain
 from disbatch_host.web.impression import impression_of
 from disbatch_host.web.opening import Opening
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import LIMIT, cursor_for, cursor_of
+from disbatch_host.web.queries import PAGING
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
+from disbatch_host.web.small_lists import ANSWER
 from disbatch_host.web.spool import Received
 
 _SAMPLES = 5
@@ -138,10 +139,7 @@ def _seen(call: Call) -> Job:
 
 
 def _list(call: Call) -> Answer:
-    jobs, own = _jobs(call).page(call.query.get("limit", LIMIT), cursor_of(call))
-    following = cursor_for(call, own)
-    items = [import_json(call, one) for one in jobs if call.who.sees(str(one.document["queue"]))]
-    return Answer(body={"items": items, "next": following}, has_tag=True)
+    return jobs_answer(call, _jobs(call), lambda one: call.who.sees(str(one.document["queue"])), import_json, "imports")
 
 
 def _get(call: Call) -> Answer:
@@ -216,8 +214,8 @@ ROUTES = (
         problems=(Code.UPLOAD, Code.FAULTS, Code.KEY_REUSED, Code.RUNNING, Code.SPOOL),
     ),
     Route(
-        method="GET", path="/imports", role=Role.READ, does=_list, query=JOB_PAGING, about=Code.IMPORT,
-        answers={200: {"type": "object", "required": ["items", "next"]}}, words="All imports, the newest first.",
+        method="GET", path="/imports", role=Role.READ, does=_list, query=PAGING, about=Code.IMPORT,
+        answers={200: ANSWER}, problems=(Code.CURSOR,), words="Of all imports, the newest first.",
     ),
     Route(
         method="GET", path="/imports/{i}", role=Role.READ, does=_get, about=Code.IMPORT, answers={200: _IMPORT},

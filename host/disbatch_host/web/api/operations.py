@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +14,10 @@ from disbatch_host.web import schemas
 from disbatch_host.web.call import Answer, Call
 from disbatch_host.web.documents import plain, task_json
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import FILTER, LIMIT, PAGING, cursor_for, cursor_of, selection_of
+from disbatch_host.web.queries import FILTER, PAGING, selection_of
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
+from disbatch_host.web.small_lists import ANSWER, small_page
 from disbatch_protocol.document import rfc3339
 
 _SAMPLES = 5
@@ -170,11 +171,17 @@ def _is_seen(call: Call, job: Job) -> bool:
 
 
 def _list(call: Call) -> Answer:
-    limit = call.query.get("limit", LIMIT)
-    jobs, own = jobs_of(call).page(limit, cursor_of(call))
-    following = cursor_for(call, own)
-    items = [operation_json(call, one) for one in jobs if _is_seen(call, one)]
-    return Answer(body={"items": items, "next": following}, has_tag=True)
+    return jobs_answer(call, jobs_of(call), lambda one: _is_seen(call, one), operation_json, "operations")
+
+
+def jobs_answer(
+    call: Call, jobs: Jobs, is_seen: Callable[[Job], bool], told: Callable[[Call, Job], Mapping[str, Any]], path: str
+) -> Answer:
+    """One page of operations, or of imports."""
+    order = call.query.get("order", "newest")
+    page = small_page(call, jobs.ids(), order=order, is_descending=order == "newest")
+    items = [told(call, one) for one in jobs.read(page.keys) if is_seen(one)]
+    return page.answer(call, items, path, seen=None if call.who.queues is None else len(items))
 
 
 def _get(call: Call) -> Answer:
@@ -209,10 +216,6 @@ _BODY = schemas.object_of(
     until={"type": "string", "description": "Of a dry run: what has changed since is left alone."},
     expect={**schemas.COUNT, "description": "The number `eligible` of that dry run."},
 )
-JOB_PAGING: Mapping[str, Any] = {
-    "limit": PAGING["limit"],
-    "cursor": {"type": "string", "description": "`next` of another page."},
-}
 _NAMES: Sequence[str] = ("id", "action", "state", "done", "of", "outcomes", "refused")
 OPERATION: Mapping[str, Any] = {"type": "object", "required": list(_NAMES)}
 ROUTES = (
@@ -223,8 +226,8 @@ ROUTES = (
         problems=(Code.ACTION_FOR_STATUS, Code.FAULTS, Code.COUNT_DIFFERS, Code.KEY_REUSED, Code.RUNNING),
     ),
     Route(
-        method="GET", path="/operations", role=Role.READ, does=_list, query=JOB_PAGING, about=Code.OPERATION,
-        answers={200: {"type": "object", "required": ["items", "next"]}}, words="All operations, the newest first.",
+        method="GET", path="/operations", role=Role.READ, does=_list, query=PAGING, about=Code.OPERATION,
+        answers={200: ANSWER}, problems=(Code.CURSOR,), words="Of all operations, the newest first.",
     ),
     Route(
         method="GET", path="/operations/{o}", role=Role.READ, does=_get, about=Code.OPERATION, answers={200: OPERATION},

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
-
-import orjson
 
 from disbatch_host.client.masks import MASKED, masks_in
 from disbatch_host.client.pushing import Timing
@@ -21,9 +18,10 @@ from disbatch_host.web.api.tasks import faults_of, reason_in
 from disbatch_host.web.call import Answer, Call, require_match, tag_of
 from disbatch_host.web.documents import queue_json
 from disbatch_host.web.problems import Code, Fault, Problem
-from disbatch_host.web.queries import LIMIT, PAGING, cursor_for, cursor_of, link_header, wrong_cursor
+from disbatch_host.web.queries import PAGING
 from disbatch_host.web.role import Role
 from disbatch_host.web.route import Body, Route
+from disbatch_host.web.small_lists import ANSWER, small_page
 from disbatch_protocol import status as statuses
 
 PUSHED_MAX = 1000  # tasks in one request
@@ -33,22 +31,11 @@ def _list(call: Call) -> Answer:
     """By name, or by creation where an order is asked for."""
     order = call.query.get("order", _BY_NAME)
     states = {_key(order, one): one for one in _states(call)}
-    keys = sorted(states, reverse=order == "newest")
-    start, end = _bounds(keys, _place_of(call, order), call.query.get("limit", LIMIT), reverse=order == "newest")
-    following = _cursor(call, order, _AFTER, keys[end - 1]) if end < len(keys) else None
-    before = _cursor(call, order, _BEFORE, keys[start]) if 0 < start < len(keys) else None
-    links = {name: cursor for name, cursor in (("next", following), ("prev", before)) if cursor is not None}
-    body = {
-        "items": _items(call, [states[key] for key in keys[start:end]]),
-        "next": following,
-        "previous": before,
-        "count": {"value": len(keys), "is_exact": True},
-    }
-    return Answer(body=body, headers=link_header(call, links, "queues"), has_tag=True)
+    page = small_page(call, list(states), order=order, is_descending=order == "newest")
+    return page.answer(call, _items(call, [states[key] for key in page.keys]), "queues")
 
 
 _BY_NAME = "name"
-_AFTER, _BEFORE = "after", "before"  # a queue, which may be deleted by then
 
 
 def _key(order: str, state: QueueState) -> str:
@@ -56,36 +43,6 @@ def _key(order: str, state: QueueState) -> str:
     if order == _BY_NAME:
         return name
     return f"{created.isoformat() if isinstance(created, datetime) else ''} {name}"
-
-
-def _cursor(call: Call, order: str, side: str, key: str) -> str | None:
-    return cursor_for(call, base64.urlsafe_b64encode(orjson.dumps([order, side, key])).decode())
-
-
-def _place_of(call: Call, order: str) -> tuple[str, str] | None:
-    """The side of which key the page is on. Raises Problem."""
-    own = cursor_of(call)
-    if own is None:
-        return None
-    try:
-        of, side, key = orjson.loads(base64.urlsafe_b64decode(own))
-    except (ValueError, TypeError):
-        raise wrong_cursor() from None
-    if of != order or side not in (_AFTER, _BEFORE) or not isinstance(key, str):
-        raise wrong_cursor()
-    return side, key
-
-
-def _bounds(keys: Sequence[str], place: tuple[str, str] | None, limit: int, *, reverse: bool) -> tuple[int, int]:
-    """Where a page begins and ends."""
-    if place is None:
-        return 0, min(limit, len(keys))
-    side, key = place
-    if side == _BEFORE:
-        end = sum(one > key if reverse else one < key for one in keys)
-        return max(0, end - limit), end
-    start = sum(one >= key if reverse else one <= key for one in keys)
-    return start, min(start + limit, len(keys))
 
 
 def _states(call: Call) -> list[QueueState]:
@@ -309,7 +266,7 @@ ROUTES = (
     Route(
         method="GET", path="/queues", role=Role.READ, does=_list, words="Queues with their counts, by name.",
         query={**PAGING, "order": _ORDER}, problems=(Code.CURSOR,),
-        answers={200: {"type": "object", "required": ["items", "next", "previous", "count"]}},
+        answers={200: ANSWER},
     ),
     Route(
         method="POST", path="/queues", role=Role.ADMIN, does=_create, words="Create a queue.", body=Body(schema=_NEW),

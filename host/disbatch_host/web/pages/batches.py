@@ -27,7 +27,8 @@ def _list(view: View) -> Shown:
     query = {"limit": _LIMIT, **({"state": [state]} if state else {}), **({"cursor": cursor} if cursor else {})}
     found = view.ask("GET /batches", query=query).body
     values = {
-        "batches": found["items"], "next": found["next"], "states": STATES, "state": state, "state_of": batch_state,
+        "batches": found["items"], "next": found["next"], "previous": found["previous"],
+        "states": STATES, "state": state, "state_of": batch_state,
     }  # fmt: skip
     return Html(template="batches.html", title="Batches", values=values)
 

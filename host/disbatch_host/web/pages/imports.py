@@ -22,7 +22,7 @@ def _list(view: View) -> Shown:
     found = view.ask("GET /imports", query={"limit": _LIMIT, **({"cursor": cursor} if cursor else {})}).body
     waiting = _waiting(view) if view.can("operate") else []
     imports = [{**_shown(one), "has_batch": _batch(view, one["batch"])} for one in found["items"]]
-    values = {"imports": imports, "next": found["next"], "waiting": waiting}
+    values = {"imports": imports, "next": found["next"], "previous": found["previous"], "waiting": waiting}
     return Html(template="imports.html", title="Imports", values=values)
 
 

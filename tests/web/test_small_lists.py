@@ -1,4 +1,5 @@
-"""The list of queues in pages, and the columns of a list of tasks: what the API gives to programs that want little."""
+"""Lists that are read whole, in pages, and the columns of a list of tasks: what the API gives to programs that want
+little."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ def test_a_cursor_is_good_when_its_queue_is_deleted_and_for_its_own_list_alone(
     assert ids_of(alone.get(f"/queues?limit=3&cursor={first['next']}").json) == ["q21", "q4", "q5"]
     refused = alone.get(f"/queues?limit=3&order=newest&cursor={first['next']}")
     assert (refused.status, refused.code) == (400, "cursor")
-    for other in ("bm90IG9uZQ==", "W10=", "NQ==", "x"):
+    for other in ("bm90IG9uZQ", "W10", "NQ", "x"):
         assert alone.get(f"/queues?cursor={other}.{first['next'].rpartition('.')[2]}").code == "cursor"
     assert alone.get("/queues?limit=501").status == alone.get("/queues?order=name").status == 400
 
@@ -86,3 +87,31 @@ def test_a_list_of_tasks_has_the_columns_that_are_asked_for_and_no_secret(alone:
     for wrong in ("columns=", "columns=p.user,p.user", "columns=,"):
         refused = alone.get(f"/tasks?queue=q1&{wrong}")
         assert (refused.status, refused.code) == (400, "query"), (wrong, refused.text)
+
+
+def test_batches_operations_and_imports_come_in_pages_both_ways(alone: Web, lonely_client: Client) -> None:
+    batches = [f"b{number}" for number in range(5)]
+    for name in batches:
+        lonely_client.batches.create(name)
+    operations = []
+    for name in NAMES[:5]:
+        body = {"action": "cancel", "filter": {"queue": name}}
+        tried = alone.post("/operations", {**body, "dry_run": True}).json
+        begun = alone.post("/operations", {**body, "expect": tried["eligible"], "until": tried["until"]})
+        operations.append(begun.json["id"])
+    for path, key, created in (("/batches", "_id", batches), ("/operations", "id", operations)):
+        whole = alone.get(path).json
+        assert {one[key] for one in whole["items"]} == set(created), path
+        assert (whole["next"], whole["previous"], whole["count"]) == (None, None, {"value": 5, "is_exact": True})
+        newest = [one[key] for one in whole["items"]]
+        first = alone.get(f"{path}?limit=2")
+        second = alone.get(f"{path}?limit=2&cursor={first.json['next']}")
+        back = alone.get(f"{path}?limit=2&cursor={second.json['previous']}").json
+        told = [[one[key] for one in page["items"]] for page in (first.json, second.json, back)]
+        assert told == [newest[:2], newest[2:4], newest[:2]], path
+        assert re.search(r'rel="next"', first.headers["link"]) and re.search(r'rel="prev"', second.headers["link"])
+        assert [one[key] for one in alone.get(f"{path}?order=oldest").json["items"]] == newest[::-1]
+        assert alone.get(f"{path}?order=oldest&limit=2&cursor={first.json['next']}").code == "cursor"
+    assert alone.get("/imports").json == {
+        "items": [], "next": None, "previous": None, "count": {"value": 0, "is_exact": True},
+    }  # fmt: skip
