@@ -26,6 +26,15 @@ def test_a_count_that_has_become_smaller_is_no_end() -> None:
     assert sum(recent.of().ended) == pytest.approx(2.0) and recent.of().failed_in_all == 2
 
 
+def test_tasks_that_are_run_again_and_end_between_two_looks_have_ended() -> None:
+    recent = Recent()
+    for at in (980.0, 990.0, 1000.0):
+        recent.add(at, {"mail": (213, 213)})
+    recent.add(1010.0, {"mail": (213, 86)})  # 127 that had failed have concluded
+    recent.add(1020.0, {"mail": (213, 86)})
+    assert sum(recent.of().ended) == pytest.approx(127) and recent.of().failed_in_all == 0
+
+
 def test_it_knows_ten_minutes_and_no_more_and_who_sees_some_queues_sees_those_alone() -> None:
     recent = Recent()
     for number in range(200):

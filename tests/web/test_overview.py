@@ -13,7 +13,10 @@ import pytest
 
 from disbatch_host.client import Client
 from disbatch_host.errors import StoreUnreachableError
+from disbatch_host.web.looker import Looker
 from disbatch_host.web.looks import PAUSE_FACTOR, Looks, Together
+from disbatch_host.web.principal import Principal
+from disbatch_host.web.role import Role
 from disbatch_protocol.status import Status
 from helpers import web
 from helpers.mongod import Mongod
@@ -175,6 +178,22 @@ def test_what_nobody_watches_any_more_is_forgotten() -> None:
             assert one is other and (await one.fresh()).picture == 1
         with together.of("b", looked.look) as again:
             assert again is not one
+
+    asyncio.run(watch())
+
+
+def test_it_is_looked_at_for_a_while_after_the_last_has_gone(lonely_url: str, plugins: Path) -> None:
+    """One failure that was 23 s old filled four of the ten minutes of a chart, since nobody had watched meanwhile."""
+
+    async def watch() -> None:
+        looker = Looker(Client.open(lonely_url, plugins=[plugins], by="me@here", creates=True), step_seconds=0.1)
+        try:
+            await looker.page(Principal(name="me", role=Role.READ))
+            async with asyncio.timeout(20):
+                while looker.looks.looks < 3:
+                    await asyncio.sleep(0.1)
+        finally:
+            await looker.close()
 
     asyncio.run(watch())
 

@@ -6,6 +6,7 @@ Responsible for: looking, and what of a picture each of them may see. Must not k
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from typing import Any
 from disbatch_host.client import Client, Selection
 from disbatch_host.client.batch_progress import progress_of
 from disbatch_host.client.overview import Observer
+from disbatch_host.errors import DisbatchError
 from disbatch_host.web.documents import plain_of
 from disbatch_host.web.looks import Looks, Seen
 from disbatch_host.web.principal import Principal
-from disbatch_host.web.recent import Lately, Recent
+from disbatch_host.web.problems import Problem
+from disbatch_host.web.recent import STEP_SECONDS, Lately, Recent
 
 Queues = frozenset[str]
 
@@ -26,6 +29,7 @@ _REASONS_MAX = 50  # of failures, for somebody who sees some queues
 _REASONS_SECONDS = 0.5
 _WANTED_SECONDS = 60.0  # after the last time that they were asked for
 _COMPARED_SECONDS = 60.0  # a rate since longer ago would say nothing about now
+_GOES_ON_SECONDS = 600.0  # to look now and then, once nobody watches: what is known of the last ten minutes has no hole
 _BATCHES_MAX = 5  # that go on
 _BATCH_SECONDS = 0.05  # for the tasks of one batch, whose rate they tell
 _ENDED = ("concluded", "failed", "cancelled", "orphaned")
@@ -53,15 +57,19 @@ class Picture:
 
 
 class Looker:
-    """Looks while somebody watches. Made in the event loop that uses it; closes the client."""
+    """Looks while somebody watches, and for a while after. Made in the event loop that uses it; closes the client."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, step_seconds: float = STEP_SECONDS) -> None:
+        """`step_seconds`: between two looks once nobody watches."""
         self._client = client
+        self._step_seconds = step_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="looker")
         self._observer: Observer | None = None
         self._looked_at = 0.0
         self._recent = Recent()
         self._wanted: dict[Queues, float] = {}  # when somebody who sees these alone has asked last
+        self._asked_at = 0.0  # when anybody has
+        self._going_on: asyncio.Task[None] | None = None
         self.looks: Looks[Picture] = Looks(self._in_thread)
 
     async def overview(self, who: Principal) -> Seen[dict[str, Any]]:
@@ -83,6 +91,7 @@ class Looker:
         changes = self.looks.changes()
         try:
             async for seen in changes:
+                self._asked_at = time.monotonic()
                 if who.queues is not None:
                     self._wanted[who.queues] = time.monotonic()
                 yield self._shown(seen, who)
@@ -90,12 +99,21 @@ class Looker:
             await changes.aclose()
 
     def _want(self, queues: Queues | None) -> None:
+        self._asked_at = time.monotonic()
+        if self._going_on is None or self._going_on.done():
+            self._going_on = asyncio.get_running_loop().create_task(self._go_on())
         if queues is None:
             return
         last = self.looks.last
         if last is not None and queues not in last.picture.failures:
             self.looks.hurry()
         self._wanted[queues] = time.monotonic()
+
+    async def _go_on(self) -> None:
+        while time.monotonic() - self._asked_at < _GOES_ON_SECONDS:
+            await asyncio.sleep(self._step_seconds)
+            with contextlib.suppress(DisbatchError, Problem):  # told to those who ask
+                await self.looks.fresh()
 
     def _shown(self, seen: Seen[Picture], who: Principal) -> Seen[dict[str, Any]]:
         shown = {
@@ -137,6 +155,8 @@ class Looker:
 
     async def close(self) -> None:
         self._client.store.hurry()
+        if self._going_on is not None:
+            self._going_on.cancel()
         await self.looks.close()
         self._thread.shutdown(wait=True)
         self._client.close()

@@ -5,7 +5,7 @@ Responsible for: how many in each part of the last ten minutes, by queue. Must n
 Rules:
 1. It knows what looks have told it, and nothing of the time before the first: `seconds` says how long that is.
 2. What two looks differ by is spread over the time between them. Counts that have become smaller are no ends: tasks
-   were deleted, or run again.
+   were deleted, or run again; so those that failed are compared for themselves, and all others.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class Recent:
         more = {}
         for queue, (ended, failed) in now.items():
             ended_before, failed_before = before.get(queue, (0, 0))
-            if ended > ended_before or failed > failed_before:
-                more[queue] = max(0, ended - ended_before), max(0, failed - failed_before)
+            more_failed = max(0, failed - failed_before)
+            more_ended = more_failed + max(0, (ended - failed) - (ended_before - failed_before))
+            if more_ended:
+                more[queue] = more_ended, more_failed
         first = max(int(begin // STEP_SECONDS), int(end // STEP_SECONDS) - STEPS)
         for step in range(first, int(end // STEP_SECONDS) + 1):
             share = (min(end, (step + 1) * STEP_SECONDS) - max(begin, step * STEP_SECONDS)) / (end - begin)

@@ -107,7 +107,9 @@ def age(seconds: float | None) -> str:
 
 
 def _coarse(seconds: float) -> str:
-    """`3 min`, `22 h`: a span by its largest unit."""
+    """`3 min`, `27 h`: a span by its largest unit, but for days, of which the first is not one whole yesterday."""
+    if 86_400 <= seconds < 172_800:
+        return f"{seconds // 3600:.0f} h"
     return " ".join(span(seconds).replace(".0", "").split(" ")[:2])
 
 

@@ -17,8 +17,9 @@ class LocalTime extends HTMLElement {
   renew() {
     const time = $("time", this)
     if (!time?.textContent.endsWith(" ago")) return
-    const since = span(Math.max(1, (Date.now() - Date.parse(time.dateTime)) / 1000))
-    const words = `${since.split(" ").slice(0, 2).join(" ")} ago`
+    const seconds = Math.max(1, (Date.now() - Date.parse(time.dateTime)) / 1000)
+    const hours = seconds / 3600 >= 24 && seconds / 3600 < 48 && `${Math.floor(seconds / 3600)} h`
+    const words = `${hours || span(seconds).split(" ").slice(0, 2).join(" ")} ago`
     if (time.textContent !== words) time.textContent = words
   }
 }
@@ -35,7 +36,9 @@ document.addEventListener("click", event => {
 
 // A question that opens takes the focus: what is typed is its reason, and Enter sends it.
 document.addEventListener("toggle", event => {
-  if (event.target.matches?.("details.ask[open]")) $("form input:not([type=hidden]), form button", event.target)?.focus()
+  // Not on a touch screen, where a keyboard would come up over the buttons.
+  const wanted = matchMedia("(pointer: coarse)").matches ? "form button" : "form input:not([type=hidden]), form button"
+  if (event.target.matches?.("details.ask[open]")) $(wanted, event.target)?.focus()
 }, true)
 
 // Its button may lie where the one that opened it was: of two quick taps on one place the second does nothing.
