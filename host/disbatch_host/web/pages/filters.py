@@ -7,16 +7,18 @@ know: tasks, HTML.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from disbatch_host.documents.causes import group_in
 from disbatch_host.web.pages.page import Pairs
 from disbatch_host.web.problems import Code, Fault, Problem
 from disbatch_host.web.queries import FILTER
 from disbatch_protocol import status as statuses
 from disbatch_protocol.faults import near_name
 
+_CAUSE_MAX = 80  # letters of a cause on its chip
 _PARAMETER = "p."
 _LISTS = frozenset(name for name, schema in FILTER.items() if schema.get("type") == "array")
 ADDABLE = ("status", "error", "queue", "node", "since", "before", "ended_since", "ended_before", "class", "version",
@@ -114,6 +116,15 @@ def words_of(one: Filter) -> tuple[str, str]:
     if one.value.startswith("!") and (one.name in _NEGATED or one.name == "status"):
         return one.name.replace("_", " "), f"not {one.value[1:]}"
     return one.name.replace("_", " "), one.value
+
+
+def words_among(one: Filter, tasks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The same; of a cause, its code and message instead of its key, where one of the tasks has them."""
+    if one.name == "failure":
+        text = next((found[0] for task in tasks if (found := group_in(task)) is not None), "")
+        if text:
+            return "cause", f"{text[:_CAUSE_MAX]}…" if len(text) > _CAUSE_MAX else text
+    return words_of(one)
 
 
 def _in_api(one: Filter) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disbatch_host.documents.causes import group_in
 from disbatch_host.web.pages import filters
 from disbatch_host.web.pages.filters import Filter
 from disbatch_host.web.pages.page import Html, Page, SeeOther, Shown, View, last, number_in
@@ -17,14 +16,15 @@ from disbatch_host.web.role import Role
 ACTIONS = ("retry", "cancel", "release", "delete")
 _TYPED_FROM = 1000  # tasks; above, and for all that are deleted, the number has to be typed
 _LIMIT = 50
-_CAUSE_MAX = 80  # letters of a cause on its chip
 _IDS_MAX = 20  # in the address of a list
 _NOW = ("waiting", "running", "concluded", "failed", "cancelled", "orphaned")
 # Why a task would be left alone, in words that follow "12: ".
 _OTHERS = {
     "not_ended": "they have not ended", "ended": "they have ended", "not_blocked": "they are not blocked",
     "unique_key": "another task has their unique key", "awaited": "other tasks wait for their end",
-    "in_batch": "their batch is not done", "changed_before": "they have changed since",
+    "in_batch": "their batch is not done",
+    "not_named": "they did not fail; a filter by their status has them run again",
+    "changed_before": "they have changed since",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def _tried(
     found = view.ask("POST /operations", body={"action": action, **_of(chosen), "dry_run": True}).body
     values = {
         "action": action, "found": found, "pairs": filters.to_pairs(chosen), "reason": reason, "problem": problem,
-        "words": [_words_of(one, found["samples"]) for one in chosen if one.name != "id"],
+        "words": [filters.words_among(one, found["samples"]) for one in chosen if one.name != "id"],
         "samples": rows_of(found["samples"]),
         "others": [(count, _OTHERS.get(word, word.replace("_", " "))) for word, count in found["others"].items()],
         "is_typed": action == "delete" or found["eligible"] > _TYPED_FROM,
@@ -59,15 +59,6 @@ def _tried(
         template="operation_new.html", title=f"{action.capitalize()} {found['eligible']} tasks?", values=values,
         status=status,
     )  # fmt: skip
-
-
-def _words_of(one: Filter, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """A filter on its chip; of a cause, its code and message instead of its key."""
-    if one.name == "failure":
-        text = next((found[0] for task in samples if (found := group_in(task)) is not None), "")
-        if text:
-            return "cause", f"{text[:_CAUSE_MAX]}…" if len(text) > _CAUSE_MAX else text
-    return filters.words_of(one)
 
 
 def _concluded(found: Mapping[str, Any], chosen: Sequence[Filter]) -> int:

@@ -65,7 +65,7 @@ def _found(view: View) -> Shown:
     values_ = {
         "rows": rows, "columns": _columns(names, rows), "offered": _offered(answer["items"], names, plugin),
         "answer": answer, "plugin": plugin.name if plugin else "", "alone": _alone(view, names),
-        "chips": _chips(view, chosen), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
+        "chips": _chips(view, chosen, answer["items"]), "addable": filters.ADDABLE, "filters": filters.to_pairs(chosen),
         "files": _files(view, query, names), "words": statuses.names(), "state": view.get("status"),
         "actions": _fitting(view, rows), "whole": _whole_actions(view, query, rows),
         "without": _without(view, chosen) if not rows and not paging else [],
@@ -88,10 +88,10 @@ def _added(view: View) -> Shown | None:
     return SeeOther(to=view.url("tasks", query=kept))
 
 
-def _chips(view: View, chosen: Sequence[Filter]) -> list[dict[str, str]]:
+def _chips(view: View, chosen: Sequence[Filter], items: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, str]]:
     found = []
     for number, one in enumerate(chosen):
-        name, value = filters.words_of(one)
+        name, value = filters.words_among(one, items)
         others = [other for place, other in enumerate(chosen) if place != number]
         found.append({"name": name, "value": value, "without": _address(view, others)})
     return found
@@ -241,7 +241,9 @@ def _fitting(view: View, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _whole_actions(view: View, query: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those that can be done with all that fit: an operation needs to know of which queue, batch or cause."""
     is_bounded = any(name in query for name in ("queue", "batch", "failure", "id"))
-    return _fitting(view, rows) if is_bounded else []
+    # All of a queue or batch, whatever became of them: nobody means to delete that.
+    needs_more = set() if any(name in query for name in ("status", "id", "failure", "failed")) else {"delete"}
+    return [one for one in _fitting(view, rows) if one not in needs_more] if is_bounded else []
 
 
 def _act(view: View) -> Shown:

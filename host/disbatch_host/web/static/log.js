@@ -21,7 +21,7 @@ export class LiveLog extends HTMLElement {
     const data = this.dataset
     Object.assign(this, {
       lines: new Lines(), stream: data.stream, output: data.output, nodes: new Map(), unseen: 0, wide: 0,
-      isLive: "live" in data, isPlain: "plain" in data, isWrapped: "wrap" in data,
+      isLive: "live" in data, isPlain: "plain" in data, isWrapped: "wrap" in data || matchMedia("(max-width:639px)").matches,
       pane: this.querySelector(".log"), state: this.querySelector("[data-state]"), said: this.querySelector("[data-said]"),
       goesToEnd: !data.at, waits: new Set(),
     })
