@@ -150,6 +150,16 @@ def test_a_required_text_that_is_left_empty_is_asked_for_at_its_field(visitor: V
     assert [one.parameters for one in client.find(Selection(queue="left_empty"))] == [{"user": ""}] * 2
 
 
+def test_json_that_is_none_stays_where_it_is_when_the_form_is_asked_for(visitor: Visitor, client: Client) -> None:
+    """The form cannot hold it: all that was typed was gone, without a word."""
+    client.queues.create("broken_json", "Greet")
+    typed = '{"user": "ann", "tries": }'
+    reply = visitor.post("/queues/broken_json/push", [("as", "json"), ("json", typed), ("switch", "form")])
+    assert reply.status == 422 and "expected JSON" in text_of(reply)
+    (form,) = [one for one in Page(reply.text).forms if one.action.endswith("/push")]
+    assert dict(form.fields)["json"] == typed
+
+
 def test_what_was_pushed_is_shown_as_it_is_now_until_it_has_ended(visitor: Visitor, client: Client) -> None:
     client.queues.create("shown_live", "Greet")
     pushed = visitor.send("/queues/shown_live/push", "/push", **{"/user": "ann"})

@@ -120,6 +120,8 @@ def _push(view: View) -> Shown:
     plugin = view.client.plugins.of_queue(view.path["q"])
     view.who.require_queue(view.path["q"])
     given = _given(view, plugin)
+    if view.given("switch") and given.as_json and "json" in given.faults:
+        return _page(view, plugin, given, status=422)  # a form could not hold it
     if view.given("switch"):
         switched = _Given(as_json=view.given("switch") == "json", value=_without_secrets(plugin, given.value),
                           text=given.text if given.value is None else "", options=given.options)  # fmt: skip

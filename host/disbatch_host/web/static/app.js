@@ -26,6 +26,14 @@ class LocalTime extends HTMLElement {
 customElements.define("local-time", LocalTime)
 setInterval(() => { if (!document.hidden) $$("local-time").forEach(one => one.renew()) }, 5000)
 
+// What was wrong with a value is not said of another one.
+document.addEventListener("input", ({ target }) => {
+  if (target.getAttribute("aria-invalid") !== "true") return
+  target.removeAttribute("aria-invalid")
+  const said = document.getElementById(`${target.id}-e`)
+  if (said) said.hidden = true
+})
+
 // "Local" times are those of the browser: the server is told their zone.
 $$("[data-zone]").forEach(one => { one.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "local" })
 
