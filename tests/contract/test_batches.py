@@ -61,6 +61,8 @@ def test_batches_are_found_by_state_and_prefix_in_the_order_of_their_creation(st
     def found(**which: Any) -> list[Any]:
         return [one["_id"] for one in store.find_batches(**which)]
 
+    assert [one for _, one in store.batch_ids()] == found() and all(created for created, _ in store.batch_ids())
+    assert [one for _, one in store.batch_ids({"closed"})] == found(states={"closed"})
     assert found() == ["b2", "a1", "b10", "b*"] and found(newest_first=True, limit=2) == ["b*", "b10"]
     assert found(states={"open"}) == ["b2", "b10", "b*"] and found(states={"done", "closed"}) == ["a1"]
     assert found(prefix="b") == ["b2", "b10", "b*"] and found(prefix="b*") == ["b*"] and found(prefix="c") == []
@@ -190,6 +192,7 @@ def test_a_batch_that_somebody_has_damaged_costs_only_itself(store: Store) -> No
     assert found.state is BatchState.OPEN and found.fault is not None and "half" in found.fault
     assert (found.on_done, found.ctime, found.round, found.closed, found.total) == (None, None, 1, None, None)
     assert {one["_id"] for one in store.find_batches()} == {"b", "odd"}
+    assert {one for _, one in store.batch_ids()} == {"b", "odd"}
 
 
 def test_a_row_that_cannot_be_read_costs_only_itself(sqlite: SqliteStore, sqlite_file: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from disbatch_host import suggested
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 _TRIES = 5  # of a change of a batch that others are changing too
 
 
+def _check_states(states: Collection[str] | None) -> None:
+    for state in states or ():
+        if state not in tuple(BatchState):
+            raise FieldError("state", f"expected one of {', '.join(BatchState)}, found {state!r:.40}")
+
+
 class Batches:
     """The batches of one store. `by` names the person who asks: `user@machine`."""
 
@@ -47,11 +54,15 @@ class Batches:
 
     def list(self, *, states: Collection[str] | None = None, limit: int | None = None) -> tuple[Batch, ...]:
         """The newest batches first. Raises FieldError for an unknown state."""
-        for state in states or ():
-            if state not in tuple(BatchState):
-                raise FieldError("state", f"expected one of {', '.join(BatchState)}, found {state!r:.40}")
+        _check_states(states)
         found = self._store.find_batches(states=states, limit=limit, newest_first=True)
         return tuple(map(Batch.from_document, found))
+
+    def ids(self, *, states: Collection[str] | None = None) -> tuple[tuple[datetime | None, str], ...]:
+        """When each was created, as far as that is known, and its id; the oldest first. Raises FieldError for an
+        unknown state."""
+        _check_states(states)
+        return tuple(self._store.batch_ids(states))
 
     def now(self, batches: Sequence[Batch]) -> tuple[BatchNow | None, ...]:
         """For each of these that goes on, how many tasks it has now, how many of them have ended and failed, in about

@@ -67,8 +67,7 @@ class Connection(Protocol):
     def open(self) -> None:
         """Connect, check the layout's version, create what is missing (tables, indexes).
 
-        Raises StoreUnreachableError (within 5 s), StoreRefusedError, StoreTooNewError. Opening twice is fine.
-        """
+        Raises StoreUnreachableError (within 5 s), StoreRefusedError, StoreTooNewError. Opening twice is fine."""
 
     def close(self) -> None:
         """Release everything. Closing twice is fine."""
@@ -148,18 +147,16 @@ class Tasks(Protocol):
     def change_tasks(self, changes: Sequence[TaskChange], *, one_by_one: bool = False) -> set[TaskId]:
         """Carry out each change by itself, in any order, if its guard holds; returns the ids of those that were
         refused, because the task is gone or no longer as the guard requires. A change is also refused if it would make
-        a task unfinished whose `unique_key` another unfinished task of its queue has. A change that was carried out and
-        is made again may be refused: its caller can see in the task whether it was carried out. So
-        may one that was carried out with others of which one is refused, if its task has changed again since; not with
-        `one_by_one`, which may cost a trip to a server for each.
+        a task unfinished whose `unique_key` another unfinished task of its queue has. One that was carried out may be
+        called refused if it is made again, or, where another of `changes` is refused, if its task has changed since;
+        the latter not with `one_by_one`, which may cost a trip to a server for each.
 
         A task whose `status` a change sets to Created or Blocked, or an Orphaned one whose status it sets, is marked
         `awaited: true` if it was `awaited` before: its followers wait for its next end. A change that removes that mark
         is refused while a Blocked task waits for this one that has not been told how it ended
         (`transitions.follow_change` would change it).
 
-        Raises ChangesRefusedError, by task id, after all others were carried out, if the store refuses some because of
-        their content or their documents."""
+        Raises ChangesRefusedError, by task id, after all others, for those whose content or document it refuses."""
 
     def get_task(self, task: TaskId) -> Task | None: ...
 
@@ -252,6 +249,9 @@ class Batches(Protocol):
         newest_first: bool = False,
     ) -> list[Document]:
         """Those with one of these states whose ids begin so, in the order in which they were created."""
+
+    def batch_ids(self, states: Collection[str] | None = None) -> list[tuple[datetime | None, str]]:
+        """When each of those with one of these states was created, if that is known, and its id, in that order."""
 
     def watched_batches(self, limit: int) -> list[Document]:
         """Some of those with `watched: true`. Cost: by their number."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
@@ -59,6 +60,20 @@ class Batches:
             return []
         documents, unreadable = reading.all_of(find, self._batches, None)
         return [*documents, *({"_id": one, "fault": reading.FAULT} for one in unreadable)]
+
+    def ids(self, states: Collection[str] | None) -> list[tuple[datetime | None, str]]:
+        which: Document = {"_id": {"$type": "string"}}
+        if states is not None:
+            which["state"] = {"$in": list(states)}
+
+        def find(fields: Any, more: Document | None = None) -> Any:
+            found = self._batches.find({**which, **(more or {})}, fields)
+            return found.sort([("ctime", ASCENDING), ("_id", ASCENDING)])
+
+        documents, unreadable = reading.all_of(find, self._batches, {"ctime": 1})
+        moments = [(one.get("ctime"), one["_id"]) for one in documents]
+        known = [(moment if isinstance(moment, datetime) else None, batch_id) for moment, batch_id in moments]
+        return [*((None, one) for one in unreadable), *known]
 
     def watched(self, limit: int) -> list[Document]:
         def find(fields: Any, more: Document | None = None) -> Any:

@@ -545,6 +545,10 @@ class MongoStore:
         with self._translated():
             return self._batches.find(states, prefix, limit, newest_first=newest_first)
 
+    def batch_ids(self, states: Collection[str] | None = None) -> list[tuple[datetime | None, str]]:
+        with self._translated():
+            return self._batches.ids(states)
+
     def watched_batches(self, limit: int) -> list[Document]:
         with self._translated():
             return self._batches.watched(limit)

@@ -53,6 +53,15 @@ def find(
     return [_document_of(*row) for row in rows]
 
 
+def ids(connection: sqlite3.Connection, states: Collection[str] | None) -> list[tuple[datetime | None, str]]:
+    condition = "typeof(id) = 'text'"
+    if states is not None:
+        condition += f" AND state IN ({', '.join('?' * len(states))})"
+    statement = f"SELECT created, id FROM batches INDEXED BY batches_created WHERE {condition} ORDER BY created, id"
+    rows = connection.execute(statement, tuple(states or ()))
+    return [(moments.from_milliseconds(created), batch_id) for created, batch_id in rows]
+
+
 def watched(connection: sqlite3.Connection, limit: int) -> list[Document]:
     statement = "SELECT id, document FROM batches INDEXED BY batches_watched WHERE watched = 1 LIMIT ?"
     return [_document_of(*row) for row in connection.execute(statement, (limit,)).fetchall()]

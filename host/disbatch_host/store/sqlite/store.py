@@ -418,6 +418,9 @@ class SqliteStore(Session):
     ) -> list[Document]:
         return self._look(lambda one: batches.find(one, states, prefix, limit, newest_first=newest_first))
 
+    def batch_ids(self, states: Collection[str] | None = None) -> list[tuple[datetime | None, str]]:
+        return self._look(lambda connection: batches.ids(connection, states))
+
     def watched_batches(self, limit: int) -> list[Document]:
         return self._look(lambda connection: batches.watched(connection, limit))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,15 +36,16 @@ def require_all_queues(call: Call) -> None:
 
 def _list(call: Call) -> Answer:
     require_all_queues(call)
-    found = {_key(one): one for one in call.client.batches.list(states=call.query.get("state"))}
+    ids = {_key(*one): one[1] for one in call.client.batches.ids(states=call.query.get("state"))}
     order = call.query.get("order", "newest")
-    page = small_page(call, list(found), order=order, is_descending=order == "newest")
-    return page.answer(call, [with_progress(call, found[key]) for key in page.keys], "batches")
+    page = small_page(call, list(ids), order=order, is_descending=order == "newest")
+    documents = [call.client.store.get_batch(ids[key]) for key in page.keys]
+    found = [Batch.from_document(one) for one in documents if one is not None]  # one may just have been deleted
+    return page.answer(call, [with_progress(call, one) for one in found], "batches")
 
 
-def _key(batch: Batch) -> str:
-    """By creation."""
-    return f"{'' if batch.ctime is None else batch.ctime.isoformat()} {batch.id}"
+def _key(created: datetime | None, batch_id: str) -> str:
+    return f"{'' if created is None else created.isoformat()} {batch_id}"
 
 
 def with_progress(call: Call, batch: Batch) -> dict[str, Any]:

@@ -39,13 +39,17 @@ def task_of(call: Call) -> Task:
 
 
 def _list(call: Call) -> Answer:
-    selection, chosen, now = selection_of(call.query, call.who), _columns(call), call.client.store.now()
+    selection, chosen = selection_of(call.query, call.who), _columns(call)
     page = call.client.page(
         selection, limit=call.query.get("limit", LIMIT), newest_first=call.query.get("order") != "oldest",
         cursor=cursor_of(call),
     )  # fmt: skip
     masked = call.client.masker().document
-    items = [_item(call, one, masked(one), chosen, now) for one in page.tasks]
+    if chosen:
+        now = call.client.store.now()
+        items = [_cells(call, one, masked(one), chosen, now) for one in page.tasks]
+    else:
+        items = [task_json(call, one, masked(one), is_whole=False) for one in page.tasks]
     return page_answer(call, page, items, "tasks", count=_count_json(call, selection, exact=False))
 
 
@@ -62,11 +66,9 @@ def _columns(call: Call) -> dict[str, Column]:
 _OF_PARAMETERS = re.compile(r"^p\.")  # as in the addresses of the page
 
 
-def _item(
+def _cells(
     call: Call, task: Task, masked: Mapping[str, Any], chosen: Mapping[str, Column], now: datetime
 ) -> dict[str, Any]:
-    if not chosen:
-        return task_json(call, task, masked, is_whole=False)
     shown = without_tokens(masked)
     cells = {name: one.value(task, shown, now) for name, one in chosen.items()}
     return {"_id": str(task.id), "columns": plain(call, cells), "_links": task_links(call, task)}
